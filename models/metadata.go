@@ -1,0 +1,168 @@
+package models
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+)
+
+// ErrMetadata is returned, wrapped with what is wrong, when a metadata.json
+// cannot be read or holds values that no verdict can be based on.
+var ErrMetadata = errors.New("unusable metadata")
+
+// DefaultThreshold is what a model is judged by that carries no threshold of
+// its own, as the Python service's checkpoints do not.
+const DefaultThreshold = 0.02
+
+// MeasureMSE is the plain mean squared error over all pixels and channels.
+const MeasureMSE = "mse"
+
+// MaxMetadataBytes bounds a metadata.json.
+const MaxMetadataBytes = 8 << 20
+
+// GenericClassNames are the class names of a model that was trained without
+// any.
+func GenericClassNames() []string { return []string{"normal", "anomaly"} }
+
+// Metadata is the content of metadata.json. The first seven keys are those of
+// the Python service, with its meaning.
+type Metadata struct {
+	ModelType      string    `json:"model_type"`
+	ImageSize      int       `json:"image_size"`
+	Threshold      float64   `json:"threshold"`
+	MeanError      float64   `json:"mean_error"`
+	StdError       float64   `json:"std_error"`
+	TrainingLosses []float64 `json:"training_losses"`
+	ClassNames     []string  `json:"class_names,omitempty"`
+
+	// Decision is how the model decides when it is not by the plain mean
+	// squared error; nil means by MeasureMSE and Threshold.
+	Decision *Decision `json:"decision,omitempty"`
+
+	FormatVersion int              `json:"format_version,omitempty"`
+	Architecture  *Architecture    `json:"architecture,omitempty"`
+	Preprocessing *Preprocessing   `json:"preprocessing,omitempty"`
+	Training      *TrainingSummary `json:"training,omitempty"`
+	// Files holds the SHA-256 of the model files that this metadata came with,
+	// by file name, in hexadecimal.
+	Files map[string]string `json:"files,omitempty"`
+}
+
+// FormatVersion is the version of the metadata this package writes.
+const FormatVersion = 1
+
+// Decision names the measure that a verdict is based on and its threshold.
+type Decision struct {
+	Measure   string  `json:"measure"`
+	Threshold float64 `json:"threshold"`
+	// FalseAlarmRate is the share of normal images expected above Threshold.
+	FalseAlarmRate float64 `json:"false_alarm_rate,omitempty"`
+}
+
+// Preprocessing records how an image became the network's input, so that
+// another runtime can do the same.
+type Preprocessing struct {
+	ColorMode string  `json:"color_mode"` // "RGB"
+	Resize    string  `json:"resize"`     // "pillow-bilinear": antialiased triangle filter
+	Scale     float64 `json:"scale"`      // factor on the 8-bit value
+	Layout    string  `json:"layout"`     // "NCHW"
+}
+
+// StandardPreprocessing is the one way images are prepared here.
+func StandardPreprocessing() *Preprocessing {
+	return &Preprocessing{ColorMode: "RGB", Resize: "pillow-bilinear", Scale: 1.0 / 255, Layout: "NCHW"}
+}
+
+// TrainingSummary tells what a model was trained on and how.
+type TrainingSummary struct {
+	Level        int     `json:"level"`
+	Epochs       int     `json:"epochs"`
+	BatchSize    int     `json:"batch_size"`
+	LearningRate float64 `json:"learning_rate"`
+	Seed         int64   `json:"seed"`
+	Images       int     `json:"images"`
+	// Skipped counts the images that could not be read; SkippedFiles names
+	// them (the first hundred) with the reason.
+	Skipped      int           `json:"skipped"`
+	SkippedFiles []SkippedFile `json:"skipped_files,omitempty"`
+	Warnings     []string      `json:"warnings,omitempty"`
+}
+
+// SkippedFile is an entry of the data set that was left out of the training.
+type SkippedFile struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+}
+
+// ParseMetadata reads a metadata.json. Unknown keys are ignored. It returns
+// ErrMetadata, wrapped, for malformed JSON and for values no verdict can be
+// based on: a threshold that is missing, negative or not finite.
+func ParseMetadata(data []byte) (Metadata, error) {
+	var m Metadata
+	if len(data) > MaxMetadataBytes {
+		return m, fmt.Errorf("%w: %d bytes, at most %d are read", ErrMetadata, len(data), MaxMetadataBytes)
+	}
+	var required struct {
+		Threshold *float64 `json:"threshold"`
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	if err := dec.Decode(&m); err != nil {
+		return Metadata{}, fmt.Errorf("%w: %w", ErrMetadata, err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return Metadata{}, fmt.Errorf("%w: data after the JSON object", ErrMetadata)
+	}
+	if err := json.Unmarshal(data, &required); err != nil {
+		return Metadata{}, fmt.Errorf("%w: %w", ErrMetadata, err)
+	}
+	if required.Threshold == nil {
+		return Metadata{}, fmt.Errorf("%w: it has no threshold", ErrMetadata)
+	}
+	if err := m.Validate(); err != nil {
+		return Metadata{}, err
+	}
+	return m, nil
+}
+
+// Validate returns ErrMetadata, wrapped, when no verdict can be based on m.
+func (m Metadata) Validate() error {
+	if err := validThreshold(m.Threshold); err != nil {
+		return err
+	}
+	if m.ModelType != "" && m.ModelType != ModelType {
+		return fmt.Errorf("%w: model_type is %.60q, expected %q", ErrMetadata, m.ModelType, ModelType)
+	}
+	if m.Decision != nil {
+		if m.Decision.Measure != MeasureMSE {
+			return fmt.Errorf("%w: it decides by %.60q, which this version does not know", ErrMetadata, m.Decision.Measure)
+		}
+		return validThreshold(m.Decision.Threshold)
+	}
+	return nil
+}
+
+func validThreshold(t float64) error {
+	if math.IsNaN(t) || math.IsInf(t, 0) || t < 0 {
+		return fmt.Errorf("%w: threshold %v, expected a number of 0 or more", ErrMetadata, t)
+	}
+	return nil
+}
+
+// Measure is the name of the measure a verdict is based on, and its threshold.
+func (m Metadata) Measure() (name string, threshold float64) {
+	if m.Decision != nil {
+		return m.Decision.Measure, m.Decision.Threshold
+	}
+	return MeasureMSE, m.Threshold
+}
+
+// Classes are the class names, the generic ones where there are none.
+func (m Metadata) Classes() []string {
+	if len(m.ClassNames) == 0 {
+		return GenericClassNames()
+	}
+	return m.ClassNames
+}

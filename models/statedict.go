@@ -1,0 +1,71 @@
+package models
+
+import (
+	"fmt"
+	"math"
+	"strings"
+)
+
+// Tensor is a named, dense float32 tensor in row-major order.
+type Tensor struct {
+	Name  string
+	Shape []int
+	Data  []float32
+}
+
+// StateDict is a network's parameters in the order PyTorch lists them.
+type StateDict []Tensor
+
+// Get finds a tensor by its name.
+func (sd StateDict) Get(name string) (Tensor, bool) {
+	for _, t := range sd {
+		if t.Name == name {
+			return t, true
+		}
+	}
+	return Tensor{}, false
+}
+
+// Ordered returns the tensors in the order of the parameters given. It panics
+// when one is missing: ArchitectureOf has been asked before.
+func (sd StateDict) Ordered(ps []Parameter) StateDict {
+	out := make(StateDict, len(ps))
+	for i, p := range ps {
+		t, ok := sd.Get(p.Name)
+		if !ok {
+			panic("models: state dict without " + p.Name)
+		}
+		out[i] = t
+	}
+	return out
+}
+
+// Finite reports whether no element is NaN or infinite, naming the first
+// tensor that has one.
+func (sd StateDict) Finite() (string, bool) {
+	for _, t := range sd {
+		for _, v := range t.Data {
+			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+				return t.Name, false
+			}
+		}
+	}
+	return "", true
+}
+
+// summary names a few entries, for an error message.
+func (sd StateDict) summary() string {
+	if len(sd) == 0 {
+		return "no parameters"
+	}
+	const show = 3
+	var names []string
+	for i, t := range sd {
+		if i == show {
+			names = append(names, "…")
+			break
+		}
+		names = append(names, fmt.Sprintf("%.60q %v", t.Name, t.Shape))
+	}
+	return strings.Join(names, ", ")
+}
