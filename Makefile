@@ -1,0 +1,90 @@
+# Everything here works in a fresh clone. What it brings lies in .cache (tools, Python
+# environments), in the user's cache (ONNX Runtime's library) or in bin and demo.
+
+SHELL := /bin/sh
+GO ?= go
+PREFIX ?= /usr/local
+# The build of ONNX Runtime to bring: cpu, or cuda (linux/amd64 only).
+RUNTIME ?= cpu
+FUZZTIME ?= 30s
+TESTFLAGS ?= -timeout 20m
+DEMO_LEVEL ?= 1
+ADDR ?= 127.0.0.1:5029
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+GRPCIO_TOOLS := grpcio-tools==1.85.1
+
+# onnxruntime_go is C, and so is the race detector.
+export CGO_ENABLED := 1
+# Nobody is asked anything.
+export PIP_NO_INPUT := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build runtime serve test venv lint bench interop proto fuzz install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+demo: build runtime ## train on real tiles, then say which of the test images are anomalous
+	@mkdir -p demo
+	bin/anomaly train testdata/tiles/train/good --level $(DEMO_LEVEL) --image-size 128 --out demo/model.zip --force
+	@echo 'bin/anomaly detect --model demo/model.zip testdata/tiles/test/good testdata/tiles/test/blowhole testdata/tiles/test/crack'
+	@code=0; bin/anomaly detect --model demo/model.zip \
+		testdata/tiles/test/good testdata/tiles/test/blowhole testdata/tiles/test/crack || code=$$?; \
+	if [ $$code -gt 1 ]; then exit $$code; fi
+
+build: ## compile bin/anomaly
+	$(GO) build -trimpath -o bin/anomaly ./cmd/anomaly
+
+runtime: ## bring ONNX Runtime's library, where it is not in the cache (RUNTIME=cpu|cuda)
+	@scripts/fetch-onnxruntime.sh $(RUNTIME)
+
+serve: build runtime ## serve HTTP on ADDR, 127.0.0.1:5029
+	bin/anomaly serve --addr $(ADDR)
+
+test: runtime venv ## all tests, with the race detector
+	@if [ -z "$$ANOMALY_TEST_PYTHON" ] && [ -x .cache/venv/bin/python ] && [ -e .cache/venv/ready ]; then \
+		ANOMALY_TEST_PYTHON='$(CURDIR)/.cache/venv/bin/python'; export ANOMALY_TEST_PYTHON; \
+	fi; \
+	echo "go test -race $(TESTFLAGS) ./..."; \
+	$(GO) test -race $(TESTFLAGS) ./...
+
+# The Python that tests run the README's examples and predict.py with.
+venv:
+	@[ -n "$$ANOMALY_TEST_PYTHON" ] || scripts/test-venv.sh
+
+lint: ## go vet, gofmt, staticcheck, govulncheck
+	$(GO) vet ./...
+	@bad=$$(find . -name '*.go' -not -path './.*' -exec gofmt -l {} +); \
+	if [ -n "$$bad" ]; then echo "not as gofmt writes it:"; echo "$$bad"; exit 1; fi
+	@for f in scripts/*.sh; do sh -n "$$f" || exit 1; done
+	$(GO) run $(STATICCHECK) ./...
+	@scripts/govulncheck.sh
+
+bench: build runtime ## training and serving beside PyTorch and Flask, in one run
+	scripts/bench.sh
+
+interop: build runtime ## a trained model in PyTorch, ONNX's checker and ONNX Runtime for Python
+	scripts/interop.sh
+
+proto: ## write internal/onnx/onnx.pb.go from onnx.proto
+	@mkdir -p .cache/tools
+	GOBIN='$(CURDIR)/.cache/tools' $(GO) install $(PROTOC_GEN_GO)
+	@if [ ! -x .cache/venv-proto/bin/python ]; then python3 -m venv .cache/venv-proto; fi
+	.cache/venv-proto/bin/python -m pip install --quiet $(GRPCIO_TOOLS)
+	.cache/venv-proto/bin/python -m grpc_tools.protoc --plugin=protoc-gen-go=.cache/tools/protoc-gen-go \
+		--proto_path=internal/onnx --go_out=internal/onnx --go_opt=paths=source_relative onnx.proto
+
+fuzz: runtime ## run each fuzz target for FUZZTIME, 30s
+	@FUZZTIME='$(FUZZTIME)' GO='$(GO)' scripts/fuzz.sh
+
+install: build runtime ## bin/anomaly and the library, under PREFIX
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib'
+	install -m 755 bin/anomaly '$(DESTDIR)$(PREFIX)/bin/anomaly'
+	@dir=$$(scripts/fetch-onnxruntime.sh $(RUNTIME) --path) && \
+	for f in "$$dir"/libonnxruntime*; do install -m 755 "$$f" '$(DESTDIR)$(PREFIX)/lib/' || exit 1; done
+
+clean: ## remove what was built here; the library in the user's cache stays
+	rm -rf bin demo .cache

@@ -1,0 +1,107 @@
+package exporter
+
+import (
+	"archive/zip"
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/deepmed/anomaly/models"
+)
+
+// BundleFile is the file name of the zip that a training answers with.
+const BundleFile = "anomaly_detection_model.zip"
+
+var (
+	//go:embed files/predict.py
+	predictScript []byte
+	//go:embed files/requirements.txt
+	requirements []byte
+	//go:embed files/README.md.tmpl
+	readmeText string
+
+	readmeTemplate = template.Must(template.New("README.md").Parse(readmeText))
+)
+
+// WriteBundle writes the zip of a trained model: the checkpoint, the ONNX file,
+// the metadata with the SHA-256 of both, and what is needed to use them with no
+// server. Same model, same bytes.
+func WriteBundle(w io.Writer, m *models.Model) error {
+	var checkpoint bytes.Buffer
+	if err := WriteCheckpoint(&checkpoint, m); err != nil {
+		return err
+	}
+	onnx, err := InferenceModel(m)
+	if err != nil {
+		return err
+	}
+	meta := m.Metadata
+	meta.Files = map[string]string{
+		models.CheckpointFile: models.Identity(checkpoint.Bytes()),
+		models.ONNXFile:       models.Identity(onnx),
+	}
+	metadata, err := json.MarshalIndent(meta, "", "  ")
+	if err != nil {
+		return fmt.Errorf("exporter: metadata: %w", err)
+	}
+	readme, err := bundleReadme(m)
+	if err != nil {
+		return err
+	}
+	z := zip.NewWriter(w)
+	for _, f := range []struct {
+		name   string
+		data   []byte
+		method uint16
+	}{
+		{models.CheckpointFile, checkpoint.Bytes(), zip.Store}, // weights do not compress
+		{models.ONNXFile, onnx, zip.Store},
+		{models.MetadataFile, append(metadata, '\n'), zip.Deflate},
+		{"predict.py", predictScript, zip.Deflate},
+		{"requirements.txt", requirements, zip.Deflate},
+		{"README.md", readme, zip.Deflate},
+	} {
+		h := &zip.FileHeader{Name: f.name, Method: f.method, Modified: bundleTime}
+		h.SetMode(0o644)
+		out, err := z.CreateHeader(h)
+		if err == nil {
+			_, err = out.Write(f.data)
+		}
+		if err != nil {
+			return fmt.Errorf("exporter: writing %s: %w", f.name, err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		return fmt.Errorf("exporter: writing the zip: %w", err)
+	}
+	return nil
+}
+
+// bundleTime is the time of every file in the zip: a fixed one, so that the
+// same training gives the same bytes.
+var bundleTime = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func bundleReadme(m *models.Model) ([]byte, error) {
+	view := struct {
+		models.Metadata
+		Training            models.TrainingSummary
+		FirstLoss, LastLoss float64
+		Classes             string
+	}{Metadata: m.Metadata, Classes: strings.Join(m.Metadata.Classes(), ", ")}
+	if m.Metadata.Training != nil {
+		view.Training = *m.Metadata.Training
+	}
+	if l := m.Metadata.TrainingLosses; len(l) > 0 {
+		view.FirstLoss, view.LastLoss = l[0], l[len(l)-1]
+	}
+	var b bytes.Buffer
+	if err := readmeTemplate.Execute(&b, view); err != nil {
+		return nil, fmt.Errorf("exporter: README.md: %w", err)
+	}
+	return b.Bytes(), nil
+}

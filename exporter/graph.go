@@ -1,0 +1,269 @@
+package exporter
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/deepmed/anomaly/internal/onnx"
+	"google.golang.org/protobuf/proto"
+)
+
+// Opset is the version of ONNX's operators that exported models use: 17 is
+// what runtimes of several years back read, and nothing here needs more.
+const Opset = 17
+
+// irVersion is the version of the file format that belongs to Opset.
+const irVersion = 8
+
+// microsoft is the domain of ONNX Runtime's own operators, used in training
+// steps only.
+const microsoft = "com.microsoft"
+
+// value is a tensor in the ONNX graph under construction.
+type value struct {
+	name string
+	// shape is what the tensor really has. It may be smaller than the Gorgonia
+	// node's shape where an axis of size 1 stands for a repeated one: see
+	// lowerRepeat.
+	shape []int
+}
+
+// graph is an ONNX graph under construction.
+type graph struct {
+	proto     *onnx.GraphProto
+	constants map[string]value
+	names     int
+	// batch is the name of the batch dimension when the graph takes any number
+	// of images, empty when every size is fixed.
+	batch string
+	// extensions says whether ONNX Runtime's own operators may be used.
+	extensions bool
+	extended   bool
+}
+
+func newGraph(name string, extensions bool) *graph {
+	return &graph{
+		proto:      &onnx.GraphProto{Name: proto.String(name)},
+		constants:  map[string]value{},
+		extensions: extensions,
+	}
+}
+
+// attribute sets one attribute of a node.
+type attribute func(*onnx.NodeProto)
+
+func intAttr(name string, v int) attribute {
+	return func(n *onnx.NodeProto) {
+		n.Attribute = append(n.Attribute, &onnx.AttributeProto{
+			Name: proto.String(name), Type: onnx.AttributeProto_INT.Enum(), I: proto.Int64(int64(v)),
+		})
+	}
+}
+
+func intsAttr(name string, vs ...int) attribute {
+	return func(n *onnx.NodeProto) {
+		n.Attribute = append(n.Attribute, &onnx.AttributeProto{
+			Name: proto.String(name), Type: onnx.AttributeProto_INTS.Enum(), Ints: int64s(vs),
+		})
+	}
+}
+
+func floatAttr(name string, v float32) attribute {
+	return func(n *onnx.NodeProto) {
+		n.Attribute = append(n.Attribute, &onnx.AttributeProto{
+			Name: proto.String(name), Type: onnx.AttributeProto_FLOAT.Enum(), F: proto.Float32(v),
+		})
+	}
+}
+
+// op adds a node of a standard operator with one output of the given shape.
+func (g *graph) op(opType string, shape []int, inputs []value, attrs ...attribute) value {
+	return g.domainOp("", opType, shape, inputs, attrs...)
+}
+
+// microsoftOp adds a node of one of ONNX Runtime's own operators.
+func (g *graph) microsoftOp(opType string, shape []int, inputs []value, attrs ...attribute) (value, error) {
+	if !g.extensions {
+		return value{}, fmt.Errorf("exporter: %s is not a standard ONNX operator, and %s may hold only those",
+			opType, g.proto.GetName())
+	}
+	g.extended = true
+	return g.domainOp(microsoft, opType, shape, inputs, attrs...), nil
+}
+
+func (g *graph) domainOp(domain, opType string, shape []int, inputs []value, attrs ...attribute) value {
+	return g.ops(domain, opType, [][]int{shape}, inputs, attrs...)[0]
+}
+
+// ops adds a node with several outputs.
+func (g *graph) ops(domain, opType string, shapes [][]int, inputs []value, attrs ...attribute) []value {
+	g.names++
+	n := &onnx.NodeProto{
+		Name:   proto.String(fmt.Sprintf("%s_%d", opType, g.names)),
+		OpType: proto.String(opType),
+	}
+	if domain != "" {
+		n.Domain = proto.String(domain)
+	}
+	for _, in := range inputs {
+		n.Input = append(n.Input, in.name)
+	}
+	for _, a := range attrs {
+		a(n)
+	}
+	out := make([]value, len(shapes))
+	for i, s := range shapes {
+		out[i] = value{fmt.Sprintf("%s:%d", n.GetName(), i), s}
+		n.Output = append(n.Output, out[i].name)
+	}
+	g.proto.Node = append(g.proto.Node, n)
+	return out
+}
+
+// floats is a constant of float32, int64s one of int64. Equal constants are
+// written once.
+func (g *graph) floats(shape []int, vs ...float32) value {
+	raw := make([]byte, 0, 4*len(vs))
+	for _, v := range vs {
+		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(v))
+	}
+	return g.constant(onnx.TensorProto_FLOAT, shape, raw)
+}
+
+func (g *graph) ints(vs ...int) value {
+	raw := make([]byte, 0, 8*len(vs))
+	for _, v := range vs {
+		raw = binary.LittleEndian.AppendUint64(raw, uint64(v))
+	}
+	return g.constant(onnx.TensorProto_INT64, []int{len(vs)}, raw)
+}
+
+func (g *graph) constant(t onnx.TensorProto_DataType, shape []int, raw []byte) value {
+	key := fmt.Sprint(t, shape, string(raw))
+	if v, ok := g.constants[key]; ok {
+		return v
+	}
+	v := value{fmt.Sprintf("constant_%d", len(g.constants)+1), shape}
+	g.constants[key] = v
+	g.initializer(v.name, t, shape, raw)
+	return v
+}
+
+func (g *graph) initializer(name string, t onnx.TensorProto_DataType, shape []int, raw []byte) {
+	g.proto.Initializer = append(g.proto.Initializer, &onnx.TensorProto{
+		Name: proto.String(name), DataType: proto.Int32(int32(t)), Dims: int64s(shape), RawData: raw,
+	})
+}
+
+// parameter adds learnt weights as an initializer.
+func (g *graph) parameter(name string, shape []int, data []float32) {
+	raw := make([]byte, 0, 4*len(data))
+	for _, v := range data {
+		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(v))
+	}
+	g.initializer(name, onnx.TensorProto_FLOAT, shape, raw)
+}
+
+func (g *graph) input(v value, doc string) {
+	g.proto.Input = append(g.proto.Input, g.info(v, doc))
+}
+
+func (g *graph) output(v value, doc string) {
+	g.proto.Output = append(g.proto.Output, g.info(v, doc))
+}
+
+// info describes a float32 tensor; its first axis is the batch where the graph
+// takes any number of images and the tensor is not a scalar.
+func (g *graph) info(v value, doc string) *onnx.ValueInfoProto {
+	shape := &onnx.TensorShapeProto{}
+	for i, d := range v.shape {
+		dim := &onnx.TensorShapeProto_Dimension{Value: &onnx.TensorShapeProto_Dimension_DimValue{DimValue: int64(d)}}
+		if i == 0 && g.batch != "" {
+			dim.Value = &onnx.TensorShapeProto_Dimension_DimParam{DimParam: g.batch}
+		}
+		shape.Dim = append(shape.Dim, dim)
+	}
+	info := &onnx.ValueInfoProto{
+		Name: proto.String(v.name),
+		Type: &onnx.TypeProto{Value: &onnx.TypeProto_TensorType{TensorType: &onnx.TypeProto_Tensor{
+			ElemType: proto.Int32(int32(onnx.TensorProto_FLOAT)), Shape: shape,
+		}}},
+	}
+	if doc != "" {
+		info.DocString = proto.String(doc)
+	}
+	return info
+}
+
+// rename gives the tensor that a node made another name, for an output whose
+// name users rely on.
+func (g *graph) rename(from, to string) {
+	for _, n := range g.proto.Node {
+		for i, s := range n.Input {
+			if s == from {
+				n.Input[i] = to
+			}
+		}
+		for i, s := range n.Output {
+			if s == from {
+				n.Output[i] = to
+			}
+		}
+	}
+}
+
+// model wraps the finished graph. Marshalling is deterministic: same graph,
+// same bytes.
+func (g *graph) model(doc string, props [][2]string) ([]byte, error) {
+	m := &onnx.ModelProto{
+		IrVersion:    proto.Int64(irVersion),
+		ProducerName: proto.String("deepmed-anomaly"),
+		Graph:        g.proto,
+		OpsetImport:  []*onnx.OperatorSetIdProto{{Domain: proto.String(""), Version: proto.Int64(Opset)}},
+	}
+	if doc != "" {
+		m.DocString = proto.String(doc)
+	}
+	if g.extended {
+		m.OpsetImport = append(m.OpsetImport, &onnx.OperatorSetIdProto{Domain: proto.String(microsoft), Version: proto.Int64(1)})
+	}
+	for _, p := range props {
+		m.MetadataProps = append(m.MetadataProps, &onnx.StringStringEntryProto{Key: proto.String(p[0]), Value: proto.String(p[1])})
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("exporter: writing %s: %w", g.proto.GetName(), err)
+	}
+	return b, nil
+}
+
+func int64s(in []int) []int64 {
+	out := make([]int64, len(in))
+	for i, v := range in {
+		out[i] = int64(v)
+	}
+	return out
+}
+
+// broadcast is the shape of an elementwise operator's result by ONNX's rules.
+func broadcast(a, b []int) []int {
+	if len(a) < len(b) {
+		a, b = b, a
+	}
+	out := slices.Clone(a)
+	for i, d := range b {
+		j := len(a) - len(b) + i
+		out[j] = max(out[j], d)
+	}
+	return out
+}
+
+func product(s []int) int {
+	n := 1
+	for _, d := range s {
+		n *= d
+	}
+	return n
+}

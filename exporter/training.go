@@ -1,0 +1,120 @@
+package exporter
+
+import (
+	"slices"
+
+	"github.com/deepmed/anomaly/internal/network"
+	"github.com/deepmed/anomaly/models"
+	"gorgonia.org/gorgonia"
+)
+
+// StepModel is an ONNX graph of the training step with the order of its inputs
+// and outputs.
+type StepModel struct {
+	ONNX            []byte
+	Inputs, Outputs []string
+}
+
+// GradientModel lowers the forward pass, the loss and Gorgonia's derivative of
+// it for n images of h×w pixels. Inputs: `image` (n×3×h×w), `weight` (scalar:
+// the share these images have in their batch), then the parameters. Outputs:
+// `loss` (scalar, the weighted share of the batch's mean squared error), then
+// the gradient of each parameter.
+func GradientModel(arch models.Architecture, n, h, w int) (*StepModel, error) {
+	f, err := network.Autoencoder(arch, n, h, w)
+	if err != nil {
+		return nil, err
+	}
+	g, err := network.Differentiate(f)
+	if err != nil {
+		return nil, err
+	}
+	l := newStep("gradient")
+	l.in(g.Image, network.ImageName)
+	l.in(g.Weight, network.WeightName)
+	ps := arch.Parameters()
+	for i, p := range ps {
+		l.in(g.Parameters[i], p.Name)
+	}
+	l.out(g.Loss, "loss")
+	for i, p := range ps {
+		l.out(g.Gradients[i], network.GradientName(p.Name, 0))
+	}
+	return l.finish("Forward and backward pass over a part of a batch.")
+}
+
+// UpdateModel lowers Adam's step for a batch that came in so many parts.
+// Inputs: `step_size` and `correction` (scalars, see network.Update), the
+// parameters, their first and their second moments, then for each part the
+// gradients of all parameters. Outputs: parameters, first and second moments as
+// they are after the step.
+func UpdateModel(arch models.Architecture, parts int) (*StepModel, error) {
+	ps := arch.Parameters()
+	u, err := network.Adam(ps, parts)
+	if err != nil {
+		return nil, err
+	}
+	l := newStep("update")
+	l.in(u.StepSize, network.StepSizeName)
+	l.in(u.Correction, network.CorrectionName)
+	state := []struct {
+		suffix      string
+		before, now gorgonia.Nodes
+	}{{"", u.Parameters, u.NewParameters}, {".m", u.First, u.NewFirst}, {".v", u.Second, u.NewSecond}}
+	for _, s := range state {
+		for i, p := range ps {
+			l.in(s.before[i], p.Name+s.suffix)
+		}
+	}
+	for part, grads := range u.Gradients {
+		for i, p := range ps {
+			l.in(grads[i], network.GradientName(p.Name, part))
+		}
+	}
+	for _, s := range state {
+		for i, p := range ps {
+			l.out(s.now[i], "next."+p.Name+s.suffix)
+		}
+	}
+	return l.finish("One step of Adam.")
+}
+
+// step is a lowering that remembers the order of inputs and outputs, and the
+// first error.
+type step struct {
+	*lowering
+	inputs, outputs []string
+	err             error
+}
+
+func newStep(name string) *step { return &step{lowering: newLowering(name, true)} }
+
+// in declares an input. A scalar comes as a tensor of one element, which
+// broadcasts alike.
+func (s *step) in(n *gorgonia.Node, name string) {
+	v := s.source(n, name)
+	if len(v.shape) == 0 {
+		v.shape = []int{1}
+		s.done[n] = v
+	}
+	s.input(v, "")
+	s.inputs = append(s.inputs, name)
+}
+
+func (s *step) out(n *gorgonia.Node, name string) {
+	if s.err == nil {
+		s.err = s.result(n, name, "")
+	}
+	s.outputs = append(s.outputs, name)
+}
+
+func (s *step) finish(doc string) (*StepModel, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
+	b, err := s.model(doc, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &StepModel{ONNX: b, Inputs: slices.Clip(s.inputs), Outputs: slices.Clip(s.outputs)}, nil
+}

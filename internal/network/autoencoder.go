@@ -1,0 +1,105 @@
+package network
+
+import (
+	"fmt"
+
+	"github.com/deepmed/anomaly/models"
+	"gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// Names of the graphs' inputs and outputs that are not parameters. They are
+// the names a user of the exported ONNX file sees.
+const (
+	ImageName          = "image"
+	ReconstructionName = "reconstruction"
+	ErrorName          = "reconstruction_error"
+)
+
+// Forward is a network as an expression: what comes in, what is learnt, what
+// comes out.
+type Forward struct {
+	Graph *gorgonia.ExprGraph
+	// Image is N×3×H×W, in 0…1.
+	Image *gorgonia.Node
+	// Parameters are in the order of Architecture.Parameters and bear its
+	// names.
+	Parameters gorgonia.Nodes
+	// Reconstruction has the image's shape, in 0…1.
+	Reconstruction *gorgonia.Node
+	// Error is the mean squared error of each image, N elements.
+	Error *gorgonia.Node
+}
+
+// Autoencoder builds the convolutional autoencoder of that architecture for
+// batches of n images of h×w pixels, both multiples of the architecture's
+// stride: a ReLU behind every layer, a sigmoid behind the last.
+func Autoencoder(arch models.Architecture, n, h, w int) (*Forward, error) {
+	if err := arch.Validate(); err != nil {
+		return nil, err
+	}
+	if s := arch.Stride(); n < 1 || h < s || w < s || h%s != 0 || w%s != 0 {
+		return nil, fmt.Errorf("network: %d images of %d×%d pixels: sides must be multiples of %d", n, h, w, s)
+	}
+	b := newBuilder()
+	f := &Forward{
+		Graph: b.graph,
+		Image: b.input(ImageName, n, models.InputChannels, h, w),
+	}
+	for _, p := range arch.Parameters() {
+		f.Parameters = append(f.Parameters, b.input(p.Name, p.Shape...))
+	}
+	x := f.Image
+	layers := len(f.Parameters) / 2
+	for i := range layers {
+		weight, bias := f.Parameters[2*i], f.Parameters[2*i+1]
+		apply := Convolve
+		if i >= arch.Layers() {
+			apply = ConvolveTransposed
+		}
+		x = b.node(apply(x, weight, bias, Half()))
+		if i < layers-1 {
+			x = b.node(Rectify(b.checked(x)))
+		}
+	}
+	f.Reconstruction = b.node(gorgonia.Sigmoid(b.checked(x)))
+	difference := b.node(gorgonia.Sub(f.Reconstruction, f.Image))
+	f.Error = b.node(gorgonia.Mean(b.node(gorgonia.Square(difference)), 1, 2, 3))
+	if b.err != nil {
+		return nil, fmt.Errorf("network: %w", b.err)
+	}
+	return f, nil
+}
+
+// builder collects the first error of many small steps, so that a graph reads
+// as its formula.
+type builder struct {
+	graph *gorgonia.ExprGraph
+	err   error
+}
+
+func newBuilder() *builder { return &builder{graph: gorgonia.NewGraph()} }
+
+// input adds a named float32 input; without a shape it is a scalar.
+func (b *builder) input(name string, shape ...int) *gorgonia.Node {
+	if len(shape) == 0 {
+		return gorgonia.NewScalar(b.graph, tensor.Float32, gorgonia.WithName(name))
+	}
+	return gorgonia.NewTensor(b.graph, tensor.Float32, len(shape), gorgonia.WithShape(shape...), gorgonia.WithName(name))
+}
+
+// node passes a step's result on. After an error it gives any node, so that
+// the steps that follow have something to stand on; their results are dropped.
+func (b *builder) node(n *gorgonia.Node, err error) *gorgonia.Node {
+	if b.err == nil && err != nil {
+		b.err = err
+	}
+	return b.checked(n)
+}
+
+func (b *builder) checked(n *gorgonia.Node) *gorgonia.Node {
+	if b.err != nil {
+		return gorgonia.NewConstant(float32(0))
+	}
+	return n
+}

@@ -1,0 +1,242 @@
+package network
+
+import (
+	"fmt"
+	"hash"
+
+	"github.com/chewxy/hm"
+	"gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// Conv2D is PyTorch's Conv2d: inputs x (N×I×H×W), weight (O×I×K×K) and bias
+// (O), result N×O×h×w with h and w by Window.Down.
+type Conv2D struct {
+	pure
+	Window Window
+}
+
+// ConvTranspose2D is PyTorch's ConvTranspose2d: inputs x (N×I×h×w), weight
+// (I×O×K×K) and bias (O), result N×O×H×W with H and W by Window.Up.
+type ConvTranspose2D struct {
+	pure
+	Window Window
+}
+
+// Convolve applies Conv2D.
+func Convolve(x, weight, bias *gorgonia.Node, w Window) (*gorgonia.Node, error) {
+	return gorgonia.ApplyOp(Conv2D{Window: w}, x, weight, bias)
+}
+
+// ConvolveTransposed applies ConvTranspose2D.
+func ConvolveTransposed(x, weight, bias *gorgonia.Node, w Window) (*gorgonia.Node, error) {
+	return gorgonia.ApplyOp(ConvTranspose2D{Window: w}, x, weight, bias)
+}
+
+// Arity is 3: x, weight and bias.
+func (Conv2D) Arity() int { return 3 }
+
+// Type is Tensor-4 a → Tensor-4 a → Vector a → Tensor-4 a.
+func (Conv2D) Type() hm.Type {
+	return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(1), tensorOf(4))
+}
+
+// InferShape gives N×O×h×w.
+func (op Conv2D) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
+	x, k, err := convOperands(op, in)
+	if err != nil {
+		return nil, err
+	}
+	if k[1] != x[1] {
+		return nil, fmt.Errorf("%v: weight %v does not take the %d channels of x", op, k, x[1])
+	}
+	return tensor.Shape{x[0], k[0], op.Window.Down(x[2]), op.Window.Down(x[3])}, nil
+}
+
+// Do is the reference implementation.
+func (op Conv2D) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
+	x, k, b, s, err := convValues(op, in)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]float32, s.TotalSize())
+	xs := in[0].Shape()
+	fillChannels(out, s, b)
+	downConvolve(out, s, x, xs, k, op.Window)
+	return newDense(out, s...), nil
+}
+
+// DiffWRT is true for every input.
+func (Conv2D) DiffWRT(n int) []bool { return all(n) }
+
+// SymDiff gives the derivatives: to x the transposed convolution of the
+// gradient with the same weight, to the weight ConvWeightGrad, to the bias
+// ChannelSum.
+func (op Conv2D) SymDiff(in gorgonia.Nodes, _, grad *gorgonia.Node) (gorgonia.Nodes, error) {
+	xs := in[0].Shape()
+	w := op.Window
+	w.OutputPadding = xs[2] - Window{w.Kernel, w.Stride, w.Padding, 0}.Up(w.Down(xs[2]))
+	if got := w.Up(w.Down(xs[3])); got != xs[3] {
+		return nil, fmt.Errorf("%v: the sides of %v leave different remainders", op, xs)
+	}
+	dx, err := gorgonia.ApplyOp(ConvInputGrad{Window: w}, grad, in[1])
+	if err != nil {
+		return nil, err
+	}
+	dw, err := gorgonia.ApplyOp(ConvWeightGrad{Window: w}, grad, in[0])
+	if err != nil {
+		return nil, err
+	}
+	db, err := gorgonia.ApplyOp(ChannelSum{}, grad)
+	if err != nil {
+		return nil, err
+	}
+	return gorgonia.Nodes{dx, dw, db}, nil
+}
+
+// WriteHash writes what tells this operator from others.
+func (op Conv2D) WriteHash(h hash.Hash) { writeHash(op, h) }
+
+// Hashcode is the hash of the description.
+func (op Conv2D) Hashcode() uint32 { return hashcode(op) }
+
+func (op Conv2D) String() string { return "Conv2D " + op.Window.String() }
+
+// Arity is 3: x, weight and bias.
+func (ConvTranspose2D) Arity() int { return 3 }
+
+// Type is Tensor-4 a → Tensor-4 a → Vector a → Tensor-4 a.
+func (ConvTranspose2D) Type() hm.Type {
+	return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(1), tensorOf(4))
+}
+
+// InferShape gives N×O×H×W.
+func (op ConvTranspose2D) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
+	x, k, err := convOperands(op, in)
+	if err != nil {
+		return nil, err
+	}
+	if k[0] != x[1] {
+		return nil, fmt.Errorf("%v: weight %v does not take the %d channels of x", op, k, x[1])
+	}
+	return tensor.Shape{x[0], k[1], op.Window.Up(x[2]), op.Window.Up(x[3])}, nil
+}
+
+// Do is the reference implementation.
+func (op ConvTranspose2D) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
+	x, k, b, s, err := convValues(op, in)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]float32, s.TotalSize())
+	fillChannels(out, s, b)
+	upConvolve(out, s, x, in[0].Shape(), k, op.Window)
+	return newDense(out, s...), nil
+}
+
+// DiffWRT is true for every input.
+func (ConvTranspose2D) DiffWRT(n int) []bool { return all(n) }
+
+// SymDiff gives the derivatives: to x the convolution of the gradient with the
+// same weight, to the weight ConvWeightGrad with the roles of x and gradient
+// exchanged, to the bias ChannelSum.
+func (op ConvTranspose2D) SymDiff(in gorgonia.Nodes, _, grad *gorgonia.Node) (gorgonia.Nodes, error) {
+	dx, err := gorgonia.ApplyOp(ConvTransposeInputGrad(op), grad, in[1])
+	if err != nil {
+		return nil, err
+	}
+	dw, err := gorgonia.ApplyOp(ConvWeightGrad{Window: op.Window}, in[0], grad)
+	if err != nil {
+		return nil, err
+	}
+	db, err := gorgonia.ApplyOp(ChannelSum{}, grad)
+	if err != nil {
+		return nil, err
+	}
+	return gorgonia.Nodes{dx, dw, db}, nil
+}
+
+// WriteHash writes what tells this operator from others.
+func (op ConvTranspose2D) WriteHash(h hash.Hash) { writeHash(op, h) }
+
+// Hashcode is the hash of the description.
+func (op ConvTranspose2D) Hashcode() uint32 { return hashcode(op) }
+
+func (op ConvTranspose2D) String() string { return "ConvTranspose2D " + op.Window.String() }
+
+// convOperands gives the shapes of x and the weight, having checked the bias
+// against neither: its length is held against the result in Do.
+func convOperands(op gorgonia.Op, in []gorgonia.DimSizer) (x, k [4]int, err error) {
+	if err = arity(op, len(in)); err != nil {
+		return
+	}
+	if x, err = dims4(op.String(), "x", in[0]); err != nil {
+		return
+	}
+	k, err = dims4(op.String(), "weight", in[1])
+	return
+}
+
+// convValues gives the elements of the three inputs and the result's shape.
+func convValues(op gorgonia.Op, in []gorgonia.Value) (x, k, b []float32, out tensor.Shape, err error) {
+	if err = arity(op, len(in)); err != nil {
+		return
+	}
+	if x, _, err = dense(op.String(), "x", in[0]); err != nil {
+		return
+	}
+	if k, _, err = dense(op.String(), "weight", in[1]); err != nil {
+		return
+	}
+	if b, _, err = dense(op.String(), "bias", in[2]); err != nil {
+		return
+	}
+	if out, err = op.InferShape(in[0].Shape(), in[1].Shape(), in[2].Shape()); err != nil {
+		return
+	}
+	if len(b) != out[1] {
+		err = fmt.Errorf("%v: %d biases for %d channels", op, len(b), out[1])
+	}
+	return
+}
+
+// fillChannels starts every plane of a N×C×H×W result with its channel's bias.
+func fillChannels(out []float32, s tensor.Shape, bias []float32) {
+	plane := s[2] * s[3]
+	for i := range out {
+		out[i] = bias[i/plane%s[1]]
+	}
+}
+
+// downConvolve adds to small (N×O×h×w) the convolution of large (N×I×H×W) with
+// kernel (O×I×K×K).
+func downConvolve(small []float32, ss tensor.Shape, large []float32, ls tensor.Shape, kernel []float32, w Window) {
+	eachTap(ss, ls, w, func(s, l, k int) { small[s] += large[l] * kernel[k] })
+}
+
+// upConvolve adds to large (N×I×H×W) the transposed convolution of small
+// (N×O×h×w) with kernel (O×I×K×K).
+func upConvolve(large []float32, ls tensor.Shape, small []float32, ss tensor.Shape, kernel []float32, w Window) {
+	eachTap(ss, ls, w, func(s, l, k int) { large[l] += small[s] * kernel[k] })
+}
+
+// eachTap calls f with the offsets into the small image, the large image and
+// the kernel (small channels × large channels × K × K) of every product that a
+// convolution consists of.
+func eachTap(ss, ls tensor.Shape, w Window, f func(s, l, k int)) {
+	kk := w.Kernel * w.Kernel
+	for n := range ss[0] {
+		for o := range ss[1] {
+			for i := range ls[1] {
+				small := (n*ss[1] + o) * ss[2] * ss[3]
+				large := (n*ls[1] + i) * ls[2] * ls[3]
+				kernel := (o*ls[1] + i) * kk
+				w.taps(ss[2], ls[2], func(sy, ly, ty int) {
+					w.taps(ss[3], ls[3], func(sx, lx, tx int) {
+						f(small+sy*ss[3]+sx, large+ly*ls[3]+lx, kernel+ty*w.Kernel+tx)
+					})
+				})
+			}
+		}
+	}
+}

@@ -1,0 +1,233 @@
+package network
+
+import (
+	"fmt"
+	"hash"
+
+	"github.com/chewxy/hm"
+	"gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// ConvInputGrad is a convolution's derivative with regard to its input: inputs
+// gradient (N×O×h×w) and weight (O×I×K×K), result N×I×H×W.
+type ConvInputGrad struct {
+	pure
+	Window Window
+}
+
+// ConvTransposeInputGrad is a transposed convolution's derivative with regard
+// to its input: inputs gradient (N×O×H×W) and weight (I×O×K×K), result N×I×h×w.
+type ConvTransposeInputGrad struct {
+	pure
+	Window Window
+}
+
+// ConvWeightGrad is the derivative with regard to the kernel that connects a
+// small image (N×S×h×w) with a large one (N×L×H×W): result S×L×K×K. For a
+// convolution the gradient is the small image and the input the large one; for
+// a transposed convolution it is the other way round.
+type ConvWeightGrad struct {
+	pure
+	Window Window
+}
+
+// ChannelSum adds up each channel of N×C×H×W over images and pixels: the
+// derivative with regard to a bias. Its result has C elements.
+type ChannelSum struct{ pure }
+
+// Arity is 2: gradient and weight.
+func (ConvInputGrad) Arity() int { return 2 }
+
+// Type is Tensor-4 a → Tensor-4 a → Tensor-4 a.
+func (ConvInputGrad) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(4)) }
+
+// InferShape gives N×I×H×W.
+func (op ConvInputGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
+	g, k, err := gradOperands(op, "gradient", "weight", in)
+	if err != nil {
+		return nil, err
+	}
+	if g[1] != k[0] {
+		return nil, fmt.Errorf("%v: weight %v does not give the %d channels of the gradient", op, k, g[1])
+	}
+	return tensor.Shape{g[0], k[1], op.Window.Up(g[2]), op.Window.Up(g[3])}, nil
+}
+
+// Do is the reference implementation.
+func (op ConvInputGrad) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
+	g, k, s, err := gradValues(op, in)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]float32, s.TotalSize())
+	upConvolve(out, s, g, in[0].Shape(), k, op.Window)
+	return newDense(out, s...), nil
+}
+
+// WriteHash writes what tells this operator from others.
+func (op ConvInputGrad) WriteHash(h hash.Hash) { writeHash(op, h) }
+
+// Hashcode is the hash of the description.
+func (op ConvInputGrad) Hashcode() uint32 { return hashcode(op) }
+
+func (op ConvInputGrad) String() string { return "ConvInputGrad " + op.Window.String() }
+
+// Arity is 2: gradient and weight.
+func (ConvTransposeInputGrad) Arity() int { return 2 }
+
+// Type is Tensor-4 a → Tensor-4 a → Tensor-4 a.
+func (ConvTransposeInputGrad) Type() hm.Type {
+	return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(4))
+}
+
+// InferShape gives N×I×h×w.
+func (op ConvTransposeInputGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
+	g, k, err := gradOperands(op, "gradient", "weight", in)
+	if err != nil {
+		return nil, err
+	}
+	if g[1] != k[1] {
+		return nil, fmt.Errorf("%v: weight %v does not give the %d channels of the gradient", op, k, g[1])
+	}
+	return tensor.Shape{g[0], k[0], op.Window.Down(g[2]), op.Window.Down(g[3])}, nil
+}
+
+// Do is the reference implementation.
+func (op ConvTransposeInputGrad) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
+	g, k, s, err := gradValues(op, in)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]float32, s.TotalSize())
+	downConvolve(out, s, g, in[0].Shape(), k, op.Window)
+	return newDense(out, s...), nil
+}
+
+// WriteHash writes what tells this operator from others.
+func (op ConvTransposeInputGrad) WriteHash(h hash.Hash) { writeHash(op, h) }
+
+// Hashcode is the hash of the description.
+func (op ConvTransposeInputGrad) Hashcode() uint32 { return hashcode(op) }
+
+func (op ConvTransposeInputGrad) String() string {
+	return "ConvTransposeInputGrad " + op.Window.String()
+}
+
+// Arity is 2: the small and the large image.
+func (ConvWeightGrad) Arity() int { return 2 }
+
+// Type is Tensor-4 a → Tensor-4 a → Tensor-4 a.
+func (ConvWeightGrad) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(4)) }
+
+// InferShape gives S×L×K×K.
+func (op ConvWeightGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
+	s, l, err := gradOperands(op, "small image", "large image", in)
+	if err != nil {
+		return nil, err
+	}
+	w := op.Window
+	if s[0] != l[0] || s[2] != w.Down(l[2]) || s[3] != w.Down(l[3]) {
+		return nil, fmt.Errorf("%v: a small image %v does not belong to a large one %v", op, s, l)
+	}
+	return tensor.Shape{s[1], l[1], w.Kernel, w.Kernel}, nil
+}
+
+// Do is the reference implementation.
+func (op ConvWeightGrad) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
+	small, large, s, err := gradValues(op, in)
+	if err != nil {
+		return nil, err
+	}
+	// Summed in float64: a kernel's element has a term for every pixel of
+	// every image.
+	sum := make([]float64, s.TotalSize())
+	eachTap(in[0].Shape(), in[1].Shape(), op.Window, func(i, j, k int) {
+		sum[k] += float64(small[i]) * float64(large[j])
+	})
+	return newDense(narrow(sum), s...), nil
+}
+
+// WriteHash writes what tells this operator from others.
+func (op ConvWeightGrad) WriteHash(h hash.Hash) { writeHash(op, h) }
+
+// Hashcode is the hash of the description.
+func (op ConvWeightGrad) Hashcode() uint32 { return hashcode(op) }
+
+func (op ConvWeightGrad) String() string { return "ConvWeightGrad " + op.Window.String() }
+
+// Arity is 1: the gradient.
+func (ChannelSum) Arity() int { return 1 }
+
+// Type is Tensor-4 a → Vector a.
+func (ChannelSum) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(1)) }
+
+// InferShape gives C.
+func (op ChannelSum) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
+	if err := arity(op, len(in)); err != nil {
+		return nil, err
+	}
+	g, err := dims4(op.String(), "gradient", in[0])
+	if err != nil {
+		return nil, err
+	}
+	return tensor.Shape{g[1]}, nil
+}
+
+// Do is the reference implementation.
+func (op ChannelSum) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
+	if err := arity(op, len(in)); err != nil {
+		return nil, err
+	}
+	g, s, err := dense(op.String(), "gradient", in[0])
+	if err != nil {
+		return nil, err
+	}
+	sum := make([]float64, s[1])
+	plane := s[2] * s[3]
+	for i, v := range g {
+		sum[i/plane%s[1]] += float64(v)
+	}
+	return newDense(narrow(sum), s[1]), nil
+}
+
+// WriteHash writes what tells this operator from others.
+func (op ChannelSum) WriteHash(h hash.Hash) { writeHash(op, h) }
+
+// Hashcode is the hash of the description.
+func (op ChannelSum) Hashcode() uint32 { return hashcode(op) }
+
+func (ChannelSum) String() string { return "ChannelSum" }
+
+func gradOperands(op gorgonia.Op, first, second string, in []gorgonia.DimSizer) (a, b [4]int, err error) {
+	if err = arity(op, len(in)); err != nil {
+		return
+	}
+	if a, err = dims4(op.String(), first, in[0]); err != nil {
+		return
+	}
+	b, err = dims4(op.String(), second, in[1])
+	return
+}
+
+func gradValues(op gorgonia.Op, in []gorgonia.Value) (a, b []float32, out tensor.Shape, err error) {
+	if err = arity(op, len(in)); err != nil {
+		return
+	}
+	if a, _, err = dense(op.String(), "first input", in[0]); err != nil {
+		return
+	}
+	if b, _, err = dense(op.String(), "second input", in[1]); err != nil {
+		return
+	}
+	out, err = op.InferShape(in[0].Shape(), in[1].Shape())
+	return
+}
+
+func narrow(in []float64) []float32 {
+	out := make([]float32, len(in))
+	for i, v := range in {
+		out[i] = float32(v)
+	}
+	return out
+}

@@ -1,0 +1,520 @@
+package models
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// What a pickle may ask for. A checkpoint of the default network is some 500
+// instructions in 4 KB; class names and a metadata.json are what makes one
+// larger. The memory a pickle can take is bounded by the two together: every
+// instruction makes at most one value of fixed size, and strings are no longer
+// than the bytes that spell them.
+const (
+	maxPickleBytes = 2 * MaxMetadataBytes
+	maxPickleOps   = 1 << 18
+	maxPickleMarks = 1 << 10
+	maxDims        = 16
+	maxElements    = math.MaxInt32
+)
+
+// The values an unpickled file is made of, beside nil, bool, int64, float64,
+// string and []byte. Lists and dicts are pointers, as in Python: a pickle may
+// put one into itself, so nothing here may walk values to the end.
+type (
+	pickleList  struct{ items []any }
+	pickleTuple []any
+	// pickleDict keeps string keys by name. Entries with other keys are only
+	// counted: nothing here looks them up.
+	pickleDict struct {
+		keys   []string
+		values map[string]any
+		others int
+	}
+	// pickleLong is an integer beyond 64 bits, of no use here.
+	pickleLong struct{}
+	// pickleStorage is where a tensor's elements are to be found.
+	pickleStorage struct {
+		dtype dtype
+		key   string
+		numel int64
+	}
+	pickleTensor struct {
+		storage *pickleStorage
+		dtype   dtype
+		offset  int64
+		shape   []int64
+		stride  []int64
+	}
+	// pickleGlobal is one of the few names a pickle may mention.
+	pickleGlobal struct {
+		name  string
+		kind  globalKind
+		dtype dtype
+	}
+)
+
+type globalKind int
+
+const (
+	globalOrderedDict globalKind = iota
+	globalTensorV2
+	globalTensorV3
+	globalParameter
+	globalStorage
+	globalDtype
+)
+
+// dtype is an element type of PyTorch's. Only floating-point ones that Go can
+// widen to float32 are read; of the others, which an optimizer's state may
+// hold, only the size matters.
+type dtype struct {
+	name string
+	size int64
+}
+
+func (d dtype) readable() bool {
+	switch d.name {
+	case "float16", "bfloat16", "float32", "float64":
+		return true
+	}
+	return false
+}
+
+// allowedGlobals is all that a pickle may name. None of them does more than
+// describe data.
+var allowedGlobals = func() map[string]pickleGlobal {
+	m := map[string]pickleGlobal{
+		"collections.OrderedDict":         {kind: globalOrderedDict},
+		"torch._utils._rebuild_tensor_v2": {kind: globalTensorV2},
+		"torch._utils._rebuild_tensor_v3": {kind: globalTensorV3},
+		"torch._utils._rebuild_parameter": {kind: globalParameter},
+	}
+	for storage, d := range map[string]dtype{
+		"Double": {"float64", 8}, "Float": {"float32", 4}, "Half": {"float16", 2}, "BFloat16": {"bfloat16", 2},
+		"Long": {"int64", 8}, "Int": {"int32", 4}, "Short": {"int16", 2}, "Char": {"int8", 1}, "Byte": {"uint8", 1}, "Bool": {"bool", 1},
+	} {
+		m["torch."+storage+"Storage"] = pickleGlobal{kind: globalStorage, dtype: d}
+		m["torch."+d.name] = pickleGlobal{kind: globalDtype, dtype: d}
+	}
+	for name, size := range map[string]int64{"uint16": 2, "uint32": 4, "uint64": 8} {
+		m["torch."+name] = pickleGlobal{kind: globalDtype, dtype: dtype{name, size}}
+	}
+	m["torch.storage.UntypedStorage"] = pickleGlobal{kind: globalStorage, dtype: dtype{"untyped", 1}}
+	for name, g := range m {
+		g.name = name
+		m[name] = g
+	}
+	return m
+}()
+
+// refusedOps are the instructions of pickle's that build objects, call code or
+// make values no checkpoint needs.
+var refusedOps = map[byte]string{
+	'i': "INST", 'o': "OBJ", 'P': "PERSID", 0x81: "NEWOBJ", 0x92: "NEWOBJ_EX",
+	0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4",
+	0x8f: "EMPTY_SET", 0x90: "ADDITEMS", 0x91: "FROZENSET",
+	0x96: "BYTEARRAY8", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER",
+}
+
+func (d *pickleDict) set(key, value any) error {
+	switch k := key.(type) {
+	case string:
+		if _, ok := d.values[k]; !ok {
+			if d.values == nil {
+				d.values = make(map[string]any)
+			}
+			d.keys = append(d.keys, k)
+		}
+		d.values[k] = value
+		return nil
+	case nil, bool, int64, float64, []byte, pickleTuple, pickleLong:
+		d.others++
+		return nil
+	}
+	return fmt.Errorf("a %s is the key of a dict", typeName(key))
+}
+
+// get finds the value of a string key.
+func (d *pickleDict) get(key string) (any, bool) {
+	v, ok := d.values[key]
+	return v, ok
+}
+
+// typeName is Python's word for the type of a value, for an error message.
+func typeName(v any) string {
+	switch v.(type) {
+	case nil:
+		return "None"
+	case bool:
+		return "bool"
+	case int64, pickleLong:
+		return "int"
+	case float64:
+		return "float"
+	case string:
+		return "str"
+	case []byte:
+		return "bytes"
+	case *pickleList:
+		return "list"
+	case pickleTuple:
+		return "tuple"
+	case *pickleDict:
+		return "dict"
+	case *pickleTensor:
+		return "tensor"
+	case *pickleStorage:
+		return "storage"
+	}
+	return "name"
+}
+
+// unpickler interprets a pickle. It is a flat loop over instructions: however
+// deeply the values nest, nothing recurses.
+type unpickler struct {
+	data  []byte
+	pos   int
+	start int // of the instruction being read, for messages
+	stack []any
+	marks []int
+	memo  map[uint64]any
+}
+
+// unpickle interprets a pickle of protocol 1 to 5 as torch.save writes it, and
+// builds nothing but plain data and descriptions of tensors. It returns
+// ErrUnsafe, wrapped, when the pickle asks for more, ErrTooLarge when it is
+// beyond the limits above, and ErrFormat when it is damaged.
+func unpickle(data []byte) (any, error) {
+	if len(data) > maxPickleBytes {
+		return nil, fmt.Errorf("%w: a pickle of %d bytes, at most %d are read", ErrTooLarge, len(data), maxPickleBytes)
+	}
+	p := &unpickler{data: data, memo: make(map[uint64]any)}
+	for ops := 0; ; ops++ {
+		if ops == maxPickleOps {
+			return nil, fmt.Errorf("%w: a pickle of more than %d instructions", ErrTooLarge, maxPickleOps)
+		}
+		p.start = p.pos
+		op, err := p.take(1)
+		if err != nil {
+			return nil, err
+		}
+		if op[0] == '.' {
+			break
+		}
+		if err := p.step(op[0]); err != nil {
+			return nil, err
+		}
+	}
+	if len(p.stack) != 1 || len(p.marks) != 0 {
+		return nil, p.damaged("it ends with %d values and %d marks on the stack, expected one value", len(p.stack), len(p.marks))
+	}
+	if p.pos != len(data) {
+		return nil, p.damaged("%d bytes follow its end", len(data)-p.pos)
+	}
+	return p.stack[0], nil
+}
+
+func (p *unpickler) damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: the pickle is damaged at byte %d: %s", ErrFormat, p.start, fmt.Sprintf(format, args...))
+}
+
+func (p *unpickler) unsafe(format string, args ...any) error {
+	return fmt.Errorf("%w: at byte %d of the pickle, %s", ErrUnsafe, p.start, fmt.Sprintf(format, args...))
+}
+
+// take gives the next n bytes, without a copy.
+func (p *unpickler) take(n uint64) ([]byte, error) {
+	if left := uint64(len(p.data) - p.pos); n > left {
+		return nil, p.damaged("expected %d more bytes, found %d", n, left)
+	}
+	b := p.data[p.pos : p.pos+int(n)]
+	p.pos += int(n)
+	return b, nil
+}
+
+// uint reads a little-endian number of size bytes, at most 8.
+func (p *unpickler) uint(size uint64) (uint64, error) {
+	b, err := p.take(size)
+	if err != nil {
+		return 0, err
+	}
+	var full [8]byte
+	copy(full[:], b)
+	return binary.LittleEndian.Uint64(full[:]), nil
+}
+
+func (p *unpickler) line() (string, error) {
+	n := bytes.IndexByte(p.data[p.pos:], '\n')
+	if n < 0 {
+		return "", p.damaged("a line without an end")
+	}
+	s := string(p.data[p.pos : p.pos+n])
+	p.pos += n + 1
+	return s, nil
+}
+
+func (p *unpickler) push(v any) error {
+	p.stack = append(p.stack, v)
+	return nil
+}
+
+// floor is the height of the stack below which nothing may be taken: that of
+// the last mark.
+func (p *unpickler) floor() int {
+	if len(p.marks) == 0 {
+		return 0
+	}
+	return p.marks[len(p.marks)-1]
+}
+
+func (p *unpickler) pop() (any, error) {
+	v, err := p.top()
+	if err == nil {
+		p.stack[len(p.stack)-1] = nil
+		p.stack = p.stack[:len(p.stack)-1]
+	}
+	return v, err
+}
+
+func (p *unpickler) top() (any, error) {
+	if len(p.stack) <= p.floor() {
+		return nil, p.damaged("the stack is empty")
+	}
+	return p.stack[len(p.stack)-1], nil
+}
+
+// sinceMark takes what was pushed after the last mark, and the mark.
+func (p *unpickler) sinceMark() ([]any, error) {
+	if len(p.marks) == 0 {
+		return nil, p.damaged("no mark on the stack")
+	}
+	return p.popN(len(p.stack)-p.floor(), true)
+}
+
+// popN takes the last n values, and the mark under them if wanted.
+func (p *unpickler) popN(n int, mark bool) ([]any, error) {
+	if n > len(p.stack)-p.floor() {
+		return nil, p.damaged("expected %d values on the stack, found %d", n, len(p.stack)-p.floor())
+	}
+	at := len(p.stack) - n
+	items := append([]any(nil), p.stack[at:]...)
+	clear(p.stack[at:])
+	p.stack = p.stack[:at]
+	if mark {
+		p.marks = p.marks[:len(p.marks)-1]
+	}
+	return items, nil
+}
+
+// step carries out one instruction.
+func (p *unpickler) step(op byte) error {
+	switch op {
+	case 0x80: // PROTO
+		v, err := p.uint(1)
+		if err == nil && v > 5 {
+			err = p.damaged("protocol %d, expected at most 5", v)
+		}
+		return err
+	case 0x95: // FRAME
+		n, err := p.uint(8)
+		if left := uint64(len(p.data) - p.pos); err == nil && n > left {
+			err = p.damaged("a frame of %d bytes, found %d", n, left)
+		}
+		return err
+	case '(': // MARK
+		if len(p.marks) == maxPickleMarks {
+			return fmt.Errorf("%w: a pickle with more than %d marks open", ErrTooLarge, maxPickleMarks)
+		}
+		p.marks = append(p.marks, len(p.stack))
+		return nil
+	case 'N':
+		return p.push(nil)
+	case 0x88: // NEWTRUE
+		return p.push(true)
+	case 0x89: // NEWFALSE
+		return p.push(false)
+	case '}':
+		return p.push(&pickleDict{})
+	case ']':
+		return p.push(&pickleList{})
+	case ')':
+		return p.push(pickleTuple{})
+	case 'J', 'K', 'M', 0x8a, 0x8b, 'G', 'I', 'L':
+		return p.number(op)
+	case 'X', 0x8c, 0x8d, 'C', 'B', 0x8e:
+		return p.text(op)
+	case 't', 0x85, 0x86, 0x87, 'a', 'e', 's', 'u':
+		return p.collect(op)
+	case 'q', 'r', 0x94, 'h', 'j':
+		return p.remember(op)
+	case 'c', 0x93, 'R', 'b', 'Q':
+		return p.construct(op)
+	}
+	if name, ok := refusedOps[op]; ok {
+		return p.unsafe("%s asks for an object, expected plain data and tensors", name)
+	}
+	return p.damaged("0x%02x is no instruction of a checkpoint's", op)
+}
+
+func (p *unpickler) number(op byte) error {
+	switch op {
+	case 'K', 'M', 'J': // BININT1, BININT2, BININT
+		size := map[byte]uint64{'K': 1, 'M': 2, 'J': 4}[op]
+		v, err := p.uint(size)
+		if err != nil {
+			return err
+		}
+		if op == 'J' {
+			return p.push(int64(int32(v)))
+		}
+		return p.push(int64(v))
+	case 0x8a, 0x8b: // LONG1, LONG4
+		size := uint64(1)
+		if op == 0x8b {
+			size = 4
+		}
+		n, err := p.uint(size)
+		if err != nil {
+			return err
+		}
+		b, err := p.take(n)
+		if err != nil {
+			return err
+		}
+		if n > 8 {
+			return p.push(pickleLong{})
+		}
+		var v int64
+		for i, c := range b {
+			v |= int64(c) << (8 * i)
+		}
+		if unused := 64 - 8*n; n > 0 && n < 8 {
+			v = v << unused >> unused // the sign is that of the last byte
+		}
+		return p.push(v)
+	case 'G': // BINFLOAT
+		b, err := p.take(8)
+		if err != nil {
+			return err
+		}
+		return p.push(math.Float64frombits(binary.BigEndian.Uint64(b)))
+	}
+	// INT and LONG, in decimal digits; protocol 1 writes bools as 00 and 01.
+	s, err := p.line()
+	switch {
+	case err != nil:
+		return err
+	case op == 'I' && (s == "00" || s == "01"):
+		return p.push(s == "01")
+	case len(s) > 20:
+		return p.damaged("a number of %d digits", len(s))
+	}
+	v, err := strconv.ParseInt(strings.TrimSuffix(s, "L"), 10, 64)
+	if err != nil {
+		return p.damaged("%.30q is not a whole number of 64 bits", s)
+	}
+	return p.push(v)
+}
+
+func (p *unpickler) text(op byte) error {
+	size := map[byte]uint64{'X': 4, 0x8c: 1, 0x8d: 8, 'C': 1, 'B': 4, 0x8e: 8}[op]
+	n, err := p.uint(size)
+	if err != nil {
+		return err
+	}
+	b, err := p.take(n)
+	if err != nil {
+		return err
+	}
+	if op == 'C' || op == 'B' || op == 0x8e {
+		return p.push(b)
+	}
+	if !utf8.Valid(b) {
+		return p.damaged("a string of %d bytes is not UTF-8", n)
+	}
+	return p.push(string(b))
+}
+
+// remember is the memo: values are put there under a number and fetched again.
+func (p *unpickler) remember(op byte) error {
+	var at uint64
+	switch op {
+	case 0x94: // MEMOIZE
+		at = uint64(len(p.memo))
+	default:
+		size := uint64(1)
+		if op == 'r' || op == 'j' {
+			size = 4
+		}
+		var err error
+		if at, err = p.uint(size); err != nil {
+			return err
+		}
+	}
+	if op == 'h' || op == 'j' { // BINGET, LONG_BINGET
+		v, ok := p.memo[at]
+		if !ok {
+			return p.damaged("nothing was remembered as %d", at)
+		}
+		return p.push(v)
+	}
+	v, err := p.top()
+	if err == nil {
+		p.memo[at] = v
+	}
+	return err
+}
+
+// collect puts values into a tuple, a list or a dict.
+func (p *unpickler) collect(op byte) error {
+	var items []any
+	var err error
+	switch op {
+	case 0x85, 0x86, 0x87: // TUPLE1, TUPLE2, TUPLE3
+		items, err = p.popN(int(op-0x84), false)
+	case 'a': // APPEND
+		items, err = p.popN(1, false)
+	case 's': // SETITEM
+		items, err = p.popN(2, false)
+	default: // TUPLE, APPENDS, SETITEMS
+		items, err = p.sinceMark()
+	}
+	if err != nil {
+		return err
+	}
+	switch op {
+	case 't', 0x85, 0x86, 0x87:
+		return p.push(pickleTuple(items))
+	case 'a', 'e':
+		v, err := p.top()
+		if err != nil {
+			return err
+		}
+		list, ok := v.(*pickleList)
+		if !ok {
+			return p.damaged("values are appended to a %s", typeName(v))
+		}
+		list.items = append(list.items, items...)
+		return nil
+	}
+	v, err := p.top()
+	if err != nil {
+		return err
+	}
+	dict, ok := v.(*pickleDict)
+	if !ok || len(items)%2 != 0 {
+		return p.damaged("%d keys and values are set in a %s", len(items), typeName(v))
+	}
+	for i := 0; i < len(items); i += 2 {
+		if err := dict.set(items[i], items[i+1]); err != nil {
+			return p.damaged("%v", err)
+		}
+	}
+	return nil
+}

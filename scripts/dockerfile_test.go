@@ -1,0 +1,309 @@
+// Package scripts tests what no Go program calls: the Dockerfile's steps and the script
+// that brings ONNX Runtime's library.
+package scripts
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/ort"
+)
+
+const root = ".."
+
+// A stage is one FROM of a Dockerfile with its instructions, comments left out and
+// continued lines joined.
+type stage struct {
+	name, image string
+	steps       []string
+}
+
+func (s stage) step(instruction string) []string {
+	var found []string
+	for _, line := range s.steps {
+		if rest, ok := strings.CutPrefix(line, instruction+" "); ok {
+			found = append(found, strings.TrimSpace(rest))
+		}
+	}
+	return found
+}
+
+func dockerfile(t *testing.T) map[string]stage {
+	t.Helper()
+	text := strings.ReplaceAll(read(t, "Dockerfile"), "\\\n", " ")
+	stages := map[string]stage{}
+	var current *stage
+	flush := func() {
+		if current != nil {
+			stages[current.name] = *current
+		}
+	}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if f := strings.Fields(line); f[0] == "FROM" {
+			flush()
+			if len(f) != 4 || f[2] != "AS" {
+				t.Fatalf("%q does not name its stage", line)
+			}
+			current = &stage{name: f[3], image: f[1]}
+			continue
+		}
+		if current == nil {
+			t.Fatalf("%q stands before any FROM", line)
+		}
+		current.steps = append(current.steps, line)
+	}
+	flush()
+	return stages
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// runMake runs make at the root as if nobody's make had started it.
+func runMake(t *testing.T, args ...string) string {
+	t.Helper()
+	if _, err := exec.LookPath("make"); err != nil {
+		t.Skip("make is not installed")
+	}
+	cmd := exec.CommandContext(t.Context(), "make", args...)
+	cmd.Dir = root
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); !slices.Contains([]string{"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "DESTDIR", "PREFIX", "RUNTIME"}, name) {
+			cmd.Env = append(cmd.Env, kv)
+		}
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("make %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func TestEachDockerStepIsTheMakefilesOrTheSystems(t *testing.T) {
+	stages := dockerfile(t)
+	system := []string{"apt-get", "rm", "ldconfig", "useradd"}
+	ran := 0
+	for name, s := range stages {
+		for _, step := range s.step("RUN") {
+			for command := range strings.SplitSeq(step, "&&") {
+				f := strings.Fields(command)
+				if f[0] != "make" {
+					if !slices.Contains(system, f[0]) {
+						t.Errorf("stage %s runs %q, which neither the Makefile nor the system's packages answer for", name, command)
+					}
+					continue
+				}
+				if len(f) < 2 {
+					t.Errorf("stage %s runs make without a target", name)
+					continue
+				}
+				ran++
+				// A target that is not there, or whose prerequisites are not, fails.
+				runMake(t, append([]string{"-n"}, f[1:]...)...)
+			}
+		}
+	}
+	if ran == 0 {
+		t.Error("no step uses the Makefile")
+	}
+}
+
+func TestImagesHoldThePinnedLibrary(t *testing.T) {
+	for _, args := range [][]string{{"install", "PREFIX=/out"}, {"install", "RUNTIME=cuda", "PREFIX=/out"}} {
+		plan := runMake(t, append([]string{"-n"}, args...)...)
+		if !strings.Contains(plan, "scripts/fetch-onnxruntime.sh") {
+			t.Errorf("make %s does not bring the library:\n%s", strings.Join(args, " "), plan)
+		}
+	}
+	if script := read(t, "scripts/fetch-onnxruntime.sh"); !strings.Contains(script, "internal/ort/library.tsv") {
+		t.Error("the script does not read the table of pinned libraries")
+	}
+	// The version stands in the table and nowhere else that builds.
+	for _, name := range []string{"Dockerfile", "Makefile", "scripts/fetch-onnxruntime.sh"} {
+		if strings.Contains(read(t, name), ort.LibraryVersion()) {
+			t.Errorf("%s names the version %s, which the table pins", name, ort.LibraryVersion())
+		}
+	}
+	for name, from := range map[string]string{"cpu": "--from=build /out/ /usr/local/", "cuda": "--from=build-cuda /out-cuda/ /usr/local/"} {
+		if got := dockerfile(t)[name].step("COPY"); len(got) != 1 || got[0] != from {
+			t.Errorf("stage %s copies %q, want %q", name, got, from)
+		}
+	}
+}
+
+func TestImagesServeAsSomebodyElseThanRoot(t *testing.T) {
+	stages := dockerfile(t)
+	for _, name := range []string{"cpu", "cuda"} {
+		s := stages[name]
+		if user := s.step("USER"); len(user) != 1 || user[0] == "root" || user[0] == "0" {
+			t.Errorf("stage %s runs as %q", name, user)
+		}
+		if got := s.step("EXPOSE"); !slices.Equal(got, []string{"5029"}) {
+			t.Errorf("stage %s exposes %q", name, got)
+		}
+		if got := s.step("HEALTHCHECK"); len(got) != 1 || !strings.Contains(got[0], `"health"`) {
+			t.Errorf("stage %s has the health check %q", name, got)
+		}
+		if got := s.step("CMD"); len(got) != 1 || !strings.Contains(got[0], `"0.0.0.0:5029"`) {
+			t.Errorf("stage %s starts %q, want it on all addresses", name, got)
+		}
+	}
+}
+
+func TestImageIsBuiltWithTheModulesGo(t *testing.T) {
+	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(read(t, "go.mod"))
+	if version == nil {
+		t.Fatal("go.mod names no version of Go")
+	}
+	if image := dockerfile(t)["build"].image; !strings.HasPrefix(image, "golang:"+version[1]+"-") {
+		t.Errorf("the image is built with %s, the module asks for Go %s", image, version[1])
+	}
+}
+
+// The image's own build step, in a folder instead of an image.
+func TestInstalledBinaryLiesBesideItsLibrary(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the binary")
+	}
+	prefix := t.TempDir()
+	runMake(t, "install", "PREFIX="+prefix)
+	library, err := filepath.Glob(filepath.Join(prefix, "lib", "libonnxruntime*"))
+	if err != nil || len(library) != 1 {
+		t.Fatalf("lib holds %q, want the library alone", library)
+	}
+	if err := ort.VerifyLibrary(library[0]); err != nil {
+		t.Error(err)
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(prefix, "bin", "anomaly"), "--help")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("the installed binary: %v\n%s", err, out)
+	}
+}
+
+// fetch runs the script with the given commands alone on its path.
+func fetch(t *testing.T, cache string, path string, env ...string) (string, error) {
+	t.Helper()
+	script, err := filepath.Abs("fetch-onnxruntime.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", script)
+	cmd.Env = append([]string{"PATH=" + path, "HOME=" + cache, ort.EnvCache + "=" + cache}, env...)
+	out, err := cmd.CombinedOutput()
+	return strings.TrimSpace(string(out)), err
+}
+
+// tools makes a folder with the system's commands that the script uses, but no npm and no Python.
+func tools(t *testing.T) string {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("the names of the system's commands are Linux's")
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"sh", "awk", "uname", "dirname", "cut", "sort", "mktemp", "rm", "mkdir", "tar", "gzip", "cp", "chmod", "mv", "grep", "tail", "cat", "sha256sum"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			t.Skipf("%s is not installed", name)
+		}
+		if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// write makes an executable script on the path.
+func write(t *testing.T, dir, name, body string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+body), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFetchWithoutClientsSaysWhatToInstall(t *testing.T) {
+	cache := t.TempDir()
+	out, err := fetch(t, cache, tools(t))
+	if err == nil {
+		t.Fatalf("succeeded: %s", out)
+	}
+	if strings.Contains(out, "\n") {
+		t.Errorf("more than one line:\n%s", out)
+	}
+	for _, want := range []string{"npm is not installed", "pip", ort.EnvLibrary} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q does not say %q", out, want)
+		}
+	}
+}
+
+func TestFetchInstallsNothingWithAnotherHash(t *testing.T) {
+	cache, path := t.TempDir(), tools(t)
+	// An npm that gives a package whose library is another file.
+	write(t, path, "npm", `mkdir -p package/bin/napi-v6/linux/x64 package/bin/napi-v6/linux/arm64
+echo other >package/bin/napi-v6/linux/x64/libonnxruntime.so.1
+echo other >package/bin/napi-v6/linux/arm64/libonnxruntime.so.1
+tar -czf it.tgz package
+`)
+	out, err := fetch(t, cache, path)
+	if err == nil {
+		t.Fatalf("succeeded: %s", out)
+	}
+	if !strings.Contains(out, "SHA-256") || strings.Contains(out, "\n") {
+		t.Errorf("%q is not one line about the hash", out)
+	}
+	left, err := filepath.Glob(filepath.Join(cache, "onnxruntime", ort.LibraryVersion(), "*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestFetchNamesWhatTheClientsSaid(t *testing.T) {
+	cache, path := t.TempDir(), tools(t)
+	write(t, path, "npm", "echo 'no such package here' >&2\nexit 1\n")
+	out, err := fetch(t, cache, path)
+	if err == nil {
+		t.Fatalf("succeeded: %s", out)
+	}
+	if !strings.Contains(out, "no such package here") || strings.Contains(out, "\n") {
+		t.Errorf("%q is not one line with npm's own words", out)
+	}
+}
+
+func TestFetchIsSilentWhereTheLibraryIsThere(t *testing.T) {
+	dir, err := ort.CacheDir()
+	if err != nil {
+		t.Skip(err)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Skip(`no library in the cache: "make runtime" brings it`)
+	}
+	out, err := fetch(t, filepath.Dir(filepath.Dir(dir)), tools(t))
+	if err != nil || out != "" {
+		t.Errorf("said %q, %v", out, err)
+	}
+	// A library that the user names is nobody's to replace.
+	named := filepath.Join(t.TempDir(), "libonnxruntime.so")
+	if err := os.WriteFile(named, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err = fetch(t, t.TempDir(), tools(t), ort.EnvLibrary+"="+named)
+	if err != nil || out != "" {
+		t.Errorf("with %s set: said %q, %v", ort.EnvLibrary, out, err)
+	}
+}

@@ -1,0 +1,5 @@
+// Package trainer learns what normal looks like: it reads the data set in a
+// zip or a folder, trains the autoencoder on it in ONNX Runtime, and calibrates
+// the threshold. What it returns is a model; writing files is the exporter's
+// work, and nothing here knows of HTTP or of a terminal.
+package trainer

@@ -1,0 +1,41 @@
+package trainer
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrLevel is returned when a level is not one of 1 to 5. Its text is the
+// Python service's, which clients may match.
+var ErrLevel = errors.New("Level must be between 1 and 5") //nolint:staticcheck // the contract's words
+
+// DefaultLevel is the level of a training that names none.
+const DefaultLevel = 3
+
+// Level is a preset of how long and how finely to train. The figures are the
+// Python service's.
+type Level struct {
+	Number       int
+	Epochs       int
+	BatchSize    int
+	LearningRate float64
+}
+
+var levels = []Level{
+	{1, 5, 16, 1e-3},
+	{2, 10, 16, 1e-3},
+	{3, 30, 16, 1e-3},
+	{4, 50, 8, 5e-4},
+	{5, 100, 8, 1e-4},
+}
+
+// Levels lists the presets from the quickest to the most thorough.
+func Levels() []Level { return append([]Level(nil), levels...) }
+
+// LevelOf returns the preset of that number, or ErrLevel.
+func LevelOf(n int) (Level, error) {
+	if n < 1 || n > len(levels) {
+		return Level{}, fmt.Errorf("%w, got %d", ErrLevel, n)
+	}
+	return levels[n-1], nil
+}

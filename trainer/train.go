@@ -1,0 +1,222 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/models"
+	"golang.org/x/sync/errgroup"
+)
+
+// ErrImageSize is returned when an image size cannot be trained at.
+var ErrImageSize = errors.New("unusable image size")
+
+// The image sizes a training takes: the smallest is what the network halves to
+// a single pixel, the largest keeps one image's activations within 100 MB.
+const (
+	DefaultImageSize = 256
+	MinImageSize     = 16
+	MaxImageSize     = 1024
+)
+
+// Options of a training. The zero value trains at the default level and size
+// with seed 0.
+type Options struct {
+	// Level is 1 to 5; 0 means DefaultLevel.
+	Level int
+	// ImageSize is the side of the square images are resized to, in pixels;
+	// 0 means DefaultImageSize.
+	ImageSize int
+	// Seed decides the initial weights and the order of the images. The same
+	// seed gives the same model.
+	Seed int64
+	// Limits and Images bound the data set; zero means the defaults.
+	Limits Limits
+	Images inference.ImageLimits
+	// Progress, when set, is called after every step, from Train's goroutine.
+	Progress func(Progress)
+}
+
+// Progress tells how far a training is.
+type Progress struct {
+	Epoch, Epochs int // Epoch counts from 1
+	Step, Steps   int // over the whole training
+	// Loss is the mean over the steps of this epoch so far.
+	Loss float64
+	// Elapsed is the time since the first step began, Remaining what is left
+	// at that pace.
+	Elapsed, Remaining time.Duration
+}
+
+// Settle fills in defaults and checks the options. It returns ErrLevel and
+// ErrImageSize.
+func (o Options) Settle() (Options, Level, error) {
+	if o.Level == 0 {
+		o.Level = DefaultLevel
+	}
+	if o.ImageSize == 0 {
+		o.ImageSize = DefaultImageSize
+	}
+	if o.Limits == (Limits{}) {
+		o.Limits = DefaultLimits()
+	}
+	if o.Images == (inference.ImageLimits{}) {
+		o.Images = inference.DefaultImageLimits()
+	}
+	level, err := LevelOf(o.Level)
+	if err != nil {
+		return o, Level{}, err
+	}
+	stride := models.DefaultArchitecture().Stride()
+	if o.ImageSize < MinImageSize || o.ImageSize > MaxImageSize || o.ImageSize%stride != 0 {
+		return o, Level{}, fmt.Errorf("%w: %d, expected a multiple of %d from %d to %d",
+			ErrImageSize, o.ImageSize, stride, MinImageSize, MaxImageSize)
+	}
+	return o, level, nil
+}
+
+// Train reads the source's images, trains the default network on them and
+// calibrates its threshold. It returns the errors of Settle and Load, and the
+// context's cause when that ends first, within a step.
+func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*models.Model, error) {
+	o, level, err := o.Settle()
+	if err != nil {
+		return nil, err
+	}
+	data, err := Load(ctx, src, o.ImageSize, engine.Threads(), o.Limits, o.Images)
+	if err != nil {
+		return nil, err
+	}
+	arch := models.DefaultArchitecture()
+	weights, losses, err := fit(ctx, engine, arch, InitialWeights(arch, o.Seed), data, level, o)
+	if err != nil {
+		return nil, err
+	}
+	m := &models.Model{
+		Architecture: arch,
+		Weights:      weights,
+		ImageSize:    o.ImageSize,
+		Metadata: models.Metadata{
+			ModelType:      models.ModelType,
+			ImageSize:      o.ImageSize,
+			TrainingLosses: losses,
+			ClassNames:     data.ClassNames,
+			FormatVersion:  models.FormatVersion,
+			Architecture:   &arch,
+			Preprocessing:  models.StandardPreprocessing(),
+			Training:       summarize(level, o.Seed, data),
+		},
+	}
+	if m.Metadata.ClassNames == nil {
+		m.Metadata.ClassNames = models.GenericClassNames()
+	}
+	if err := calibrate(ctx, engine, m, data); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// fit runs the epochs. The last batch of an epoch may be short and is a step
+// like any other, as in PyTorch's DataLoader; an epoch's loss is the mean of
+// its steps' losses.
+func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weights models.StateDict,
+	data *Dataset, level Level, o Options,
+) (models.StateDict, []float64, error) {
+	s, err := newStepper(engine, arch, weights, data.Side, data.Side)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer s.Close()
+	shuffle := stream(o.Seed, streamShuffle)
+	steps := (len(data.Images) + level.BatchSize - 1) / level.BatchSize
+	batch := make([][]byte, 0, level.BatchSize)
+	var losses []float64
+	started := time.Now()
+	for epoch := range level.Epochs {
+		order := shuffle.Perm(len(data.Images))
+		sum := 0.0
+		for step := range steps {
+			batch = batch[:0]
+			for _, i := range order[step*level.BatchSize : min((step+1)*level.BatchSize, len(order))] {
+				batch = append(batch, data.Images[i])
+			}
+			loss, err := s.Step(ctx, batch, level.LearningRate)
+			if err != nil {
+				return nil, nil, err
+			}
+			sum += loss
+			if o.Progress != nil {
+				done, total := epoch*steps+step+1, level.Epochs*steps
+				elapsed := time.Since(started)
+				o.Progress(Progress{
+					Epoch: epoch + 1, Epochs: level.Epochs, Step: done, Steps: total, Loss: sum / float64(step+1),
+					Elapsed: elapsed, Remaining: elapsed / time.Duration(done) * time.Duration(total-done),
+				})
+			}
+		}
+		losses = append(losses, sum/float64(steps))
+	}
+	return s.Weights(), losses, nil
+}
+
+// thresholdDeviations is how many standard deviations above the mean error of
+// the training images the threshold lies: the Python service's choice.
+const thresholdDeviations = 2
+
+// calibrate measures the training images with the trained model, through the
+// same detector that will serve it, and sets mean, standard deviation (of the
+// population, as numpy's std) and threshold.
+func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *Dataset) error {
+	d, err := inference.NewDetector(engine, m)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	errs := make([]float64, len(data.Images))
+	group, running := errgroup.WithContext(ctx)
+	group.SetLimit(engine.Threads())
+	for i, pixels := range data.Images {
+		group.Go(func() (err error) {
+			errs[i], err = d.MSE(running, pixels)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	mean, std := meanStd(errs)
+	m.Metadata.MeanError, m.Metadata.StdError = mean, std
+	m.Metadata.Threshold = mean + thresholdDeviations*std
+	return nil
+}
+
+// meanStd is the mean and the population's standard deviation.
+func meanStd(xs []float64) (mean, std float64) {
+	for _, x := range xs {
+		mean += x
+	}
+	mean /= float64(len(xs))
+	for _, x := range xs {
+		std += (x - mean) * (x - mean)
+	}
+	return mean, math.Sqrt(std / float64(len(xs)))
+}
+
+// maxNamedSkips bounds the skipped files that the metadata names.
+const maxNamedSkips = 100
+
+func summarize(level Level, seed int64, data *Dataset) *models.TrainingSummary {
+	return &models.TrainingSummary{
+		Level: level.Number, Epochs: level.Epochs, BatchSize: level.BatchSize, LearningRate: level.LearningRate,
+		Seed: seed, Images: len(data.Images), Skipped: len(data.Skipped),
+		SkippedFiles: data.Skipped[:min(len(data.Skipped), maxNamedSkips)], Warnings: data.Warnings,
+	}
+}
