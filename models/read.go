@@ -25,7 +25,7 @@ type Limits struct {
 }
 
 // DefaultLimits allow networks 20 times the size of the default one, which has
-// 778,435 parameters in 3.1 MB: files of 64 MiB, 16 Mi parameters and 192 MiB
+// 776,579 parameters in 3.1 MB: files of 64 MiB, 16 Mi parameters and 192 MiB
 // unpacked.
 func DefaultLimits() Limits {
 	return Limits{MaxBytes: 64 << 20, MaxParameters: 16 << 20, MaxUnpacked: 192 << 20}

@@ -68,7 +68,8 @@ type entry struct {
 
 var imageEndings = []string{".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
 
-func isImage(name string) bool {
+// IsImage reports whether a file of that name is taken for an image.
+func IsImage(name string) bool {
 	return slices.Contains(imageEndings, strings.ToLower(path.Ext(name)))
 }
 
@@ -98,7 +99,7 @@ func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
 	var unpacked uint64
 	for _, f := range z.File {
 		name := strings.ReplaceAll(f.Name, `\`, "/")
-		if f.FileInfo().IsDir() || hidden(name) || !(isImage(name) || isYAML(name)) {
+		if f.FileInfo().IsDir() || hidden(name) || !(IsImage(name) || isYAML(name)) {
 			continue
 		}
 		unpacked += f.UncompressedSize64
@@ -133,7 +134,7 @@ func OpenFolder(dir string, lim Limits) (*Source, error) {
 			}
 			return nil
 		}
-		if d.IsDir() || !(isImage(name) || isYAML(name)) {
+		if d.IsDir() || !(IsImage(name) || isYAML(name)) {
 			return nil
 		}
 		if len(s.entries) >= lim.Entries {

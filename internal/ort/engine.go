@@ -66,7 +66,7 @@ func Open(o Options) (*Engine, error) {
 	if o.Provider == "" {
 		o.Provider = Auto
 	}
-	provider, reason, err := choose(o.Provider)
+	provider, reason, err := choose(o.Provider, library)
 	if err != nil {
 		return nil, err
 	}

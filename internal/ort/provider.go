@@ -3,6 +3,8 @@ package ort
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 
 	onnxruntime "github.com/yalue/onnxruntime_go"
@@ -36,12 +38,12 @@ func ParseProvider(s string) (Provider, error) {
 }
 
 // choose settles on a provider and says why in one line.
-func choose(want Provider) (Provider, string, error) {
+func choose(want Provider, library string) (Provider, string, error) {
 	switch want {
 	case CPU:
 		return CPU, "cpu was asked for", nil
 	case CUDA, Auto:
-		err := tryCUDA()
+		err := tryCUDA(library)
 		if err == nil {
 			return CUDA, "the library has CUDA and a device answers", nil
 		}
@@ -54,7 +56,15 @@ func choose(want Provider) (Provider, string, error) {
 	return "", "", fmt.Errorf("%w: %.40q", ErrProvider, string(want))
 }
 
-func tryCUDA() error {
+// cudaProvider is the file that a CUDA build of the library brings beside it.
+const cudaProvider = "libonnxruntime_providers_cuda.so"
+
+// tryCUDA first looks for the provider's file: ONNX Runtime would look too, but
+// reports its absence to the log as an error.
+func tryCUDA(library string) error {
+	if _, err := os.Stat(filepath.Join(filepath.Dir(library), cudaProvider)); err != nil {
+		return fmt.Errorf("there is no %s beside the library", cudaProvider)
+	}
 	options, err := onnxruntime.NewSessionOptions()
 	if err != nil {
 		return err

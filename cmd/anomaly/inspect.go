@@ -1,0 +1,74 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/deepmed/anomaly/models"
+	"github.com/spf13/cobra"
+)
+
+func inspectCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "inspect model.zip|.pt|.onnx",
+		Short: "Show what a model file holds, without running it",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			m, _, err := readModel(args[0], "")
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(c.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(describe(m))
+			}
+			return printModel(c, m)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// description is what `inspect --json` prints.
+type description struct {
+	Format       models.Format      `json:"format"`
+	SHA256       string             `json:"sha256"`
+	Architecture string             `json:"architecture"`
+	Parameters   []models.Parameter `json:"parameters"`
+	ImageSize    int                `json:"image_size"`
+	Metadata     models.Metadata    `json:"metadata"`
+}
+
+func describe(m *models.Model) description {
+	return description{m.Format, m.SHA256, m.Architecture.String(), m.Architecture.Parameters(), m.ImageSize, m.Metadata}
+}
+
+func printModel(c *cobra.Command, m *models.Model) error {
+	t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	row := func(name string, value any) { fmt.Fprintf(t, "%s\t%v\n", name, value) }
+	measure, threshold := m.Metadata.Measure()
+	row("format", m.Format)
+	row("SHA-256", m.SHA256)
+	row("architecture", m.Architecture)
+	count := 0
+	for _, p := range m.Architecture.Parameters() {
+		count += p.Size()
+	}
+	row("parameters", count)
+	row("image size", fmt.Sprintf("%d×%d", m.ImageSize, m.ImageSize))
+	row("threshold", fmt.Sprintf("%g (%s)", threshold, measure))
+	row("mean and standard deviation", fmt.Sprintf("%g, %g", m.Metadata.MeanError, m.Metadata.StdError))
+	row("class names", strings.Join(m.Metadata.Classes(), ", "))
+	if s := m.Metadata.Training; s != nil {
+		row("trained on", fmt.Sprintf("%d images, %d skipped", s.Images, s.Skipped))
+		row("level", fmt.Sprintf("%d: %d epochs, batch %d, learning rate %g, seed %d", s.Level, s.Epochs, s.BatchSize, s.LearningRate, s.Seed))
+	}
+	if l := m.Metadata.TrainingLosses; len(l) > 0 {
+		row("loss, first and last epoch", fmt.Sprintf("%g, %g", l[0], l[len(l)-1]))
+	}
+	return t.Flush()
+}

@@ -1,0 +1,89 @@
+// Command anomaly learns from normal images what normal looks like and says of
+// other images whether they are anomalous, on the command line and over HTTP.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses of the command.
+const (
+	exitNormal  = 0
+	exitAnomaly = 1
+	exitError   = 2
+)
+
+// exitStatus is an error that only says how to exit: what there is to say was
+// printed.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := rootCommand().ExecuteContext(ctx)
+	stop()
+	var status exitStatus
+	switch {
+	case errors.As(err, &status):
+		os.Exit(int(status))
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "anomaly:", err)
+		os.Exit(exitError)
+	}
+	os.Exit(exitNormal)
+}
+
+// engineFlags are the flags of every command that computes.
+type engineFlags struct {
+	library  string
+	provider string
+	threads  int
+}
+
+func (f *engineFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.library, "onnxruntime", "", "ONNX Runtime's shared library, a file or its folder (default: "+ort.EnvLibrary+", the cache, the system)")
+	c.Flags().StringVar(&f.provider, "provider", string(ort.Auto), "execution provider: auto, cpu or cuda")
+	c.Flags().IntVar(&f.threads, "threads", 0, "threads to compute with (default: one for each processor)")
+}
+
+func (f *engineFlags) open() (*ort.Engine, error) {
+	p, err := ort.ParseProvider(f.provider)
+	if err != nil {
+		return nil, err
+	}
+	return ort.Open(ort.Options{Library: f.library, Provider: p, Threads: f.threads})
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "anomaly",
+		Short:         "Learns from normal images what normal looks like, and finds the anomalous ones",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.AddCommand(serveCommand(), trainCommand(), detectCommand(), inspectCommand(), healthCommand())
+	return root
+}
+
+// logger writes to standard error, where it never mixes with results.
+func logger(format string) (*slog.Logger, error) {
+	switch format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, nil)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, nil)), nil
+	}
+	return nil, fmt.Errorf("--log-format is %q, choose text or json", format)
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/deepmed/anomaly/internal/api"
+	"github.com/spf13/cobra"
+)
+
+// defaultPort is the port of the Python service.
+const defaultPort = "5029"
+
+// address is where to listen: the flag, else all of PORT's on the loopback.
+func address(flag string) string {
+	if flag != "" {
+		return flag
+	}
+	port := os.Getenv("PORT")
+	if port == "" {
+		port = defaultPort
+	}
+	return net.JoinHostPort("127.0.0.1", port)
+}
+
+func serveCommand() *cobra.Command {
+	var (
+		engine    engineFlags
+		addr      string
+		logFormat string
+		grace     time.Duration
+		options   = api.DefaultOptions()
+	)
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Answer GET /health, POST /train and POST /detect over HTTP",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			log, err := logger(logFormat)
+			if err != nil {
+				return err
+			}
+			e, err := engine.open()
+			if err != nil {
+				return err
+			}
+			server, err := api.New(e, log, options)
+			if err != nil {
+				return err
+			}
+			l, err := net.Listen("tcp", address(addr))
+			if err != nil {
+				return errors.Join(fmt.Errorf("cannot listen: %w", err), server.Shutdown(0))
+			}
+			provider, reason := e.Provider()
+			library, version := e.Library()
+			log.Info("listening", slog.String("address", l.Addr().String()), slog.String("execution_provider", string(provider)),
+				slog.String("because", reason), slog.String("onnxruntime", version), slog.String("library", library),
+				slog.Int("threads", e.Threads()))
+			failed := make(chan error, 1)
+			go func() { failed <- server.Serve(l) }()
+			select {
+			case err := <-failed:
+				return errors.Join(err, server.Shutdown(0))
+			case <-c.Context().Done():
+			}
+			log.Info("shutting down", slog.Duration("grace", grace))
+			if err := server.Shutdown(grace); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				return err
+			}
+			return nil
+		},
+	}
+	f := c.Flags()
+	engine.add(c)
+	f.StringVar(&addr, "addr", "", "address to listen on (default 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
+	f.StringVar(&logFormat, "log-format", "text", "log as text or json")
+	f.DurationVar(&grace, "grace", 10*time.Second, "how long running requests may take to end after SIGTERM before they are cancelled")
+	f.Int64Var(&options.BodyBytes, "max-body", options.BodyBytes, "largest request, in bytes")
+	f.Int64Var(&options.Models.MaxBytes, "max-model", options.Models.MaxBytes, "largest model file, in bytes")
+	f.Int64Var(&options.Images.MaxBytes, "max-image", options.Images.MaxBytes, "largest image file, in bytes")
+	f.IntVar(&options.Images.MaxPixels, "max-pixels", options.Images.MaxPixels, "largest image, in pixels")
+	f.Int64Var(&options.Dataset.PreparedBytes, "max-dataset-memory", options.Dataset.PreparedBytes, "memory for a training's prepared images, in bytes")
+	f.IntVar(&options.CachedModels, "cached-models", options.CachedModels, "how many models stay loaded")
+	f.IntVar(&options.WaitingTrainings, "waiting-trainings", options.WaitingTrainings, "how many trainings may wait behind the running one")
+	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads in progress (default: the system's)")
+	f.Int64Var(&options.Seed, "seed", 0, "seed of every training")
+	return c
+}
+
+func healthCommand() *cobra.Command {
+	var addr string
+	c := &cobra.Command{
+		Use:   "health",
+		Short: "Ask a running service whether it is healthy (for a container's health check)",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(c.Context(), 5*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address(addr)+"/health", nil)
+			if err != nil {
+				return err
+			}
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return err
+			}
+			defer res.Body.Close()
+			var health struct{ Status, Service string }
+			if err := json.NewDecoder(res.Body).Decode(&health); err != nil {
+				return fmt.Errorf("no answer of the service's: %w", err)
+			}
+			if health.Status != "healthy" || health.Service != api.ServiceName {
+				return fmt.Errorf("%s answers %q", address(addr), health.Status)
+			}
+			fmt.Println(health.Status)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&addr, "addr", "", "address of the service (default 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
+	return c
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/trainer"
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+func trainCommand() *cobra.Command {
+	var (
+		engine  engineFlags
+		options trainer.Options
+		out     string
+		force   bool
+		quiet   bool
+	)
+	c := &cobra.Command{
+		Use:   "train normal.zip|FOLDER",
+		Short: "Train a model on normal images",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			options, level, err := settle(c, options)
+			if err != nil {
+				return err
+			}
+			if _, err := os.Stat(out); err == nil && !force {
+				return fmt.Errorf("%s exists; give --force to replace it", out)
+			}
+			e, err := engine.open()
+			if err != nil {
+				return err
+			}
+			src, closer, err := openSource(args[0], options.Limits)
+			if err != nil {
+				return err
+			}
+			defer closer()
+			stderr := c.ErrOrStderr()
+			if !quiet {
+				fmt.Fprintf(stderr, "level %d: %d epochs, batch %d, learning rate %g, %d×%d pixels\n",
+					level.Number, level.Epochs, level.BatchSize, level.LearningRate, options.ImageSize, options.ImageSize)
+				options.Progress = progress(stderr)
+			}
+			started := time.Now()
+			m, err := trainer.Train(c.Context(), e, src, options)
+			if errors.Is(err, context.Canceled) {
+				return errors.New("interrupted; nothing was written")
+			}
+			if err != nil {
+				return err
+			}
+			if err := writeAtomically(out, func(w io.Writer) error { return exporter.WriteBundle(w, m) }); err != nil {
+				return err
+			}
+			for _, s := range m.Metadata.Training.SkippedFiles {
+				fmt.Fprintf(stderr, "skipped %s: %s\n", s.Name, s.Reason)
+			}
+			for _, w := range m.Metadata.Training.Warnings {
+				fmt.Fprintln(stderr, "warning:", w)
+			}
+			fmt.Fprintf(stderr, "%s: trained on %d images in %.1f s, mean error %.6f, threshold %.6f\n",
+				out, m.Metadata.Training.Images, time.Since(started).Seconds(), m.Metadata.MeanError, m.Metadata.Threshold)
+			return nil
+		},
+	}
+	f := c.Flags()
+	engine.add(c)
+	f.IntVar(&options.Level, "level", trainer.DefaultLevel, "1 (quickest) to 5 (most thorough)")
+	f.IntVar(&options.ImageSize, "image-size", trainer.DefaultImageSize, "side images are resized to, in pixels, a multiple of 16")
+	f.StringVar(&out, "out", "model.zip", "the model to write")
+	f.Int64Var(&options.Seed, "seed", 0, "the same seed gives the same model")
+	f.BoolVar(&force, "force", false, "replace an existing file")
+	f.BoolVar(&quiet, "quiet", false, "no progress")
+	return c
+}
+
+// settle checks the options before anything is opened. A level or size of 0
+// that was typed is a mistake, not the default.
+func settle(c *cobra.Command, o trainer.Options) (trainer.Options, trainer.Level, error) {
+	if c.Flags().Changed("level") && o.Level == 0 {
+		o.Level = -1
+	}
+	if c.Flags().Changed("image-size") && o.ImageSize == 0 {
+		o.ImageSize = -1
+	}
+	return o.Settle()
+}
+
+func openSource(path string, lim trainer.Limits) (*trainer.Source, func(), error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if info.IsDir() {
+		src, err := trainer.OpenFolder(path, lim)
+		return src, func() {}, err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	src, err := trainer.OpenZip(file, info.Size(), lim)
+	if err != nil {
+		file.Close()
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return src, func() { file.Close() }, nil
+}
+
+// writeAtomically writes to a temporary file beside path and renames it, so
+// that path is never half written.
+func writeAtomically(path string, write func(io.Writer) error) (err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".anomaly-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			tmp.Close()
+			os.Remove(tmp.Name())
+		}
+	}()
+	if err := write(tmp); err != nil {
+		return err
+	}
+	if err := errors.Join(tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), path)
+}
+
+// progress shows a bar on a terminal, and a line for each epoch elsewhere.
+func progress(w io.Writer) func(trainer.Progress) {
+	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+		return func(p trainer.Progress) {
+			if p.Step%(p.Steps/p.Epochs) == 0 {
+				fmt.Fprintf(w, "epoch %d/%d loss %.6f, %s left\n", p.Epoch, p.Epochs, p.Loss, p.Remaining.Round(time.Second))
+			}
+		}
+	}
+	var bar *progressbar.ProgressBar
+	return func(p trainer.Progress) {
+		if bar == nil {
+			bar = progressbar.NewOptions(p.Steps, progressbar.OptionSetWriter(w), progressbar.OptionSetPredictTime(true),
+				progressbar.OptionSetElapsedTime(true), progressbar.OptionSetWidth(30), progressbar.OptionClearOnFinish())
+		}
+		bar.Describe(fmt.Sprintf("epoch %d/%d loss %.6f", p.Epoch, p.Epochs, p.Loss))
+		_ = bar.Set(p.Step)
+	}
+}

@@ -1,0 +1,53 @@
+package inference
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"image"
+
+	"github.com/disintegration/imaging"
+)
+
+// pictureGain is how much the difference is brightened in a Picture: a tenth
+// of the full range shows as white.
+const pictureGain = 10
+
+// Picture draws an image as the network saw it, what the network made of it,
+// and the absolute difference of the two brightened tenfold, side by side, as a
+// PNG. It returns ErrImage or ErrImageTooLarge for an image that cannot be used.
+func (d *Detector) Picture(ctx context.Context, data []byte, lim ImageLimits) ([]byte, error) {
+	pixels, err := Prepare(data, d.Side(), lim)
+	if err != nil {
+		return nil, err
+	}
+	rebuilt, err := d.Reconstruct(ctx, pixels)
+	if err != nil {
+		return nil, err
+	}
+	difference := make([]byte, len(pixels))
+	for i := range pixels {
+		v := int(pixels[i]) - int(rebuilt[i])
+		difference[i] = byte(min(max(v, -v)*pictureGain, 255))
+	}
+	side := d.Side()
+	sheet := imaging.New(3*side, side, image.Black)
+	for i, p := range [][]byte{pixels, rebuilt, difference} {
+		sheet = imaging.Paste(sheet, opaque(p, side), image.Pt(i*side, 0))
+	}
+	var out bytes.Buffer
+	if err := imaging.Encode(&out, sheet, imaging.PNG); err != nil {
+		return nil, fmt.Errorf("inference: drawing: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// opaque makes an image of side×side×3 bytes.
+func opaque(pixels []byte, side int) *image.NRGBA {
+	img := image.NewNRGBA(image.Rect(0, 0, side, side))
+	for i := range side * side {
+		copy(img.Pix[4*i:4*i+3], pixels[3*i:3*i+3])
+		img.Pix[4*i+3] = 255
+	}
+	return img
+}

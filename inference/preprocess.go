@@ -1,0 +1,57 @@
+package inference
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrSide is returned when an image is to be prepared for a side that no
+// network has.
+var ErrSide = errors.New("unusable image side")
+
+// maxSide bounds the side of the network's input, in pixels: at 4096 one image
+// is 48 MiB of pixels and 192 MiB of floats.
+const maxSide = 4096
+
+// Prepare decodes an untrusted image and resizes it to the square the network
+// sees: side·side·3 bytes, rows of pixels of red, green and blue. This and
+// Normalize are the whole preprocessing, in training and in detection; training
+// keeps these bytes in memory. It returns ErrImage, ErrImageTooLarge or, for a
+// side below 1 or above 4096 pixels, ErrSide, wrapped.
+func Prepare(data []byte, side int, lim ImageLimits) ([]byte, error) {
+	if side < 1 || side > maxSide {
+		return nil, fmt.Errorf("%w: %d pixels, expected 1 to %d", ErrSide, side, maxSide)
+	}
+	img, err := Decode(data, lim)
+	if err != nil {
+		return nil, err
+	}
+	if img.W == side && img.H == side {
+		return img.Pix, nil
+	}
+	return img.Resize(side, side).Pix, nil
+}
+
+// unit holds float32(v)/255, which is what PyTorch's .float()/255 gives;
+// multiplying by 1/255 would differ in the last bit for some values.
+var unit = func() (t [256]float32) {
+	for v := range t {
+		t[v] = float32(v) / 255
+	}
+	return t
+}()
+
+// Normalize turns Prepare's bytes into the network's input: three planes, red,
+// green and blue, of values from 0 to 1. It panics when dst is not as long as
+// pixels, or they are not whole pixels.
+func Normalize(dst []float32, pixels []byte) {
+	n := len(pixels) / 3
+	if len(dst) != len(pixels) || len(pixels) != 3*n {
+		panic(fmt.Sprintf("inference: %d bytes of pixels for %d floats", len(pixels), len(dst)))
+	}
+	r, g, b := dst[:n], dst[n:2*n], dst[2*n:]
+	for i := range r {
+		p := pixels[3*i : 3*i+3 : 3*i+3]
+		r[i], g[i], b[i] = unit[p[0]], unit[p[1]], unit[p[2]]
+	}
+}

@@ -1,0 +1,186 @@
+package inference
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"sync"
+)
+
+// precisionBits are the fractional bits of a coefficient, Pillow's
+// PRECISION_BITS: 32 less 8 for the pixel and 2 of headroom.
+const precisionBits = 32 - 8 - 2
+
+// maxPooledBytes bounds what a pooled buffer may keep alive between two
+// resizes: 1024 source rows at a width of 4096.
+const maxPooledBytes = 12 << 20
+
+// weights are the triangle filter's coefficients for one direction.
+type weights struct {
+	// windows holds, for every output, what it is the weighted sum of.
+	windows []window
+	coeffs  []uint32
+}
+
+// window is the run of n inputs from first on, whose coefficients begin at
+// coeff in weights.coeffs.
+type window struct{ first, n, coeff int }
+
+// newWeights computes Pillow's precompute_coeffs and normalize_coeffs_8bpc for
+// its bilinear filter. The conversions to float64 around products keep the
+// compiler from fusing them with a sum (arm64 would), which rounds otherwise.
+func newWeights(in, out int) weights {
+	scale := float64(in) / float64(out)
+	support := max(scale, 1) // of a triangle of radius 1, stretched when reducing
+	inverse := 1 / support
+	w := weights{windows: make([]window, out)}
+	norm := make([]float64, 0, 2*int(math.Ceil(support))+1)
+	w.coeffs = make([]uint32, 0, min(out*cap(norm), 2*in+4*out))
+	for i := range w.windows {
+		center := float64((float64(i) + 0.5) * scale)
+		first := max(int(center-support+0.5), 0)
+		end := min(int(center+support+0.5), in)
+		norm = norm[:0]
+		sum := 0.0
+		for x := first; x < end; x++ {
+			// Pillow's bilinear_filter: a triangle between -1 and 1.
+			v := max(1-math.Abs(float64((float64(x)-center+0.5)*inverse)), 0)
+			norm = append(norm, v)
+			sum += v
+		}
+		w.windows[i] = window{first: first, n: end - first, coeff: len(w.coeffs)}
+		for _, v := range norm {
+			if sum != 0 {
+				v /= sum
+			}
+			// None is negative, so that rounding is adding a half.
+			w.coeffs = append(w.coeffs, uint32(0.5+float64(v*(1<<precisionBits))))
+		}
+	}
+	return w
+}
+
+// of gives the coefficients of a window.
+func (w weights) of(i int) (int, []uint32) {
+	win := w.windows[i]
+	return win.first, w.coeffs[win.coeff : win.coeff+win.n]
+}
+
+// between gives the rows that the vertical pass reads at all.
+func (w weights) between() (first, end int) {
+	last := w.windows[len(w.windows)-1]
+	return w.windows[0].first, last.first + last.n
+}
+
+// intermediate holds the images between the two passes.
+var intermediate = sync.Pool{New: func() any { return new([]byte) }}
+
+// Resize gives the image at w×h pixels by Pillow's Image.BILINEAR, bit for bit:
+// a triangle filter whose support grows with the reduction, coefficients of 22
+// fractional bits, first the width and then the height, with 8 bits between
+// them; a direction that does not change is left alone. The result never shares
+// memory with img. It panics when w or h is below 1.
+func (img *RGB) Resize(w, h int) *RGB {
+	if w < 1 || h < 1 {
+		panic(fmt.Sprintf("inference: resize to %d×%d pixels", w, h))
+	}
+	out := newRGB(w, h)
+	switch {
+	case w == img.W && h == img.H:
+		copy(out.Pix, img.Pix)
+	case h == img.H:
+		horizontal(out.Pix, img.Pix, img.W, w, newWeights(img.W, w))
+	case w == img.W:
+		vertical(out.Pix, img.Pix, 3*w, newWeights(img.H, h))
+	default:
+		rows := newWeights(img.H, h)
+		first, end := rows.between()
+		for i := range rows.windows {
+			rows.windows[i].first -= first
+		}
+		buf := intermediate.Get().(*[]byte)
+		if n := 3 * w * (end - first); cap(*buf) < n {
+			*buf = make([]byte, n)
+		} else {
+			*buf = (*buf)[:n]
+		}
+		horizontal(*buf, img.Pix[3*img.W*first:3*img.W*end], img.W, w, newWeights(img.W, w))
+		vertical(out.Pix, *buf, 3*w, rows)
+		if cap(*buf) <= maxPooledBytes {
+			intermediate.Put(buf)
+		}
+	}
+	return out
+}
+
+// half is what rounds a sum of products to the nearest value.
+const half = 1 << (precisionBits - 1)
+
+// clipSum drops the fractional bits. The sum of rounded coefficients can be a
+// little above one, so that white needs a bound.
+func clipSum(v uint32) byte { return byte(min(v>>precisionBits, 255)) }
+
+// horizontal resizes every row of src from in pixels to out.
+func horizontal(dst, src []byte, in, out int, w weights) {
+	for len(src) > 0 {
+		row := src[:3*in]
+		for i := range out {
+			first, k := w.of(i)
+			p := row[3*first:]
+			p = p[:3*len(k)]
+			var r, g, b uint32 = half, half, half
+			for len(p) >= 3 && len(k) > 0 {
+				c := k[0]
+				r += uint32(p[0]) * c
+				g += uint32(p[1]) * c
+				b += uint32(p[2]) * c
+				p, k = p[3:], k[1:]
+			}
+			d := dst[3*i : 3*i+3 : 3*i+3]
+			d[0], d[1], d[2] = clipSum(r), clipSum(g), clipSum(b)
+		}
+		src, dst = src[3*in:], dst[3*out:]
+	}
+}
+
+// vertical resizes the columns of src, whose rows are stride bytes. It works on
+// eight bytes at a time: two 32-bit sums fit in one 64-bit word, and as no sum
+// reaches 2^32 (coefficients add up to about 2^22, times 255) none spills into
+// its neighbour.
+func vertical(dst, src []byte, stride int, w weights) {
+	const (
+		lanes = 0x000000ff_000000ff
+		round = half<<32 | half
+	)
+	for i := range w.windows {
+		first, k := w.of(i)
+		row := dst[i*stride : (i+1)*stride]
+		column := src[first*stride:]
+		x := 0
+		for ; x+8 <= stride; x += 8 {
+			var s0, s1, s2, s3 uint64 = round, round, round, round
+			at := x
+			for _, c := range k {
+				v := binary.LittleEndian.Uint64(column[at:])
+				c := uint64(c)
+				s0 += (v & lanes) * c
+				s1 += (v >> 8 & lanes) * c
+				s2 += (v >> 16 & lanes) * c
+				s3 += (v >> 24 & lanes) * c
+				at += stride
+			}
+			d := row[x : x+8 : x+8]
+			d[0], d[4] = clipSum(uint32(s0)), clipSum(uint32(s0>>32))
+			d[1], d[5] = clipSum(uint32(s1)), clipSum(uint32(s1>>32))
+			d[2], d[6] = clipSum(uint32(s2)), clipSum(uint32(s2>>32))
+			d[3], d[7] = clipSum(uint32(s3)), clipSum(uint32(s3>>32))
+		}
+		for ; x < stride; x++ {
+			var s uint32 = half
+			for j, c := range k {
+				s += uint32(column[j*stride+x]) * c
+			}
+			row[x] = clipSum(s)
+		}
+	}
+}

@@ -1,0 +1,220 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/models"
+)
+
+func TestHealthIsTheContracts(t *testing.T) {
+	s := start(t, nil)
+	a := s.send(t, http.MethodGet, "/health", "", nil)
+	var health map[string]any
+	if err := json.Unmarshal(a.body, &health); err != nil {
+		t.Fatal(err)
+	}
+	if a.status != 200 || health["status"] != "healthy" || health["service"] != "anomaly-detection-service" {
+		t.Errorf("status %d, %s", a.status, a.body)
+	}
+}
+
+// plain holds what every answer must have on its way through the proxies.
+func plain(t *testing.T, a answer) {
+	t.Helper()
+	if got := a.header.Get("Content-Encoding"); got != "" {
+		t.Errorf("Content-Encoding is %q", got)
+	}
+	if a.length != int64(len(a.body)) || a.header.Get("Content-Length") != strconv.Itoa(len(a.body)) {
+		t.Errorf("Content-Length is %q for %d bytes", a.header.Get("Content-Length"), len(a.body))
+	}
+}
+
+func TestTrainAnswersTheContractsZipWhoseModelDetects(t *testing.T) {
+	s := start(t, nil)
+	yaml := map[string][]byte{
+		"data.yaml":  []byte("names: {1: tumor, 0: normal, 2: polyp}\n"),
+		"broken.PNG": []byte("no picture"), "__MACOSX/._a.jpg": []byte("fork"), ".hidden.jpg": []byte("dot"),
+	}
+	body, kind := encode(t, text("level", "1"), text("image_size", "32"), text("unknown", "ignored"),
+		file("zipFile", "a.zip", normals(t, 6, yaml)))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/train", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", kind)
+	r.Header.Set("Accept-Encoding", "gzip, deflate, br")
+	a := s.do(t, r)
+	if a.status != 200 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	plain(t, a)
+	if a.header.Get("Content-Type") != "application/zip" ||
+		a.header.Get("Content-Disposition") != `attachment; filename="anomaly_detection_model.zip"` {
+		t.Errorf("headers %v", a.header)
+	}
+	files := unzip(t, a.body)
+	for _, name := range []string{"autoencoder.pt", "autoencoder.onnx", "metadata.json", "predict.py", "requirements.txt", "README.md"} {
+		if len(files[name]) == 0 {
+			t.Errorf("%s is missing", name)
+		}
+	}
+	m := metadataOf(t, files)
+	if m.ModelType != "autoencoder" || m.ImageSize != 32 || len(m.TrainingLosses) != 5 ||
+		!slices.Equal(m.ClassNames, []string{"normal", "tumor", "polyp"}) ||
+		math.Abs(m.Threshold-(m.MeanError+2*m.StdError)) > 1e-12 {
+		t.Errorf("metadata %+v", m)
+	}
+	if tr := m.Training; tr.Images != 6 || tr.Skipped != 1 || tr.SkippedFiles[0].Name != "broken.PNG" || tr.Level != 1 {
+		t.Errorf("training %+v", tr)
+	}
+	if m.Files["autoencoder.pt"] != models.Identity(files["autoencoder.pt"]) {
+		t.Error("the metadata names another SHA-256 than the checkpoint's")
+	}
+	image := read(t, tileFiles(t, "test/good", 1)[0])
+	var first inference.Verdict
+	for i, form := range []string{"autoencoder.pt", "autoencoder.onnx", ""} {
+		model := a.body
+		if form != "" {
+			model = files[form]
+		}
+		d := s.post(t, "/detect", file("imageFile", "i.jpg", image), file("modelFile", "m", model))
+		plain(t, d)
+		var v inference.Verdict
+		if err := json.Unmarshal(d.body, &v); err != nil || d.status != 200 {
+			t.Fatalf("%q: status %d: %s", form, d.status, d.body)
+		}
+		if v.IsAnomaly != (v.ReconstructionError > v.Threshold) || v.Threshold != m.Threshold || !slices.Equal(v.ClassNames, m.ClassNames) {
+			t.Errorf("%q: %+v", form, v)
+		}
+		if i == 0 {
+			first = v
+		} else if v.ReconstructionError != first.ReconstructionError {
+			t.Errorf("%q says %v, the checkpoint %v", form, v.ReconstructionError, first.ReconstructionError)
+		}
+	}
+	if n := s.uploads(t); n != 0 {
+		t.Errorf("%d uploads are left", n)
+	}
+}
+
+func TestFormsArriveAsProxiesAndClientsSendThem(t *testing.T) {
+	s := start(t, nil)
+	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+	zipped := normals(t, 2, nil)
+	for _, c := range []struct {
+		name  string
+		path  string
+		parts []part
+	}{
+		{"the zip before level and size", "/train", []part{file("zipFile", "a.zip", zipped), text("level", "1"), text("image_size", "32")}},
+		{"level and size before the zip", "/train", []part{text("image_size", "32"), text("level", "1"), file("zipFile", "a.zip", zipped)}},
+		{"a zip without a file name", "/train", []part{text("zipFile", string(zipped)), text("level", "1"), text("image_size", "32")}},
+		{"a level with a file name", "/train", []part{file("zipFile", "a.ZIP", zipped), file("level", "level", []byte("1")), text("image_size", "32")}},
+		{"white space around numbers", "/train", []part{file("zipFile", "a.ZIP", zipped), text("level", " 1\r\n"), text("image_size", "32 ")}},
+		{"the image before the model", "/detect", []part{file("imageFile", "i", image), file("modelFile", "m", model)}},
+		{"parts without file names", "/detect", []part{text("modelFile", string(model)), text("imageFile", string(image))}},
+		{"an empty metadata file", "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image), file("metadataFile", "", nil)}},
+		{"unknown parts", "/detect", []part{text("x", "y"), file("modelFile", "m", model), file("z", "z", image), file("imageFile", "i", image)}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := s.post(t, c.path, c.parts...)
+			if a.status != 200 {
+				t.Errorf("status %d: %s", a.status, a.body)
+			}
+			body, kind := encode(t, c.parts...)
+			// A reader of unknown length is sent chunked.
+			a = s.send(t, http.MethodPost, c.path, kind, io.MultiReader(body, strings.NewReader("")))
+			if a.status != 200 {
+				t.Errorf("chunked: status %d: %s", a.status, a.body)
+			}
+		})
+	}
+}
+
+func TestEmptyLevelAndSizeMeanTheDefaults(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want int
+	}{{"", 3}, {"4", 4}} {
+		if got, err := number(c.text, 3, io.EOF); err != nil || got != c.want {
+			t.Errorf("%q gives %d, %v", c.text, got, err)
+		}
+	}
+}
+
+func TestMetadataFileCountsAsAWhole(t *testing.T) {
+	s := start(t, nil)
+	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+	for _, c := range []struct {
+		name, metadata string
+		threshold      float64
+		classes        []string
+	}{
+		{"the Python service's", `{"model_type":"autoencoder","image_size":32,"threshold":0.5,"mean_error":0.1,"std_error":0.2,"training_losses":[0.1]}`, 0.5, models.GenericClassNames()},
+		{"with class names", `{"threshold":1e-9,"class_names":["a","b"]}`, 1e-9, []string{"a", "b"}},
+		{"with a decision", `{"threshold":0.5,"decision":{"measure":"mse","threshold":0.25}}`, 0.25, models.GenericClassNames()},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := s.post(t, "/detect", file("modelFile", "m", model), file("imageFile", "i", image), file("metadataFile", "m.json", []byte(c.metadata)))
+			var v inference.Verdict
+			if err := json.Unmarshal(a.body, &v); err != nil || a.status != 200 {
+				t.Fatalf("status %d: %s", a.status, a.body)
+			}
+			if v.Threshold != c.threshold || !slices.Equal(v.ClassNames, c.classes) || v.IsAnomaly != (v.ReconstructionError > c.threshold) {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
+
+// The Python service lost 180 of 300 requests to 8 clients at once.
+func TestEightClientsAtOnceAllGetTheSameVerdict(t *testing.T) {
+	const clients, requests = 8, 400
+	s := start(t, nil)
+	model := trained(t)["autoencoder.pt"]
+	var images [][]byte
+	for _, folder := range []string{"test/good", "test/crack", "test/blowhole"} {
+		for _, f := range tileFiles(t, folder, 4) {
+			images = append(images, read(t, f))
+		}
+	}
+	expected := make([]string, len(images))
+	for i, image := range images {
+		expected[i] = string(s.post(t, "/detect", file("modelFile", "m", model), file("imageFile", "i", image)).body)
+	}
+	next := make(chan int, requests)
+	for i := range requests {
+		next <- i
+	}
+	close(next)
+	var group sync.WaitGroup
+	for range clients {
+		group.Go(func() {
+			for i := range next {
+				image := i % len(images)
+				body, kind := encode(t, file("modelFile", "m", model), file("imageFile", "i", images[image]))
+				res, err := http.Post(s.url+"/detect", kind, bytes.NewReader(body.Bytes()))
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				got, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err != nil || res.StatusCode != 200 || string(got) != expected[image] {
+					t.Errorf("request %d: status %d, %v: %s instead of %s", i, res.StatusCode, err, got, expected[image])
+				}
+			}
+		})
+	}
+	group.Wait()
+}

@@ -1,0 +1,192 @@
+package api
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net"
+	"os"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+)
+
+// field says how a part of a form is kept.
+type field struct {
+	// limit is the most bytes it may have.
+	limit int64
+	// spool puts it into a temporary file instead of memory.
+	spool bool
+}
+
+// form is a multipart form that was read: parts by name, each the first of its
+// name. It must be closed.
+type form struct {
+	memory map[string][]byte
+	files  map[string]*os.File
+}
+
+// Close removes the temporary files.
+func (f *form) Close() {
+	for _, file := range f.files {
+		file.Close()
+		os.Remove(file.Name())
+	}
+}
+
+// text is a part as text; empty when it was not sent.
+func (f *form) text(name string) string { return string(bytes.TrimSpace(f.memory[name])) }
+
+// maxParts bounds the parts of a form, known and unknown.
+const maxParts = 100
+
+// readForm streams a multipart body, keeping the known parts and passing over
+// the rest. Parts come in any order, with or without a file name and content
+// type.
+func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) {
+	body := s.body(c)
+	kind, params, err := mime.ParseMediaType(c.Get(fiber.HeaderContentType))
+	if err != nil || kind != fiber.MIMEMultipartForm {
+		return nil, s.refuse(c, body, errNotMultipart)
+	}
+	if params["boundary"] == "" {
+		return nil, s.refuse(c, body, errBadForm)
+	}
+	f := &form{memory: map[string][]byte{}, files: map[string]*os.File{}}
+	if err := f.read(multipart.NewReader(body, params["boundary"]), fields, s.options.TempDir); err != nil {
+		f.Close()
+		return nil, s.refuse(c, body, formError(err))
+	}
+	// What follows the last boundary is nobody's, but must be off the
+	// connection before the next request.
+	if _, err := io.Copy(io.Discard, body); err != nil {
+		f.Close()
+		return nil, s.refuse(c, body, formError(err))
+	}
+	return f, nil
+}
+
+func (f *form) read(r *multipart.Reader, fields map[string]field, tempDir string) error {
+	for range maxParts {
+		part, err := r.NextRawPart()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name := part.FormName()
+		known, ok := fields[name]
+		_, inMemory := f.memory[name]
+		_, onDisk := f.files[name]
+		switch {
+		case !ok || inMemory || onDisk:
+			_, err = io.Copy(io.Discard, part)
+		case known.spool:
+			err = f.spool(name, part, known.limit, tempDir)
+		default:
+			var data []byte
+			if data, err = io.ReadAll(io.LimitReader(part, known.limit+1)); err == nil {
+				err = within(name, int64(len(data)), known.limit)
+			}
+			f.memory[name] = data
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return badRequest(fmt.Sprintf("The form has more than %d parts", maxParts))
+}
+
+func (f *form) spool(name string, part io.Reader, limit int64, tempDir string) error {
+	file, err := os.CreateTemp(tempDir, "upload-*")
+	if err != nil {
+		return fmt.Errorf("%w: %w", errSpool, err)
+	}
+	f.files[name] = file
+	n, err := io.Copy(spoolWriter{file}, io.LimitReader(part, limit+1))
+	if err != nil {
+		return err
+	}
+	return within(name, n, limit)
+}
+
+// errSpool marks a failure of our own disk, so that it is not taken for the
+// client's.
+var errSpool = errors.New("api: keeping an upload")
+
+type spoolWriter struct{ w io.Writer }
+
+func (s spoolWriter) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errSpool, err)
+	}
+	return n, err
+}
+
+func within(name string, size, limit int64) error {
+	if size > limit {
+		return &problem{fiber.StatusRequestEntityTooLarge, fmt.Sprintf("%s is larger than %d bytes", name, limit)}
+	}
+	return nil
+}
+
+// formError tells a client's broken upload from our own failure.
+func formError(err error) error {
+	var p *problem
+	switch {
+	case errors.As(err, &p), errors.Is(err, errSpool):
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errSlowClient
+	}
+	return errBadForm
+}
+
+// body is the request's body with its limits: no more than BodyBytes in all,
+// and no pause longer than ReadPause.
+func (s *Server) body(c *fiber.Ctx) io.Reader {
+	var r io.Reader = bytes.NewReader(c.Request().Body())
+	if stream := c.Context().RequestBodyStream(); stream != nil {
+		r = stream
+	}
+	return &bodyReader{r: r, conn: c.Context().Conn(), left: s.options.BodyBytes, pause: s.options.ReadPause}
+}
+
+type bodyReader struct {
+	r     io.Reader
+	conn  net.Conn
+	left  int64
+	pause time.Duration
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errUploadTooLong
+	}
+	if b.conn != nil {
+		if err := b.conn.SetReadDeadline(time.Now().Add(b.pause)); err != nil {
+			return 0, err
+		}
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
+
+// refuse passes an error on after reading some of what the client is still
+// sending: closing at once would reset the connection, and the client would see
+// that instead of the answer.
+func (s *Server) refuse(c *fiber.Ctx, body io.Reader, err error) error {
+	if r, ok := body.(*bodyReader); ok {
+		r.left = max(r.left, 0) + s.options.DrainBytes
+		if n, copyErr := io.Copy(io.Discard, io.LimitReader(r, s.options.DrainBytes)); copyErr != nil || n >= s.options.DrainBytes {
+			c.Context().SetConnectionClose()
+		}
+	}
+	return err
+}

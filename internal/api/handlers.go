@@ -1,0 +1,158 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/models"
+	"github.com/deepmed/anomaly/trainer"
+	"github.com/gofiber/fiber/v2"
+)
+
+func (s *Server) health(c *fiber.Ctx) error {
+	provider, reason := s.engine.Provider()
+	_, version := s.engine.Library()
+	return c.JSON(fiber.Map{
+		"status":                    "healthy",
+		"service":                   ServiceName,
+		"execution_provider":        provider,
+		"execution_provider_reason": reason,
+		"onnxruntime":               version,
+		"threads":                   s.engine.Threads(),
+		"loaded_models":             s.cache.Len(),
+	})
+}
+
+// train answers POST /train: the zip of the trained model.
+func (s *Server) train(c *fiber.Ctx) error {
+	if s.draining.Load() {
+		return errShuttingDown
+	}
+	f, err := s.readForm(c, map[string]field{
+		"zipFile":    {limit: s.options.BodyBytes, spool: true},
+		"level":      {limit: maxFieldBytes},
+		"image_size": {limit: maxFieldBytes},
+	})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	file, ok := f.files["zipFile"]
+	if !ok {
+		return errNoZip
+	}
+	o := trainer.Options{Seed: s.options.Seed, Limits: s.options.Dataset, Images: s.options.Images}
+	if o.Level, err = number(f.text("level"), trainer.DefaultLevel, trainer.ErrLevel); err != nil {
+		return err
+	}
+	if o.ImageSize, err = number(f.text("image_size"), trainer.DefaultImageSize, trainer.ErrImageSize); err != nil {
+		return err
+	}
+	if o, _, err = o.Settle(); err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	src, err := trainer.OpenZip(file, info.Size(), o.Limits)
+	if err != nil {
+		return err
+	}
+	ctx, done := whileConnected(s.base, c.Context().Conn())
+	defer done()
+	if err := s.training.enter(ctx); err != nil {
+		return err
+	}
+	defer s.training.leave()
+	started := time.Now()
+	m, err := trainer.Train(ctx, s.engine, src, o)
+	if err != nil {
+		return err
+	}
+	var bundle bytes.Buffer
+	if err := exporter.WriteBundle(&bundle, m); err != nil {
+		return err
+	}
+	s.log.Info("trained", slog.String("id", requestID(c)), slog.Int("images", m.Metadata.Training.Images),
+		slog.Int("skipped", m.Metadata.Training.Skipped), slog.Int("level", o.Level), slog.Int("image_size", o.ImageSize),
+		slog.Any("warnings", m.Metadata.Training.Warnings), slog.Any("skipped_files", m.Metadata.Training.SkippedFiles),
+		slog.Float64("threshold", m.Metadata.Threshold), slog.Duration("took", time.Since(started)))
+	c.Attachment(exporter.BundleFile)
+	c.Set(fiber.HeaderContentType, "application/zip")
+	return c.Send(bundle.Bytes())
+}
+
+// number reads a whole number from a text field; an empty one is the default.
+func number(text string, otherwise int, wrong error) (int, error) {
+	if text == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n == 0 { // 0 would pass for "not given" from here on
+		return 0, fmt.Errorf("%w, got %.40q", wrong, text)
+	}
+	return n, nil
+}
+
+// maxMetadataBytes bounds the metadataFile part.
+const maxMetadataBytes = models.MaxMetadataBytes
+
+// detect answers POST /detect: the verdict on one image.
+func (s *Server) detect(c *fiber.Ctx) error {
+	if s.draining.Load() {
+		return errShuttingDown
+	}
+	f, err := s.readForm(c, map[string]field{
+		"modelFile":    {limit: s.options.Models.MaxBytes},
+		"imageFile":    {limit: s.options.Images.MaxBytes},
+		"metadataFile": {limit: maxMetadataBytes},
+	})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	model, image := f.memory["modelFile"], f.memory["imageFile"]
+	if len(model) == 0 || len(image) == 0 {
+		return errNoModelImage
+	}
+	var meta *models.Metadata
+	if data := f.memory["metadataFile"]; len(bytes.TrimSpace(data)) > 0 {
+		m, err := models.ParseMetadata(data)
+		if err != nil {
+			return err
+		}
+		meta = &m
+	}
+	ctx, done := whileConnected(s.base, c.Context().Conn())
+	defer done()
+	verdict, err := s.judge(ctx, model, image, meta)
+	if err != nil {
+		return err
+	}
+	return c.JSON(verdict)
+}
+
+func (s *Server) judge(ctx context.Context, model, image []byte, meta *models.Metadata) (inference.Verdict, error) {
+	if err := s.running.enter(ctx); err != nil {
+		return inference.Verdict{}, err
+	}
+	defer s.running.leave()
+	d, release, err := s.cache.Get(ctx, model)
+	if err != nil {
+		return inference.Verdict{}, err
+	}
+	defer release()
+	verdict, err := d.Detect(ctx, image, meta, s.options.Images)
+	if errors.Is(err, inference.ErrClosed) && s.draining.Load() {
+		err = errShuttingDown
+	}
+	return verdict, err
+}

@@ -1,0 +1,22 @@
+// Package orttest opens the engine in tests.
+package orttest
+
+import (
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/ort"
+)
+
+// Open opens the engine on the CPU. A test without the library fails: it would
+// prove nothing.
+func Open(t testing.TB) *ort.Engine { return OpenThreads(t, 2) }
+
+// OpenThreads opens the engine for so many threads.
+func OpenThreads(t testing.TB, threads int) *ort.Engine {
+	t.Helper()
+	e, err := ort.Open(ort.Options{Provider: ort.CPU, Threads: threads})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
