@@ -168,7 +168,7 @@ func (d *Detector) Reconstruct(ctx context.Context, pixels []byte) ([]byte, erro
 	if err := session.Run(ctx, []*ort.Tensor{b.image}, []*ort.Tensor{out}); err != nil {
 		return nil, err
 	}
-	return Quantize(out.Data()), nil
+	return quantize(out.Data()), nil
 }
 
 func (d *Detector) reconstructing() (*ort.Session, error) {

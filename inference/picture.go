@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"image"
 
+	"github.com/deepmed/anomaly/models"
 	"github.com/disintegration/imaging"
 )
 
@@ -50,4 +51,16 @@ func opaque(pixels []byte, side int) *image.NRGBA {
 		img.Pix[4*i+3] = 255
 	}
 	return img
+}
+
+// quantize is the inverse of Normalize: CHW floats in 0…1 to HWC bytes, rounded.
+func quantize(values []float32) []byte {
+	plane := len(values) / models.InputChannels
+	out := make([]byte, len(values))
+	for i := range plane {
+		for c := range models.InputChannels {
+			out[models.InputChannels*i+c] = byte(min(max(values[c*plane+i], 0), 1)*255 + 0.5)
+		}
+	}
+	return out
 }

@@ -54,7 +54,7 @@ func TestReadRefusesABadZipOfATraining(t *testing.T) {
 		"metadata of another file": {[]entry{{name: CheckpointFile, data: pt}, {name: MetadataFile, data: []byte(`{"threshold":1,"files":{"autoencoder.pt":"00"}}`)}}, ErrMetadata},
 		"an unknown measure":       {[]entry{{name: CheckpointFile, data: pt}, {name: MetadataFile, data: []byte(`{"threshold":1,"decision":{"measure":"vibes","threshold":1}}`)}}, ErrMetadata},
 		"metadata that is a bomb":  {[]entry{{name: CheckpointFile, data: pt}, {name: MetadataFile, data: make([]byte, 5<<20), method: zip.Deflate}}, ErrTooLarge},
-		"a checkpoint that's evil": {[]entry{{name: CheckpointFile, data: zipOf(t, entry{name: "m/data.pkl", data: proto(name("os", "system"), stop)})}}, ErrUnsafe},
+		"a checkpoint that's evil": {[]entry{{name: CheckpointFile, data: zipOf(t, entry{name: "m/data.pkl", data: asm(name("os", "system"), stop)})}}, ErrUnsafe},
 	} {
 		data := zipOf(t, c.entries...)
 		bounded(t, 4<<20, func() {

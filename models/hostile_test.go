@@ -94,7 +94,7 @@ func tinyState() string {
 // tinyEntries are the files of a good checkpoint of the tiny network, with the
 // elements counted up from 0, in an order of bytes.
 func tinyEntries(order binary.ByteOrder, config string) []entry {
-	es := []entry{{name: "m/data.pkl", data: proto(dict(str("model_state_dict"), tinyState(), str("config"), config), stop)}}
+	es := []entry{{name: "m/data.pkl", data: asm(dict(str("model_state_dict"), tinyState(), str("config"), config), stop)}}
 	v := float32(0)
 	for i, p := range tiny.Parameters() {
 		b := make([]byte, 4*p.Size())
@@ -165,12 +165,12 @@ func TestReadOfAZipThatLiesFailsWithinBounds(t *testing.T) {
 		"a weight that is not finite":         {with(1, func(e *entry) { e.data = bytes.Repeat([]byte{0xff}, 108) }), ErrFormat},
 		"an unknown byte order":               {zipOf(t, append(good, entry{name: "m/byteorder", data: []byte("middle")})...), ErrFormat},
 		"a long byte order":                   {zipOf(t, append(good, entry{name: "m/byteorder", data: make([]byte, 17)})...), ErrTooLarge},
-		"a list for a checkpoint":             {with(0, func(e *entry) { e.data = proto("]", stop) }), ErrFormat},
-		"a list for a state dict":             {with(0, func(e *entry) { e.data = proto(dict(str("model_state_dict"), "]"), stop) }), ErrFormat},
-		"a list for a config":                 {with(0, func(e *entry) { e.data = proto(dict(str("model_state_dict"), "}", str("config"), "]"), stop) }), ErrFormat},
-		"an empty dict":                       {with(0, func(e *entry) { e.data = proto("}", stop) }), ErrArchitecture},
-		"a number in the state dict":          {with(0, func(e *entry) { e.data = proto(dict(str("encoder.0.weight"), num(1)), stop) }), ErrArchitecture},
-		"a nameless entry in the state dict":  {with(0, func(e *entry) { e.data = append(proto(tinyState(), num(1), tensor("0", 1), "s"), '.') }), ErrArchitecture},
+		"a list for a checkpoint":             {with(0, func(e *entry) { e.data = asm("]", stop) }), ErrFormat},
+		"a list for a state dict":             {with(0, func(e *entry) { e.data = asm(dict(str("model_state_dict"), "]"), stop) }), ErrFormat},
+		"a list for a config":                 {with(0, func(e *entry) { e.data = asm(dict(str("model_state_dict"), "}", str("config"), "]"), stop) }), ErrFormat},
+		"an empty dict":                       {with(0, func(e *entry) { e.data = asm("}", stop) }), ErrArchitecture},
+		"a number in the state dict":          {with(0, func(e *entry) { e.data = asm(dict(str("encoder.0.weight"), num(1)), stop) }), ErrArchitecture},
+		"a nameless entry in the state dict":  {with(0, func(e *entry) { e.data = append(asm(tinyState(), num(1), tensor("0", 1), "s"), '.') }), ErrArchitecture},
 		"images of one channel":               {zipOf(t, tinyEntries(binary.LittleEndian, dict(str("input_channels"), num(1)))...), ErrArchitecture},
 		"an image size that is odd":           {zipOf(t, tinyEntries(binary.LittleEndian, dict(str("image_size"), num(65)))...), ErrMetadata},
 		"an image size of a million":          {zipOf(t, tinyEntries(binary.LittleEndian, dict(str("image_size"), num(1_000_000)))...), ErrMetadata},
@@ -185,11 +185,11 @@ func TestReadOfAZipThatLiesFailsWithinBounds(t *testing.T) {
 		"metadata of another network":         {zipOf(t, tinyEntries(binary.LittleEndian, dict(str("metadata_json"), str(`{"threshold":1,"architecture":{"channels":[3,2]}}`)))...), ErrMetadata},
 		"a zero-filled image in a checkpoint": {bytes.Repeat([]byte{0}, 1000), ErrFormat},
 		"an empty file":                       {nil, ErrFormat},
-		"a pickle without a zip":              {proto("N", stop), ErrFormat},
+		"a pickle without a zip":              {asm("N", stop), ErrFormat},
 		"a PNG":                               {[]byte("\x89PNG\r\n\x1a\n0000"), ErrFormat},
 		"an HTML page":                        {[]byte("<!DOCTYPE html><html></html>"), ErrFormat},
 		"a shape no memory holds, in one byte": {with(0, func(e *entry) {
-			e.data = proto(dict(str("encoder.0.weight"), rebuild(storageID("Float", "0", 27), 0, nums(2048, 3, 3, 3), nums(0, 0, 0, 0))), stop)
+			e.data = asm(dict(str("encoder.0.weight"), rebuild(storageID("Float", "0", 27), 0, nums(2048, 3, 3, 3), nums(0, 0, 0, 0))), stop)
 		}), ErrArchitecture},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -214,7 +214,7 @@ func TestReadCountsWeightsNotBytes(t *testing.T) {
 	for _, p := range wide.Parameters() {
 		parts = append(parts, str(p.Name), rebuild(storageID("Float", "0", 1), 0, nums(p.Shape...), nums(make([]int, len(p.Shape))...)))
 	}
-	data := zipOf(t, entry{name: "m/data.pkl", data: proto(dict(parts...), stop)}, entry{name: "m/data/0", data: make([]byte, 4)})
+	data := zipOf(t, entry{name: "m/data.pkl", data: asm(dict(parts...), stop)}, entry{name: "m/data/0", data: make([]byte, 4)})
 	bounded(t, 1<<20, func() {
 		if _, err := Read(data, Limits{}); !errors.Is(err, ErrTooLarge) {
 			t.Error(err)

@@ -35,10 +35,11 @@ const (
 	tensorExternal   = 13
 	valueInfoName    = 1
 	maxMetadataProps = 256
+	maxInputs        = 1024
 	maxValueInfo     = 4096
 )
 
-// maxMessage bounds a decoded message's nesting: an input's shape, the deepest
+// maxMessageDepth bounds a decoded message's nesting: an input's shape, the deepest
 // there is, has four levels.
 const maxMessageDepth = 8
 
@@ -96,6 +97,7 @@ type onnxFile struct {
 	tensors     map[string]*onnx.TensorProto
 	names       []string
 	initializer int // how many there are of any name
+	inputs      int
 	imageSize   int
 }
 
@@ -231,7 +233,7 @@ func (f *onnxFile) initializerField(b []byte) error {
 // inputField takes the side of the image from an input of 3 channels and a
 // fixed, square size.
 func (f *onnxFile) inputField(b []byte) error {
-	if len(b) > maxValueInfo || f.imageSize != 0 {
+	if f.inputs++; f.inputs > maxInputs || len(b) > maxValueInfo || f.imageSize != 0 {
 		return nil
 	}
 	name, err := nameOf(b, valueInfoName)

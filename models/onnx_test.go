@@ -164,10 +164,12 @@ func TestReadOfAnONNXFileOfEmptyMessagesAllocatesLittle(t *testing.T) {
 		"external data": tensor(repeated(tensorExternal)), "dims": tensor(repeated(tensorDims)), "integers": tensor(repeated(tensorInt64Data)),
 		"graphs": repeated(modelGraph), "groups": []byte(strings.Repeat("\x0b", 1<<20)),
 	} {
-		bounded(t, 1<<20, func() {
-			if _, err := Read(data, Limits{}); !sentinel(err) {
-				t.Errorf("%s: %v", what, err)
-			}
+		t.Run(what, func(t *testing.T) {
+			bounded(t, 1<<20, func() {
+				if _, err := Read(data, Limits{}); !sentinel(err) {
+					t.Error(err)
+				}
+			})
 		})
 	}
 }

@@ -133,7 +133,8 @@ def make_inputs():
     # One-pixel sides.
     for w, h in ((1, 1), (1, 33), (47, 1), (2, 3)):
         save(f"tiny_{w}x{h}.png", Image.fromarray(scene(w, h, 2)))
-    save("noise_64.png", Image.fromarray(np.random.default_rng(5).integers(0, 256, (64, 64, 3), np.uint8)))
+    save("noise_48.png", Image.fromarray(np.random.default_rng(5).integers(0, 256, (48, 48, 3), np.uint8)))
+    save("tall_24x90.png", Image.fromarray(np.random.default_rng(6).integers(0, 256, (90, 24, 3), np.uint8)))
     save("long_131x9.png", Image.fromarray(scene(131, 9, 3)))
 
     # JPEG: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0, at even, odd and tiny sizes.
@@ -222,7 +223,9 @@ def make_expected():
 
     # Every input as it is and reduced; some in every direction.
     many = {
-        "noise_64.png": [(64, 16), (16, 64), (63, 65), (1, 1), (7, 61)],
+        "noise_48.png": [(48, 12), (12, 48), (47, 49), (1, 1), (7, 46)],
+        # Either side of where Pillow changes the order of its passes.
+        "tall_24x90.png": [(16, 74), (16, 73), (24, 16), (48, 16), (48, 89), (5, 85)],
         "rgb.png": [(36, 16), (16, 27), (48, 48), (1, 90)],
         "long_131x9.png": [(32, 32)],
         "tiny_1x33.png": [(48, 48)],

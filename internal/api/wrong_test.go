@@ -1,0 +1,214 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// wrong is a request that cannot be answered, and how it is refused.
+type wrong struct {
+	name, method, path string
+	kind               string // content type; that of the form when empty
+	parts              []part
+	body               []byte // instead of parts
+	status             int
+	says               string // part of the message
+}
+
+func wrongRequests(t *testing.T) []wrong {
+	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+	onnx, bundle := trained(t)["autoencoder.onnx"], trained(t)["anomaly_detection_model.zip"]
+	zipped := normals(t, 2, nil)
+	prose := []byte("I am not what you take me for.\n")
+	post := http.MethodPost
+	zipFile := file("zipFile", "a.zip", zipped)
+	train := func(name string, status int, says string, parts ...part) wrong {
+		return wrong{name: "train: " + name, method: post, path: "/train", parts: parts, status: status, says: says}
+	}
+	level := func(value string) wrong {
+		return train("level "+value, 400, "Level must be between 1 and 5", zipFile, text("level", value))
+	}
+	size := func(value string) wrong {
+		return train("image_size "+value, 400, "image size", zipFile, text("level", "1"), text("image_size", value))
+	}
+	archive := func(name string, status int, says string, data []byte) wrong {
+		return train(name, status, says, file("zipFile", "a.zip", data), text("level", "1"), text("image_size", "32"))
+	}
+	judge := func(name string, status int, says string, model, image []byte, more ...part) wrong {
+		return wrong{name: "detect: " + name, method: post, path: "/detect", status: status, says: says,
+			parts: append([]part{file("modelFile", "m", model), file("imageFile", "i", image)}, more...)}
+	}
+	metadata := func(name, json string) wrong {
+		return judge("metadata that is "+name, 422, "metadata", model, image, file("metadataFile", "m.json", []byte(json)))
+	}
+	flipped := bytes.Clone(zipped)
+	for i := len(flipped) / 3; i < len(flipped)/3+2000; i++ {
+		flipped[i] ^= 0xff
+	}
+	bmpBomb := append([]byte("BM\x36\x00\x00\x00\x00\x00\x00\x00\x36\x00\x00\x00\x28\x00\x00\x00"),
+		"\xff\xff\x00\x00\xff\xff\x00\x00\x01\x00\x18\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"...)
+	form, kind := encode(t, zipFile, text("level", "1"))
+	whole := form.Bytes()
+	raw := func(name, path, kind string, body []byte, status int, says string) wrong {
+		return wrong{name: name, method: post, path: path, kind: kind, body: body, status: status, says: says}
+	}
+	return []wrong{
+		train("no parts", 400, "No ZIP file uploaded", text("level", "1")),
+		train("the zip under another name", 400, "No ZIP file uploaded", file("file", "a.zip", zipped)),
+		level("0"), level("6"), level("-1"), level("abc"), level("3.5"), level("99999999999999999999"), level("1e0"), level("0x1"), level("一"),
+		train("a level of 2000 bytes", 413, "level", zipFile, text("level", strings.Repeat("1", 2000))),
+		size("0"), size("17"), size("100000"), size("-1"), size("-256"), size("abc"), size("256.0"), size("15"), size("1040"), size("99999999999999999999"),
+		archive("an empty part as zip", 422, "ZIP", nil),
+		archive("a text file as zip", 422, "ZIP", prose),
+		archive("an image as zip", 422, "ZIP", image),
+		archive("a truncated zip", 422, "ZIP", zipped[:len(zipped)/2]),
+		archive("a zip without its end", 422, "ZIP", zipped[:len(zipped)-10]),
+		archive("an empty zip", 400, "No image files found in the uploaded dataset", zipOf(t, nil)),
+		archive("a zip with only YAML", 400, "No image files found in the uploaded dataset", zipOf(t, map[string][]byte{"data.yaml": []byte("names: [a]")})),
+		archive("a zip of prose", 400, "No image files found in the uploaded dataset", zipOf(t, map[string][]byte{"a.txt": prose})),
+		archive("a zip of hidden images", 400, "No image files found in the uploaded dataset", zipOf(t, map[string][]byte{"__MACOSX/a.jpg": image, ".b.jpg": image})),
+		archive("a zip of unreadable images", 400, "none of its 2 image files can be read", zipOf(t, map[string][]byte{"a.jpg": prose, "b.png": nil})),
+		archive("a zip of truncated images", 400, "none of its 1 image files can be read", zipOf(t, map[string][]byte{"a.jpg": image[:len(image)/2]})),
+		archive("a zip of bombs", 400, "none of its 1 image files can be read", zipOf(t, map[string][]byte{"a.bmp": bmpBomb})),
+		archive("a model as zip", 400, "No image files found in the uploaded dataset", bundle),
+
+		{name: "detect: no parts", method: post, path: "/detect", parts: []part{text("x", "y")}, status: 400, says: "Both model file and image file are required"},
+		{name: "detect: no image", method: post, path: "/detect", parts: []part{file("modelFile", "m", model)}, status: 400, says: "Both model file and image file are required"},
+		{name: "detect: no model", method: post, path: "/detect", parts: []part{file("imageFile", "i", image)}, status: 400, says: "Both model file and image file are required"},
+		judge("an empty image", 400, "Both model file and image file are required", model, nil),
+		judge("an empty model", 400, "Both model file and image file are required", nil, image),
+		judge("a text file as image", 422, "image", model, prose),
+		judge("a truncated image", 422, "image", model, image[:len(image)/2]),
+		judge("an image of four bytes", 422, "image", model, image[:4]),
+		judge("a zip as image", 422, "image", model, zipped),
+		judge("a bitmap of 65535×65535", 413, "image", model, bmpBomb),
+		judge("a text file as model", 422, "model", prose, image),
+		judge("an image as model", 422, "model", image, image),
+		judge("a zip of images as model", 422, "model", zipped, image),
+		judge("a truncated checkpoint", 422, "model", model[:len(model)/2], image),
+		judge("a checkpoint without its end", 422, "model", model[:len(model)-10], image),
+		judge("a truncated ONNX file", 422, "", onnx[:len(onnx)/2], image),
+		judge("a truncated bundle", 422, "model", bundle[:len(bundle)/3], image),
+		judge("a pickle that calls os.system", 422, "", []byte("\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R."), image),
+		metadata("prose", "I am not JSON"),
+		metadata("a list", `[0.02]`),
+		metadata("without a threshold", `{"model_type":"autoencoder"}`),
+		metadata("negative", `{"threshold":-1}`),
+		metadata("text for a number", `{"threshold":"0.02"}`),
+		metadata("cut off", `{"threshold":0.02`),
+		metadata("for another kind of model", `{"threshold":0.02,"model_type":"gan"}`),
+		metadata("for a measure nobody knows", `{"threshold":0.02,"decision":{"measure":"vibes","threshold":1}}`),
+
+		raw("train: JSON", "/train", "application/json", []byte(`{"level":3}`), 415, "multipart"),
+		raw("train: the zip itself", "/train", "application/zip", zipped, 415, "multipart"),
+		raw("detect: a URL-encoded form", "/detect", "application/x-www-form-urlencoded", []byte("a=b"), 415, "multipart"),
+		raw("train: multipart without a boundary", "/train", "multipart/form-data", whole, 400, "multipart"),
+		raw("train: another boundary", "/train", "multipart/form-data; boundary=nothere", whole, 400, ""),
+		raw("train: a form cut off", "/train", kind, whole[:len(whole)/2], 400, "cut off"),
+		raw("train: no body", "/train", kind, nil, 400, ""),
+		{name: "GET /train", method: http.MethodGet, path: "/train", status: 405, says: "POST /train"},
+		{name: "PUT /detect", method: http.MethodPut, path: "/detect", kind: "text/plain", body: prose, status: 405, says: "POST /detect"},
+		{name: "DELETE /health", method: http.MethodDelete, path: "/health", status: 405, says: "GET /health"},
+		{name: "POST /", method: post, path: "/", kind: "text/plain", body: prose, status: 404, says: "no such endpoint"},
+		{name: "a path that climbs", method: http.MethodGet, path: "/../../etc/passwd", status: 404, says: "no such endpoint"},
+		{name: "another path", method: http.MethodGet, path: "/models", status: 404, says: "no such endpoint"},
+	}
+}
+
+func TestWrongRequestsAreRefusedInOneSentence(t *testing.T) {
+	s := start(t, nil)
+	table := wrongRequests(t)
+	if len(table) < 60 {
+		t.Errorf("only %d requests", len(table))
+	}
+	for _, c := range table {
+		t.Run(c.name, func(t *testing.T) {
+			body, kind := bytes.NewBuffer(c.body), c.kind
+			if c.parts != nil {
+				body, kind = encode(t, c.parts...)
+			}
+			a := s.send(t, c.method, c.path, kind, body)
+			message := a.message(t)
+			if a.status != c.status || message == "" || !strings.Contains(message, c.says) {
+				t.Errorf("status %d: %s; expected %d with %q", a.status, a.body, c.status, c.says)
+			}
+			if got := a.header.Get("Content-Type"); !strings.HasPrefix(got, "application/json") {
+				t.Errorf("Content-Type is %q", got)
+			}
+			for _, trace := range []string{"goroutine", ".go:", "panic", "Traceback", "/tmp", "\n"} {
+				if strings.Contains(message, trace) {
+					t.Errorf("the message shows the inside: %s", message)
+				}
+			}
+			if len(message) > 600 {
+				t.Errorf("a message of %d bytes", len(message))
+			}
+			health := s.send(t, http.MethodGet, "/health", "", nil)
+			if health.status != 200 {
+				t.Errorf("afterwards /health answers %d", health.status)
+			}
+		})
+	}
+	if n := s.uploads(t); n != 0 {
+		t.Errorf("%d uploads are left", n)
+	}
+	a := s.post(t, "/detect", file("modelFile", "m", trained(t)["autoencoder.pt"]), file("imageFile", "i", read(t, tileFiles(t, "test/good", 1)[0])))
+	if a.status != 200 {
+		t.Errorf("afterwards a right request is answered %d: %s", a.status, a.body)
+	}
+}
+
+func TestLimitsAreKept(t *testing.T) {
+	image, model := read(t, tileFiles(t, "test/good", 1)[0]), trained(t)["autoencoder.pt"]
+	big := bytes.Repeat([]byte("x"), 1<<20)
+	for _, c := range []struct {
+		name   string
+		change func(*Options)
+		path   string
+		parts  []part
+		says   string
+	}{
+		{"the body", func(o *Options) { o.BodyBytes = 1 << 18 }, "/detect", []part{file("other", "o", big)}, "too large"},
+		{"the model", func(o *Options) { o.Models.MaxBytes = 1 << 16 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "modelFile"},
+		{"the image", func(o *Options) { o.Images.MaxBytes = 1 << 10 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "imageFile"},
+		{"the image's pixels", func(o *Options) { o.Images.MaxPixels = 100 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "pixels"},
+		{"the files in a zip", func(o *Options) { o.Dataset.Entries = 1 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "2 files"},
+		{"the memory of a data set", func(o *Options) { o.Dataset.PreparedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "bytes of memory"},
+		{"what a zip unpacks to", func(o *Options) { o.Dataset.UnpackedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "unpacks to"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := start(t, c.change)
+			a := s.post(t, c.path, c.parts...)
+			if a.status != 413 || !strings.Contains(a.message(t), c.says) {
+				t.Errorf("status %d: %s", a.status, a.body)
+			}
+			if n := s.uploads(t); n != 0 {
+				t.Errorf("%d uploads are left", n)
+			}
+		})
+	}
+}
+
+// An answer of ours that failed shows an id and nothing of the reason.
+func TestOurOwnFailuresShowOnlyAnID(t *testing.T) {
+	s := start(t, nil)
+	s.options.TempDir = "/nowhere/at/all"
+	a := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 1, nil)))
+	id := a.header.Get("X-Request-ID")
+	if a.status != 500 || id == "" || !strings.Contains(a.message(t), id) || strings.Contains(string(a.body), "nowhere") {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	s.options.TempDir = s.dir
+}
+
+func TestAnswersAreJSONWhateverTheirText(t *testing.T) {
+	var m map[string]string
+	long := fmt.Errorf("%s\n\t%s", strings.Repeat("ü", 400), "\x00")
+	if b, err := json.Marshal(map[string]string{"error": sentence(long)}); err != nil || json.Unmarshal(b, &m) != nil || strings.Contains(m["error"], "\n") {
+		t.Errorf("%v: %q", err, b)
+	}
+}

@@ -1,0 +1,247 @@
+package trainer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
+)
+
+const normalTiles = "../testdata/tiles/train/good"
+
+func folder(t *testing.T) *Source {
+	t.Helper()
+	src, err := OpenFolder(normalTiles, DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return src
+}
+
+func bundle(t *testing.T, e *ort.Engine, o Options) []byte {
+	t.Helper()
+	m, err := Train(t.Context(), e, folder(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := exporter.WriteBundle(&b, m); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestSameSeedGivesTheSameBytes(t *testing.T) {
+	o := Options{Level: 1, ImageSize: 32, Seed: 11}
+	e := orttest.OpenThreads(t, 2)
+	first := bundle(t, e, o)
+	if !bytes.Equal(first, bundle(t, e, o)) {
+		t.Error("two trainings with one seed differ")
+	}
+	o.Seed = 12
+	if bytes.Equal(first, bundle(t, e, o)) {
+		t.Error("another seed gives the same model")
+	}
+}
+
+func TestTrainingLearnsAndItsThresholdIsItsImages(t *testing.T) {
+	m, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 2, ImageSize: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := m.Metadata.TrainingLosses
+	if len(l) != 10 || l[9] > l[0]/2 {
+		t.Errorf("losses %v", l)
+	}
+	meta := m.Metadata
+	if math.Abs(meta.Threshold-meta.MeanError-2*meta.StdError) > 1e-12 || meta.StdError <= 0 {
+		t.Errorf("threshold %v, mean %v, std %v", meta.Threshold, meta.MeanError, meta.StdError)
+	}
+	// The weights moved on after the last epoch's losses were taken; the mean
+	// error must be near them all the same.
+	if meta.MeanError > 1.5*l[9] || meta.MeanError < 0.3*l[9] {
+		t.Errorf("mean error %v after a last loss of %v", meta.MeanError, l[9])
+	}
+}
+
+// Steps whose batches are cut into parts of every size are one exact step each:
+// the parts' losses and gradients add up to the batch's.
+func TestPartsOfABatchAddUpToTheBatch(t *testing.T) {
+	arch := models.Architecture{Channels: []int{3, 4, 5}}
+	e := orttest.Open(t)
+	images := make([][]byte, 11)
+	for i := range images {
+		images[i] = hashedImage(i, 16*16*3)
+	}
+	whole, err := newStepper(e, arch, hashedWeights(arch), 16, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer whole.Close()
+	loss, err := whole.Step(t.Context(), images, 1e-3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	for i := range images {
+		one, err := newStepper(e, arch, hashedWeights(arch), 16, 16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := one.Step(t.Context(), images[i:i+1], 1e-3)
+		one.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += l / float64(len(images))
+	}
+	if math.Abs(loss-sum) > 1e-6*sum {
+		t.Errorf("the batch's loss is %v, the mean of its images' %v", loss, sum)
+	}
+}
+
+func TestPartitionIsCompleteAndEven(t *testing.T) {
+	for limit := 1; limit <= 5; limit++ {
+		for n := 1; n <= 40; n++ {
+			sizes := partition(n, limit)
+			sum := 0
+			for _, s := range sizes {
+				sum += s
+			}
+			if sum != n || slices.Max(sizes) > limit || slices.Max(sizes)-slices.Min(sizes) > 1 || slices.Min(sizes) < 1 {
+				t.Errorf("%d images in parts of at most %d: %v", n, limit, sizes)
+			}
+		}
+	}
+}
+
+func TestCancelledTrainingEndsWithinAStepAndWithItsCause(t *testing.T) {
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	steps := 0
+	o := Options{Level: 5, ImageSize: 32, Progress: func(Progress) {
+		if steps++; steps == 2 {
+			cancel(cause)
+		}
+	}}
+	m, err := Train(ctx, orttest.Open(t), folder(t), o)
+	if !errors.Is(err, cause) || m != nil || steps != 2 {
+		t.Errorf("after %d steps: %v, %v", steps, m, err)
+	}
+	if _, err := Train(ctx, orttest.Open(t), folder(t), o); !errors.Is(err, cause) {
+		t.Errorf("a training that begins cancelled gives %v", err)
+	}
+}
+
+func TestProgressCountsEveryStep(t *testing.T) {
+	var last Progress
+	calls := 0
+	_, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 1, ImageSize: 16, Progress: func(p Progress) {
+		calls++
+		if p.Step != calls || p.Loss <= 0 || p.Remaining < 0 {
+			t.Errorf("call %d: %+v", calls, p)
+		}
+		last = p
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last.Step != last.Steps || last.Epoch != 5 || last.Steps != 5*4 || last.Remaining != 0 {
+		t.Errorf("the last is %+v", last)
+	}
+}
+
+func TestUnusableOptionsAreRefused(t *testing.T) {
+	for _, c := range []struct {
+		o    Options
+		want error
+	}{
+		{Options{Level: -1}, ErrLevel},
+		{Options{Level: 6}, ErrLevel},
+		{Options{ImageSize: 17}, ErrImageSize},
+		{Options{ImageSize: 8}, ErrImageSize},
+		{Options{ImageSize: 1040}, ErrImageSize},
+		{Options{ImageSize: -16}, ErrImageSize},
+	} {
+		if _, _, err := c.o.Settle(); !errors.Is(err, c.want) {
+			t.Errorf("%+v gives %v", c.o, err)
+		}
+	}
+	o, level, err := Options{}.Settle()
+	if err != nil || o.ImageSize != 256 || level != (Level{3, 30, 16, 1e-3}) {
+		t.Errorf("no options give %+v, %+v, %v", o, level, err)
+	}
+}
+
+// PyTorch draws from U(−1/√f, 1/√f), f being the second axis times the kernel's
+// area for weights of either kind.
+func TestInitialWeightsHavePyTorchsDistribution(t *testing.T) {
+	arch := models.DefaultArchitecture()
+	sd := InitialWeights(arch, 3)
+	if got, err := models.ArchitectureOf(sd); err != nil || !got.Equal(arch) {
+		t.Fatal(err)
+	}
+	fan := 0.0
+	for _, w := range sd {
+		if len(w.Shape) == 4 {
+			fan = float64(w.Shape[1] * 9)
+		}
+		bound := 1 / math.Sqrt(fan)
+		sum, squares, top := 0.0, 0.0, 0.0
+		for _, v := range w.Data {
+			sum += float64(v)
+			squares += float64(v) * float64(v)
+			top = max(top, math.Abs(float64(v)))
+		}
+		n := float64(len(w.Data))
+		if top > bound*(1+1e-6) {
+			t.Errorf("%s reaches %v beyond %v", w.Name, top, bound)
+		}
+		if n < 500 {
+			continue
+		}
+		if std := math.Sqrt(squares / n); math.Abs(std-bound/math.Sqrt(3)) > 0.05*bound || math.Abs(sum/n) > 0.1*bound || top < 0.98*bound {
+			t.Errorf("%s: mean %v, deviation %v, largest %v for a bound of %v", w.Name, sum/n, std, top, bound)
+		}
+	}
+	if slices.Equal(sd[0].Data, InitialWeights(arch, 4)[0].Data) {
+		t.Error("two seeds draw the same weights")
+	}
+}
+
+func TestFolderAndItsZipGiveTheSameData(t *testing.T) {
+	list, err := filepath.Glob(normalTiles + "/*.jpg")
+	if err != nil || len(list) == 0 {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{}
+	for _, f := range list {
+		if files[filepath.Base(f)], err = os.ReadFile(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, err := Load(t.Context(), folder(t), 32, 2, DefaultLimits(), imageLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Load(t.Context(), zipSource(t, files), 32, 2, DefaultLimits(), imageLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(a.Images) != len(list) || !slices.EqualFunc(a.Images, b.Images, bytes.Equal) {
+		t.Errorf("%d and %d images, or they differ", len(a.Images), len(b.Images))
+	}
+	if _, err := OpenFolder(normalTiles+"/nothing", DefaultLimits()); err == nil || strings.Contains(err.Error(), "panic") {
+		t.Errorf("a folder that is not there gives %v", err)
+	}
+}
