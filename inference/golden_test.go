@@ -89,15 +89,21 @@ func difference(a, b []byte) (largest int, mean, above1 float64) {
 }
 
 // bound is the largest difference from Pillow, of 255, that an input may show.
-// Lossless formats have none. A JPEG's blocks come from another inverse
-// transform (Go's), which rounds otherwise: a luma off by one, or a chroma
-// whose error the conversion multiplies by up to 1.8.
+// Lossless formats and WebP have none. A JPEG's blocks come from another
+// inverse transform (Go's), which rounds otherwise: a luma off by one, or a
+// chroma whose error the conversion multiplies by up to 1.8. Over pictures of
+// 611×403 pixels in all samplings the mean difference was 0.02 to 0.05, under
+// 1% of the values differed by more than 1, about 0.01% by more than 2, and none
+// by more than 3; resized to 256×256, under 0.05% differed by more than 1.
 func bound(name string) int {
 	if strings.HasSuffix(name, ".jpg") {
-		return 4
+		return 3
 	}
 	return 0
 }
+
+// maxAbove1 is the share of a JPEG's values that may differ by more than 1.
+const maxAbove1 = 0.02
 
 // exempt are the inputs whose meaning differs from Pillow's, with the reason.
 var exempt = map[string]string{
@@ -123,7 +129,7 @@ func TestDecodeAndResizeGiveWhatPillowGives(t *testing.T) {
 			if largest > 0 {
 				t.Logf("largest %d, mean %.4f, %.2f%% above 1", largest, mean, 100*above1)
 			}
-			if largest > bound(g.input) || above1 > 0.05 {
+			if largest > bound(g.input) || above1 > maxAbove1 {
 				t.Errorf("differs from Pillow by up to %d (%.2f%% by more than 1), at most %d is expected",
 					largest, 100*above1, bound(g.input))
 			}

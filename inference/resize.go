@@ -143,38 +143,63 @@ const half = 1 << (precisionBits - 1)
 // little above one, so that white needs a bound.
 func clipSum(v uint32) byte { return byte(min(v>>precisionBits, 255)) }
 
-// horizontal resizes every row of src from in pixels to out.
+// lanes selects the lowest byte of both halves of a word, and round is half in
+// both. Two 32-bit sums fit in one 64-bit word, and as no sum reaches 2^32
+// (coefficients add up to about 2^22, times 255) none spills into its
+// neighbour: one multiplication serves two samples.
+const (
+	lanes = 0x000000ff_000000ff
+	round = half<<32 | half
+)
+
+// horizontal resizes every row of src from in pixels to out, two rows at a
+// time: their samples side by side in one word.
 func horizontal(dst, src []byte, in, out int, w weights) {
+	pairs := make([]uint64, 3*in)
 	for len(src) > 0 {
-		row := src[:3*in]
-		for i := range out {
-			first, k := w.of(i)
-			p := row[3*first:]
-			p = p[:3*len(k)]
-			var r, g, b uint32 = half, half, half
-			for len(p) >= 3 && len(k) > 0 {
-				c := k[0]
-				r += uint32(p[0]) * c
-				g += uint32(p[1]) * c
-				b += uint32(p[2]) * c
-				p, k = p[3:], k[1:]
-			}
-			d := dst[3*i : 3*i+3 : 3*i+3]
-			d[0], d[1], d[2] = clipSum(r), clipSum(g), clipSum(b)
-		}
+		upper, lower := src[:3*in], src[:3*in]
+		upperOut, lowerOut := dst[:3*out], dst[:3*out]
 		src, dst = src[3*in:], dst[3*out:]
+		if len(src) > 0 { // else the last row of an odd number goes with itself
+			lower, lowerOut = src[:3*in], dst[:3*out]
+			src, dst = src[3*in:], dst[3*out:]
+		}
+		pair(pairs, upper, lower)
+		for i, win := range w.windows {
+			k := w.coeffs[win.coeff : win.coeff+win.n]
+			p := pairs[3*win.first : 3*(win.first+win.n)]
+			var r, g, b uint64 = round, round, round
+			for j, c := range k {
+				if q := 3 * j; q+2 < len(p) {
+					c := uint64(c)
+					r += p[q] * c
+					g += p[q+1] * c
+					b += p[q+2] * c
+				}
+			}
+			d := upperOut[3*i : 3*i+3 : 3*i+3]
+			d[0], d[1], d[2] = clipSum(uint32(r)), clipSum(uint32(g)), clipSum(uint32(b))
+			d = lowerOut[3*i : 3*i+3 : 3*i+3]
+			d[0], d[1], d[2] = clipSum(uint32(r>>32)), clipSum(uint32(g>>32)), clipSum(uint32(b>>32))
+		}
+	}
+}
+
+// pair puts the samples of two rows side by side.
+func pair(dst []uint64, upper, lower []byte) {
+	for len(dst) >= 4 && len(upper) >= 4 && len(lower) >= 4 {
+		v := uint64(binary.LittleEndian.Uint32(upper)) | uint64(binary.LittleEndian.Uint32(lower))<<32
+		dst[0], dst[1], dst[2], dst[3] = v&lanes, v>>8&lanes, v>>16&lanes, v>>24&lanes
+		dst, upper, lower = dst[4:], upper[4:], lower[4:]
+	}
+	for i := range dst {
+		dst[i] = uint64(upper[i]) | uint64(lower[i])<<32
 	}
 }
 
 // vertical resizes the columns of src, whose rows are stride bytes. It works on
-// eight bytes at a time: two 32-bit sums fit in one 64-bit word, and as no sum
-// reaches 2^32 (coefficients add up to about 2^22, times 255) none spills into
-// its neighbour.
+// eight bytes at a time, two to a word.
 func vertical(dst, src []byte, stride int, w weights) {
-	const (
-		lanes = 0x000000ff_000000ff
-		round = half<<32 | half
-	)
 	for i := range w.windows {
 		first, k := w.of(i)
 		row := dst[i*stride : (i+1)*stride]
