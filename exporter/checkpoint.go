@@ -283,10 +283,13 @@ func (z *alignedZip) add(name string, data []byte) {
 	start := z.count.n + zipHeader + len(name) + extraHeader
 	padding := (storageAlignment - start%storageAlignment) % storageAlignment
 	extra := append([]byte{'F', 'B', byte(padding), 0}, bytes.Repeat([]byte{'Z'}, padding)...)
-	w, err := z.zip.CreateRaw(&zip.FileHeader{
-		Name: name, Method: zip.Store, ModifiedDate: dosEpoch, Extra: extra, CRC32: crc32.ChecksumIEEE(data),
+	header := &zip.FileHeader{
+		Name: name, Method: zip.Store, Extra: extra, CRC32: crc32.ChecksumIEEE(data),
 		CompressedSize64: uint64(len(data)), UncompressedSize64: uint64(len(data)),
-	})
+	}
+	//lint:ignore SA1019 CreateRaw writes this field and not Modified
+	header.ModifiedDate = dosEpoch
+	w, err := z.zip.CreateRaw(header)
 	if err == nil {
 		_, err = w.Write(data)
 	}

@@ -70,14 +70,6 @@ func intsAttr(name string, vs ...int) attribute {
 	}
 }
 
-func floatAttr(name string, v float32) attribute {
-	return func(n *onnx.NodeProto) {
-		n.Attribute = append(n.Attribute, &onnx.AttributeProto{
-			Name: proto.String(name), Type: onnx.AttributeProto_FLOAT.Enum(), F: proto.Float32(v),
-		})
-	}
-}
-
 // op adds a node of a standard operator with one output of the given shape.
 func (g *graph) op(opType string, shape []int, inputs []value, attrs ...attribute) value {
 	return g.domainOp("", opType, shape, inputs, attrs...)
@@ -258,12 +250,4 @@ func broadcast(a, b []int) []int {
 		out[j] = max(out[j], d)
 	}
 	return out
-}
-
-func product(s []int) int {
-	n := 1
-	for _, d := range s {
-		n *= d
-	}
-	return n
 }

@@ -3,6 +3,7 @@ package models
 import (
 	"archive/zip"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -54,7 +55,33 @@ func openArchive(data []byte, budget *int64) (*archive, error) {
 		a.files[f.Name] = f
 		a.names = append(a.names, f.Name)
 	}
+	if err := startsAtTheStart(data, r.File); err != nil {
+		return nil, err
+	}
 	return a, nil
+}
+
+// startsAtTheStart returns ErrFormat when the zip's first entry is not the first
+// thing in the file. A bundle that was cut off right behind the checkpoint in it
+// ends with that checkpoint's directory, and would pass for it.
+func startsAtTheStart(data []byte, files []*zip.File) error {
+	const header = 30 // of an entry, its name and extra field following
+	first := int64(len(data))
+	for _, f := range files {
+		offset, err := f.DataOffset()
+		if err != nil {
+			return fmt.Errorf("%w: the zip is damaged or cut short: %w", ErrFormat, err)
+		}
+		first = min(first, offset)
+	}
+	if len(files) == 0 || len(data) < header {
+		return nil
+	}
+	name, extra := binary.LittleEndian.Uint16(data[26:]), binary.LittleEndian.Uint16(data[28:])
+	if first != header+int64(name)+int64(extra) {
+		return fmt.Errorf("%w: the zip does not begin at the file's start, it was cut off or joined with another file", ErrFormat)
+	}
+	return nil
 }
 
 func (a *archive) has(name string) bool {

@@ -7,7 +7,7 @@ import (
 
 // ErrLevel is returned when a level is not one of 1 to 5. Its text is the
 // Python service's, which clients may match.
-var ErrLevel = errors.New("Level must be between 1 and 5") //nolint:staticcheck // the contract's words
+var ErrLevel = errors.New("Level must be between 1 and 5")
 
 // DefaultLevel is the level of a training that names none.
 const DefaultLevel = 3

@@ -19,7 +19,9 @@ import (
 var (
 	// ErrNoImages is returned when a data set holds no image, or none that can
 	// be read.
-	ErrNoImages = errors.New("No image files found in the uploaded dataset") //nolint:staticcheck // the contract's words
+	//
+	//lint:ignore ST1005 the contract's words
+	ErrNoImages = errors.New("No image files found in the uploaded dataset")
 	// ErrNotZip is returned when the upload is not a readable zip.
 	ErrNotZip = errors.New("the data set is not a readable ZIP file")
 	// ErrDatasetTooLarge is returned when a data set exceeds one of its Limits.

@@ -150,9 +150,9 @@ func formError(err error) error {
 // body is the request's body with its limits: no more than BodyBytes in all,
 // and no pause longer than ReadPause.
 func (s *Server) body(c *fiber.Ctx) io.Reader {
-	var r io.Reader = bytes.NewReader(c.Request().Body())
-	if stream := c.Context().RequestBodyStream(); stream != nil {
-		r = stream
+	var r io.Reader = c.Context().RequestBodyStream()
+	if r == nil { // asking a streamed request for its Body would read it all into memory
+		r = bytes.NewReader(c.Request().Body())
 	}
 	return &bodyReader{r: r, conn: c.Context().Conn(), left: s.options.BodyBytes, pause: s.options.ReadPause}
 }

@@ -92,7 +92,7 @@ func wrongRequests(t *testing.T) []wrong {
 		judge("a truncated checkpoint", 422, "model", model[:len(model)/2], image),
 		judge("a checkpoint without its end", 422, "model", model[:len(model)-10], image),
 		judge("a truncated ONNX file", 422, "", onnx[:len(onnx)/2], image),
-		judge("a truncated bundle", 422, "model", bundle[:len(bundle)/3], image),
+		judge("a truncated bundle", 422, "model", bundle[:len(bundle)/2], image),
 		judge("a pickle that calls os.system", 422, "", []byte("\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R."), image),
 		metadata("prose", "I am not JSON"),
 		metadata("a list", `[0.02]`),
