@@ -35,16 +35,26 @@ func inspectCommand() *cobra.Command {
 
 // description is what `inspect --json` prints.
 type description struct {
-	Format       models.Format      `json:"format"`
-	SHA256       string             `json:"sha256"`
-	Architecture string             `json:"architecture"`
-	Parameters   []models.Parameter `json:"parameters"`
-	ImageSize    int                `json:"image_size"`
-	Metadata     models.Metadata    `json:"metadata"`
+	Format       models.Format   `json:"format"`
+	SHA256       string          `json:"sha256"`
+	Architecture string          `json:"architecture"`
+	Parameters   []parameter     `json:"parameters"`
+	ImageSize    int             `json:"image_size"`
+	Metadata     models.Metadata `json:"metadata"`
+}
+
+// parameter is one tensor of weights or biases.
+type parameter struct {
+	Name  string `json:"name"`
+	Shape []int  `json:"shape"`
 }
 
 func describe(m *models.Model) description {
-	return description{m.Format, m.SHA256, m.Architecture.String(), m.Architecture.Parameters(), m.ImageSize, m.Metadata}
+	var ps []parameter
+	for _, p := range m.Architecture.Parameters() {
+		ps = append(ps, parameter{p.Name, p.Shape})
+	}
+	return description{m.Format, m.SHA256, m.Architecture.String(), ps, m.ImageSize, m.Metadata}
 }
 
 func printModel(c *cobra.Command, m *models.Model) error {

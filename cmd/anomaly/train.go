@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
@@ -88,10 +89,12 @@ func trainCommand() *cobra.Command {
 // that was typed is a mistake, not the default.
 func settle(c *cobra.Command, o trainer.Options) (trainer.Options, trainer.Level, error) {
 	if c.Flags().Changed("level") && o.Level == 0 {
-		o.Level = -1
+		_, err := trainer.LevelOf(0)
+		return o, trainer.Level{}, err
 	}
 	if c.Flags().Changed("image-size") && o.ImageSize == 0 {
-		o.ImageSize = -1
+		return o, trainer.Level{}, fmt.Errorf("%w: 0, expected a multiple of %d from %d to %d",
+			trainer.ErrImageSize, models.DefaultArchitecture().Stride(), trainer.MinImageSize, trainer.MaxImageSize)
 	}
 	return o.Settle()
 }

@@ -1,0 +1,202 @@
+package inference
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"image/png"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
+)
+
+func tile(t testing.TB) []byte {
+	t.Helper()
+	list, err := filepath.Glob("../testdata/tiles/test/crack/*.jpg")
+	if err != nil || len(list) == 0 {
+		t.Fatal("no tiles", err)
+	}
+	data, err := os.ReadFile(list[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// modelFiles are n checkpoints that differ in a key nobody reads.
+func modelFiles(t testing.TB, n int) [][]byte {
+	t.Helper()
+	list, err := filepath.Glob("../testdata/golden/checkpoints/*.pt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out [][]byte
+	for _, f := range list {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := models.Read(data, models.DefaultLimits()); err == nil && len(out) < n {
+			out = append(out, data)
+		}
+	}
+	if len(out) < n {
+		t.Fatalf("%d readable checkpoints, wanted %d", len(out), n)
+	}
+	return out
+}
+
+func TestDetectorJudgesAlikeFromManyGoroutines(t *testing.T) {
+	d, image := goldenDetector(t), tile(t)
+	want, err := d.Detect(t.Context(), image, nil, DefaultImageLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for range 5 {
+				got, err := d.Detect(t.Context(), image, nil, DefaultImageLimits())
+				if err != nil || got.MSE != want.MSE {
+					t.Errorf("%v, %v; before it was %v", got.MSE, err, want.MSE)
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+func TestClosedDetectorSaysSo(t *testing.T) {
+	d := goldenDetector(t)
+	d.Close()
+	d.Close()
+	if _, err := d.Detect(t.Context(), tile(t), nil, DefaultImageLimits()); !errors.Is(err, ErrClosed) {
+		t.Errorf("%v", err)
+	}
+	if _, err := d.Picture(t.Context(), tile(t), DefaultImageLimits()); !errors.Is(err, ErrClosed) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestDetectionEndsWithItsContext(t *testing.T) {
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(cause)
+	if _, err := goldenDetector(t).Detect(ctx, tile(t), nil, DefaultImageLimits()); !errors.Is(err, cause) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestPictureShowsThreeViews(t *testing.T) {
+	d := goldenDetector(t)
+	data, err := d.Picture(t.Context(), tile(t), DefaultImageLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := img.Bounds(); b.Dx() != 3*d.Side() || b.Dy() != d.Side() {
+		t.Errorf("the picture is %v", b)
+	}
+	// The first view is the image itself.
+	pixels, err := Prepare(tile(t), d.Side(), DefaultImageLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, g, b, _ := img.At(5, 7).RGBA()
+	i := 3 * (7*d.Side() + 5)
+	if byte(r>>8) != pixels[i] || byte(g>>8) != pixels[i+1] || byte(b>>8) != pixels[i+2] {
+		t.Errorf("the picture has %d %d %d where the image has %v", r>>8, g>>8, b>>8, pixels[i:i+3])
+	}
+}
+
+func TestCacheKeepsTheMostRecentAndNeverClosesOneInUse(t *testing.T) {
+	files := modelFiles(t, 3)
+	c := NewCache(orttest.Open(t), 2, models.DefaultLimits())
+	defer c.Close()
+	get := func(i int) (*Detector, func()) {
+		t.Helper()
+		d, release, err := c.Get(t.Context(), files[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d, release
+	}
+	first, releaseFirst := get(0)
+	if again, release := get(0); again != first {
+		t.Error("one model is loaded twice")
+	} else {
+		release()
+	}
+	_, release := get(1)
+	release()
+	_, release = get(2) // the first is the least recently used now, and leaves
+	release()
+	if c.Len() != 2 {
+		t.Errorf("%d models are kept", c.Len())
+	}
+	if _, err := first.Detect(t.Context(), tile(t), nil, DefaultImageLimits()); err != nil {
+		t.Errorf("a model in use was closed: %v", err)
+	}
+	releaseFirst()
+	if _, err := first.Detect(t.Context(), tile(t), nil, DefaultImageLimits()); !errors.Is(err, ErrClosed) {
+		t.Errorf("a model that left is open still: %v", err)
+	}
+	if d, release := get(0); d == first {
+		t.Error("a closed model is given out")
+	} else {
+		release()
+	}
+}
+
+func TestCacheForgetsWhatItCannotRead(t *testing.T) {
+	c := NewCache(orttest.Open(t), 2, models.DefaultLimits())
+	defer c.Close()
+	for range 3 {
+		if _, _, err := c.Get(t.Context(), []byte("prose")); !errors.Is(err, models.ErrFormat) {
+			t.Errorf("%v", err)
+		}
+	}
+	if c.Len() != 0 {
+		t.Errorf("%d models are kept", c.Len())
+	}
+}
+
+func TestCacheServesManyAtOnce(t *testing.T) {
+	files := modelFiles(t, 3)
+	c := NewCache(orttest.Open(t), 1, models.DefaultLimits())
+	defer c.Close()
+	image := tile(t)
+	var group sync.WaitGroup
+	for i := range 6 {
+		group.Go(func() {
+			for j := range 4 {
+				d, release, err := c.Get(t.Context(), files[(i+j)%3])
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := d.Detect(t.Context(), image, nil, DefaultImageLimits()); err != nil {
+					t.Error(err)
+				}
+				release()
+			}
+		})
+	}
+	group.Wait()
+}
+
+func BenchmarkDetect(b *testing.B) {
+	d, image := goldenDetector(b), tile(b)
+	for b.Loop() {
+		if _, err := d.Detect(b.Context(), image, nil, DefaultImageLimits()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package inference
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
+)
+
+// errorTolerance is how far an error may be from what Pillow and PyTorch find,
+// as a share of it. What is left is the JPEG decoders' difference.
+const errorTolerance = 0.005
+
+func goldenDetector(t testing.TB) *Detector {
+	t.Helper()
+	data, err := os.ReadFile("../testdata/golden/errors.pt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := models.Read(data, models.DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := NewDetector(orttest.Open(t), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return d
+}
+
+// A checkpoint of the Python service judges 100 real JPEG files here as it does
+// there: in Pillow and PyTorch.
+func TestErrorsOfRealImagesAreThoseOfPillowAndPyTorch(t *testing.T) {
+	raw, err := os.ReadFile("../testdata/golden/errors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want map[string]float64
+	if err := json.Unmarshal(raw, &want); err != nil {
+		t.Fatal(err)
+	}
+	if len(want) != 100 {
+		t.Errorf("%d images", len(want))
+	}
+	d := goldenDetector(t)
+	worst := 0.0
+	for name, w := range want {
+		image, err := os.ReadFile(filepath.Join("../testdata/tiles", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := d.Detect(t.Context(), image, nil, DefaultImageLimits())
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		difference := math.Abs(v.ReconstructionError-w) / w
+		worst = max(worst, difference)
+		if difference > errorTolerance {
+			t.Errorf("%s: error %.8f, PyTorch's %.8f", name, v.ReconstructionError, w)
+		}
+		if v.Threshold != models.DefaultThreshold || v.Measure != models.MeasureMSE || v.IsAnomaly != (v.ReconstructionError > v.Threshold) {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+	t.Logf("largest relative difference: %.2g", worst)
+}
