@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/models"
@@ -104,12 +106,14 @@ func (s *Server) describe(c *fiber.Ctx, err error) (int, string) {
 	return fiber.StatusInternalServerError, "The service failed; its log names the reason under " + id
 }
 
-// sentence is an error's text as one line of bounded length.
+// sentence is an error's text as a sentence on one line, of bounded length.
 func sentence(err error) string {
 	const longest = 500
 	s := strings.Join(strings.Fields(err.Error()), " ")
 	if len(s) > longest {
 		s = strings.ToValidUTF8(s[:longest], "") + "…"
 	}
-	return s
+	// Go's errors begin in lower case, sentences do not.
+	first, size := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(first)) + s[size:]
 }

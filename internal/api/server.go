@@ -71,6 +71,8 @@ const (
 	maxHeaderBytes = 16 << 10
 	// prefetch is how much of a body is read before its handler starts.
 	prefetch = 64 << 10
+	// slowestAnswer is how long a client may take to read its answer.
+	slowestAnswer = 5 * time.Minute
 )
 
 // Server is the HTTP face of the service.
@@ -110,6 +112,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 		BodyLimit:                    prefetch,
 		ReadBufferSize:               maxHeaderBytes,
 		ReadTimeout:                  o.ReadPause,
+		WriteTimeout:                 slowestAnswer,
 		IdleTimeout:                  2 * time.Minute,
 		ErrorHandler:                 s.answer,
 	})
