@@ -101,6 +101,9 @@ func TestTrainRefusesBeforeAnythingIsWritten(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a folder to write to", func(t *testing.T) {
+		run(t, "train", good, "--force", "--out", empty).refused(t, "--out is the folder "+empty)
+	})
 	t.Run("a folder without images", func(t *testing.T) {
 		out := filepath.Join(t.TempDir(), "model.zip")
 		run(t, "train", empty, "--quiet", "--out", out).refused(t, "No image files found in the uploaded dataset")

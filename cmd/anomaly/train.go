@@ -34,7 +34,11 @@ func trainCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if _, err := os.Stat(out); err == nil && !force {
+			info, err := os.Stat(out)
+			switch {
+			case err == nil && info.IsDir():
+				return fmt.Errorf("--out is the folder %s; name a file in it", out)
+			case err == nil && !force:
 				return fmt.Errorf("%s exists; give --force to replace it", out)
 			}
 			e, err := engine.open()

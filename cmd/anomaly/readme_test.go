@@ -1,0 +1,285 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/api"
+	"github.com/deepmed/anomaly/trainer"
+)
+
+// envPython names the Python that these tests run; `make test` sets it.
+const envPython = "ANOMALY_TEST_PYTHON"
+
+func python(t testing.TB) string {
+	t.Helper()
+	path := os.Getenv(envPython)
+	if path == "" {
+		t.Skip(envPython + " names no Python with the packages of testdata/requirements.txt: `make test` sets it")
+	}
+	return path
+}
+
+// jpegTolerance is how much an error may differ, relatively, between Pillow's
+// JPEG decoder and ours.
+const jpegTolerance = 5e-3
+
+func near(a, b float64) bool { return math.Abs(a-b) <= jpegTolerance*max(math.Abs(a), math.Abs(b)) }
+
+// blocks are the fenced code blocks of a language in a Markdown text.
+func blocks(text, language string) []string {
+	var out []string
+	fence := regexp.MustCompile("(?ms)^```" + language + "\n(.*?)^```$")
+	for _, m := range fence.FindAllStringSubmatch(text, -1) {
+		out = append(out, m[1])
+	}
+	return out
+}
+
+// exampleFolder is a folder with the files that the README's examples read.
+func exampleFolder(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	write(t, dir, "normal.zip", normals(t, 4))
+	write(t, dir, "photo.jpg", read(t, tileFiles(t, "test/crack", 1)[0]))
+	return dir
+}
+
+// example runs an example of the README against a service.
+func example(t testing.TB, dir, address, text string, interpreter ...string) string {
+	t.Helper()
+	const documented = "127.0.0.1:5029"
+	if !strings.Contains(text, documented) {
+		t.Fatalf("the example does not use %s:\n%s", documented, text)
+	}
+	text = strings.ReplaceAll(text, documented, address)
+	c := exec.Command(interpreter[0], append(interpreter[1:], text)...)
+	c.Dir = dir
+	var stdout, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &stdout, &stderr
+	if err := c.Run(); err != nil {
+		t.Fatalf("%v: %s\n%s", err, stderr.String(), text)
+	}
+	return stdout.String()
+}
+
+func TestREADMEsCurlExamplesRun(t *testing.T) {
+	for _, tool := range []string{"bash", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not installed", tool)
+		}
+	}
+	s := serve(t, nil, "--addr", "127.0.0.1:0")
+	dir := exampleFolder(t)
+	var output strings.Builder
+	ran := 0
+	for _, block := range blocks(string(read(t, "../../README.md")), "sh") {
+		if strings.Contains(block, "curl ") {
+			output.WriteString(example(t, dir, s.address, block, "bash", "-euo", "pipefail", "-c"))
+			ran++
+		}
+	}
+	answers := json.NewDecoder(strings.NewReader(output.String()))
+	var health struct{ Status, Service string }
+	if err := answers.Decode(&health); err != nil || health.Status != "healthy" || health.Service != api.ServiceName {
+		t.Errorf("health: %v: %+v", err, health)
+	}
+	var verdict entry
+	if err := answers.Decode(&verdict); err != nil || verdict.Value == nil || *verdict.IsAnomaly != (*verdict.Value > *verdict.Threshold) {
+		t.Errorf("verdict: %v: %s", err, output.String())
+	}
+	if ran != 2 || answers.More() {
+		t.Errorf("%d blocks ran and said %s", ran, output.String())
+	}
+	want := []string{"README.md", "autoencoder.onnx", "autoencoder.pt", "metadata.json", "predict.py", "requirements.txt"}
+	if got := names(t, unpacked(t, filepath.Join(dir, "anomaly_detection_model.zip"))); !slices.Equal(got, want) {
+		t.Errorf("the zip holds %v", got)
+	}
+}
+
+func TestREADMEsPythonExampleRuns(t *testing.T) {
+	interpreter := python(t)
+	s := serve(t, nil, "--addr", "127.0.0.1:0")
+	dir := exampleFolder(t)
+	examples := blocks(string(read(t, "../../README.md")), "python")
+	if len(examples) != 1 {
+		t.Fatalf("%d examples", len(examples))
+	}
+	got := example(t, dir, s.address, examples[0], interpreter, "-c")
+	r := run(t, "detect", "--json", "--model", filepath.Join(dir, "model/autoencoder.pt"), filepath.Join(dir, "photo.jpg"))
+	word := map[bool]string{false: "normal", true: "anomaly"}[*entries(t, r)[0].IsAnomaly]
+	if want := word + " ['normal', 'anomaly']\n"; got != want {
+		t.Errorf("it says %q, the command line %q", got, want)
+	}
+}
+
+func TestREADMEsJSONExampleHasTheKeysOfAnAnswer(t *testing.T) {
+	examples := blocks(string(read(t, "../../README.md")), "json")
+	if len(examples) != 1 {
+		t.Fatalf("%d examples", len(examples))
+	}
+	r := run(t, "detect", "--json", "--model", smallModel(t), tileFiles(t, "test/crack", 1)[0])
+	var documented map[string]any
+	var real []map[string]any
+	if err := json.Unmarshal([]byte(examples[0]), &documented); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(r.stdout), &real); err != nil {
+		t.Fatal(err)
+	}
+	delete(real[0], "file")
+	for key := range real[0] {
+		if _, ok := documented[key]; !ok {
+			t.Errorf("the example has no %s", key)
+		}
+		delete(documented, key)
+	}
+	if len(documented) > 0 {
+		t.Errorf("the example has also %v", documented)
+	}
+}
+
+func TestREADMENamesEveryFlagLevelAndLimit(t *testing.T) {
+	text := string(read(t, "../../README.md"))
+	must := func(what, words string) {
+		if !strings.Contains(text, words) {
+			t.Errorf("%s: the README does not have %q", what, words)
+		}
+	}
+	flags := 0
+	for _, c := range rootCommand().Commands() {
+		for _, m := range regexp.MustCompile(`(?m)^ +(?:-\w, )?(--[a-z-]+)`).FindAllStringSubmatch(c.Flags().FlagUsages(), -1) {
+			must(c.Name(), "`"+m[1]+"`")
+			flags++
+		}
+	}
+	if flags < 25 {
+		t.Errorf("only %d flags were found", flags)
+	}
+	for _, l := range trainer.Levels() {
+		name := strconv.Itoa(l.Number)
+		if l.Number == trainer.DefaultLevel {
+			name += " (default)"
+		}
+		must("level", fmt.Sprintf("| %s | %d | %d | %v |", name, l.Epochs, l.BatchSize, l.LearningRate))
+	}
+	o := api.DefaultOptions()
+	mi := func(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
+	gi := func(n int64) string { return fmt.Sprintf("%d GiB", n>>30) }
+	must("request", "| "+gi(o.BodyBytes)+" | `--max-body` |")
+	must("pause", fmt.Sprintf("| a pause in an upload | %v s |", o.ReadPause.Seconds()))
+	must("model", "| "+mi(o.Models.MaxBytes)+" | `--max-model` |")
+	must("parameters", "| "+thousands(o.Models.MaxParameters)+"; "+mi(o.Models.MaxUnpacked)+" |")
+	must("image", "| "+mi(o.Images.MaxBytes)+" | `--max-image` |")
+	must("pixels", "| "+thousands(int64(o.Images.MaxPixels))+"; 65,535 | `--max-pixels` |")
+	must("files", "| files in a zip of images | "+thousands(int64(o.Dataset.Entries))+" |")
+	must("unpacked", fmt.Sprintf("| %s, and %d times its size", gi(o.Dataset.UnpackedBytes), o.Dataset.Ratio))
+	must("memory", "| "+gi(o.Dataset.PreparedBytes)+" | `--max-dataset-memory` |")
+	must("trainings", fmt.Sprintf("| 1; %d | `--waiting-trainings` |", o.WaitingTrainings))
+	must("detections", fmt.Sprintf("| one for each thread; %d |", o.WaitingDetections))
+	must("models", fmt.Sprintf("| %d | `--cached-models` |", o.CachedModels))
+	must("sizes", fmt.Sprintf("a multiple of 16 from %d to %d | %d |", trainer.MinImageSize, trainer.MaxImageSize, trainer.DefaultImageSize))
+}
+
+// thousands writes a number with commas.
+func thousands(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func TestREADMEsLinksLeadSomewhere(t *testing.T) {
+	for _, doc := range []string{"README.md", "docs/http.md", "docs/architecture.md"} {
+		path := filepath.Join("../..", doc)
+		for _, m := range regexp.MustCompile(`\]\(([^)#]+)`).FindAllStringSubmatch(string(read(t, path)), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
+				t.Errorf("%s: %v", doc, err)
+			}
+		}
+	}
+}
+
+// dozen is a dozen tiles of all kinds.
+func dozen(t testing.TB) []string {
+	t.Helper()
+	var list []string
+	for _, folder := range []string{"test/good", "test/blowhole", "test/crack"} {
+		for _, f := range tileFiles(t, folder, 4) {
+			abs, err := filepath.Abs(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, abs)
+		}
+	}
+	return list
+}
+
+func TestModelsOwnScriptSaysWhatDetectSays(t *testing.T) {
+	interpreter := python(t)
+	model, dir := smallModel(t), unpacked(t, smallModel(t))
+	images := dozen(t)
+	ours := run(t, append([]string{"detect", "--json", "--model", model}, images...)...)
+	c := exec.Command(interpreter, append([]string{filepath.Join(dir, "predict.py"), "--json"}, images...)...)
+	theirs := finish(t, c)
+	a, b := entries(t, ours), entries(t, theirs)
+	if len(a) != len(images) || len(b) != len(images) {
+		t.Fatalf("%d and %d entries: %s", len(a), len(b), theirs.stderr)
+	}
+	anomalous := false
+	for i := range a {
+		x, y := a[i], b[i]
+		if x.File != y.File || *x.Threshold != *y.Threshold || !slices.Equal(x.ClassNames, y.ClassNames) || !near(*x.Value, *y.Value) {
+			t.Errorf("detect %+v of error %v, predict.py %+v of error %v", x, *x.Value, y, *y.Value)
+		}
+		if *x.IsAnomaly != *y.IsAnomaly && !near(*x.Value, *x.Threshold) {
+			t.Errorf("%s: detect says %t, predict.py %t", x.File, *x.IsAnomaly, *y.IsAnomaly)
+		}
+		anomalous = anomalous || *y.IsAnomaly
+	}
+	if want := map[bool]int{false: exitNormal, true: exitAnomaly}[anomalous]; theirs.status != want {
+		t.Errorf("predict.py exits with %d, expected %d", theirs.status, want)
+	}
+	// As a table, and an image that is none.
+	c = exec.Command(interpreter, filepath.Join(dir, "predict.py"), images[0], filepath.Join(dir, "README.md"))
+	if r := finish(t, c); r.status != exitError || !strings.Contains(r.stdout, "cannot be judged") || strings.Contains(r.stderr, "Traceback") {
+		t.Errorf("exit %d: %s%s", r.status, r.stdout, r.stderr)
+	}
+}
+
+func TestModelsOwnREADMEsExampleRuns(t *testing.T) {
+	interpreter := python(t)
+	dir := unpacked(t, smallModel(t))
+	examples := blocks(string(read(t, filepath.Join(dir, "README.md"))), "python")
+	if len(examples) != 1 {
+		t.Fatalf("%d examples", len(examples))
+	}
+	photo := write(t, dir, "photo.jpg", read(t, tileFiles(t, "test/crack", 1)[0]))
+	c := exec.Command(interpreter, "-c", examples[0])
+	c.Dir = dir
+	r := finish(t, c)
+	var word string
+	var value float64
+	if _, err := fmt.Sscan(r.stdout, &word, &value); err != nil || r.status != 0 {
+		t.Fatalf("exit %d, %v: %s%s", r.status, err, r.stdout, r.stderr)
+	}
+	ours := entries(t, run(t, "detect", "--json", "--model", filepath.Join(dir, "autoencoder.onnx"), photo))[0]
+	if !near(value, *ours.Value) || ((word == "anomaly") != *ours.IsAnomaly && !near(value, *ours.Threshold)) {
+		t.Errorf("it says %s, %v; detect %t, %v", word, value, *ours.IsAnomaly, *ours.Value)
+	}
+}
