@@ -77,7 +77,7 @@ func (c *Cache) load(model []byte) (*Detector, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewDetector(c.engine, m)
+	return NewDetector(c.engine, m, 0)
 }
 
 // evict takes the least recently used models out of the cache until it is

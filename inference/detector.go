@@ -40,6 +40,7 @@ type Detector struct {
 	full    *ort.Session // also gives the reconstruction; made when first asked for
 	engine  *ort.Engine
 	onnx    []byte
+	threads int
 	memory  sync.Pool // *buffers
 
 	closing sync.RWMutex // held for reading by every run
@@ -50,17 +51,19 @@ type Detector struct {
 // buffers is the memory of one run.
 type buffers struct{ image, errors *ort.Tensor }
 
-// NewDetector lowers the model to ONNX and makes a session of it.
-func NewDetector(engine *ort.Engine, m *models.Model) (*Detector, error) {
+// NewDetector lowers the model to ONNX and makes a session of it. One image is
+// computed by so many threads; 0 means all of the engine's, which judges a
+// single image soonest. Where many images are judged at once, 1 judges the most.
+func NewDetector(engine *ort.Engine, m *models.Model, threads int) (*Detector, error) {
 	onnx, err := exporter.InferenceModel(m)
 	if err != nil {
 		return nil, err
 	}
-	session, err := engine.NewSession(onnx, []string{network.ImageName}, []string{network.ErrorName}, ort.SessionOptions{})
+	session, err := engine.NewSession(onnx, []string{network.ImageName}, []string{network.ErrorName}, ort.SessionOptions{Threads: threads})
 	if err != nil {
 		return nil, err
 	}
-	return &Detector{model: m, session: session, engine: engine, onnx: onnx}, nil
+	return &Detector{model: m, session: session, engine: engine, onnx: onnx, threads: threads}, nil
 }
 
 // Model is the model the detector judges by.
@@ -176,7 +179,7 @@ func (d *Detector) reconstructing() (*ort.Session, error) {
 	defer d.once.Unlock()
 	var err error
 	if d.full == nil {
-		d.full, err = d.engine.NewSession(d.onnx, []string{network.ImageName}, []string{network.ReconstructionName}, ort.SessionOptions{})
+		d.full, err = d.engine.NewSession(d.onnx, []string{network.ImageName}, []string{network.ReconstructionName}, ort.SessionOptions{Threads: d.threads})
 	}
 	return d.full, err
 }

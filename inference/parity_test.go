@@ -25,7 +25,7 @@ func goldenDetector(t testing.TB) *Detector {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := NewDetector(orttest.Open(t), m)
+	d, err := NewDetector(orttest.Open(t), m, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

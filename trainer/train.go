@@ -172,7 +172,7 @@ const thresholdDeviations = 2
 // same detector that will serve it, and sets mean, standard deviation (of the
 // population, as numpy's std) and threshold.
 func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *Dataset) error {
-	d, err := inference.NewDetector(engine, m)
+	d, err := inference.NewDetector(engine, m, 1)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,11 @@ func detectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d, err := inference.NewDetector(e, m)
+			threads := 0 // one image is judged by all threads, many by one each
+			if len(files) > 1 {
+				threads = 1
+			}
+			d, err := inference.NewDetector(e, m, threads)
 			if err != nil {
 				return err
 			}
