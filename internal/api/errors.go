@@ -22,7 +22,7 @@ type problem struct {
 
 func (p *problem) Error() string { return p.message }
 
-func badRequest(message string) error { return &problem{fiber.StatusBadRequest, message} }
+func badRequest(message string) *problem { return &problem{fiber.StatusBadRequest, message} }
 
 // The errors of requests themselves. The first two are in the Python service's
 // words, which clients may match.
@@ -30,6 +30,7 @@ var (
 	errNoZip         = badRequest("No ZIP file uploaded")
 	errNoModelImage  = badRequest("Both model file and image file are required")
 	errNotMultipart  = &problem{fiber.StatusUnsupportedMediaType, "The request must be multipart/form-data"}
+	errBadHTTP       = badRequest("The request is not valid HTTP")
 	errBadForm       = badRequest("The multipart form is damaged or was cut off")
 	errSlowClient    = &problem{fiber.StatusRequestTimeout, "The upload stopped for too long"}
 	errBusy          = &problem{fiber.StatusServiceUnavailable, "The service is busy, try again in a moment"}
@@ -96,6 +97,8 @@ func (s *Server) describe(c *fiber.Ctx, err error) (int, string) {
 			return errNotAllowed.status, errNotAllowed.message
 		case fiber.StatusRequestEntityTooLarge:
 			return errUploadTooLong.status, errUploadTooLong.message
+		case fiber.StatusBadRequest: // Fiber's text repeats the bytes it could not read
+			return errBadHTTP.status, errBadHTTP.message
 		}
 		if f.Code < fiber.StatusInternalServerError {
 			return f.Code, f.Message

@@ -126,6 +126,20 @@ func TestTrainingsBeyondTheQueueAreToldToComeBack(t *testing.T) {
 	}
 }
 
+func TestWhatIsNoHTTPIsToldSo(t *testing.T) {
+	s := start(t, nil)
+	c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "secret nonsense\r\n\r\n")
+	answer, err := io.ReadAll(c)
+	if err != nil || !strings.Contains(string(answer), `{"error":"The request is not valid HTTP"}`) || strings.Contains(string(answer), "secret") {
+		t.Errorf("%v: %.300s", err, answer)
+	}
+}
+
 // A zip larger than what the server reads ahead or holds in memory goes to disk
 // as it comes.
 func TestLargeUploadStreams(t *testing.T) {
