@@ -83,7 +83,10 @@ type TrainingSummary struct {
 	BatchSize    int     `json:"batch_size"`
 	LearningRate float64 `json:"learning_rate"`
 	Seed         int64   `json:"seed"`
-	Images       int     `json:"images"`
+	// Base is the SHA-256 of the model file that the training went on from,
+	// empty when it started from random weights.
+	Base   string `json:"base,omitempty"`
+	Images int    `json:"images"`
 	// Skipped counts the images that could not be read; SkippedFiles names
 	// them (the first hundred) with the reason.
 	Skipped      int           `json:"skipped"`

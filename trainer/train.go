@@ -16,6 +16,10 @@ import (
 // ErrImageSize is returned when an image size cannot be trained at.
 var ErrImageSize = errors.New("unusable image size")
 
+// ErrBase is returned when a training cannot go on from the model it was given:
+// its network or its image size is another.
+var ErrBase = errors.New("cannot go on from this model")
+
 // The image sizes a training takes: the smallest is what the network halves to
 // a single pixel, the largest keeps one image's activations within 100 MB.
 const (
@@ -35,6 +39,9 @@ type Options struct {
 	// Seed decides the initial weights and the order of the images. The same
 	// seed gives the same model.
 	Seed int64
+	// Base is a model whose weights the training starts from instead of random
+	// ones; nil for none. Adam's moments start anew.
+	Base *models.Model
 	// Limits and Images bound the data set; zero means the defaults.
 	Limits Limits
 	Images inference.ImageLimits
@@ -53,11 +60,15 @@ type Progress struct {
 	Elapsed, Remaining time.Duration
 }
 
-// Settle fills in defaults and checks the options. It returns ErrLevel and
-// ErrImageSize.
+// Settle fills in defaults and checks the options. Without an image size a
+// training takes that of its Base. It returns ErrLevel, ErrImageSize and
+// ErrBase.
 func (o Options) Settle() (Options, Level, error) {
 	if o.Level == 0 {
 		o.Level = DefaultLevel
+	}
+	if o.ImageSize == 0 && o.Base != nil {
+		o.ImageSize = o.Base.ImageSize
 	}
 	if o.ImageSize == 0 {
 		o.ImageSize = DefaultImageSize
@@ -77,6 +88,15 @@ func (o Options) Settle() (Options, Level, error) {
 		return o, Level{}, fmt.Errorf("%w: %d, expected a multiple of %d from %d to %d",
 			ErrImageSize, o.ImageSize, stride, MinImageSize, MaxImageSize)
 	}
+	if b := o.Base; b != nil {
+		if arch := models.DefaultArchitecture(); !b.Architecture.Equal(arch) {
+			return o, Level{}, fmt.Errorf("%w: its network is %s, expected %s", ErrBase, b.Architecture, arch)
+		}
+		if b.ImageSize != o.ImageSize {
+			return o, Level{}, fmt.Errorf("%w: its images are %d×%d pixels, %d×%d were asked for", ErrBase,
+				b.ImageSize, b.ImageSize, o.ImageSize, o.ImageSize)
+		}
+	}
 	return o, level, nil
 }
 
@@ -93,7 +113,11 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*mo
 		return nil, err
 	}
 	arch := models.DefaultArchitecture()
-	weights, losses, err := fit(ctx, engine, arch, InitialWeights(arch, o.Seed), data, level, o)
+	start := InitialWeights(arch, o.Seed)
+	if o.Base != nil {
+		start = o.Base.Weights
+	}
+	weights, losses, err := fit(ctx, engine, arch, start, data, level, o)
 	if err != nil {
 		return nil, err
 	}
@@ -109,8 +133,11 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*mo
 			FormatVersion:  models.FormatVersion,
 			Architecture:   &arch,
 			Preprocessing:  models.StandardPreprocessing(),
-			Training:       summarize(level, o.Seed, data),
+			Training:       summarize(level, o, data),
 		},
+	}
+	if m.Metadata.ClassNames == nil && o.Base != nil {
+		m.Metadata.ClassNames = o.Base.Metadata.Classes()
 	}
 	if m.Metadata.ClassNames == nil {
 		m.Metadata.ClassNames = models.GenericClassNames()
@@ -213,10 +240,14 @@ func meanStd(xs []float64) (mean, std float64) {
 // maxNamedSkips bounds the skipped files that the metadata names.
 const maxNamedSkips = 100
 
-func summarize(level Level, seed int64, data *Dataset) *models.TrainingSummary {
+func summarize(level Level, o Options, data *Dataset) *models.TrainingSummary {
+	base := ""
+	if o.Base != nil {
+		base = o.Base.SHA256
+	}
 	return &models.TrainingSummary{
 		Level: level.Number, Epochs: level.Epochs, BatchSize: level.BatchSize, LearningRate: level.LearningRate,
-		Seed: seed, Images: len(data.Images), Skipped: len(data.Skipped),
+		Seed: o.Seed, Base: base, Images: len(data.Images), Skipped: len(data.Skipped),
 		SkippedFiles: data.Skipped[:min(len(data.Skipped), maxNamedSkips)], Warnings: data.Warnings,
 	}
 }

@@ -51,6 +51,25 @@ func TestTrainGivesTheSameModelFromAFolderAndItsZip(t *testing.T) {
 	}
 }
 
+func TestTrainGoesOnFromAModel(t *testing.T) {
+	dir := t.TempDir()
+	zipped := write(t, dir, "normal.zip", normals(t, 4))
+	first, second := filepath.Join(dir, "first.zip"), filepath.Join(dir, "second.zip")
+	if r := run(t, "train", zipped, "--level", "1", "--image-size", "32", "--out", first); r.status != exitNormal {
+		t.Fatal(r.stderr)
+	}
+	if r := run(t, "train", zipped, "--level", "1", "--from", first, "--out", second); r.status != exitNormal || !strings.Contains(r.stderr, "32×32") {
+		t.Fatalf("exit %d: %s", r.status, r.stderr)
+	}
+	r := run(t, "train", zipped, "--image-size", "64", "--from", first, "--out", filepath.Join(dir, "third.zip"))
+	if r.status != exitError || !strings.Contains(r.stderr, "32×32") {
+		t.Errorf("another image size: exit %d: %s", r.status, r.stderr)
+	}
+	if left := names(t, dir); len(left) != 3 {
+		t.Errorf("there are %v", left)
+	}
+}
+
 func TestTrainDoesNotOverwriteWithoutForce(t *testing.T) {
 	dir := t.TempDir()
 	out := write(t, dir, "model.zip", []byte("mine"))

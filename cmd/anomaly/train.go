@@ -24,12 +24,23 @@ func trainCommand() *cobra.Command {
 		out     string
 		force   bool
 		quiet   bool
+		from    string
 	)
 	c := &cobra.Command{
 		Use:   "train normal.zip|FOLDER",
 		Short: "Train a model on normal images",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if from != "" {
+				base, _, err := readModel(from, "")
+				if err != nil {
+					return err
+				}
+				options.Base = base
+				if !c.Flags().Changed("image-size") {
+					options.ImageSize = 0 // the model's
+				}
+			}
 			options, level, err := settle(c, options)
 			if err != nil {
 				return err
@@ -84,6 +95,7 @@ func trainCommand() *cobra.Command {
 	f.IntVar(&options.ImageSize, "image-size", trainer.DefaultImageSize, "side images are resized to, in pixels, a multiple of 16")
 	f.StringVar(&out, "out", "model.zip", "the model to write")
 	f.Int64Var(&options.Seed, "seed", 0, "the same seed gives the same model")
+	f.StringVar(&from, "from", "", "a model to go on from, with its image size, instead of random weights")
 	f.BoolVar(&force, "force", false, "replace an existing file")
 	f.BoolVar(&quiet, "quiet", false, "no progress")
 	return c

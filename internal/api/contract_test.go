@@ -177,6 +177,31 @@ func TestMetadataFileCountsAsAWhole(t *testing.T) {
 	}
 }
 
+func TestTrainingGoesOnFromAnUploadedModel(t *testing.T) {
+	s := start(t, nil)
+	base, zipped := trained(t)["autoencoder.pt"], normals(t, 2, nil)
+	a := s.post(t, "/train", file("zipFile", "a.zip", zipped), text("level", "1"), file("baseModel", "b.pt", base))
+	if a.status != 200 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	if m := metadataOf(t, unzip(t, a.body)); m.ImageSize != 32 || m.Training.Base != models.Identity(base) {
+		t.Errorf("metadata %+v, training %+v", m, m.Training)
+	}
+	for _, c := range []struct {
+		name string
+		more []part
+		says string
+	}{
+		{"another image size", []part{file("baseModel", "b.pt", base), text("image_size", "64")}, "32×32"},
+		{"prose", []part{file("baseModel", "b.pt", []byte("prose"))}, "model file"},
+	} {
+		a := s.post(t, "/train", append(c.more, file("zipFile", "a.zip", zipped))...)
+		if a.status != 422 || !strings.Contains(a.message(t), c.says) {
+			t.Errorf("%s: status %d: %s", c.name, a.status, a.body)
+		}
+	}
+}
+
 // The Python service lost 180 of 300 requests to 8 clients at once.
 func TestEightClientsAtOnceAllGetTheSameVerdict(t *testing.T) {
 	const clients, requests = 8, 400

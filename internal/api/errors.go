@@ -49,6 +49,7 @@ var callerErrors = []struct {
 }{
 	{trainer.ErrLevel, fiber.StatusBadRequest},
 	{trainer.ErrImageSize, fiber.StatusBadRequest},
+	{trainer.ErrBase, fiber.StatusUnprocessableEntity},
 	{trainer.ErrNoImages, fiber.StatusBadRequest},
 	{trainer.ErrDatasetTooLarge, fiber.StatusRequestEntityTooLarge},
 	{trainer.ErrNotZip, fiber.StatusUnprocessableEntity},

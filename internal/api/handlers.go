@@ -39,6 +39,7 @@ func (s *Server) train(c *fiber.Ctx) error {
 		"zipFile":    {limit: s.options.BodyBytes, spool: true},
 		"level":      {limit: maxFieldBytes},
 		"image_size": {limit: maxFieldBytes},
+		"baseModel":  {limit: s.options.Models.MaxBytes},
 	})
 	if err != nil {
 		return err
@@ -52,8 +53,13 @@ func (s *Server) train(c *fiber.Ctx) error {
 	if o.Level, err = number(f.text("level"), trainer.DefaultLevel, trainer.ErrLevel); err != nil {
 		return err
 	}
-	if o.ImageSize, err = number(f.text("image_size"), trainer.DefaultImageSize, trainer.ErrImageSize); err != nil {
+	if o.ImageSize, err = number(f.text("image_size"), 0, trainer.ErrImageSize); err != nil {
 		return err
+	}
+	if base := f.memory["baseModel"]; len(base) > 0 {
+		if o.Base, err = models.Read(base, s.options.Models); err != nil {
+			return err
+		}
 	}
 	if o, _, err = o.Settle(); err != nil {
 		return err
@@ -90,7 +96,7 @@ func (s *Server) train(c *fiber.Ctx) error {
 	return c.Send(bundle.Bytes())
 }
 
-// number reads a whole number from a text field; an empty one is the default.
+// number reads a whole number from a text field; an empty one means otherwise.
 func number(text string, otherwise int, wrong error) (int, error) {
 	if text == "" {
 		return otherwise, nil
