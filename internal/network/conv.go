@@ -12,16 +12,30 @@ import (
 // Conv2D is PyTorch's Conv2d: inputs x (N×I×H×W), weight (O×I×K×K) and bias
 // (O), result N×O×h×w with h and w by Window.Down.
 type Conv2D struct {
-	pure
+	layer
 	Window Window
 }
 
 // ConvTranspose2D is PyTorch's ConvTranspose2d: inputs x (N×I×h×w), weight
 // (I×O×K×K) and bias (O), result N×O×H×W with H and W by Window.Up.
 type ConvTranspose2D struct {
-	pure
+	layer
 	Window Window
 }
+
+// layer is what both convolutions have in common as operators.
+type layer struct{ pure }
+
+// Arity is 3: x, weight and bias.
+func (layer) Arity() int { return 3 }
+
+// Type is Tensor-4 a → Tensor-4 a → Vector a → Tensor-4 a.
+func (layer) Type() hm.Type {
+	return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(1), tensorOf(4))
+}
+
+// DiffWRT is true for every input.
+func (layer) DiffWRT(n int) []bool { return all(n) }
 
 // Convolve applies Conv2D.
 func Convolve(x, weight, bias *gorgonia.Node, w Window) (*gorgonia.Node, error) {
@@ -31,14 +45,6 @@ func Convolve(x, weight, bias *gorgonia.Node, w Window) (*gorgonia.Node, error) 
 // ConvolveTransposed applies ConvTranspose2D.
 func ConvolveTransposed(x, weight, bias *gorgonia.Node, w Window) (*gorgonia.Node, error) {
 	return gorgonia.ApplyOp(ConvTranspose2D{Window: w}, x, weight, bias)
-}
-
-// Arity is 3: x, weight and bias.
-func (Conv2D) Arity() int { return 3 }
-
-// Type is Tensor-4 a → Tensor-4 a → Vector a → Tensor-4 a.
-func (Conv2D) Type() hm.Type {
-	return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(1), tensorOf(4))
 }
 
 // InferShape gives N×O×h×w.
@@ -65,9 +71,6 @@ func (op Conv2D) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	downConvolve(out, s, x, xs, k, op.Window)
 	return newDense(out, s...), nil
 }
-
-// DiffWRT is true for every input.
-func (Conv2D) DiffWRT(n int) []bool { return all(n) }
 
 // SymDiff gives the derivatives: to x the transposed convolution of the
 // gradient with the same weight, to the weight ConvWeightGrad, to the bias
@@ -102,14 +105,6 @@ func (op Conv2D) Hashcode() uint32 { return hashcode(op) }
 
 func (op Conv2D) String() string { return "Conv2D " + op.Window.String() }
 
-// Arity is 3: x, weight and bias.
-func (ConvTranspose2D) Arity() int { return 3 }
-
-// Type is Tensor-4 a → Tensor-4 a → Vector a → Tensor-4 a.
-func (ConvTranspose2D) Type() hm.Type {
-	return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(1), tensorOf(4))
-}
-
 // InferShape gives N×O×H×W.
 func (op ConvTranspose2D) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	x, k, err := convOperands(op, in)
@@ -134,14 +129,11 @@ func (op ConvTranspose2D) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	return newDense(out, s...), nil
 }
 
-// DiffWRT is true for every input.
-func (ConvTranspose2D) DiffWRT(n int) []bool { return all(n) }
-
 // SymDiff gives the derivatives: to x the convolution of the gradient with the
 // same weight, to the weight ConvWeightGrad with the roles of x and gradient
 // exchanged, to the bias ChannelSum.
 func (op ConvTranspose2D) SymDiff(in gorgonia.Nodes, _, grad *gorgonia.Node) (gorgonia.Nodes, error) {
-	dx, err := gorgonia.ApplyOp(ConvTransposeInputGrad(op), grad, in[1])
+	dx, err := gorgonia.ApplyOp(ConvTransposeInputGrad{Window: op.Window}, grad, in[1])
 	if err != nil {
 		return nil, err
 	}

@@ -9,17 +9,26 @@ import (
 	"gorgonia.org/tensor"
 )
 
+// pair is what operators of two four-dimensional inputs have in common.
+type pair struct{ pure }
+
+// Arity is 2.
+func (pair) Arity() int { return 2 }
+
+// Type is Tensor-4 a → Tensor-4 a → Tensor-4 a.
+func (pair) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(4)) }
+
 // ConvInputGrad is a convolution's derivative with regard to its input: inputs
 // gradient (N×O×h×w) and weight (O×I×K×K), result N×I×H×W.
 type ConvInputGrad struct {
-	pure
+	pair
 	Window Window
 }
 
 // ConvTransposeInputGrad is a transposed convolution's derivative with regard
 // to its input: inputs gradient (N×O×H×W) and weight (I×O×K×K), result N×I×h×w.
 type ConvTransposeInputGrad struct {
-	pure
+	pair
 	Window Window
 }
 
@@ -28,19 +37,13 @@ type ConvTransposeInputGrad struct {
 // convolution the gradient is the small image and the input the large one; for
 // a transposed convolution it is the other way round.
 type ConvWeightGrad struct {
-	pure
+	pair
 	Window Window
 }
 
 // ChannelSum adds up each channel of N×C×H×W over images and pixels: the
 // derivative with regard to a bias. Its result has C elements.
 type ChannelSum struct{ pure }
-
-// Arity is 2: gradient and weight.
-func (ConvInputGrad) Arity() int { return 2 }
-
-// Type is Tensor-4 a → Tensor-4 a → Tensor-4 a.
-func (ConvInputGrad) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(4)) }
 
 // InferShape gives N×I×H×W.
 func (op ConvInputGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
@@ -72,14 +75,6 @@ func (op ConvInputGrad) WriteHash(h hash.Hash) { writeHash(op, h) }
 func (op ConvInputGrad) Hashcode() uint32 { return hashcode(op) }
 
 func (op ConvInputGrad) String() string { return "ConvInputGrad " + op.Window.String() }
-
-// Arity is 2: gradient and weight.
-func (ConvTransposeInputGrad) Arity() int { return 2 }
-
-// Type is Tensor-4 a → Tensor-4 a → Tensor-4 a.
-func (ConvTransposeInputGrad) Type() hm.Type {
-	return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(4))
-}
 
 // InferShape gives N×I×h×w.
 func (op ConvTransposeInputGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
@@ -113,12 +108,6 @@ func (op ConvTransposeInputGrad) Hashcode() uint32 { return hashcode(op) }
 func (op ConvTransposeInputGrad) String() string {
 	return "ConvTransposeInputGrad " + op.Window.String()
 }
-
-// Arity is 2: the small and the large image.
-func (ConvWeightGrad) Arity() int { return 2 }
-
-// Type is Tensor-4 a → Tensor-4 a → Tensor-4 a.
-func (ConvWeightGrad) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(4)) }
 
 // InferShape gives S×L×K×K.
 func (op ConvWeightGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {

@@ -15,7 +15,7 @@ type ReLU struct{ pure }
 
 // ReLUGrad lets a gradient pass where ReLU's result is above 0: inputs result
 // and gradient, both N×C×H×W, and so its own.
-type ReLUGrad struct{ pure }
+type ReLUGrad struct{ pair }
 
 // Rectify applies ReLU.
 func Rectify(x *gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.ApplyOp(ReLU{}, x) }
@@ -71,12 +71,6 @@ func (op ReLU) WriteHash(h hash.Hash) { writeHash(op, h) }
 func (op ReLU) Hashcode() uint32 { return hashcode(op) }
 
 func (ReLU) String() string { return "ReLU" }
-
-// Arity is 2: result and gradient.
-func (ReLUGrad) Arity() int { return 2 }
-
-// Type is Tensor-4 a → Tensor-4 a → Tensor-4 a.
-func (ReLUGrad) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(4)) }
 
 // InferShape gives the gradient's.
 func (op ReLUGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
