@@ -1,5 +1,5 @@
 // Command bench measures this service beside PyTorch in one run and prints a
-// table: the training step, a whole training through HTTP, and /detect under
+// table: the training step, how the loss falls, a whole training through HTTP, and /detect under
 // load. Run it by `make bench`, which brings the peers.
 //
 // The machine's pace drifts, so the two sides take turns in rounds, and what

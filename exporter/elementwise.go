@@ -93,18 +93,13 @@ func lowerReshape(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 // follow broadcast it, and no tensor of copies is ever made. Whoever needs the
 // copies asks for them with expand.
 func lowerRepeat(_ *lowering, n *gorgonia.Node, in []value) (value, error) {
-	if axis := slices.IndexFunc(pairs(in[0].shape, n.Shape()), func(p [2]int) bool {
-		return p[0] != p[1] && p[0] != 1
-	}); axis >= 0 || len(in[0].shape) != n.Dims() {
-		return value{}, fmt.Errorf("%w: %v of shape %v to %v", ErrNoLowering, n.Op(), in[0].shape, n.Shape())
+	x, shape := in[0].shape, n.Shape()
+	fits := len(x) == len(shape)
+	for i := 0; fits && i < len(x); i++ {
+		fits = x[i] == shape[i] || x[i] == 1
+	}
+	if !fits {
+		return value{}, fmt.Errorf("%w: %v of shape %v to %v", ErrNoLowering, n.Op(), x, shape)
 	}
 	return in[0], nil
-}
-
-func pairs(a, b []int) [][2]int {
-	out := make([][2]int, min(len(a), len(b)))
-	for i := range out {
-		out[i] = [2]int{a[i], b[i]}
-	}
-	return out
 }

@@ -3,6 +3,7 @@ package inference
 import (
 	"container/list"
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/deepmed/anomaly/internal/ort"
@@ -56,8 +57,7 @@ func (c *Cache) Get(ctx context.Context, model []byte) (d *Detector, release fun
 		c.entries[key] = c.recent.PushFront(e)
 		c.evict()
 		c.mu.Unlock()
-		e.detector, e.err = c.load(model)
-		close(e.ready)
+		c.fill(e, model)
 	}
 	select {
 	case <-e.ready:
@@ -70,6 +70,16 @@ func (c *Cache) Get(ctx context.Context, model []byte) (d *Detector, release fun
 		return nil, nil, e.err
 	}
 	return e.detector, sync.OnceFunc(func() { c.release(e) }), nil
+}
+
+// errUnfinished is what waiters get when loading ended in a panic.
+var errUnfinished = errors.New("inference: loading the model did not finish")
+
+// fill loads an entry's model and wakes who waits for it, whatever happens.
+func (c *Cache) fill(e *cached, model []byte) {
+	defer close(e.ready)
+	e.err = errUnfinished
+	e.detector, e.err = c.load(model)
 }
 
 func (c *Cache) load(model []byte) (*Detector, error) {

@@ -3,24 +3,22 @@ package inference
 import (
 	"errors"
 	"fmt"
+
+	"github.com/deepmed/anomaly/models"
 )
 
 // ErrSide is returned when an image is to be prepared for a side that no
 // network has.
 var ErrSide = errors.New("unusable image side")
 
-// maxSide bounds the side of the network's input, in pixels: at 4096 one image
-// is 48 MiB of pixels and 192 MiB of floats.
-const maxSide = 4096
-
 // Prepare decodes an untrusted image and resizes it to the square the network
 // sees: side·side·3 bytes, rows of pixels of red, green and blue. This and
 // Normalize are the whole preprocessing, in training and in detection; training
 // keeps these bytes in memory. It returns ErrImage, ErrImageTooLarge or, for a
-// side below 1 or above 4096 pixels, ErrSide, wrapped.
+// side below 1 or above models.MaxImageSize, ErrSide, wrapped.
 func Prepare(data []byte, side int, lim ImageLimits) ([]byte, error) {
-	if side < 1 || side > maxSide {
-		return nil, fmt.Errorf("%w: %d pixels, expected 1 to %d", ErrSide, side, maxSide)
+	if side < 1 || side > models.MaxImageSize {
+		return nil, fmt.Errorf("%w: %d pixels, expected 1 to %d", ErrSide, side, models.MaxImageSize)
 	}
 	img, err := Decode(data, lim)
 	if err != nil {

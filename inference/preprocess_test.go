@@ -7,6 +7,8 @@ import (
 	"image/jpeg"
 	"image/png"
 	"testing"
+
+	"github.com/deepmed/anomaly/models"
 )
 
 func TestPrepareIsTheSquareThatPillowMakes(t *testing.T) {
@@ -47,7 +49,7 @@ func TestSixteenBitGreyIsScaledAndNotClipped(t *testing.T) {
 
 func TestPrepareRefusesSidesOfNoNetwork(t *testing.T) {
 	data := readInput(t, "rgb.png")
-	for _, side := range []int{-1, 0, maxSide + 1} {
+	for _, side := range []int{-1, 0, models.MaxImageSize + 1} {
 		if _, err := Prepare(data, side, ImageLimits{}); !errors.Is(err, ErrSide) {
 			t.Errorf("side %d: %v, expected ErrSide", side, err)
 		}

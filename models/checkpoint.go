@@ -109,11 +109,8 @@ func (c *checkpoint) weights(state *pickleDict, lim Limits) (Architecture, State
 	if state.others > 0 {
 		return Architecture{}, nil, fmt.Errorf("%w: the state dict has %d keys that are no names", ErrArchitecture, state.others)
 	}
-	a, err := ArchitectureOf(shapes)
+	a, err := lim.architectureOf(shapes)
 	if err != nil {
-		return Architecture{}, nil, err
-	}
-	if err := lim.parameters(a); err != nil {
 		return Architecture{}, nil, err
 	}
 	weights := shapes.Ordered(a.Parameters())

@@ -1,11 +1,9 @@
 package models
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 )
 
@@ -104,26 +102,23 @@ type SkippedFile struct {
 // ErrMetadata, wrapped, for malformed JSON and for values no verdict can be
 // based on: a threshold that is missing, negative or not finite.
 func ParseMetadata(data []byte) (Metadata, error) {
-	var m Metadata
 	if len(data) > MaxMetadataBytes {
-		return m, fmt.Errorf("%w: %d bytes, at most %d are read", ErrMetadata, len(data), MaxMetadataBytes)
+		return Metadata{}, fmt.Errorf("%w: %d bytes, at most %d are read", ErrMetadata, len(data), MaxMetadataBytes)
 	}
-	var required struct {
+	// The outer threshold takes the key from the inner one, and tells a missing
+	// threshold from one of 0.
+	var read struct {
+		Metadata
 		Threshold *float64 `json:"threshold"`
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	if err := dec.Decode(&m); err != nil {
+	if err := json.Unmarshal(data, &read); err != nil {
 		return Metadata{}, fmt.Errorf("%w: %w", ErrMetadata, err)
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return Metadata{}, fmt.Errorf("%w: data after the JSON object", ErrMetadata)
-	}
-	if err := json.Unmarshal(data, &required); err != nil {
-		return Metadata{}, fmt.Errorf("%w: %w", ErrMetadata, err)
-	}
-	if required.Threshold == nil {
+	if read.Threshold == nil {
 		return Metadata{}, fmt.Errorf("%w: it has no threshold", ErrMetadata)
 	}
+	m := read.Metadata
+	m.Threshold = *read.Threshold
 	if err := m.Validate(); err != nil {
 		return Metadata{}, err
 	}

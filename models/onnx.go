@@ -265,11 +265,8 @@ func (f *onnxFile) weights(lim Limits) (Architecture, StateDict, error) {
 			shapes[i].Shape = append(shapes[i].Shape, int(d))
 		}
 	}
-	a, err := ArchitectureOf(shapes)
+	a, err := lim.architectureOf(shapes)
 	if err != nil {
-		return Architecture{}, nil, err
-	}
-	if err := lim.parameters(a); err != nil {
 		return Architecture{}, nil, err
 	}
 	// From here on every product of dimensions is that of a known parameter.

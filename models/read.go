@@ -5,7 +5,8 @@ import "fmt"
 // Bounds on the side of an image and what a model says that names none: the
 // Python service's default.
 const (
-	// MaxImageSize is the largest side of the square a network may see.
+	// MaxImageSize is the largest side of the square a network may see: one
+	// image of it is 48 MiB of pixels and 192 MiB of floats.
 	MaxImageSize = 4096
 	// DefaultImageSize is the side assumed of a model that does not say.
 	DefaultImageSize = 256
@@ -43,6 +44,16 @@ func (l Limits) withDefaults() Limits {
 		l.MaxUnpacked = d.MaxUnpacked
 	}
 	return l
+}
+
+// architectureOf is ArchitectureOf within the limits: it returns ErrTooLarge,
+// wrapped, as well, when the network has too many parameters.
+func (l Limits) architectureOf(shapes StateDict) (Architecture, error) {
+	a, err := ArchitectureOf(shapes)
+	if err == nil {
+		err = l.parameters(a)
+	}
+	return a, err
 }
 
 // parameters returns ErrTooLarge, wrapped, when a network has too many.

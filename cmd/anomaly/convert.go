@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -42,8 +41,8 @@ func convertCommand() *cobra.Command {
 			if !ok {
 				return fmt.Errorf("--to %s: choose a file that ends in .pt, .onnx or .zip", to)
 			}
-			if _, err := os.Stat(to); err == nil && !force {
-				return fmt.Errorf("%s exists; give --force to replace it", to)
+			if err := mayWrite("--to", to, force); err != nil {
+				return err
 			}
 			m, meta, err := readModel(args[0], metadata)
 			if err != nil {

@@ -45,12 +45,8 @@ func trainCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			info, err := os.Stat(out)
-			switch {
-			case err == nil && info.IsDir():
-				return fmt.Errorf("--out is the folder %s; name a file in it", out)
-			case err == nil && !force:
-				return fmt.Errorf("%s exists; give --force to replace it", out)
+			if err := mayWrite("--out", out, force); err != nil {
+				return err
 			}
 			e, err := engine.open()
 			if err != nil {
@@ -134,6 +130,19 @@ func openSource(path string, lim trainer.Limits) (*trainer.Source, func(), error
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return src, func() { file.Close() }, nil
+}
+
+// mayWrite returns an error when the file that a flag names exists and is not to
+// be replaced, or is a folder.
+func mayWrite(flag, path string, force bool) error {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return fmt.Errorf("%s is the folder %s; name a file in it", flag, path)
+	case err == nil && !force:
+		return fmt.Errorf("%s exists; give --force to replace it", path)
+	}
+	return nil
 }
 
 // writeAtomically writes to a temporary file beside path and renames it, so

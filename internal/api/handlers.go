@@ -108,9 +108,6 @@ func number(text string, otherwise int, wrong error) (int, error) {
 	return n, nil
 }
 
-// maxMetadataBytes bounds the metadataFile part.
-const maxMetadataBytes = models.MaxMetadataBytes
-
 // detect answers POST /detect: the verdict on one image.
 func (s *Server) detect(c *fiber.Ctx) error {
 	if s.draining.Load() {
@@ -119,7 +116,7 @@ func (s *Server) detect(c *fiber.Ctx) error {
 	f, err := s.readForm(c, map[string]field{
 		"modelFile":    {limit: s.options.Models.MaxBytes},
 		"imageFile":    {limit: s.options.Images.MaxBytes},
-		"metadataFile": {limit: maxMetadataBytes},
+		"metadataFile": {limit: models.MaxMetadataBytes},
 	})
 	if err != nil {
 		return err

@@ -82,19 +82,7 @@ func (op Conv2D) SymDiff(in gorgonia.Nodes, _, grad *gorgonia.Node) (gorgonia.No
 	if got := w.Up(w.Down(xs[3])); got != xs[3] {
 		return nil, fmt.Errorf("%v: the sides of %v leave different remainders", op, xs)
 	}
-	dx, err := gorgonia.ApplyOp(ConvInputGrad{Window: w}, grad, in[1])
-	if err != nil {
-		return nil, err
-	}
-	dw, err := gorgonia.ApplyOp(ConvWeightGrad{Window: w}, grad, in[0])
-	if err != nil {
-		return nil, err
-	}
-	db, err := gorgonia.ApplyOp(ChannelSum{}, grad)
-	if err != nil {
-		return nil, err
-	}
-	return gorgonia.Nodes{dx, dw, db}, nil
+	return derivatives(ConvInputGrad{Window: w}, in[1], grad, in[0], grad, w)
 }
 
 // WriteHash writes what tells this operator from others.
@@ -133,19 +121,7 @@ func (op ConvTranspose2D) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 // same weight, to the weight ConvWeightGrad with the roles of x and gradient
 // exchanged, to the bias ChannelSum.
 func (op ConvTranspose2D) SymDiff(in gorgonia.Nodes, _, grad *gorgonia.Node) (gorgonia.Nodes, error) {
-	dx, err := gorgonia.ApplyOp(ConvTransposeInputGrad{Window: op.Window}, grad, in[1])
-	if err != nil {
-		return nil, err
-	}
-	dw, err := gorgonia.ApplyOp(ConvWeightGrad{Window: op.Window}, in[0], grad)
-	if err != nil {
-		return nil, err
-	}
-	db, err := gorgonia.ApplyOp(ChannelSum{}, grad)
-	if err != nil {
-		return nil, err
-	}
-	return gorgonia.Nodes{dx, dw, db}, nil
+	return derivatives(ConvTransposeInputGrad{Window: op.Window}, in[1], in[0], grad, grad, op.Window)
 }
 
 // WriteHash writes what tells this operator from others.
@@ -155,6 +131,25 @@ func (op ConvTranspose2D) WriteHash(h hash.Hash) { writeHash(op, h) }
 func (op ConvTranspose2D) Hashcode() uint32 { return hashcode(op) }
 
 func (op ConvTranspose2D) String() string { return "ConvTranspose2D " + op.Window.String() }
+
+// derivatives gives those of a convolution of either kind to x, weight and bias:
+// inputGrad of gradient and weight, ConvWeightGrad of the small and the large
+// image, and ChannelSum of the gradient.
+func derivatives(inputGrad gorgonia.Op, weight, small, large, grad *gorgonia.Node, w Window) (gorgonia.Nodes, error) {
+	dx, err := gorgonia.ApplyOp(inputGrad, grad, weight)
+	if err != nil {
+		return nil, err
+	}
+	dw, err := gorgonia.ApplyOp(ConvWeightGrad{Window: w}, small, large)
+	if err != nil {
+		return nil, err
+	}
+	db, err := gorgonia.ApplyOp(ChannelSum{}, grad)
+	if err != nil {
+		return nil, err
+	}
+	return gorgonia.Nodes{dx, dw, db}, nil
+}
 
 // convOperands gives the shapes of x and the weight, having checked the bias
 // against neither: its length is held against the result in Do.
