@@ -3,6 +3,7 @@ package exporter
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/deepmed/anomaly/internal/network"
@@ -17,6 +18,16 @@ import (
 func InferenceModel(m *models.Model) ([]byte, error) {
 	f, err := network.Autoencoder(m.Architecture, 1, m.ImageSize, m.ImageSize)
 	if err != nil {
+		return nil, err
+	}
+	return Lower(f, m)
+}
+
+// Lower is InferenceModel for a network that is built already, for images of
+// any number: the graph is f's, weights and metadata are m's. It is an error
+// when they do not belong together.
+func Lower(f *network.Forward, m *models.Model) ([]byte, error) {
+	if err := belong(f, m); err != nil {
 		return nil, err
 	}
 	l := newLowering("autoencoder", false)
@@ -38,6 +49,22 @@ func InferenceModel(m *models.Model) ([]byte, error) {
 		return nil, err
 	}
 	return l.model("Convolutional autoencoder that was trained on normal images only.", props)
+}
+
+// belong says what of a model does not fit the network it is to be written with.
+func belong(f *network.Forward, m *models.Model) error {
+	if s := f.Image.Shape(); len(s) != 4 || s[2] != m.ImageSize || s[3] != m.ImageSize {
+		return fmt.Errorf("exporter: a network for images of shape %v and a model for %d×%d pixels", s, m.ImageSize, m.ImageSize)
+	}
+	if len(f.Parameters) != len(m.Weights) {
+		return fmt.Errorf("exporter: a network of %d parameters and a model of %d", len(f.Parameters), len(m.Weights))
+	}
+	for i, t := range m.Weights {
+		if p := f.Parameters[i]; p.Name() != t.Name || !slices.Equal(p.Shape(), t.Shape) {
+			return fmt.Errorf("exporter: the network's %s of shape %v and the model's %s of shape %v", p.Name(), p.Shape(), t.Name, t.Shape)
+		}
+	}
+	return nil
 }
 
 // metadataProps are the entries of the file's metadata_props: the whole
