@@ -73,7 +73,7 @@ func rootCommand() *cobra.Command {
 		Args:          cobra.NoArgs,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.AddCommand(serveCommand(), trainCommand(), detectCommand(), inspectCommand(), convertCommand(), healthCommand())
+	root.AddCommand(serveCommand(), trainCommand(), detectCommand(), inspectCommand(), convertCommand(), verifyCommand(), healthCommand())
 	return root
 }
 

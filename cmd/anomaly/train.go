@@ -170,9 +170,14 @@ func writeAtomically(path string, write func(io.Writer) error) (err error) {
 	return os.Rename(tmp.Name(), path)
 }
 
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 // progress shows a bar on a terminal, and a line for each epoch elsewhere.
 func progress(w io.Writer) func(trainer.Progress) {
-	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+	if !isTerminal(w) {
 		return func(p trainer.Progress) {
 			if p.Step%(p.Steps/p.Epochs) == 0 {
 				fmt.Fprintf(w, "epoch %d/%d loss %.6f, %s left\n", p.Epoch, p.Epochs, p.Loss, p.Remaining.Round(time.Second))
