@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/models"
@@ -34,10 +33,7 @@ func Lower(f *network.Forward, m *models.Model) ([]byte, error) {
 	l.batch = "N"
 	l.input(l.source(f.Image, network.ImageName),
 		fmt.Sprintf("RGB images of %d×%d pixels, resized as Pillow's bilinear does, divided by 255", m.ImageSize, m.ImageSize))
-	for i, t := range m.Weights {
-		l.parameter(t.Name, t.Shape, t.Data)
-		l.source(f.Parameters[i], t.Name)
-	}
+	l.weights(f, m.Weights)
 	if err := l.result(f.Reconstruction, network.ReconstructionName, "what the autoencoder makes of the images, in 0…1"); err != nil {
 		return nil, err
 	}
@@ -67,22 +63,39 @@ func belong(f *network.Forward, m *models.Model) error {
 	return nil
 }
 
+// weights declares a network's parameters with what was learnt.
+func (l *lowering) weights(f *network.Forward, learnt models.StateDict) {
+	for i, t := range learnt {
+		l.parameter(t.Name, t.Shape, t.Data)
+		l.source(f.Parameters[i], t.Name)
+	}
+}
+
 // metadataProps are the entries of the file's metadata_props: the whole
-// metadata.json, and by themselves what a program needs for a verdict.
+// metadata.json, and by themselves what a program needs for a verdict or a
+// person wants to see in a viewer. What is not text is JSON.
 func metadataProps(m *models.Model) ([][2]string, error) {
-	whole, err := json.Marshal(m.Metadata)
-	if err != nil {
-		return nil, fmt.Errorf("exporter: metadata: %w", err)
+	props := [][2]string{{"model_type", models.ModelType}}
+	for _, p := range []struct {
+		key   string
+		value any
+	}{
+		{"format_version", models.FormatVersion},
+		{"image_size", m.ImageSize},
+		{"threshold", m.Metadata.Threshold},
+		{"class_names", m.Metadata.Classes()},
+		{"preprocessing", models.StandardPreprocessing()},
+		{"training", m.Metadata.Training},
+		{"metadata_json", m.Metadata},
+	} {
+		if p.value == (*models.TrainingSummary)(nil) {
+			continue // of a model that came without
+		}
+		text, err := json.Marshal(p.value)
+		if err != nil {
+			return nil, fmt.Errorf("exporter: %s: %w", p.key, err)
+		}
+		props = append(props, [2]string{p.key, string(text)})
 	}
-	names, err := json.Marshal(m.Metadata.Classes())
-	if err != nil {
-		return nil, fmt.Errorf("exporter: class names: %w", err)
-	}
-	return [][2]string{
-		{"model_type", models.ModelType},
-		{"image_size", strconv.Itoa(m.ImageSize)},
-		{"threshold", strconv.FormatFloat(m.Metadata.Threshold, 'g', -1, 64)},
-		{"class_names", string(names)},
-		{"metadata_json", string(whole)},
-	}, nil
+	return props, nil
 }

@@ -325,7 +325,7 @@ func TestDetectSaysTheSameOfEveryFormOfAModel(t *testing.T) {
 	dir := unpacked(t, model)
 	images := append(tileFiles(t, "test/good", 3), tileFiles(t, "test/blowhole", 3)...)
 	whole := entries(t, run(t, append([]string{"detect", "--json", "--model", model}, images...)...))
-	for _, form := range []string{"autoencoder.pt", "autoencoder.onnx"} {
+	for _, form := range []string{"autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx"} {
 		for i, e := range entries(t, run(t, append([]string{"detect", "--json", "--threads", "1", "--model", filepath.Join(dir, form)}, images...)...)) {
 			if *e.Value != *whole[i].Value || *e.Threshold != *whole[i].Threshold || !slices.Equal(e.ClassNames, whole[i].ClassNames) {
 				t.Errorf("%s: %+v, the zip: %+v", form, e, whole[i])

@@ -101,7 +101,7 @@ func TestREADMEsCurlExamplesRun(t *testing.T) {
 	if ran != 2 || answers.More() {
 		t.Errorf("%d blocks ran and said %s", ran, output.String())
 	}
-	want := []string{"README.md", "autoencoder.onnx", "autoencoder.pt", "metadata.json", "predict.py", "requirements.txt"}
+	want := []string{"README.md", "autoencoder.onnx", "autoencoder.pt", "autoencoder_image.onnx", "metadata.json", "predict.py", "requirements.txt"}
 	if got := names(t, unpacked(t, filepath.Join(dir, "anomaly_detection_model.zip"))); !slices.Equal(got, want) {
 		t.Errorf("the zip holds %v", got)
 	}

@@ -63,7 +63,7 @@ func TestTrainAnswersTheContractsZipWhoseModelDetects(t *testing.T) {
 		t.Errorf("headers %v", a.header)
 	}
 	files := unzip(t, a.body)
-	for _, name := range []string{"autoencoder.pt", "autoencoder.onnx", "metadata.json", "predict.py", "requirements.txt", "README.md"} {
+	for _, name := range []string{"autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx", "metadata.json", "predict.py", "requirements.txt", "README.md"} {
 		if len(files[name]) == 0 {
 			t.Errorf("%s is missing", name)
 		}

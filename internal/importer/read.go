@@ -22,7 +22,7 @@ var (
 
 // Read reads the bytes that exporter.InferenceModel gave: the network for
 // batches of so many images (image N×3×S×S), and its weights in the order of
-// its parameters. It returns ErrFormat, ErrUnsupported or, when the weights are
+// its parameters. The network's Map is nil, for the file has none. Read returns ErrFormat, ErrUnsupported or, when the weights are
 // not those of an autoencoder, models.ErrArchitecture, wrapped.
 func Read(data []byte, batch int) (f *network.Forward, weights models.StateDict, err error) {
 	if batch < 1 {
