@@ -95,17 +95,17 @@ func TestOtherFilesAreRefusedByName(t *testing.T) {
 			attribute(t, node(t, m, "ReduceSum"), "keepdims").I = proto.Int64(1)
 		}, ErrUnsupported, "keepdims"},
 		{"a sum over the batch too", func(t *testing.T, m *onnx.ModelProto) {
-			initializer(t, m, "constant_1").RawData[0] = 0
-		}, ErrUnsupported, "axes [0 2 3]"},
+			initializer(t, m, "constant_3").RawData[0] = 0
+		}, ErrUnsupported, "axes [0 2]"},
 		{"axes beyond the shape", func(t *testing.T, m *onnx.ModelProto) {
-			initializer(t, m, "constant_1").RawData[16] = 4
-		}, ErrUnsupported, "axes [1 2 4]"},
+			initializer(t, m, "constant_3").RawData[8] = 4
+		}, ErrUnsupported, "axes [1 4]"},
 		{"axes below 0", func(t *testing.T, m *onnx.ModelProto) {
-			copy(initializer(t, m, "constant_1").RawData, bytes.Repeat([]byte{0xff}, 8))
-		}, ErrUnsupported, "axes [-1 2 3]"},
+			copy(initializer(t, m, "constant_3").RawData, bytes.Repeat([]byte{0xff}, 8))
+		}, ErrUnsupported, "axes [-1 2]"},
 		{"axes out of order", func(t *testing.T, m *onnx.ModelProto) {
-			initializer(t, m, "constant_1").RawData[8] = 3
-		}, ErrUnsupported, "axes [1 3 3]"},
+			initializer(t, m, "constant_3").RawData[8] = 1
+		}, ErrUnsupported, "axes [1 1]"},
 		{"a sum without axes", func(t *testing.T, m *onnx.ModelProto) {
 			n := node(t, m, "ReduceSum")
 			n.Input = n.Input[:1]

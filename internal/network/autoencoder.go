@@ -69,7 +69,10 @@ func Autoencoder(arch models.Architecture, n, h, w int) (*Forward, error) {
 	f.Reconstruction = b.node(gorgonia.Sigmoid(b.checked(x)))
 	difference := b.node(gorgonia.Sub(f.Reconstruction, f.Image))
 	square := b.node(gorgonia.Square(difference))
-	f.Error = b.node(gorgonia.Mean(square, 1, 2, 3))
+	// By rows first: a single sum over all of a large image would leave few
+	// digits in float32.
+	rows := b.node(gorgonia.Mean(square, 3))
+	f.Error = b.node(gorgonia.Mean(b.checked(rows), 1, 2))
 	f.Map = b.node(gorgonia.Mean(square, 1))
 	if b.err != nil {
 		return nil, fmt.Errorf("network: %w", b.err)
