@@ -72,8 +72,8 @@ func (l Limits) parameters(a Architecture) error {
 type statement struct {
 	imageSize int // 0: not said
 	metadata  Metadata
-	threshold bool    // metadata.Threshold was said
-	whole     *string // a whole metadata.json, which then alone counts
+	threshold bool   // metadata.Threshold was said
+	whole     []byte // nil, or a whole metadata.json, which then alone counts
 }
 
 func (s *statement) set(key string, v float64) {
@@ -191,7 +191,7 @@ func (c contents) model() (*Model, error) {
 // metadata.json when there is one, else the single keys.
 func (s statement) complete() (Metadata, error) {
 	if s.whole != nil {
-		return ParseMetadata([]byte(*s.whole))
+		return ParseMetadata(s.whole)
 	}
 	md := s.metadata
 	if !s.threshold {
