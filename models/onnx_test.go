@@ -164,6 +164,9 @@ func TestReadTakesTheNetworkWithPlainOperatorsAroundIt(t *testing.T) {
 		if !reflect.DeepEqual(m.Architecture, tiny) || fmt.Sprint(m.Weights[3].Data) != "[55 56 57]" {
 			t.Errorf("%s: a %s network with %v", name, m.Architecture, m.Weights[3])
 		}
+		if err := proto.Unmarshal(data, new(onnx.ModelProto)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 		for _, difference := range misread(data, m) {
 			t.Errorf("%s: %s", name, difference)
 		}

@@ -59,6 +59,15 @@ func TestUnpickleIsNotCaughtByValuesThatContainThemselves(t *testing.T) {
 	}
 }
 
+func TestUnpickleLooksAtTheSizeFirst(t *testing.T) {
+	data := make([]byte, maxPickleBytes+1)
+	bounded(t, 1<<10, func() {
+		if _, err := unpickle(data); !errors.Is(err, ErrTooLarge) {
+			t.Error(err)
+		}
+	})
+}
+
 func TestUnpickleOfAFileCutShortIsAFormatError(t *testing.T) {
 	data := pickleOf(t, golden(t, "resumable.pt"))
 	for n := range data {

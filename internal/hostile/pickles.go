@@ -1,7 +1,6 @@
 package hostile
 
 import (
-	"archive/zip"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -195,9 +194,7 @@ func exhausting() []File {
 	add("5,000 marks", TooLarge, strings.Repeat("(", 5000))
 	add("too many instructions", TooLarge, strings.Repeat("]", 1<<18+1))
 	add("a whole number of 100,000 digits", Format, "L"+strings.Repeat("9", 100_000)+"L\n")
-	large := File{Name: "a pickle of 16 MB", Want: TooLarge, Pickle: make([]byte, 16<<20+1)}
-	large.Data = Pack(Entry{Name: "m/data.pkl", Data: large.Pickle, Method: zip.Deflate})
-	return append(files, large)
+	return files
 }
 
 // damaged are pickles that no pickler writes.

@@ -27,13 +27,13 @@ func zips(canary string) []File {
 
 	// Bombs.
 	add("a pickle that claims 1 GB", TooLarge, with(0, func(e *Entry) { e.Method, e.Size = zip.Deflate, 1<<30 }))
-	add("a pickle that unpacks 1000-fold", TooLarge, with(0, func(e *Entry) { e.Method, e.Data = zip.Deflate, make([]byte, 12<<20) }))
+	add("a pickle that unpacks 1000-fold", TooLarge, with(0, func(e *Entry) { e.Method, e.Data = zip.Deflate, make([]byte, 3<<20) }))
 	add("a storage that claims 2 GB", Format, with(1, func(e *Entry) { e.Method, e.Size = zip.Deflate, 2<<30 }))
 	add("a byte order that is a bomb", TooLarge, Pack(append(slices.Clone(good),
 		Entry{Name: "m/byteorder", Data: make([]byte, 1<<20), Method: zip.Deflate})...))
 	add("metadata that unpacks 1000-fold", TooLarge, Pack(Entry{Name: "autoencoder.pt", Data: whole},
-		Entry{Name: "metadata.json", Data: make([]byte, 5<<20), Method: zip.Deflate}))
-	add("a checkpoint that unpacks 1000-fold", TooLarge, Pack(Entry{Name: "autoencoder.pt", Data: make([]byte, 60<<20), Method: zip.Deflate}))
+		Entry{Name: "metadata.json", Data: make([]byte, 3<<20), Method: zip.Deflate}))
+	add("a checkpoint that unpacks 1000-fold", TooLarge, Pack(Entry{Name: "autoencoder.pt", Data: make([]byte, 3<<20), Method: zip.Deflate}))
 	add("metadata of a million brackets", Metadata, Pack(Entry{Name: "autoencoder.pt", Data: whole},
 		Entry{Name: "metadata.json", Data: bytes.Repeat([]byte("["), 1<<20)}))
 	add("metadata of a million empty names", Metadata, Pack(Entry{Name: "autoencoder.pt", Data: whole},
