@@ -193,7 +193,7 @@ func (g *onnxGraph) follow() error {
 			ErrArchitecture, n.op)
 	}
 	var result graphValue
-	step := 0 // what the node takes from within the chain, or ends it
+	step := 0 // of what the node takes from within the chain
 	for _, name := range n.inputs {
 		if len(name) == 0 {
 			continue // an optional input that is left out
@@ -205,9 +205,10 @@ func (g *onnxGraph) follow() error {
 		}
 		result.fed = result.fed || v.fed
 		result.rebuilt = result.rebuilt || v.rebuilt
-		step = max(step, v.step)
 		parameter := v.initializer && parameterName.Match(name)
-		if !parameter && !g.within(v) {
+		if g.within(v) {
+			step = max(step, v.step)
+		} else if !parameter {
 			continue
 		}
 		if v.used {
@@ -216,19 +217,18 @@ func (g *onnxGraph) follow() error {
 		v.used = true
 		g.values[string(name)] = v
 		if parameter && !n.convolves() {
-			return fmt.Errorf("%w: the ONNX graph's %s takes %.80q, expected only the convolution of that name to", ErrArchitecture, n.op, name)
+			return fmt.Errorf("%w: the ONNX graph's %s takes %.80q, expected its convolution to be the only one that does", ErrArchitecture, n.op, name)
 		}
 	}
-	inside := step > 0 && step < g.last()
-	switch next := step + 1; {
-	case n.convolves(), inside && string(n.op) != "Identity":
-		if err := g.advance(next, result.fed); err != nil {
+	switch {
+	case n.convolves(), step > 0 && string(n.op) != "Identity":
+		if err := g.advance(step+1, result.fed); err != nil {
 			return err
 		}
-		result.step = next
-	case inside && len(n.inputs) != 1:
+		result.step = step + 1
+	case step > 0 && len(n.inputs) != 1:
 		return fmt.Errorf("%w: the ONNX graph's Identity has %d inputs, expected one", ErrFormat, len(n.inputs))
-	case inside:
+	case step > 0:
 		result.step = step
 	}
 	if result.step > 0 && (len(n.outputs) != 1 || len(n.outputs[0]) == 0) {
@@ -253,9 +253,6 @@ func (g *onnxGraph) advance(step int, fed bool) error {
 	n := &g.node
 	wrong := func(format string, args ...any) error {
 		return fmt.Errorf("%w: the ONNX graph's %s %s", ErrArchitecture, n.op, fmt.Sprintf(format, args...))
-	}
-	if step > g.last() {
-		return wrong("follows the reconstruction, expected no convolution there")
 	}
 	if op := g.operatorOf(step); string(n.op) != op {
 		return wrong("is step %d of the network, expected %s", step, g.expected(step))

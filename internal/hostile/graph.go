@@ -106,8 +106,8 @@ func ImageNetwork() []byte {
 			Node("ReduceMean", []string{"square", "channels"}, "by_pixel", Int("keepdims", 1)),
 			Node("Reshape", []string{"by_pixel", "map_shape"}, "map"),
 		)
-		g.Input = []*onnx.ValueInfoProto{value("photo")}
-		g.Output = []*onnx.ValueInfoProto{value("mean"), value("is_anomaly"), value("map")}
+		g.Input = []*onnx.ValueInfoProto{typed("photo", onnx.TensorProto_UINT8)}
+		g.Output = []*onnx.ValueInfoProto{value("mean"), typed("is_anomaly", onnx.TensorProto_BOOL), value("map")}
 	})
 }
 
@@ -147,8 +147,13 @@ func Property(key, value string) *onnx.StringStringEntryProto {
 	return &onnx.StringStringEntryProto{Key: &key, Value: &value}
 }
 
-// value is an input or output of which only the name is told.
-func value(name string) *onnx.ValueInfoProto { return &onnx.ValueInfoProto{Name: &name} }
+// value is an input or output of float32 numbers, whose shape is not told.
+func value(name string) *onnx.ValueInfoProto { return typed(name, onnx.TensorProto_FLOAT) }
+
+func typed(name string, kind onnx.TensorProto_DataType) *onnx.ValueInfoProto {
+	return &onnx.ValueInfoProto{Name: &name, Type: &onnx.TypeProto{Value: &onnx.TypeProto_TensorType{
+		TensorType: &onnx.TypeProto_Tensor{ElemType: proto.Int32(int32(kind))}}}}
+}
 
 // Field encodes a field of bytes, which may be one that the schema here has not.
 func Field(num protowire.Number, content []byte) []byte {
