@@ -14,12 +14,11 @@ type entry = hostile.Entry
 const stop = hostile.Stop
 
 var (
-	asm, str, num, name, tuple = hostile.Asm, hostile.Str, hostile.Num, hostile.Name, hostile.Tuple
-	dict, nums, storageID      = hostile.Dict, hostile.Nums, hostile.Storage
-	tensor                     = hostile.Tensor
-	zipOf, tinyEntries         = hostile.Pack, hostile.CheckpointEntries
-	tinyONNX, prop             = hostile.Network, hostile.Property
-	tinyConfig                 = hostile.Config()
+	asm, str, num, name   = hostile.Asm, hostile.Str, hostile.Num, hostile.Name
+	dict, nums, storageID = hostile.Dict, hostile.Nums, hostile.Storage
+	zipOf, tinyEntries    = hostile.Pack, hostile.CheckpointEntries
+	tinyONNX, prop        = hostile.Network, hostile.Property
+	tinyConfig            = hostile.Config()
 )
 
 // tiny is the smallest network, 3-1, of 58 parameters.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -17,9 +18,11 @@ import (
 // largestSeed keeps the seeds small: mutating a large one finds little.
 const largestSeed = 8 << 10
 
+var hostileFiles = sync.OnceValue(func() []hostile.File { return hostile.Models("/nowhere/canary") })
+
 // seeds are the small ones of the hostile files of a class.
 func seeds(class hostile.Class) []hostile.File {
-	return slices.DeleteFunc(hostile.Models("/nowhere/canary"), func(f hostile.File) bool {
+	return slices.DeleteFunc(slices.Clone(hostileFiles()), func(f hostile.File) bool {
 		return f.Class != class || len(f.Data) > largestSeed
 	})
 }

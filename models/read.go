@@ -100,8 +100,8 @@ type contents struct {
 //
 // The bytes may be anybody's. Nothing in them is executed, what is allocated is
 // bounded by lim, and the model is returned only when its weights are those of
-// an Architecture, all finite, its image size fits, and its metadata can base a
-// verdict. The errors are ErrFormat, ErrUnsafe, ErrTooLarge, ErrArchitecture
+// an Architecture, all finite, the graph of an ONNX file computes it, its image
+// size fits, and its metadata can base a verdict. The errors are ErrFormat, ErrUnsafe, ErrTooLarge, ErrArchitecture
 // and ErrMetadata, wrapped. Metadata that is there but unusable is an error: a
 // verdict by another threshold than the model's would be worse than none.
 func Read(data []byte, lim Limits) (*Model, error) {
