@@ -47,7 +47,7 @@ func TestReadRefusesEveryHostileFileForItsReasonWithinBounds(t *testing.T) {
 			case hostile.Pickle:
 				limit += 32 << 20
 			case hostile.ONNX:
-				limit += 2 << 20
+				limit += 4 << 20
 			}
 			bounded(t, limit, func() {
 				m, err := Read(f.Data, Limits{})
