@@ -28,9 +28,9 @@ var (
 	readmeTemplate = template.Must(template.New("README.md").Parse(readmeText))
 )
 
-// WriteBundle writes the zip of a trained model: the checkpoint, the ONNX file,
-// the metadata with the SHA-256 of both, and what is needed to use them with no
-// server. Same model, same bytes.
+// WriteBundle writes the zip of a trained model: the checkpoint, the ONNX files
+// that take a tensor and an image, the metadata with the SHA-256 of each, and
+// what is needed to use them with no server. Same model, same bytes.
 func WriteBundle(w io.Writer, m *models.Model) error {
 	var checkpoint bytes.Buffer
 	if err := WriteCheckpoint(&checkpoint, m); err != nil {
@@ -40,10 +40,15 @@ func WriteBundle(w io.Writer, m *models.Model) error {
 	if err != nil {
 		return err
 	}
+	image, err := ImageModel(m)
+	if err != nil {
+		return err
+	}
 	meta := m.Metadata
 	meta.Files = map[string]string{
 		models.CheckpointFile: models.Identity(checkpoint.Bytes()),
 		models.ONNXFile:       models.Identity(onnx),
+		models.ImageONNXFile:  models.Identity(image),
 	}
 	metadata, err := json.MarshalIndent(meta, "", "  ")
 	if err != nil {
@@ -61,6 +66,7 @@ func WriteBundle(w io.Writer, m *models.Model) error {
 	}{
 		{models.CheckpointFile, checkpoint.Bytes(), zip.Store}, // weights do not compress
 		{models.ONNXFile, onnx, zip.Store},
+		{models.ImageONNXFile, image, zip.Store},
 		{models.MetadataFile, append(metadata, '\n'), zip.Deflate},
 		{"predict.py", predictScript, zip.Deflate},
 		{"requirements.txt", requirements, zip.Deflate},

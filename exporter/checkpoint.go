@@ -40,7 +40,9 @@ const (
 // does: torch.load(f, weights_only=True) gives {"model_state_dict": OrderedDict,
 // "config": dict}, in which everything beside the tensors is plain data. The
 // config carries the metadata twice: the keys that matter by themselves, and
-// under "metadata_json" the whole of it, which models.Read goes by.
+// under "metadata_json" the whole of it, which models.Read goes by. Numbers with
+// a fraction are text there, which float() reads as it does a number: see
+// pickler.
 //
 // The same model gives the same bytes. It returns ErrUnwritable, wrapped, and
 // has written nothing when package models would not read the result.
@@ -122,6 +124,10 @@ func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateD
 	if len(whole) > models.MaxMetadataBytes {
 		return nil, fmt.Errorf("%w: its metadata has %d bytes, at most %d are read", ErrUnwritable, len(whole), models.MaxMetadataBytes)
 	}
+	standard := models.StandardPreprocessing()
+	preprocessing := [][2]string{
+		{"color_mode", standard.ColorMode}, {"resize", standard.Resize}, {"scale", decimal(standard.Scale)}, {"layout", standard.Layout},
+	}
 	p := newPickler()
 	p.op('}', '(')
 	p.text("model_state_dict")
@@ -142,6 +148,7 @@ func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateD
 		{"input_channels", models.InputChannels},
 		{"channels", m.Architecture.Channels},
 		{"model_type", md.ModelType},
+		{"preprocessing", preprocessing},
 		{"threshold", md.Threshold},
 		{"mean_error", md.MeanError},
 		{"std_error", md.StdError},
@@ -157,9 +164,9 @@ func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateD
 }
 
 // pickler writes pickle protocol 2 with the few instructions that PyTorch's
-// weights_only reader knows: all of them since it exists (1.13) but for floats,
-// which 1.13 reads only with weights_only=False, its default (PyTorch issue
-// 94670). It uses no memo, which is optional.
+// weights_only reader knows since it exists. That of 1.13 knows none for floats
+// (PyTorch issue 94670), so those are written as text. It uses no memo, which is
+// optional.
 type pickler struct{ out bytes.Buffer }
 
 func newPickler() *pickler {
@@ -193,10 +200,8 @@ func (p *pickler) integer(v int) {
 	p.op(binary.LittleEndian.AppendUint32(nil, uint32(int32(v)))...)
 }
 
-func (p *pickler) float(v float64) {
-	p.op('G')
-	p.op(binary.BigEndian.AppendUint64(nil, math.Float64bits(v))...)
-}
+// decimal is the shortest text that reads back as v.
+func decimal(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
 
 func (p *pickler) tuple(vs ...int) {
 	p.op('(')
@@ -211,7 +216,7 @@ func (p *pickler) plain(v any) {
 	case int:
 		p.integer(v)
 	case float64:
-		p.float(v)
+		p.text(decimal(v))
 	case string:
 		p.text(v)
 	case []int:
@@ -226,6 +231,13 @@ func (p *pickler) plain(v any) {
 			p.text(e)
 		}
 		p.op('e')
+	case [][2]string:
+		p.op('}', '(')
+		for _, e := range v {
+			p.text(e[0])
+			p.text(e[1])
+		}
+		p.op('u')
 	default:
 		panic(fmt.Sprintf("exporter: %T in a checkpoint's config", v))
 	}

@@ -3,11 +3,13 @@ package exporter
 import (
 	"archive/zip"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math"
 	"math/rand/v2"
 	"os"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/deepmed/anomaly/models"
@@ -131,5 +133,45 @@ func TestCheckpointReportsAWriterThatFails(t *testing.T) {
 		if err := WriteCheckpoint(&brokenPipe{left}, checkpointModel(models.DefaultArchitecture())); !errors.Is(err, os.ErrClosed) {
 			t.Errorf("after %d bytes: %v", left, err)
 		}
+	}
+}
+
+// The instructions that torch.load(weights_only=True) of PyTorch 1.13 knows, as
+// its _weights_only_unpickler.py lists them; later versions know more.
+const knownToPyTorch113 = "c\x81RbaesuU(t)\x85\x86\x87N\x88\x89]}\x8fJKMXQhjqr\x8a\x80."
+
+func TestCheckpointsPickleHoldsOnlyWhatPyTorch113Reads(t *testing.T) {
+	m := sample()
+	md, err := checkpointMetadata(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := checkpointPickle(m, md, m.Weights)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[byte]bool{}
+	for i := 0; i < len(data); {
+		op := data[i]
+		if !strings.Contains(knownToPyTorch113, string([]byte{op})) {
+			t.Fatalf("instruction %q at byte %d", op, i)
+		}
+		seen[op] = true
+		i++
+		switch op {
+		case 0x80, 'K':
+			i++
+		case 'J':
+			i += 4
+		case 'X':
+			i += 4 + int(binary.LittleEndian.Uint32(data[i:]))
+		case 'c':
+			for range 2 {
+				i += bytes.IndexByte(data[i:], '\n') + 1
+			}
+		}
+	}
+	if !seen['Q'] || !seen['X'] || !seen['.'] {
+		t.Errorf("only the instructions %v", seen)
 	}
 }

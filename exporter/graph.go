@@ -35,6 +35,8 @@ type graph struct {
 	proto     *onnx.GraphProto
 	constants map[string]value
 	names     int
+	// opset is the version of ONNX's operators.
+	opset int
 	// batch is the name of the batch dimension when the graph takes any number
 	// of images, empty when every size is fixed.
 	batch string
@@ -46,6 +48,7 @@ type graph struct {
 func newGraph(name string, extensions bool) *graph {
 	return &graph{
 		proto:      &onnx.GraphProto{Name: proto.String(name)},
+		opset:      Opset,
 		constants:  map[string]value{},
 		extensions: extensions,
 	}
@@ -66,6 +69,14 @@ func intsAttr(name string, vs ...int) attribute {
 	return func(n *onnx.NodeProto) {
 		n.Attribute = append(n.Attribute, &onnx.AttributeProto{
 			Name: proto.String(name), Type: onnx.AttributeProto_INTS.Enum(), Ints: int64s(vs),
+		})
+	}
+}
+
+func textAttr(name, v string) attribute {
+	return func(n *onnx.NodeProto) {
+		n.Attribute = append(n.Attribute, &onnx.AttributeProto{
+			Name: proto.String(name), Type: onnx.AttributeProto_STRING.Enum(), S: []byte(v),
 		})
 	}
 }
@@ -159,28 +170,47 @@ func (g *graph) parameter(name string, shape []int, data []float32) {
 }
 
 func (g *graph) input(v value, doc string) {
-	g.proto.Input = append(g.proto.Input, g.info(v, doc))
+	g.proto.Input = append(g.proto.Input, describe(v.name, onnx.TensorProto_FLOAT, g.dims(v), doc))
 }
 
 func (g *graph) output(v value, doc string) {
-	g.proto.Output = append(g.proto.Output, g.info(v, doc))
+	g.proto.Output = append(g.proto.Output, describe(v.name, onnx.TensorProto_FLOAT, g.dims(v), doc))
 }
 
-// info describes a float32 tensor; its first axis is the batch where the graph
-// takes any number of images and the tensor is not a scalar.
-func (g *graph) info(v value, doc string) *onnx.ValueInfoProto {
-	shape := &onnx.TensorShapeProto{}
+// dims are a tensor's dimensions; the first is the batch where the graph takes
+// any number of images and the tensor is not a scalar.
+func (g *graph) dims(v value) []dim {
+	out := make([]dim, len(v.shape))
 	for i, d := range v.shape {
-		dim := &onnx.TensorShapeProto_Dimension{Value: &onnx.TensorShapeProto_Dimension_DimValue{DimValue: int64(d)}}
-		if i == 0 && g.batch != "" {
-			dim.Value = &onnx.TensorShapeProto_Dimension_DimParam{DimParam: g.batch}
+		out[i].size = d
+		if i == 0 {
+			out[i].name = g.batch
 		}
-		shape.Dim = append(shape.Dim, dim)
+	}
+	return out
+}
+
+// dim is a dimension of an input or an output: of a fixed size, or of any size
+// under a name.
+type dim struct {
+	size int
+	name string
+}
+
+// describe tells of an input or an output what callers must know.
+func describe(name string, t onnx.TensorProto_DataType, dims []dim, doc string) *onnx.ValueInfoProto {
+	shape := &onnx.TensorShapeProto{}
+	for _, d := range dims {
+		p := &onnx.TensorShapeProto_Dimension{Value: &onnx.TensorShapeProto_Dimension_DimValue{DimValue: int64(d.size)}}
+		if d.name != "" {
+			p.Value = &onnx.TensorShapeProto_Dimension_DimParam{DimParam: d.name}
+		}
+		shape.Dim = append(shape.Dim, p)
 	}
 	info := &onnx.ValueInfoProto{
-		Name: proto.String(v.name),
+		Name: proto.String(name),
 		Type: &onnx.TypeProto{Value: &onnx.TypeProto_TensorType{TensorType: &onnx.TypeProto_Tensor{
-			ElemType: proto.Int32(int32(onnx.TensorProto_FLOAT)), Shape: shape,
+			ElemType: proto.Int32(int32(t)), Shape: shape,
 		}}},
 	}
 	if doc != "" {
@@ -213,7 +243,7 @@ func (g *graph) model(doc string, props [][2]string) ([]byte, error) {
 		IrVersion:    proto.Int64(irVersion),
 		ProducerName: proto.String("deepmed-anomaly"),
 		Graph:        g.proto,
-		OpsetImport:  []*onnx.OperatorSetIdProto{{Domain: proto.String(""), Version: proto.Int64(Opset)}},
+		OpsetImport:  []*onnx.OperatorSetIdProto{{Domain: proto.String(""), Version: proto.Int64(int64(g.opset))}},
 	}
 	if doc != "" {
 		m.DocString = proto.String(doc)

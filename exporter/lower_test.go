@@ -2,10 +2,12 @@ package exporter
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -214,36 +216,86 @@ func sample() *models.Model {
 	return m
 }
 
-func TestInferenceModelHoldsOnlyStandardOperatorsAndTheDecision(t *testing.T) {
-	b, err := InferenceModel(sample())
+// parsed lowers a model and reads the file as anybody's program would.
+func parsed(t *testing.T, lower func(*models.Model) ([]byte, error), m *models.Model) *onnx.ModelProto {
+	t.Helper()
+	b, err := lower(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var m onnx.ModelProto
-	if err := proto.Unmarshal(b, &m); err != nil {
+	p := new(onnx.ModelProto)
+	if err := proto.Unmarshal(b, p); err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range m.GetGraph().GetNode() {
-		if n.GetDomain() != "" {
-			t.Errorf("%s is of domain %q", n.GetOpType(), n.GetDomain())
+	return p
+}
+
+// described writes inputs or outputs as "name type [dimensions]".
+func described(t *testing.T, vs []*onnx.ValueInfoProto) string {
+	t.Helper()
+	var out []string
+	for _, v := range vs {
+		var dims []string
+		for _, d := range v.GetType().GetTensorType().GetShape().GetDim() {
+			if d.GetDimParam() != "" {
+				dims = append(dims, d.GetDimParam())
+			} else {
+				dims = append(dims, fmt.Sprint(d.GetDimValue()))
+			}
+		}
+		kind := onnx.TensorProto_DataType(v.GetType().GetTensorType().GetElemType())
+		out = append(out, fmt.Sprintf("%s %s %v", v.GetName(), kind, dims))
+		if v.GetDocString() == "" {
+			t.Errorf("%s is not explained", v.GetName())
 		}
 	}
-	if len(m.GetOpsetImport()) != 1 || m.GetOpsetImport()[0].GetVersion() != Opset {
-		t.Errorf("operator sets %v", m.GetOpsetImport())
-	}
-	in := m.GetGraph().GetInput()
-	if len(in) != 1 || in[0].GetName() != "image" || in[0].GetType().GetTensorType().GetShape().GetDim()[0].GetDimParam() != "N" {
-		t.Errorf("inputs %v", in)
-	}
-	if out := m.GetGraph().GetOutput(); len(out) != 2 || out[0].GetName() != "reconstruction" || out[1].GetName() != "reconstruction_error" {
-		t.Errorf("outputs %v", out)
-	}
-	props := map[string]string{}
-	for _, p := range m.GetMetadataProps() {
-		props[p.GetKey()] = p.GetValue()
-	}
-	if props["threshold"] != "0.125" || props["image_size"] != "16" || props["class_names"] != `["gut","schlecht"]` || !strings.Contains(props["metadata_json"], `"threshold":0.125`) {
-		t.Errorf("metadata %v", props)
+	return strings.Join(out, ", ")
+}
+
+func TestExportedModelsAreStandardONNXAndCarryTheDecision(t *testing.T) {
+	for name, c := range map[string]struct {
+		lower           func(*models.Model) ([]byte, error)
+		opset           int64
+		inputs, outputs string
+	}{
+		"tensor": {InferenceModel, Opset, "image FLOAT [N 3 16 16]", "reconstruction FLOAT [N 3 16 16], reconstruction_error FLOAT [N]"},
+		"image": {ImageModel, 18, "image UINT8 [height width 3]",
+			"reconstruction_error FLOAT [1], is_anomaly BOOL [1], anomaly_map FLOAT [16 16]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := parsed(t, c.lower, sample())
+			for _, n := range m.GetGraph().GetNode() {
+				if n.GetDomain() != "" {
+					t.Errorf("%s is of domain %q", n.GetOpType(), n.GetDomain())
+				}
+			}
+			if len(m.GetOpsetImport()) != 1 || m.GetOpsetImport()[0].GetVersion() != c.opset {
+				t.Errorf("operator sets %v", m.GetOpsetImport())
+			}
+			if got := described(t, m.GetGraph().GetInput()); got != c.inputs {
+				t.Errorf("inputs %s", got)
+			}
+			if got := described(t, m.GetGraph().GetOutput()); got != c.outputs {
+				t.Errorf("outputs %s", got)
+			}
+			props := map[string]string{}
+			for _, p := range m.GetMetadataProps() {
+				props[p.GetKey()] = p.GetValue()
+			}
+			for key, want := range map[string]string{
+				"model_type": "autoencoder", "format_version": "1", "image_size": "16", "threshold": "0.125", "class_names": `["gut","schlecht"]`,
+				"preprocessing": `{"color_mode":"RGB","resize":"pillow-bilinear","scale":0.00392156862745098,"layout":"NCHW"}`,
+				"training":      `{"level":1,"epochs":2,"batch_size":16,"learning_rate":0.001,"seed":0,"images":7,"skipped":0}`,
+			} {
+				if props[key] != want {
+					t.Errorf("%s is %s, want %s", key, props[key], want)
+				}
+			}
+			var whole models.Metadata
+			if err := json.Unmarshal([]byte(props["metadata_json"]), &whole); err != nil || !reflect.DeepEqual(whole, sample().Metadata) {
+				t.Errorf("metadata_json %v: %+v", err, whole)
+			}
+		})
 	}
 }
 

@@ -29,16 +29,21 @@ func GradientModel(arch models.Architecture, n, h, w int) (*StepModel, error) {
 	if err != nil {
 		return nil, err
 	}
+	return LowerGradient(g)
+}
+
+// LowerGradient is GradientModel for a network that is built and differentiated
+// already.
+func LowerGradient(g *network.Gradient) (*StepModel, error) {
 	l := newStep("gradient")
 	l.in(g.Image, network.ImageName)
 	l.in(g.Weight, network.WeightName)
-	ps := arch.Parameters()
-	for i, p := range ps {
-		l.in(g.Parameters[i], p.Name)
+	for _, p := range g.Parameters {
+		l.in(p, p.Name())
 	}
 	l.out(g.Loss, "loss")
-	for i, p := range ps {
-		l.out(g.Gradients[i], network.GradientName(p.Name, 0))
+	for i, p := range g.Parameters {
+		l.out(g.Gradients[i], network.GradientName(p.Name(), 0))
 	}
 	return l.finish("Forward and backward pass over a part of a batch.")
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 )
 
@@ -234,6 +235,11 @@ func configSays(config *pickleDict) (statement, error) {
 				f = n
 			case int64:
 				f = float64(n)
+			case string: // as checkpoints are written here, for PyTorch 1.13's reader
+				var err error
+				if f, err = strconv.ParseFloat(n, 64); err != nil {
+					return s, fmt.Errorf("%w: config[%q] is %.40q, expected a number", ErrMetadata, key, n)
+				}
 			default:
 				return s, wrong(key, v, "a number")
 			}

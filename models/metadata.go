@@ -84,7 +84,13 @@ type TrainingSummary struct {
 	Epochs       int     `json:"epochs"`
 	BatchSize    int     `json:"batch_size"`
 	LearningRate float64 `json:"learning_rate"`
-	Seed         int64   `json:"seed"`
+	// Steps were taken of PlannedSteps; Ended says why there were no more.
+	Steps        int    `json:"steps,omitempty"`
+	PlannedSteps int    `json:"planned_steps,omitempty"`
+	Ended        Ending `json:"ended,omitempty"`
+	// MaxSeconds is the time the training was given; 0 for as long as it took.
+	MaxSeconds float64 `json:"max_seconds,omitempty"`
+	Seed       int64   `json:"seed"`
 	// Base is the SHA-256 of the model file that the training went on from,
 	// empty when it started from random weights.
 	Base   string `json:"base,omitempty"`
@@ -95,6 +101,27 @@ type TrainingSummary struct {
 	SkippedFiles []SkippedFile `json:"skipped_files,omitempty"`
 	Warnings     []string      `json:"warnings,omitempty"`
 }
+
+// EpochsDone is how many epochs the steps come to.
+func (s TrainingSummary) EpochsDone() float64 {
+	if s.PlannedSteps == 0 {
+		return float64(s.Epochs)
+	}
+	return float64(s.Epochs) * float64(s.Steps) / float64(s.PlannedSteps)
+}
+
+// Ending says why a training ended.
+type Ending string
+
+// The endings of a training.
+const (
+	// EndedComplete is a training that took all the steps of its level.
+	EndedComplete Ending = "complete"
+	// EndedByTime is one whose steps did not fit in the time it was given.
+	EndedByTime Ending = "max_seconds"
+	// EndedByCaller is one that was stopped: the model is the one so far.
+	EndedByCaller Ending = "stopped"
+)
 
 // SkippedFile is an entry of the data set that was left out of the training.
 type SkippedFile struct {

@@ -33,7 +33,9 @@ const (
 const (
 	CheckpointFile = "autoencoder.pt"
 	ONNXFile       = "autoencoder.onnx"
-	MetadataFile   = "metadata.json"
+	// ImageONNXFile takes the decoded image itself and decides.
+	ImageONNXFile = "autoencoder_image.onnx"
+	MetadataFile  = "metadata.json"
 )
 
 // Model is a model read from a file, checked and complete: its weights fit its

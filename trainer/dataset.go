@@ -13,24 +13,40 @@ import (
 )
 
 // Dataset is the images of a Source, decoded and resized once, kept as bytes.
+// It must be closed.
 type Dataset struct {
-	// Images are side×side×3 bytes each, in the order of their names.
-	Images [][]byte
-	Side   int
+	Side int
 	// ClassNames are those of the YAML file; nil where there is none.
 	ClassNames []string
 	// Skipped are the images that could not be read, and why.
 	Skipped []models.SkippedFile
 	// Warnings tell what was wrong without stopping anything.
 	Warnings []string
+
+	pixels *pixels
+	kept   []int // of the images in pixels, those that could be read
 }
 
-// Load reads the images of a source, each decoded and resized to side×side
-// pixels, as many at a time as threads. An image that cannot be read is
-// skipped. It returns ErrNoImages when none is left, ErrDatasetTooLarge when a
-// limit is exceeded, and the context's cause when that ends first.
-func Load(ctx context.Context, src *Source, side, threads int, lim Limits, img inference.ImageLimits) (*Dataset, error) {
-	d := &Dataset{Side: side}
+// Len is the number of images.
+func (d *Dataset) Len() int { return len(d.kept) }
+
+// Image gives image i in the order of the names: side×side×3 bytes, which nobody
+// may change. It may lie in the buffer, which is made when it is nil and serves
+// one image at a time. It returns ErrStorage, wrapped.
+func (d *Dataset) Image(i int, buffer *[]byte) ([]byte, error) {
+	return d.pixels.get(d.kept[i], buffer)
+}
+
+// Close gives the memory and the temporary file back.
+func (d *Dataset) Close() error { return d.pixels.Close() }
+
+// Load reads the images of a source, each decoded and resized to
+// o.ImageSize×o.ImageSize pixels, as many at a time as threads. An image that
+// cannot be read is skipped. It returns ErrNoImages when none is left,
+// ErrDatasetTooLarge when a limit is exceeded, ErrStorage when there is no room
+// for them, and the context's cause when that ends first.
+func Load(ctx context.Context, src *Source, threads int, o Options) (*Dataset, error) {
+	d := &Dataset{Side: o.ImageSize}
 	var images []entry
 	var yamls []entry
 	for _, e := range src.entries {
@@ -43,12 +59,24 @@ func Load(ctx context.Context, src *Source, side, threads int, lim Limits, img i
 	if len(images) == 0 {
 		return nil, ErrNoImages
 	}
-	if need := int64(len(images)) * int64(side) * int64(side) * models.InputChannels; need > lim.PreparedBytes {
-		return nil, fmt.Errorf("%w: %d images at %d px take %d bytes of memory, at most %d are given; use fewer images or a smaller image size",
-			ErrDatasetTooLarge, len(images), side, need, lim.PreparedBytes)
+	size := d.Side * d.Side * models.InputChannels
+	if need := int64(len(images)) * int64(size); need > o.Limits.PreparedBytes {
+		return nil, fmt.Errorf("%w: %d images at %d px take %d bytes, at most %d are given; use fewer images or a smaller image size",
+			ErrDatasetTooLarge, len(images), d.Side, need, o.Limits.PreparedBytes)
 	}
 	d.readClassNames(yamls)
-	prepared := make([][]byte, len(images))
+	var err error
+	if d.pixels, err = newPixels(len(images), size, o.Limits.MemoryBytes, o.TempDir); err != nil {
+		return nil, err
+	}
+	if err := d.prepare(ctx, src, images, threads, o); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// prepare decodes and resizes the images into their places.
+func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, threads int, o Options) error {
 	reasons := make([]string, len(images))
 	var unpacked atomic.Int64
 	group, running := errgroup.WithContext(ctx)
@@ -58,36 +86,38 @@ func Load(ctx context.Context, src *Source, side, threads int, lim Limits, img i
 			if running.Err() != nil {
 				return context.Cause(running)
 			}
-			data, err := e.read(img.MaxBytes)
+			data, err := e.read(o.Images.MaxBytes)
 			if err == nil {
-				if err := src.withinRatio(unpacked.Add(int64(len(data))), lim); err != nil {
+				if err := src.withinRatio(unpacked.Add(int64(len(data))), o.Limits); err != nil {
 					return err
 				}
-				prepared[i], err = inference.Prepare(data, side, img)
+				var prepared []byte
+				if prepared, err = inference.Prepare(data, d.Side, o.Images); err == nil {
+					return d.pixels.put(i, prepared)
+				}
 			}
-			if err != nil {
-				reasons[i] = err.Error()
-			}
+			reasons[i] = err.Error()
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
-		return nil, err
+		return err
 	}
 	for i, e := range images {
-		if prepared[i] == nil {
+		if reasons[i] == "" {
+			d.kept = append(d.kept, i)
+		} else {
 			d.Skipped = append(d.Skipped, models.SkippedFile{Name: e.name, Reason: reasons[i]})
 		}
 	}
-	d.Images = slices.DeleteFunc(prepared, func(p []byte) bool { return p == nil })
-	if len(d.Images) == 0 {
-		return nil, fmt.Errorf("%w: none of its %d image files can be read, the first (%s) because %s",
+	if d.Len() == 0 {
+		return fmt.Errorf("%w: none of its %d image files can be read, the first (%s) because %s",
 			ErrNoImages, len(d.Skipped), d.Skipped[0].Name, d.Skipped[0].Reason)
 	}
-	return d, nil
+	return nil
 }
 
 // readClassNames takes the names from the first YAML file that has some. A

@@ -59,20 +59,38 @@ func dot(t testing.TB, c color.Color) []byte {
 	return b.Bytes()
 }
 
+// at16 are the options of data sets of 16×16 pixels.
+var at16 = Options{ImageSize: 16, Limits: DefaultLimits(), Images: imageLimits}
+
+// images are copies of all images of a data set.
+func images(t testing.TB, d *Dataset) [][]byte {
+	t.Helper()
+	var out [][]byte
+	var buffer []byte
+	for i := range d.Len() {
+		image, err := d.Image(i, &buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, bytes.Clone(image))
+	}
+	return out
+}
+
 func TestImagesAreFoundInAnyFolderAndCase(t *testing.T) {
 	p := dot(t, color.White)
 	src := zipSource(t, map[string][]byte{
 		"a.png": p, "b/c.PNG": p, "b/d/e.JpEg": p, `win\dows.tiff`: p, "../../climbs.gif": p, "/abs.webp": p, "f.bmp": p, "g.tif": p,
 		"__MACOSX/._a.png": p, ".hidden.png": p, "b/.git/x.png": p, "readme.txt": p, "png": p, "h.png.txt": p,
 	})
-	d, err := Load(t.Context(), src, 16, 2, DefaultLimits(), imageLimits)
+	d, err := Load(t.Context(), src, 2, at16)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(d.Images) != 8 || len(d.Skipped) != 0 {
-		t.Errorf("%d images, skipped %v", len(d.Images), d.Skipped)
+	if d.Len() != 8 || len(d.Skipped) != 0 {
+		t.Errorf("%d images, skipped %v", d.Len(), d.Skipped)
 	}
-	for _, px := range d.Images {
+	for _, px := range images(t, d) {
 		if !bytes.Equal(px, bytes.Repeat([]byte{255}, 16*16*3)) {
 			t.Error("an image is not what was packed")
 		}
@@ -81,14 +99,14 @@ func TestImagesAreFoundInAnyFolderAndCase(t *testing.T) {
 
 func TestUnreadableImagesAreSkippedAndNamed(t *testing.T) {
 	p := dot(t, color.Black)
-	d, err := Load(t.Context(), zipSource(t, map[string][]byte{"good.png": p, "bad.jpg": []byte("prose"), "cut.png": p[:40]}), 16, 1, DefaultLimits(), imageLimits)
+	d, err := Load(t.Context(), zipSource(t, map[string][]byte{"good.png": p, "bad.jpg": []byte("prose"), "cut.png": p[:40]}), 1, at16)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(d.Images) != 1 || len(d.Skipped) != 2 || d.Skipped[0].Name != "bad.jpg" || d.Skipped[1].Name != "cut.png" || d.Skipped[0].Reason == "" {
-		t.Errorf("%d images, skipped %+v", len(d.Images), d.Skipped)
+	if d.Len() != 1 || len(d.Skipped) != 2 || d.Skipped[0].Name != "bad.jpg" || d.Skipped[1].Name != "cut.png" || d.Skipped[0].Reason == "" {
+		t.Errorf("%d images, skipped %+v", d.Len(), d.Skipped)
 	}
-	_, err = Load(t.Context(), zipSource(t, map[string][]byte{"bad.jpg": []byte("prose")}), 16, 1, DefaultLimits(), imageLimits)
+	_, err = Load(t.Context(), zipSource(t, map[string][]byte{"bad.jpg": []byte("prose")}), 1, at16)
 	if !errors.Is(err, ErrNoImages) || !strings.Contains(err.Error(), "bad.jpg") {
 		t.Errorf("none readable gives %v", err)
 	}
@@ -142,7 +160,7 @@ func TestMalformedYAMLIsAWarningAndTheRightFileWins(t *testing.T) {
 		for n, d := range c.files {
 			files[n] = d
 		}
-		d, err := Load(t.Context(), zipSource(t, files), 16, 1, DefaultLimits(), imageLimits)
+		d, err := Load(t.Context(), zipSource(t, files), 1, at16)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
@@ -168,7 +186,7 @@ func TestDataSetsBeyondTheLimitsAreRefused(t *testing.T) {
 	}
 	lim = DefaultLimits()
 	lim.PreparedBytes = 16*16*3*2 - 1
-	if _, err := Load(t.Context(), zipSource(t, files), 16, 1, lim, imageLimits); !errors.Is(err, ErrDatasetTooLarge) {
+	if _, err := Load(t.Context(), zipSource(t, files), 1, Options{ImageSize: 16, Limits: lim, Images: imageLimits}); !errors.Is(err, ErrDatasetTooLarge) {
 		t.Errorf("too much memory: %v", err)
 	}
 	// Half a gigabyte of zeros packs to half a megabyte.
@@ -198,7 +216,7 @@ func TestLoadingStopsWithItsContext(t *testing.T) {
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
-	_, err := Load(ctx, zipSource(t, map[string][]byte{"a.png": dot(t, color.Black)}), 16, 1, DefaultLimits(), imageLimits)
+	_, err := Load(ctx, zipSource(t, map[string][]byte{"a.png": dot(t, color.Black)}), 1, at16)
 	if !errors.Is(err, cause) {
 		t.Errorf("%v", err)
 	}
@@ -213,12 +231,12 @@ func FuzzOpenZip(f *testing.F) {
 	f.Add(b.Bytes())
 	f.Add([]byte("PK\x05\x06"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		lim := Limits{Entries: 100, UnpackedBytes: 1 << 24, Ratio: 200, PreparedBytes: 1 << 20}
+		lim := Limits{Entries: 100, UnpackedBytes: 1 << 24, Ratio: 200, PreparedBytes: 1 << 20, MemoryBytes: 1 << 20}
 		src, err := OpenZip(bytes.NewReader(data), int64(len(data)), lim)
 		if err != nil {
 			return
 		}
-		_, _ = Load(t.Context(), src, 16, 1, lim, inference.ImageLimits{MaxBytes: 1 << 20, MaxPixels: 1 << 20})
+		_, _ = Load(t.Context(), src, 1, Options{ImageSize: 16, Limits: lim, Images: inference.ImageLimits{MaxBytes: 1 << 20, MaxPixels: 1 << 20}})
 	})
 }
 

@@ -37,19 +37,23 @@ type Limits struct {
 	// Ratio is how many times its compressed size a zip may unpack to, beyond
 	// the first RatioFreeBytes.
 	Ratio int64
-	// PreparedBytes is how much memory the prepared images may take: images ×
+	// PreparedBytes is how much the prepared images may take in all: images ×
 	// side × side × 3 bytes.
 	PreparedBytes int64
+	// MemoryBytes is how much of that is kept in memory; what is beyond lies in
+	// a temporary file, which the processor waits for little and the memory not
+	// at all.
+	MemoryBytes int64
 }
 
 // ratioFreeBytes is what a zip may unpack to at any ratio: a few blank bitmaps
 // compress a thousandfold and harm nobody.
 const ratioFreeBytes = 256 << 20
 
-// DefaultLimits let 10,000 images of 10 MB pass and 20,000 prepared ones at
-// 256 px.
+// DefaultLimits let 10,000 images of 10 MB pass and 80,000 prepared ones at
+// 256 px, 1,300 of them in memory.
 func DefaultLimits() Limits {
-	return Limits{Entries: 200_000, UnpackedBytes: 100 << 30, Ratio: 200, PreparedBytes: 4 << 30}
+	return Limits{Entries: 200_000, UnpackedBytes: 100 << 30, Ratio: 200, PreparedBytes: 16 << 30, MemoryBytes: 256 << 20}
 }
 
 // Source is a data set's files, not read yet: those of a zip or of a folder.

@@ -45,6 +45,16 @@ type Options struct {
 	// Limits and Images bound the data set; zero means the defaults.
 	Limits Limits
 	Images inference.ImageLimits
+	// TempDir is where images lie that Limits.MemoryBytes keeps out of memory;
+	// empty means the system's folder for temporary files.
+	TempDir string
+	// MaxTime is how long Train may take; 0 means as long as the level takes.
+	// When the level's steps do not fit it takes those that do, with a learning
+	// rate that falls towards the end, and says so in the metadata.
+	MaxTime time.Duration
+	// Stop, when closed, ends the training after the step under way: the model
+	// is the one so far, and its metadata says so.
+	Stop <-chan struct{}
 	// Progress, when set, is called after every step, from Train's goroutine.
 	Progress func(Progress)
 }
@@ -101,23 +111,26 @@ func (o Options) Settle() (Options, Level, error) {
 }
 
 // Train reads the source's images, trains the default network on them and
-// calibrates its threshold. It returns the errors of Settle and Load, and the
-// context's cause when that ends first, within a step.
+// calibrates its threshold. It returns the errors of Settle and Load,
+// ErrTooLittleTime and ErrStopped when time or caller ended it before there was a
+// model, and the context's cause when that ends first, within a step.
 func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*models.Model, error) {
+	began := time.Now()
 	o, level, err := o.Settle()
 	if err != nil {
 		return nil, err
 	}
-	data, err := Load(ctx, src, o.ImageSize, engine.Threads(), o.Limits, o.Images)
+	data, err := loadInTime(ctx, src, engine.Threads(), o, began)
 	if err != nil {
 		return nil, err
 	}
+	defer data.Close()
 	arch := models.DefaultArchitecture()
 	start := InitialWeights(arch, o.Seed)
 	if o.Base != nil {
 		start = o.Base.Weights
 	}
-	weights, losses, err := fit(ctx, engine, arch, start, data, level, o)
+	weights, fitted, err := fit(ctx, engine, arch, start, data, level, o, began)
 	if err != nil {
 		return nil, err
 	}
@@ -128,12 +141,12 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*mo
 		Metadata: models.Metadata{
 			ModelType:      models.ModelType,
 			ImageSize:      o.ImageSize,
-			TrainingLosses: losses,
+			TrainingLosses: fitted.losses,
 			ClassNames:     data.ClassNames,
 			FormatVersion:  models.FormatVersion,
 			Architecture:   &arch,
 			Preprocessing:  models.StandardPreprocessing(),
-			Training:       summarize(level, o, data),
+			Training:       summarize(level, o, data, fitted),
 		},
 	}
 	if m.Metadata.ClassNames == nil && o.Base != nil {
@@ -146,49 +159,6 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*mo
 		return nil, err
 	}
 	return m, nil
-}
-
-// fit runs the epochs. The last batch of an epoch may be short and is a step
-// like any other, as in PyTorch's DataLoader; an epoch's loss is the mean of
-// its steps' losses.
-func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weights models.StateDict,
-	data *Dataset, level Level, o Options,
-) (models.StateDict, []float64, error) {
-	s, err := newStepper(engine, arch, weights, data.Side, data.Side)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer s.Close()
-	shuffle := stream(o.Seed, streamShuffle)
-	steps := (len(data.Images) + level.BatchSize - 1) / level.BatchSize
-	batch := make([][]byte, 0, level.BatchSize)
-	var losses []float64
-	started := time.Now()
-	for epoch := range level.Epochs {
-		order := shuffle.Perm(len(data.Images))
-		sum := 0.0
-		for step := range steps {
-			batch = batch[:0]
-			for _, i := range order[step*level.BatchSize : min((step+1)*level.BatchSize, len(order))] {
-				batch = append(batch, data.Images[i])
-			}
-			loss, err := s.Step(ctx, batch, level.LearningRate)
-			if err != nil {
-				return nil, nil, err
-			}
-			sum += loss
-			if o.Progress != nil {
-				done, total := epoch*steps+step+1, level.Epochs*steps
-				elapsed := time.Since(started)
-				o.Progress(Progress{
-					Epoch: epoch + 1, Epochs: level.Epochs, Step: done, Steps: total, Loss: sum / float64(step+1),
-					Elapsed: elapsed, Remaining: elapsed / time.Duration(done) * time.Duration(total-done),
-				})
-			}
-		}
-		losses = append(losses, sum/float64(steps))
-	}
-	return s.Weights(), losses, nil
 }
 
 // thresholdDeviations is how many standard deviations above the mean error of
@@ -204,13 +174,22 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *D
 		return err
 	}
 	defer d.Close()
-	errs := make([]float64, len(data.Images))
+	errs := make([]float64, data.Len())
 	group, running := errgroup.WithContext(ctx)
-	group.SetLimit(engine.Threads())
-	for i, pixels := range data.Images {
-		group.Go(func() (err error) {
-			errs[i], err = d.MSE(running, pixels)
-			return err
+	workers := engine.Threads()
+	for worker := range workers {
+		group.Go(func() error {
+			var buffer []byte
+			for i := worker; i < len(errs); i += workers {
+				image, err := data.Image(i, &buffer)
+				if err != nil {
+					return err
+				}
+				if errs[i], err = d.MSE(running, image); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -240,14 +219,15 @@ func meanStd(xs []float64) (mean, std float64) {
 // maxNamedSkips bounds the skipped files that the metadata names.
 const maxNamedSkips = 100
 
-func summarize(level Level, o Options, data *Dataset) *models.TrainingSummary {
+func summarize(level Level, o Options, data *Dataset, f fitted) *models.TrainingSummary {
 	base := ""
 	if o.Base != nil {
 		base = o.Base.SHA256
 	}
 	return &models.TrainingSummary{
 		Level: level.Number, Epochs: level.Epochs, BatchSize: level.BatchSize, LearningRate: level.LearningRate,
-		Seed: o.Seed, Base: base, Images: len(data.Images), Skipped: len(data.Skipped),
+		Steps: f.steps, PlannedSteps: f.planned, Ended: f.ended, MaxSeconds: o.MaxTime.Seconds(),
+		Seed: o.Seed, Base: base, Images: data.Len(), Skipped: len(data.Skipped),
 		SkippedFiles: data.Skipped[:min(len(data.Skipped), maxNamedSkips)], Warnings: data.Warnings,
 	}
 }

@@ -230,16 +230,17 @@ func TestFolderAndItsZipGiveTheSameData(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	a, err := Load(t.Context(), folder(t), 32, 2, DefaultLimits(), imageLimits)
+	o := Options{ImageSize: 32, Limits: DefaultLimits(), Images: imageLimits}
+	a, err := Load(t.Context(), folder(t), 2, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := Load(t.Context(), zipSource(t, files), 32, 2, DefaultLimits(), imageLimits)
+	b, err := Load(t.Context(), zipSource(t, files), 2, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(a.Images) != len(list) || !slices.EqualFunc(a.Images, b.Images, bytes.Equal) {
-		t.Errorf("%d and %d images, or they differ", len(a.Images), len(b.Images))
+	if a.Len() != len(list) || !slices.EqualFunc(images(t, a), images(t, b), bytes.Equal) {
+		t.Errorf("%d and %d images, or they differ", a.Len(), b.Len())
 	}
 	if _, err := OpenFolder(normalTiles+"/nothing", DefaultLimits()); err == nil || strings.Contains(err.Error(), "panic") {
 		t.Errorf("a folder that is not there gives %v", err)

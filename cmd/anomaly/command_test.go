@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -129,19 +130,52 @@ func TestTrainRefusesBeforeAnythingIsWritten(t *testing.T) {
 	})
 }
 
-func TestInterruptedTrainLeavesNothing(t *testing.T) {
-	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		t.Run(signal.String(), func(t *testing.T) {
+// trainUntilRunning starts a long training into dir and waits for its first
+// epoch.
+func trainUntilRunning(t *testing.T, dir string) (*exec.Cmd, *lockedBuffer) {
+	t.Helper()
+	c := command(t, "train", filepath.Join(tiles, "train/good"), "--level", "5", "--image-size", "256", "--out", filepath.Join(dir, "model.zip"))
+	stderr := &lockedBuffer{}
+	c.Stderr = stderr
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the training runs", func() bool { return strings.Contains(stderr.String(), "epoch 1/") })
+	return c, stderr
+}
+
+func TestTrainInterruptedOnceWritesTheModelSoFar(t *testing.T) {
+	dir := t.TempDir()
+	c, stderr := trainUntilRunning(t, dir)
+	if err := c.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil || !strings.Contains(stderr.String(), "ended early (stopped)") {
+		t.Errorf("%v: %s", err, stderr)
+	}
+	m, _, err := readModel(filepath.Join(dir, "model.zip"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := m.Metadata.Training; s.Ended != models.EndedByCaller || s.Steps == 0 || s.Steps >= s.PlannedSteps {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestTrainInterruptedTwiceOrTerminatedLeavesNothing(t *testing.T) {
+	for name, signals := range map[string][]syscall.Signal{
+		"interrupted twice": {syscall.SIGINT, syscall.SIGINT}, "terminated": {syscall.SIGTERM},
+	} {
+		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			c := command(t, "train", filepath.Join(tiles, "train/good"), "--level", "5", "--image-size", "64", "--out", filepath.Join(dir, "model.zip"))
-			stderr := &lockedBuffer{}
-			c.Stderr = stderr
-			if err := c.Start(); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, "the training runs", func() bool { return strings.Contains(stderr.String(), "epoch 1/") })
-			if err := c.Process.Signal(signal); err != nil {
-				t.Fatal(err)
+			c, stderr := trainUntilRunning(t, dir)
+			for i, signal := range signals {
+				if i > 0 {
+					eventually(t, "the first interrupt is heard", func() bool { return strings.Contains(stderr.String(), "interrupt again") })
+				}
+				if err := c.Process.Signal(signal); err != nil {
+					t.Fatal(err)
+				}
 			}
 			_ = c.Wait() // its status is looked at below
 			if got := c.ProcessState.ExitCode(); got != exitError || !strings.HasSuffix(stderr.String(), "anomaly: interrupted; nothing was written\n") {
@@ -327,7 +361,7 @@ func TestDetectSaysTheSameOfEveryFormOfAModel(t *testing.T) {
 	dir := unpacked(t, model)
 	images := append(tileFiles(t, "test/good", 3), tileFiles(t, "test/blowhole", 3)...)
 	whole := entries(t, run(t, append([]string{"detect", "--json", "--model", model}, images...)...))
-	for _, form := range []string{"autoencoder.pt", "autoencoder.onnx"} {
+	for _, form := range []string{"autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx"} {
 		for i, e := range entries(t, run(t, append([]string{"detect", "--json", "--threads", "1", "--model", filepath.Join(dir, form)}, images...)...)) {
 			if *e.Value != *whole[i].Value || *e.Threshold != *whole[i].Threshold || !slices.Equal(e.ClassNames, whole[i].ClassNames) {
 				t.Errorf("%s: %+v, the zip: %+v", form, e, whole[i])

@@ -13,21 +13,26 @@ import (
 
 // writers are the formats that convert writes, by the ending of the file.
 var writers = map[string]func(io.Writer, *models.Model) error{
-	".pt":  exporter.WriteCheckpoint,
-	".zip": exporter.WriteBundle,
-	".onnx": func(w io.Writer, m *models.Model) error {
-		b, err := exporter.InferenceModel(m)
+	".pt":   exporter.WriteCheckpoint,
+	".zip":  exporter.WriteBundle,
+	".onnx": graphWriter(exporter.InferenceModel),
+}
+
+func graphWriter(lower func(*models.Model) ([]byte, error)) func(io.Writer, *models.Model) error {
+	return func(w io.Writer, m *models.Model) error {
+		b, err := lower(m)
 		if err == nil {
 			_, err = w.Write(b)
 		}
 		return err
-	},
+	}
 }
 
 func convertCommand() *cobra.Command {
 	var (
 		to       string
 		metadata string
+		image    bool
 		force    bool
 	)
 	c := &cobra.Command{
@@ -40,6 +45,12 @@ func convertCommand() *cobra.Command {
 			write, ok := writers[strings.ToLower(filepath.Ext(to))]
 			if !ok {
 				return fmt.Errorf("--to %s: choose a file that ends in .pt, .onnx or .zip", to)
+			}
+			if image {
+				if !strings.EqualFold(filepath.Ext(to), ".onnx") {
+					return fmt.Errorf("--image with --to %s: choose a file that ends in .onnx", to)
+				}
+				write = graphWriter(exporter.ImageModel)
 			}
 			if err := mayWrite("--to", to, force); err != nil {
 				return err
@@ -58,6 +69,7 @@ func convertCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&to, "to", "", "the file to write; its ending names the format")
 	f.StringVar(&metadata, "metadata", "", "a metadata.json whose threshold, errors and class names the new file is to carry")
+	f.BoolVar(&image, "image", false, "write the .onnx that takes a decoded image of any size and decides, as autoencoder_image.onnx does")
 	f.BoolVar(&force, "force", false, "replace an existing file")
 	_ = c.MarkFlagRequired("to") // fails only for a flag that is not there
 	return c

@@ -29,7 +29,7 @@ type exitStatus int
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	err := rootCommand().ExecuteContext(ctx)
 	stop()
 	var status exitStatus
@@ -42,6 +42,10 @@ func main() {
 	}
 	os.Exit(exitNormal)
 }
+
+// handlesInterrupts is the annotation of a command that an interrupt does not
+// simply cancel.
+const handlesInterrupts = "handles-interrupts"
 
 // engineFlags are the flags of every command that computes.
 type engineFlags struct {
@@ -72,8 +76,15 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		PersistentPreRun: func(c *cobra.Command, _ []string) {
+			if c.Annotations[handlesInterrupts] == "" {
+				ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt)
+				context.AfterFunc(ctx, stop)
+				c.SetContext(ctx)
+			}
+		},
 	}
-	root.AddCommand(serveCommand(), trainCommand(), detectCommand(), inspectCommand(), convertCommand(), healthCommand())
+	root.AddCommand(serveCommand(), trainCommand(), detectCommand(), inspectCommand(), convertCommand(), verifyCommand(), healthCommand())
 	return root
 }
 

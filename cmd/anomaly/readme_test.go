@@ -101,7 +101,7 @@ func TestREADMEsCurlExamplesRun(t *testing.T) {
 	if ran != 2 || answers.More() {
 		t.Errorf("%d blocks ran and said %s", ran, output.String())
 	}
-	want := []string{"README.md", "autoencoder.onnx", "autoencoder.pt", "metadata.json", "predict.py", "requirements.txt"}
+	want := []string{"README.md", "autoencoder.onnx", "autoencoder.pt", "autoencoder_image.onnx", "metadata.json", "predict.py", "requirements.txt"}
 	if got := names(t, unpacked(t, filepath.Join(dir, "anomaly_detection_model.zip"))); !slices.Equal(got, want) {
 		t.Errorf("the zip holds %v", got)
 	}
@@ -184,7 +184,8 @@ func TestREADMENamesEveryFlagLevelAndLimit(t *testing.T) {
 	must("pixels", "| "+thousands(int64(o.Images.MaxPixels))+"; 65,535 | `--max-pixels` |")
 	must("files", "| files in a zip of images | "+thousands(int64(o.Dataset.Entries))+" |")
 	must("unpacked", fmt.Sprintf("| %s, and %d times its size", gi(o.Dataset.UnpackedBytes), o.Dataset.Ratio))
-	must("memory", "| "+gi(o.Dataset.PreparedBytes)+" | `--max-dataset-memory` |")
+	must("images of a training", "| "+gi(o.Dataset.PreparedBytes)+" | `--max-dataset` |")
+	must("images in memory", "| "+mi(o.Dataset.MemoryBytes)+" | `--dataset-memory` |")
 	must("trainings", fmt.Sprintf("| 1; %d | `--waiting-trainings` |", o.WaitingTrainings))
 	must("detections", fmt.Sprintf("| one for each thread; %d |", o.WaitingDetections))
 	must("models", fmt.Sprintf("| %d | `--cached-models` |", o.CachedModels))

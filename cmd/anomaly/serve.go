@@ -87,10 +87,11 @@ func serveCommand() *cobra.Command {
 	f.Int64Var(&options.Models.MaxBytes, "max-model", options.Models.MaxBytes, "largest model file, in bytes")
 	f.Int64Var(&options.Images.MaxBytes, "max-image", options.Images.MaxBytes, "largest image file, in bytes")
 	f.IntVar(&options.Images.MaxPixels, "max-pixels", options.Images.MaxPixels, "largest image, in pixels")
-	f.Int64Var(&options.Dataset.PreparedBytes, "max-dataset-memory", options.Dataset.PreparedBytes, "memory for a training's prepared images, in bytes")
+	f.Int64Var(&options.Dataset.PreparedBytes, "max-dataset", options.Dataset.PreparedBytes, "most a training's prepared images may take, on disk and in memory, in bytes")
+	f.Int64Var(&options.Dataset.MemoryBytes, "dataset-memory", options.Dataset.MemoryBytes, "memory for a training's prepared images, in bytes; what is beyond lies in --temp-dir")
 	f.IntVar(&options.CachedModels, "cached-models", options.CachedModels, "how many models stay loaded")
 	f.IntVar(&options.WaitingTrainings, "waiting-trainings", options.WaitingTrainings, "how many trainings may wait behind the running one")
-	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads in progress (default: the system's)")
+	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads in progress and for prepared images that do not fit in memory (default: the system's)")
 	f.Int64Var(&options.Seed, "seed", 0, "seed of every training")
 	return c
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 func trainCommand() *cobra.Command {
 	var (
 		engine  engineFlags
-		options trainer.Options
+		options = trainer.Options{Limits: trainer.DefaultLimits()}
 		out     string
 		force   bool
 		quiet   bool
@@ -29,7 +30,10 @@ func trainCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "train normal.zip|FOLDER",
 		Short: "Train a model on normal images",
-		Args:  cobra.ExactArgs(1),
+		Long: "Learns what normal images look like and writes a model. An interrupt (Ctrl-C) ends the training early,\n" +
+			"with the model so far; a second one ends it with nothing written.",
+		Annotations: map[string]string{handlesInterrupts: "true"},
+		Args:        cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if from != "" {
 				base, _, err := readModel(from, "")
@@ -63,9 +67,12 @@ func trainCommand() *cobra.Command {
 					level.Number, level.Epochs, level.BatchSize, level.LearningRate, options.ImageSize, options.ImageSize)
 				options.Progress = progress(stderr)
 			}
+			ctx, stop, done := stoppable(c.Context(), stderr)
+			defer done()
+			options.Stop = stop
 			started := time.Now()
-			m, err := trainer.Train(c.Context(), e, src, options)
-			if errors.Is(err, context.Canceled) {
+			m, err := trainer.Train(ctx, e, src, options)
+			if errors.Is(err, context.Canceled) || errors.Is(err, trainer.ErrStopped) {
 				return errors.New("interrupted; nothing was written")
 			}
 			if err != nil {
@@ -80,6 +87,10 @@ func trainCommand() *cobra.Command {
 			for _, w := range m.Metadata.Training.Warnings {
 				fmt.Fprintln(stderr, "warning:", w)
 			}
+			if s := m.Metadata.Training; s.Ended != models.EndedComplete {
+				fmt.Fprintf(stderr, "ended early (%s): %d of %d steps, %.1f of %d epochs\n",
+					s.Ended, s.Steps, s.PlannedSteps, s.EpochsDone(), s.Epochs)
+			}
 			fmt.Fprintf(stderr, "%s: trained on %d images in %.1f s, mean error %.6f, threshold %.6f\n",
 				out, m.Metadata.Training.Images, time.Since(started).Seconds(), m.Metadata.MeanError, m.Metadata.Threshold)
 			return nil
@@ -91,10 +102,42 @@ func trainCommand() *cobra.Command {
 	f.IntVar(&options.ImageSize, "image-size", trainer.DefaultImageSize, "side images are resized to, in pixels, a multiple of 16")
 	f.StringVar(&out, "out", "model.zip", "the model to write")
 	f.Int64Var(&options.Seed, "seed", 0, "the same seed gives the same model")
+	f.DurationVar(&options.MaxTime, "max-time", 0, "end in this time, 10m say, with as many of the level's steps as fit (default: as long as the level takes)")
+	f.StringVar(&options.TempDir, "temp-dir", "", "folder for prepared images that do not fit in --dataset-memory (default: the system's)")
+	f.Int64Var(&options.Limits.MemoryBytes, "dataset-memory", options.Limits.MemoryBytes, "memory for prepared images, in bytes; what is beyond lies on disk")
+	f.Int64Var(&options.Limits.PreparedBytes, "max-dataset", options.Limits.PreparedBytes, "most the prepared images may take, on disk and in memory, in bytes")
 	f.StringVar(&from, "from", "", "a model to go on from, with its image size, instead of random weights")
 	f.BoolVar(&force, "force", false, "replace an existing file")
 	f.BoolVar(&quiet, "quiet", false, "no progress")
 	return c
+}
+
+// stoppable lets the first interrupt end a training early, with the model so
+// far, and the second end it with nothing.
+func stoppable(parent context.Context, w io.Writer) (ctx context.Context, stop <-chan struct{}, done func()) {
+	ctx, cancel := context.WithCancel(parent)
+	stopped, finished := make(chan struct{}), make(chan struct{})
+	interrupts := make(chan os.Signal, 2)
+	signal.Notify(interrupts, os.Interrupt)
+	go func() {
+		select {
+		case <-interrupts:
+			fmt.Fprintln(w, "\nstopping: the model so far will be written; interrupt again to write nothing")
+			close(stopped)
+		case <-finished:
+			return
+		}
+		select {
+		case <-interrupts:
+			cancel()
+		case <-finished:
+		}
+	}()
+	return ctx, stopped, func() {
+		signal.Stop(interrupts)
+		close(finished)
+		cancel()
+	}
 }
 
 // settle checks the options before anything is opened. A level or size of 0
@@ -170,9 +213,14 @@ func writeAtomically(path string, write func(io.Writer) error) (err error) {
 	return os.Rename(tmp.Name(), path)
 }
 
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 // progress shows a bar on a terminal, and a line for each epoch elsewhere.
 func progress(w io.Writer) func(trainer.Progress) {
-	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+	if !isTerminal(w) {
 		return func(p trainer.Progress) {
 			if p.Step%(p.Steps/p.Epochs) == 0 {
 				fmt.Fprintf(w, "epoch %d/%d loss %.6f, %s left\n", p.Epoch, p.Epochs, p.Loss, p.Remaining.Round(time.Second))

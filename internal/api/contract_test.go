@@ -63,7 +63,7 @@ func TestTrainAnswersTheContractsZipWhoseModelDetects(t *testing.T) {
 		t.Errorf("headers %v", a.header)
 	}
 	files := unzip(t, a.body)
-	for _, name := range []string{"autoencoder.pt", "autoencoder.onnx", "metadata.json", "predict.py", "requirements.txt", "README.md"} {
+	for _, name := range []string{"autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx", "metadata.json", "predict.py", "requirements.txt", "README.md"} {
 		if len(files[name]) == 0 {
 			t.Errorf("%s is missing", name)
 		}
@@ -242,4 +242,21 @@ func TestEightClientsAtOnceAllGetTheSameVerdict(t *testing.T) {
 		})
 	}
 	group.Wait()
+}
+
+// The time is too short for level 5 on this data, and long enough for a step.
+func TestTrainingEndsInTheTimeItWasGiven(t *testing.T) {
+	s := start(t, nil)
+	a := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 60, nil)), text("level", "5"), text("image_size", "128"), text("max_seconds", "4"))
+	if a.status != 200 || a.header.Get("X-Training-Ended") != "max_seconds" || !strings.HasSuffix(a.header.Get("X-Training-Epochs"), "/100") {
+		t.Fatalf("status %d, headers %v", a.status, a.header)
+	}
+	m := metadataOf(t, unzip(t, a.body))
+	if tr := m.Training; tr.Ended != models.EndedByTime || tr.Steps < 1 || tr.Steps >= tr.PlannedSteps || !(tr.MaxSeconds > 0 && tr.MaxSeconds <= 4) || m.Threshold <= 0 {
+		t.Errorf("%+v", tr)
+	}
+	whole := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 2, nil)), text("level", "1"), text("image_size", "16"), text("max_seconds", " 3600.5 "))
+	if whole.status != 200 || whole.header.Get("X-Training-Ended") != "complete" || whole.header.Get("X-Training-Epochs") != "5.00/5" {
+		t.Errorf("status %d, headers %v", whole.status, whole.header)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"syscall"
 	"unicode"
 	"unicode/utf8"
 
@@ -34,6 +35,7 @@ var (
 	errBadForm       = badRequest("The multipart form is damaged or was cut off")
 	errSlowClient    = &problem{fiber.StatusRequestTimeout, "The upload stopped for too long"}
 	errBusy          = &problem{fiber.StatusServiceUnavailable, "The service is busy, try again in a moment"}
+	errNoSpace       = &problem{fiber.StatusServiceUnavailable, "The service has no disk space left for this, try again later or send less"}
 	errShuttingDown  = &problem{fiber.StatusServiceUnavailable, "The service is shutting down, try again in a moment"}
 	errClientGone    = &problem{499, "The client closed the connection"}
 	errNotFound      = &problem{fiber.StatusNotFound, "There is no such endpoint: use GET /health, POST /train or POST /detect"}
@@ -52,6 +54,7 @@ var callerErrors = []struct {
 	{trainer.ErrBase, fiber.StatusUnprocessableEntity},
 	{trainer.ErrNoImages, fiber.StatusBadRequest},
 	{trainer.ErrDatasetTooLarge, fiber.StatusRequestEntityTooLarge},
+	{trainer.ErrTooLittleTime, fiber.StatusUnprocessableEntity},
 	{trainer.ErrNotZip, fiber.StatusUnprocessableEntity},
 	{inference.ErrImageTooLarge, fiber.StatusRequestEntityTooLarge},
 	{inference.ErrImage, fiber.StatusUnprocessableEntity},
@@ -85,6 +88,10 @@ func (s *Server) describe(c *fiber.Ctx, err error) (int, string) {
 		if errors.Is(err, known.err) {
 			return known.status, sentence(err)
 		}
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		s.log.Error("the disk is full", slog.String("id", requestID(c)), slog.String("path", c.Path()), slog.Any("error", err))
+		return errNoSpace.status, errNoSpace.message
 	}
 	if errors.Is(err, context.Canceled) {
 		return errShuttingDown.status, errShuttingDown.message

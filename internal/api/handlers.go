@@ -32,14 +32,16 @@ func (s *Server) health(c *fiber.Ctx) error {
 
 // train answers POST /train: the zip of the trained model.
 func (s *Server) train(c *fiber.Ctx) error {
+	began := time.Now()
 	if s.draining.Load() {
 		return errShuttingDown
 	}
 	f, err := s.readForm(c, map[string]field{
-		"zipFile":    {limit: s.options.BodyBytes, spool: true},
-		"level":      {limit: maxFieldBytes},
-		"image_size": {limit: maxFieldBytes},
-		"baseModel":  {limit: s.options.Models.MaxBytes},
+		"zipFile":     {limit: s.options.BodyBytes, spool: true},
+		"level":       {limit: maxFieldBytes},
+		"image_size":  {limit: maxFieldBytes},
+		"max_seconds": {limit: maxFieldBytes},
+		"baseModel":   {limit: s.options.Models.MaxBytes},
 	})
 	if err != nil {
 		return err
@@ -49,11 +51,15 @@ func (s *Server) train(c *fiber.Ctx) error {
 	if !ok {
 		return errNoZip
 	}
-	o := trainer.Options{Seed: s.options.Seed, Limits: s.options.Dataset, Images: s.options.Images}
+	o := trainer.Options{Seed: s.options.Seed, Limits: s.options.Dataset, Images: s.options.Images, TempDir: s.options.TempDir}
 	if o.Level, err = number(f.text("level"), trainer.DefaultLevel, trainer.ErrLevel); err != nil {
 		return err
 	}
 	if o.ImageSize, err = number(f.text("image_size"), 0, trainer.ErrImageSize); err != nil {
+		return err
+	}
+	maxTime, err := duration(f.text("max_seconds"))
+	if err != nil {
 		return err
 	}
 	if base := f.memory["baseModel"]; len(base) > 0 {
@@ -74,11 +80,17 @@ func (s *Server) train(c *fiber.Ctx) error {
 	}
 	ctx, done := whileConnected(s.base, c.Context().Conn())
 	defer done()
-	if err := s.training.enter(ctx); err != nil {
+	if err := s.enterTraining(ctx, began, maxTime); err != nil {
 		return err
 	}
 	defer s.training.leave()
 	started := time.Now()
+	if maxTime > 0 {
+		// The caller's clock began with the request: its upload and its wait count.
+		if o.MaxTime = maxTime - started.Sub(began); o.MaxTime <= 0 {
+			return trainer.ErrTooLittleTime
+		}
+	}
 	m, err := trainer.Train(ctx, s.engine, src, o)
 	if err != nil {
 		return err
@@ -91,9 +103,46 @@ func (s *Server) train(c *fiber.Ctx) error {
 		slog.Int("skipped", m.Metadata.Training.Skipped), slog.Int("level", o.Level), slog.Int("image_size", o.ImageSize),
 		slog.Any("warnings", m.Metadata.Training.Warnings), slog.Any("skipped_files", m.Metadata.Training.SkippedFiles),
 		slog.Float64("threshold", m.Metadata.Threshold), slog.Duration("took", time.Since(started)))
+	summary := m.Metadata.Training
+	c.Set(headerTrainingEnded, string(summary.Ended))
+	c.Set(headerTrainingEpochs, fmt.Sprintf("%.2f/%d", summary.EpochsDone(), summary.Epochs))
 	c.Attachment(exporter.BundleFile)
 	c.Set(fiber.HeaderContentType, "application/zip")
 	return c.Send(bundle.Bytes())
+}
+
+// The headers of /train's answer that say what the training came to, for those
+// who will not look into the zip: why it ended, and how many of its epochs it
+// took.
+const (
+	headerTrainingEnded  = "X-Training-Ended"
+	headerTrainingEpochs = "X-Training-Epochs"
+)
+
+// enterTraining waits for a training's turn, no longer than the caller has time.
+func (s *Server) enterTraining(ctx context.Context, began time.Time, maxTime time.Duration) error {
+	if maxTime > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, began.Add(maxTime), errBusy)
+		defer cancel()
+	}
+	return s.training.enter(ctx)
+}
+
+// longestTraining bounds max_seconds, which would overflow a Duration.
+const longestTraining = 30 * 24 * time.Hour
+
+// duration reads a number of seconds from a text field; an empty one means no
+// limit.
+func duration(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(seconds > 0 && seconds <= longestTraining.Seconds()) {
+		return 0, badRequest(fmt.Sprintf("The field max_seconds must be a number above 0 and at most %.0f, got %.40q", longestTraining.Seconds(), text))
+	}
+	return time.Duration(seconds * float64(time.Second)), nil
 }
 
 // number reads a whole number from a text field; an empty one means otherwise.

@@ -35,6 +35,9 @@ func wrongRequests(t *testing.T) []wrong {
 	size := func(value string) wrong {
 		return train("image_size "+value, 400, "image size", zipFile, text("level", "1"), text("image_size", value))
 	}
+	seconds := func(value string) wrong {
+		return train("max_seconds "+value, 400, "max_seconds", zipFile, text("level", "1"), text("max_seconds", value))
+	}
 	archive := func(name string, status int, says string, data []byte) wrong {
 		return train(name, status, says, file("zipFile", "a.zip", data), text("level", "1"), text("image_size", "32"))
 	}
@@ -62,6 +65,8 @@ func wrongRequests(t *testing.T) []wrong {
 		level("0"), level("6"), level("-1"), level("abc"), level("3.5"), level("99999999999999999999"), level("1e0"), level("0x1"), level("一"),
 		train("a level of 2000 bytes", 413, "level", zipFile, text("level", strings.Repeat("1", 2000))),
 		size("0"), size("17"), size("100000"), size("-1"), size("-256"), size("abc"), size("256.0"), size("15"), size("1040"), size("99999999999999999999"),
+		seconds("0"), seconds("-1"), seconds("soon"), seconds("NaN"), seconds("Inf"), seconds("1e300"), seconds("10s"),
+		train("no time at all", 422, "too little", zipFile, text("level", "1"), text("max_seconds", "1e-9")),
 		archive("an empty part as zip", 422, "ZIP", nil),
 		archive("a text file as zip", 422, "ZIP", prose),
 		archive("an image as zip", 422, "ZIP", image),
@@ -184,7 +189,7 @@ func TestLimitsAreKept(t *testing.T) {
 		{"the image", func(o *Options) { o.Images.MaxBytes = 1 << 10 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "imageFile"},
 		{"the image's pixels", func(o *Options) { o.Images.MaxPixels = 100 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "pixels"},
 		{"the files in a zip", func(o *Options) { o.Dataset.Entries = 1 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "2 files"},
-		{"the memory of a data set", func(o *Options) { o.Dataset.PreparedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "bytes of memory"},
+		{"the size of a data set", func(o *Options) { o.Dataset.PreparedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "at most 1024 are given"},
 		{"what a zip unpacks to", func(o *Options) { o.Dataset.UnpackedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "unpacks to"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -14,6 +14,7 @@ const (
 	ImageName          = "image"
 	ReconstructionName = "reconstruction"
 	ErrorName          = "reconstruction_error"
+	MapName            = "anomaly_map"
 )
 
 // Forward is a network as an expression: what comes in, what is learnt, what
@@ -29,6 +30,9 @@ type Forward struct {
 	Reconstruction *gorgonia.Node
 	// Error is the mean squared error of each image, N elements.
 	Error *gorgonia.Node
+	// Map is the squared error of each pixel, the mean over its channels:
+	// N×H×W. Error is its mean.
+	Map *gorgonia.Node
 }
 
 // Autoencoder builds the convolutional autoencoder of that architecture for
@@ -64,7 +68,9 @@ func Autoencoder(arch models.Architecture, n, h, w int) (*Forward, error) {
 	}
 	f.Reconstruction = b.node(gorgonia.Sigmoid(b.checked(x)))
 	difference := b.node(gorgonia.Sub(f.Reconstruction, f.Image))
-	f.Error = b.node(gorgonia.Mean(b.node(gorgonia.Square(difference)), 1, 2, 3))
+	square := b.node(gorgonia.Square(difference))
+	f.Error = b.node(gorgonia.Mean(square, 1, 2, 3))
+	f.Map = b.node(gorgonia.Mean(square, 1))
 	if b.err != nil {
 		return nil, fmt.Errorf("network: %w", b.err)
 	}

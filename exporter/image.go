@@ -1,0 +1,112 @@
+package exporter
+
+import (
+	"math"
+
+	"github.com/deepmed/anomaly/internal/network"
+	"github.com/deepmed/anomaly/internal/onnx"
+	"github.com/deepmed/anomaly/models"
+)
+
+// imageOpset is the first version of ONNX's operators whose Resize can
+// antialias.
+const imageOpset = 18
+
+// verdictName is the output that says whether the image is an anomaly.
+const verdictName = "is_anomaly"
+
+// ImageModel lowers a model to an ONNX file that takes the decoded image itself
+// and does all the rest: input `image` (uint8, height×width×3, RGB, any size),
+// outputs `reconstruction_error` (1 element, the mean squared error),
+// `is_anomaly` (bool, 1 element) and `anomaly_map` (S×S, the squared error of
+// each pixel, whose mean is the error). It takes one image at a time. Same
+// model, same bytes.
+func ImageModel(m *models.Model) ([]byte, error) {
+	side := m.ImageSize
+	f, err := network.Autoencoder(m.Architecture, 1, side, side)
+	if err != nil {
+		return nil, err
+	}
+	l := newLowering("autoencoder_image", false)
+	l.opset = imageOpset
+	l.weights(f, m.Weights)
+	l.done[f.Image] = l.prepare(side)
+
+	if err := l.result(f.Error, network.ErrorName, "mean squared error between the image and its reconstruction"); err != nil {
+		return nil, err
+	}
+	_, threshold := m.Metadata.Measure()
+	above := l.op("Greater", []int{1}, []value{l.done[f.Error], l.floats(nil, below(threshold))})
+	l.rename(above.name, verdictName)
+	l.proto.Output = append(l.proto.Output, describe(verdictName, onnx.TensorProto_BOOL, []dim{{size: 1}},
+		"whether the error is above the model's threshold"))
+
+	perPixel, err := l.full(f.Map)
+	if err != nil {
+		return nil, err
+	}
+	plane := l.op("Squeeze", []int{side, side}, []value{perPixel, l.ints(0)})
+	l.rename(plane.name, network.MapName)
+	plane.name = network.MapName
+	l.output(plane, "squared error of each pixel at the network's size, the mean over its channels")
+
+	props, err := metadataProps(m)
+	if err != nil {
+		return nil, err
+	}
+	return l.model("Convolutional autoencoder that was trained on normal images only, with its preprocessing and its decision.", props)
+}
+
+// prepare emits what inference.Prepare and inference.Normalize do: Pillow 13's
+// resize, all but bit for bit. Resize works on bytes, with the coefficients of 22
+// fractional bits and the rounding between its two passes that Pillow has, and
+// leaves out what lies beyond the border. Channels stay last until it is done,
+// which the CPU provider is fastest at.
+func (l *lowering) prepare(side int) value {
+	const channels = models.InputChannels
+	l.proto.Input = append(l.proto.Input, describe(network.ImageName, onnx.TensorProto_UINT8,
+		[]dim{{name: "height"}, {name: "width"}, {size: channels}},
+		"a decoded image of any size: rows of pixels of red, green and blue, 0 to 255"))
+	batch := l.op("Unsqueeze", nil, []value{{network.ImageName, nil}, l.ints(0)})
+	square := l.ints(1, side, side, channels)
+	once := l.resize(batch, l.firstPass(batch, square, side), nil)
+	resized := l.resize(once, square, []int{1, side, side, channels})
+	planes := l.op("Transpose", []int{1, channels, side, side}, []value{resized}, intsAttr("perm", 0, 3, 1, 2))
+	numbers := l.op("Cast", planes.shape, []value{planes}, intAttr("to", floatType))
+	return l.op("Div", planes.shape, []value{numbers, l.floats(nil, math.MaxUint8)})
+}
+
+func (l *lowering) resize(x, size value, shape []int) value {
+	none := value{} // an optional input that is left out
+	return l.op("Resize", shape, []value{x, none, none, size},
+		textAttr("mode", "linear"), textAttr("coordinate_transformation_mode", "half_pixel"),
+		intAttr("antialias", 1), intAttr("exclude_outside", 1))
+}
+
+// firstPass emits the size after the first of the two passes: the height alone
+// is resized, or the width alone. Which one is first changes pixels by 1, and is
+// Pillow 13's choice: see verticalFirst in package inference.
+func (l *lowering) firstPass(batch, square value, side int) value {
+	bools := func(vs ...byte) value { return l.constant(onnx.TensorProto_BOOL, []int{len(vs)}, vs) }
+	shape := l.op("Shape", []int{4}, []value{batch})
+	height := l.op("Gather", []int{1}, []value{shape, l.ints(1)})
+	width := l.op("Gather", []int{1}, []value{shape, l.ints(2)})
+	lost := l.op("Sub", []int{1}, []value{height, l.ints(side)})
+	lostWidth := l.op("Sub", []int{1}, []value{width, l.ints(side)})
+	more := l.op("Greater", []int{1}, []value{lost, l.op("Mul", []int{1}, []value{lostWidth, l.ints(2)})})
+	shrinks := l.op("Greater", []int{1}, []value{lost, l.ints(0)})
+	verticalFirst := l.op("And", []int{1}, []value{more, shrinks})
+	keepWidth := l.op("Where", []int{4}, []value{bools(0, 0, 1, 0), shape, square})
+	keepHeight := l.op("Where", []int{4}, []value{bools(0, 1, 0, 0), shape, square})
+	return l.op("Where", []int{4}, []value{verticalFirst, keepWidth, keepHeight})
+}
+
+// below is the largest float32 that is not above the threshold. An error, which
+// is a float32, is above one exactly where it is above the other.
+func below(threshold float64) float32 {
+	t := float32(threshold)
+	if float64(t) > threshold {
+		t = math.Nextafter32(t, float32(math.Inf(-1)))
+	}
+	return t
+}

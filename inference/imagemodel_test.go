@@ -1,0 +1,153 @@
+package inference
+
+import (
+	"bytes"
+	"image"
+	"image/color"
+	"image/png"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	onnxruntime "github.com/yalue/onnxruntime_go"
+
+	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/models"
+)
+
+// imageModel runs the graph that takes the decoded image itself.
+type imageModel struct {
+	session *onnxruntime.DynamicAdvancedSession
+	side    int
+}
+
+func newImageModel(t *testing.T, m *models.Model) imageModel {
+	t.Helper()
+	onnx, err := exporter.ImageModel(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := onnxruntime.NewDynamicAdvancedSessionWithONNXData(onnx, []string{"image"},
+		[]string{"reconstruction_error", "is_anomaly", "anomaly_map"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Destroy() })
+	return imageModel{s, m.ImageSize}
+}
+
+func (m imageModel) run(t *testing.T, img *RGB) (loss float64, anomaly bool, perPixel []float32) {
+	t.Helper()
+	in, err := onnxruntime.NewTensor(onnxruntime.NewShape(int64(img.H), int64(img.W), 3), img.Pix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Destroy()
+	out := make([]onnxruntime.Value, 3)
+	if err := m.session.Run([]onnxruntime.Value{in}, out); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range out {
+		defer v.Destroy()
+	}
+	errs, verdict, plane := out[0].(*onnxruntime.Tensor[float32]), out[1].(*onnxruntime.Tensor[bool]), out[2].(*onnxruntime.Tensor[float32])
+	if s := plane.GetShape(); len(errs.GetData()) != 1 || len(verdict.GetData()) != 1 || len(s) != 2 || int(s[0]) != m.side || int(s[1]) != m.side {
+		t.Fatalf("shapes %v, %v, %v", errs.GetShape(), verdict.GetShape(), s)
+	}
+	return float64(errs.GetData()[0]), verdict.GetData()[0], append([]float32(nil), plane.GetData()...)
+}
+
+// resizeTolerance is how far the two may be apart, as a share of the error:
+// ONNX Runtime's resize may take the passes in another order.
+const resizeTolerance = 1e-3
+
+func TestImageModelSaysOfADecodedImageWhatDetectSays(t *testing.T) {
+	d := goldenDetector(t)
+	m := newImageModel(t, d.Model())
+	var files []string
+	for _, pattern := range []string{"good", "blowhole", "crack"} {
+		found, err := filepath.Glob(filepath.Join("../testdata/tiles/test", pattern, "*"))
+		if err != nil || len(found) == 0 {
+			t.Fatal(pattern, err)
+		}
+		files = append(files, found[:5]...)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decoded, err := Decode(data, DefaultImageLimits())
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkImageModel(t, file, d, m, data, decoded)
+	}
+}
+
+// The sides are below, at and far above the network's, and both ways oblong.
+func TestImageModelTakesImagesOfAnySize(t *testing.T) {
+	d := goldenDetector(t)
+	m := newImageModel(t, d.Model())
+	s := d.Side()
+	for _, size := range [][2]int{{1, 1}, {3, 200}, {s, s}, {s / 2, s / 3}, {s + 1, s - 1}, {9 * s, 2 * s}, {s, 17 * s}, {1000, 1}} {
+		picture := image.NewNRGBA(image.Rect(0, 0, size[0], size[1]))
+		for y := range size[1] {
+			for x := range size[0] {
+				wave := 127 + 100*math.Sin(float64(x)/9)*math.Cos(float64(y)/7)
+				picture.Set(x, y, color.NRGBA{uint8(wave), uint8(255 - wave), uint8(x + y), 255})
+			}
+		}
+		var data bytes.Buffer
+		if err := png.Encode(&data, picture); err != nil {
+			t.Fatal(err)
+		}
+		decoded, err := Decode(data.Bytes(), DefaultImageLimits())
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkImageModel(t, picture.Rect.String(), d, m, data.Bytes(), decoded)
+	}
+}
+
+func checkImageModel(t *testing.T, what string, d *Detector, m imageModel, file []byte, decoded *RGB) {
+	t.Helper()
+	want, err := d.Detect(t.Context(), file, nil, DefaultImageLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	loss, anomaly, perPixel := m.run(t, decoded)
+	if relative := math.Abs(loss-want.ReconstructionError) / want.ReconstructionError; !(relative <= resizeTolerance) {
+		t.Errorf("%s: error %.8f, Detect's %.8f", what, loss, want.ReconstructionError)
+	}
+	if anomaly != (loss > want.Threshold) {
+		t.Errorf("%s: is_anomaly %v at an error of %v and a threshold of %v", what, anomaly, loss, want.Threshold)
+	}
+	sum := 0.0
+	for _, v := range perPixel {
+		sum += float64(v)
+	}
+	if mean := sum / float64(len(perPixel)); !(math.Abs(mean-loss) <= 1e-5*loss) {
+		t.Errorf("%s: the mean of the map is %v, the error %v", what, mean, loss)
+	}
+}
+
+// An image whose error is the threshold exactly is no anomaly, by float64 as by
+// the graph's float32.
+func TestImageModelDecidesAtTheThresholdAsDetectDoes(t *testing.T) {
+	d := goldenDetector(t)
+	img := newRGB(d.Side(), d.Side())
+	for i := range img.Pix {
+		img.Pix[i] = byte(i * 7)
+	}
+	at, _, _ := newImageModel(t, d.Model()).run(t, img)
+	for _, threshold := range []float64{at, math.Nextafter(at, 0), math.Nextafter(at, 1), float64(math.Nextafter32(float32(at), 0)), at / 2, 2 * at} {
+		m := *d.Model()
+		m.Metadata.Threshold = threshold
+		loss, anomaly, _ := newImageModel(t, &m).run(t, img)
+		if loss != at || anomaly != (at > threshold) {
+			t.Errorf("threshold %v: error %v, is_anomaly %v", threshold, loss, anomaly)
+		}
+	}
+}

@@ -1,0 +1,202 @@
+package importer
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/deepmed/anomaly/internal/network"
+	"github.com/owulveryck/onnx-go"
+	"gorgonia.org/gorgonia"
+)
+
+// operators are the ONNX operators of an inference model, and how each is read.
+var operators = map[string]func(*value, onnx.Operation) error{
+	"Conv":          convolution(network.Convolve, false),
+	"ConvTranspose": convolution(network.ConvolveTransposed, true),
+	"Relu":          elementwise(1, func(x []*gorgonia.Node) (*gorgonia.Node, error) { return network.Rectify(x[0]) }),
+	"Sigmoid":       elementwise(1, func(x []*gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.Sigmoid(x[0]) }),
+	"Sub":           elementwise(2, func(x []*gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.Sub(x[0], x[1]) }),
+	"Mul":           multiplication,
+	"ReduceSum":     reduction,
+	"Div":           division,
+}
+
+// attributes returns ErrUnsupported when an operator has not exactly these.
+func attributes(op onnx.Operation, want map[string]any) error {
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if got := op.Attributes[name]; !reflect.DeepEqual(got, want[name]) {
+			return fmt.Errorf("%w: %s is %v, expected %v", ErrUnsupported, name, got, want[name])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(op.Attributes)) {
+		if _, ok := want[name]; !ok {
+			return fmt.Errorf("%w: the attribute %.60q", ErrUnsupported, name)
+		}
+	}
+	return nil
+}
+
+// inputs gives the operands, as many as must be, as nodes.
+func (v *value) inputs(n int) ([]*gorgonia.Node, error) {
+	if len(v.operands) != n {
+		return nil, fmt.Errorf("%w: %d operands, expected %d", ErrFormat, len(v.operands), n)
+	}
+	nodes := make([]*gorgonia.Node, n)
+	for i, o := range v.operands {
+		var err error
+		if nodes[i], err = o.expression(); err != nil {
+			return nil, err
+		}
+	}
+	return nodes, nil
+}
+
+// known returns ErrFormat when an operand was not given by what comes before.
+func (v *value) known() error {
+	for _, o := range v.operands {
+		if !o.given() {
+			_, err := o.expression()
+			return err
+		}
+	}
+	return nil
+}
+
+// compute sets the value to the node made of its operands. What Gorgonia
+// refuses to make is a graph whose parts do not fit.
+func (v *value) compute(n int, apply func([]*gorgonia.Node) (*gorgonia.Node, error)) error {
+	in, err := v.inputs(n)
+	if err != nil {
+		return err
+	}
+	if v.node, err = apply(in); err != nil {
+		v.node = nil
+		return fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return nil
+}
+
+// elementwise reads an operator without attributes, on operands of one shape.
+func elementwise(n int, apply func([]*gorgonia.Node) (*gorgonia.Node, error)) func(*value, onnx.Operation) error {
+	return func(v *value, op onnx.Operation) error {
+		if err := attributes(op, nil); err != nil {
+			return err
+		}
+		return v.compute(n, func(in []*gorgonia.Node) (*gorgonia.Node, error) {
+			for _, x := range in[1:] {
+				if !x.Shape().Eq(in[0].Shape()) {
+					return nil, fmt.Errorf("shapes %v and %v", in[0].Shape(), x.Shape())
+				}
+			}
+			return apply(in)
+		})
+	}
+}
+
+// convolution reads a convolution of the one window there is here. A plain one
+// has no output padding in ONNX; in Gorgonia's graph its window has, because
+// its derivative needs it.
+func convolution(apply func(x, weight, bias *gorgonia.Node, w network.Window) (*gorgonia.Node, error), transposed bool) func(*value, onnx.Operation) error {
+	w := network.Half()
+	square := func(side, times int) []int64 { return slices.Repeat([]int64{int64(side)}, times) }
+	want := map[string]any{
+		"kernel_shape": square(w.Kernel, 2),
+		"strides":      square(w.Stride, 2),
+		"pads":         square(w.Padding, 4),
+	}
+	if transposed {
+		want["output_padding"] = square(w.OutputPadding, 2)
+	}
+	return func(v *value, op onnx.Operation) error {
+		if err := attributes(op, want); err != nil {
+			return err
+		}
+		return v.compute(3, func(in []*gorgonia.Node) (*gorgonia.Node, error) {
+			weight, bias := in[1].Shape(), in[2].Shape()
+			if weight.Dims() != 4 || weight[2] != w.Kernel || weight[3] != w.Kernel || bias.Dims() != 1 {
+				return nil, fmt.Errorf("a weight of shape %v and a bias of shape %v, expected a kernel of %d×%d", weight, bias, w.Kernel, w.Kernel)
+			}
+			out, err := apply(in[0], in[1], in[2], w)
+			if err == nil && bias[0] != out.Shape()[1] {
+				return nil, fmt.Errorf("%d biases for %d channels", bias[0], out.Shape()[1])
+			}
+			return out, err
+		})
+	}
+}
+
+// multiplication reads the square of a value, or multiplies sizes.
+func multiplication(v *value, op onnx.Operation) error {
+	if err := attributes(op, nil); err != nil {
+		return err
+	}
+	if err := v.known(); err != nil {
+		return err
+	}
+	if len(v.operands) == 2 {
+		a, b := v.operands[0], v.operands[1]
+		switch {
+		case a == b && a.node != nil:
+			return v.compute(2, func(in []*gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.Square(in[0]) })
+		case a.factors != nil && len(b.factors) == 1:
+			v.factors = slices.Concat(a.factors, b.factors)
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: a product that is neither a square nor one of sizes", ErrUnsupported)
+}
+
+// reduction reads the first half of a mean.
+func reduction(v *value, op onnx.Operation) error {
+	if err := attributes(op, map[string]any{"keepdims": int64(0)}); err != nil {
+		return err
+	}
+	if err := v.known(); err != nil {
+		return err
+	}
+	if len(v.operands) != 2 || v.operands[1].axes == nil {
+		return fmt.Errorf("%w: expected a tensor and its axes as a constant", ErrUnsupported)
+	}
+	x, err := v.operands[0].expression()
+	if err != nil {
+		return err
+	}
+	along := v.operands[1].axes
+	for i, a := range along {
+		if a < 0 || a >= x.Dims() || i > 0 && a <= along[i-1] {
+			return fmt.Errorf("%w: axes %v of shape %v", ErrUnsupported, along, x.Shape())
+		}
+	}
+	v.sum = &sum{x, along}
+	return nil
+}
+
+// division reads the second half of a mean: the sum by the sizes of its axes.
+// The size of the batch is not in the file, which is for any number of images.
+func division(v *value, op onnx.Operation) error {
+	if err := attributes(op, nil); err != nil {
+		return err
+	}
+	if err := v.known(); err != nil {
+		return err
+	}
+	if len(v.operands) != 2 || v.operands[0].sum == nil || v.operands[1].factors == nil {
+		return fmt.Errorf("%w: expected a sum by the sizes of its axes, for a mean", ErrUnsupported)
+	}
+	s := v.operands[0].sum
+	sizes := make([]float32, len(s.along))
+	for i, a := range s.along {
+		sizes[i] = float32(s.of.Shape()[a])
+	}
+	if got := v.operands[1].factors; !slices.Equal(got, sizes) || s.along[0] == 0 {
+		return fmt.Errorf("%w: a sum along axes %v of sizes %v by %v, expected by these sizes, for the mean of each image", ErrUnsupported, s.along, sizes, got)
+	}
+	var err error
+	if v.node, err = gorgonia.Mean(s.of, s.along...); err != nil {
+		v.node = nil
+		return fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return nil
+}

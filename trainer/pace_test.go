@@ -1,0 +1,144 @@
+package trainer
+
+import (
+	"errors"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
+)
+
+// clock is a time that only steps pass.
+type clock struct{ at time.Time }
+
+func (c *clock) now() time.Time { return c.at }
+
+// walk takes steps of so long each, the first as many times longer, until the
+// pace says to end. It gives the number of steps, the rates they were taken at
+// and the time that passed, calibration included.
+func walk(p *pace, c *clock, step time.Duration, first float64) (steps int, rates []float64, took time.Duration) {
+	for p.more() {
+		rates = append(rates, p.rate())
+		d := step
+		if steps == 0 {
+			d = time.Duration(first * float64(step))
+		}
+		c.at = c.at.Add(d)
+		p.took(d)
+		steps++
+	}
+	calibration := time.Duration(calibrationShare * float64(step) * float64(p.images) / float64(p.batch))
+	return steps, rates, c.at.Sub(p.began) + calibration
+}
+
+func TestPaceEndsInTimeAndOnlyThenSlowsDown(t *testing.T) {
+	const second = time.Second
+	for name, c := range map[string]struct {
+		limit, loading, step time.Duration
+		first                float64
+		steps                int
+		short                bool
+	}{
+		"no limit":               {0, 5 * second, second, 3, 210, false},
+		"a limit far away":       {1000 * second, 5 * second, second, 3, 210, false},
+		"a limit that just fits": {230 * second, 5 * second, second, 3, 210, false},
+		"half the time":          {120 * second, 5 * second, second, 1, 0, true},
+		"a slow first step":      {120 * second, 5 * second, second, 20, 0, true},
+		"little time":            {12 * second, second, second, 1, 0, true},
+		"less than a step":       {second, 2 * second, second, 1, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clock := &clock{time.Unix(1000, 0)}
+			p := newPace(210, 7*16, 16, clock.at, c.limit)
+			p.now = clock.now
+			clock.at = clock.at.Add(c.loading)
+			steps, rates, took := walk(p, clock, c.step, c.first)
+			if c.steps != 0 && steps != c.steps {
+				t.Errorf("%d steps, want %d", steps, c.steps)
+			}
+			last := rates[len(rates)-1]
+			if !c.short {
+				if last != 1 {
+					t.Errorf("the learning rate fell to %v", last)
+				}
+				return
+			}
+			if steps >= 210 || took > c.limit {
+				t.Errorf("%d steps took %v of %v", steps, took, c.limit)
+			}
+			// No step more would have fitted.
+			if spare := c.limit - took - finishTime - time.Duration(finishShare*float64(c.limit)); spare >= c.step {
+				t.Errorf("%v were left over", spare)
+			}
+			for i := 1; i < len(rates); i++ {
+				if rates[i] > rates[i-1] {
+					t.Fatalf("the rate rises from %v to %v", rates[i-1], rates[i])
+				}
+			}
+			if steps > 20 && (last > 0.05 || rates[steps/3] != 1) {
+				t.Errorf("the rate is %v after a third and %v in the end", rates[steps/3], last)
+			}
+		})
+	}
+}
+
+// A machine that becomes slow during a training still gives its model in time.
+func TestPaceEndsInTimeWhenStepsBecomeSlow(t *testing.T) {
+	clock := &clock{time.Unix(1000, 0)}
+	p := newPace(100, 160, 16, clock.at, 150*time.Second)
+	p.now = clock.now
+	steps := 0
+	for ; p.more(); steps++ {
+		d := time.Second
+		if steps >= 50 {
+			d = 4 * time.Second
+		}
+		clock.at = clock.at.Add(d)
+		p.took(d)
+	}
+	if took := clock.at.Sub(p.began); steps < 60 || steps >= 100 || took > 150*time.Second {
+		t.Errorf("%d steps in %v", steps, took)
+	}
+}
+
+func TestTrainingInTooLittleTimeSaysSo(t *testing.T) {
+	_, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 1, ImageSize: 16, MaxTime: time.Nanosecond})
+	if !errors.Is(err, ErrTooLittleTime) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestTrainingThatHasTimeIsTheWholeOne(t *testing.T) {
+	m, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 1, ImageSize: 16, MaxTime: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := m.Metadata.Training; s.Ended != models.EndedComplete || s.Steps != s.PlannedSteps || s.Steps != 5*4 || s.MaxSeconds != 3600 || s.EpochsDone() != 5 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestStoppedTrainingGivesTheModelSoFar(t *testing.T) {
+	stop := make(chan struct{})
+	o := Options{Level: 1, ImageSize: 16, Stop: stop, Progress: func(p Progress) {
+		if p.Step == 6 {
+			close(stop)
+		}
+	}}
+	m, err := Train(t.Context(), orttest.Open(t), folder(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := m.Metadata.Training
+	if s.Ended != models.EndedByCaller || s.Steps != 6 || s.PlannedSteps != 20 || math.Abs(s.EpochsDone()-1.5) > 1e-9 || len(m.Metadata.TrainingLosses) != 2 {
+		t.Errorf("%+v, losses %v", s, m.Metadata.TrainingLosses)
+	}
+	if m.Metadata.Threshold <= 0 {
+		t.Errorf("threshold %v", m.Metadata.Threshold)
+	}
+	if _, err := Train(t.Context(), orttest.Open(t), folder(t), o); !errors.Is(err, ErrStopped) {
+		t.Errorf("stopped before the first step: %v", err)
+	}
+}
