@@ -7,10 +7,11 @@ import (
 	"strings"
 )
 
-// ErrArchitecture is returned when a state dict is not that of the
-// convolutional autoencoder this project builds: a parameter is missing, is
-// surplus or has a shape that does not fit its neighbours.
-var ErrArchitecture = errors.New("not the autoencoder's state dict")
+// ErrArchitecture is returned when a state dict, or the graph of an ONNX file, is
+// not that of the convolutional autoencoder this project builds: a parameter is
+// missing, is surplus or has a shape that does not fit its neighbours, or the
+// graph computes something else from the parameters.
+var ErrArchitecture = errors.New("not the expected autoencoder")
 
 // ModelType is the value of "model_type" in every metadata.json.
 const ModelType = "autoencoder"

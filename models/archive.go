@@ -3,11 +3,14 @@ package models
 import (
 	"archive/zip"
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path"
+	"slices"
 )
 
 const (
@@ -43,6 +46,9 @@ func openArchive(data []byte, budget *int64) (*archive, error) {
 	if n := bytes.Count(data, []byte("PK\x01\x02")); n > maxEntries {
 		return nil, fmt.Errorf("%w: a zip of about %d entries, at most %d are read", ErrTooLarge, n, maxEntries)
 	}
+	if err := endsAtTheEnd(data); err != nil {
+		return nil, err
+	}
 	r, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
 		return nil, fmt.Errorf("%w: the zip is damaged or cut short: %w", ErrFormat, err)
@@ -55,31 +61,70 @@ func openArchive(data []byte, budget *int64) (*archive, error) {
 		a.files[f.Name] = f
 		a.names = append(a.names, f.Name)
 	}
-	if err := startsAtTheStart(data, r.File); err != nil {
+	if err := liesInOrder(data, r.File); err != nil {
 		return nil, err
 	}
 	return a, nil
 }
 
-// startsAtTheStart returns ErrFormat when the zip's first entry is not the first
-// thing in the file. A bundle that was cut off right behind the checkpoint in it
-// ends with that checkpoint's directory, and would pass for it.
-func startsAtTheStart(data []byte, files []*zip.File) error {
+// endsAtTheEnd returns ErrFormat when the directory of a zip is not right before
+// the record that names it, or that record not the last thing in the file.
+// Readers disagree on which directory counts where there could be two.
+func endsAtTheEnd(data []byte) error {
+	const record, place, record64 = 22, 20, 56 // the end of a directory, zip64's pointer to its own end, and that
+	wrong := func(what string) error { return fmt.Errorf("%w: the zip is damaged or cut short: %s", ErrFormat, what) }
+	at := bytes.LastIndex(data, []byte("PK\x05\x06"))
+	if at < 0 || len(data)-at < record {
+		return wrong("it has no directory")
+	}
+	end := data[at:]
+	if comment := int(binary.LittleEndian.Uint16(end[20:])); comment != len(end)-record {
+		return wrong(fmt.Sprintf("%d bytes follow its directory, expected a comment of %d", len(end)-record, comment))
+	}
+	records, size, offset := binary.LittleEndian.Uint16(end[10:]), uint64(binary.LittleEndian.Uint32(end[12:])), uint64(binary.LittleEndian.Uint32(end[16:]))
+	if at >= place && bytes.HasPrefix(data[at-place:], []byte("PK\x06\x07")) {
+		at64 := binary.LittleEndian.Uint64(data[at-place+8:])
+		if at < place+record64 || at64 > uint64(at-place-record64) || !bytes.HasPrefix(data[at64:], []byte("PK\x06\x06")) {
+			return wrong("its zip64 directory is not where it says")
+		}
+		at = int(at64)
+		if records == math.MaxUint16 || size == math.MaxUint32 || offset == math.MaxUint32 {
+			size, offset = binary.LittleEndian.Uint64(data[at64+40:]), binary.LittleEndian.Uint64(data[at64+48:])
+		}
+	}
+	if offset > uint64(at) || size != uint64(at)-offset {
+		return wrong(fmt.Sprintf("its directory is said to be the %d bytes from byte %d on, and ends at byte %d", size, offset, at))
+	}
+	return nil
+}
+
+// liesInOrder returns ErrFormat when the first entry of a zip is not the first
+// thing in the file, or when entries lie over each other. A bundle that was cut
+// off right behind the checkpoint in it ends with that checkpoint's directory,
+// and would pass for it; bytes that several entries share are a bomb.
+func liesInOrder(data []byte, files []*zip.File) error {
 	const header = 30 // of an entry, its name and extra field following
-	first := int64(len(data))
-	for _, f := range files {
+	type span struct{ from, to uint64 }
+	spans := make([]span, len(files))
+	for i, f := range files {
 		offset, err := f.DataOffset()
 		if err != nil {
 			return fmt.Errorf("%w: the zip is damaged or cut short: %w", ErrFormat, err)
 		}
-		first = min(first, offset)
+		spans[i] = span{uint64(offset), uint64(offset) + min(f.CompressedSize64, math.MaxInt64)}
 	}
 	if len(files) == 0 || len(data) < header {
 		return nil
 	}
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
 	name, extra := binary.LittleEndian.Uint16(data[26:]), binary.LittleEndian.Uint16(data[28:])
-	if first != header+int64(name)+int64(extra) {
+	if spans[0].from != header+uint64(name)+uint64(extra) {
 		return fmt.Errorf("%w: the zip does not begin at the file's start, it was cut off or joined with another file", ErrFormat)
+	}
+	for i, s := range spans[1:] {
+		if last := spans[i]; s.from < last.to+header {
+			return fmt.Errorf("%w: the zip has entries that lie over each other at byte %d", ErrFormat, s.from)
+		}
 	}
 	return nil
 }

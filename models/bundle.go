@@ -50,8 +50,7 @@ func readBundle(a *archive, lim Limits) (contents, error) {
 	if want, ok := md.Files[base]; ok && !strings.EqualFold(want, Identity(data)) {
 		return contents{}, fmt.Errorf("%w: %s was written for another %s, of SHA-256 %.64s", ErrMetadata, MetadataFile, base, want)
 	}
-	whole := string(raw)
-	c.said.whole = &whole
+	c.said.whole = raw
 	return c, nil
 }
 

@@ -258,7 +258,7 @@ func configSays(config *pickleDict) (statement, error) {
 			if key == "model_type" {
 				s.metadata.ModelType = text
 			} else {
-				s.whole = &text
+				s.whole = []byte(text)
 			}
 		}
 	}

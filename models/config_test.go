@@ -26,7 +26,7 @@ func TestReadTakesAThresholdInWordsOrNumbers(t *testing.T) {
 		"negative":         {str("-1"), 0, ErrMetadata},
 	} {
 		t.Run(what, func(t *testing.T) {
-			m, err := Read(zipOf(t, tinyEntries(binary.LittleEndian, dict(str("threshold"), c.value))...), Limits{})
+			m, err := Read(zipOf(tinyEntries(binary.LittleEndian, dict(str("threshold"), c.value))...), Limits{})
 			if !errors.Is(err, c.err) {
 				t.Fatalf("%v, want %v", err, c.err)
 			}

@@ -21,6 +21,10 @@ const MeasureMSE = "mse"
 // MaxMetadataBytes bounds a metadata.json.
 const MaxMetadataBytes = 8 << 20
 
+// maxMetadataValues bounds what a metadata.json lists. A few bytes of JSON become
+// an element of many: 3 MB took 180 MB.
+const maxMetadataValues = 1 << 16
+
 // GenericClassNames are the class names of a model that was trained without
 // any.
 func GenericClassNames() []string { return []string{"normal", "anomaly"} }
@@ -129,16 +133,13 @@ type SkippedFile struct {
 // ErrMetadata, wrapped, for malformed JSON and for values no verdict can be
 // based on: a threshold that is missing, negative or not finite.
 func ParseMetadata(data []byte) (Metadata, error) {
-	if len(data) > MaxMetadataBytes {
-		return Metadata{}, fmt.Errorf("%w: %d bytes, at most %d are read", ErrMetadata, len(data), MaxMetadataBytes)
-	}
 	// The outer threshold takes the key from the inner one, and tells a missing
 	// threshold from one of 0.
 	var read struct {
 		Metadata
 		Threshold *float64 `json:"threshold"`
 	}
-	if err := json.Unmarshal(data, &read); err != nil {
+	if err := parseJSON(data, &read); err != nil {
 		return Metadata{}, fmt.Errorf("%w: %w", ErrMetadata, err)
 	}
 	if read.Threshold == nil {
@@ -150,6 +151,36 @@ func ParseMetadata(data []byte) (Metadata, error) {
 		return Metadata{}, err
 	}
 	return m, nil
+}
+
+// parseJSON unmarshals JSON from anybody.
+func parseJSON(data []byte, into any) error {
+	if len(data) > MaxMetadataBytes {
+		return fmt.Errorf("%d bytes, at most %d are read", len(data), MaxMetadataBytes)
+	}
+	if n := listed(data); n > maxMetadataValues {
+		return fmt.Errorf("it lists %d values, at most %d are read", n, maxMetadataValues)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%.200s", err) // it may quote a number of any length
+	}
+	return nil
+}
+
+// listed counts the values that JSON lists by the commas between them.
+func listed(data []byte) int {
+	n, quoted := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case c == '\\' && quoted:
+			i++ // what is escaped ends no string
+		case c == '"':
+			quoted = !quoted
+		case c == ',' && !quoted:
+			n++
+		}
+	}
+	return n
 }
 
 // Validate returns ErrMetadata, wrapped, when no verdict can be based on m.

@@ -2,7 +2,6 @@ package models
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -19,8 +18,17 @@ import (
 // of two bytes in the file becomes hundreds in memory, so a file is never
 // decoded as a whole. What is decoded is picked out first.
 const (
-	modelGraph    = 7
-	modelMetadata = 14
+	modelGraph     = 7
+	modelOpset     = 8
+	modelMetadata  = 14
+	modelTraining  = 20
+	modelFunctions = 25
+
+	entryKey   = 1
+	entryValue = 2
+
+	opsetDomain  = 1
+	opsetVersion = 2
 
 	graphNode        = 1
 	graphInitializer = 5
@@ -33,9 +41,10 @@ const (
 	tensorInt64Data  = 7
 	tensorName       = 8
 	tensorExternal   = 13
+	tensorLocation   = 14
 	valueInfoName    = 1
 	maxMetadataProps = 256
-	maxInputs        = 1024
+	maxNumeral       = 64 // bytes of a number in the metadata
 	maxValueInfo     = 4096
 )
 
@@ -45,14 +54,6 @@ const maxMessageDepth = 8
 
 // parameterName is what the names of this project's parameters look like.
 var parameterName = regexp.MustCompile(`^(encoder|decoder)\.\d{1,3}\.(weight|bias)$`)
-
-// foreignOps are operators that no network of this project's has, whatever it
-// computes beside: one of them means that the weights do something else.
-var foreignOps = map[string]bool{
-	"LeakyRelu": true, "PRelu": true, "Elu": true, "Selu": true, "Celu": true, "Gelu": true, "HardSwish": true, "Tanh": true, "Softplus": true,
-	"BatchNormalization": true, "InstanceNormalization": true, "LayerNormalization": true, "GroupNormalization": true,
-	"MaxPool": true, "GRU": true, "LSTM": true,
-}
 
 var errTruncated = errors.New("a field is damaged or cut short")
 
@@ -90,26 +91,39 @@ func decode(b []byte, m proto.Message) error {
 	return nil
 }
 
+// oldestOpset is the first version of ONNX's operators whose elementwise ones
+// broadcast as those of today do.
+const oldestOpset = 7
+
 // onnxFile gathers what counts of an ONNX file.
 type onnxFile struct {
 	graph       []byte
-	metadata    map[string]string
+	opset       int64 // 0: not said
+	values      onnxGraph
+	metadata    map[string][]byte
 	tensors     map[string]*onnx.TensorProto
 	names       []string
 	initializer int // how many there are of any name
-	inputs      int
 	imageSize   int
 }
 
 // readONNX takes the weights and the metadata of an ONNX file. Its graph is not
-// run: the network is built anew from its architecture.
+// run: the network is built anew from its architecture. So the graph must be
+// found to compute that network and no other.
 func readONNX(data []byte, lim Limits) (contents, error) {
-	f := &onnxFile{metadata: make(map[string]string), tensors: make(map[string]*onnx.TensorProto)}
+	f := &onnxFile{metadata: make(map[string][]byte), tensors: make(map[string]*onnx.TensorProto),
+		values: onnxGraph{values: make(map[string]graphValue)}}
 	if err := walk(data, f.modelField); err != nil {
 		return contents{}, f.fault(data, err)
 	}
 	if f.graph == nil {
 		return contents{}, f.fault(data, errTruncated)
+	}
+	if f.opset == 0 {
+		return contents{}, fmt.Errorf("%w: the ONNX file names no version of ONNX's operators", ErrFormat)
+	}
+	if f.opset < oldestOpset {
+		return contents{}, fmt.Errorf("%w: an ONNX file for version %d of ONNX's operators, expected %d or later", ErrFormat, f.opset, oldestOpset)
 	}
 	if err := walk(f.graph, f.graphField); err != nil {
 		return contents{}, f.fault(data, err)
@@ -121,6 +135,10 @@ func readONNX(data []byte, lim Limits) (contents, error) {
 	a, weights, err := f.weights(lim)
 	if err != nil {
 		return contents{}, err
+	}
+	f.values.layers = a.Layers()
+	if err := f.values.check(f.graph); err != nil {
+		return contents{}, f.fault(data, err)
 	}
 	said, err := f.says()
 	return contents{architecture: a, weights: weights, said: said}, err
@@ -147,62 +165,125 @@ func (f *onnxFile) modelField(num protowire.Number, typ protowire.Type, value []
 			return fmt.Errorf("%w: an ONNX file with two graphs, expected one", ErrFormat)
 		}
 		f.graph = value
+	case num == modelOpset:
+		return f.opsetField(value)
+	case num == modelTraining:
+		return fmt.Errorf("%w: an ONNX file with a training step, expected the network only", ErrArchitecture)
+	case num == modelFunctions:
+		return fmt.Errorf("%w: an ONNX file with functions, expected a graph of plain operators", ErrArchitecture)
 	case num == modelMetadata:
-		var p onnx.StringStringEntryProto
-		if err := decode(value, &p); err != nil {
-			return err
-		}
-		if _, ok := f.metadata[p.GetKey()]; ok || len(f.metadata) == maxMetadataProps {
-			return fmt.Errorf("%w: the ONNX metadata has %.80q twice or more than %d keys", ErrFormat, p.GetKey(), maxMetadataProps)
-		}
-		f.metadata[p.GetKey()] = p.GetValue()
+		return f.metadataField(value)
 	}
 	return nil
 }
+
+// metadataField takes an entry of the metadata, without a copy: the keys that
+// are known are short.
+func (f *onnxFile) metadataField(b []byte) error {
+	key, err := nameOf(b, entryKey)
+	if err != nil {
+		return err
+	}
+	if _, ok := f.metadata[string(key)]; ok || len(f.metadata) == maxMetadataProps || len(key) > maxValueName {
+		return fmt.Errorf("%w: the ONNX metadata has %.80q twice, more than %d keys or one of more than %d bytes",
+			ErrFormat, key, maxMetadataProps, maxValueName)
+	}
+	value, err := nameOf(b, entryValue)
+	if value == nil {
+		value = []byte{} // there, and empty
+	}
+	f.metadata[string(key)] = value
+	return err
+}
+
+// opsetField takes the version of ONNX's own operators. Other operators' versions
+// do not matter as long as no node is one of them.
+func (f *onnxFile) opsetField(b []byte) error {
+	var domain []byte
+	version := int64(0)
+	err := walk(b, func(num protowire.Number, typ protowire.Type, value []byte) error {
+		switch {
+		case num == opsetDomain && typ == protowire.BytesType:
+			domain = value
+		case num == opsetVersion && typ == protowire.VarintType:
+			v, _ := protowire.ConsumeVarint(value)
+			version = int64(v)
+		}
+		return nil
+	})
+	if err != nil || !standardDomain(domain) {
+		return err
+	}
+	if f.opset != 0 && f.opset != version {
+		return fmt.Errorf("%w: an ONNX file for version %d and version %d of ONNX's operators, expected one", ErrFormat, f.opset, version)
+	}
+	f.opset = version
+	return nil
+}
+
+// standardDomain reports whether an operator is ONNX's own.
+func standardDomain(domain []byte) bool { return len(domain) == 0 || string(domain) == "ai.onnx" }
 
 func (f *onnxFile) graphField(num protowire.Number, typ protowire.Type, value []byte) error {
 	if typ != protowire.BytesType {
 		return nil
 	}
 	switch num {
-	case graphNode:
-		return walk(value, func(num protowire.Number, typ protowire.Type, value []byte) error {
-			if num == nodeOpType && foreignOps[string(value)] {
-				return fmt.Errorf("%w: the ONNX graph has a %s, expected convolutions with ReLU and a Sigmoid at the end", ErrArchitecture, value)
-			}
-			return nil
-		})
 	case graphInitializer:
 		return f.initializerField(value)
 	case graphInput:
 		return f.inputField(value)
+	case graphSparseInitializer:
+		return fmt.Errorf("%w: the ONNX graph has a sparse initializer, expected dense ones", ErrArchitecture)
 	}
 	return nil
 }
 
 // nameOf finds the name of an encoded message under a field number.
-func nameOf(b []byte, field protowire.Number) (name string, err error) {
+func nameOf(b []byte, field protowire.Number) (name []byte, err error) {
 	err = walk(b, func(num protowire.Number, typ protowire.Type, value []byte) error {
 		if num == field && typ == protowire.BytesType {
-			name = string(value[:min(len(value), 256)])
+			name = value
 		}
 		return nil
 	})
 	return name, err
 }
 
-// initializerField decodes an initializer when it is named as a parameter.
+// inside returns ErrFormat, wrapped, for an encoded tensor whose elements lie in
+// another file.
+func inside(tensor, name []byte) error {
+	return walk(tensor, func(num protowire.Number, typ protowire.Type, value []byte) error {
+		outside := num == tensorExternal && typ == protowire.BytesType
+		if num == tensorLocation && typ == protowire.VarintType {
+			v, _ := protowire.ConsumeVarint(value)
+			outside = onnx.TensorProto_DataLocation(v) != onnx.TensorProto_DEFAULT
+		}
+		if outside {
+			return fmt.Errorf("%w: %.80q lies in another file, expected an ONNX file with its weights inside (external_data=False)", ErrFormat, name)
+		}
+		return nil
+	})
+}
+
+// initializerField enters an initializer, and decodes it when it is named as a
+// parameter.
 func (f *onnxFile) initializerField(b []byte) error {
 	f.initializer++
-	name, err := nameOf(b, tensorName)
-	if err != nil || !parameterName.MatchString(name) {
+	encoded, err := nameOf(b, tensorName)
+	if err == nil {
+		err = f.values.define(encoded, graphValue{initializer: true})
+	}
+	if err == nil {
+		err = inside(b, encoded)
+	}
+	if err != nil || !parameterName.Match(encoded) {
 		return err
 	}
+	name := string(encoded)
 	dims := 0
 	err = walk(b, func(num protowire.Number, typ protowire.Type, value []byte) error {
 		switch num {
-		case tensorExternal:
-			return fmt.Errorf("%w: %s lies in another file, expected an ONNX file with its weights inside (external_data=False)", ErrFormat, name)
 		case tensorInt32Data, tensorInt64Data:
 			return fmt.Errorf("%w: %s holds whole numbers, expected float32", ErrArchitecture, name)
 		case tensorDims:
@@ -218,9 +299,6 @@ func (f *onnxFile) initializerField(b []byte) error {
 	if err != nil {
 		return err
 	}
-	if f.tensors[name] != nil {
-		return fmt.Errorf("%w: the ONNX graph has %s twice", ErrFormat, name)
-	}
 	t := new(onnx.TensorProto)
 	if err := decode(b, t); err != nil {
 		return err
@@ -230,15 +308,16 @@ func (f *onnxFile) initializerField(b []byte) error {
 	return nil
 }
 
-// inputField takes the side of the image from an input of 3 channels and a
-// fixed, square size.
+// inputField enters an input, and takes the side of the image from one of 3
+// channels and a fixed, square size.
 func (f *onnxFile) inputField(b []byte) error {
-	if f.inputs++; f.inputs > maxInputs || len(b) > maxValueInfo || f.imageSize != 0 {
-		return nil
-	}
 	name, err := nameOf(b, valueInfoName)
-	if err != nil || parameterName.MatchString(name) {
-		return err // older files list their initializers as inputs too
+	if err == nil {
+		err = f.values.define(name, graphValue{input: true})
+	}
+	// Older files list their initializers as inputs too.
+	if err != nil || len(b) > maxValueInfo || f.imageSize != 0 || parameterName.Match(name) {
+		return err
 	}
 	var v onnx.ValueInfoProto
 	if err := decode(b, &v); err != nil {
@@ -280,8 +359,8 @@ func (f *onnxFile) weights(lim Limits) (Architecture, StateDict, error) {
 }
 
 func tensorFloats(t *onnx.TensorProto, p Parameter) ([]float32, error) {
-	if t.GetDataType() != int32(onnx.TensorProto_FLOAT) || t.GetDataLocation() != onnx.TensorProto_DEFAULT {
-		return nil, fmt.Errorf("%w: %s is of type %d, expected %d (float32) within the file", ErrFormat, p.Name, t.GetDataType(), onnx.TensorProto_FLOAT)
+	if t.GetDataType() != int32(onnx.TensorProto_FLOAT) {
+		return nil, fmt.Errorf("%w: %s is of type %d, expected %d (float32)", ErrFormat, p.Name, t.GetDataType(), onnx.TensorProto_FLOAT)
 	}
 	raw, floats := t.GetRawData(), t.GetFloatData()
 	switch {
@@ -303,26 +382,26 @@ func (f *onnxFile) says() (statement, error) {
 		return fmt.Errorf("%w: %s in the ONNX metadata: %w", ErrMetadata, key, err)
 	}
 	if v, ok := f.metadata["metadata_json"]; ok {
-		s.whole = &v
+		s.whole = v
 	}
 	if v, ok := f.metadata["image_size"]; ok {
-		n, err := strconv.ParseInt(v, 10, 32)
-		if err != nil {
-			return s, wrong("image_size", err)
+		n, err := strconv.ParseInt(string(v[:min(len(v), maxNumeral)]), 10, 32)
+		if err != nil || len(v) > maxNumeral {
+			return s, wrong("image_size", fmt.Errorf("%.*q is not a whole number", maxNumeral, v))
 		}
 		s.imageSize = int(n)
 	}
 	for _, key := range []string{"threshold", "mean_error", "std_error"} {
 		if v, ok := f.metadata[key]; ok {
-			n, err := strconv.ParseFloat(v, 64)
-			if err != nil {
-				return s, wrong(key, err)
+			n, err := strconv.ParseFloat(string(v[:min(len(v), maxNumeral)]), 64)
+			if err != nil || len(v) > maxNumeral {
+				return s, wrong(key, fmt.Errorf("%.*q is not a number", maxNumeral, v))
 			}
 			s.set(key, n)
 		}
 	}
 	if v, ok := f.metadata["class_names"]; ok {
-		if err := json.Unmarshal([]byte(v), &s.metadata.ClassNames); err != nil {
+		if err := parseJSON(v, &s.metadata.ClassNames); err != nil {
 			return s, wrong("class_names", err)
 		}
 	}

@@ -6,45 +6,15 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"strings"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/deepmed/anomaly/internal/hostile"
 	"github.com/deepmed/anomaly/internal/onnx"
 )
-
-// tinyONNX is an ONNX file of the tiny network, changed before it is encoded.
-func tinyONNX(t testing.TB, change func(*onnx.ModelProto)) []byte {
-	t.Helper()
-	g := &onnx.GraphProto{Name: proto.String("g"), Node: []*onnx.NodeProto{{OpType: proto.String("Conv")}}}
-	v := float32(0)
-	for _, p := range tiny.Parameters() {
-		t := &onnx.TensorProto{Name: proto.String(p.Name), DataType: proto.Int32(int32(onnx.TensorProto_FLOAT))}
-		for _, d := range p.Shape {
-			t.Dims = append(t.Dims, int64(d))
-		}
-		for range p.Size() {
-			t.RawData = binary.LittleEndian.AppendUint32(t.RawData, math.Float32bits(v))
-			v++
-		}
-		g.Initializer = append(g.Initializer, t)
-	}
-	m := &onnx.ModelProto{IrVersion: proto.Int64(9), Graph: g}
-	if change != nil {
-		change(m)
-	}
-	data, err := proto.Marshal(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
-func prop(key, value string) *onnx.StringStringEntryProto {
-	return &onnx.StringStringEntryProto{Key: &key, Value: &value}
-}
 
 func TestReadTakesONNXWeightsInEitherField(t *testing.T) {
 	for name, change := range map[string]func(*onnx.ModelProto){
@@ -61,7 +31,7 @@ func TestReadTakesONNXWeightsInEitherField(t *testing.T) {
 			m.Graph.Initializer = append(m.Graph.Initializer, &onnx.TensorProto{Name: proto.String("scale"), Int64Data: []int64{1}})
 		},
 	} {
-		m, err := Read(tinyONNX(t, change), Limits{})
+		m, err := Read(tinyONNX(change), Limits{})
 		if err != nil {
 			t.Fatal(name, err)
 		}
@@ -86,7 +56,7 @@ func TestReadTakesWhatTheONNXMetadataSays(t *testing.T) {
 			Metadata{Threshold: 0.25, ImageSize: 32},
 		},
 	} {
-		m, err := Read(tinyONNX(t, func(m *onnx.ModelProto) { m.MetadataProps = c.props }), Limits{})
+		m, err := Read(tinyONNX(func(m *onnx.ModelProto) { m.MetadataProps = c.props }), Limits{})
 		if err != nil {
 			t.Fatal(name, err)
 		}
@@ -96,80 +66,151 @@ func TestReadTakesWhatTheONNXMetadataSays(t *testing.T) {
 	}
 }
 
-func TestReadOfAHostileONNXFileFailsWithinBounds(t *testing.T) {
-	first := func(change func(*onnx.TensorProto)) func(*onnx.ModelProto) {
-		return func(m *onnx.ModelProto) { change(m.Graph.Initializer[0]) }
+// accepted are ways to write the tiny network, and what may stand around it.
+func accepted() map[string][]byte {
+	graph := func(change func(*onnx.GraphProto)) []byte {
+		return tinyONNX(func(m *onnx.ModelProto) { change(m.Graph) })
 	}
-	props := func(ps ...*onnx.StringStringEntryProto) func(*onnx.ModelProto) {
-		return func(m *onnx.ModelProto) { m.MetadataProps = ps }
-	}
-	for what, c := range map[string]struct {
-		change func(*onnx.ModelProto)
-		want   error
-	}{
-		"no graph":             {func(m *onnx.ModelProto) { m.Graph = nil }, ErrFormat},
-		"an empty graph":       {func(m *onnx.ModelProto) { m.Graph = &onnx.GraphProto{} }, ErrArchitecture},
-		"another network":      {first(func(t *onnx.TensorProto) { t.Name = proto.String("encoder.1.weight") }), ErrArchitecture},
-		"a foreign activation": {func(m *onnx.ModelProto) { m.Graph.Node[0].OpType = proto.String("LeakyRelu") }, ErrArchitecture},
-		"external data": {first(func(t *onnx.TensorProto) {
-			t.ExternalData = []*onnx.StringStringEntryProto{prop("location", "/etc/passwd")}
-		}), ErrFormat},
-		"external without place": {first(func(t *onnx.TensorProto) { t.DataLocation = onnx.TensorProto_EXTERNAL.Enum() }), ErrFormat},
-		"a name twice":           {func(m *onnx.ModelProto) { m.Graph.Initializer = append(m.Graph.Initializer, m.Graph.Initializer[0]) }, ErrFormat},
-		"float16":                {first(func(t *onnx.TensorProto) { t.DataType = proto.Int32(10) }), ErrFormat},
-		"whole numbers":          {first(func(t *onnx.TensorProto) { t.Int64Data = make([]int64, 27) }), ErrArchitecture},
-		"dims of 2 GB":           {first(func(t *onnx.TensorProto) { t.Dims = []int64{1 << 31, 1, 1, 1} }), ErrArchitecture},
-		"dims that overflow":     {first(func(t *onnx.TensorProto) { t.Dims = []int64{1 << 62, 4, 3, 3} }), ErrArchitecture},
-		"negative dims":          {first(func(t *onnx.TensorProto) { t.Dims = []int64{-1, -3, 3, 3} }), ErrArchitecture},
-		"a thousand dims":        {first(func(t *onnx.TensorProto) { t.Dims = make([]int64, 1000) }), ErrArchitecture},
-		"wide dims, no data":     {first(func(t *onnx.TensorProto) { t.Dims = []int64{2048, 3, 3, 3} }), ErrArchitecture},
-		"short data":             {first(func(t *onnx.TensorProto) { t.RawData = t.RawData[:100] }), ErrFormat},
-		"data twice":             {first(func(t *onnx.TensorProto) { t.FloatData = make([]float32, 27) }), ErrFormat},
-		"not finite":             {first(func(t *onnx.TensorProto) { t.RawData[3], t.RawData[2] = 0x7f, 0xff }), ErrFormat},
-		"a key twice":            {props(prop("a", "1"), prop("a", "1")), ErrFormat},
-		"threshold in words":     {props(prop("threshold", "high")), ErrMetadata},
-		"threshold NaN":          {props(prop("threshold", "NaN")), ErrMetadata},
-		"image size in words":    {props(prop("image_size", "big")), ErrMetadata},
-		"image size negative":    {props(prop("image_size", "-2")), ErrMetadata},
-		"class names unquoted":   {props(prop("class_names", "normal")), ErrMetadata},
-		"metadata without sense": {props(prop("metadata_json", "null")), ErrMetadata},
-	} {
-		t.Run(what, func(t *testing.T) {
-			data := tinyONNX(t, c.change)
-			bounded(t, 1<<20, func() {
-				if _, err := Read(data, Limits{}); !errors.Is(err, c.want) {
-					t.Errorf("%v, want %v", err, c.want)
-				}
-			})
+	without := func(names ...string) []byte {
+		return graph(func(g *onnx.GraphProto) {
+			for _, n := range g.Node {
+				n.Attribute = slices.DeleteFunc(slices.Clone(n.Attribute), func(a *onnx.AttributeProto) bool { return slices.Contains(names, a.GetName()) })
+			}
 		})
+	}
+	reconstruction := func(g *onnx.GraphProto) {
+		g.Node, g.Output = g.Node[:4], g.Output[:1]
+	}
+	return map[string][]byte{
+		"the reconstruction alone":            graph(reconstruction),
+		"the error behind it":                 tinyONNX(nil),
+		"an image of bytes, a verdict, a map": hostile.ImageNetwork(),
+		"attributes left at their defaults":   without("dilations", "group", "kernel_shape"),
+		"padding that is said to be given": graph(func(g *onnx.GraphProto) {
+			g.Node[0].Attribute = append(g.Node[0].Attribute, hostile.Text("auto_pad", "NOTSET"))
+		}),
+		"ONNX's domain by its name": graph(func(g *onnx.GraphProto) { g.Node[0].Domain = proto.String("ai.onnx") }),
+		"another domain that no node is of": tinyONNX(func(m *onnx.ModelProto) {
+			m.OpsetImport = append(m.OpsetImport, &onnx.OperatorSetIdProto{Domain: proto.String("ai.onnx.ml"), Version: proto.Int64(3)})
+		}),
+		"an Identity between, and one behind": graph(identities),
+		"initializers that are inputs, too":   graph(func(g *onnx.GraphProto) { g.Input = append(g.Input, info("encoder.0.weight"), info("decoder.0.bias")) }),
+		"a result that is left out": graph(func(g *onnx.GraphProto) {
+			g.Node = append(g.Node, &onnx.NodeProto{OpType: proto.String("TopK"), Input: []string{"error", "error"}, Output: []string{"top", ""}})
+		}),
+		"a Relu and a Sigmoid beside it": graph(func(g *onnx.GraphProto) {
+			g.Node = append(g.Node, hostile.Node("Relu", []string{"error"}, "r"), hostile.Node("Sigmoid", []string{"r"}, "s"))
+		}),
+		"a scale of the image before it": graph(func(g *onnx.GraphProto) {
+			g.Node = slices.Insert(g.Node, 0, hostile.Node("Sqrt", []string{"image"}, "root"))
+			g.Node[1].Input[0] = "root"
+		}),
+		"numbers one by one, not packed":       unpacked(),
+		"initializers before and behind nodes": turned(),
 	}
 }
 
-// Two bytes of an empty message take hundreds in memory once decoded, so no
-// field that may be repeated is decoded before it has been counted.
-func TestReadOfAnONNXFileOfEmptyMessagesAllocatesLittle(t *testing.T) {
-	repeated := func(field protowire.Number) []byte {
-		return []byte(strings.Repeat(string(protowire.AppendBytes(protowire.AppendTag(nil, field, protowire.BytesType), nil)), 1<<20))
+func info(name string) *onnx.ValueInfoProto { return &onnx.ValueInfoProto{Name: &name} }
+
+// identities puts an Identity behind each step.
+func identities(g *onnx.GraphProto) {
+	var nodes []*onnx.NodeProto
+	for i, n := range g.Node {
+		nodes = append(nodes, n)
+		if i < 4 {
+			nodes = append(nodes, hostile.Node("Identity", []string{n.Output[0]}, n.Output[0]+"'"))
+			g.Node[i+1].Input[0] = n.Output[0] + "'"
+		}
 	}
-	graph := func(b []byte) []byte {
-		return protowire.AppendBytes(protowire.AppendTag(nil, modelGraph, protowire.BytesType), b)
+	g.Node = nodes
+}
+
+// unpacked writes strides as the older of the two encodings has it.
+func unpacked() []byte {
+	return tinyONNX(func(m *onnx.ModelProto) {
+		for _, a := range m.Graph.Node[0].Attribute {
+			if a.GetName() == "strides" {
+				a.Ints = nil
+				two := protowire.AppendVarint(protowire.AppendTag(nil, attributeInts, protowire.VarintType), 2)
+				hostile.Append(a, two, two)
+			}
+		}
+	})
+}
+
+// turned writes the fields of the graph in another order than the usual one.
+func turned() []byte {
+	return tinyONNX(func(m *onnx.ModelProto) {
+		var nodes [][]byte
+		for _, n := range m.Graph.Node {
+			data, err := proto.Marshal(n)
+			if err != nil {
+				panic(err)
+			}
+			nodes = append(nodes, hostile.Field(graphNode, data))
+		}
+		m.Graph.Node = nil
+		hostile.Append(m.Graph, nodes...)
+	})
+}
+
+func TestReadTakesTheNetworkWithPlainOperatorsAroundIt(t *testing.T) {
+	for name, data := range accepted() {
+		m, err := Read(data, Limits{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if !reflect.DeepEqual(m.Architecture, tiny) || fmt.Sprint(m.Weights[3].Data) != "[55 56 57]" {
+			t.Errorf("%s: a %s network with %v", name, m.Architecture, m.Weights[3])
+		}
+		if err := proto.Unmarshal(data, new(onnx.ModelProto)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, difference := range misread(data, m) {
+			t.Errorf("%s: %s", name, difference)
+		}
 	}
-	named := protowire.AppendString(protowire.AppendTag(nil, tensorName, protowire.BytesType), "encoder.0.weight")
-	tensor := func(b []byte) []byte {
-		return graph(protowire.AppendBytes(protowire.AppendTag(nil, graphInitializer, protowire.BytesType), append(named, b...)))
+}
+
+// A graph of more layers than one: every step must be the one that is next.
+func TestReadFollowsEveryStepOfADeepNetwork(t *testing.T) {
+	read := func(change func([]*onnx.NodeProto)) error {
+		var m onnx.ModelProto
+		if err := proto.Unmarshal(golden(t, "service.onnx"), &m); err != nil {
+			t.Fatal(err)
+		}
+		change(m.Graph.Node)
+		data, err := proto.Marshal(&m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = Read(data, Limits{})
+		return err
 	}
-	for what, data := range map[string][]byte{
-		"nodes": graph(repeated(graphNode)), "initializers": graph(repeated(graphInitializer)), "inputs": graph(repeated(graphInput)),
-		"values": graph(repeated(13)), "metadata": append(graph(nil), repeated(modelMetadata)...), "opsets": append(graph(nil), repeated(8)...),
-		"external data": tensor(repeated(tensorExternal)), "dims": tensor(repeated(tensorDims)), "integers": tensor(repeated(tensorInt64Data)),
-		"graphs": repeated(modelGraph), "groups": []byte(strings.Repeat("\x0b", 1<<20)),
-	} {
-		t.Run(what, func(t *testing.T) {
-			bounded(t, 1<<20, func() {
-				if _, err := Read(data, Limits{}); !sentinel(err) {
-					t.Error(err)
-				}
-			})
-		})
+	if err := read(func([]*onnx.NodeProto) {}); err != nil {
+		t.Fatal(err)
+	}
+	for step := range 16 {
+		if err := read(func(ns []*onnx.NodeProto) { ns[step].OpType = proto.String("Abs") }); !errors.Is(err, ErrArchitecture) {
+			t.Errorf("an Abs as step %d was taken: %v", step+1, err)
+		}
+		if step%2 != 0 {
+			continue
+		}
+		for attribute := range 5 {
+			if err := read(func(ns []*onnx.NodeProto) {
+				a := ns[step].Attribute[attribute]
+				a.I, a.Ints = proto.Int64(7), []int64{7, 7}
+			}); !errors.Is(err, ErrArchitecture) {
+				t.Errorf("attribute %d of step %d was not looked at: %v", attribute, step+1, err)
+			}
+		}
+		other := (step + 4) % 16
+		if err := read(func(ns []*onnx.NodeProto) {
+			ns[step].Input[2], ns[other].Input[2] = ns[other].Input[2], ns[step].Input[2]
+		}); !errors.Is(err, ErrArchitecture) {
+			t.Errorf("the biases of steps %d and %d were taken for each other's: %v", step+1, other+1, err)
+		}
 	}
 }

@@ -72,8 +72,8 @@ func (l Limits) parameters(a Architecture) error {
 type statement struct {
 	imageSize int // 0: not said
 	metadata  Metadata
-	threshold bool    // metadata.Threshold was said
-	whole     *string // a whole metadata.json, which then alone counts
+	threshold bool   // metadata.Threshold was said
+	whole     []byte // nil, or a whole metadata.json, which then alone counts
 }
 
 func (s *statement) set(key string, v float64) {
@@ -100,8 +100,8 @@ type contents struct {
 //
 // The bytes may be anybody's. Nothing in them is executed, what is allocated is
 // bounded by lim, and the model is returned only when its weights are those of
-// an Architecture, all finite, its image size fits, and its metadata can base a
-// verdict. The errors are ErrFormat, ErrUnsafe, ErrTooLarge, ErrArchitecture
+// an Architecture, all finite, the graph of an ONNX file computes it, its image
+// size fits, and its metadata can base a verdict. The errors are ErrFormat, ErrUnsafe, ErrTooLarge, ErrArchitecture
 // and ErrMetadata, wrapped. Metadata that is there but unusable is an error: a
 // verdict by another threshold than the model's would be worse than none.
 func Read(data []byte, lim Limits) (*Model, error) {
@@ -191,7 +191,7 @@ func (c contents) model() (*Model, error) {
 // metadata.json when there is one, else the single keys.
 func (s statement) complete() (Metadata, error) {
 	if s.whole != nil {
-		return ParseMetadata([]byte(*s.whole))
+		return ParseMetadata(s.whole)
 	}
 	md := s.metadata
 	if !s.threshold {

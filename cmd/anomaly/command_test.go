@@ -305,6 +305,8 @@ func TestDetectRefusesInOneSentence(t *testing.T) {
 		{"a model that is not there", []string{"--model", "nowhere.zip", good}, []string{"nowhere.zip"}},
 		{"prose as model", []string{"--model", prose, good}, []string{"prose.txt", "not a readable model file"}},
 		{"a model cut off", []string{"--model", cut, good}, []string{"cut.zip"}},
+		{"a model without end", []string{"--model", "/dev/zero", good}, []string{"/dev/zero", "too large", "at most 67108864"}},
+		{"metadata without end", []string{"--model", model, "--metadata", "/dev/zero", good}, []string{"/dev/zero", "at most 8388608"}},
 		{"an image as model", []string{"--model", good, good}, []string{"not a readable model file"}},
 		{"prose as metadata", []string{"--model", model, "--metadata", prose, good}, []string{"prose.txt", "unusable metadata"}},
 		{"a folder without images", []string{"--model", model, filepath.Join(dir, "empty")}, []string{"no images"}},

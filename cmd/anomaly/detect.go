@@ -87,18 +87,19 @@ func detectCommand() *cobra.Command {
 
 // readModel reads a model file, and the metadata.json that replaces its own.
 func readModel(path, metadata string) (*models.Model, *models.Metadata, error) {
-	data, err := os.ReadFile(path)
+	limits := models.DefaultLimits()
+	data, err := readAtMost(path, limits.MaxBytes)
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err := models.Read(data, models.DefaultLimits())
+	m, err := models.Read(data, limits)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if metadata == "" {
 		return m, nil, nil
 	}
-	if data, err = os.ReadFile(metadata); err != nil {
+	if data, err = readAtMost(metadata, models.MaxMetadataBytes); err != nil {
 		return nil, nil, err
 	}
 	meta, err := models.ParseMetadata(data)
@@ -106,6 +107,17 @@ func readModel(path, metadata string) (*models.Model, *models.Metadata, error) {
 		return nil, nil, fmt.Errorf("%s: %w", metadata, err)
 	}
 	return m, &meta, nil
+}
+
+// readAtMost reads a file, and one byte more than the limit of one that is
+// larger: enough for whoever limits it to see that.
+func readAtMost(path string, limit int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, limit+1))
 }
 
 // imageFiles lists the files named and the images below the folders named.

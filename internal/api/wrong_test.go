@@ -124,6 +124,27 @@ func wrongRequests(t *testing.T) []wrong {
 	}
 }
 
+// toldInOneSentence checks that an error is one sentence of JSON that shows
+// nothing of the inside, and that the service is well afterwards.
+func (s *service) toldInOneSentence(t *testing.T, a answer) {
+	t.Helper()
+	message := a.message(t)
+	if got := a.header.Get("Content-Type"); message == "" || !strings.HasPrefix(got, "application/json") {
+		t.Errorf("the message %q is of type %q", message, got)
+	}
+	for _, trace := range []string{"goroutine", ".go:", "panic", "Traceback", "/tmp", "\n"} {
+		if strings.Contains(message, trace) {
+			t.Errorf("the message shows the inside: %s", message)
+		}
+	}
+	if len(message) > 600 {
+		t.Errorf("a message of %d bytes", len(message))
+	}
+	if health := s.send(t, http.MethodGet, "/health", "", nil); health.status != 200 {
+		t.Errorf("afterwards /health answers %d", health.status)
+	}
+}
+
 func TestWrongRequestsAreRefusedInOneSentence(t *testing.T) {
 	s := start(t, nil)
 	table := wrongRequests(t)
@@ -141,21 +162,7 @@ func TestWrongRequestsAreRefusedInOneSentence(t *testing.T) {
 			if a.status != c.status || message == "" || !strings.Contains(message, c.says) {
 				t.Errorf("status %d: %s; expected %d with %q", a.status, a.body, c.status, c.says)
 			}
-			if got := a.header.Get("Content-Type"); !strings.HasPrefix(got, "application/json") {
-				t.Errorf("Content-Type is %q", got)
-			}
-			for _, trace := range []string{"goroutine", ".go:", "panic", "Traceback", "/tmp", "\n"} {
-				if strings.Contains(message, trace) {
-					t.Errorf("the message shows the inside: %s", message)
-				}
-			}
-			if len(message) > 600 {
-				t.Errorf("a message of %d bytes", len(message))
-			}
-			health := s.send(t, http.MethodGet, "/health", "", nil)
-			if health.status != 200 {
-				t.Errorf("afterwards /health answers %d", health.status)
-			}
+			s.toldInOneSentence(t, a)
 		})
 	}
 	if n := s.uploads(t); n != 0 {

@@ -1,0 +1,244 @@
+package models
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deepmed/anomaly/internal/hostile"
+	"github.com/deepmed/anomaly/internal/onnx"
+)
+
+// largestSeed keeps the seeds small: mutating a large one finds little.
+const largestSeed = 8 << 10
+
+var hostileFiles = sync.OnceValue(func() []hostile.File { return hostile.Models("/nowhere/canary") })
+
+// seeds are the small ones of the hostile files of a class.
+func seeds(class hostile.Class) []hostile.File {
+	return slices.DeleteFunc(slices.Clone(hostileFiles()), func(f hostile.File) bool {
+		return f.Class != class || len(f.Data) > largestSeed
+	})
+}
+
+// fuzzLimits keep a run quick.
+var fuzzLimits = Limits{MaxBytes: 1 << 20, MaxParameters: 1 << 16, MaxUnpacked: 1 << 20}
+
+// fuzzed reads a file, and fails on an error without a sentinel, an error that
+// is no sentence, and a model that is not complete.
+func fuzzed(t *testing.T, data []byte) *Model {
+	t.Helper()
+	m, err := Read(data, fuzzLimits)
+	switch {
+	case err != nil && (!sentinel(err) || m != nil):
+		t.Errorf("an error without a sentinel: %v", err)
+	case err != nil && len(err.Error()) > 2000:
+		t.Errorf("an error of %d characters", len(err.Error()))
+	case err == nil && (m.Metadata.Validate() != nil || len(m.Weights) != len(m.Architecture.Parameters()) || m.ImageSize%m.Architecture.Stride() != 0):
+		t.Errorf("an incomplete model: %+v", m)
+	}
+	if err != nil {
+		return nil
+	}
+	for i, p := range m.Architecture.Parameters() {
+		if w := m.Weights[i]; w.Name != p.Name || !slices.Equal(w.Shape, p.Shape) || len(w.Data) != p.Size() {
+			t.Errorf("%s is %s of %v with %d elements", p.Name, w.Name, w.Shape, len(w.Data))
+		}
+	}
+	return m
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(zipOf(tinyEntries(binary.LittleEndian, tinyConfig)...))
+	f.Add(zipOf(entry{Name: CheckpointFile, Data: zipOf(tinyEntries(binary.BigEndian, "}")...)}, entry{Name: MetadataFile, Data: []byte(`{"threshold":1}`)}))
+	f.Add(tinyONNX(nil))
+	for _, file := range seeds(hostile.Zip) {
+		f.Add(file.Data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) { fuzzed(t, data) })
+}
+
+func FuzzUnpickle(f *testing.F) {
+	for _, file := range seeds(hostile.Pickle) {
+		f.Add(file.Pickle)
+	}
+	f.Add(tinyEntries(binary.LittleEndian, tinyConfig)[0].Data)
+	f.Add(pickleOf(f, golden(f, "protocol4.pt")))
+	f.Add(pickleOf(f, golden(f, "protocol1.pt")))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if _, err := unpickle(data); err != nil && !errors.Is(err, ErrFormat) && !errors.Is(err, ErrUnsafe) && !errors.Is(err, ErrTooLarge) {
+			t.Errorf("an error without a sentinel: %v", err)
+		}
+	})
+}
+
+// Where the bytes of FuzzCheckpoint stand.
+const (
+	asFile    = iota // they are the file
+	asPickle         // they are the pickle of a checkpoint that is good otherwise
+	asStorage        // they are one of its storages
+	asBundled        // they are the checkpoint in a training's zip
+	checkpointPlaces
+)
+
+func FuzzCheckpoint(f *testing.F) {
+	good := tinyEntries(binary.LittleEndian, tinyConfig)
+	f.Add(good[0].Data, uint8(asPickle))
+	f.Add(tinyEntries(binary.LittleEndian, dict(str("threshold"), num(1), str("class_names"), "]"+str("a")+"a"))[0].Data, uint8(asPickle))
+	f.Add(zipOf(good...), uint8(asFile))
+	f.Add(zipOf(good...), uint8(asBundled))
+	f.Add(good[1].Data, uint8(asStorage))
+	for _, file := range seeds(hostile.Pickle) {
+		f.Add(file.Pickle, uint8(asPickle))
+	}
+	for _, file := range seeds(hostile.Zip) {
+		f.Add(file.Data, uint8(asFile))
+	}
+	f.Fuzz(func(t *testing.T, data []byte, place uint8) {
+		switch place % checkpointPlaces {
+		case asPickle:
+			data = hostile.Checkpoint(data)
+		case asStorage:
+			es := slices.Clone(good)
+			es[1].Data = data
+			data = zipOf(es...)
+		case asBundled:
+			data = zipOf(entry{Name: CheckpointFile, Data: data})
+		}
+		fuzzed(t, data)
+	})
+}
+
+// Where the bytes of FuzzONNX stand.
+const (
+	asModel  = iota // they are the file
+	asGraph         // they are its graph
+	asNode          // they are a node before the network's
+	asWindow        // they are an attribute more of its first convolution
+	asTensor        // they are an initializer more
+	onnxPlaces
+)
+
+func FuzzONNX(f *testing.F) {
+	model := &onnx.ModelProto{}
+	encode := func(m proto.Message) []byte {
+		data, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return data
+	}
+	for _, data := range [][]byte{tinyONNX(nil), hostile.ImageNetwork()} {
+		if err := proto.Unmarshal(data, model); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data, uint8(asModel))
+		f.Add(encode(model.Graph), uint8(asGraph))
+		for _, n := range model.Graph.Node {
+			f.Add(encode(n), uint8(asNode))
+			for _, a := range n.Attribute {
+				f.Add(encode(a), uint8(asWindow))
+			}
+		}
+		f.Add(encode(model.Graph.Initializer[0]), uint8(asTensor))
+	}
+	for _, file := range seeds(hostile.ONNX) {
+		f.Add(file.Data, uint8(asModel))
+	}
+	f.Fuzz(func(t *testing.T, data []byte, place uint8) {
+		switch place % onnxPlaces {
+		case asGraph:
+			data = append(hostile.Field(modelOpset, []byte("\x10\x11")), hostile.Field(modelGraph, data)...)
+		case asNode:
+			data = tinyONNX(func(m *onnx.ModelProto) { hostile.Append(m.Graph, hostile.Field(graphNode, data)) })
+		case asWindow:
+			data = tinyONNX(func(m *onnx.ModelProto) { hostile.Append(m.Graph.Node[0], hostile.Field(nodeAttribute, data)) })
+		case asTensor:
+			data = tinyONNX(func(m *onnx.ModelProto) { hostile.Append(m.Graph, hostile.Field(graphInitializer, data)) })
+		}
+		if isZip(data) || isBarePickle(data) {
+			return
+		}
+		if m := fuzzed(t, data); m != nil {
+			for _, difference := range misread(data, m) {
+				t.Error(difference)
+			}
+		}
+	})
+}
+
+// misread holds a model that was read by walking a file against what the
+// protobuf library decodes from it. A file that the library cannot decode, for
+// something broken that the walk never looks at, says nothing.
+func misread(data []byte, m *Model) (wrong []string) {
+	var p onnx.ModelProto
+	if err := proto.Unmarshal(data, &p); err != nil {
+		return nil
+	}
+	made := map[string]bool{"": true}
+	for _, t := range p.Graph.GetInitializer() {
+		made[t.GetName()] = true
+	}
+	for _, v := range p.Graph.GetInput() {
+		made[v.GetName()] = true
+	}
+	convolutions := 0
+	for _, n := range p.Graph.GetNode() {
+		for _, in := range n.Input {
+			if !made[in] {
+				wrong = append(wrong, fmt.Sprintf("a %s takes %q before it is there", n.GetOpType(), in))
+			}
+		}
+		for _, out := range n.Output {
+			made[out] = true
+		}
+		if n.GetDomain() != "" && n.GetDomain() != "ai.onnx" {
+			wrong = append(wrong, "an operator of "+n.GetDomain())
+		}
+		if n.GetOpType() != "Conv" && n.GetOpType() != "ConvTranspose" {
+			continue
+		}
+		layer, place := "encoder", convolutions
+		if convolutions >= m.Architecture.Layers() {
+			layer, place = "decoder", convolutions-m.Architecture.Layers()
+		}
+		if len(n.Input) != 3 || n.Input[1] != fmt.Sprintf("%s.%d.weight", layer, 2*place) {
+			wrong = append(wrong, fmt.Sprintf("convolution %d takes %q", convolutions, n.Input))
+		}
+		for _, a := range n.Attribute {
+			if a.GetName() == "strides" && !slices.Equal(a.Ints, []int64{2, 2}) || a.GetName() == "group" && a.GetI() != 1 {
+				wrong = append(wrong, fmt.Sprintf("%s of convolution %d is %v", a.GetName(), convolutions, a))
+			}
+		}
+		convolutions++
+	}
+	if want := 2 * m.Architecture.Layers(); convolutions != want {
+		wrong = append(wrong, fmt.Sprintf("%d convolutions, expected %d", convolutions, want))
+	}
+	return wrong
+}
+
+func FuzzParseMetadata(f *testing.F) {
+	f.Add([]byte(`{"threshold":0.02}`))
+	f.Add([]byte(`{"model_type":"autoencoder","image_size":256,"threshold":1e-3,"class_names":["a"],"decision":{"measure":"mse","threshold":1}}`))
+	f.Add([]byte(`{"threshold":1,"architecture":{"channels":[3,1]},"training":{"skipped_files":[{}]},"files":{"autoencoder.pt":"00"}}`))
+	f.Add([]byte(`{"threshold":0.5,"THRESHOLD":-1,"decision":null,"preprocessing":{"scale":1e400}}`))
+	f.Add(bytes.Repeat([]byte("["), 100))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := ParseMetadata(data)
+		switch {
+		case err != nil && !errors.Is(err, ErrMetadata):
+			t.Errorf("an error without a sentinel: %v", err)
+		case err != nil && len(err.Error()) > 500:
+			t.Errorf("an error of %d characters", len(err.Error()))
+		case err == nil && m.Validate() != nil:
+			t.Errorf("invalid metadata was accepted: %+v", m)
+		}
+	})
+}
