@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"image"
+	"image/color"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/disintegration/imaging"
+
+	"github.com/deepmed/anomaly/models"
+)
+
+// memory trains on more and more images, made of the tiles, and prints the
+// memory that it took at most: by the number of images, and by how long it
+// trained on them.
+func memory(ctx context.Context, _ options, _, dir string) error {
+	t := table("images at 256 px", "epochs", "prepared MB", "peak resident MB", "seconds")
+	for _, c := range []struct {
+		images int
+		time   time.Duration
+	}{{1000, 20 * time.Second}, {1000, 60 * time.Second}, {10_000, 90 * time.Second}, {10_000, 180 * time.Second}} {
+		folder := filepath.Join(dir, fmt.Sprint(c.images))
+		if err := augmented(folder, c.images); err != nil {
+			return err
+		}
+		model := filepath.Join(dir, "memory.zip")
+		cmd := exec.CommandContext(ctx, "bin/anomaly", "train", folder, "--level", "2", "--image-size", "256", "--max-time", c.time.String(),
+			"--out", model, "--force", "--quiet")
+		began := time.Now()
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("training on %d images: %w\n%s", c.images, err, out)
+		}
+		usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+		if !ok {
+			return fmt.Errorf("this system does not tell a process's memory")
+		}
+		described, err := output(ctx, "bin/anomaly", "inspect", "--json", model)
+		if err != nil {
+			return err
+		}
+		var m struct{ Metadata models.Metadata }
+		if err := json.Unmarshal([]byte(described), &m); err != nil {
+			return err
+		}
+		fmt.Fprintf(t, "%d\t%.2f\t%d\t%d\t%.0f\n", c.images, m.Metadata.Training.EpochsDone(), c.images*256*256*3>>20, usage.Maxrss>>10, time.Since(began).Seconds())
+	}
+	return t.Flush()
+}
+
+// augmented fills a folder with so many images: the tiles turned over, cut and
+// made lighter or darker at random, under a fixed seed. One that is there is
+// left.
+func augmented(folder string, n int) error {
+	if _, err := os.Stat(folder); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	var tiles []image.Image
+	err := filepath.WalkDir("testdata/tiles/train", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".jpg") {
+			return err
+		}
+		tile, err := imaging.Open(path)
+		tiles = append(tiles, tile)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range n {
+		img := imaging.Clone(tiles[i%len(tiles)])
+		b := img.Bounds()
+		w, h := b.Dx()*(80+r.IntN(21))/100, b.Dy()*(80+r.IntN(21))/100
+		at := image.Pt(r.IntN(b.Dx()-w+1), r.IntN(b.Dy()-h+1))
+		img = imaging.Crop(img, image.Rectangle{at, at.Add(image.Pt(w, h))})
+		if r.IntN(2) == 0 {
+			img = imaging.FlipH(img)
+		}
+		if r.IntN(2) == 0 {
+			img = imaging.FlipV(img)
+		}
+		lighter := r.IntN(41) - 20
+		img = imaging.AdjustFunc(img, func(c color.NRGBA) color.NRGBA {
+			shift := func(v uint8) uint8 { return uint8(min(max(int(v)+lighter, 0), 255)) }
+			return color.NRGBA{shift(c.R), shift(c.G), shift(c.B), c.A}
+		})
+		if err := imaging.Save(img, filepath.Join(folder, fmt.Sprintf("%05d.jpg", i))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
