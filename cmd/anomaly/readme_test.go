@@ -215,54 +215,6 @@ func TestREADMEsLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-// dozen is a dozen tiles of all kinds.
-func dozen(t testing.TB) []string {
-	t.Helper()
-	var list []string
-	for _, folder := range []string{"test/good", "test/blowhole", "test/crack"} {
-		for _, f := range tileFiles(t, folder, 4) {
-			abs, err := filepath.Abs(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			list = append(list, abs)
-		}
-	}
-	return list
-}
-
-func TestModelsOwnScriptSaysWhatDetectSays(t *testing.T) {
-	interpreter := python(t)
-	model, dir := smallModel(t), unpacked(t, smallModel(t))
-	images := dozen(t)
-	ours := run(t, append([]string{"detect", "--json", "--model", model}, images...)...)
-	c := exec.Command(interpreter, append([]string{filepath.Join(dir, "predict.py"), "--json"}, images...)...)
-	theirs := finish(t, c)
-	a, b := entries(t, ours), entries(t, theirs)
-	if len(a) != len(images) || len(b) != len(images) {
-		t.Fatalf("%d and %d entries: %s", len(a), len(b), theirs.stderr)
-	}
-	anomalous := false
-	for i := range a {
-		x, y := a[i], b[i]
-		if x.File != y.File || *x.Threshold != *y.Threshold || !slices.Equal(x.ClassNames, y.ClassNames) || !near(*x.Value, *y.Value) {
-			t.Errorf("detect %+v of error %v, predict.py %+v of error %v", x, *x.Value, y, *y.Value)
-		}
-		if *x.IsAnomaly != *y.IsAnomaly && !near(*x.Value, *x.Threshold) {
-			t.Errorf("%s: detect says %t, predict.py %t", x.File, *x.IsAnomaly, *y.IsAnomaly)
-		}
-		anomalous = anomalous || *y.IsAnomaly
-	}
-	if want := map[bool]int{false: exitNormal, true: exitAnomaly}[anomalous]; theirs.status != want {
-		t.Errorf("predict.py exits with %d, expected %d", theirs.status, want)
-	}
-	// As a table, and an image that is none.
-	c = exec.Command(interpreter, filepath.Join(dir, "predict.py"), images[0], filepath.Join(dir, "README.md"))
-	if r := finish(t, c); r.status != exitError || !strings.Contains(r.stdout, "cannot be judged") || strings.Contains(r.stderr, "Traceback") {
-		t.Errorf("exit %d: %s%s", r.status, r.stdout, r.stderr)
-	}
-}
-
 func TestModelsOwnREADMEsExampleRuns(t *testing.T) {
 	interpreter := python(t)
 	dir := unpacked(t, smallModel(t))

@@ -1,89 +1,199 @@
 #!/usr/bin/env python3
-"""Judges images with the model beside this file: is it normal, or an anomaly?
+"""Judges images with the model beside this file: is each normal, or an anomaly?
 
-    python predict.py IMAGE_OR_FOLDER ... [--json] [--model autoencoder.onnx]
+    python predict.py photo.jpg folder/ "more/**/*.png"
+    python predict.py folder/ --json > verdicts.json
+    python predict.py folder/ --model autoencoder.pt      # by PyTorch, where it is installed
 
-Needs onnxruntime, Pillow and numpy (requirements.txt). Exit status: 0 all
-normal, 1 some anomalous, 2 an image or the model could not be read.
+A folder stands for the images in it and below; so does a pattern in quotes, in which **
+stands for any folders. Needs onnxruntime, Pillow and numpy (requirements.txt). Exit status:
+0 all normal, 1 some anomalous, 2 an image or the model could not be read.
 """
 import argparse
+import collections
+import glob
 import json
+import math
+import pickle
 import sys
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
-from PIL import Image
+try:
+    import numpy as np
+    from PIL import Image
+except ImportError as missing:
+    print(f"{missing}: pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(2)
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
+BATCH = 8  # images that the network sees at once
+
+# errors gives the reconstruction error of each of N×3×size×size images.
+Model = collections.namedtuple("Model", "errors size metadata")
+
+
+class Problem(Exception):
+    """What is wrong with the model or its metadata, and what to do, in a sentence."""
 
 
 def load(path):
-    """The model as a session, and its metadata.json, which travels inside it."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    metadata = json.loads(session.get_modelmeta().custom_metadata_map["metadata_json"])
-    return session, metadata
+    return load_checkpoint(path) if path.lower().endswith(".pt") else load_onnx(path)
+
+
+def load_onnx(path):
+    try:
+        import onnxruntime
+    except ImportError:
+        raise Problem("onnxruntime is not installed: pip install -r requirements.txt")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    image = session.get_inputs()[0]
+    if image.type != "tensor(float)" or "reconstruction_error" not in [o.name for o in session.get_outputs()]:
+        raise Problem("it takes or gives something else than autoencoder.onnx does; use that file")
+    text = session.get_modelmeta().custom_metadata_map.get("metadata_json")
+
+    def errors(images):
+        return session.run(["reconstruction_error"], {"image": images})[0]
+
+    return Model(errors, image.shape[2], json.loads(text) if text else None)
+
+
+def load_checkpoint(path):
+    try:
+        import torch
+        from torch import nn
+    except ImportError:
+        raise Problem("PyTorch is not installed: pip install torch, or use autoencoder.onnx, which does not need it")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        weights, config = checkpoint["model_state_dict"], checkpoint["config"]
+    except (pickle.UnpicklingError, KeyError, TypeError):
+        raise Problem("it is not the autoencoder.pt of a training")
+    widths = [w.shape[0] for name, w in weights.items() if name.startswith("encoder.") and name.endswith(".weight")]
+    channels = config.get("channels", [3, *widths])
+    encoder, decoder = [], []
+    for outer, inner in zip(channels, channels[1:]):
+        encoder += [nn.Conv2d(outer, inner, 3, stride=2, padding=1), nn.ReLU()]
+        decoder = [nn.ConvTranspose2d(inner, outer, 3, stride=2, padding=1, output_padding=1), nn.ReLU()] + decoder
+    decoder[-1] = nn.Sigmoid()
+    network = nn.Sequential(collections.OrderedDict(encoder=nn.Sequential(*encoder), decoder=nn.Sequential(*decoder)))
+    network.load_state_dict(weights, strict=True)
+    if "metadata_json" in config:
+        metadata = json.loads(config["metadata_json"])
+    else:  # a checkpoint that carries no decision is judged as the service judges it
+        metadata = {"threshold": float(config.get("threshold", 0.02)), "class_names": config.get("class_names")}
+
+    def errors(images):
+        images = torch.from_numpy(images)
+        with torch.no_grad():
+            return ((network(images) - images) ** 2).mean(dim=(1, 2, 3)).numpy()
+
+    return Model(errors, config["image_size"], metadata)
+
+
+def settle(metadata):
+    """The threshold and the class names that a metadata.json stands for."""
+    if not isinstance(metadata, dict):
+        raise Problem("it is not a metadata.json")
+    if metadata.get("model_type") not in (None, "", "autoencoder"):
+        raise Problem(f"it is the metadata of a {metadata['model_type']}, not of an autoencoder")
+    decision = metadata.get("decision")
+    if decision is None:
+        decision = {"measure": "mse", "threshold": metadata.get("threshold")}
+    if decision.get("measure") != "mse":
+        raise Problem(f"the model decides by {decision.get('measure')}, which this script does not know")
+    for threshold in metadata.get("threshold"), decision.get("threshold"):
+        if not isinstance(threshold, (int, float)) or not 0 <= threshold < math.inf:
+            raise Problem(f"the threshold is {threshold}, expected a number of 0 or more")
+    return decision["threshold"], metadata.get("class_names") or ["normal", "anomaly"]
+
+
+def find(arguments):
+    """The images that the arguments name. What is not there stays, for an error of its own."""
+    for argument in arguments:
+        if Path(argument).is_dir():
+            yield from below(argument)
+        elif Path(argument).exists() or not any(c in argument for c in "*?["):
+            yield argument
+        else:
+            matches = sorted(map(Path, glob.glob(argument, recursive=True)))
+            found = [p for m in matches for p in (below(m) if m.is_dir() else [str(m)] if is_image(m) else [])]
+            yield from dict.fromkeys(found or [argument])  # each once
+
+
+def below(folder):
+    return [str(p) for p in sorted(Path(folder).rglob("*")) if is_image(p) and not p.is_dir()]
+
+
+def is_image(path):
+    return path.suffix.lower() in ENDINGS
 
 
 def prepare(path, size):
-    """The image as the network was trained on it: 1×3×size×size, in 0…1."""
+    """The image as the network was trained on it: 3×size×size, in 0…1."""
     with Image.open(path) as image:
-        image = image.convert("RGB").resize((size, size), Image.BILINEAR)
-    return np.asarray(image, dtype=np.float32).transpose(2, 0, 1)[np.newaxis] / np.float32(255)
+        image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
 
 
-def judge(session, metadata, path):
-    """The verdict on one image, with the keys of the service's answer."""
-    decision = metadata.get("decision") or {"measure": "mse", "threshold": metadata["threshold"]}
-    if decision["measure"] != "mse":
-        raise ValueError(f"the model decides by {decision['measure']}, which this script does not know")
-    tensor = prepare(path, metadata["image_size"])
-    error = float(session.run(["reconstruction_error"], {"image": tensor})[0][0])
-    return {
-        "file": str(path),
-        "reconstruction_error": error,
-        "threshold": decision["threshold"],
-        "is_anomaly": error > decision["threshold"],
-        "class_names": metadata.get("class_names") or ["normal", "anomaly"],
-        "measure": "mse",
-        "mse": error,
-    }
+def judge(model, threshold, class_names, paths):
+    """The verdict on each image, with the keys of the service's answer."""
+    for start in range(0, len(paths), BATCH):
+        results, tensors = [], []
+        for path in paths[start:start + BATCH]:
+            results.append({"file": path})
+            try:
+                tensors.append(prepare(path, model.size))
+            except Exception as problem:  # Pillow's errors are of many kinds
+                results[-1]["error"] = str(problem) or repr(problem)
+        errors = iter(model.errors(np.stack(tensors)) if tensors else [])
+        for result in results:
+            if "error" not in result:
+                error = float(next(errors))
+                result.update(
+                    reconstruction_error=error, threshold=threshold, is_anomaly=error > threshold,
+                    class_names=class_names, measure="mse", mse=error,
+                )
+            yield result
 
 
-def images(paths):
-    for path in map(Path, paths):
-        if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
-        else:
-            yield path
+def line(result):
+    if "error" in result:
+        return f"{result['file']}: cannot be judged: {result['error']}"
+    verdict = "ANOMALY" if result["is_anomaly"] else "normal"
+    return f"{result['file']}: {verdict} (error {result['reconstruction_error']:.6f}, threshold {result['threshold']:.6f})"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+", metavar="IMAGE_OR_FOLDER")
-    parser.add_argument("--model", default=Path(__file__).with_name("autoencoder.onnx"))
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a folder or a pattern")
+    parser.add_argument("--model", default=str(Path(__file__).with_name("autoencoder.onnx")), help="autoencoder.onnx or autoencoder.pt")
+    parser.add_argument("--metadata", help="a metadata.json that counts instead of the model's own, as a whole")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     arguments = parser.parse_args()
-    try:
-        session, metadata = load(arguments.model)
-    except Exception as problem:
-        print(f"{arguments.model}: {problem}", file=sys.stderr)
-        return 2
+    paths = list(find(arguments.images))
+    if not paths:
+        print("no images in " + ", ".join(arguments.images), file=sys.stderr)
     results = []
-    for path in images(arguments.paths):
-        try:
-            results.append(judge(session, metadata, path))
-        except Exception as problem:
-            results.append({"file": str(path), "error": str(problem)})
+    using = arguments.model
+    try:
+        model = load(arguments.model)
+        metadata = model.metadata
+        if arguments.metadata:
+            using = arguments.metadata
+            metadata = json.loads(Path(arguments.metadata).read_text(encoding="utf-8"))
+        if metadata is None:
+            raise Problem("it holds no metadata: name its metadata.json with --metadata")
+        threshold, class_names = settle(metadata)
+        using = arguments.model
+        for result in judge(model, threshold, class_names, paths):
+            results.append(result)
+            if not arguments.json:
+                print(line(result), flush=True)
+    except Exception as problem:
+        print(f"{using}: {problem}", file=sys.stderr)
+        return 2
     if arguments.json:
         print(json.dumps(results, indent=2))
-    else:
-        for r in results:
-            if "error" in r:
-                print(f"{r['file']}: cannot be judged: {r['error']}")
-                continue
-            verdict = "ANOMALY" if r["is_anomaly"] else "normal"
-            print(f"{r['file']}: {verdict} (error {r['reconstruction_error']:.6f}, threshold {r['threshold']:.6f})")
     if not results or any("error" in r for r in results):
         return 2
     return 1 if any(r["is_anomaly"] for r in results) else 0
