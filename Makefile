@@ -66,7 +66,7 @@ lint: ## go vet, gofmt, staticcheck, govulncheck
 bench: build runtime ## training and serving beside PyTorch and Flask, in one run
 	scripts/bench.sh
 
-interop: build runtime ## a trained model in PyTorch, ONNX's checker and ONNX Runtime for Python
+interop: build runtime ## models in PyTorch, ONNX Runtime, OpenCV, tract, Gorgonia and browsers
 	scripts/interop.sh
 
 proto: ## write internal/onnx/onnx.pb.go from onnx.proto

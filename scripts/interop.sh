@@ -1,11 +1,7 @@
 #!/bin/sh
-# Trains a small model with bin/anomaly and holds it against PyTorch, ONNX's checker and ONNX
-# Runtime for Python. BENCH_PYTHON: as in bench.sh.
+# Holds models of three kinds against the runtimes that their files are made for, and prints a
+# table: see bench/interop/run.py, which takes the arguments. BENCH_PYTHON: as in bench.sh.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/bench-venv.sh
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-trap 'exit 1' HUP INT TERM
-bin/anomaly train testdata/tiles/train/good --level 1 --image-size 64 --out "$tmp/model.zip"
-"$BENCH_PYTHON" bench/interop.py --anomaly bin/anomaly --model "$tmp/model.zip" testdata/tiles/test/*/
+exec "$BENCH_PYTHON" bench/interop/run.py --anomaly bin/anomaly "$@"

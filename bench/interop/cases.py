@@ -1,0 +1,138 @@
+"""The models and images that the runtimes are held against: see case.py for a case's files."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+SEED = 20
+IMAGES = 50
+
+
+class Anomaly:
+    """bin/anomaly, whose figures are the ones that count."""
+
+    def __init__(self, program):
+        self.program = program
+
+    def __call__(self, *arguments):
+        run = subprocess.run([self.program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if run.returncode not in (0, 1):  # detect, 1: some are anomalous
+            sys.exit(f"{self.program} {arguments[0]} ended with {run.returncode}: {run.stderr.strip()}")
+        return run.stdout
+
+    def detect(self, model, paths):
+        """(error, threshold) of each file, in the order of paths."""
+        scores = {}
+        for row in json.loads(self("detect", "--threads", "2", "--json", "--model", model, *paths)):
+            if "error" in row:
+                sys.exit(f"{self.program} detect could not read {row['file']}: {row['error']}")
+            scores[os.path.abspath(row["file"])] = row["reconstruction_error"], row["threshold"]
+        return [scores[os.path.abspath(p)] for p in paths]
+
+
+class Model:
+    """A case's folder, and what bin/anomaly says of its images."""
+
+    def __init__(self, name, folder, zipped, anomaly, photos, written=None):
+        self.name, self.folder, self.zip = name, folder, zipped
+        with zipfile.ZipFile(zipped) as z:
+            for member in ("autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx", "metadata.json"):
+                if member in z.namelist():
+                    z.extract(member, folder)
+        with open(os.path.join(folder, "metadata.json")) as f:
+            self.side = json.load(f)["image_size"]
+        self.fitting = [fitting(p, self.side, os.path.join(folder, "fitting")) for p in photos.tinted]
+        tensors = np.stack([np.asarray(Image.open(p), np.float32).transpose(2, 0, 1) for p in self.fitting]) / np.float32(255)
+        tensors.astype("<f4").tofile(os.path.join(folder, "tensors.f32"))
+        images = []
+        with open(os.path.join(folder, "pixels.rgb"), "wb") as f:
+            for path in photos.png + photos.jpeg:
+                with Image.open(path) as image:
+                    images.append({"file": os.path.abspath(path), "height": image.height, "width": image.width})
+                    f.write(image.convert("RGB").tobytes())
+        with open(os.path.join(folder, "inputs.json"), "w") as f:
+            json.dump({"image_size": self.side, "tensors": len(tensors), "images": images}, f)
+        self.tensor = anomaly.detect(zipped, self.fitting)
+        self.png = anomaly.detect(zipped, photos.png)
+        self.jpeg = anomaly.detect(zipped, photos.jpeg)
+        self.written = None
+        if written:
+            shutil.copy(written, os.path.join(folder, "written.pt"))
+            self.written = anomaly.detect(written, self.fitting)
+
+
+def fitting(path, side, folder):
+    """The image in a PNG of the network's own size: to read it there is nothing to decode by
+    choice and nothing to resize, so that a tensor of its pixels is what bin/anomaly sees."""
+    os.makedirs(folder, exist_ok=True)
+    made = os.path.join(folder, os.path.basename(path))
+    with Image.open(path) as image:
+        image.resize((side, side), Image.BILINEAR).save(made)
+    return made
+
+
+class Photos:
+    """The tiles as they are, JPEG; parts of them in PNG files of odd sizes. The tiles are grey,
+    so that channels in the wrong order would go unseen: the PNG files are tinted."""
+
+    def __init__(self, tiles, folder):
+        self.jpeg = tiles
+        self.png, self.tinted = [], []
+        random_ = random.Random(SEED)
+        os.makedirs(folder)
+        for i, path in enumerate(tiles):
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"), np.float64)
+            gains = [random_.uniform(0.5, 1.2) for _ in range(3)]
+            tinted = Image.fromarray((pixels * gains).clip(0, 255).round().astype(np.uint8))
+            self.tinted.append(os.path.join(folder, f"{i:02d}-tinted.png"))
+            tinted.save(self.tinted[-1])
+            left, top = (random_.randrange(side // 3) for side in tinted.size)
+            odd = tuple(random_.randrange(31, 502, 2) for _ in range(2))
+            self.png.append(os.path.join(folder, f"{i:02d}-{odd[0]}x{odd[1]}.png"))
+            tinted.crop((left, top, *tinted.size)).resize(odd, Image.BICUBIC).save(self.png[-1])
+
+
+def spread(paths, n):
+    """n of the paths, evenly."""
+    return [paths[i * len(paths) // n] for i in range(n)]
+
+
+def make(folder, anomaly, tiles, tests, torches):
+    """All models: trained ones of two sizes, and one converted from the file that each Python of
+    torches (name: path) writes. tiles: images to train with, tests: more to look at."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    photos = Photos((tests + spread(tiles, IMAGES))[:IMAGES], os.path.join(folder, "photos"))
+    few = os.path.join(folder, "few")
+    os.makedirs(few)
+    for path in spread(tiles, 20):
+        shutil.copy(path, few)
+
+    def model(name, how, **more):
+        at = os.path.join(folder, name.replace(" ", "-"))
+        os.makedirs(at)
+        zipped = os.path.join(at, "model.zip")
+        how(zipped)
+        return Model(name, at, zipped, anomaly, photos, **more)
+
+    def trained(data, side):
+        return lambda zipped: anomaly("train", data, "--level", "1", "--image-size", str(side), "--threads", "2", "--quiet", "--out", zipped)
+
+    models = [
+        model("trained 128", trained(os.path.dirname(tiles[0]), 128)),
+        model("trained 256", trained(few, 256)),
+    ]
+    for i, (name, python) in enumerate(torches.items()):
+        written = os.path.join(folder, f"{name}.pt")
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "torch_model.py")
+        subprocess.run([python, script, written, "64", str(SEED + i)], check=True)
+        models.append(model(f"{name} 64", lambda zipped: anomaly("convert", written, "--to", zipped), written=written))
+    return models

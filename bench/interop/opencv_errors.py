@@ -1,0 +1,30 @@
+"""The runner of OpenCV's own network engine."""
+
+import cv2
+import numpy as np
+
+from case import answer
+
+
+def of_tensors(case):
+    net = cv2.dnn.readNetFromONNX(case.path("autoencoder.onnx"))
+    errors = []
+    for x in case.batches():
+        net.setInput(np.ascontiguousarray(x), "image")
+        errors += net.forward("reconstruction_error").ravel().tolist()
+    return {"tensor": errors}
+
+
+def of_images(case):
+    net = cv2.dnn.readNetFromONNX(case.path("autoencoder_image.onnx"))
+    errors, verdicts = [], []
+    for p in case.pixels():
+        net.setInput(np.ascontiguousarray(p), "image")
+        error, verdict = net.forward(["reconstruction_error", "is_anomaly"])
+        errors.append(float(error.ravel()[0]))
+        verdicts.append(bool(verdict.ravel()[0]))
+    return {"image": errors, "anomalous": verdicts}
+
+
+cv2.setNumThreads(2)
+answer(cv2.__version__, {"tensor": of_tensors, "image": of_images})

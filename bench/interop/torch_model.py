@@ -1,0 +1,17 @@
+"""Writes a model as the Python service does, with PyTorch's random weights.
+
+    python torch_model.py FILE SIDE SEED
+"""
+
+import os
+import sys
+
+import torch
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from peer_train import Autoencoder, checkpoint
+
+file, side, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+torch.manual_seed(seed)
+torch.save(checkpoint(Autoencoder(), side), file)
