@@ -95,6 +95,9 @@ type TrainingSummary struct {
 	// empty when it started from random weights.
 	Base   string `json:"base,omitempty"`
 	Images int    `json:"images"`
+	// Calibrated is how many of the images the threshold comes from: all, or as
+	// many as there was time for.
+	Calibrated int `json:"calibrated,omitempty"`
 	// Skipped counts the images that could not be read; SkippedFiles names
 	// them (the first hundred) with the reason.
 	Skipped      int           `json:"skipped"`

@@ -40,6 +40,13 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 	defer s.Close()
 	steps := (data.Len() + level.BatchSize - 1) / level.BatchSize
 	f := fitted{planned: level.Epochs * steps}
+	for _, n := range []int{min(level.BatchSize, data.Len()), data.Len() % level.BatchSize} {
+		if n > 0 { // sessions are made here, so that the steps' time is theirs alone
+			if err := s.prepare(partition(n, s.partLimit())); err != nil {
+				return nil, f, err
+			}
+		}
+	}
 	p := newPace(f.planned, data.Len(), level.BatchSize, began, o.MaxTime)
 	b := batches{data: data, shuffle: stream(o.Seed, streamShuffle), size: level.BatchSize}
 	started := time.Now()

@@ -12,6 +12,7 @@ import (
 const (
 	streamWeights = iota + 1
 	streamShuffle
+	streamCalibration
 )
 
 func stream(seed int64, use uint64) *rand.Rand {

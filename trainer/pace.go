@@ -23,6 +23,11 @@ const (
 	// training on it does: a forward pass of three that are alike, and the half
 	// of it again for images that come one at a time.
 	calibrationShare = 0.5
+	// calibrationLimit is the part of MaxTime that measuring may take: of a large
+	// data set a part is measured, evenly spread, because steps are worth more.
+	calibrationLimit = 0.1
+	// minCalibrated is how many images are measured whatever the time.
+	minCalibrated = 30
 	// lowestRate is the share of the learning rate that a shortened training
 	// ends at.
 	lowestRate = 0.01
@@ -41,7 +46,7 @@ type pace struct {
 	now    func() time.Time
 
 	done    int
-	first   time.Duration // the first step, which makes sessions
+	first   time.Duration // the first step, in which memory is got
 	rest    time.Duration // the others
 	short   bool
 	shortAt time.Duration
@@ -71,17 +76,40 @@ func (p *pace) step() time.Duration {
 
 // end is when the last step must be done, counted from began.
 func (p *pace) end() time.Duration {
-	calibration := time.Duration(calibrationShare * float64(p.step()) * float64(p.images) / float64(p.batch))
-	return p.limit - calibration - finishTime - time.Duration(finishShare*float64(p.limit))
+	return p.calibrated() - p.calibration()
+}
+
+// calibration is how long measuring images will take.
+func (p *pace) calibration() time.Duration {
+	image := calibrationShare * float64(p.step()) / float64(p.batch)
+	all := image * float64(p.images)
+	least := image * float64(min(p.images, minCalibrated))
+	return time.Duration(min(all, max(least, calibrationLimit*float64(p.limit))))
+}
+
+// calibrated is when the model must have been measured, counted from began.
+func (p *pace) calibrated() time.Duration { return finishBy(p.limit) }
+
+// finishBy is the part of a limit after which only writing and sending follow.
+func finishBy(limit time.Duration) time.Duration {
+	return limit - finishTime - time.Duration(finishShare*float64(limit))
 }
 
 // more reports whether there is time for another step. The first is always
-// taken.
+// taken, and the second unless the first took all the time there is: one step
+// says little of the others.
 func (p *pace) more() bool {
 	if p.done == p.steps {
 		return false
 	}
-	return p.limit == 0 || p.done == 0 || p.now().Sub(p.began)+p.step() <= p.end()
+	if p.limit == 0 || p.done == 0 {
+		return true
+	}
+	elapsed := p.now().Sub(p.began)
+	if p.done == 1 {
+		return elapsed+p.first <= p.calibrated()
+	}
+	return elapsed+p.step() <= p.end()
 }
 
 // rate is the share of the level's learning rate that the next step learns at.

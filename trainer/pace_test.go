@@ -29,8 +29,7 @@ func walk(p *pace, c *clock, step time.Duration, first float64) (steps int, rate
 		p.took(d)
 		steps++
 	}
-	calibration := time.Duration(calibrationShare * float64(step) * float64(p.images) / float64(p.batch))
-	return steps, rates, c.at.Sub(p.began) + calibration
+	return steps, rates, c.at.Sub(p.began) + p.calibration()
 }
 
 func TestPaceEndsInTimeAndOnlyThenSlowsDown(t *testing.T) {
@@ -47,6 +46,8 @@ func TestPaceEndsInTimeAndOnlyThenSlowsDown(t *testing.T) {
 		"half the time":          {120 * second, 5 * second, second, 1, 0, true},
 		"a slow first step":      {120 * second, 5 * second, second, 20, 0, true},
 		"little time":            {12 * second, second, second, 1, 0, true},
+		"little time, slow":      {12 * second, second, second, 5, 0, true},
+		"a very slow first step": {12 * second, second, second / 10, 50, 0, true},
 		"less than a step":       {second, 2 * second, second, 1, 1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -69,7 +70,7 @@ func TestPaceEndsInTimeAndOnlyThenSlowsDown(t *testing.T) {
 				t.Errorf("%d steps took %v of %v", steps, took, c.limit)
 			}
 			// No step more would have fitted.
-			if spare := c.limit - took - finishTime - time.Duration(finishShare*float64(c.limit)); spare >= c.step {
+			if spare := finishBy(c.limit) - took; spare >= c.step {
 				t.Errorf("%v were left over", spare)
 			}
 			for i := 1; i < len(rates); i++ {
@@ -81,6 +82,18 @@ func TestPaceEndsInTimeAndOnlyThenSlowsDown(t *testing.T) {
 				t.Errorf("the rate is %v after a third and %v in the end", rates[steps/3], last)
 			}
 		})
+	}
+}
+
+// Of a large data set only a part is measured when time is short: the steps keep
+// most of it.
+func TestPaceLeavesMostOfTheTimeToTheSteps(t *testing.T) {
+	clock := &clock{time.Unix(1000, 0)}
+	p := newPace(10_000, 16_000, 16, clock.at, 100*time.Second)
+	p.now = clock.now
+	steps, _, took := walk(p, clock, time.Second, 1)
+	if steps < 85 || took > 100*time.Second {
+		t.Errorf("%d steps, %v with the calibration", steps, took)
 	}
 }
 
@@ -107,6 +120,38 @@ func TestTrainingInTooLittleTimeSaysSo(t *testing.T) {
 	_, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 1, ImageSize: 16, MaxTime: time.Nanosecond})
 	if !errors.Is(err, ErrTooLittleTime) {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestThresholdComesFromTheImagesThereWasTimeFor(t *testing.T) {
+	engine, src := orttest.Open(t), folder(t)
+	o := Options{Level: 1, ImageSize: 16}
+	m, err := Train(t.Context(), engine, src, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, _, _ = o.Settle()
+	data, err := Load(t.Context(), src, 1, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	all := make([]int, data.Len())
+	for i := range all {
+		all[i] = i
+	}
+	whole := m.Metadata
+	if whole.Training.Calibrated != data.Len() || data.Len() <= minCalibrated {
+		t.Fatalf("%d of %d images measured", whole.Training.Calibrated, data.Len())
+	}
+	if err := calibrate(t.Context(), engine, m, data, all, time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if n := m.Metadata.Training.Calibrated; n < minCalibrated || n >= data.Len() {
+		t.Errorf("%d of %d images measured when time was over", n, data.Len())
+	}
+	if m.Metadata.Threshold == whole.Threshold || math.Abs(m.Metadata.MeanError-whole.MeanError) > 0.5*whole.MeanError {
+		t.Errorf("threshold %v and mean %v from a part, %v and %v from all", m.Metadata.Threshold, m.Metadata.MeanError, whole.Threshold, whole.MeanError)
 	}
 }
 

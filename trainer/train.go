@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
@@ -155,7 +156,11 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*mo
 	if m.Metadata.ClassNames == nil {
 		m.Metadata.ClassNames = models.GenericClassNames()
 	}
-	if err := calibrate(ctx, engine, m, data); err != nil {
+	until := time.Time{}
+	if o.MaxTime > 0 {
+		until = began.Add(finishBy(o.MaxTime))
+	}
+	if err := calibrate(ctx, engine, m, data, stream(o.Seed, streamCalibration).Perm(data.Len()), until); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -165,23 +170,31 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*mo
 // the training images the threshold lies: the Python service's choice.
 const thresholdDeviations = 2
 
-// calibrate measures the training images with the trained model, through the
-// same detector that will serve it, and sets mean, standard deviation (of the
-// population, as numpy's std) and threshold.
-func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *Dataset) error {
+// calibrate measures the training images in that order with the trained model,
+// through the same detector that will serve it, and sets mean, standard deviation
+// (of the population, as numpy's std) and threshold. When until is not zero it
+// ends there, once minCalibrated are measured; the summary says how many were.
+func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *Dataset, order []int, until time.Time) error {
 	d, err := inference.NewDetector(engine, m, 1)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	errs := make([]float64, data.Len())
+	errs := make([]float64, len(order))
+	var next atomic.Int64
 	group, running := errgroup.WithContext(ctx)
-	workers := engine.Threads()
-	for worker := range workers {
+	for range engine.Threads() {
 		group.Go(func() error {
 			var buffer []byte
-			for i := worker; i < len(errs); i += workers {
-				image, err := data.Image(i, &buffer)
+			for {
+				if !until.IsZero() && next.Load() >= minCalibrated && time.Now().After(until) {
+					return nil
+				}
+				i := int(next.Add(1)) - 1
+				if i >= len(order) {
+					return nil
+				}
+				image, err := data.Image(order[i], &buffer)
 				if err != nil {
 					return err
 				}
@@ -189,7 +202,6 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *D
 					return err
 				}
 			}
-			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -198,9 +210,12 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *D
 		}
 		return err
 	}
+	// Every image whose number was taken was measured.
+	errs = errs[:min(int(next.Load()), len(errs))]
 	mean, std := meanStd(errs)
 	m.Metadata.MeanError, m.Metadata.StdError = mean, std
 	m.Metadata.Threshold = mean + thresholdDeviations*std
+	m.Metadata.Training.Calibrated = len(errs)
 	return nil
 }
 
