@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,8 +32,6 @@ func python(t testing.TB) string {
 // jpegTolerance is how much an error may differ, relatively, between Pillow's
 // JPEG decoder and ours.
 const jpegTolerance = 5e-3
-
-func near(a, b float64) bool { return math.Abs(a-b) <= jpegTolerance*max(math.Abs(a), math.Abs(b)) }
 
 // blocks are the fenced code blocks of a language in a Markdown text.
 func blocks(text, language string) []string {
