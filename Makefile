@@ -22,7 +22,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build runtime serve test venv lint bench interop proto fuzz install clean
+.PHONY: help demo build runtime serve test venv snippets lint bench interop proto fuzz install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -44,16 +44,20 @@ runtime: ## bring ONNX Runtime's library, where it is not in the cache (RUNTIME=
 serve: build runtime ## serve HTTP on ADDR, 127.0.0.1:5029
 	bin/anomaly serve --addr $(ADDR)
 
-test: runtime venv ## all tests, with the race detector
+test: runtime venv snippets ## all tests, with the race detector
 	@if [ -z "$$ANOMALY_TEST_PYTHON" ] && [ -x .cache/venv/bin/python ] && [ -e .cache/venv/ready ]; then \
 		ANOMALY_TEST_PYTHON='$(CURDIR)/.cache/venv/bin/python'; export ANOMALY_TEST_PYTHON; \
 	fi; \
+	ANOMALY_TEST_SNIPPETS="$${ANOMALY_TEST_SNIPPETS:-$(CURDIR)/.cache/snippets}"; export ANOMALY_TEST_SNIPPETS; \
 	echo "go test -race $(TESTFLAGS) ./..."; \
 	$(GO) test -race $(TESTFLAGS) ./...
 
 # The Python that tests run the README's examples and predict.py with.
 venv:
 	@[ -n "$$ANOMALY_TEST_PYTHON" ] || scripts/test-venv.sh
+
+snippets: ## bring what the tests need to run the programs in a model's README
+	@[ -n "$$ANOMALY_TEST_SNIPPETS" ] || scripts/snippets.sh
 
 lint: ## go vet, gofmt, staticcheck, govulncheck
 	$(GO) vet ./...

@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
-	"text/template"
 	"time"
 
 	"github.com/deepmed/anomaly/models"
@@ -22,10 +20,6 @@ var (
 	predictScript []byte
 	//go:embed files/requirements.txt
 	requirements []byte
-	//go:embed files/README.md.tmpl
-	readmeText string
-
-	readmeTemplate = template.Must(template.New("README.md").Parse(readmeText))
 )
 
 // WriteBundle writes the zip of a trained model: the checkpoint, the ONNX files
@@ -91,23 +85,3 @@ func WriteBundle(w io.Writer, m *models.Model) error {
 // bundleTime is the time of every file in the zip: a fixed one, so that the
 // same training gives the same bytes.
 var bundleTime = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
-
-func bundleReadme(m *models.Model) ([]byte, error) {
-	view := struct {
-		models.Metadata
-		Training            models.TrainingSummary
-		FirstLoss, LastLoss float64
-		Classes             string
-	}{Metadata: m.Metadata, Classes: strings.Join(m.Metadata.Classes(), ", ")}
-	if m.Metadata.Training != nil {
-		view.Training = *m.Metadata.Training
-	}
-	if l := m.Metadata.TrainingLosses; len(l) > 0 {
-		view.FirstLoss, view.LastLoss = l[0], l[len(l)-1]
-	}
-	var b bytes.Buffer
-	if err := readmeTemplate.Execute(&b, view); err != nil {
-		return nil, fmt.Errorf("exporter: README.md: %w", err)
-	}
-	return b.Bytes(), nil
-}

@@ -1,7 +1,7 @@
 // Package exporter turns what was built and learnt into files: it lowers
 // Gorgonia graphs to ONNX, for the network that users take away as well as for
-// the training step, writes the PyTorch checkpoint, and packs the zip that a
-// training answers with.
+// the training step, writes the PyTorch checkpoint, packs the zip that a
+// training answers with, and describes the files to Triton.
 //
 // The lowering is a table from an operator to the ONNX nodes it becomes. What
 // has no entry is an error that names the operator, when the graph is built and

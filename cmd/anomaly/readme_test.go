@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,8 +32,6 @@ func python(t testing.TB) string {
 // jpegTolerance is how much an error may differ, relatively, between Pillow's
 // JPEG decoder and ours.
 const jpegTolerance = 5e-3
-
-func near(a, b float64) bool { return math.Abs(a-b) <= jpegTolerance*max(math.Abs(a), math.Abs(b)) }
 
 // blocks are the fenced code blocks of a language in a Markdown text.
 func blocks(text, language string) []string {
@@ -212,27 +209,5 @@ func TestREADMEsLinksLeadSomewhere(t *testing.T) {
 				t.Errorf("%s: %v", doc, err)
 			}
 		}
-	}
-}
-
-func TestModelsOwnREADMEsExampleRuns(t *testing.T) {
-	interpreter := python(t)
-	dir := unpacked(t, smallModel(t))
-	examples := blocks(string(read(t, filepath.Join(dir, "README.md"))), "python")
-	if len(examples) != 1 {
-		t.Fatalf("%d examples", len(examples))
-	}
-	photo := write(t, dir, "photo.jpg", read(t, tileFiles(t, "test/crack", 1)[0]))
-	c := exec.Command(interpreter, "-c", examples[0])
-	c.Dir = dir
-	r := finish(t, c)
-	var word string
-	var value float64
-	if _, err := fmt.Sscan(r.stdout, &word, &value); err != nil || r.status != 0 {
-		t.Fatalf("exit %d, %v: %s%s", r.status, err, r.stdout, r.stderr)
-	}
-	ours := entries(t, run(t, "detect", "--json", "--model", filepath.Join(dir, "autoencoder.onnx"), photo))[0]
-	if !near(value, *ours.Value) || ((word == "anomaly") != *ours.IsAnomaly && !near(value, *ours.Threshold)) {
-		t.Errorf("it says %s, %v; detect %t, %v", word, value, *ours.IsAnomaly, *ours.Value)
 	}
 }

@@ -1,0 +1,142 @@
+package exporter
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/deepmed/anomaly/models"
+)
+
+// rows are the rows of the README's table, by their first cell.
+func rows(t *testing.T, m *models.Model) map[string]string {
+	t.Helper()
+	readme, err := bundleReadme(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := map[string]string{}
+	for line := range strings.Lines(string(readme)) {
+		if cells, ok := strings.CutPrefix(strings.TrimSpace(line), "| "); ok {
+			name, value, ok := strings.Cut(strings.TrimSuffix(cells, " |"), " | ")
+			if ok && name != "" {
+				table[name] = value
+			}
+		}
+	}
+	return table
+}
+
+func TestReadmeTellsWhatTheModelWasTrainedOn(t *testing.T) {
+	m := sample()
+	m.Metadata.Threshold, m.Metadata.MeanError, m.Metadata.StdError = 0.0123456789, 0.01, 0.0011728395
+	m.Metadata.TrainingLosses = []float64{0.123456789, 0.05, 0.025}
+	m.Metadata.ClassNames = []string{"good", "Riß"}
+	training := models.TrainingSummary{
+		Level: 2, Epochs: 10, BatchSize: 16, LearningRate: 1e-3, Steps: 40, PlannedSteps: 40,
+		Ended: models.EndedComplete, Seed: 7, Images: 60,
+	}
+	early := training
+	early.Steps, early.Ended, early.MaxSeconds, early.Skipped, early.Base = 10, models.EndedByTime, 12.5, 3, strings.Repeat("ab", 32)
+	stopped := early
+	stopped.Ended = models.EndedByCaller
+	foreign := training
+	foreign.Ended = "a ``` | stranger's word"
+	for _, c := range []struct {
+		name     string
+		training *models.TrainingSummary
+		want     map[string]string
+	}{
+		{"to its end", &training, map[string]string{
+			"trained on": "60 images", "level": "2: 10 epochs, batch 16, learning rate 0.001, seed 7",
+			"training ended": "complete: all 40 steps were taken",
+		}},
+		{"for a time", &early, map[string]string{
+			"trained on": "60 images; 3 more could not be read, see `metadata.json`", "level": "2: 10 epochs, batch 16, learning rate 0.001, seed 7",
+			"training ended": "early, after 10 of 40 steps, 2.5 of 10 epochs: the 12.5 s that it was given were over",
+			"went on from":   "the model of SHA-256 " + early.Base,
+		}},
+		{"until it was stopped", &stopped, map[string]string{
+			"trained on": "60 images; 3 more could not be read, see `metadata.json`", "level": "2: 10 epochs, batch 16, learning rate 0.001, seed 7",
+			"training ended": "early, after 10 of 40 steps, 2.5 of 10 epochs: it was stopped",
+			"went on from":   "the model of SHA-256 " + early.Base,
+		}},
+		{"elsewhere, ended in another way", &foreign, map[string]string{
+			"trained on": "60 images", "level": "2: 10 epochs, batch 16, learning rate 0.001, seed 7",
+		}},
+		{"nobody knows how", nil, map[string]string{
+			"trained on": "not known: this model was converted from a file that doesn't say",
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m.Metadata.Training = c.training
+			got := rows(t, m)
+			for name, value := range map[string]string{
+				"image size":                   "16×16 pixels",
+				"loss, first and last epoch":   "0.123457 → 0.025",
+				"error of the training images": "0.01 on average, standard deviation 0.00117284",
+				"threshold":                    "0.0123456789",
+				"class names":                  "good, Riß",
+			} {
+				c.want[name] = value
+			}
+			for name, value := range c.want {
+				if got[name] != value {
+					t.Errorf("%s: %q, expected %q", name, got[name], value)
+				}
+				delete(got, name)
+			}
+			if len(got) > 0 {
+				t.Errorf("it also has the rows %v", got)
+			}
+		})
+	}
+}
+
+func TestReadmeSaysNothingThatAModelDoesNotSay(t *testing.T) {
+	m := sample()
+	m.Metadata = models.Metadata{Threshold: models.DefaultThreshold}
+	want := map[string]string{
+		"trained on": "not known: this model was converted from a file that doesn't say",
+		"image size": "16×16 pixels", "threshold": "0.02", "class names": "normal, anomaly",
+	}
+	if got := rows(t, m); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("the rows are %v, expected %v", got, want)
+	}
+}
+
+func TestReadmeNamesTheThresholdThatDecides(t *testing.T) {
+	m := sample()
+	m.Metadata.Threshold, m.Metadata.Decision = 0.5, &models.Decision{Measure: models.MeasureMSE, Threshold: 0.25}
+	if got := rows(t, m)["threshold"]; got != "0.25" {
+		t.Errorf("threshold %s", got)
+	}
+}
+
+// Class names are anybody's, and thousands of them are allowed.
+func TestReadmeKeepsClassNamesInTheirCell(t *testing.T) {
+	m := sample()
+	plain, err := bundleReadme(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Metadata.ClassNames = []string{"a|b", "```\n```python\nprint(1)\n```", "<script>", "[link](x)", "\u202eright"}
+	for i := range 100 {
+		m.Metadata.ClassNames = append(m.Metadata.ClassNames, fmt.Sprint("c", i))
+	}
+	hostile, err := bundleReadme(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after := strings.Split(string(plain), "\n"), strings.Split(string(hostile), "\n")
+	isClasses := func(line string) bool { return strings.HasPrefix(line, "| class names | ") }
+	i, j := slices.IndexFunc(before, isClasses), slices.IndexFunc(after, isClasses)
+	if i < 0 || i != j || !slices.Equal(slices.Delete(before, i, i+1), slices.Delete(slices.Clone(after), j, j+1)) {
+		t.Fatalf("class names change other lines, %d and %d", i, j)
+	}
+	want := `| class names | a\|b, ` + "\\`\\`\\` \\`\\`\\`python print\\(1\\) \\`\\`\\`" + `, \<script\>, \[link\]\(x\),  right, `
+	if !strings.HasPrefix(after[j], want) || !strings.HasSuffix(after[j], ", c14 and 85 more, see `metadata.json` |") {
+		t.Errorf("the row is %s", after[j])
+	}
+}
