@@ -12,6 +12,7 @@ import (
 	"io"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -61,7 +62,7 @@ func WriteCheckpoint(w io.Writer, m *models.Model) error {
 	z.add(".format_version", []byte("1"))
 	z.add(".storage_alignment", []byte(strconv.Itoa(storageAlignment)))
 	z.add("byteorder", []byte("little"))
-	for i, t := range weights {
+	for i, t := range slices.Concat(weights, m.Normality) {
 		b := make([]byte, 4*len(t.Data))
 		for j, v := range t.Data {
 			binary.LittleEndian.PutUint32(b[4*j:], math.Float32bits(v))
@@ -98,6 +99,9 @@ func checkpointMetadata(m *models.Model) (models.Metadata, error) {
 	if md.ImageSize != m.ImageSize || m.ImageSize < a.Stride() || m.ImageSize > models.MaxImageSize || m.ImageSize%a.Stride() != 0 {
 		return models.Metadata{}, fmt.Errorf("%w: the image size is %d, and %d in the metadata, expected a multiple of %d up to %d",
 			ErrUnwritable, m.ImageSize, md.ImageSize, a.Stride(), models.MaxImageSize)
+	}
+	if err := m.CheckNormality(); err != nil {
+		return models.Metadata{}, unwritable(err)
 	}
 	if md.Architecture != nil && !md.Architecture.Equal(a) {
 		return models.Metadata{}, fmt.Errorf("%w: the metadata is that of a %s network, the weights are those of a %s one", ErrUnwritable, md.Architecture, a)
@@ -138,6 +142,16 @@ func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateD
 		p.tensor(strconv.Itoa(i), t.Shape)
 	}
 	p.op('u')
+	if m.Normality != nil {
+		p.text(models.NormalityKey)
+		p.global("collections", "OrderedDict")
+		p.op(')', 'R', '(')
+		for i, t := range m.Normality {
+			p.text(t.Name)
+			p.tensor(strconv.Itoa(len(weights)+i), t.Shape)
+		}
+		p.op('u')
+	}
 	p.text("config")
 	p.op('}', '(')
 	for _, e := range []struct {

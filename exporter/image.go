@@ -17,9 +17,9 @@ const verdictName = "is_anomaly"
 
 // ImageModel lowers a model to an ONNX file that takes the decoded image itself
 // and does all the rest: input `image` (uint8, height×width×3, RGB, any size),
-// outputs `reconstruction_error` (1 element, the mean squared error),
-// `is_anomaly` (bool, 1 element) and `anomaly_map` (S×S, the squared error of
-// each pixel, whose mean is the error). It takes one image at a time. Same
+// outputs `reconstruction_error` (1 element, the figure that the model decides
+// by), `is_anomaly` (bool, 1 element) and `anomaly_map` (S×S, of each pixel what
+// the figure is of the image). It takes one image at a time. Same
 // model, same bytes.
 func ImageModel(m *models.Model) ([]byte, error) {
 	side := m.ImageSize
@@ -32,23 +32,28 @@ func ImageModel(m *models.Model) ([]byte, error) {
 	l.weights(f, m.Weights)
 	l.done[f.Image] = l.prepare(side)
 
-	if err := l.result(f.Error, network.ErrorName, "mean squared error between the image and its reconstruction"); err != nil {
+	j, err := l.judged(f, m)
+	if err != nil {
 		return nil, err
 	}
+	figure, pixels, doc := f.Error, f.Map, "squared error of each pixel at the network's size, the mean over its channels"
+	if j != nil {
+		figure, pixels, doc = j.Score, j.Map, "how unusual each pixel's surroundings are, at the network's size"
+	}
 	_, threshold := m.Metadata.Measure()
-	above := l.op("Greater", []int{1}, []value{l.done[f.Error], l.floats(nil, below(threshold))})
+	above := l.op("Greater", []int{1}, []value{l.done[figure], l.floats(nil, below(threshold))})
 	l.rename(above.name, verdictName)
 	l.proto.Output = append(l.proto.Output, describe(verdictName, onnx.TensorProto_BOOL, []dim{{size: 1}},
 		"whether the error is above the model's threshold"))
 
-	perPixel, err := l.full(f.Map)
+	perPixel, err := l.full(pixels)
 	if err != nil {
 		return nil, err
 	}
 	plane := l.op("Squeeze", []int{side, side}, []value{perPixel, l.ints(0)})
 	l.rename(plane.name, network.MapName)
 	plane.name = network.MapName
-	l.output(plane, "squared error of each pixel at the network's size, the mean over its channels")
+	l.output(plane, doc)
 
 	props, err := metadataProps(m)
 	if err != nil {

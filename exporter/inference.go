@@ -11,9 +11,10 @@ import (
 
 // InferenceModel lowers a model to the ONNX file that users take away and that
 // runs here too: input `image` (N×3×S×S, RGB in 0…1, any N), outputs
-// `reconstruction` (N×3×S×S) and `reconstruction_error` (N, the mean squared
-// error of each image), and the decision in the file's metadata. Same model,
-// same bytes.
+// `reconstruction` (N×3×S×S) and `reconstruction_error` (N, the figure that the
+// model decides by), and the decision in the file's metadata. A model with
+// tensors of normality also gives `mse` (N) and `anomaly_map` (N×S×S). Same
+// model, same bytes.
 func InferenceModel(m *models.Model) ([]byte, error) {
 	f, err := network.Autoencoder(m.Architecture, 1, m.ImageSize, m.ImageSize)
 	if err != nil {
@@ -37,8 +38,14 @@ func Lower(f *network.Forward, m *models.Model) ([]byte, error) {
 	if err := l.result(f.Reconstruction, network.ReconstructionName, "what the autoencoder makes of the images, in 0…1"); err != nil {
 		return nil, err
 	}
-	if err := l.result(f.Error, network.ErrorName, "mean squared error of each image; above the threshold it is an anomaly"); err != nil {
+	j, err := l.judged(f, m)
+	if err != nil {
 		return nil, err
+	}
+	if j != nil {
+		if err := l.result(j.Map, network.MapName, "how unusual each pixel's surroundings are"); err != nil {
+			return nil, err
+		}
 	}
 	props, err := metadataProps(m)
 	if err != nil {
@@ -63,6 +70,75 @@ func belong(f *network.Forward, m *models.Model) error {
 	return nil
 }
 
+// judged emits the figure that the model decides by, as reconstruction_error: of
+// a model with tensors of normality the measure of that name, with the plain mean
+// squared error beside it, else that error alone. The judgement is nil then.
+func (l *lowering) judged(f *network.Forward, m *models.Model) (*network.Judgement, error) {
+	const mse = "mean squared error between each image and its reconstruction"
+	if m.Normality == nil {
+		return nil, l.result(f.Error, network.ErrorName, mse+"; above the threshold it is an anomaly")
+	}
+	j, err := f.Judge()
+	if err != nil {
+		return nil, err
+	}
+	if err := l.normality(j, m.Normality); err != nil {
+		return nil, err
+	}
+	if err := l.result(j.Score, network.ErrorName, "how far each image is from normal ones ("+models.MeasureBandMahalanobis+"); above the threshold it is an anomaly"); err != nil {
+		return nil, err
+	}
+	return j, l.result(f.Error, network.MSEName, mse)
+}
+
+// filters declares the fixed kernels of a judgement.
+func (l *lowering) filters(j *network.Judgement) {
+	for _, f := range j.Filters {
+		l.parameter(f.Node.Name(), f.Node.Shape(), f.Data)
+		l.source(f.Node, f.Node.Name())
+	}
+}
+
+// normality declares a judgement's filters, and its parameters with what was
+// learnt.
+func (l *lowering) normality(j *network.Judgement, learnt models.StateDict) error {
+	if len(learnt) != len(j.Parameters) {
+		return fmt.Errorf("exporter: %d tensors of normality, expected %d", len(learnt), len(j.Parameters))
+	}
+	l.filters(j)
+	for i, t := range learnt {
+		if p := j.Parameters[i]; p.Name() != t.Name || !slices.Equal(p.Shape(), t.Shape) {
+			return fmt.Errorf("exporter: the graph's %s of shape %v and the model's %s of shape %v", p.Name(), p.Shape(), t.Name, t.Shape)
+		}
+		l.parameter(t.Name, t.Shape, t.Data)
+		l.source(j.Parameters[i], t.Name)
+	}
+	return nil
+}
+
+// EnergiesModel lowers the graph from images (N×3×S×S in 0…1, any N) to the
+// features of their places, one output for each of models.NormalityScales: names
+// gives those of the outputs, in that order.
+func EnergiesModel(side int) (onnx []byte, names []string, err error) {
+	image, j, err := network.Energies(1, side)
+	if err != nil {
+		return nil, nil, err
+	}
+	l := newLowering("energies", false)
+	l.batch = "N"
+	l.input(l.source(image, network.ImageName), "")
+	l.filters(j)
+	for i, s := range models.NormalityScales(side) {
+		name := fmt.Sprintf("features.%d", s.Places)
+		if err := l.result(j.Features[i], name, ""); err != nil {
+			return nil, nil, err
+		}
+		names = append(names, name)
+	}
+	onnx, err = l.model("", nil)
+	return onnx, names, err
+}
+
 // weights declares a network's parameters with what was learnt.
 func (l *lowering) weights(f *network.Forward, learnt models.StateDict) {
 	for i, t := range learnt {
@@ -75,14 +151,15 @@ func (l *lowering) weights(f *network.Forward, learnt models.StateDict) {
 // metadata.json, and by themselves what a program needs for a verdict or a
 // person wants to see in a viewer. What is not text is JSON.
 func metadataProps(m *models.Model) ([][2]string, error) {
-	props := [][2]string{{"model_type", models.ModelType}}
+	measure, threshold := m.Metadata.Measure()
+	props := [][2]string{{"model_type", models.ModelType}, {"measure", measure}}
 	for _, p := range []struct {
 		key   string
 		value any
 	}{
 		{"format_version", models.FormatVersion},
 		{"image_size", m.ImageSize},
-		{"threshold", m.Metadata.Threshold},
+		{"threshold", threshold},
 		{"class_names", m.Metadata.Classes()},
 		{"preprocessing", models.StandardPreprocessing()},
 		{"training", m.Metadata.Training},

@@ -28,6 +28,7 @@ var ownRules = map[reflect.Type]rule{
 	reflect.TypeFor[network.ChannelSum]():             lowerChannelSum,
 	reflect.TypeFor[network.ReLU]():                   elementwise("Relu"),
 	reflect.TypeFor[network.ReLUGrad]():               lowerReLUGrad,
+	reflect.TypeFor[network.Step]():                   lowerStep,
 }
 
 // gorgoniaRules are the rules of Gorgonia's own operators. Their types are not

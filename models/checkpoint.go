@@ -87,19 +87,50 @@ func readCheckpoint(a *archive, root string, lim Limits) (contents, error) {
 			}
 		}
 	}
-	out.architecture, out.weights, err = c.weights(state, lim)
+	if out.architecture, out.weights, err = c.weights(state, lim); err != nil {
+		return out, err
+	}
+	if v, ok := top.get(NormalityKey); ok && state != top {
+		normal, ok := v.(*pickleDict)
+		if !ok {
+			return contents{}, fmt.Errorf("%w: %s is a %s, expected a dict of tensors", ErrFormat, NormalityKey, typeName(v))
+		}
+		out.normality, err = c.normality(normal, lim)
+	}
 	return out, err
 }
 
-// weights reads the tensors of a state dict, once their names and shapes have
-// turned out to be the autoencoder's.
-func (c *checkpoint) weights(state *pickleDict, lim Limits) (Architecture, StateDict, error) {
+// NormalityKey is the key of a checkpoint under which the tensors of
+// NormalityParameters lie.
+const NormalityKey = "normality_state_dict"
+
+// normality reads the tensors of normality, whose number and shapes are held
+// against the image size later.
+func (c *checkpoint) normality(state *pickleDict, lim Limits) (StateDict, error) {
+	shapes, err := shapesOf(state)
+	if err != nil {
+		return nil, err
+	}
+	if err := lim.checkNormality(shapes); err != nil {
+		return nil, err
+	}
+	for i, t := range shapes {
+		v, _ := state.get(t.Name)
+		if shapes[i].Data, err = c.floats(t.Name, v.(*pickleTensor)); err != nil {
+			return nil, err
+		}
+	}
+	return shapes, nil
+}
+
+// shapesOf gives names and shapes of a state dict's tensors.
+func shapesOf(state *pickleDict) (StateDict, error) {
 	shapes := make(StateDict, 0, len(state.keys))
 	for _, name := range state.keys {
 		v, _ := state.get(name)
 		t, ok := v.(*pickleTensor)
 		if !ok {
-			return Architecture{}, nil, fmt.Errorf("%w: %.80q is a %s, expected a state dict of tensors only", ErrArchitecture, name, typeName(v))
+			return nil, fmt.Errorf("%w: %.80q is a %s, expected a state dict of tensors only", ErrArchitecture, name, typeName(v))
 		}
 		shape := make([]int, len(t.shape))
 		for i, d := range t.shape {
@@ -108,7 +139,17 @@ func (c *checkpoint) weights(state *pickleDict, lim Limits) (Architecture, State
 		shapes = append(shapes, Tensor{Name: name, Shape: shape})
 	}
 	if state.others > 0 {
-		return Architecture{}, nil, fmt.Errorf("%w: the state dict has %d keys that are no names", ErrArchitecture, state.others)
+		return nil, fmt.Errorf("%w: the state dict has %d keys that are no names", ErrArchitecture, state.others)
+	}
+	return shapes, nil
+}
+
+// weights reads the tensors of a state dict, once their names and shapes have
+// turned out to be the autoencoder's.
+func (c *checkpoint) weights(state *pickleDict, lim Limits) (Architecture, StateDict, error) {
+	shapes, err := shapesOf(state)
+	if err != nil {
+		return Architecture{}, nil, err
 	}
 	a, err := lim.architectureOf(shapes)
 	if err != nil {

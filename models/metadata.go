@@ -62,6 +62,11 @@ type Decision struct {
 	Threshold float64 `json:"threshold"`
 	// FalseAlarmRate is the share of normal images expected above Threshold.
 	FalseAlarmRate float64 `json:"false_alarm_rate,omitempty"`
+	// Normals is how many normal images, not learnt from, Threshold was drawn
+	// from, and SupportedRate the lowest rate that so many can promise: one in
+	// Normals + 1.
+	Normals       int     `json:"normals,omitempty"`
+	SupportedRate float64 `json:"supported_rate,omitempty"`
 }
 
 // Preprocessing records how an image became the network's input, so that
@@ -195,7 +200,7 @@ func (m Metadata) Validate() error {
 		return fmt.Errorf("%w: model_type is %.60q, expected %q", ErrMetadata, m.ModelType, ModelType)
 	}
 	if m.Decision != nil {
-		if m.Decision.Measure != MeasureMSE {
+		if m.Decision.Measure != MeasureMSE && m.Decision.Measure != MeasureBandMahalanobis {
 			return fmt.Errorf("%w: it decides by %.60q, which this version does not know", ErrMetadata, m.Decision.Measure)
 		}
 		return validThreshold(m.Decision.Threshold)

@@ -103,7 +103,8 @@ type onnxFile struct {
 	metadata    map[string][]byte
 	tensors     map[string]*onnx.TensorProto
 	names       []string
-	initializer int // how many there are of any name
+	normal      []string // the names of tensors of normality
+	initializer int      // how many there are of any name
 	imageSize   int
 }
 
@@ -136,12 +137,16 @@ func readONNX(data []byte, lim Limits) (contents, error) {
 	if err != nil {
 		return contents{}, err
 	}
+	normality, err := f.normality(lim)
+	if err != nil {
+		return contents{}, err
+	}
 	f.values.layers = a.Layers()
 	if err := f.values.check(f.graph); err != nil {
 		return contents{}, f.fault(data, err)
 	}
 	said, err := f.says()
-	return contents{architecture: a, weights: weights, said: said}, err
+	return contents{architecture: a, weights: weights, normality: normality, said: said}, err
 }
 
 // fault words what a walk ran into. Where not even a graph was found, the file
@@ -277,7 +282,8 @@ func (f *onnxFile) initializerField(b []byte) error {
 	if err == nil {
 		err = inside(b, encoded)
 	}
-	if err != nil || !parameterName.Match(encoded) {
+	normal := normalityName.Match(encoded)
+	if err != nil || !normal && !parameterName.Match(encoded) {
 		return err
 	}
 	name := string(encoded)
@@ -304,7 +310,11 @@ func (f *onnxFile) initializerField(b []byte) error {
 		return err
 	}
 	f.tensors[name] = t
-	f.names = append(f.names, name)
+	if normal {
+		f.normal = append(f.normal, name)
+	} else {
+		f.names = append(f.names, name)
+	}
 	return nil
 }
 
@@ -332,17 +342,44 @@ func (f *onnxFile) inputField(b []byte) error {
 	return nil
 }
 
-// weights checks the names and shapes of the tensors, then reads them.
-func (f *onnxFile) weights(lim Limits) (Architecture, StateDict, error) {
-	shapes := make(StateDict, len(f.names))
-	for i, name := range f.names {
+// shapes gives the shapes of the tensors of those names.
+func (f *onnxFile) shapes(names []string) (StateDict, error) {
+	shapes := make(StateDict, len(names))
+	for i, name := range names {
 		shapes[i].Name = name
 		for _, d := range f.tensors[name].GetDims() {
 			if d < 0 || d > math.MaxInt32 {
-				return Architecture{}, nil, fmt.Errorf("%w: %s has a dimension of %d", ErrArchitecture, name, d)
+				return nil, fmt.Errorf("%w: %s has a dimension of %d", ErrArchitecture, name, d)
 			}
 			shapes[i].Shape = append(shapes[i].Shape, int(d))
 		}
+	}
+	return shapes, nil
+}
+
+// normality reads the tensors of normality, whose number and shapes are held
+// against the image size later.
+func (f *onnxFile) normality(lim Limits) (StateDict, error) {
+	shapes, err := f.shapes(f.normal)
+	if err == nil {
+		err = lim.checkNormality(shapes)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i, t := range shapes {
+		if shapes[i].Data, err = tensorFloats(f.tensors[t.Name], Parameter{t.Name, t.Shape}); err != nil {
+			return nil, err
+		}
+	}
+	return shapes, nil
+}
+
+// weights checks the names and shapes of the tensors, then reads them.
+func (f *onnxFile) weights(lim Limits) (Architecture, StateDict, error) {
+	shapes, err := f.shapes(f.names)
+	if err != nil {
+		return Architecture{}, nil, err
 	}
 	a, err := lim.architectureOf(shapes)
 	if err != nil {

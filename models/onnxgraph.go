@@ -1,6 +1,7 @@
 package models
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"slices"
@@ -54,6 +55,9 @@ type graphValue struct {
 	// fed says that it is computed from an input of the graph, rebuilt that it
 	// is computed from the network's result.
 	fed, rebuilt bool
+	// aside says that a fixed filter was convolved with what it comes from: it
+	// belongs to what judges the image, and the network must not see it.
+	aside bool
 	// step is how far along the network's chain it is, 0 outside of it.
 	step int
 	used bool
@@ -205,6 +209,7 @@ func (g *onnxGraph) follow() error {
 		}
 		result.fed = result.fed || v.fed
 		result.rebuilt = result.rebuilt || v.rebuilt
+		result.aside = result.aside || v.aside
 		parameter := v.initializer && parameterName.Match(name)
 		if g.within(v) {
 			step = max(step, v.step)
@@ -221,6 +226,8 @@ func (g *onnxGraph) follow() error {
 		}
 	}
 	switch {
+	case step == 0 && !result.rebuilt && g.filters(n):
+		result.aside = true
 	case n.convolves(), step > 0 && string(n.op) != "Identity":
 		if err := g.advance(step+1, result.fed); err != nil {
 			return err
@@ -245,6 +252,19 @@ func (g *onnxGraph) follow() error {
 		}
 	}
 	return nil
+}
+
+// filterPrefix begins the names of the fixed kernels that judge an image beside
+// the network.
+const filterPrefix = "filters."
+
+// filters reports whether the node convolves with such a kernel, which must be
+// an initializer.
+func (g *onnxGraph) filters(n *onnxNode) bool {
+	if string(n.op) != "Conv" || len(n.inputs) < 2 || !bytes.HasPrefix(n.inputs[1], []byte(filterPrefix)) {
+		return false
+	}
+	return g.values[string(n.inputs[1])].initializer
 }
 
 // advance returns ErrArchitecture, wrapped, when the node is not the given step
@@ -273,7 +293,9 @@ func (g *onnxGraph) advance(step int, fed bool) error {
 	if !fed {
 		return wrong("convolves no input of the graph, expected the image")
 	}
-	if v := g.values[string(n.inputs[0])]; v.step != step-1 {
+	if v := g.values[string(n.inputs[0])]; v.aside {
+		return wrong("convolves %.80q, which comes from a fixed filter, expected the image", n.inputs[0])
+	} else if v.step != step-1 {
 		return wrong("convolves %.80q, expected the network's step %d", n.inputs[0], step-1)
 	}
 	for i, name := range []string{g.layerOf(step) + ".weight", g.layerOf(step) + ".bias"} {

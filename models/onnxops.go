@@ -11,7 +11,7 @@ var plainOps = func() map[string]bool {
 		// Arithmetic, comparison and logic, element by element.
 		"Abs", "Add", "And", "Ceil", "Clip", "Div", "Equal", "Erf", "Exp", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN",
 		"Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round",
-		"Sigmoid", "Sign", "Sqrt", "Sub", "Sum", "Where", "Xor",
+		"Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Sum", "Where", "Xor",
 		// Reductions and products.
 		"ArgMax", "ArgMin", "CumSum", "Einsum", "MatMul", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
 		"ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "TopK",

@@ -91,6 +91,7 @@ func (s *statement) set(key string, v float64) {
 type contents struct {
 	architecture Architecture
 	weights      StateDict
+	normality    StateDict
 	said         statement
 }
 
@@ -184,7 +185,25 @@ func (c contents) model() (*Model, error) {
 		return nil, fmt.Errorf("%w: it is that of a %.200s network, the weights are those of a %s one", ErrMetadata, md.Architecture, c.architecture)
 	}
 	md.ImageSize, md.ModelType = size, ModelType
-	return &Model{Architecture: c.architecture, Weights: c.weights, ImageSize: size, Metadata: md}, nil
+	normality, err := c.normal(md, size)
+	if err != nil {
+		return nil, err
+	}
+	return &Model{Architecture: c.architecture, Weights: c.weights, Normality: normality, ImageSize: size, Metadata: md}, nil
+}
+
+// normal gives the tensors of normality of a model that decides by them.
+func (c contents) normal(md Metadata, size int) (StateDict, error) {
+	if measure, _ := md.Measure(); measure != MeasureBandMahalanobis {
+		return nil, nil
+	}
+	if err := fitsNormality(c.normality, size); err != nil {
+		return nil, err
+	}
+	if name, ok := c.normality.Finite(); !ok {
+		return nil, fmt.Errorf("%w: %s has elements that are not finite numbers", ErrFormat, name)
+	}
+	return c.normality.Ordered(NormalityParameters(size)), nil
 }
 
 // complete gives the metadata that a statement amounts to: the whole

@@ -1,0 +1,345 @@
+package network
+
+import (
+	"fmt"
+	"hash"
+	"math"
+
+	"github.com/chewxy/hm"
+	"gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// Step is an operator of what judges images. These are never differentiated, and
+// each is given by its Kind and at most one number.
+type Step struct {
+	pure
+	Kind Kind
+	// Size is a number of pixels or places, as Kind says.
+	Size int
+}
+
+// Kind names what a Step does.
+type Kind string
+
+// The kinds of steps. Images and maps are N×C×H×W.
+const (
+	// PadEdge repeats the outermost pixels Size times on each side.
+	PadEdge Kind = "PadEdge"
+	// AveragePool and MaxPool take the mean and the maximum over squares of
+	// Size×Size pixels, side by side.
+	AveragePool Kind = "AveragePool"
+	MaxPool     Kind = "MaxPool"
+	// Join puts two images over each other, along the channels, Stack three.
+	Join  Kind = "Join"
+	Stack Kind = "Stack"
+	// Centre subtracts each channel's mean over all its pixels.
+	Centre Kind = "Centre"
+	// Logarithm is ln(x + LogarithmOffset).
+	Logarithm Kind = "Logarithm"
+	// Mahalanobis takes features (N×D×P×P), their mean and precision (D×P×P) and
+	// the whitening (B²×D×D) of B×B blocks of places; Size is B. It gives the
+	// squared length of the whitened deviation at each place, N×1×P×P.
+	Mahalanobis Kind = "Mahalanobis"
+	// Standardize takes a map, an offset and a slope of one element, and gives
+	// (map − offset)·slope.
+	Standardize Kind = "Standardize"
+	// Larger is the larger of two, element by element.
+	Larger Kind = "Larger"
+	// Peak is the maximum of each channel, N×C×1×1.
+	Peak Kind = "Peak"
+	// Enlarge makes Size×Size pixels of each, interpolated linearly between
+	// their centres: N×C×H·Size×W·Size.
+	Enlarge Kind = "Enlarge"
+	// Plane drops the only channel: N×1×H×W to N×H×W.
+	Plane Kind = "Plane"
+	// Single drops all axes but the first, which are of size 1: N×1×1×1 to N.
+	Single Kind = "Single"
+	// Softplus is ln(1 + exp x).
+	Softplus Kind = "Softplus"
+)
+
+// LogarithmOffset keeps logarithms of energies finite: a change of 1 in 100 of
+// the range from black to white is hardly seen.
+const LogarithmOffset = 0.01
+
+// stepRule is what tells the kinds apart.
+type stepRule struct {
+	in    []int // dimensions of the operands
+	out   int   // of the result
+	shape func(op Step, in []tensor.Shape) (tensor.Shape, error)
+	do    func(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape)
+}
+
+// same is the shape of an operator that works element by element.
+func same(_ Step, in []tensor.Shape) (tensor.Shape, error) { return in[0].Clone(), nil }
+
+func each(f func(x float32) float32) func(Step, []float32, tensor.Shape, [][]float32, []tensor.Shape) {
+	return func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
+		for i, x := range in[0] {
+			out[i] = f(x)
+		}
+	}
+}
+
+var stepRules map[Kind]stepRule
+
+func init() { // a table literal would be an initialization cycle
+	stepRules = map[Kind]stepRule{
+		PadEdge: {[]int{4}, 4, func(op Step, in []tensor.Shape) (tensor.Shape, error) {
+			return tensor.Shape{in[0][0], in[0][1], in[0][2] + 2*op.Size, in[0][3] + 2*op.Size}, nil
+		}, padEdge},
+		AveragePool: {[]int{4}, 4, pooled, func(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+			pool(op.Size, out, s, in[0], shapes[0], 0, func(a, x float32) float32 { return a + x })
+			for i := range out {
+				out[i] /= float32(op.Size * op.Size)
+			}
+		}},
+		MaxPool: {[]int{4}, 4, pooled, func(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+			pool(op.Size, out, s, in[0], shapes[0], float32(math.Inf(-1)), func(a, x float32) float32 { return max(a, x) })
+		}},
+		Join:      {[]int{4, 4}, 4, stacked, stack},
+		Stack:     {[]int{4, 4, 4}, 4, stacked, stack},
+		Centre:    {[]int{4}, 4, same, centre},
+		Logarithm: {[]int{4}, 4, same, each(func(x float32) float32 { return float32(math.Log(float64(x) + LogarithmOffset)) })},
+		Mahalanobis: {[]int{4, 3, 3, 3}, 4, func(op Step, in []tensor.Shape) (tensor.Shape, error) {
+			x, w := in[0], in[3]
+			if p := x[2]; p%op.Size != 0 || x[3] != p || !in[1].Eq(tensor.Shape{x[1], p, p}) || !in[2].Eq(in[1]) ||
+				!w.Eq(tensor.Shape{op.Size * op.Size, x[1], x[1]}) {
+				return nil, fmt.Errorf("features of shape %v, mean %v, precision %v and whitening %v do not fit", x, in[1], in[2], w)
+			}
+			return tensor.Shape{x[0], 1, x[2], x[3]}, nil
+		}, mahalanobis},
+		Standardize: {[]int{4, 1, 1}, 4, same, func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
+			for i, x := range in[0] {
+				out[i] = (x - in[1][0]) * in[2][0]
+			}
+		}},
+		Larger: {[]int{4, 4}, 4, func(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+			if !in[0].Eq(in[1]) {
+				return nil, fmt.Errorf("shapes %v and %v differ", in[0], in[1])
+			}
+			return in[0].Clone(), nil
+		}, func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
+			for i, x := range in[0] {
+				out[i] = max(x, in[1][i])
+			}
+		}},
+		Peak: {[]int{4}, 4, func(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+			return tensor.Shape{in[0][0], in[0][1], 1, 1}, nil
+		}, func(_ Step, out []float32, s tensor.Shape, in [][]float32, _ []tensor.Shape) {
+			n := len(in[0]) / len(out)
+			for i := range out {
+				out[i] = in[0][i*n]
+				for _, x := range in[0][i*n : (i+1)*n] {
+					out[i] = max(out[i], x)
+				}
+			}
+		}},
+		Enlarge: {[]int{4}, 4, func(op Step, in []tensor.Shape) (tensor.Shape, error) {
+			return tensor.Shape{in[0][0], in[0][1], in[0][2] * op.Size, in[0][3] * op.Size}, nil
+		}, enlarge},
+		Plane: {[]int{4}, 3, func(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+			if in[0][1] != 1 {
+				return nil, fmt.Errorf("%d channels, expected one", in[0][1])
+			}
+			return tensor.Shape{in[0][0], in[0][2], in[0][3]}, nil
+		}, each(func(x float32) float32 { return x })},
+		Single: {[]int{4}, 1, func(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+			if in[0].TotalSize() != in[0][0] {
+				return nil, fmt.Errorf("shape %v, expected one element of each image", in[0])
+			}
+			return tensor.Shape{in[0][0]}, nil
+		}, each(func(x float32) float32 { return x })},
+		Softplus: {[]int{4}, 4, same, each(func(x float32) float32 {
+			return max(x, 0) + float32(math.Log1p(math.Exp(-math.Abs(float64(x)))))
+		})},
+	}
+}
+
+// apply makes a node of a step.
+func (b *builder) step(kind Kind, size int, in ...*gorgonia.Node) *gorgonia.Node {
+	for i := range in {
+		in[i] = b.checked(in[i])
+	}
+	if b.err != nil {
+		return b.checked(nil)
+	}
+	return b.node(gorgonia.ApplyOp(Step{Kind: kind, Size: size}, in...))
+}
+
+// Arity is the number of operands of the kind.
+func (op Step) Arity() int { return len(stepRules[op.Kind].in) }
+
+// Type is that of tensors of the kind's dimensions.
+func (op Step) Type() hm.Type {
+	r := stepRules[op.Kind]
+	var ts []hm.Type
+	for _, d := range append(r.in[:len(r.in):len(r.in)], r.out) {
+		ts = append(ts, tensorOf(d))
+	}
+	return hm.NewFnType(ts...)
+}
+
+// InferShape gives the result's.
+func (op Step) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
+	if err := arity(op, len(in)); err != nil {
+		return nil, err
+	}
+	shapes := make([]tensor.Shape, len(in))
+	for i, d := range in {
+		s, ok := d.(tensor.Shape)
+		if !ok {
+			return nil, fmt.Errorf("%v: operand %d has shape %v", op, i, d)
+		}
+		shapes[i] = s
+	}
+	return op.shape(shapes)
+}
+
+func (op Step) shape(shapes []tensor.Shape) (tensor.Shape, error) {
+	r := stepRules[op.Kind]
+	for i, s := range shapes {
+		if s.Dims() != r.in[i] {
+			return nil, fmt.Errorf("%v: operand %d has shape %v, expected %d dimensions", op, i, s, r.in[i])
+		}
+	}
+	s, err := r.shape(op, shapes)
+	if err != nil {
+		return nil, fmt.Errorf("%v: %w", op, err)
+	}
+	return s, nil
+}
+
+// Do is the reference implementation.
+func (op Step) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
+	if err := arity(op, len(in)); err != nil {
+		return nil, err
+	}
+	data, shapes := make([][]float32, len(in)), make([]tensor.Shape, len(in))
+	for i, v := range in {
+		var err error
+		if data[i], shapes[i], err = dense(op.String(), fmt.Sprint("operand ", i), v); err != nil {
+			return nil, err
+		}
+	}
+	s, err := op.shape(shapes)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]float32, s.TotalSize())
+	stepRules[op.Kind].do(op, out, s, data, shapes)
+	return newDense(out, s...), nil
+}
+
+// WriteHash writes what tells this operator from others.
+func (op Step) WriteHash(h hash.Hash) { writeHash(op, h) }
+
+// Hashcode is the hash of the description.
+func (op Step) Hashcode() uint32 { return hashcode(op) }
+
+func (op Step) String() string { return fmt.Sprintf("Step%s %d", op.Kind, op.Size) }
+
+func padEdge(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+	h, w := shapes[0][2], shapes[0][3]
+	for i := range out {
+		x, y, plane := i%s[3], i/s[3]%s[2], i/s[3]/s[2]
+		x, y = min(max(x-op.Size, 0), w-1), min(max(y-op.Size, 0), h-1)
+		out[i] = in[0][(plane*h+y)*w+x]
+	}
+}
+
+func pooled(op Step, in []tensor.Shape) (tensor.Shape, error) {
+	if in[0][2]%op.Size != 0 || in[0][3]%op.Size != 0 {
+		return nil, fmt.Errorf("squares of %d pixels do not fill an image of shape %v", op.Size, in[0])
+	}
+	return tensor.Shape{in[0][0], in[0][1], in[0][2] / op.Size, in[0][3] / op.Size}, nil
+}
+
+func pool(size int, out []float32, s tensor.Shape, in []float32, shape tensor.Shape, start float32, f func(a, x float32) float32) {
+	for i := range out {
+		x, y, plane := i%s[3], i/s[3]%s[2], i/s[3]/s[2]
+		a := start
+		for dy := range size {
+			at := (plane*shape[2]+y*size+dy)*shape[3] + x*size
+			for _, v := range in[at : at+size] {
+				a = f(a, v)
+			}
+		}
+		out[i] = a
+	}
+}
+
+func stacked(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+	s := in[0].Clone()
+	for _, t := range in[1:] {
+		if t[0] != s[0] || t[2] != s[2] || t[3] != s[3] {
+			return nil, fmt.Errorf("shapes %v do not fit over each other", in)
+		}
+		s[1] += t[1]
+	}
+	return s, nil
+}
+
+func stack(_ Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+	at := 0
+	for n := range s[0] {
+		for i, t := range shapes {
+			size := t[1] * t[2] * t[3]
+			at += copy(out[at:], in[i][n*size:(n+1)*size])
+		}
+	}
+}
+
+func centre(_ Step, out []float32, s tensor.Shape, in [][]float32, _ []tensor.Shape) {
+	n := s[2] * s[3]
+	for i := 0; i < len(out); i += n {
+		sum := 0.0
+		for _, x := range in[0][i : i+n] {
+			sum += float64(x)
+		}
+		for j, x := range in[0][i : i+n] {
+			out[i+j] = x - float32(sum/float64(n))
+		}
+	}
+}
+
+func mahalanobis(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+	d, p, blocks := shapes[0][1], s[2], op.Size
+	side := p / blocks
+	deviation := make([]float64, d)
+	for i := range out {
+		x, y, n := i%p, i/p%p, i/p/p
+		for j := range d {
+			at := (j*p+y)*p + x
+			deviation[j] = float64((in[0][n*d*p*p+at] - in[1][at]) * in[2][at])
+		}
+		whitening := in[3][(y/side*blocks+x/side)*d*d:]
+		sum := 0.0
+		for r := range d {
+			v := 0.0
+			for c, x := range deviation {
+				v += float64(whitening[r*d+c]) * x
+			}
+			sum += v * v
+		}
+		out[i] = float32(sum)
+	}
+}
+
+func enlarge(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+	h, w := shapes[0][2], shapes[0][3]
+	place := func(i, n int) (lo, hi int, share float32) {
+		at := max((float32(i)+0.5)/float32(op.Size)-0.5, 0)
+		lo = min(int(at), n-1)
+		return lo, min(lo+1, n-1), at - float32(lo)
+	}
+	for i := range out {
+		plane := in[0][i/s[3]/s[2]*h*w:]
+		x0, x1, fx := place(i%s[3], w)
+		y0, y1, fy := place(i/s[3]%s[2], h)
+		top := plane[y0*w+x0]*(1-fx) + plane[y0*w+x1]*fx
+		bottom := plane[y1*w+x0]*(1-fx) + plane[y1*w+x1]*fx
+		out[i] = top*(1-fy) + bottom*fy
+	}
+}

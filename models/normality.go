@@ -1,0 +1,182 @@
+package models
+
+import (
+	"fmt"
+	"math/bits"
+	"regexp"
+	"slices"
+)
+
+// MeasureBandMahalanobis is how far the places of an image are from those of
+// normal images: the largest Mahalanobis distance over all places and scales of
+// the oriented band energies there, see NormalityScale. It is given as
+// log(1 + exp z), z being the logarithm of the distance in standard deviations
+// above what images that were not learnt from have: 0.69 is usual, 3 is rare.
+const MeasureBandMahalanobis = "band_mahalanobis"
+
+// Oriented is how many orientations of edges and lines are told apart.
+const Oriented = 8
+
+// opponents are the channels of colour beside brightness: red against blue, and
+// green against both.
+const opponents = 2
+
+// Blocks is the number of blocks along a side of the image, at most, whose
+// places share one correlation matrix. More would need more images to be known.
+const Blocks = 8
+
+// The places of the finest scale have at least fineCell pixels along a side, or
+// half of that where they are not more than manyPlaces.
+const (
+	fineCell   = 8
+	manyPlaces = 32
+	minPlaces  = 2
+	maxPlaces  = MaxImageSize / fineCell
+)
+
+// NormalityScale is one scale that images are looked at: Places×Places places of
+// Cell×Cell pixels. What is seen of a place are the energies of bands: at each
+// of the Levels (the image halved so often), in each of eight orientations, the
+// mean and the maximum over the place, and of colour the maximum; and the mean
+// brightness and colour. All but the last are logarithms.
+type NormalityScale struct {
+	Places, Cell int
+	Levels       []int
+	// Relative says that an image's mean over all places is subtracted, so
+	// that it is held against itself: how bright it is as a whole, or how rough,
+	// does not count. The coarsest scale is not relative, and sees that.
+	Relative bool
+}
+
+// NormalityScales are the scales for images of that side, the finest first.
+func NormalityScales(side int) []NormalityScale {
+	var out []NormalityScale
+	for g := maxPlaces; g >= minPlaces; g /= 2 {
+		cell := side / g
+		if side%g != 0 || cell < fineCell && (cell < fineCell/2 || g > manyPlaces) {
+			continue
+		}
+		// A place of 8 to 15 pixels is seen at levels 0 and 1, one twice as
+		// large at levels 1 and 2, and so on, as far as it can be halved.
+		first := max(bits.Len(uint(cell))-4, 0)
+		halvings := bits.TrailingZeros(uint(cell))
+		s := NormalityScale{Places: g, Cell: cell, Relative: g > minPlaces}
+		for l := first; l <= first+1; l++ {
+			if l <= halvings {
+				s.Levels = append(s.Levels, l)
+			}
+		}
+		if len(s.Levels) == 0 {
+			s.Levels = []int{halvings}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// Features is the number of energies seen of a place.
+func (s NormalityScale) Features() int {
+	return len(s.Levels)*(2*Oriented+opponents) + 1 + opponents
+}
+
+// Blocks is the number of blocks along a side.
+func (s NormalityScale) Blocks() int { return min(Blocks, s.Places) }
+
+// Parameter is one of the scale's tensors; see NormalityParameters.
+func (s NormalityScale) parameter(name string, shape ...int) Parameter {
+	return Parameter{fmt.Sprintf("normality.%d.%s", s.Places, name), shape}
+}
+
+// Parameters are the tensors that describe the places of normal images at this
+// scale, with D features and P places along a side:
+//
+//	mean       D×P×P    of each feature
+//	precision  D×P×P    one over its standard deviation
+//	whitening  B²×D×D   for each of B×B blocks, the transposed Cholesky factor
+//	                    of the inverse of its features' correlation matrix
+//	offset     1        mean of the logarithm of an image's largest squared
+//	                    distance, over images that were not learnt from
+//	slope      1        one over its standard deviation
+func (s NormalityScale) Parameters() []Parameter {
+	d, p, b := s.Features(), s.Places, s.Blocks()
+	return []Parameter{
+		s.parameter("mean", d, p, p),
+		s.parameter("precision", d, p, p),
+		s.parameter("whitening", b*b, d, d),
+		s.parameter("offset", 1),
+		s.parameter("slope", 1),
+	}
+}
+
+// NormalityParameters are the tensors of all scales for images of that side, in
+// the order in which they are written.
+func NormalityParameters(side int) []Parameter {
+	var ps []Parameter
+	for _, s := range NormalityScales(side) {
+		ps = append(ps, s.Parameters()...)
+	}
+	return ps
+}
+
+// normalityName is what the names of these tensors look like.
+var normalityName = regexp.MustCompile(`^normality\.\d{1,3}\.(mean|precision|whitening|offset|slope)$`)
+
+// checkNormality returns ErrArchitecture, wrapped, when names and shapes are not
+// those of any such tensors, and ErrTooLarge when they have more elements than
+// are read.
+func (l Limits) checkNormality(shapes StateDict) error {
+	n := int64(0)
+	for _, t := range shapes {
+		if !normalityName.MatchString(t.Name) {
+			return fmt.Errorf("%w: %.80q among the tensors of normality, expected normality.<places>.mean and the like", ErrArchitecture, t.Name)
+		}
+		size := int64(1)
+		for _, d := range t.Shape {
+			if d < 1 || int64(d) > l.MaxParameters {
+				return fmt.Errorf("%w: %s has shape %v", ErrArchitecture, t.Name, t.Shape)
+			}
+			if size *= int64(d); n+size > l.MaxParameters {
+				return fmt.Errorf("%w: tensors of normality of more than %d elements", ErrTooLarge, l.MaxParameters)
+			}
+		}
+		n += size
+	}
+	return nil
+}
+
+// CheckNormality returns an error unless a model that decides by
+// MeasureBandMahalanobis has the tensors for it, all finite, and any other none.
+func (m *Model) CheckNormality() error {
+	if measure, _ := m.Metadata.Measure(); measure != MeasureBandMahalanobis {
+		if m.Normality != nil {
+			return fmt.Errorf("%w: tensors of normality in a model that decides by %s", ErrMetadata, measure)
+		}
+		return nil
+	}
+	if err := fitsNormality(m.Normality, m.ImageSize); err != nil {
+		return err
+	}
+	if name, ok := m.Normality.Finite(); !ok {
+		return fmt.Errorf("%w: %s has elements that are not finite numbers", ErrFormat, name)
+	}
+	return nil
+}
+
+// fitsNormality returns ErrArchitecture, wrapped, when the tensors are not those
+// of NormalityParameters for that side.
+func fitsNormality(sd StateDict, side int) error {
+	want := NormalityParameters(side)
+	if len(sd) != len(want) {
+		return fmt.Errorf("%w: %d tensors of normality, expected %d for images of %d×%d pixels", ErrArchitecture, len(sd), len(want), side, side)
+	}
+	for _, p := range want {
+		t, ok := sd.Get(p.Name)
+		if !ok {
+			return fmt.Errorf("%w: %s is missing", ErrArchitecture, p.Name)
+		}
+		if !slices.Equal(t.Shape, p.Shape) {
+			return fmt.Errorf("%w: %s has shape %v, expected %v", ErrArchitecture, p.Name, t.Shape, p.Shape)
+		}
+	}
+	return nil
+}
