@@ -92,8 +92,8 @@ func (s NormalityScale) parameter(name string, shape ...int) Parameter {
 //
 //	mean       D×P×P    of each feature
 //	precision  D×P×P    one over its standard deviation
-//	whitening  B²×D×D   for each of B×B blocks, the transposed Cholesky factor
-//	                    of the inverse of its features' correlation matrix
+//	whitening  B²×D×D   for each of B×B blocks, the inverse of the Cholesky
+//	                    factor of its features' correlation matrix
 //	offset     1        mean of the logarithm of an image's largest squared
 //	                    distance, over images that were not learnt from
 //	slope      1        one over its standard deviation

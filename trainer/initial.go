@@ -13,6 +13,7 @@ const (
 	streamWeights = iota + 1
 	streamShuffle
 	streamCalibration
+	streamNormals
 )
 
 func stream(seed int64, use uint64) *rand.Rand {

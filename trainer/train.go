@@ -29,6 +29,12 @@ const (
 	MaxImageSize     = 1024
 )
 
+// ErrFalseAlarmRate is returned when a false alarm rate is no share.
+var ErrFalseAlarmRate = errors.New("unusable false alarm rate")
+
+// DefaultFalseAlarmRate is one normal image in twenty.
+const DefaultFalseAlarmRate = 0.05
+
 // Options of a training. The zero value trains at the default level and size
 // with seed 0.
 type Options struct {
@@ -56,6 +62,9 @@ type Options struct {
 	// Stop, when closed, ends the training after the step under way: the model
 	// is the one so far, and its metadata says so.
 	Stop <-chan struct{}
+	// FalseAlarmRate is the share of normal images that may be called anomalous:
+	// the threshold is drawn for it. 0 means DefaultFalseAlarmRate.
+	FalseAlarmRate float64
 	// Progress, when set, is called after every step, from Train's goroutine.
 	Progress func(Progress)
 }
@@ -83,6 +92,12 @@ func (o Options) Settle() (Options, Level, error) {
 	}
 	if o.ImageSize == 0 {
 		o.ImageSize = DefaultImageSize
+	}
+	if o.FalseAlarmRate == 0 {
+		o.FalseAlarmRate = DefaultFalseAlarmRate
+	}
+	if !(o.FalseAlarmRate > 0 && o.FalseAlarmRate < 1) {
+		return o, Level{}, fmt.Errorf("%w: %v, expected a number between 0 and 1", ErrFalseAlarmRate, o.FalseAlarmRate)
 	}
 	if o.Limits == (Limits{}) {
 		o.Limits = DefaultLimits()
@@ -126,6 +141,10 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*mo
 		return nil, err
 	}
 	defer data.Close()
+	normal, decision, err := normality(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), o, began)
+	if err != nil {
+		return nil, err
+	}
 	arch := models.DefaultArchitecture()
 	start := InitialWeights(arch, o.Seed)
 	if o.Base != nil {
@@ -139,7 +158,9 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*mo
 		Architecture: arch,
 		Weights:      weights,
 		ImageSize:    o.ImageSize,
+		Normality:    normal,
 		Metadata: models.Metadata{
+			Decision:       decision,
 			ModelType:      models.ModelType,
 			ImageSize:      o.ImageSize,
 			TrainingLosses: fitted.losses,

@@ -1,0 +1,101 @@
+package exporter
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/network"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
+	"gorgonia.org/gorgonia"
+)
+
+// normal gives a model tensors of normality that are drawn at random.
+func normal(m *models.Model, r *rand.Rand) *models.Model {
+	m.Metadata.Decision = &models.Decision{Measure: models.MeasureBandMahalanobis, Threshold: 1}
+	m.Normality = nil
+	for _, p := range models.NormalityParameters(m.ImageSize) {
+		low, high := -1.0, 1.0
+		if len(p.Shape) == 1 {
+			low = 0.5
+		}
+		m.Normality = append(m.Normality, models.Tensor{Name: p.Name, Shape: p.Shape, Data: feed(r, p.Shape, low, high)})
+	}
+	return m
+}
+
+func TestJudgementIsThatOfGorgoniasMachine(t *testing.T) {
+	engine := orttest.Open(t)
+	for _, side := range []int{16, 32, 48, 64, 80} {
+		r := rand.New(rand.NewPCG(uint64(side), 1))
+		m := sample()
+		m.ImageSize, m.Metadata.ImageSize = side, side
+		normal(m, r)
+		const images = 2
+		f, err := network.Autoencoder(m.Architecture, images, side, side)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j, err := f.Judge()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pixels := feed(r, []int{images, 3, side, side}, 0, 1)
+		inputs := map[*gorgonia.Node][]float32{f.Image: pixels}
+		for i, n := range f.Parameters {
+			inputs[n] = m.Weights[i].Data
+		}
+		for i, n := range j.Parameters {
+			inputs[n] = m.Normality[i].Data
+		}
+		for _, fixed := range j.Filters {
+			inputs[fixed.Node] = fixed.Data
+		}
+		want := onGorgonia(t, f.Graph, inputs, gorgonia.Nodes{j.Score, f.Error, j.Map})
+
+		onnx, err := InferenceModel(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := []string{network.ErrorName, network.MSEName, network.MapName}
+		s, err := engine.NewSession(onnx, []string{network.ImageName}, names, ort.SessionOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		in, out := tensorOf(t, pixels, images, 3, side, side), []*ort.Tensor{
+			tensorOf(t, nil, images), tensorOf(t, nil, images), tensorOf(t, nil, images, side, side)}
+		if err := s.Run(t.Context(), []*ort.Tensor{in}, out); err != nil {
+			t.Fatal(err)
+		}
+		for i, name := range names {
+			for k, v := range out[i].Data() {
+				if w := want[i][k]; math.Abs(float64(v-w)) > 1e-4*math.Abs(float64(w)) {
+					t.Fatalf("%d px: %s[%d] is %v by ONNX Runtime and %v by Gorgonia", side, name, k, v, w)
+				}
+			}
+		}
+		// The score is what the map's highest place is, but for the
+		// interpolation between places.
+		highest := float32(0)
+		for _, v := range out[2].Data()[:side*side] {
+			highest = max(highest, v)
+		}
+		if score := out[0].Data()[0]; highest > score*1.0001 || highest < score/4 {
+			t.Errorf("%d px: the score is %v and the map's maximum %v", side, score, highest)
+		}
+	}
+}
+
+func tensorOf(t *testing.T, data []float32, shape ...int) *ort.Tensor {
+	t.Helper()
+	x, err := ort.NewTensor(shape...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(x.Close)
+	copy(x.Data(), data)
+	return x
+}
