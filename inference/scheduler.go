@@ -108,8 +108,18 @@ func (s *Scheduler) Work(ctx context.Context, do func() error) error {
 	return do()
 }
 
+// Task is an image to be judged.
+type Task struct {
+	Image []byte // the file
+	// Metadata replaces the model's own; nil for that.
+	Metadata *models.Metadata
+	Limits   ImageLimits
+	// Decoded is called between the image's decoding and its run; may be nil.
+	Decoded func()
+}
+
 // Detect is Detector.Detect in its turn.
-func (s *Scheduler) Detect(ctx context.Context, d *Detector, image []byte, meta *models.Metadata, lim ImageLimits) (Verdict, error) {
+func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, error) {
 	s.inside.Add(1)
 	defer s.inside.Add(-1)
 	d.errors.expect()
@@ -121,18 +131,21 @@ func (s *Scheduler) Detect(ctx context.Context, d *Detector, image []byte, meta 
 	}()
 	var pixels []byte
 	err := s.Work(ctx, func() (err error) {
-		pixels, err = Prepare(image, d.Side(), lim)
+		pixels, err = Prepare(t.Image, d.Side(), t.Limits)
 		return err
 	})
 	if err != nil {
 		return Verdict{}, err
+	}
+	if t.Decoded != nil {
+		t.Decoded()
 	}
 	expected = false
 	j := &job{ctx: ctx, image: func(dst []float32) { Normalize(dst, pixels) }}
 	if err := s.wait(d, &d.errors, alone, []*job{j}); err != nil {
 		return Verdict{}, err
 	}
-	return d.Judge(float64(j.mse), meta), nil
+	return d.Judge(float64(j.mse), t.Metadata), nil
 }
 
 // Infer computes images that are prepared already, in their turn: n·3·side·side

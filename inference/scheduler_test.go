@@ -214,13 +214,13 @@ func TestSchedulerJudgesAsTheDetectorDoes(t *testing.T) {
 			var group sync.WaitGroup
 			for range 12 {
 				group.Go(func() {
-					got, err := s.Detect(t.Context(), d, image, nil, DefaultImageLimits())
+					got, err := s.Detect(t.Context(), d, Task{Image: image, Limits: DefaultImageLimits()})
 					if err != nil || got.ReconstructionError != want.ReconstructionError || got.IsAnomaly != want.IsAnomaly {
 						t.Errorf("%+v, %d threads: %+v, %v, expected %+v", o, threads, got, err, want)
 					}
 				})
 			}
-			if _, err := s.Detect(t.Context(), d, []byte("prose"), nil, DefaultImageLimits()); !errors.Is(err, ErrImage) {
+			if _, err := s.Detect(t.Context(), d, Task{Image: []byte("prose"), Limits: DefaultImageLimits()}); !errors.Is(err, ErrImage) {
 				t.Errorf("prose gives %v", err)
 			}
 			group.Wait()

@@ -107,7 +107,7 @@ func (s *Server) judge(c *fiber.Ctx, f *form, get func(context.Context) (*infere
 	defer release()
 	images := f.lists["imageFile"]
 	if len(images) == 1 {
-		v, err := s.schedule.Detect(ctx, d, images[0].data, meta, s.options.Images)
+		v, err := s.schedule.Detect(ctx, d, inference.Task{Image: images[0].data, Metadata: meta, Limits: s.options.Images})
 		if err != nil {
 			return s.closing(err)
 		}
@@ -118,7 +118,7 @@ func (s *Server) judge(c *fiber.Ctx, f *form, get func(context.Context) (*infere
 	for i, image := range images {
 		group.Go(func() error {
 			list[i].File = image.file
-			v, err := s.schedule.Detect(ctx, d, image.data, meta, s.options.Images)
+			v, err := s.schedule.Detect(ctx, d, inference.Task{Image: image.data, Metadata: meta, Limits: s.options.Images})
 			switch {
 			case errors.Is(err, inference.ErrImage), errors.Is(err, inference.ErrImageTooLarge):
 				list[i].Error = sentence(err)

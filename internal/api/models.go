@@ -224,6 +224,10 @@ func (s *Server) detectByName(c *fiber.Ctx) error {
 	return s.judge(c, f, func(ctx context.Context) (*inference.Detector, func(), error) { return s.named(ctx, name) })
 }
 
+// mostChanges bounds how often a request looks for a model again that is replaced
+// each time.
+const mostChanges = 10
+
 // named gives the detector of a stored model. One that is deleted or replaced
 // meanwhile goes on until it is released.
 func (s *Server) named(ctx context.Context, name string) (*inference.Detector, func(), error) {
@@ -240,7 +244,7 @@ func (s *Server) named(ctx context.Context, name string) (*inference.Detector, f
 			return s.read(file)
 		})
 		// Replaced between the look at the registry and at the disk.
-		if errors.Is(err, registry.ErrChanged) && try == 0 {
+		if errors.Is(err, registry.ErrChanged) && try < mostChanges {
 			continue
 		}
 		return d, release, err

@@ -140,6 +140,12 @@ func (r *Registry) Delete(name string) error {
 // another by now.
 func (r *Registry) Bytes(e Entry) ([]byte, error) {
 	data, err := r.bytes(e.file)
+	if errors.Is(err, fs.ErrNotExist) || (err == nil && models.Identity(data) != e.SHA256) {
+		// Who changes it has changed the file first: the entry comes with the
+		// lock's release.
+		r.writing.Lock()
+		defer r.writing.Unlock()
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: the file of %s is gone", ErrChanged, e.Name)

@@ -132,8 +132,14 @@ func Open(dir string, limits models.Limits, most int, log *slog.Logger) (*Regist
 	return r, nil
 }
 
-// Close gives the folder free for another process.
-func (r *Registry) Close() error { return r.lock.Close() }
+// Close gives the folder free for another process. It may be called more than
+// once.
+func (r *Registry) Close() error {
+	if err := r.lock.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
 
 func (r *Registry) scan() error {
 	list, err := os.ReadDir(r.dir)
