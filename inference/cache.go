@@ -1,146 +1,223 @@
 package inference
 
 import (
-	"container/list"
 	"context"
-	"errors"
+	"fmt"
+	"math"
+	"runtime/debug"
 	"sync"
 
-	"github.com/deepmed/anomaly/internal/ort"
-	"github.com/deepmed/anomaly/models"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"golang.org/x/sync/singleflight"
 )
 
 // Cache keeps the models of recent requests loaded, known by the SHA-256 of
-// their bytes, so that a model is read and made a session once. Several
+// their bytes, so that a model is read and made a session once. It is bounded by
+// the memory that the models take; the least recently used leave first. Several
 // goroutines may use it at once.
 type Cache struct {
-	engine *ort.Engine
-	limits models.Limits
-	size   int
+	limit   int64
+	loading singleflight.Group
 
 	mu      sync.Mutex
-	entries map[string]*list.Element // of *cached
-	recent  *list.List               // the most recently used in front
+	entries *simplelru.LRU[string, *cached]
+	stats   CacheStats
+	closed  bool
 }
 
-// cached is a model in the cache, or on its way into it.
+// CacheStats are figures of a cache. Those that count never fall.
+type CacheStats struct {
+	Models int   // in the cache
+	Bytes  int64 // what they take, by Detector.Bytes
+	// Leaving is the number of models that left while in use, and are closed
+	// when their last user is done.
+	Leaving int
+	// Hits and Misses count what Get was asked for, Evictions the models that
+	// left to make room.
+	Hits, Misses, Evictions int64
+}
+
+// cached is a model in the cache, or one that left it while in use.
 type cached struct {
 	key      string
-	ready    chan struct{} // closed once detector and err are set
 	detector *Detector
-	err      error
+	bytes    int64
 	users    int
-	evicted  bool
+	left     bool
 }
 
-// NewCache keeps at most size models, each read within the limits. It must be
-// closed.
-func NewCache(engine *ort.Engine, size int, limits models.Limits) *Cache {
-	return &Cache{engine: engine, limits: limits, size: max(size, 1), entries: map[string]*list.Element{}, recent: list.New()}
-}
-
-// Get gives the detector of a model file's bytes, reading the model when it is
-// not loaded; of several that ask for the same one at once, one reads it. The
-// detector is the caller's until release is called. It returns the errors of
-// models.Read and NewDetector.
-func (c *Cache) Get(ctx context.Context, model []byte) (d *Detector, release func(), err error) {
-	key := models.Identity(model)
-	c.mu.Lock()
-	var e *cached
-	if el, ok := c.entries[key]; ok {
-		e = el.Value.(*cached)
-		e.users++
-		c.recent.MoveToFront(el)
-		c.mu.Unlock()
-	} else {
-		e = &cached{key: key, ready: make(chan struct{}), users: 1}
-		c.entries[key] = c.recent.PushFront(e)
-		c.evict()
-		c.mu.Unlock()
-		c.fill(e, model)
-	}
-	select {
-	case <-e.ready:
-	case <-ctx.Done():
-		c.release(e)
-		return nil, nil, context.Cause(ctx)
-	}
-	if e.err != nil {
-		c.drop(e)
-		return nil, nil, e.err
-	}
-	return e.detector, sync.OnceFunc(func() { c.release(e) }), nil
-}
-
-// errUnfinished is what waiters get when loading ended in a panic.
-var errUnfinished = errors.New("inference: loading the model did not finish")
-
-// fill loads an entry's model and wakes who waits for it, whatever happens.
-func (c *Cache) fill(e *cached, model []byte) {
-	defer close(e.ready)
-	e.err = errUnfinished
-	e.detector, e.err = c.load(model)
-}
-
-func (c *Cache) load(model []byte) (*Detector, error) {
-	m, err := models.Read(model, c.limits)
+// NewCache keeps models of at most so many bytes in all, and at least one. It
+// must be closed.
+func NewCache(limit int64) *Cache {
+	entries, err := simplelru.NewLRU[string, *cached](math.MaxInt, nil) // bounded by bytes, not by number
 	if err != nil {
-		return nil, err
+		panic(err) // only for a size below 1
 	}
-	return NewDetector(c.engine, m, 0)
+	return &Cache{limit: limit, entries: entries}
 }
 
-// evict takes the least recently used models out of the cache until it is
-// within its size. One in use is closed when its last user releases it. The
-// caller holds mu.
-func (c *Cache) evict() {
-	for c.recent.Len() > c.size {
-		c.remove(c.recent.Back())
+// Get gives the detector of a model, known by the SHA-256 of its file, calling
+// load when it is not in the cache; of several that ask for the same one at once,
+// one calls it. The detector is the caller's until release is called. It returns
+// load's error, the context's cause when that ends first, and ErrClosed. A load
+// that was begun goes on for the others when its caller leaves.
+func (c *Cache) Get(ctx context.Context, sha256 string, load func() (*Detector, error)) (d *Detector, release func(), err error) {
+	counted := false
+	for {
+		e, err := c.lease(sha256, &counted)
+		if err != nil {
+			return nil, nil, err
+		}
+		if e != nil {
+			return e.detector, sync.OnceFunc(func() { c.release(e) }), nil
+		}
+		loaded := c.loading.DoChan(sha256, func() (any, error) { return nil, c.fill(sha256, load) })
+		select {
+		case r := <-loaded:
+			if r.Err != nil {
+				return nil, nil, r.Err
+			}
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+		// It is in the cache now, unless others have pushed it out again.
 	}
 }
 
-// remove takes an entry out of the cache. The caller holds mu.
-func (c *Cache) remove(el *list.Element) {
-	e := c.recent.Remove(el).(*cached)
-	delete(c.entries, e.key)
-	e.evicted = true
-	if e.users == 0 && e.detector != nil {
-		e.detector.Close()
-	}
-}
-
-// drop takes a model that could not be read out of the cache, so that it is not
-// counted against those that could.
-func (c *Cache) drop(e *cached) {
+// lease takes a model of the cache into use; nil when it is not there.
+func (c *Cache) lease(key string, counted *bool) (*cached, error) {
 	c.mu.Lock()
-	if el, ok := c.entries[e.key]; ok && el.Value == any(e) {
-		c.remove(el)
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
+	e, ok := c.entries.Get(key)
+	if ok {
+		e.users++
+	}
+	if !*counted {
+		*counted = true
+		if ok {
+			c.stats.Hits++
+		} else {
+			c.stats.Misses++
+		}
+	}
+	return e, nil
+}
+
+// fill loads a model into the cache. A panic becomes an error: it would end the
+// process in the goroutine that loads.
+func (c *Cache) fill(key string, load func() (*Detector, error)) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("inference: loading the model panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	if c.has(key) {
+		return nil // loaded between the caller's look and now
+	}
+	d, err := load()
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		d.Close()
+		return ErrClosed
+	}
+	e := &cached{key: key, detector: d, bytes: d.Bytes()}
+	c.entries.Add(key, e)
+	c.stats.Bytes += e.bytes
+	closing := c.evict()
+	c.mu.Unlock()
+	closeAll(closing)
+	return nil
+}
+
+func (c *Cache) has(key string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.entries.Contains(key)
+}
+
+// evict takes the least recently used models out until the others are within
+// the limit, and gives those that nobody uses, to be closed. The most recent one
+// stays. The caller holds mu.
+func (c *Cache) evict() (closing []*Detector) {
+	for c.stats.Bytes > c.limit && c.entries.Len() > 1 {
+		_, e, _ := c.entries.RemoveOldest()
+		c.stats.Evictions++
+		closing = c.leave(e, closing)
+	}
+	return closing
+}
+
+// leave notes that an entry is out of the cache. The caller holds mu.
+func (c *Cache) leave(e *cached, closing []*Detector) []*Detector {
+	e.left = true
+	c.stats.Bytes -= e.bytes
+	if e.users == 0 {
+		return append(closing, e.detector)
+	}
+	c.stats.Leaving++
+	return closing
+}
+
+// release ends a use, and counts what the detector has come to take: it makes
+// sessions as they are needed.
+func (c *Cache) release(e *cached) {
+	bytes := e.detector.Bytes()
+	c.mu.Lock()
+	var closing []*Detector
+	e.users--
+	switch {
+	case !e.left:
+		c.stats.Bytes += bytes - e.bytes
+		e.bytes = bytes
+		closing = c.evict()
+	case e.users == 0:
+		c.stats.Leaving--
+		closing = []*Detector{e.detector}
 	}
 	c.mu.Unlock()
-	c.release(e)
+	closeAll(closing)
 }
 
-func (c *Cache) release(e *cached) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e.users--
-	if e.users == 0 && e.evicted && e.detector != nil {
-		e.detector.Close()
+// closeAll closes detectors; without mu, because that waits for their runs.
+func closeAll(detectors []*Detector) {
+	for _, d := range detectors {
+		d.Close()
 	}
 }
 
-// Len is the number of models in the cache.
-func (c *Cache) Len() int {
+// Stats are the cache's figures at the moment.
+func (c *Cache) Stats() CacheStats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.recent.Len()
+	s := c.stats
+	s.Models = c.entries.Len()
+	return s
 }
 
-// Close empties the cache. Models in use are closed when they are released.
+// Room is how many bytes models may still take before one must leave.
+func (c *Cache) Room() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.limit - c.stats.Bytes
+}
+
+// Close empties the cache for good. Models in use are closed when they are
+// released.
 func (c *Cache) Close() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.recent.Len() > 0 {
-		c.remove(c.recent.Back())
+	c.closed = true
+	var closing []*Detector
+	for c.entries.Len() > 0 {
+		_, e, _ := c.entries.RemoveOldest()
+		closing = c.leave(e, closing)
 	}
+	c.mu.Unlock()
+	closeAll(closing)
 }

@@ -7,12 +7,11 @@ import (
 	"sync"
 
 	"github.com/deepmed/anomaly/exporter"
-	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 )
 
-// ErrClosed is returned by a Detector that was closed.
+// ErrClosed is returned by a Detector or a Cache that was closed.
 var ErrClosed = errors.New("inference: the detector is closed")
 
 // Verdict is what is said of an image. Its JSON is the contract's answer of
@@ -36,34 +35,29 @@ type Verdict struct {
 // once. It must be closed.
 type Detector struct {
 	model   *models.Model
-	session *ort.Session
-	full    *ort.Session // also gives the reconstruction; made when first asked for
 	engine  *ort.Engine
-	onnx    []byte
 	threads int
-	memory  sync.Pool // *buffers
 
-	closing sync.RWMutex // held for reading by every run
-	closed  bool
-	once    sync.Mutex
+	closing  sync.RWMutex // held for reading by every run
+	closed   bool
+	making   sync.Mutex // guards sessions
+	sessions [kinds]*ort.Session
+
+	keeping sync.Mutex // guards idle
+	idle    []*buffers
+
+	errors, rebuilds queue // of a Scheduler's jobs
 }
-
-// buffers is the memory of one run.
-type buffers struct{ image, errors *ort.Tensor }
 
 // NewDetector lowers the model to ONNX and makes a session of it. One image is
 // computed by so many threads; 0 means all of the engine's, which judges a
 // single image soonest. Where many images are judged at once, 1 judges the most.
 func NewDetector(engine *ort.Engine, m *models.Model, threads int) (*Detector, error) {
-	onnx, err := exporter.InferenceModel(m)
-	if err != nil {
+	d := &Detector{model: m, engine: engine, threads: threads}
+	if _, err := d.session(alone); err != nil {
 		return nil, err
 	}
-	session, err := engine.NewSession(onnx, []string{network.ImageName}, []string{network.ErrorName}, ort.SessionOptions{Threads: threads})
-	if err != nil {
-		return nil, err
-	}
-	return &Detector{model: m, session: session, engine: engine, onnx: onnx, threads: threads}, nil
+	return d, nil
 }
 
 // Model is the model the detector judges by.
@@ -72,21 +66,19 @@ func (d *Detector) Model() *models.Model { return d.model }
 // Side is the side of the square image that the network sees, in pixels.
 func (d *Detector) Side() int { return d.model.ImageSize }
 
-// Close gives the session back once the runs under way have ended. It may be
+// Close gives the sessions back once the runs under way have ended. It may be
 // called more than once.
 func (d *Detector) Close() {
 	d.closing.Lock()
 	defer d.closing.Unlock()
 	d.closed = true
-	d.session.Close()
-	d.full.Close()
-	for {
-		b, ok := d.memory.Get().(*buffers)
-		if !ok {
-			return
-		}
+	for _, s := range d.sessions {
+		s.Close()
+	}
+	for _, b := range d.idle {
 		b.close()
 	}
+	d.idle = nil
 }
 
 // Detect prepares an image file's bytes and judges it by the model's own
@@ -125,82 +117,37 @@ func (d *Detector) Judge(mse float64, meta *models.Metadata) Verdict {
 // MSE is the mean squared error between a prepared image (side×side×3 bytes)
 // and its reconstruction, in 0…1².
 func (d *Detector) MSE(ctx context.Context, pixels []byte) (float64, error) {
-	d.closing.RLock()
-	defer d.closing.RUnlock()
-	if d.closed {
-		return 0, ErrClosed
-	}
-	b, err := d.buffers()
-	if err != nil {
+	if err := d.fits(pixels); err != nil {
 		return 0, err
 	}
-	defer d.memory.Put(b)
-	if len(pixels) != len(b.image.Data()) {
-		return 0, fmt.Errorf("inference: %d bytes for an image of %d×%d pixels", len(pixels), d.Side(), d.Side())
-	}
-	Normalize(b.image.Data(), pixels)
-	if err := d.session.Run(ctx, []*ort.Tensor{b.image}, []*ort.Tensor{b.errors}); err != nil {
-		return 0, err
-	}
-	return float64(b.errors.Data()[0]), nil
+	j := job{image: func(dst []float32) { Normalize(dst, pixels) }}
+	err := d.run(ctx, alone, []*job{&j})
+	return float64(j.mse), err
 }
 
 // Reconstruct gives what the network makes of a prepared image, in the same
 // layout.
 func (d *Detector) Reconstruct(ctx context.Context, pixels []byte) ([]byte, error) {
-	d.closing.RLock()
-	defer d.closing.RUnlock()
-	if d.closed {
-		return nil, ErrClosed
-	}
-	session, err := d.reconstructing()
-	if err != nil {
+	if err := d.fits(pixels); err != nil {
 		return nil, err
 	}
-	b, err := d.buffers()
-	if err != nil {
+	j := job{image: func(dst []float32) { Normalize(dst, pixels) }, rebuilt: make([]float32, len(pixels))}
+	if err := d.run(ctx, rebuilding, []*job{&j}); err != nil {
 		return nil, err
 	}
-	defer d.memory.Put(b)
-	out, err := ort.NewTensor(b.image.Shape()...)
-	if err != nil {
-		return nil, err
-	}
-	defer out.Close()
-	Normalize(b.image.Data(), pixels)
-	if err := session.Run(ctx, []*ort.Tensor{b.image}, []*ort.Tensor{out}); err != nil {
-		return nil, err
-	}
-	return quantize(out.Data()), nil
+	return quantize(j.rebuilt), nil
 }
 
-func (d *Detector) reconstructing() (*ort.Session, error) {
-	d.once.Lock()
-	defer d.once.Unlock()
-	var err error
-	if d.full == nil {
-		d.full, err = d.engine.NewSession(d.onnx, []string{network.ImageName}, []string{network.ReconstructionName}, ort.SessionOptions{Threads: d.threads})
+func (d *Detector) fits(pixels []byte) error {
+	if len(pixels) != d.floats() {
+		return fmt.Errorf("inference: %d bytes for an image of %d×%d pixels", len(pixels), d.Side(), d.Side())
 	}
-	return d.full, err
+	return nil
 }
 
-func (d *Detector) buffers() (*buffers, error) {
-	if b, ok := d.memory.Get().(*buffers); ok {
-		return b, nil
-	}
-	image, err := ort.NewTensor(1, models.InputChannels, d.Side(), d.Side())
-	if err != nil {
-		return nil, err
-	}
-	errors, err := ort.NewTensor(1)
-	if err != nil {
-		image.Close()
-		return nil, err
-	}
-	return &buffers{image, errors}, nil
-}
+// floats is the number of values in one image.
+func (d *Detector) floats() int { return models.InputChannels * d.Side() * d.Side() }
 
-func (b *buffers) close() {
-	b.image.Close()
-	b.errors.Close()
-}
+// export is the model as ONNX: made anew for each session, because it is as
+// large as the weights it is made of.
+func (d *Detector) export() ([]byte, error) { return exporter.InferenceModel(d.model) }

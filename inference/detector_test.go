@@ -10,7 +10,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -114,82 +113,6 @@ func TestPictureShowsThreeViews(t *testing.T) {
 	if byte(r>>8) != pixels[i] || byte(g>>8) != pixels[i+1] || byte(b>>8) != pixels[i+2] {
 		t.Errorf("the picture has %d %d %d where the image has %v", r>>8, g>>8, b>>8, pixels[i:i+3])
 	}
-}
-
-func TestCacheKeepsTheMostRecentAndNeverClosesOneInUse(t *testing.T) {
-	files := modelFiles(t, 3)
-	c := NewCache(orttest.Open(t), 2, models.DefaultLimits())
-	defer c.Close()
-	get := func(i int) (*Detector, func()) {
-		t.Helper()
-		d, release, err := c.Get(t.Context(), files[i])
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d, release
-	}
-	first, releaseFirst := get(0)
-	if again, release := get(0); again != first {
-		t.Error("one model is loaded twice")
-	} else {
-		release()
-	}
-	_, release := get(1)
-	release()
-	_, release = get(2) // the first is the least recently used now, and leaves
-	release()
-	if c.Len() != 2 {
-		t.Errorf("%d models are kept", c.Len())
-	}
-	if _, err := first.Detect(t.Context(), tile(t), nil, DefaultImageLimits()); err != nil {
-		t.Errorf("a model in use was closed: %v", err)
-	}
-	releaseFirst()
-	if _, err := first.Detect(t.Context(), tile(t), nil, DefaultImageLimits()); !errors.Is(err, ErrClosed) {
-		t.Errorf("a model that left is open still: %v", err)
-	}
-	if d, release := get(0); d == first {
-		t.Error("a closed model is given out")
-	} else {
-		release()
-	}
-}
-
-func TestCacheForgetsWhatItCannotRead(t *testing.T) {
-	c := NewCache(orttest.Open(t), 2, models.DefaultLimits())
-	defer c.Close()
-	for range 3 {
-		if _, _, err := c.Get(t.Context(), []byte("prose")); !errors.Is(err, models.ErrFormat) {
-			t.Errorf("%v", err)
-		}
-	}
-	if c.Len() != 0 {
-		t.Errorf("%d models are kept", c.Len())
-	}
-}
-
-func TestCacheServesManyAtOnce(t *testing.T) {
-	files := modelFiles(t, 3)
-	c := NewCache(orttest.Open(t), 1, models.DefaultLimits())
-	defer c.Close()
-	image := tile(t)
-	var group sync.WaitGroup
-	for i := range 6 {
-		group.Go(func() {
-			for j := range 4 {
-				d, release, err := c.Get(t.Context(), files[(i+j)%3])
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if _, err := d.Detect(t.Context(), image, nil, DefaultImageLimits()); err != nil {
-					t.Error(err)
-				}
-				release()
-			}
-		})
-	}
-	group.Wait()
 }
 
 func BenchmarkDetect(b *testing.B) {

@@ -184,8 +184,11 @@ func TestREADMENamesEveryFlagLevelAndLimit(t *testing.T) {
 	must("images of a training", "| "+gi(o.Dataset.PreparedBytes)+" | `--max-dataset` |")
 	must("images in memory", "| "+mi(o.Dataset.MemoryBytes)+" | `--dataset-memory` |")
 	must("trainings", fmt.Sprintf("| 1; %d | `--waiting-trainings` |", o.WaitingTrainings))
-	must("detections", fmt.Sprintf("| one for each thread; %d |", o.WaitingDetections))
-	must("models", fmt.Sprintf("| %d | `--cached-models` |", o.CachedModels))
+	must("detections", fmt.Sprintf("| eight for each thread; %d |", o.WaitingDetections))
+	must("models", "| "+mi(o.CacheBytes)+" | `--model-cache` |")
+	must("stored models", "| "+thousands(int64(o.StoredModels))+" | `--max-models` |")
+	must("images of a request", "| "+mi(o.RequestImages)+" | `--max-images` |")
+	must("batches", fmt.Sprintf("by provider and image size; %v | `--batch-size`, `--batch-delay` |", o.Batch.Delay))
 	must("sizes", fmt.Sprintf("a multiple of 16 from %d to %d | %d |", trainer.MinImageSize, trainer.MaxImageSize, trainer.DefaultImageSize))
 }
 

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/gofiber/fiber/v2"
@@ -38,8 +39,8 @@ var (
 	errNoSpace       = &problem{fiber.StatusServiceUnavailable, "The service has no disk space left for this, try again later or send less"}
 	errShuttingDown  = &problem{fiber.StatusServiceUnavailable, "The service is shutting down, try again in a moment"}
 	errClientGone    = &problem{499, "The client closed the connection"}
-	errNotFound      = &problem{fiber.StatusNotFound, "There is no such endpoint: use GET /health, POST /train or POST /detect"}
-	errNotAllowed    = &problem{fiber.StatusMethodNotAllowed, "This endpoint does not take that method: use GET /health, POST /train or POST /detect"}
+	errNotFound      = &problem{fiber.StatusNotFound, "There is no such endpoint: use GET /health, POST /train, POST /detect or GET /models"}
+	errNotAllowed    = &problem{fiber.StatusMethodNotAllowed, "This endpoint does not take that method: use GET /health, POST /train, POST /detect or GET /models"}
 	errUploadTooLong = &problem{fiber.StatusRequestEntityTooLarge, "The upload is too large"}
 )
 
@@ -58,6 +59,11 @@ var callerErrors = []struct {
 	{trainer.ErrNotZip, fiber.StatusUnprocessableEntity},
 	{inference.ErrImageTooLarge, fiber.StatusRequestEntityTooLarge},
 	{inference.ErrImage, fiber.StatusUnprocessableEntity},
+	{registry.ErrName, fiber.StatusBadRequest},
+	{registry.ErrUnknown, fiber.StatusNotFound},
+	{registry.ErrBroken, fiber.StatusUnprocessableEntity},
+	{registry.ErrChanged, fiber.StatusConflict},
+	{registry.ErrFull, fiber.StatusConflict},
 	{models.ErrTooLarge, fiber.StatusRequestEntityTooLarge},
 	{models.ErrUnsafe, fiber.StatusUnprocessableEntity},
 	{models.ErrArchitecture, fiber.StatusUnprocessableEntity},

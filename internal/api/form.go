@@ -3,6 +3,8 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"mime/multipart"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -21,6 +24,17 @@ type field struct {
 	limit int64
 	// spool puts it into a temporary file instead of memory.
 	spool bool
+	// hash takes its SHA-256 while it comes in.
+	hash bool
+	// many keeps all parts of the name, of this many bytes together at most; 0
+	// keeps the first.
+	many int64
+}
+
+// upload is one of many parts of a name.
+type upload struct {
+	file string // the file name that came with it, may be empty
+	data []byte
 }
 
 // form is a multipart form that was read: parts by name, each the first of its
@@ -28,6 +42,11 @@ type field struct {
 type form struct {
 	memory map[string][]byte
 	files  map[string]*os.File
+	lists  map[string][]upload
+	sums   map[string]string // SHA-256 in hexadecimal
+	// borrowed are the buffers of memory, by part; those of spare go back.
+	borrowed map[string]*bytes.Buffer
+	spare    []string
 	// length is how much of the body is left, by the request's own account:
 	// a hint for memory, not a promise.
 	length int64
@@ -39,7 +58,20 @@ func (f *form) Close() {
 		file.Close()
 		os.Remove(file.Name())
 	}
+	for _, name := range f.spare {
+		if b := f.borrowed[name]; b != nil && b.Cap() <= largestGuess {
+			b.Reset()
+			buffers.Put(b)
+		}
+	}
 }
+
+// buffers are those of parts whose bytes nobody kept: a model that is sent again
+// and again would be several megabytes of garbage each time.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// unused says that nobody keeps a part's bytes when the form is closed.
+func (f *form) unused(name string) { f.spare = append(f.spare, name) }
 
 // text is a part as text; empty when it was not sent.
 func (f *form) text(name string) string { return string(bytes.TrimSpace(f.memory[name])) }
@@ -66,7 +98,8 @@ func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) 
 	if params["boundary"] == "" {
 		return nil, s.refuse(c, body, errBadForm)
 	}
-	f := &form{memory: map[string][]byte{}, files: map[string]*os.File{}, length: int64(c.Request().Header.ContentLength())}
+	f := &form{memory: map[string][]byte{}, files: map[string]*os.File{}, lists: map[string][]upload{},
+		sums: map[string]string{}, borrowed: map[string]*bytes.Buffer{}, length: int64(c.Request().Header.ContentLength())}
 	// The multipart reader takes 4 KiB at a time; a model is a thousand times that.
 	buffered := bufio.NewReaderSize(body, readAhead)
 	if err := f.read(multipart.NewReader(buffered, params["boundary"]), fields, s.options.TempDir); err != nil {
@@ -100,22 +133,57 @@ func (f *form) read(r *multipart.Reader, fields map[string]field, tempDir string
 			_, err = io.Copy(io.Discard, part)
 		case known.spool:
 			err = f.spool(name, part, known.limit, tempDir)
+		case known.many > 0:
+			err = f.append(name, part, known)
 		default:
-			var data bytes.Buffer
-			if f.length > 0 {
-				data.Grow(int(min(f.length, known.limit, largestGuess)) + bytes.MinRead)
-			}
-			if _, err = data.ReadFrom(io.LimitReader(part, known.limit+1)); err == nil {
-				err = within(name, int64(data.Len()), known.limit)
-			}
-			f.length -= int64(data.Len())
-			f.memory[name] = data.Bytes()
+			err = f.keep(name, part, known)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return badRequest(fmt.Sprintf("The form has more than %d parts", maxParts))
+}
+
+// keep reads a part into memory.
+func (f *form) keep(name string, part io.Reader, known field) error {
+	data := buffers.Get().(*bytes.Buffer)
+	if f.length > 0 {
+		data.Grow(int(min(f.length, known.limit, largestGuess)) + bytes.MinRead)
+	}
+	r := io.LimitReader(part, known.limit+1)
+	sum := sha256.New()
+	if known.hash {
+		r = io.TeeReader(r, sum)
+	}
+	_, err := data.ReadFrom(r)
+	f.length -= int64(data.Len())
+	f.memory[name], f.borrowed[name] = data.Bytes(), data
+	if err != nil {
+		return err
+	}
+	if known.hash {
+		f.sums[name] = hex.EncodeToString(sum.Sum(nil))
+	}
+	return within(name, int64(data.Len()), known.limit)
+}
+
+// append reads one of several parts into memory.
+func (f *form) append(name string, part *multipart.Part, known field) error {
+	before := int64(0)
+	for _, u := range f.lists[name] {
+		before += int64(len(u.data))
+	}
+	data, err := io.ReadAll(io.LimitReader(part, min(known.limit, known.many-before)+1))
+	if err != nil {
+		return err
+	}
+	f.length -= int64(len(data))
+	f.lists[name] = append(f.lists[name], upload{part.FileName(), data})
+	if err := within(name, int64(len(data)), known.limit); err != nil {
+		return err
+	}
+	return within("All of "+name, before+int64(len(data)), known.many)
 }
 
 func (f *form) spool(name string, part io.Reader, limit int64, tempDir string) error {

@@ -3,14 +3,12 @@ package api
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
-	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/gofiber/fiber/v2"
@@ -26,7 +24,7 @@ func (s *Server) health(c *fiber.Ctx) error {
 		"execution_provider_reason": reason,
 		"onnxruntime":               version,
 		"threads":                   s.engine.Threads(),
-		"loaded_models":             s.cache.Len(),
+		"loaded_models":             s.cache.Stats().Models,
 	})
 }
 
@@ -155,56 +153,4 @@ func number(text string, otherwise int, wrong error) (int, error) {
 		return 0, fmt.Errorf("%w, got %.40q", wrong, text)
 	}
 	return n, nil
-}
-
-// detect answers POST /detect: the verdict on one image.
-func (s *Server) detect(c *fiber.Ctx) error {
-	if s.draining.Load() {
-		return errShuttingDown
-	}
-	f, err := s.readForm(c, map[string]field{
-		"modelFile":    {limit: s.options.Models.MaxBytes},
-		"imageFile":    {limit: s.options.Images.MaxBytes},
-		"metadataFile": {limit: models.MaxMetadataBytes},
-	})
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	model, image := f.memory["modelFile"], f.memory["imageFile"]
-	if len(model) == 0 || len(image) == 0 {
-		return errNoModelImage
-	}
-	var meta *models.Metadata
-	if data := f.memory["metadataFile"]; len(bytes.TrimSpace(data)) > 0 {
-		m, err := models.ParseMetadata(data)
-		if err != nil {
-			return err
-		}
-		meta = &m
-	}
-	ctx, done := whileConnected(s.base, c.Context().Conn())
-	defer done()
-	verdict, err := s.judge(ctx, model, image, meta)
-	if err != nil {
-		return err
-	}
-	return c.JSON(verdict)
-}
-
-func (s *Server) judge(ctx context.Context, model, image []byte, meta *models.Metadata) (inference.Verdict, error) {
-	if err := s.running.enter(ctx); err != nil {
-		return inference.Verdict{}, err
-	}
-	defer s.running.leave()
-	d, release, err := s.cache.Get(ctx, model)
-	if err != nil {
-		return inference.Verdict{}, err
-	}
-	defer release()
-	verdict, err := d.Detect(ctx, image, meta, s.options.Images)
-	if errors.Is(err, inference.ErrClosed) && s.draining.Load() {
-		err = errShuttingDown
-	}
-	return verdict, err
 }

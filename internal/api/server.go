@@ -10,11 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/gofiber/fiber/v2"
@@ -37,8 +39,17 @@ type Options struct {
 	Models  models.Limits
 	Images  inference.ImageLimits
 	Dataset trainer.Limits
-	// CachedModels is how many models stay loaded.
-	CachedModels int
+	// CacheBytes is how much memory loaded models may take.
+	CacheBytes int64
+	// Batch says how images of one model run together.
+	Batch inference.BatchOptions
+	// RequestImages is how many bytes the images, or tensors, of one request
+	// may have in all.
+	RequestImages int64
+	// ModelsDir is the folder of the models that have names; empty for none.
+	// StoredModels is how many it may hold.
+	ModelsDir    string
+	StoredModels int
 	// WaitingTrainings is how many trainings may wait behind the one that
 	// runs; WaitingDetections how many images.
 	WaitingTrainings  int
@@ -59,7 +70,10 @@ func DefaultOptions() Options {
 		Models:            models.DefaultLimits(),
 		Images:            inference.DefaultImageLimits(),
 		Dataset:           trainer.DefaultLimits(),
-		CachedModels:      16,
+		CacheBytes:        256 << 20,
+		Batch:             inference.BatchOptions{Delay: inference.MaxBatchDelay},
+		RequestImages:     128 << 20,
+		StoredModels:      1000,
 		WaitingTrainings:  4,
 		WaitingDetections: 256,
 	}
@@ -71,6 +85,9 @@ const (
 	maxHeaderBytes = 16 << 10
 	// prefetch is how much of a body is read before its handler starts.
 	prefetch = 64 << 10
+	// detectionsPerThread are let in at once for each thread: enough to be
+	// decoded, to wait for each other's batch, and to be computed.
+	detectionsPerThread = 8
 	// slowestAnswer is how long a client may take to read its answer.
 	slowestAnswer = 5 * time.Minute
 )
@@ -82,6 +99,9 @@ type Server struct {
 	options  Options
 	app      *fiber.App
 	cache    *inference.Cache
+	schedule *inference.Scheduler
+	registry *registry.Registry // nil without a folder
+	loading  sync.WaitGroup     // of the registry's models
 	training *gate
 	running  *gate // detections
 	// base ends when what still runs must be cancelled.
@@ -99,11 +119,14 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	o.TempDir = dir
 	s := &Server{
 		engine: engine, log: log, options: o,
-		cache:    inference.NewCache(engine, o.CachedModels, o.Models),
 		training: newGate(1, o.WaitingTrainings),
-		running:  newGate(max(engine.Threads(), 1), o.WaitingDetections),
+		running:  newGate(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
 	}
 	s.base, s.cancel = context.WithCancelCause(context.Background())
+	if err := s.openModels(); err != nil {
+		s.cancel(err)
+		return nil, errors.Join(err, os.Remove(dir))
+	}
 	s.app = fiber.New(fiber.Config{
 		AppName:                      ServiceName,
 		DisableStartupMessage:        true,
@@ -123,6 +146,8 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.app.Get("/health", s.health)
 	s.app.Post("/train", s.train)
 	s.app.Post("/detect", s.detect)
+	s.routeModels()
+	s.routeInference()
 	return s, nil
 }
 
@@ -138,7 +163,11 @@ func (s *Server) Shutdown(grace time.Duration) error {
 	const afterCancel = 5 * time.Second
 	err := s.app.ShutdownWithTimeout(grace + afterCancel)
 	s.cancel(errShuttingDown)
+	s.loading.Wait()
 	s.cache.Close()
+	if s.registry != nil {
+		err = errors.Join(err, s.registry.Close())
+	}
 	return errors.Join(err, os.RemoveAll(filepath.Clean(s.options.TempDir)))
 }
 

@@ -120,7 +120,10 @@ func wrongRequests(t *testing.T) []wrong {
 		{name: "DELETE /health", method: http.MethodDelete, path: "/health", status: 405, says: "GET /health"},
 		{name: "POST /", method: post, path: "/", kind: "text/plain", body: prose, status: 404, says: "no such endpoint"},
 		{name: "a path that climbs", method: http.MethodGet, path: "/../../etc/passwd", status: 404, says: "no such endpoint"},
-		{name: "another path", method: http.MethodGet, path: "/models", status: 404, says: "no such endpoint"},
+		{name: "another path", method: http.MethodGet, path: "/model", status: 404, says: "no such endpoint"},
+		{name: "models without a folder", method: http.MethodGet, path: "/models", status: 404, says: "--models"},
+		{name: "a model to keep without a folder", method: http.MethodPut, path: "/models/a", kind: "application/zip", body: bundle, status: 404, says: "--models"},
+		{name: "a model to infer by without a folder", method: post, path: "/v2/models/a/infer", kind: "application/json", body: []byte("{}"), status: 404, says: "--models"},
 	}
 }
 

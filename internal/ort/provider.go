@@ -1,6 +1,7 @@
 package ort
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"os"
@@ -43,6 +44,12 @@ func choose(want Provider, library string) (Provider, string, error) {
 	case CPU:
 		return CPU, "cpu was asked for", nil
 	case CUDA, Auto:
+		if want == Auto {
+			// The one line of ours is enough where nobody asked for CUDA. For
+			// who did, ONNX Runtime's names the library that it misses.
+			_ = onnxruntime.SetEnvironmentLogLevel(onnxruntime.LoggingLevelFatal)
+			defer func() { _ = onnxruntime.SetEnvironmentLogLevel(onnxruntime.LoggingLevelError) }()
+		}
 		err := tryCUDA(library)
 		if err == nil {
 			return CUDA, "the library has CUDA and a device answers", nil
@@ -70,7 +77,46 @@ func tryCUDA(library string) error {
 		return err
 	}
 	defer options.Destroy()
-	return addCUDA(options)
+	if err := addCUDA(options); err != nil {
+		return errors.New(oneLine(err))
+	}
+	if err := probe(options); err != nil {
+		return errors.New(oneLine(err))
+	}
+	return nil
+}
+
+// probeGraph is one convolution, y = Conv(x, w): 1×1×2×2 of ones by a 1×1 kernel
+// of 3. With CUDA it takes a device, its driver, and cuDNN.
+//
+//go:embed probe.onnx
+var probeGraph []byte
+
+// probe computes the probe's graph: a provider that can be named cannot always
+// compute.
+func probe(options *onnxruntime.SessionOptions) error {
+	s, err := onnxruntime.NewDynamicAdvancedSessionWithONNXData(probeGraph, []string{"x"}, []string{"y"}, options)
+	if err != nil {
+		return err
+	}
+	defer s.Destroy()
+	x, err := onnxruntime.NewTensor(onnxruntime.NewShape(1, 1, 2, 2), []float32{1, 1, 1, 1})
+	if err != nil {
+		return err
+	}
+	defer x.Destroy()
+	y, err := onnxruntime.NewEmptyTensor[float32](x.GetShape())
+	if err != nil {
+		return err
+	}
+	defer y.Destroy()
+	if err := s.Run([]onnxruntime.Value{x}, []onnxruntime.Value{y}); err != nil {
+		return err
+	}
+	if got := y.GetData(); slices.ContainsFunc(got, func(v float32) bool { return v != 3 }) {
+		return fmt.Errorf("a convolution that is 3 everywhere came out as %v", got)
+	}
+	return nil
 }
 
 func addCUDA(options *onnxruntime.SessionOptions) error {

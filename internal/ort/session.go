@@ -24,6 +24,10 @@ type SessionOptions struct {
 	// Threads is how many threads one run uses; 0 means the engine's. With 1
 	// a run stays on its caller's thread.
 	Threads int
+	// SharedArena takes working memory from what all such sessions share: for
+	// sessions that stay, and run in turns. One that ends with its work gives
+	// its own memory back then.
+	SharedArena bool
 	// Profile is the prefix of a file for per-operator times; empty for none.
 	Profile string
 }
@@ -47,6 +51,12 @@ func (e *Engine) NewSession(onnx []byte, inputs, outputs []string, o SessionOpti
 		// those that work.
 		options.AddSessionConfigEntry("session.intra_op.allow_spinning", strconv.Itoa(0)),
 	)
+	if o.SharedArena {
+		err = errors.Join(err,
+			options.AddSessionConfigEntry("session.use_env_allocators", "1"),
+			// Weights are given back with their session, not kept in the arena.
+			options.AddSessionConfigEntry("session.use_device_allocator_for_initializers", "1"))
+	}
 	if o.Profile != "" {
 		err = errors.Join(err, options.EnableProfiling(o.Profile))
 	}

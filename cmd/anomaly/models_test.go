@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/deepmed/anomaly/internal/ort"
+)
+
+// kill ends the service as a power cut would, and waits until it is gone.
+func (s *serving) kill(t testing.TB) {
+	t.Helper()
+	s.stopped = true
+	http.DefaultClient.CloseIdleConnections()
+	if err := s.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-s.ended
+}
+
+// put sends a model, and gives the status; 0 for a connection that broke.
+func (s *serving) put(name string, model []byte) int {
+	r, err := http.NewRequest(http.MethodPut, "http://"+s.address+"/models/"+name, bytes.NewReader(model))
+	if err != nil {
+		return 0
+	}
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	return res.StatusCode
+}
+
+// models are the states of the service's models, by name, once all were read.
+func (s *serving) models(t testing.TB) map[string]string {
+	t.Helper()
+	for {
+		res, err := http.Get("http://" + s.address + "/models")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list struct{ Models []struct{ Name, State, Error string } }
+		err = json.NewDecoder(res.Body).Decode(&list)
+		res.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		states := map[string]string{}
+		for _, m := range list.Models {
+			states[m.Name] = m.State
+		}
+		if !slices.ContainsFunc(list.Models, func(m struct{ Name, State, Error string }) bool { return m.State == "loading" }) {
+			return states
+		}
+	}
+}
+
+// What was answered is there after the kill, and what is there is whole.
+func TestKillDuringPutLeavesNothingHalfThere(t *testing.T) {
+	const kills = 5
+	dir := t.TempDir()
+	model := read(t, smallModel(t))
+	answered := map[string]bool{}
+	s := serve(t, nil, "--addr", "127.0.0.1:0", "--models", dir)
+	for round := range kills {
+		// One upload that never ends, and others one after another.
+		c, err := net.Dial("tcp", s.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(c, "PUT /models/endless HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(model))
+		if _, err := c.Write(model[:len(model)/2]); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan []string)
+		go func() {
+			var put []string
+			for i := 0; ; i++ {
+				name := fmt.Sprintf("m-%d-%d", round, i)
+				if s.put(name, model) != http.StatusCreated {
+					done <- put
+					return
+				}
+				put = append(put, name)
+			}
+		}()
+		time.Sleep(time.Duration(150+37*round) * time.Millisecond) // somewhere in between
+		s.kill(t)
+		c.Close()
+		for _, name := range <-done {
+			answered[name] = true
+		}
+		if round == 0 { // as a kill in the middle of a write would leave it
+			write(t, dir, ".put-1234", model[:len(model)/3])
+		}
+		s = serve(t, nil, "--addr", "127.0.0.1:0", "--models", dir)
+		states := s.models(t)
+		for name := range answered {
+			if states[name] != "ready" {
+				t.Errorf("%s was answered and is %q", name, states[name])
+			}
+		}
+		for name, state := range states {
+			if state != "ready" || name == "endless" {
+				t.Errorf("%s is %s", name, state)
+			}
+		}
+		for _, file := range names(t, dir) {
+			if strings.HasPrefix(file, ".put-") {
+				t.Errorf("%s is left", file)
+			}
+		}
+	}
+	if len(answered) == 0 {
+		t.Error("nothing was put between the kills")
+	}
+	// Each kill left its folder of uploads behind; see that this one does not.
+	s.stop(t, syscall.SIGTERM)
+}
+
+// A library whose CUDA provider cannot be loaded is what a machine without a
+// driver, or with another CUDA than the library's, has.
+func TestCUDAThatFailsFallsBackOnlyUnderAuto(t *testing.T) {
+	library, err := ort.FindLibrary("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(library, filepath.Join(dir, filepath.Base(library))); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "libonnxruntime_providers_cuda.so", []byte("no library"))
+	image := tileFiles(t, "test/good", 1)[0]
+	r := run(t, "detect", "--model", smallModel(t), "--onnxruntime", dir, "--provider", "cuda", image)
+	lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
+	if last := lines[len(lines)-1]; r.status != exitError || r.stdout != "" || !strings.Contains(last, "cuda was asked for") || !strings.Contains(last, "--provider cpu") {
+		t.Errorf("exit %d, %q, %q", r.status, r.stdout, r.stderr)
+	}
+
+	s := serve(t, nil, "--addr", "127.0.0.1:0", "--onnxruntime", dir, "--provider", "auto")
+	var health map[string]any
+	res, err := http.Get("http://" + s.address + "/health")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(&health); err != nil {
+		t.Fatal(err)
+	}
+	reason := fmt.Sprint(health["execution_provider_reason"])
+	if health["status"] != "healthy" || health["execution_provider"] != "cpu" || !strings.HasPrefix(reason, "no CUDA: ") || strings.Contains(reason, "\n") {
+		t.Errorf("%v", health)
+	}
+	told := 0
+	for line := range strings.Lines(s.log.String()) {
+		switch {
+		case strings.Contains(line, "no CUDA"):
+			told++
+		case strings.Contains(line, "onnxruntime:"):
+			t.Errorf("ONNX Runtime says it, too: %s", line)
+		}
+	}
+	if told != 1 {
+		t.Errorf("the log says it %d times: %s", told, s.log)
+	}
+}

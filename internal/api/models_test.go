@@ -1,0 +1,446 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/hostile"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/registry"
+	"github.com/deepmed/anomaly/models"
+)
+
+// keeping is a service that keeps models, and the folder it keeps them in.
+func keeping(t testing.TB, change func(*Options)) (*service, string) {
+	t.Helper()
+	dir := t.TempDir()
+	return start(t, func(o *Options) {
+		o.ModelsDir = dir
+		if change != nil {
+			change(o)
+		}
+	}), dir
+}
+
+func (s *service) put(t testing.TB, name string, model []byte) answer {
+	t.Helper()
+	return s.send(t, http.MethodPut, "/models/"+name, "application/octet-stream", bytes.NewReader(model))
+}
+
+func (s *service) byName(t testing.TB, name string, images ...[]byte) answer {
+	t.Helper()
+	var parts []part
+	for _, image := range images {
+		parts = append(parts, file("imageFile", "i.jpg", image))
+	}
+	return s.post(t, "/models/"+name+"/detect", parts...)
+}
+
+// kept lists the files of a folder of models but for its lock.
+func kept(t testing.TB, dir string) []string {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, f := range list {
+		if f.Name() != ".lock" {
+			out = append(out, f.Name())
+		}
+	}
+	return out
+}
+
+// as is the JSON of an answer.
+func as[T any](t testing.TB, a answer) T {
+	t.Helper()
+	var v T
+	if err := json.Unmarshal(a.body, &v); err != nil {
+		t.Fatalf("status %d: %v: %.300s", a.status, err, a.body)
+	}
+	return v
+}
+
+func TestModelIsKeptListedJudgedByReplacedAndDeleted(t *testing.T) {
+	s, dir := keeping(t, nil)
+	image := read(t, tileFiles(t, "test/crack", 1)[0])
+	for i, form := range []string{"autoencoder.pt", "autoencoder.onnx", "anomaly_detection_model.zip"} {
+		model := trained(t)[form]
+		a := s.put(t, "tiles-1.0", model)
+		if want := map[bool]int{true: 201, false: 200}[i == 0]; a.status != want {
+			t.Fatalf("%s: status %d instead of %d: %s", form, a.status, want, a.body)
+		}
+		e := as[registry.Entry](t, a)
+		if e.Name != "tiles-1.0" || e.State != registry.Ready || e.SHA256 != models.Identity(model) || e.Bytes != int64(len(model)) ||
+			e.Metadata == nil || e.Metadata.ImageSize != 32 || e.Metadata.Threshold <= 0 {
+			t.Errorf("%s: %+v", form, e)
+		}
+		if one := s.send(t, http.MethodGet, "/models/tiles-1.0", "", nil); one.status != 200 || as[registry.Entry](t, one).SHA256 != e.SHA256 {
+			t.Errorf("%s: status %d: %s", form, one.status, one.body)
+		}
+		list := as[struct{ Models []registry.Entry }](t, s.send(t, http.MethodGet, "/models", "", nil))
+		if len(list.Models) != 1 || list.Models[0].SHA256 != e.SHA256 {
+			t.Errorf("%s: %+v", form, list)
+		}
+		sent := s.post(t, "/detect", file("modelFile", "m", model), file("imageFile", "i.jpg", image))
+		if got := s.byName(t, "tiles-1.0", image); got.status != 200 || string(got.body) != string(sent.body) {
+			t.Errorf("%s: status %d: %s by name, %s by the model itself", form, got.status, got.body, sent.body)
+		}
+		if files := kept(t, dir); !slices.Equal(files, []string{"tiles-1.0.model"}) || !bytes.Equal(read(t, filepath.Join(dir, files[0])), model) {
+			t.Errorf("%s: the folder holds %v", form, files)
+		}
+	}
+	form, kind := encode(t, text("x", "y"), file("modelFile", "m", trained(t)["autoencoder.pt"]))
+	if a := s.send(t, http.MethodPut, "/models/by-form", kind, form); a.status != 201 {
+		t.Errorf("as a form: status %d: %s", a.status, a.body)
+	}
+	for _, name := range []string{"tiles-1.0", "by-form"} {
+		if a := s.send(t, http.MethodDelete, "/models/"+name, "", nil); a.status != 204 || len(a.body) != 0 {
+			t.Errorf("status %d: %s", a.status, a.body)
+		}
+		for method, path := range map[string]string{http.MethodDelete: "", http.MethodGet: "", http.MethodPost: "/detect"} {
+			if a := s.send(t, method, "/models/"+name+path, "", nil); a.status != 404 || !strings.Contains(a.message(t), "No such model") {
+				t.Errorf("%s after the end: status %d: %s", method, a.status, a.body)
+			}
+		}
+	}
+	if files := kept(t, dir); len(files) != 0 {
+		t.Errorf("the folder holds %v", files)
+	}
+}
+
+func TestNamesThatAreNoneAreRefused(t *testing.T) {
+	s, dir := keeping(t, nil)
+	model := trained(t)["autoencoder.pt"]
+	for _, name := range []string{"..%2fa", "%2e%2e", "A", "a%20b", "-a", ".a", "a.", "_a", "a..b", "%00", "ä", "a%5Cb", strings.Repeat("a", 101), "a:b", "a%2Fb"} {
+		for method, path := range map[string]string{http.MethodPut: "", http.MethodGet: "", http.MethodDelete: "", http.MethodPost: "/detect"} {
+			var body io.Reader
+			if method == http.MethodPut || method == http.MethodPost {
+				body = bytes.NewReader(model)
+			}
+			a := s.send(t, method, "/models/"+name+path, "application/octet-stream", body)
+			if (a.status != 400 && a.status != 404) || a.message(t) == "" {
+				t.Errorf("%s %q: status %d: %s", method, name, a.status, a.body)
+			}
+		}
+	}
+	for _, name := range []string{"a", "0", "a-b_c.d", strings.Repeat("a", 100)} {
+		if a := s.put(t, name, model); a.status != 201 {
+			t.Errorf("%q: status %d: %s", name, a.status, a.body)
+		}
+	}
+	if files := kept(t, dir); len(files) != 4 {
+		t.Errorf("the folder holds %v", files)
+	}
+	if list, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(list) > 2 {
+		t.Errorf("beside the folder lie %v, %v", list, err)
+	}
+}
+
+func TestHostileModelsAreNotKept(t *testing.T) {
+	s, dir := keeping(t, func(o *Options) { o.StoredModels = 1 })
+	good := trained(t)["autoencoder.pt"]
+	if a := s.put(t, "good", good); a.status != 201 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	canary := filepath.Join(t.TempDir(), "canary")
+	for _, f := range hostile.Models(canary) {
+		a := s.put(t, "good", f.Data)
+		want := 422
+		if f.Want == hostile.TooLarge {
+			want = 413
+		}
+		if a.status != want || a.message(t) == "" {
+			t.Errorf("%s/%s: status %d: %s; expected %d", f.Class, f.Name, a.status, a.body, want)
+		}
+	}
+	if _, err := os.Stat(canary); err == nil {
+		t.Error("a file was run")
+	}
+	for name, c := range map[string]struct {
+		body   []byte
+		status int
+	}{"good": {nil, 400}, "another": {good, 409}} {
+		if a := s.put(t, name, c.body); a.status != c.status || a.message(t) == "" {
+			t.Errorf("%s: status %d: %s", name, a.status, a.body)
+		}
+	}
+	if files := kept(t, dir); !slices.Equal(files, []string{"good.model"}) || !bytes.Equal(read(t, filepath.Join(dir, files[0])), good) {
+		t.Errorf("the folder holds %v", files)
+	}
+	if a := s.byName(t, "good", read(t, tileFiles(t, "test/good", 1)[0])); a.status != 200 {
+		t.Errorf("afterwards status %d: %s", a.status, a.body)
+	}
+}
+
+func TestFolderIsReadAtStartAndBrokenFilesAreListed(t *testing.T) {
+	dir := t.TempDir()
+	pt, zipped := trained(t)["autoencoder.pt"], trained(t)["anomaly_detection_model.zip"]
+	for name, data := range map[string][]byte{
+		"by-hand.zip": zipped, "checkpoint.pt": pt, "graph.onnx": trained(t)["autoencoder.onnx"],
+		"half.pt": pt[:len(pt)/2], "prose.zip": []byte("prose"), "empty.onnx": nil,
+		".put-123": pt[:1000], "notes.txt": []byte("notes"), "Upper.pt": pt, ".hidden.pt": pt,
+		"both.model": zipped, "both.pt": pt,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "folder.pt"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, func(o *Options) { o.ModelsDir = dir })
+	eventually(t, "the models are read", func() bool { return s.send(t, http.MethodGet, "/v2/health/ready", "", nil).status == 200 })
+	states := map[string]registry.State{}
+	for _, e := range as[struct{ Models []registry.Entry }](t, s.send(t, http.MethodGet, "/models", "", nil)).Models {
+		states[e.Name] = e.State
+		if (e.State == registry.Broken) != (e.Error != "") || (e.State == registry.Ready) != (e.Metadata != nil) {
+			t.Errorf("%+v", e)
+		}
+		if e.Name == "both" && e.SHA256 != models.Identity(zipped) {
+			t.Errorf("of two files the older one counts: %+v", e)
+		}
+	}
+	want := map[string]registry.State{"by-hand": registry.Ready, "checkpoint": registry.Ready, "graph": registry.Ready, "both": registry.Ready,
+		"half": registry.Broken, "prose": registry.Broken, "empty": registry.Broken}
+	for name, state := range want {
+		if states[name] != state {
+			t.Errorf("%s is %q, expected %q", name, states[name], state)
+		}
+	}
+	if len(states) != len(want) {
+		t.Errorf("listed are %v", states)
+	}
+	if slices.Contains(kept(t, dir), ".put-123") {
+		t.Error("what was left half written is there still")
+	}
+	image := read(t, tileFiles(t, "test/good", 1)[0])
+	if a := s.byName(t, "by-hand", image); a.status != 200 {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	if a := s.byName(t, "half", image); a.status != 422 || !strings.Contains(a.message(t), "half") {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	// What is put replaces what lay there by hand.
+	if a := s.put(t, "half", pt); a.status != 200 {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	if a := s.send(t, http.MethodDelete, "/models/both", "", nil); a.status != 204 {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	files := kept(t, dir)
+	for file, there := range map[string]bool{"half.model": true, "half.pt": false, "both.model": false, "both.pt": false} {
+		if slices.Contains(files, file) != there {
+			t.Errorf("the folder holds %v", files)
+		}
+	}
+	o := DefaultOptions()
+	o.ModelsDir, o.TempDir = dir, t.TempDir()
+	if _, err := New(orttest.Open(t), slog.New(slog.DiscardHandler), o); !errors.Is(err, registry.ErrInUse) {
+		t.Errorf("a second service on the folder gives %v", err)
+	}
+	if left, err := os.ReadDir(o.TempDir); err != nil || len(left) != 0 {
+		t.Errorf("it left %v, %v", left, err)
+	}
+}
+
+// A model that is replaced and deleted while clients judge by it gives each of
+// them a right verdict or no such model, and nothing else.
+func TestModelDeletedWhileInUseFinishesWhatRuns(t *testing.T) {
+	const clients, changes = 4, 15
+	s, _ := keeping(t, func(o *Options) { o.CacheBytes = 1 }) // each model pushes the other out
+	image := read(t, tileFiles(t, "test/crack", 1)[0])
+	versions := [][]byte{trained(t)["autoencoder.pt"], trained(t)["autoencoder.onnx"]}
+	right := map[string]bool{}
+	for _, model := range versions {
+		if a := s.put(t, "m", model); a.status/100 != 2 {
+			t.Fatalf("status %d: %s", a.status, a.body)
+		}
+		right[string(s.byName(t, "m", image).body)] = true
+	}
+	if len(right) != 2 {
+		t.Fatal("the two versions answer alike")
+	}
+	body, kind := encode(t, file("imageFile", "i", image))
+	stop := make(chan struct{})
+	var group sync.WaitGroup
+	for range clients {
+		group.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				res, err := http.Post(s.url+"/models/m/detect", kind, bytes.NewReader(body.Bytes()))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err != nil || !(res.StatusCode == 404 || (res.StatusCode == 200 && right[string(got)])) {
+					t.Errorf("status %d, %v: %s", res.StatusCode, err, got)
+				}
+			}
+		})
+	}
+	for i := range changes {
+		if a := s.put(t, "m", versions[i%2]); a.status/100 != 2 {
+			t.Errorf("status %d: %s", a.status, a.body)
+		}
+		if i%3 == 2 {
+			if a := s.send(t, http.MethodDelete, "/models/m", "", nil); a.status != 204 {
+				t.Errorf("status %d: %s", a.status, a.body)
+			}
+		}
+	}
+	close(stop)
+	group.Wait()
+	if st := s.cache.Stats(); st.Leaving != 0 || st.Models != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestDeletedModelAnswersThoseWhoCameBefore(t *testing.T) {
+	s, _ := keeping(t, nil)
+	if a := s.put(t, "m", trained(t)["autoencoder.pt"]); a.status != 201 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	body, kind := encode(t, file("imageFile", "i", read(t, tileFiles(t, "test/crack", 1)[0])))
+	var group sync.WaitGroup
+	err := s.schedule.Work(t.Context(), func() error { // both threads, so that the request waits
+		return s.schedule.Work(t.Context(), func() error {
+			group.Go(func() {
+				res, err := http.Post(s.url+"/models/m/detect", kind, body)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer res.Body.Close()
+				if got, err := io.ReadAll(res.Body); err != nil || res.StatusCode != 200 {
+					t.Errorf("status %d, %v: %s", res.StatusCode, err, got)
+				}
+			})
+			eventually(t, "the request has the model", func() bool { return s.cache.Stats().Hits == 1 })
+			if a := s.send(t, http.MethodDelete, "/models/m", "", nil); a.status != 204 {
+				t.Errorf("status %d: %s", a.status, a.body)
+			}
+			return nil
+		})
+	})
+	group.Wait()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFullDiskKeepsTheModelThatWasThere(t *testing.T) {
+	dir := t.TempDir()
+	small := trained(t)["autoencoder.pt"]
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("a small disk takes root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	s := start(t, func(o *Options) { o.ModelsDir = dir })
+	if a := s.put(t, "m", small); a.status != 201 { // 3.1 MB
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	for _, name := range []string{"m", "n"} {
+		a := s.put(t, name, trained(t)["autoencoder.onnx"])
+		if a.status != 503 || !strings.Contains(a.message(t), "disk space") {
+			t.Errorf("%s: status %d: %s", name, a.status, a.body)
+		}
+	}
+	if files := kept(t, dir); !slices.Equal(files, []string{"m.model"}) {
+		t.Errorf("the folder holds %v", files)
+	}
+	a := s.byName(t, "m", read(t, tileFiles(t, "test/good", 1)[0]))
+	if v := as[inference.Verdict](t, a); a.status != 200 || v.ModelSHA256 != models.Identity(small) {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	if err := s.Shutdown(0); err != nil { // before the disk goes
+		t.Error(err)
+	}
+}
+
+func TestManyImagesAreAnsweredByAList(t *testing.T) {
+	s, _ := keeping(t, func(o *Options) { o.Images.MaxBytes, o.RequestImages = 1<<20, 3<<20 })
+	model := trained(t)["autoencoder.pt"]
+	if a := s.put(t, "m", model); a.status != 201 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	var parts []part
+	var want []inference.Verdict
+	for _, f := range tileFiles(t, "test/crack", 5) {
+		image := read(t, f)
+		want = append(want, as[inference.Verdict](t, s.byName(t, "m", image)))
+		parts = append(parts, file("imageFile", filepath.Base(f), image))
+	}
+	parts = append(parts, file("imageFile", "prose.png", []byte("prose")), text("imageFile", "nameless"))
+	for path, more := range map[string][]part{"/detect": {file("modelFile", "m", model)}, "/models/m/detect": nil} {
+		a := s.post(t, path, append(slices.Clone(parts), more...)...)
+		list := as[[]judgement](t, a)
+		plain(t, a)
+		if a.status != 200 || len(list) != len(parts) {
+			t.Fatalf("%s: status %d: %s", path, a.status, a.body)
+		}
+		for i, j := range list {
+			switch {
+			case j.File != parts[i].file:
+				t.Errorf("%s: %q stands where %q should", path, j.File, parts[i].file)
+			case i >= len(want):
+				if j.Verdict != nil || !strings.Contains(j.Error, "image") {
+					t.Errorf("%s: %+v", path, j)
+				}
+			case j.Verdict == nil || j.Error != "" || j.ReconstructionError != want[i].ReconstructionError || j.IsAnomaly != want[i].IsAnomaly:
+				t.Errorf("%s: %+v, expected %+v", path, j.Verdict, want[i])
+			}
+		}
+	}
+	big := bytes.Repeat([]byte("x"), 1<<20)
+	for name, c := range map[string]struct {
+		images [][]byte
+		status int
+		says   string
+	}{
+		"all together too large": {[][]byte{big, big, big, big}, 413, "All of imageFile"},
+		"one too large":          {[][]byte{nil, append(big, 'x')}, 413, "imageFile is larger"},
+		"all empty":              {[][]byte{nil, nil}, 400, "image"},
+		"none":                   {nil, 400, ""},
+	} {
+		if a := s.byName(t, "m", c.images...); a.status != c.status || !strings.Contains(a.message(t), c.says) {
+			t.Errorf("%s: status %d: %s", name, a.status, a.body)
+		}
+	}
+}
+
+func TestKnownModelIsNotReadAgain(t *testing.T) {
+	s := start(t, nil)
+	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+	for range 5 {
+		if a := s.post(t, "/detect", file("modelFile", "m", model), file("imageFile", "i", image)); a.status != 200 {
+			t.Errorf("status %d: %s", a.status, a.body)
+		}
+	}
+	if st := s.cache.Stats(); st.Misses != 1 || st.Hits != 4 || st.Models != 1 {
+		t.Errorf("%+v", st)
+	}
+}

@@ -1,0 +1,312 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/deepmed/anomaly/inference"
+)
+
+// inferring is a service that keeps the model tiles, of 32 px, with two images as
+// the network takes them and their errors.
+func inferring(t testing.TB) (s *service, images []float32, errs []float64) {
+	t.Helper()
+	s, _ = keeping(t, nil)
+	if a := s.put(t, "tiles", trained(t)["anomaly_detection_model.zip"]); a.status != 201 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	for _, f := range tileFiles(t, "test/crack", 2) {
+		image := read(t, f)
+		pixels, err := inference.Prepare(image, 32, inference.DefaultImageLimits())
+		if err != nil {
+			t.Fatal(err)
+		}
+		values := make([]float32, len(pixels))
+		inference.Normalize(values, pixels)
+		images = append(images, values...)
+		errs = append(errs, as[inference.Verdict](t, s.byName(t, "tiles", image)).MSE)
+	}
+	return s, images, errs
+}
+
+func (s *service) infer(t testing.TB, body []byte, headerLength string) answer {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/v2/models/tiles/infer", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/octet-stream")
+	if headerLength != "" {
+		r.Header.Set(headerBinaryLength, headerLength)
+	}
+	return s.do(t, r)
+}
+
+// inferred is an answer's outputs by name, whichever way they are written.
+func inferred(t testing.TB, a answer) (id string, outputs map[string]tensor) {
+	t.Helper()
+	header, rest := a.body, []byte(nil)
+	if n := a.header.Get(headerBinaryLength); n != "" {
+		length, err := strconv.Atoi(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		header, rest = a.body[:length], a.body[length:]
+	}
+	var v struct {
+		ID      string
+		Outputs []struct {
+			Name, Datatype string
+			Shape          []int
+			Data           []float32
+			Parameters     map[string]int
+		}
+	}
+	if err := json.Unmarshal(header, &v); err != nil || a.status != 200 {
+		t.Fatalf("status %d: %v: %.300s", a.status, err, a.body)
+	}
+	outputs = map[string]tensor{}
+	for _, o := range v.Outputs {
+		data := o.Data
+		if size, ok := o.Parameters[binarySize]; ok {
+			data, rest = readFloats(rest[:size]), rest[size:]
+		}
+		outputs[o.Name] = tensor{o.Shape, data}
+		count := 1
+		for _, d := range o.Shape {
+			count *= d
+		}
+		if o.Datatype != "FP32" || len(data) != count {
+			t.Errorf("%s: %s of shape %v with %d values", o.Name, o.Datatype, o.Shape, len(data))
+		}
+	}
+	if len(rest) != 0 {
+		t.Errorf("%d bytes too many", len(rest))
+	}
+	return v.ID, outputs
+}
+
+func request(t testing.TB, values map[string]any) []byte {
+	t.Helper()
+	body, err := json.Marshal(values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+func TestTensorsAreInferredFromJSONAndBinaryAlike(t *testing.T) {
+	s, images, errs := inferring(t)
+	nested := [][][][]float32{} // as the shape is
+	for n := range 2 {
+		var planes [][][]float32
+		for c := range 3 {
+			var rows [][]float32
+			for y := range 32 {
+				at := ((n*3+c)*32 + y) * 32
+				rows = append(rows, images[at:at+32])
+			}
+			planes = append(planes, rows)
+		}
+		nested = append(nested, planes)
+	}
+	binary := map[string]any{"name": "image", "datatype": "FP32", "shape": []int{2, 3, 32, 32}, "parameters": map[string]any{"binary_data_size": len(images) * 4}}
+	flat := map[string]any{"name": "image", "datatype": "FP32", "shape": []int{2, 3, 32, 32}, "data": images}
+	deep := map[string]any{"name": "image", "datatype": "FP32", "shape": []int{2, 3, 32, 32}, "data": nested}
+	both := []string{"reconstruction", "reconstruction_error"}
+	var rebuilt []float32
+	for name, c := range map[string]struct {
+		input   map[string]any
+		more    map[string]any
+		outputs []string
+		binary  bool // of any output
+	}{
+		"flat JSON":                {input: flat, outputs: both},
+		"nested JSON":              {input: deep, outputs: both},
+		"binary":                   {input: binary, outputs: both},
+		"binary, answered so":      {input: binary, more: map[string]any{"parameters": map[string]any{"binary_data_output": true}}, outputs: both, binary: true},
+		"the error only":           {input: flat, more: map[string]any{"outputs": []any{map[string]any{"name": "reconstruction_error"}}}, outputs: both[1:]},
+		"the reconstruction only":  {input: flat, more: map[string]any{"outputs": []any{map[string]any{"name": "reconstruction"}}}, outputs: both[:1]},
+		"one of two in binary":     {input: flat, more: map[string]any{"outputs": []any{map[string]any{"name": "reconstruction_error"}, map[string]any{"name": "reconstruction", "parameters": map[string]any{"binary_data": true}}}}, outputs: both, binary: true},
+		"all in binary, bar one":   {input: binary, more: map[string]any{"parameters": map[string]any{"binary_data_output": true}, "outputs": []any{map[string]any{"name": "reconstruction_error", "parameters": map[string]any{"binary_data": false}}}}, outputs: both[1:]},
+		"parameters nobody knows":  {input: flat, more: map[string]any{"parameters": map[string]any{"sequence_id": 5, "x": "y"}}, outputs: both},
+		"a header length for JSON": {input: flat, outputs: both},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := map[string]any{"id": "a-1", "inputs": []any{c.input}}
+			for k, v := range c.more {
+				q[k] = v
+			}
+			body, length := request(t, q), ""
+			if _, ok := c.input["data"]; !ok || name == "a header length for JSON" {
+				length = strconv.Itoa(len(body))
+			}
+			if _, ok := c.input["data"]; !ok {
+				body = appendFloats(body, images)
+			}
+			a := s.infer(t, body, length)
+			id, got := inferred(t, a)
+			if id != "a-1" || len(got) != len(c.outputs) || (a.header.Get(headerBinaryLength) != "") != c.binary {
+				t.Errorf("id %q, %d outputs, headers %v", id, len(got), a.header)
+			}
+			plain(t, a)
+			for _, output := range c.outputs {
+				switch data := got[output].data; output {
+				case "reconstruction_error":
+					for i := range errs {
+						if float64(data[i]) != errs[i] {
+							t.Errorf("the error of image %d is %v, of the file %v", i, data[i], errs[i])
+						}
+					}
+				case "reconstruction":
+					if rebuilt == nil {
+						rebuilt = data
+					}
+					if !slices.Equal(data, rebuilt) {
+						t.Error("it is rebuilt otherwise")
+					}
+				}
+			}
+		})
+	}
+	// The reconstruction is the one that the error is of.
+	sum := 0.0
+	for i := range 3 * 32 * 32 {
+		d := float64(rebuilt[i] - images[i])
+		sum += d * d
+	}
+	if mse := sum / (3 * 32 * 32); math.Abs(mse-errs[0]) > 1e-6*errs[0] {
+		t.Errorf("the reconstruction's error is %v, %v was said", mse, errs[0])
+	}
+}
+
+func TestProtocolDescribesServerAndModels(t *testing.T) {
+	s, _, _ := inferring(t)
+	get := func(path string) answer { return s.send(t, http.MethodGet, path, "", nil) }
+	for _, path := range []string{"/v2/health/live", "/v2/health/ready", "/v2/models/tiles/ready", "/v2/models/tiles/versions/1/ready"} {
+		if a := get(path); a.status != 200 {
+			t.Errorf("%s: status %d: %s", path, a.status, a.body)
+		}
+	}
+	server := as[struct {
+		Name, Version string
+		Extensions    []string
+	}](t, get("/v2"))
+	if server.Name != ServiceName || server.Version == "" || !slices.Contains(server.Extensions, "binary_tensor_data") {
+		t.Errorf("%+v", server)
+	}
+	for _, path := range []string{"/v2/models/tiles", "/v2/models/tiles/versions/1"} {
+		a := get(path)
+		want := `{"inputs":[{"name":"image","datatype":"FP32","shape":[-1,3,32,32]}],"name":"tiles",` +
+			`"outputs":[{"name":"reconstruction","datatype":"FP32","shape":[-1,3,32,32]},{"name":"reconstruction_error","datatype":"FP32","shape":[-1]}],` +
+			`"platform":"onnxruntime_onnx","versions":["1"]}`
+		if string(a.body) != want {
+			t.Errorf("%s: %s", path, a.body)
+		}
+	}
+	for _, path := range []string{"/v2/models/other", "/v2/models/other/ready", "/v2/models/tiles/versions/2", "/v2/models/tiles/versions/2/ready"} {
+		if a := get(path); a.status != 404 || a.message(t) == "" {
+			t.Errorf("%s: status %d: %s", path, a.status, a.body)
+		}
+	}
+}
+
+func TestUnusableTensorsAreRefusedInOneSentence(t *testing.T) {
+	s, images, _ := inferring(t)
+	one := images[:3*32*32]
+	input := func(change func(map[string]any)) []byte {
+		in := map[string]any{"name": "image", "datatype": "FP32", "shape": []int{1, 3, 32, 32}, "data": one}
+		change(in)
+		return request(t, map[string]any{"inputs": []any{in}})
+	}
+	binary := input(func(in map[string]any) {
+		delete(in, "data")
+		in["parameters"] = map[string]any{"binary_data_size": len(one) * 4}
+	})
+	length := strconv.Itoa(len(binary))
+	nan := slices.Clone(one)
+	nan[7] = float32(math.NaN())
+	whole := string(input(func(map[string]any) {}))
+	for name, c := range map[string]struct {
+		body   []byte
+		length string
+		says   string
+	}{
+		"prose":                       {[]byte("I am not JSON"), "", "JSON"},
+		"an empty body":               {nil, "", "JSON"},
+		"no inputs":                   {[]byte(`{"inputs":[]}`), "", "one input"},
+		"two inputs":                  {[]byte(`{"inputs":[{"name":"image"},{"name":"image"}]}`), "", "one input"},
+		"another input":               {input(func(in map[string]any) { in["name"] = "x" }), "", "named image"},
+		"another type":                {input(func(in map[string]any) { in["datatype"] = "FP16" }), "", "FP32"},
+		"another size":                {input(func(in map[string]any) { in["shape"] = []int{1, 3, 64, 64} }), "", "[N,3,32,32]"},
+		"three dimensions":            {input(func(in map[string]any) { in["shape"] = []int{3, 32, 32} }), "", "[N,3,32,32]"},
+		"no images":                   {input(func(in map[string]any) { in["shape"] = []int{0, 3, 32, 32} }), "", "[N,3,32,32]"},
+		"a negative number of images": {input(func(in map[string]any) { in["shape"] = []int{-1, 3, 32, 32} }), "", "[N,3,32,32]"},
+		"more images than bytes":      {input(func(in map[string]any) { in["shape"] = []int{math.MaxInt / 4, 3, 32, 32} }), "", "shape"},
+		"too many images":             {input(func(in map[string]any) { in["shape"] = []int{2, 3, 32, 32} }), "", "3072 values"},
+		"too few values":              {input(func(in map[string]any) { in["data"] = one[1:] }), "", "3071 values"},
+		"too many values":             {input(func(in map[string]any) { in["data"] = append(slices.Clone(one), 1) }), "", "more than"},
+		"text for values":             {input(func(in map[string]any) { in["data"] = []string{"a"} }), "", "numbers"},
+		"one value":                   {input(func(in map[string]any) { in["data"] = 1 }), "", "array"},
+		"no data":                     {input(func(in map[string]any) { delete(in, "data") }), "", "array"},
+		"a number beyond FP32":        {[]byte(strings.Replace(whole, `"data":[`, `"data":[1e99,`, 1)), "", "1e99"},
+		"an output nobody has":        {[]byte(strings.Replace(whole, `{"inputs"`, `{"outputs":[{"name":"x"}],"inputs"`, 1)), "", "no output"},
+		"an output twice":             {[]byte(strings.Replace(whole, `{"inputs"`, `{"outputs":[{"name":"reconstruction"},{"name":"reconstruction"}],"inputs"`, 1)), "", "twice"},
+		"binary data without a size":  {append([]byte(whole), 1, 2, 3, 4), strconv.Itoa(len(whole)), "follow"},
+		"binary data cut off":         {appendFloats(slices.Clone(binary), one[1:]), length, "bytes"},
+		"too much binary data":        {append(appendFloats(slices.Clone(binary), one), 0), length, "bytes"},
+		"binary data of no number":    {appendFloats(slices.Clone(binary), nan), length, "finite"},
+		"a length that is none":       {binary, "x", headerBinaryLength},
+		"a negative length":           {binary, "-1", headerBinaryLength},
+		"a length beyond the body":    {binary, "99999999", headerBinaryLength},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := s.infer(t, c.body, c.length)
+			if a.status != 400 || !strings.Contains(a.message(t), c.says) {
+				t.Errorf("status %d: %s; expected 400 with %q", a.status, a.body, c.says)
+			}
+			s.toldInOneSentence(t, a)
+		})
+	}
+	r, err := http.NewRequest(http.MethodPost, s.url+"/v2/models/tiles/infer", strings.NewReader(whole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Encoding", "gzip")
+	if a := s.do(t, r); a.status != 415 || !strings.Contains(a.message(t), "gzip") {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+}
+
+// Triton's own Python client does with this service what it does with Triton.
+func TestTritonsClientInfers(t *testing.T) {
+	interpreter := os.Getenv("ANOMALY_TEST_PYTHON")
+	if interpreter == "" {
+		t.Skip("ANOMALY_TEST_PYTHON names no Python with the packages of testdata/requirements.txt: `make test` sets it")
+	}
+	if out, err := exec.Command(interpreter, "-c", "import tritonclient.http").CombinedOutput(); err != nil {
+		t.Skipf("this Python has no tritonclient: %s", out)
+	}
+	s, images, errs := inferring(t)
+	input := t.TempDir() + "/images.f32"
+	if err := os.WriteFile(input, appendFloats(nil, images), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(interpreter, "testdata/triton_client.py", strings.TrimPrefix(s.url, "http://"), "tiles", input,
+		fmt.Sprint(errs[0]), fmt.Sprint(errs[1])).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if !strings.Contains(string(out), "8 ways of asking agree") {
+		t.Errorf("%s", out)
+	}
+}
