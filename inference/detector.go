@@ -14,6 +14,13 @@ import (
 // ErrClosed is returned by a Detector or a Cache that was closed.
 var ErrClosed = errors.New("inference: the detector is closed")
 
+// ErrMeasure is returned when metadata that is given with a model decides by a
+// measure that the model has not.
+var ErrMeasure = errors.New("the metadata does not fit the model")
+
+// ErrNoMap is returned when a model gives no anomaly map.
+var ErrNoMap = errors.New("the model gives no anomaly map")
+
 // Verdict is what is said of an image. Its JSON is the contract's answer of
 // /detect and an entry of the command line's array.
 type Verdict struct {
@@ -89,40 +96,80 @@ func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metada
 	if err != nil {
 		return Verdict{}, err
 	}
-	mse, err := d.MSE(ctx, pixels)
+	j, err := d.measure(ctx, pixels)
 	if err != nil {
 		return Verdict{}, err
 	}
-	return d.Judge(mse, meta), nil
+	return d.judge(j, meta)
 }
 
-// Judge makes a verdict of a measured error, by the model's own metadata or by
-// the metadata given, which then counts as a whole.
-func (d *Detector) Judge(mse float64, meta *models.Metadata) Verdict {
+// judge makes a verdict of what was measured, by the model's own metadata or by
+// the metadata given, which then counts as a whole. It returns ErrMeasure.
+func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	if meta == nil {
 		meta = &d.model.Metadata
 	}
 	measure, threshold := meta.Measure()
+	figure := float64(j.mse)
+	if measure != models.MeasureMSE {
+		if d.model.Normality == nil {
+			return Verdict{}, fmt.Errorf("%w: it decides by %s, which this model does not measure; send the metadata.json of the same training", ErrMeasure, measure)
+		}
+		figure = float64(j.figure)
+	}
 	return Verdict{
-		ReconstructionError: mse,
+		ReconstructionError: figure,
 		Threshold:           threshold,
-		IsAnomaly:           mse > threshold,
+		IsAnomaly:           figure > threshold,
 		ClassNames:          meta.Classes(),
 		Measure:             measure,
-		MSE:                 mse,
+		MSE:                 float64(j.mse),
 		ModelSHA256:         d.model.SHA256,
+	}, nil
+}
+
+// measure computes what the model says of a prepared image.
+func (d *Detector) measure(ctx context.Context, pixels []byte) (*job, error) {
+	if err := d.fits(pixels); err != nil {
+		return nil, err
 	}
+	j := &job{image: func(dst []float32) { Normalize(dst, pixels) }}
+	return j, d.run(ctx, alone, []*job{j})
+}
+
+// Map gives the anomaly map of a prepared image, side×side values of the measure
+// that the model decides by, and the image's own. It returns ErrNoMap for a model
+// that decides by its plain error.
+func (d *Detector) Map(ctx context.Context, pixels []byte) (values []float32, figure float64, err error) {
+	if err := d.fits(pixels); err != nil {
+		return nil, 0, err
+	}
+	if d.model.Normality == nil {
+		return nil, 0, fmt.Errorf("%w: it decides by its plain error; train it anew", ErrNoMap)
+	}
+	j := job{image: func(dst []float32) { Normalize(dst, pixels) }, anomaly: make([]float32, d.Side()*d.Side())}
+	err = d.run(ctx, mapping, []*job{&j})
+	return j.anomaly, float64(j.figure), err
+}
+
+// Measure is the value of the measure that the model decides by, of a prepared
+// image (side×side×3 bytes).
+func (d *Detector) Measure(ctx context.Context, pixels []byte) (float64, error) {
+	j, err := d.measure(ctx, pixels)
+	if err != nil {
+		return 0, err
+	}
+	return float64(j.figure), nil
 }
 
 // MSE is the mean squared error between a prepared image (side×side×3 bytes)
 // and its reconstruction, in 0…1².
 func (d *Detector) MSE(ctx context.Context, pixels []byte) (float64, error) {
-	if err := d.fits(pixels); err != nil {
+	j, err := d.measure(ctx, pixels)
+	if err != nil {
 		return 0, err
 	}
-	j := job{image: func(dst []float32) { Normalize(dst, pixels) }}
-	err := d.run(ctx, alone, []*job{&j})
-	return float64(j.mse), err
+	return float64(j.mse), nil
 }
 
 // Reconstruct gives what the network makes of a prepared image, in the same

@@ -145,11 +145,11 @@ func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, e
 	if err := s.wait(d, &d.errors, alone, []*job{j}); err != nil {
 		return Verdict{}, err
 	}
-	return d.Judge(float64(j.mse), t.Metadata), nil
+	return d.judge(j, t.Metadata)
 }
 
 // Infer computes images that are prepared already, in their turn: n·3·side·side
-// values, and gives the error of each. Where rebuilt isn't nil, it is as long as
+// values, and gives what the model decides by of each. Where rebuilt isn't nil, it is as long as
 // images and takes the reconstructions.
 func (s *Scheduler) Infer(ctx context.Context, d *Detector, images, rebuilt []float32) ([]float32, error) {
 	n := d.floats()
@@ -176,7 +176,7 @@ func (s *Scheduler) Infer(ctx context.Context, d *Detector, images, rebuilt []fl
 	}
 	errs := make([]float32, len(jobs))
 	for i, j := range jobs {
-		errs[i] = j.mse
+		errs[i] = j.figure
 	}
 	return errs, nil
 }

@@ -19,6 +19,8 @@ const (
 	beside
 	// rebuilding gives the reconstructions, too.
 	rebuilding
+	// mapping gives the anomaly maps, too.
+	mapping
 	kinds
 )
 
@@ -29,7 +31,11 @@ type job struct {
 	// rebuilt takes the reconstruction, in the same layout; nil where nobody
 	// asks for it.
 	rebuilt []float32
+	// anomaly takes the anomaly map, side×side; nil where nobody asks for it.
+	anomaly []float32
 	mse     float32
+	// figure is what the model decides by: the mse, or another measure.
+	figure float32
 
 	ctx  context.Context // of a job that waits in a queue
 	err  error
@@ -48,11 +54,16 @@ func (d *Detector) session(k kind) (*ort.Session, error) {
 		return nil, err
 	}
 	outputs, threads := []string{network.ErrorName}, d.threads
+	if d.model.Normality != nil {
+		outputs = append(outputs, network.MSEName)
+	}
 	switch k {
 	case beside:
 		threads = 1
 	case rebuilding:
 		outputs = append(outputs, network.ReconstructionName)
+	case mapping:
+		outputs = append(outputs, network.MapName)
 	}
 	s, err := d.engine.NewSession(onnx, []string{network.ImageName}, outputs, ort.SessionOptions{Threads: threads, SharedArena: true})
 	if err != nil {
@@ -74,7 +85,7 @@ func (d *Detector) run(ctx context.Context, k kind, jobs []*job) error {
 	if err != nil {
 		return err
 	}
-	b, err := d.take(len(jobs), k == rebuilding)
+	b, err := d.take(len(jobs), k)
 	if err != nil {
 		return err
 	}
@@ -83,17 +94,29 @@ func (d *Detector) run(ctx context.Context, k kind, jobs []*job) error {
 	for i, j := range jobs {
 		j.image(b.image.Data()[i*n : (i+1)*n])
 	}
-	outputs := []*ort.Tensor{b.errors}
-	if k == rebuilding {
+	outputs := []*ort.Tensor{b.figures}
+	if d.model.Normality != nil {
+		outputs = append(outputs, b.errors)
+	}
+	switch k {
+	case rebuilding, mapping:
 		outputs = append(outputs, b.rebuilt)
 	}
 	if err := session.Run(ctx, []*ort.Tensor{b.image}, outputs); err != nil {
 		return err
 	}
 	for i, j := range jobs {
-		j.mse = b.errors.Data()[i]
-		if k == rebuilding {
+		j.figure = b.figures.Data()[i]
+		j.mse = j.figure
+		if d.model.Normality != nil {
+			j.mse = b.errors.Data()[i]
+		}
+		switch k {
+		case rebuilding:
 			copy(j.rebuilt, b.rebuilt.Data()[i*n:(i+1)*n])
+		case mapping:
+			n := n / models.InputChannels
+			copy(j.anomaly, b.rebuilt.Data()[i*n:(i+1)*n])
 		}
 	}
 	return nil
@@ -101,8 +124,9 @@ func (d *Detector) run(ctx context.Context, k kind, jobs []*job) error {
 
 // buffers is the memory of one run.
 type buffers struct {
-	image, errors *ort.Tensor
-	rebuilt       *ort.Tensor // nil but for rebuilding
+	image           *ort.Tensor
+	figures, errors *ort.Tensor
+	rebuilt         *ort.Tensor // or maps; nil but for rebuilding and mapping
 }
 
 // A detector keeps mostIdle buffers between runs, those of single images of at
@@ -112,8 +136,8 @@ const (
 	largestIdle = 1 << 20
 )
 
-func (d *Detector) take(n int, rebuilt bool) (*buffers, error) {
-	if n == 1 && !rebuilt {
+func (d *Detector) take(n int, k kind) (*buffers, error) {
+	if n == 1 && k < rebuilding {
 		d.keeping.Lock()
 		if last := len(d.idle) - 1; last >= 0 {
 			b := d.idle[last]
@@ -128,8 +152,14 @@ func (d *Detector) take(n int, rebuilt bool) (*buffers, error) {
 	if b.image, err = ort.NewTensor(n, models.InputChannels, d.Side(), d.Side()); err == nil {
 		b.errors, err = ort.NewTensor(n)
 	}
-	if err == nil && rebuilt {
+	if err == nil {
+		b.figures, err = ort.NewTensor(n)
+	}
+	if err == nil && k == rebuilding {
 		b.rebuilt, err = ort.NewTensor(b.image.Shape()...)
+	}
+	if err == nil && k == mapping {
+		b.rebuilt, err = ort.NewTensor(n, d.Side(), d.Side())
 	}
 	if err != nil {
 		b.close()
@@ -153,6 +183,7 @@ func (d *Detector) keep(b *buffers) {
 func (b *buffers) close() {
 	b.image.Close()
 	b.errors.Close()
+	b.figures.Close()
 	b.rebuilt.Close()
 }
 
@@ -170,7 +201,7 @@ const (
 // all detectors and is not in it.
 func (d *Detector) Bytes() int64 {
 	weights := int64(0)
-	for _, t := range d.model.Weights {
+	for _, t := range slices.Concat(d.model.Weights, d.model.Normality) {
 		weights += int64(len(t.Data)) * bytesPerFloat
 	}
 	made := int64(0)

@@ -28,8 +28,9 @@ except ImportError as missing:
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
 BATCH = 8  # images that the network sees at once
 
-# errors gives the reconstruction error of each of N×3×size×size images.
-Model = collections.namedtuple("Model", "errors size metadata")
+# measure gives, of each of N×3×size×size images, the plain mean squared error and, as
+# another, what the measure that is named another gives; None where there is no other.
+Model = collections.namedtuple("Model", "measure size metadata another")
 
 
 class Problem(Exception):
@@ -49,12 +50,16 @@ def load_onnx(path):
     image = session.get_inputs()[0]
     if image.type != "tensor(float)" or "reconstruction_error" not in [o.name for o in session.get_outputs()]:
         raise Problem("it takes or gives something else than autoencoder.onnx does; use that file")
-    text = session.get_modelmeta().custom_metadata_map.get("metadata_json")
+    about = session.get_modelmeta().custom_metadata_map
+    text = about.get("metadata_json")
+    another = about.get("measure") if "mse" in [o.name for o in session.get_outputs()] else None
 
-    def errors(images):
-        return session.run(["reconstruction_error"], {"image": images})[0]
+    def measure(images):
+        if another is None:
+            return session.run(["reconstruction_error"], {"image": images})[0], None
+        return session.run(["mse", "reconstruction_error"], {"image": images})
 
-    return Model(errors, image.shape[2], json.loads(text) if text else None)
+    return Model(measure, image.shape[2], json.loads(text) if text else None, another)
 
 
 def load_checkpoint(path):
@@ -82,16 +87,16 @@ def load_checkpoint(path):
     else:  # a checkpoint that carries no decision is judged as the service judges it
         metadata = {"threshold": float(config.get("threshold", 0.02)), "class_names": config.get("class_names")}
 
-    def errors(images):
+    def measure(images):
         images = torch.from_numpy(images)
         with torch.no_grad():
-            return ((network(images) - images) ** 2).mean(dim=(1, 2, 3)).numpy()
+            return ((network(images) - images) ** 2).mean(dim=(1, 2, 3)).numpy(), None
 
-    return Model(errors, config["image_size"], metadata)
+    return Model(measure, config["image_size"], metadata, None)
 
 
-def settle(metadata):
-    """The threshold and the class names that a metadata.json stands for."""
+def settle(metadata, another):
+    """The measure, the threshold and the class names that a metadata.json stands for."""
     if not isinstance(metadata, dict):
         raise Problem("it is not a metadata.json")
     if metadata.get("model_type") not in (None, "", "autoencoder"):
@@ -99,12 +104,12 @@ def settle(metadata):
     decision = metadata.get("decision")
     if decision is None:
         decision = {"measure": "mse", "threshold": metadata.get("threshold")}
-    if decision.get("measure") != "mse":
-        raise Problem(f"the model decides by {decision.get('measure')}, which this script does not know")
+    if decision.get("measure") not in ("mse", another):
+        raise Problem(f"the model decides by {decision.get('measure')}, which this file does not give; use the autoencoder.onnx of the same training")
     for threshold in metadata.get("threshold"), decision.get("threshold"):
         if not isinstance(threshold, (int, float)) or not 0 <= threshold < math.inf:
             raise Problem(f"the threshold is {threshold}, expected a number of 0 or more")
-    return decision["threshold"], metadata.get("class_names") or ["normal", "anomaly"]
+    return decision["measure"], decision["threshold"], metadata.get("class_names") or ["normal", "anomaly"]
 
 
 def find(arguments):
@@ -135,7 +140,7 @@ def prepare(path, size):
     return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
 
 
-def judge(model, threshold, class_names, paths):
+def judge(model, measure, threshold, class_names, paths):
     """The verdict on each image, with the keys of the service's answer."""
     for start in range(0, len(paths), BATCH):
         results, tensors = [], []
@@ -145,13 +150,14 @@ def judge(model, threshold, class_names, paths):
                 tensors.append(prepare(path, model.size))
             except Exception as problem:  # Pillow's errors are of many kinds
                 results[-1]["error"] = str(problem) or repr(problem)
-        errors = iter(model.errors(np.stack(tensors)) if tensors else [])
+        mse, other = model.measure(np.stack(tensors)) if tensors else ([], None)
+        figures = iter(zip(mse, mse if measure == "mse" else other))
         for result in results:
             if "error" not in result:
-                error = float(next(errors))
+                plain, figure = map(float, next(figures))
                 result.update(
-                    reconstruction_error=error, threshold=threshold, is_anomaly=error > threshold,
-                    class_names=class_names, measure="mse", mse=error,
+                    reconstruction_error=figure, threshold=threshold, is_anomaly=figure > threshold,
+                    class_names=class_names, measure=measure, mse=plain,
                 )
             yield result
 
@@ -183,9 +189,9 @@ def main():
             metadata = json.loads(Path(arguments.metadata).read_text(encoding="utf-8"))
         if metadata is None:
             raise Problem("it holds no metadata: name its metadata.json with --metadata")
-        threshold, class_names = settle(metadata)
+        measure, threshold, class_names = settle(metadata, model.another)
         using = arguments.model
-        for result in judge(model, threshold, class_names, paths):
+        for result in judge(model, measure, threshold, class_names, paths):
             results.append(result)
             if not arguments.json:
                 print(line(result), flush=True)
