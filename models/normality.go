@@ -144,6 +144,15 @@ func (l Limits) checkNormality(shapes StateDict) error {
 	return nil
 }
 
+// Describe gives the model other metadata, and drops the tensors of normality when
+// it is not to be judged by them any more.
+func (m *Model) Describe(md Metadata) {
+	m.Metadata = md
+	if measure, _ := md.Measure(); measure != MeasureBandMahalanobis {
+		m.Normality = nil
+	}
+}
+
 // CheckNormality returns an error unless a model that decides by
 // MeasureBandMahalanobis has the tensors for it, all finite, and any other none.
 func (m *Model) CheckNormality() error {

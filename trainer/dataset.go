@@ -27,6 +27,11 @@ type Dataset struct {
 	kept   []int // of the images in pixels, those that could be read
 }
 
+// warn adds to the warnings.
+func (d *Dataset) warn(format string, values ...any) {
+	d.Warnings = append(d.Warnings, fmt.Sprintf(format, values...))
+}
+
 // Len is the number of images.
 func (d *Dataset) Len() int { return len(d.kept) }
 

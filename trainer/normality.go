@@ -122,6 +122,7 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 	}
 	order = order[:min(len(order), maxNormals, max(minNormals, maxFeatureBytes/bytes))]
 	if len(order) < minNormals {
+		data.warn("%d images are too few to tell what is usual among them, %d are needed: the model decides by its plain error, which finds few defects", len(order), minNormals)
 		return nil, nil, nil
 	}
 	until := time.Time{}
@@ -198,6 +199,9 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 		scores[k] = max(z, 0) + math.Log1p(math.Exp(-math.Abs(z)))
 	}
 	d := conformal(scores, o.FalseAlarmRate)
+	if d.SupportedRate > d.FalseAlarmRate {
+		data.warn("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow", n, d.SupportedRate, d.FalseAlarmRate)
+	}
 	return sd, &d, nil
 }
 

@@ -60,7 +60,7 @@ func convertCommand() *cobra.Command {
 				return err
 			}
 			if meta != nil {
-				m.Metadata = *meta
+				m.Describe(*meta)
 			}
 			describeAnew(m)
 			return writeAtomically(to, func(w io.Writer) error { return write(w, m) })

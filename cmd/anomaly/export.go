@@ -38,7 +38,7 @@ func exportCommand() *cobra.Command {
 				return err
 			}
 			if meta != nil {
-				m.Metadata = *meta
+				m.Describe(*meta)
 			}
 			describeAnew(m)
 			entries, err := exporter.TritonEntries(m, name)

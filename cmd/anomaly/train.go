@@ -91,8 +91,9 @@ func trainCommand() *cobra.Command {
 				fmt.Fprintf(stderr, "ended early (%s): %d of %d steps, %.1f of %d epochs\n",
 					s.Ended, s.Steps, s.PlannedSteps, s.EpochsDone(), s.Epochs)
 			}
-			fmt.Fprintf(stderr, "%s: trained on %d images in %.1f s, mean error %.6f, threshold %.6f\n",
-				out, m.Metadata.Training.Images, time.Since(started).Seconds(), m.Metadata.MeanError, m.Metadata.Threshold)
+			measure, threshold := m.Metadata.Measure()
+			fmt.Fprintf(stderr, "%s: trained on %d images in %.1f s, mean error %.6f, threshold %.6f (%s)\n",
+				out, m.Metadata.Training.Images, time.Since(started).Seconds(), m.Metadata.MeanError, threshold, measure)
 			return nil
 		},
 	}
@@ -102,6 +103,7 @@ func trainCommand() *cobra.Command {
 	f.IntVar(&options.ImageSize, "image-size", trainer.DefaultImageSize, "side images are resized to, in pixels, a multiple of 16")
 	f.StringVar(&out, "out", "model.zip", "the model to write")
 	f.Int64Var(&options.Seed, "seed", 0, "the same seed gives the same model")
+	f.Float64Var(&options.FalseAlarmRate, "false-alarm-rate", trainer.DefaultFalseAlarmRate, "share of normal images that may be called anomalous")
 	f.DurationVar(&options.MaxTime, "max-time", 0, "end in this time, 10m say, with as many of the level's steps as fit (default: as long as the level takes)")
 	f.StringVar(&options.TempDir, "temp-dir", "", "folder for prepared images that do not fit in --dataset-memory (default: the system's)")
 	f.Int64Var(&options.Limits.MemoryBytes, "dataset-memory", options.Limits.MemoryBytes, "memory for prepared images, in bytes; what is beyond lies on disk")
@@ -150,6 +152,9 @@ func settle(c *cobra.Command, o trainer.Options) (trainer.Options, trainer.Level
 	if c.Flags().Changed("image-size") && o.ImageSize == 0 {
 		return o, trainer.Level{}, fmt.Errorf("%w: 0, expected a multiple of %d from %d to %d",
 			trainer.ErrImageSize, models.DefaultArchitecture().Stride(), trainer.MinImageSize, trainer.MaxImageSize)
+	}
+	if o.FalseAlarmRate == 0 {
+		return o, trainer.Level{}, fmt.Errorf("%w: 0, expected a number between 0 and 1", trainer.ErrFalseAlarmRate)
 	}
 	return o.Settle()
 }

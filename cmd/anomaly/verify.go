@@ -15,6 +15,7 @@ import (
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/importer"
+	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 	"github.com/schollz/progressbar/v3"
@@ -169,7 +170,7 @@ func verify(ctx context.Context, e *ort.Engine, m *models.Model, files []string,
 	}
 	v.SameGraph = bytes.Equal(again, export)
 
-	machine, err := graph.Machine(weights)
+	machine, err := gorgonias(export, m)
 	if err != nil {
 		return v, err
 	}
@@ -181,16 +182,19 @@ func verify(ctx context.Context, e *ort.Engine, m *models.Model, files []string,
 	defer d.Close()
 	planes := make([]float32, models.InputChannels*d.Side()*d.Side())
 	compare := func(pixels []byte) (*measured, error) {
-		mse, err := d.MSE(ctx, pixels)
+		figure, err := d.Measure(ctx, pixels)
 		if err != nil {
 			return nil, err
 		}
 		inference.Normalize(planes, pixels)
-		_, errs, err := machine.Run(planes)
+		if _, _, err := machine.Run(planes); err != nil {
+			return nil, err
+		}
+		figures, err := machine.Scores()
 		if err != nil {
 			return nil, err
 		}
-		r := &measured{ONNXRuntime: mse, Gorgonia: float64(errs[0])}
+		r := &measured{ONNXRuntime: figure, Gorgonia: float64(figures[0])}
 		if sum := r.ONNXRuntime + r.Gorgonia; math.IsNaN(sum) || math.IsInf(sum, 0) {
 			return nil, fmt.Errorf("the errors %v of ONNX Runtime and %v of Gorgonia are no numbers to compare", r.ONNXRuntime, r.Gorgonia)
 		}
@@ -223,6 +227,19 @@ func verify(ctx context.Context, e *ort.Engine, m *models.Model, files []string,
 	}
 	v.conclude()
 	return v, nil
+}
+
+// gorgonias is Gorgonia's machine for the network that the export is read back to,
+// and for what judges images beside it, which is built again.
+func gorgonias(export []byte, m *models.Model) (*network.Machine, error) {
+	graph, weights, err := importer.Read(export, 1)
+	if err != nil {
+		return nil, err
+	}
+	if m.Normality == nil {
+		return graph.Machine(weights)
+	}
+	return graph.JudgingMachine(weights, m.Normality)
 }
 
 // conclude fills in what follows from the graph and the images.

@@ -52,6 +52,7 @@ var callerErrors = []struct {
 }{
 	{trainer.ErrLevel, fiber.StatusBadRequest},
 	{trainer.ErrImageSize, fiber.StatusBadRequest},
+	{trainer.ErrFalseAlarmRate, fiber.StatusBadRequest},
 	{trainer.ErrBase, fiber.StatusUnprocessableEntity},
 	{trainer.ErrNoImages, fiber.StatusBadRequest},
 	{trainer.ErrDatasetTooLarge, fiber.StatusRequestEntityTooLarge},
@@ -68,6 +69,8 @@ var callerErrors = []struct {
 	{models.ErrUnsafe, fiber.StatusUnprocessableEntity},
 	{models.ErrArchitecture, fiber.StatusUnprocessableEntity},
 	{models.ErrMetadata, fiber.StatusUnprocessableEntity},
+	{inference.ErrMeasure, fiber.StatusUnprocessableEntity},
+	{inference.ErrNoMap, fiber.StatusUnprocessableEntity},
 	{models.ErrFormat, fiber.StatusUnprocessableEntity},
 }
 

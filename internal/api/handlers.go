@@ -40,6 +40,8 @@ func (s *Server) train(c *fiber.Ctx) error {
 		"image_size":  {limit: maxFieldBytes},
 		"max_seconds": {limit: maxFieldBytes},
 		"baseModel":   {limit: s.options.Models.MaxBytes},
+
+		"false_alarm_rate": {limit: maxFieldBytes},
 	})
 	if err != nil {
 		return err
@@ -59,6 +61,11 @@ func (s *Server) train(c *fiber.Ctx) error {
 	maxTime, err := duration(f.text("max_seconds"))
 	if err != nil {
 		return err
+	}
+	if text := f.text("false_alarm_rate"); text != "" {
+		if o.FalseAlarmRate, err = strconv.ParseFloat(text, 64); err != nil || o.FalseAlarmRate == 0 {
+			return fmt.Errorf("%w: %.40q, expected a number between 0 and 1", trainer.ErrFalseAlarmRate, text)
+		}
 	}
 	if base := f.memory["baseModel"]; len(base) > 0 {
 		if o.Base, err = models.Read(base, s.options.Models); err != nil {

@@ -33,7 +33,7 @@ func inferring(t testing.TB) (s *service, images []float32, errs []float64) {
 		values := make([]float32, len(pixels))
 		inference.Normalize(values, pixels)
 		images = append(images, values...)
-		errs = append(errs, as[inference.Verdict](t, s.byName(t, "tiles", image)).MSE)
+		errs = append(errs, as[inference.Verdict](t, s.byName(t, "tiles", image)).ReconstructionError)
 	}
 	return s, images, errs
 }

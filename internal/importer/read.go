@@ -22,12 +22,15 @@ var (
 
 // Read reads the bytes that exporter.InferenceModel gave: the network for
 // batches of so many images (image N×3×S×S), and its weights in the order of
-// its parameters. The network's Map is nil, for the file has none. Read returns ErrFormat, ErrUnsupported or, when the weights are
+// its parameters. Its Error is the plain one, which the file may call mse, and its
+// Map is nil. What judges images beside the network is not read: Forward.Judge
+// builds it again. Read returns ErrFormat, ErrUnsupported or, when the weights are
 // not those of an autoencoder, models.ErrArchitecture, wrapped.
 func Read(data []byte, batch int) (f *network.Forward, weights models.StateDict, err error) {
 	if batch < 1 {
 		return nil, nil, fmt.Errorf("importer: a batch of %d images, expected at least 1", batch)
 	}
+	data = networkOf(data)
 	if err := checkEnvelope(data); err != nil {
 		return nil, nil, fmt.Errorf("importer: %w", err)
 	}

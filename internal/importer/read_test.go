@@ -204,7 +204,11 @@ func TestGorgoniasMachineComputesOfTheGraphReadWhatONNXRuntimeDoesOfTheFile(t *t
 			if err != nil {
 				t.Fatal(err)
 			}
-			machine, err := f.Machine(weights)
+			build := func() (*network.Machine, error) { return f.Machine(weights) }
+			if c.model.Normality != nil {
+				build = func() (*network.Machine, error) { return f.JudgingMachine(weights, c.model.Normality) }
+			}
+			machine, err := build()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -230,7 +234,11 @@ func TestGorgoniasMachineComputesOfTheGraphReadWhatONNXRuntimeDoesOfTheFile(t *t
 				if err := session.Run(t.Context(), tensors[:1], tensors[1:]); err != nil {
 					t.Fatal(err)
 				}
-				rebuilt, errs, err := machine.Run(images)
+				rebuilt, _, err := machine.Run(images)
+				if err != nil {
+					t.Fatal(err)
+				}
+				errs, err := machine.Scores()
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -17,12 +17,40 @@ type Machine struct {
 	forward *Forward
 	vm      gorgonia.VM
 	// What Read nodes fill: the machine reuses the registers of all others.
-	reconstruction, errors gorgonia.Value
+	reconstruction, errors, scores gorgonia.Value
+}
+
+// JudgingMachine is Machine with what judges images beside the network, and its
+// tensors in the order of its Parameters. It adds that to the graph, which must
+// not have it yet.
+func (f *Forward) JudgingMachine(weights, normality models.StateDict) (*Machine, error) {
+	j, err := f.Judge()
+	if err != nil {
+		return nil, err
+	}
+	if len(normality) != len(j.Parameters) {
+		return nil, fmt.Errorf("network: %d tensors of normality, expected %d", len(normality), len(j.Parameters))
+	}
+	for i, t := range normality {
+		if err := let(j.Parameters[i], t.Data); err != nil {
+			return nil, err
+		}
+	}
+	for _, fixed := range j.Filters {
+		if err := let(fixed.Node, fixed.Data); err != nil {
+			return nil, err
+		}
+	}
+	return f.machine(weights, j.Score)
 }
 
 // Machine prepares to compute the network with weights in the order of its
 // Parameters. It adds to the graph what reads the results, once for each call.
 func (f *Forward) Machine(weights models.StateDict) (*Machine, error) {
+	return f.machine(weights, f.Error)
+}
+
+func (f *Forward) machine(weights models.StateDict, score *gorgonia.Node) (*Machine, error) {
 	if len(weights) != len(f.Parameters) {
 		return nil, fmt.Errorf("network: %d weights for %d parameters", len(weights), len(f.Parameters))
 	}
@@ -34,6 +62,7 @@ func (f *Forward) Machine(weights models.StateDict) (*Machine, error) {
 	m := &Machine{forward: f}
 	gorgonia.Read(f.Reconstruction, &m.reconstruction)
 	gorgonia.Read(f.Error, &m.errors)
+	gorgonia.Read(score, &m.scores)
 	m.vm = gorgonia.NewTapeMachine(f.Graph)
 	return m, nil
 }
@@ -54,6 +83,10 @@ func (m *Machine) Run(images []float32) (reconstruction, errors []float32, err e
 	errors, err = elements(m.errors)
 	return reconstruction, errors, err
 }
+
+// Scores are the scores of the images of the last Run by a JudgingMachine, their
+// errors by any other.
+func (m *Machine) Scores() ([]float32, error) { return elements(m.scores) }
 
 // Close gives the machine's resources back.
 func (m *Machine) Close() error { return m.vm.Close() }
