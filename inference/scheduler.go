@@ -149,12 +149,12 @@ func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, e
 }
 
 // Infer computes images that are prepared already, in their turn: n·3·side·side
-// values, and gives what the model decides by of each. Where rebuilt isn't nil, it is as long as
+// values, and gives of each what the model decides by, and the mean squared error. Where rebuilt isn't nil, it is as long as
 // images and takes the reconstructions.
-func (s *Scheduler) Infer(ctx context.Context, d *Detector, images, rebuilt []float32) ([]float32, error) {
+func (s *Scheduler) Infer(ctx context.Context, d *Detector, images, rebuilt []float32) (figures, mses []float32, err error) {
 	n := d.floats()
 	if len(images)%n != 0 || (rebuilt != nil && len(rebuilt) != len(images)) {
-		return nil, fmt.Errorf("inference: %d values for images of %d×%d pixels", len(images), d.Side(), d.Side())
+		return nil, nil, fmt.Errorf("inference: %d values for images of %d×%d pixels", len(images), d.Side(), d.Side())
 	}
 	jobs := make([]*job, len(images)/n)
 	q, k := &d.errors, alone
@@ -172,13 +172,12 @@ func (s *Scheduler) Infer(ctx context.Context, d *Detector, images, rebuilt []fl
 	}
 	defer s.inside.Add(-int64(len(jobs)))
 	if err := s.wait(d, q, k, jobs); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	errs := make([]float32, len(jobs))
-	for i, j := range jobs {
-		errs[i] = j.figure
+	for _, j := range jobs {
+		figures, mses = append(figures, j.figure), append(mses, j.mse)
 	}
-	return errs, nil
+	return figures, mses, nil
 }
 
 // wait puts jobs that were expected into a queue and waits until they are done.

@@ -36,25 +36,25 @@ func TestBatchesOfAnySizeGiveTheSameBits(t *testing.T) {
 	images := noisyImages(d, most)
 	one := make([]float32, most)
 	for i := range one {
-		errs, err := scheduler(t, 2, BatchOptions{}).Infer(t.Context(), d, images[i*d.floats():(i+1)*d.floats()], nil)
+		errs, _, err := scheduler(t, 2, BatchOptions{}).Infer(t.Context(), d, images[i*d.floats():(i+1)*d.floats()], nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		one[i] = errs[0]
 	}
 	rebuilt := make([]float32, len(images))
-	if _, err := scheduler(t, 2, BatchOptions{Size: 1}).Infer(t.Context(), d, images, rebuilt); err != nil {
+	if _, _, err := scheduler(t, 2, BatchOptions{Size: 1}).Infer(t.Context(), d, images, rebuilt); err != nil {
 		t.Fatal(err)
 	}
 	for _, size := range []int{0, 1, 2, 3, 8, most} {
 		for _, threads := range []int{1, 2} {
 			s := scheduler(t, threads, BatchOptions{Size: size})
-			errs, err := s.Infer(t.Context(), d, images, nil)
+			errs, _, err := s.Infer(t.Context(), d, images, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			again := make([]float32, len(images))
-			full, err := s.Infer(t.Context(), d, images, again)
+			full, _, err := s.Infer(t.Context(), d, images, again)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -86,7 +86,7 @@ func TestImagesThatWaitTogetherRunTogether(t *testing.T) {
 	}
 	done := make(chan error)
 	go func() {
-		_, err := s.Infer(t.Context(), d, noisyImages(d, 9), nil)
+		_, _, err := s.Infer(t.Context(), d, noisyImages(d, 9), nil)
 		done <- err
 	}()
 	for waiting := 0; waiting < 9; {
@@ -169,11 +169,11 @@ func TestCallerWhoLeavesTheQueueHoldsNobodyUp(t *testing.T) {
 	left := errors.New("left")
 	gone, stays := make(chan error), make(chan error)
 	go func() {
-		_, err := s.Infer(ctx, d, noisyImages(d, 2), nil)
+		_, _, err := s.Infer(ctx, d, noisyImages(d, 2), nil)
 		gone <- err
 	}()
 	go func() {
-		_, err := s.Infer(t.Context(), d, noisyImages(d, 1), nil)
+		_, _, err := s.Infer(t.Context(), d, noisyImages(d, 1), nil)
 		stays <- err
 	}()
 	cancel(left)

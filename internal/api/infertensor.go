@@ -123,7 +123,7 @@ func parseInfer(body []byte, headerLength string, side int) (*inferRequest, erro
 // choose settles on the outputs: those named, else all.
 func (r *inferRequest) choose(q *inferJSON) error {
 	all, _ := q.Parameters[binaryAll].(bool)
-	known := []string{network.ReconstructionName, network.ErrorName}
+	known := []string{network.ReconstructionName, network.ErrorName, network.MSEName}
 	if len(q.Outputs) == 0 {
 		for _, name := range known {
 			r.outputs = append(r.outputs, inferOutput{name, all})

@@ -93,6 +93,7 @@ func (s *Server) inferenceModel(c *fiber.Ctx) error {
 		"outputs": []tensorMetadata{
 			{network.ReconstructionName, datatype, images},
 			{network.ErrorName, datatype, []int{-1}},
+			{network.MSEName, datatype, []int{-1}},
 		},
 	})
 }
@@ -164,13 +165,14 @@ func (s *Server) compute(ctx context.Context, e registry.Entry, r *inferRequest)
 	if slices.ContainsFunc(r.outputs, func(o inferOutput) bool { return o.name == network.ReconstructionName }) {
 		rebuilt = make([]float32, len(r.images))
 	}
-	errs, err := s.schedule.Infer(ctx, d, r.images, rebuilt)
+	errs, mses, err := s.schedule.Infer(ctx, d, r.images, rebuilt)
 	if err != nil {
 		return nil, err
 	}
 	return map[string]tensor{
 		network.ReconstructionName: {[]int{len(errs), models.InputChannels, d.Side(), d.Side()}, rebuilt},
 		network.ErrorName:          {[]int{len(errs)}, errs},
+		network.MSEName:            {[]int{len(mses)}, mses},
 	}, nil
 }
 

@@ -122,24 +122,24 @@ func TestTensorsAreInferredFromJSONAndBinaryAlike(t *testing.T) {
 	binary := map[string]any{"name": "image", "datatype": "FP32", "shape": []int{2, 3, 32, 32}, "parameters": map[string]any{"binary_data_size": len(images) * 4}}
 	flat := map[string]any{"name": "image", "datatype": "FP32", "shape": []int{2, 3, 32, 32}, "data": images}
 	deep := map[string]any{"name": "image", "datatype": "FP32", "shape": []int{2, 3, 32, 32}, "data": nested}
-	both := []string{"reconstruction", "reconstruction_error"}
-	var rebuilt []float32
+	both, all := []string{"reconstruction", "reconstruction_error"}, []string{"reconstruction", "reconstruction_error", "mse"}
+	var rebuilt, mses []float32
 	for name, c := range map[string]struct {
 		input   map[string]any
 		more    map[string]any
 		outputs []string
 		binary  bool // of any output
 	}{
-		"flat JSON":                {input: flat, outputs: both},
-		"nested JSON":              {input: deep, outputs: both},
-		"binary":                   {input: binary, outputs: both},
-		"binary, answered so":      {input: binary, more: map[string]any{"parameters": map[string]any{"binary_data_output": true}}, outputs: both, binary: true},
+		"flat JSON":                {input: flat, outputs: all},
+		"nested JSON":              {input: deep, outputs: all},
+		"binary":                   {input: binary, outputs: all},
+		"binary, answered so":      {input: binary, more: map[string]any{"parameters": map[string]any{"binary_data_output": true}}, outputs: all, binary: true},
 		"the error only":           {input: flat, more: map[string]any{"outputs": []any{map[string]any{"name": "reconstruction_error"}}}, outputs: both[1:]},
 		"the reconstruction only":  {input: flat, more: map[string]any{"outputs": []any{map[string]any{"name": "reconstruction"}}}, outputs: both[:1]},
 		"one of two in binary":     {input: flat, more: map[string]any{"outputs": []any{map[string]any{"name": "reconstruction_error"}, map[string]any{"name": "reconstruction", "parameters": map[string]any{"binary_data": true}}}}, outputs: both, binary: true},
 		"all in binary, bar one":   {input: binary, more: map[string]any{"parameters": map[string]any{"binary_data_output": true}, "outputs": []any{map[string]any{"name": "reconstruction_error", "parameters": map[string]any{"binary_data": false}}}}, outputs: both[1:]},
-		"parameters nobody knows":  {input: flat, more: map[string]any{"parameters": map[string]any{"sequence_id": 5, "x": "y"}}, outputs: both},
-		"a header length for JSON": {input: flat, outputs: both},
+		"parameters nobody knows":  {input: flat, more: map[string]any{"parameters": map[string]any{"sequence_id": 5, "x": "y"}}, outputs: all},
+		"a header length for JSON": {input: flat, outputs: all},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := map[string]any{"id": "a-1", "inputs": []any{c.input}}
@@ -167,6 +167,8 @@ func TestTensorsAreInferredFromJSONAndBinaryAlike(t *testing.T) {
 							t.Errorf("the error of image %d is %v, of the file %v", i, data[i], errs[i])
 						}
 					}
+				case "mse":
+					mses = data
 				case "reconstruction":
 					if rebuilt == nil {
 						rebuilt = data
@@ -184,8 +186,8 @@ func TestTensorsAreInferredFromJSONAndBinaryAlike(t *testing.T) {
 		d := float64(rebuilt[i] - images[i])
 		sum += d * d
 	}
-	if mse := sum / (3 * 32 * 32); math.Abs(mse-errs[0]) > 1e-6*errs[0] {
-		t.Errorf("the reconstruction's error is %v, %v was said", mse, errs[0])
+	if mse := sum / (3 * 32 * 32); math.Abs(mse-float64(mses[0])) > 1e-6*mse {
+		t.Errorf("the reconstruction's error is %v, %v was said", mse, mses[0])
 	}
 }
 
@@ -207,7 +209,7 @@ func TestProtocolDescribesServerAndModels(t *testing.T) {
 	for _, path := range []string{"/v2/models/tiles", "/v2/models/tiles/versions/1"} {
 		a := get(path)
 		want := `{"inputs":[{"name":"image","datatype":"FP32","shape":[-1,3,32,32]}],"name":"tiles",` +
-			`"outputs":[{"name":"reconstruction","datatype":"FP32","shape":[-1,3,32,32]},{"name":"reconstruction_error","datatype":"FP32","shape":[-1]}],` +
+			`"outputs":[{"name":"reconstruction","datatype":"FP32","shape":[-1,3,32,32]},{"name":"reconstruction_error","datatype":"FP32","shape":[-1]},{"name":"mse","datatype":"FP32","shape":[-1]}],` +
 			`"platform":"onnxruntime_onnx","versions":["1"]}`
 		if string(a.body) != want {
 			t.Errorf("%s: %s", path, a.body)
