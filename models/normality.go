@@ -35,10 +35,10 @@ const (
 )
 
 // NormalityScale is one scale that images are looked at: Places×Places places of
-// Cell×Cell pixels. What is seen of a place are the energies of bands: at each
-// of the Levels (the image halved so often), in each of eight orientations, the
-// mean and the maximum over the place, and of colour the maximum; and the mean
-// brightness and colour. All but the last are logarithms.
+// Cell×Cell pixels. What is seen of a place are the logarithms of the energies of
+// bands, the largest in the place: at each of the Levels (the image halved so
+// often) in eight orientations, and of both channels of colour; and the mean
+// brightness and colour.
 type NormalityScale struct {
 	Places, Cell int
 	Levels       []int
@@ -76,7 +76,7 @@ func NormalityScales(side int) []NormalityScale {
 
 // Features is the number of energies seen of a place.
 func (s NormalityScale) Features() int {
-	return len(s.Levels)*(2*Oriented+opponents) + 1 + opponents
+	return len(s.Levels)*(Oriented+opponents) + 1 + opponents
 }
 
 // Blocks is the number of blocks along a side.

@@ -52,7 +52,9 @@ func (s *serving) models(t testing.TB) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var list struct{ Models []struct{ Name, State, Error string } }
+		var list struct {
+			Models []struct{ Name, State, Error string }
+		}
 		err = json.NewDecoder(res.Body).Decode(&list)
 		res.Body.Close()
 		if err != nil {

@@ -70,6 +70,18 @@ func (f *form) Close() {
 // and again would be several megabytes of garbage each time.
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
+// buffer gives an empty buffer for so many bytes. Sizes are rounded up, so that
+// one serves for uploads that differ by an image; a Buffer that grows by itself
+// doubles.
+func buffer(size int64) *bytes.Buffer {
+	const step = 256 << 10
+	want := (int(max(size, 0)) + bytes.MinRead + step - 1) / step * step
+	if b := buffers.Get().(*bytes.Buffer); b.Cap() >= want {
+		return b
+	}
+	return bytes.NewBuffer(make([]byte, 0, want))
+}
+
 // unused says that nobody keeps a part's bytes when the form is closed.
 func (f *form) unused(name string) { f.spare = append(f.spare, name) }
 
@@ -147,10 +159,7 @@ func (f *form) read(r *multipart.Reader, fields map[string]field, tempDir string
 
 // keep reads a part into memory.
 func (f *form) keep(name string, part io.Reader, known field) error {
-	data := buffers.Get().(*bytes.Buffer)
-	if f.length > 0 {
-		data.Grow(int(min(f.length, known.limit, largestGuess)) + bytes.MinRead)
-	}
+	data := buffer(min(f.length, known.limit, largestGuess))
 	r := io.LimitReader(part, known.limit+1)
 	sum := sha256.New()
 	if known.hash {

@@ -147,8 +147,8 @@ func (b *builder) energies(image *gorgonia.Node, side int) *Judgement {
 		var x *gorgonia.Node
 		for i, n := range s.Levels {
 			l, size := at(n), s.Cell>>n
-			energies := b.step(Logarithm, 0, b.step(Stack, 0,
-				b.step(AveragePool, size, l.oriented), b.step(MaxPool, size, l.oriented), b.step(MaxPool, size, l.colourEnergy)))
+			energies := b.step(Logarithm, 0, b.step(Join, 0,
+				b.step(MaxPool, size, l.oriented), b.step(MaxPool, size, l.colourEnergy)))
 			if i == 0 {
 				x = energies
 			} else {
