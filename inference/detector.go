@@ -141,15 +141,23 @@ func (d *Detector) measure(ctx context.Context, pixels []byte) (*job, error) {
 // that the model decides by, and the image's own. It returns ErrNoMap for a model
 // that decides by its plain error.
 func (d *Detector) Map(ctx context.Context, pixels []byte) (values []float32, figure float64, err error) {
-	if err := d.fits(pixels); err != nil {
+	values, j, err := d.mapped(ctx, pixels)
+	if err != nil {
 		return nil, 0, err
 	}
-	if d.model.Normality == nil {
-		return nil, 0, fmt.Errorf("%w: it decides by its plain error; train it anew", ErrNoMap)
+	return values, float64(j.figure), nil
+}
+
+func (d *Detector) mapped(ctx context.Context, pixels []byte) ([]float32, *job, error) {
+	if err := d.fits(pixels); err != nil {
+		return nil, nil, err
 	}
-	j := job{image: func(dst []float32) { Normalize(dst, pixels) }, anomaly: make([]float32, d.Side()*d.Side())}
-	err = d.run(ctx, mapping, []*job{&j})
-	return j.anomaly, float64(j.figure), err
+	if d.model.Normality == nil {
+		return nil, nil, fmt.Errorf("%w: it decides by its plain error; train it anew", ErrNoMap)
+	}
+	j := &job{image: func(dst []float32) { Normalize(dst, pixels) }, anomaly: make([]float32, d.Side()*d.Side())}
+	err := d.run(ctx, mapping, []*job{j})
+	return j.anomaly, j, err
 }
 
 // Measure is the value of the measure that the model decides by, of a prepared

@@ -84,7 +84,7 @@ func rootCommand() *cobra.Command {
 			}
 		},
 	}
-	root.AddCommand(serveCommand(), trainCommand(), detectCommand(), inspectCommand(), convertCommand(), exportCommand(), verifyCommand(), healthCommand())
+	root.AddCommand(serveCommand(), trainCommand(), detectCommand(), evaluateCommand(), inspectCommand(), convertCommand(), exportCommand(), verifyCommand(), healthCommand())
 	return root
 }
 

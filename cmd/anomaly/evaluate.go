@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/evaluation"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/models"
+	"github.com/deepmed/anomaly/trainer"
+	"github.com/spf13/cobra"
+)
+
+// shown is how many images of a kind a report shows.
+const shown = 10
+
+// evaluated is what `evaluate --json` prints.
+type evaluated struct {
+	Dataset string `json:"dataset"`
+	*evaluation.Result
+	// Seconds are those of the parts, PeakBytes the most memory the process held.
+	Seconds   map[string]float64 `json:"seconds"`
+	PeakBytes int64              `json:"peak_bytes"`
+}
+
+func evaluateCommand() *cobra.Command {
+	var (
+		engine  engineFlags
+		options trainer.Options
+		model   string
+		report  string
+		asJSON  bool
+		force   bool
+	)
+	c := &cobra.Command{
+		Use:   "evaluate DATASET",
+		Short: "Measure how well defects are found in a data set (train/good, test/good, test/<defect>)",
+		Long: "Trains on the images in DATASET/train/good, or takes --model, and judges those in test/good and test/<defect>.\n" +
+			"Prints for each kind of defect how often it scores higher than a normal image (AUROC, with its 95 % interval),\n" +
+			"the average precision, the best F1, the hits at 1, 5 and 10 % false alarms, and the hits at the model's own threshold.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			options, _, err := settle(c, options)
+			if err != nil {
+				return err
+			}
+			if report != "" {
+				if err := mayWrite("--report", report, force); err != nil {
+					return err
+				}
+			}
+			set, err := evaluation.Open(args[0])
+			if err != nil {
+				return err
+			}
+			e, err := engine.open()
+			if err != nil {
+				return err
+			}
+			r := evaluated{Dataset: args[0], Seconds: map[string]float64{}}
+			m, err := evaluatedModel(c.Context(), e, model, args[0], options, r.Seconds)
+			if err != nil {
+				return err
+			}
+			d, err := inference.NewDetector(e, m, 1)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			began := time.Now()
+			if r.Result, err = evaluation.Evaluate(c.Context(), d, set, e.Threads()); err != nil {
+				return err
+			}
+			r.Seconds["detection"] = time.Since(began).Seconds()
+			r.PeakBytes = peakBytes()
+			if report != "" {
+				if err := writeReport(c.Context(), report, d, args[0], r); err != nil {
+					return err
+				}
+			}
+			if asJSON {
+				enc := json.NewEncoder(c.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(r)
+			}
+			return r.print(c.OutOrStdout())
+		},
+	}
+	f := c.Flags()
+	engine.add(c)
+	f.StringVar(&model, "model", "", "judge by this model instead of training one")
+	f.IntVar(&options.Level, "level", trainer.DefaultLevel, "1 (quickest) to 5 (most thorough)")
+	f.IntVar(&options.ImageSize, "image-size", trainer.DefaultImageSize, "side images are resized to, in pixels, a multiple of 16")
+	f.Int64Var(&options.Seed, "seed", 0, "the same seed gives the same model")
+	f.Float64Var(&options.FalseAlarmRate, "false-alarm-rate", trainer.DefaultFalseAlarmRate, "share of normal images that may be called anomalous")
+	f.DurationVar(&options.MaxTime, "max-time", 0, "end the training in this time (default: as long as the level takes)")
+	f.StringVar(&report, "report", "", "write an HTML page with plots and heatmaps")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	f.BoolVar(&force, "force", false, "replace an existing report")
+	return c
+}
+
+// evaluatedModel reads the model, or trains one on the data set.
+func evaluatedModel(ctx context.Context, e *ort.Engine, model, dataset string, o trainer.Options, seconds map[string]float64) (*models.Model, error) {
+	if model != "" {
+		m, _, err := readModel(model, "")
+		return m, err
+	}
+	src, closer, err := openSource(filepath.Join(dataset, evaluation.TrainFolder), o.Limits)
+	if err != nil {
+		return nil, err
+	}
+	defer closer()
+	began := time.Now()
+	m, err := trainer.Train(ctx, e, src, o)
+	seconds["training"] = time.Since(began).Seconds()
+	return m, err
+}
+
+// writeReport draws the images that the model is most and least certain of.
+func writeReport(ctx context.Context, path string, d *inference.Detector, dataset string, r evaluated) error {
+	highestBad, lowestBad, highestGood := r.Certain(shown)
+	page := evaluation.Report{
+		Title: "Evaluation on " + filepath.Base(filepath.Clean(dataset)), Result: r.Result,
+		Metadata: d.Model().Metadata, Seconds: r.Seconds,
+	}
+	if d.Model().Normality != nil {
+		for _, g := range []struct {
+			title  string
+			judged []evaluation.Judged
+		}{
+			{"Defects with the highest scores", highestBad},
+			{"Defects with the lowest scores", lowestBad},
+			{"Normal images with the highest scores", highestGood},
+		} {
+			gallery := evaluation.Gallery{Title: g.title}
+			for _, j := range g.judged {
+				data, err := os.ReadFile(j.File)
+				if err != nil {
+					return err
+				}
+				x, err := d.Explain(ctx, data, inference.DefaultImageLimits())
+				if err != nil {
+					return err
+				}
+				gallery.Pictures = append(gallery.Pictures, evaluation.Picture{Judged: j, PNG: x.Heatmap})
+			}
+			page.Galleries = append(page.Galleries, gallery)
+		}
+	}
+	return writeAtomically(path, func(w io.Writer) error { return evaluation.WriteReport(w, page) })
+}
+
+func (r evaluated) print(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "DEFECT\tIMAGES\tAUROC\t95 %\tAP\tF1\tHITS 1%\t5%\t10%\tTHRESHOLD\t")
+	for _, f := range r.Rows() {
+		fmt.Fprintf(t, "%s\t%d\t%.3f\t%.3f–%.3f\t%.3f\t%.3f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", f.Name, f.Images, f.AUROC, f.Low, f.High,
+			f.AveragePrecision, f.F1, f.HitsAt1, f.HitsAt5, f.HitsAt10, f.Hits)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%d normal images, %.1f %% above the threshold of %.6g (%s); training %.1f s, detection %.1f s, at most %d MB\n",
+		r.Normal, r.FalseAlarmsPercent(), r.Threshold, r.Measure, r.Seconds["training"], r.Seconds["detection"], r.PeakBytes>>20)
+	return err
+}
+
+// peakBytes is the most memory that the process held, in bytes.
+func peakBytes() int64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return u.Maxrss * maxrssUnit
+}

@@ -1,0 +1,4 @@
+package main
+
+// maxrssUnit is what the system counts memory in: macOS in bytes.
+const maxrssUnit = 1

@@ -1,0 +1,174 @@
+package evaluation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/trainer"
+	"golang.org/x/sync/errgroup"
+)
+
+// The folders of a data set, as MVTec AD has them.
+const (
+	TrainFolder = "train/good"
+	testFolder  = "test"
+	goodFolder  = "good"
+)
+
+// ErrDataset is returned when a folder is no data set that can be evaluated on.
+var ErrDataset = errors.New("not a data set to evaluate on: expected test/good and test/<defect>")
+
+// Set is a data set's test images, by folder: normal ones and each defect.
+type Set struct {
+	Good    []string
+	Defects []Defect
+}
+
+// Defect is a kind of defect and its images.
+type Defect struct {
+	Name  string
+	Files []string
+}
+
+// Open lists the test images of a data set. It returns ErrDataset, wrapped, when
+// there are no normal ones or no defects.
+func Open(folder string) (*Set, error) {
+	entries, err := os.ReadDir(filepath.Join(folder, testFolder))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDataset, err)
+	}
+	s := &Set{}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		files, err := images(filepath.Join(folder, testFolder, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case len(files) == 0:
+		case e.Name() == goodFolder:
+			s.Good = files
+		default:
+			s.Defects = append(s.Defects, Defect{e.Name(), files})
+		}
+	}
+	if len(s.Good) == 0 || len(s.Defects) == 0 {
+		return nil, fmt.Errorf("%w: %s has %d normal images and %d kinds of defects", ErrDataset, folder, len(s.Good), len(s.Defects))
+	}
+	return s, nil
+}
+
+func images(folder string) ([]string, error) {
+	var files []string
+	err := filepath.WalkDir(folder, func(p string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && trainer.IsImage(p) {
+			files = append(files, p)
+		}
+		return err
+	})
+	return files, err
+}
+
+// Judged is an image and what was said of it.
+type Judged struct {
+	File      string  `json:"file"`
+	Score     float64 `json:"reconstruction_error"`
+	IsAnomaly bool    `json:"is_anomaly"`
+}
+
+// Score judges files, as many at a time as threads. An image that cannot be read
+// is an error: figures over the rest would not be those of the set.
+func Score(ctx context.Context, d *inference.Detector, files []string, threads int) ([]Judged, error) {
+	out := make([]Judged, len(files))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(threads)
+	for i, file := range files {
+		group.Go(func() error {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			v, err := d.Detect(ctx, data, nil, inference.DefaultImageLimits())
+			if err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			out[i] = Judged{file, v.ReconstructionError, v.IsAnomaly}
+			return nil
+		})
+	}
+	return out, group.Wait()
+}
+
+// Evaluate scores a data set with a model and makes figures of it.
+func Evaluate(ctx context.Context, d *inference.Detector, s *Set, threads int) (*Result, error) {
+	good, err := Score(ctx, d, s.Good, threads)
+	if err != nil {
+		return nil, err
+	}
+	measure, threshold := d.Model().Metadata.Measure()
+	r := &Result{Measure: measure, Threshold: threshold, Normal: len(good), good: good}
+	r.FalseAlarms = share(good)
+	for _, defect := range s.Defects {
+		bad, err := Score(ctx, d, defect.Files, threads)
+		if err != nil {
+			return nil, err
+		}
+		f := figures(scores(good), scores(bad))
+		f.Name, f.Images, f.Hits = defect.Name, len(bad), share(bad)
+		r.Defects = append(r.Defects, f)
+		r.bad = append(r.bad, bad...)
+	}
+	r.Mean = mean(r.Defects)
+	r.Together = figures(scores(good), scores(r.bad))
+	r.Together.Name, r.Together.Images, r.Together.Hits = "all", len(r.bad), share(r.bad)
+	return r, nil
+}
+
+func scores(js []Judged) []float64 {
+	out := make([]float64, len(js))
+	for i, j := range js {
+		out[i] = j.Score
+	}
+	return out
+}
+
+// share is how many were called anomalous.
+func share(js []Judged) float64 {
+	n := 0
+	for _, j := range js {
+		if j.IsAnomaly {
+			n++
+		}
+	}
+	return float64(n) / float64(len(js))
+}
+
+// Certain gives the images that the model is most and least certain of: the
+// normal ones and the defects with the highest and the lowest scores.
+func (r *Result) Certain(n int) (highestBad, lowestBad, highestGood []Judged) {
+	order := func(js []Judged) []Judged {
+		js = slices.Clone(js)
+		slices.SortStableFunc(js, func(a, b Judged) int {
+			switch {
+			case a.Score > b.Score:
+				return -1
+			case a.Score < b.Score:
+				return 1
+			}
+			return 0
+		})
+		return js
+	}
+	bad, good := order(r.bad), order(r.good)
+	lowest := slices.Clone(bad)
+	slices.Reverse(lowest)
+	return bad[:min(n, len(bad))], lowest[:min(n, len(lowest))], good[:min(n, len(good))]
+}
