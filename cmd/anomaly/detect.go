@@ -30,7 +30,7 @@ func detectCommand() *cobra.Command {
 		model    string
 		metadata string
 		asJSON   bool
-		pictures string
+		folders  drawings
 	)
 	c := &cobra.Command{
 		Use:   "detect --model model.zip IMAGE|FOLDER...",
@@ -58,7 +58,7 @@ func detectCommand() *cobra.Command {
 				return err
 			}
 			defer d.Close()
-			results, err := judgeFiles(c.Context(), d, meta, files, e.Threads(), pictures)
+			results, err := judgeFiles(c.Context(), d, meta, files, e.Threads(), folders)
 			if err != nil {
 				return err
 			}
@@ -80,7 +80,8 @@ func detectCommand() *cobra.Command {
 	f.StringVar(&model, "model", "", "the model: a zip from train, a .pt or an .onnx")
 	f.StringVar(&metadata, "metadata", "", "a metadata.json that replaces the model's own threshold and class names")
 	f.BoolVar(&asJSON, "json", false, "print one JSON array")
-	f.StringVar(&pictures, "pictures", "", "folder for a PNG of each image: as the network saw it, rebuilt, and their difference")
+	f.StringVar(&folders.heatmaps, "heatmap", "", "folder for a PNG of each image under its anomaly map")
+	f.StringVar(&folders.pictures, "pictures", "", "folder for a PNG of each image: as the network saw it, rebuilt, and their difference")
 	_ = c.MarkFlagRequired("model") // fails only for a flag that is not there
 	return c
 }
@@ -145,7 +146,7 @@ func imageFiles(args []string) ([]string, error) {
 	return files, nil
 }
 
-func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadata, files []string, threads int, pictures string) ([]result, error) {
+func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadata, files []string, threads int, folders drawings) ([]result, error) {
 	results := make([]result, len(files))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(threads)
@@ -159,8 +160,8 @@ func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadat
 					results[i].Verdict = &v
 				}
 			}
-			if err == nil && pictures != "" {
-				err = writePicture(ctx, d, data, filepath.Join(pictures, fmt.Sprintf("%04d-%s.png", i+1, filepath.Base(file))))
+			if err == nil {
+				err = folders.draw(ctx, d, data, fmt.Sprintf("%04d-%s.png", i+1, filepath.Base(file)))
 			}
 			if err != nil {
 				results[i].Verdict, results[i].Error = nil, err.Error()
@@ -171,11 +172,31 @@ func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadat
 	return results, group.Wait()
 }
 
-func writePicture(ctx context.Context, d *inference.Detector, image []byte, path string) error {
-	png, err := d.Picture(ctx, image, inference.DefaultImageLimits())
+// drawings are the folders that images are drawn into, each empty for not at all.
+type drawings struct{ pictures, heatmaps string }
+
+// draw writes what is asked for of an image, under that name.
+func (f drawings) draw(ctx context.Context, d *inference.Detector, image []byte, name string) error {
+	if f.pictures != "" {
+		png, err := d.Picture(ctx, image, inference.DefaultImageLimits())
+		if err == nil {
+			err = writePNG(filepath.Join(f.pictures, name), png)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if f.heatmaps == "" {
+		return nil
+	}
+	x, err := d.Explain(ctx, image, inference.DefaultImageLimits())
 	if err != nil {
 		return err
 	}
+	return writePNG(filepath.Join(f.heatmaps, name), x.Heatmap)
+}
+
+func writePNG(path string, png []byte) error {
 	return writeAtomically(path, func(w io.Writer) error {
 		_, err := w.Write(png)
 		return err
