@@ -29,7 +29,12 @@ var stepRules = map[network.Kind]rule{
 	network.Standardize: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		return l.op("Mul", n.Shape(), []value{l.op("Sub", n.Shape(), in[:2]), in[2]}), nil
 	},
-	network.Larger: elementwise("Max"),
+	network.Larger: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+		s := n.Shape()
+		apart := l.op("Abs", s, []value{l.op("Sub", s, in)})
+		surplus := l.op("Softplus", s, []value{l.op("Mul", s, []value{apart, l.floats(nil, -2)})})
+		return l.op("Add", s, []value{l.op("Max", s, in), l.op("Mul", s, []value{surplus, l.floats(nil, 0.5)})}), nil
+	},
 	network.Peak: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		return l.op("GlobalMaxPool", n.Shape(), in), nil
 	},

@@ -8,10 +8,11 @@ import (
 )
 
 // MeasureBandMahalanobis is how far the places of an image are from those of
-// normal images: the largest Mahalanobis distance over all places and scales of
-// the oriented band energies there, see NormalityScale. It is given as
-// log(1 + exp z), z being the logarithm of the distance in standard deviations
-// above what images that were not learnt from have: 0.69 is usual, 3 is rare.
+// normal images. At each scale it is the largest Mahalanobis distance over all
+// places of the oriented band energies there, see NormalityScale: its logarithm,
+// in standard deviations above what images that were not learnt from have. Of all
+// scales z is the smooth maximum, ½ ln Σ exp 2x. It is given as ln(1 + exp z), so
+// that it is above 0: 1 is usual, 3 is rare.
 const MeasureBandMahalanobis = "band_mahalanobis"
 
 // Oriented is how many orientations of edges and lines are told apart.

@@ -185,9 +185,11 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 		mean, std := meanStd(peaks[i])
 		slope := 1 / max(std, 1e-3)
 		for k, v := range peaks[i] {
-			if z := (v - mean) * slope; i == 0 || z > highest[k] {
-				highest[k] = z
+			z := float32((v - mean) * slope)
+			if i > 0 {
+				z = network.SmoothMaximum(float32(highest[k]), z)
 			}
+			highest[k] = float64(z)
 		}
 		ps := s.Parameters()
 		for k, data := range [][]float32{final[i].mean, final[i].precision, final[i].whitening, {float32(mean)}, {float32(slope)}} {

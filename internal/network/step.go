@@ -44,7 +44,8 @@ const (
 	// Standardize takes a map, an offset and a slope of one element, and gives
 	// (map − offset)·slope.
 	Standardize Kind = "Standardize"
-	// Larger is the larger of two, element by element.
+	// Larger is a smooth maximum of two, element by element: ½ ln(exp 2x + exp
+	// 2y), which is half of ln 2 above both where they are the same.
 	Larger Kind = "Larger"
 	// Peak is the maximum of each channel, N×C×1×1.
 	Peak Kind = "Peak"
@@ -69,6 +70,11 @@ type stepRule struct {
 	out   int   // of the result
 	shape func(op Step, in []tensor.Shape) (tensor.Shape, error)
 	do    func(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape)
+}
+
+// SmoothMaximum is what Larger does to two numbers.
+func SmoothMaximum(x, y float32) float32 {
+	return max(x, y) + float32(math.Log1p(math.Exp(-2*math.Abs(float64(x-y))))/2)
 }
 
 // same is the shape of an operator that works element by element.
@@ -122,7 +128,7 @@ func init() { // a table literal would be an initialization cycle
 			return in[0].Clone(), nil
 		}, func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
 			for i, x := range in[0] {
-				out[i] = max(x, in[1][i])
+				out[i] = SmoothMaximum(x, in[1][i])
 			}
 		}},
 		Peak: {[]int{4}, 4, func(_ Step, in []tensor.Shape) (tensor.Shape, error) {
