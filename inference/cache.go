@@ -21,6 +21,16 @@ type Cache struct {
 	mu      sync.Mutex
 	entries map[string]*list.Element // of *cached
 	recent  *list.List               // the most recently used in front
+	stats   CacheStats
+}
+
+// CacheStats are what a Cache holds, and how often it had what it was asked for.
+type CacheStats struct {
+	// Models are loaded, from files of so many Bytes in all.
+	Models int
+	Bytes  int64
+	// Hits found their model loaded or on its way, Misses read it.
+	Hits, Misses uint64
 }
 
 // cached is a model in the cache, or on its way into it.
@@ -31,6 +41,7 @@ type cached struct {
 	err      error
 	users    int
 	evicted  bool
+	bytes    int64 // of the model's file
 }
 
 // NewCache keeps at most size models, each read within the limits. It must be
@@ -50,10 +61,13 @@ func (c *Cache) Get(ctx context.Context, model []byte) (d *Detector, release fun
 	if el, ok := c.entries[key]; ok {
 		e = el.Value.(*cached)
 		e.users++
+		c.stats.Hits++
 		c.recent.MoveToFront(el)
 		c.mu.Unlock()
 	} else {
-		e = &cached{key: key, ready: make(chan struct{}), users: 1}
+		e = &cached{key: key, ready: make(chan struct{}), users: 1, bytes: int64(len(model))}
+		c.stats.Misses++
+		c.stats.Bytes += e.bytes
 		c.entries[key] = c.recent.PushFront(e)
 		c.evict()
 		c.mu.Unlock()
@@ -103,6 +117,7 @@ func (c *Cache) evict() {
 func (c *Cache) remove(el *list.Element) {
 	e := c.recent.Remove(el).(*cached)
 	delete(c.entries, e.key)
+	c.stats.Bytes -= e.bytes
 	e.evicted = true
 	if e.users == 0 && e.detector != nil {
 		e.detector.Close()
@@ -134,6 +149,15 @@ func (c *Cache) Len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.recent.Len()
+}
+
+// Stats tells what the cache holds and how it was used.
+func (c *Cache) Stats() CacheStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stats
+	s.Models = c.recent.Len()
+	return s
 }
 
 // Close empties the cache. Models in use are closed when they are released.

@@ -52,6 +52,12 @@ type Options struct {
 	// When the level's steps do not fit it takes those that do, with a learning
 	// rate that falls towards the end, and says so in the metadata.
 	MaxTime time.Duration
+	// Threads is how many threads the training computes with; 0 means the
+	// engine's. The model does not depend on it.
+	Threads int
+	// Niceness is how far the training's threads stand back behind others, up to
+	// MaxNiceness; 0 for not at all. It counts on Linux only.
+	Niceness int
 	// Stop, when closed, ends the training after the step under way: the model
 	// is the one so far, and its metadata says so.
 	Stop <-chan struct{}
@@ -114,13 +120,29 @@ func (o Options) Settle() (Options, Level, error) {
 // calibrates its threshold. It returns the errors of Settle and Load,
 // ErrTooLittleTime and ErrStopped when time or caller ended it before there was a
 // model, and the context's cause when that ends first, within a step.
-func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*models.Model, error) {
-	began := time.Now()
+func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (m *models.Model, err error) {
 	o, level, err := o.Settle()
 	if err != nil {
 		return nil, err
 	}
-	data, err := loadInTime(ctx, src, engine.Threads(), o, began)
+	if o.Threads <= 0 || o.Threads > engine.Threads() {
+		o.Threads = engine.Threads()
+	}
+	// A goroutine of its own may keep a thread of lower priority.
+	var alone errgroup.Group
+	alone.Go(o.worker(func() error {
+		m, err = train(ctx, engine, src, o, level)
+		return err
+	}))
+	if err := alone.Wait(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, level Level) (*models.Model, error) {
+	began := time.Now()
+	data, err := loadInTime(ctx, src, o, began)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +177,7 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*mo
 	if m.Metadata.ClassNames == nil {
 		m.Metadata.ClassNames = models.GenericClassNames()
 	}
-	if err := calibrate(ctx, engine, m, data); err != nil {
+	if err := calibrate(ctx, engine, m, data, o); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -168,7 +190,7 @@ const thresholdDeviations = 2
 // calibrate measures the training images with the trained model, through the
 // same detector that will serve it, and sets mean, standard deviation (of the
 // population, as numpy's std) and threshold.
-func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *Dataset) error {
+func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *Dataset, o Options) error {
 	d, err := inference.NewDetector(engine, m, 1)
 	if err != nil {
 		return err
@@ -176,9 +198,9 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *D
 	defer d.Close()
 	errs := make([]float64, data.Len())
 	group, running := errgroup.WithContext(ctx)
-	workers := engine.Threads()
+	workers := o.Threads
 	for worker := range workers {
-		group.Go(func() error {
+		group.Go(o.worker(func() error {
 			var buffer []byte
 			for i := worker; i < len(errs); i += workers {
 				image, err := data.Image(i, &buffer)
@@ -190,7 +212,7 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *D
 				}
 			}
 			return nil
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		if ctx.Err() != nil {

@@ -165,13 +165,14 @@ func formError(err error) error {
 }
 
 // body is the request's body with its limits: no more than BodyBytes in all,
-// and no pause longer than ReadPause.
+// no pause longer than ReadPause, and the time of the request.
 func (s *Server) body(c *fiber.Ctx) io.Reader {
 	var r io.Reader = c.Context().RequestBodyStream()
 	if r == nil { // asking a streamed request for its Body would read it all into memory
 		r = bytes.NewReader(c.Request().Body())
 	}
-	return &bodyReader{r: r, conn: c.Context().Conn(), left: s.options.BodyBytes, pause: s.options.ReadPause}
+	until, _ := deadline(c)
+	return &bodyReader{r: r, conn: c.Context().Conn(), left: s.options.BodyBytes, pause: s.options.ReadPause, until: until}
 }
 
 type bodyReader struct {
@@ -179,14 +180,19 @@ type bodyReader struct {
 	conn  net.Conn
 	left  int64
 	pause time.Duration
+	until time.Time // zero for no end
 }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
 	if b.left <= 0 {
 		return 0, errUploadTooLong
 	}
+	now := time.Now()
+	if !b.until.IsZero() && !now.Before(b.until) {
+		return 0, errSlowUpload
+	}
 	if b.conn != nil {
-		if err := b.conn.SetReadDeadline(time.Now().Add(b.pause)); err != nil {
+		if err := b.conn.SetReadDeadline(now.Add(b.pause)); err != nil {
 			return 0, err
 		}
 	}

@@ -32,7 +32,7 @@ func (s *Server) health(c *fiber.Ctx) error {
 
 // train answers POST /train: the zip of the trained model.
 func (s *Server) train(c *fiber.Ctx) error {
-	began := time.Now()
+	began := arrival(c)
 	if s.draining.Load() {
 		return errShuttingDown
 	}
@@ -47,11 +47,14 @@ func (s *Server) train(c *fiber.Ctx) error {
 		return err
 	}
 	defer f.Close()
+	laps := s.metrics.laps(workTrain, began)
+	laps.done(stageReceive)
 	file, ok := f.files["zipFile"]
 	if !ok {
 		return errNoZip
 	}
-	o := trainer.Options{Seed: s.options.Seed, Limits: s.options.Dataset, Images: s.options.Images, TempDir: s.options.TempDir}
+	o := trainer.Options{Seed: s.options.Seed, Limits: s.options.Dataset, Images: s.options.Images, TempDir: s.options.TempDir,
+		Threads: s.options.TrainingThreads, Niceness: s.options.TrainingNiceness, Progress: s.metrics.progress}
 	if o.Level, err = number(f.text("level"), trainer.DefaultLevel, trainer.ErrLevel); err != nil {
 		return err
 	}
@@ -70,6 +73,9 @@ func (s *Server) train(c *fiber.Ctx) error {
 	if o, _, err = o.Settle(); err != nil {
 		return err
 	}
+	if largest := s.options.Models.MaxSide; o.ImageSize > largest {
+		return fmt.Errorf("%w: %d, this service trains at %d at most", trainer.ErrImageSize, o.ImageSize, largest)
+	}
 	info, err := file.Stat()
 	if err != nil {
 		return err
@@ -78,12 +84,13 @@ func (s *Server) train(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	ctx, done := whileConnected(s.base, c.Context().Conn())
+	ctx, done := s.working(c)
 	defer done()
 	if err := s.enterTraining(ctx, began, maxTime); err != nil {
 		return err
 	}
 	defer s.training.leave()
+	laps.done(stageQueue)
 	started := time.Now()
 	if maxTime > 0 {
 		// The caller's clock began with the request: its upload and its wait count.
@@ -93,8 +100,10 @@ func (s *Server) train(c *fiber.Ctx) error {
 	}
 	m, err := trainer.Train(ctx, s.engine, src, o)
 	if err != nil {
+		s.metrics.trained("failed")
 		return err
 	}
+	s.metrics.trained(string(m.Metadata.Training.Ended))
 	var bundle bytes.Buffer
 	if err := exporter.WriteBundle(&bundle, m); err != nil {
 		return err
@@ -171,6 +180,8 @@ func (s *Server) detect(c *fiber.Ctx) error {
 		return err
 	}
 	defer f.Close()
+	laps := s.metrics.laps(workDetect, arrival(c))
+	laps.done(stageReceive)
 	model, image := f.memory["modelFile"], f.memory["imageFile"]
 	if len(model) == 0 || len(image) == 0 {
 		return errNoModelImage
@@ -183,28 +194,42 @@ func (s *Server) detect(c *fiber.Ctx) error {
 		}
 		meta = &m
 	}
-	ctx, done := whileConnected(s.base, c.Context().Conn())
+	ctx, done := s.working(c)
 	defer done()
-	verdict, err := s.judge(ctx, model, image, meta)
+	verdict, err := s.judge(ctx, laps, model, image, meta)
 	if err != nil {
 		return err
 	}
 	return c.JSON(verdict)
 }
 
-func (s *Server) judge(ctx context.Context, model, image []byte, meta *models.Metadata) (inference.Verdict, error) {
+func (s *Server) judge(ctx context.Context, laps *laps, model, image []byte, meta *models.Metadata) (verdict inference.Verdict, err error) {
+	defer func() {
+		if errors.Is(err, inference.ErrClosed) && s.draining.Load() {
+			err = errShuttingDown
+		}
+	}()
 	if err := s.running.enter(ctx); err != nil {
-		return inference.Verdict{}, err
+		return verdict, err
 	}
 	defer s.running.leave()
+	laps.done(stageQueue)
 	d, release, err := s.cache.Get(ctx, model)
 	if err != nil {
-		return inference.Verdict{}, err
+		return verdict, err
 	}
 	defer release()
-	verdict, err := d.Detect(ctx, image, meta, s.options.Images)
-	if errors.Is(err, inference.ErrClosed) && s.draining.Load() {
-		err = errShuttingDown
+	laps.done(stageLoad)
+	pixels, err := inference.Prepare(image, d.Side(), s.options.Images)
+	if err != nil {
+		return verdict, err
 	}
-	return verdict, err
+	laps.done(stageDecode)
+	mse, err := d.MSE(ctx, pixels)
+	if err != nil {
+		return verdict, err
+	}
+	laps.done(stageInfer)
+	s.metrics.batch(1)
+	return d.Judge(mse, meta), nil
 }
