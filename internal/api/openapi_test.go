@@ -144,7 +144,9 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		at := "/paths/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(path) + "/" + strings.ToLower(method) + "/responses/" + strconv.Itoa(a.status)
 		if r.Ref != "" {
 			at = strings.TrimPrefix(r.Ref, "#")
-			var all struct{ Components struct{ Responses map[string]json.RawMessage } }
+			var all struct {
+				Components struct{ Responses map[string]json.RawMessage }
+			}
 			if err := json.Unmarshal(document, &all); err != nil {
 				t.Fatal(err)
 			}
