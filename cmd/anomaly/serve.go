@@ -69,7 +69,7 @@ func serveCommand() *cobra.Command {
 			}
 			l, err := net.Listen("tcp", address(addr))
 			if err != nil {
-				return errors.Join(fmt.Errorf("cannot listen: %w", err), server.Shutdown(0))
+				return errors.Join(fmt.Errorf("cannot listen: %w; another address is chosen by --addr or PORT", err), server.Shutdown(0))
 			}
 			provider, reason := e.Provider()
 			library, version := e.Library()

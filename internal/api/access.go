@@ -61,7 +61,9 @@ func (s *Server) authorize(token string) fiber.Handler {
 			return c.Next()
 		}
 		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="`+ServiceName+`"`)
-		return s.refuse(c, s.body(c), errNoToken)
+		body := s.body(c)
+		defer body.Close()
+		return s.refuse(c, body, errNoToken)
 	}
 }
 
