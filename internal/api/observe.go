@@ -44,12 +44,13 @@ func (s *Server) observe(c *fiber.Ctx) error {
 		}
 	}
 	route, status, took := routeOf(c), c.Response().StatusCode(), time.Since(started)
-	s.metrics.request(methodOf(c), route, status, took)
+	method, label := methodOf(c)
+	s.metrics.request(label, route, status, took)
 	level := slog.LevelInfo
 	if slices.Contains(quietRoutes, route) && status < fiber.StatusBadRequest {
 		level = slog.LevelDebug
 	}
-	s.log.Log(context.Background(), level, "request", slog.String("id", id), slog.String("method", c.Method()), slog.String("path", c.Path()),
+	s.log.Log(context.Background(), level, "request", slog.String("id", id), slog.String("method", method), slog.String("path", c.Path()),
 		slog.Int("status", status), slog.Duration("took", took))
 	return nil
 }
@@ -75,21 +76,13 @@ func routeOf(c *fiber.Ctx) string {
 	return noRoute
 }
 
-// methodOf is the request's method as a label. Fiber's own string is gone after
-// the request.
-func methodOf(c *fiber.Ctx) string {
-	if i := slices.Index(fiber.DefaultMethods, c.Method()); i >= 0 {
-		return fiber.DefaultMethods[i]
-	}
-	return "other"
-}
-
 type localsKey int
 
 const (
 	idKey       localsKey = iota // string
 	beganKey                     // time.Time
 	deadlineKey                  // time.Time, where the route has one
+	methodKey                    // string, where Fiber does not know the method
 )
 
 // plainID is what an id of a client's may look like; any other is replaced.

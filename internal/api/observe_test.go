@@ -85,6 +85,7 @@ func TestMetricsCountWhatWasDone(t *testing.T) {
 		"anomaly_http_requests_total method=POST route=/detect status=200": 3,
 		"anomaly_http_requests_total method=POST route=/detect status=400": 1,
 		"anomaly_http_requests_total method=GET route=none status=404":     1,
+		"anomaly_http_requests_total method=other route=none status=405":   1,
 		"anomaly_http_requests_total method=POST route=/train status=200":  1,
 		"anomaly_http_request_duration_seconds route=/detect":              4,
 		"anomaly_stage_duration_seconds stage=receive work=detect":         4,

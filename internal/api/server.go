@@ -134,6 +134,8 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 		IdleTimeout:                  2 * time.Minute,
 		ErrorHandler:                 s.unobserved,
 	})
+	server := s.app.Server()
+	server.Handler = withAnyMethod(server.Handler)
 	s.watch()
 	if err := s.route(); err != nil {
 		return nil, errors.Join(err, s.Shutdown(0))

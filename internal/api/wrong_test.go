@@ -118,6 +118,8 @@ func wrongRequests(t *testing.T) []wrong {
 		{name: "GET /train", method: http.MethodGet, path: "/train", status: 405, says: "POST /train"},
 		{name: "PUT /detect", method: http.MethodPut, path: "/detect", kind: "text/plain", body: prose, status: 405, says: "POST /detect"},
 		{name: "DELETE /health", method: http.MethodDelete, path: "/health", status: 405, says: "GET /health"},
+		{name: "a method nobody knows", method: "BREW", path: "/detect", status: 405, says: "POST /detect"},
+		{name: "a method nobody knows, at no endpoint", method: "QUERY", path: "/", status: 404, says: "no such endpoint"},
 		{name: "POST /", method: post, path: "/", kind: "text/plain", body: prose, status: 404, says: "no such endpoint"},
 		{name: "a path that climbs", method: http.MethodGet, path: "/../../etc/passwd", status: 404, says: "no such endpoint"},
 		{name: "another path", method: http.MethodGet, path: "/models", status: 404, says: "no such endpoint"},
