@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/deepmed/anomaly/internal/api"
 	"github.com/deepmed/anomaly/trainer"
+	"github.com/spf13/pflag"
 )
 
 // envPython names the Python that these tests run; `make test` sets it.
@@ -238,5 +241,45 @@ func TestModelsOwnREADMEsExampleRuns(t *testing.T) {
 	ours := entries(t, run(t, "detect", "--json", "--model", filepath.Join(dir, "autoencoder.onnx"), photo))[0]
 	if !near(value, *ours.Value) || ((word == "anomaly") != *ours.IsAnomaly && !near(value, *ours.Threshold)) {
 		t.Errorf("it says %s, %v; detect %t, %v", word, value, *ours.IsAnomaly, *ours.Value)
+	}
+}
+
+// Each limit has its sentence in docs/http.md, and each metric its row.
+func TestHTTPPageNamesEveryLimitAndMetric(t *testing.T) {
+	page := string(read(t, "../../docs/http.md"))
+	limits := pflag.NewFlagSet("limits", pflag.ContinueOnError)
+	options := api.DefaultOptions()
+	addLimits(limits, &options)
+	n := 0
+	limits.VisitAll(func(f *pflag.Flag) {
+		n++
+		if !strings.Contains(page, "`--"+f.Name+"`") {
+			t.Errorf("it does not name --%s", f.Name)
+		}
+	})
+	if n < 15 {
+		t.Errorf("only %d limits", n)
+	}
+	s := serve(t, nil, "--addr", "127.0.0.1:0")
+	res, err := http.Get("http://" + s.address + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n = 0
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (anomaly_\w+) `).FindAllStringSubmatch(string(text), -1) {
+		n++
+		// The figures of a training stand in one row, by their endings.
+		short := "`" + strings.TrimPrefix(m[1], "anomaly_training") + "`"
+		if !strings.Contains(page, "`"+m[1]+"`") && !strings.Contains(page, short) {
+			t.Errorf("it does not name %s", m[1])
+		}
+	}
+	if n < 12 {
+		t.Errorf("only %d metrics", n)
 	}
 }
