@@ -61,7 +61,7 @@ type Options struct {
 	// Stop, when closed, ends the training after the step under way: the model
 	// is the one so far, and its metadata says so.
 	Stop <-chan struct{}
-	// Progress, when set, is called after every step, from Train's goroutine.
+	// Progress, when set, is called after every step, before the next begins.
 	Progress func(Progress)
 }
 

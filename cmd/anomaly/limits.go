@@ -9,8 +9,8 @@ import (
 func addLimits(f *pflag.FlagSet, o *api.Options) {
 	f.Int64Var(&o.BodyBytes, "max-body", o.BodyBytes, "largest request, in bytes")
 	f.DurationVar(&o.ReadPause, "upload-pause", o.ReadPause, "how long an upload may stop")
-	f.DurationVar(&o.DetectTime, "max-detect-time", o.DetectTime, "how long a /detect may take, its upload and its wait included")
-	f.DurationVar(&o.TrainTime, "max-train-time", o.TrainTime, "how long a /train may take, its upload and its wait included")
+	f.DurationVar(&o.DetectTime, "max-detect-time", o.DetectTime, "how long a /detect may take, its upload and its wait included; 0 for no bound")
+	f.DurationVar(&o.TrainTime, "max-train-time", o.TrainTime, "how long a /train may take, its upload and its wait included; 0 for no bound")
 
 	f.Int64Var(&o.Models.MaxBytes, "max-model", o.Models.MaxBytes, "largest model file, in bytes")
 	f.Int64Var(&o.Models.MaxParameters, "max-parameters", o.Models.MaxParameters, "most weights and biases of a model")

@@ -8,9 +8,13 @@ import (
 )
 
 // bounded limits the time of a route's requests, from their headers to their
-// answer: what is not received by then is told 408, what is not done 503.
+// answer: what is not received by then is told 408, what is not done 503. A limit
+// of 0 is none.
 func bounded(limit time.Duration) fiber.Handler {
 	return func(c *fiber.Ctx) error {
+		if limit <= 0 {
+			return c.Next()
+		}
 		c.Locals(deadlineKey, arrival(c).Add(limit))
 		return c.Next()
 	}

@@ -21,6 +21,13 @@ func TestTrainingThatTakesTooLongIsToldToComeBackWithLess(t *testing.T) {
 	}
 }
 
+func TestWithoutABoundOnItsTimeARequestIsAnswered(t *testing.T) {
+	s := start(t, func(o *Options) { o.TrainTime, o.DetectTime = 0, 0 })
+	if a := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 2, nil)), text("level", "1"), text("image_size", "16")); a.status != 200 {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+}
+
 func TestDetectionThatWaitsTooLongIsTold(t *testing.T) {
 	s := start(t, func(o *Options) { o.DetectTime = 200 * time.Millisecond })
 	for range cap(s.running.places) {

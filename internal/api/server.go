@@ -31,7 +31,7 @@ type Options struct {
 	// ReadPause is how long an upload may stop.
 	ReadPause time.Duration
 	// DetectTime and TrainTime are how long a request may take from its headers
-	// to its answer, its upload and its wait included.
+	// to its answer, its upload and its wait included; 0 for no bound.
 	DetectTime, TrainTime time.Duration
 	// Models, Images and Dataset bound what an upload may hold.
 	Models  models.Limits
