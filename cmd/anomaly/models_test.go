@@ -18,17 +18,6 @@ import (
 	"github.com/deepmed/anomaly/internal/ort"
 )
 
-// kill ends the service as a power cut would, and waits until it is gone.
-func (s *serving) kill(t testing.TB) {
-	t.Helper()
-	s.stopped = true
-	http.DefaultClient.CloseIdleConnections()
-	if err := s.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	<-s.ended
-}
-
 // put sends a model, and gives the status; 0 for a connection that broke.
 func (s *serving) put(name string, model []byte) int {
 	r, err := http.NewRequest(http.MethodPut, "http://"+s.address+"/models/"+name, bytes.NewReader(model))
