@@ -76,24 +76,33 @@ func TestKillDuringPutLeavesNothingHalfThere(t *testing.T) {
 		if _, err := c.Write(model[:len(model)/2]); err != nil {
 			t.Fatal(err)
 		}
-		done := make(chan []string)
+		answers := make(chan string, 1)
 		go func() {
-			var put []string
+			defer close(answers)
 			for i := 0; ; i++ {
 				name := fmt.Sprintf("m-%d-%d", round, i)
 				if s.put(name, model) != http.StatusCreated {
-					done <- put
 					return
 				}
-				put = append(put, name)
+				answers <- name
 			}
 		}()
-		time.Sleep(time.Duration(150+37*round) * time.Millisecond) // somewhere in between
+		name, ok := <-answers
+		if !ok {
+			t.Fatal("nothing was put before the kill")
+		}
+		answered[name] = true
+		collected := make(chan struct{})
+		go func() {
+			defer close(collected)
+			for name := range answers {
+				answered[name] = true
+			}
+		}()
+		time.Sleep(time.Duration(37*round) * time.Millisecond) // somewhere in between
 		s.kill(t)
 		c.Close()
-		for _, name := range <-done {
-			answered[name] = true
-		}
+		<-collected
 		if round == 0 { // as a kill in the middle of a write would leave it
 			write(t, dir, ".put-1234", model[:len(model)/3])
 		}
@@ -114,9 +123,6 @@ func TestKillDuringPutLeavesNothingHalfThere(t *testing.T) {
 				t.Errorf("%s is left", file)
 			}
 		}
-	}
-	if len(answered) == 0 {
-		t.Error("nothing was put between the kills")
 	}
 	// Each kill left its folder of uploads behind; see that this one does not.
 	s.stop(t, syscall.SIGTERM)

@@ -53,6 +53,11 @@ type form struct {
 	length int64
 }
 
+func newForm(length int64) *form {
+	return &form{memory: map[string][]byte{}, files: map[string]*os.File{}, lists: map[string][]upload{},
+		sums: map[string]string{}, borrowed: map[string]*bytes.Buffer{}, length: length}
+}
+
 // Close removes the temporary files.
 func (f *form) Close() {
 	for _, file := range f.files {
@@ -112,8 +117,7 @@ func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) 
 	if params["boundary"] == "" {
 		return nil, s.refuse(c, body, errBadForm)
 	}
-	f := &form{memory: map[string][]byte{}, files: map[string]*os.File{}, lists: map[string][]upload{},
-		sums: map[string]string{}, borrowed: map[string]*bytes.Buffer{}, length: int64(c.Request().Header.ContentLength())}
+	f := newForm(int64(c.Request().Header.ContentLength()))
 	// The multipart reader takes 4 KiB at a time; a model is a thousand times that.
 	buffered := bufio.NewReaderSize(body, readAhead)
 	if err := f.read(multipart.NewReader(buffered, params["boundary"]), fields, s.options.TempDir); err != nil {
