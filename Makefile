@@ -7,6 +7,7 @@ PREFIX ?= /usr/local
 # The build of ONNX Runtime to bring: cpu, or cuda (linux/amd64 only).
 RUNTIME ?= cpu
 FUZZTIME ?= 30s
+REQUESTS ?= 20000
 TESTFLAGS ?= -timeout 20m
 DEMO_LEVEL ?= 1
 ADDR ?= 127.0.0.1:5029
@@ -22,10 +23,10 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build runtime serve test venv snippets lint bench interop proto fuzz install clean
+.PHONY: help demo build runtime serve test venv snippets lint bench interop proto fuzz fuzz-http install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: build runtime ## train on real tiles, then say which of the test images are anomalous
 	@mkdir -p demo
@@ -83,6 +84,9 @@ proto: ## write internal/onnx/onnx.pb.go from onnx.proto
 
 fuzz: runtime ## run each fuzz target for FUZZTIME, 30s
 	@FUZZTIME='$(FUZZTIME)' GO='$(GO)' scripts/fuzz.sh
+
+fuzz-http: build runtime ## fuzz the service from its OpenAPI document with REQUESTS requests, 20000
+	REQUESTS='$(REQUESTS)' scripts/fuzz-http.sh
 
 install: build runtime ## bin/anomaly and the library, under PREFIX
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib'

@@ -145,6 +145,37 @@ const (
 	levelOneSteps = 5 // epochs of level 1
 )
 
+// zipped packs n images, over and over again.
+func zipped(images [][]byte, n int) ([]byte, error) {
+	var packed bytes.Buffer
+	z := zip.NewWriter(&packed)
+	for i := range n {
+		w, err := z.Create(fmt.Sprintf("%03d.jpg", i))
+		if err == nil {
+			_, err = w.Write(images[i%len(images)])
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	err := z.Close()
+	return packed.Bytes(), err
+}
+
+// checkpoint trains a model at level 1 and gives its .pt.
+func checkpoint(ctx context.Context, o options, dir string) ([]byte, error) {
+	bundle := filepath.Join(dir, "model.zip")
+	if _, err := output(ctx, "bin/anomaly", "train", filepath.Join(o.tiles, "train", "good"), "--level", "1", "--out", bundle, "--force"); err != nil {
+		return nil, err
+	}
+	z, err := zip.OpenReader(bundle)
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	return fs.ReadFile(z, "autoencoder.pt")
+}
+
 // trainings compares whole trainings through POST /train: level 1, 100 images
 // at 256 px.
 func trainings(ctx context.Context, o options, python, _ string) error {
@@ -152,18 +183,8 @@ func trainings(ctx context.Context, o options, python, _ string) error {
 	if err != nil {
 		return err
 	}
-	var packed bytes.Buffer
-	z := zip.NewWriter(&packed)
-	for i := range trainedImages {
-		w, err := z.Create(fmt.Sprintf("%03d.jpg", i))
-		if err == nil {
-			_, err = w.Write(images[i%len(images)])
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if err := z.Close(); err != nil {
+	packed, err := zipped(images, trainedImages)
+	if err != nil {
 		return err
 	}
 	ours, theirs, err := bothServices(ctx, python)
@@ -176,7 +197,7 @@ func trainings(ctx context.Context, o options, python, _ string) error {
 	for range max(o.rounds/2, 1) {
 		for _, s := range []*service{ours, theirs} {
 			started := time.Now()
-			if _, err := s.post(ctx, "/train", map[string][]byte{"zipFile": packed.Bytes()},
+			if _, err := s.post(ctx, "/train", map[string][]byte{"zipFile": packed},
 				map[string]string{"level": "1", "image_size": strconv.Itoa(trainedSide)}); err != nil {
 				return err
 			}
@@ -198,16 +219,7 @@ func detections(ctx context.Context, o options, python, dir string) error {
 	if err != nil {
 		return err
 	}
-	bundle := filepath.Join(dir, "model.zip")
-	if _, err := output(ctx, "bin/anomaly", "train", filepath.Join(o.tiles, "train", "good"), "--level", "1", "--out", bundle); err != nil {
-		return err
-	}
-	z, err := zip.OpenReader(bundle)
-	if err != nil {
-		return err
-	}
-	defer z.Close()
-	checkpoint, err := fs.ReadFile(z, "autoencoder.pt")
+	checkpoint, err := checkpoint(ctx, o, dir)
 	if err != nil {
 		return err
 	}

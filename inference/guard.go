@@ -115,9 +115,6 @@ func plausibleWebP(data []byte, c image.Config) error {
 		if id == "VP8L" {
 			perByte = vp8lPixelsPerByte
 		}
-		if id == "ANMF" {
-			return fmt.Errorf("%w: an animated WebP, which this service does not read", ErrImage)
-		}
 		p += 8 + n + n&1
 	}
 	return plausible(len(data), int64(c.Width)*int64(c.Height), perByte)

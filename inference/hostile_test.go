@@ -64,7 +64,7 @@ func TestTruncatedImagesAreErrorsAndNeverPanics(t *testing.T) {
 				t.Errorf("%s cut at %d: %v is neither ErrImage nor ErrImageTooLarge", name, cut, err)
 			}
 			// The first frame of an animation can be whole in its first half.
-			if err == nil && cut < len(data)/2 && name != "animated.gif" {
+			if err == nil && cut < len(data)/2 && !strings.HasPrefix(name, "animated") {
 				t.Errorf("%s cut at %d of %d gave a %d×%d image", name, cut, len(data), img.W, img.H)
 			}
 		}

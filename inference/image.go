@@ -78,8 +78,8 @@ func (l ImageLimits) check(w, h int) error {
 	return nil
 }
 
-// Decode reads a PNG, JPEG, GIF (its first frame), BMP, TIFF (its first page)
-// or WebP image, told apart by content, into what Pillow's
+// Decode reads a PNG, JPEG, GIF, BMP, TIFF or WebP image (the first frame of an
+// animation, the first page), told apart by content, into what Pillow's
 // Image.open(f).convert("RGB") gives: alpha is dropped and not composited, a
 // palette's transparency likewise, CMYK is converted as Pillow does it without
 // a colour profile, and the EXIF orientation is not applied (a TIFF's own
@@ -239,6 +239,31 @@ func readTIFF(data []byte, lim ImageLimits) (*RGB, error) {
 }
 
 func readWebP(data []byte, lim ImageLimits) (*RGB, error) {
+	f, animated, err := firstWebPFrame(data)
+	if err != nil {
+		return nil, err
+	}
+	if !animated {
+		return readStillWebP(data, lim)
+	}
+	if err := lim.check(f.canvas.Width, f.canvas.Height); err != nil {
+		return nil, err
+	}
+	if err := plausibleWebP(f.still, f.canvas); err != nil {
+		return nil, err
+	}
+	picture, err := readStillWebP(f.still, lim)
+	if err != nil {
+		return nil, err
+	}
+	if picture.W != f.frame.Width || picture.H != f.frame.Height {
+		return nil, fmt.Errorf("%w: a frame of an animated WebP says %d×%d pixels and has %d×%d",
+			ErrImage, f.frame.Width, f.frame.Height, picture.W, picture.H)
+	}
+	return f.onCanvas(picture), nil
+}
+
+func readStillWebP(data []byte, lim ImageLimits) (*RGB, error) {
 	return decodeWith(data, lim,
 		func(r *bytes.Reader) (image.Config, error) { return webp.DecodeConfig(r) },
 		func(c image.Config) error { return plausibleWebP(data, c) },

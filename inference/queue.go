@@ -84,6 +84,17 @@ func (q *queue) gather(size int, delay time.Duration) {
 	}
 }
 
+// retire says that nothing waits, and that the server must end therefore.
+func (q *queue) retire() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.waiting) > 0 {
+		return false
+	}
+	q.servers--
+	return true
+}
+
 // next takes a batch of at most size jobs: no more than their share when other
 // lanes are free to take the rest. Jobs whose caller left are passed over. With
 // nil the server must end.

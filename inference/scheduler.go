@@ -220,6 +220,10 @@ func (s *Scheduler) serve(d *Detector, q *queue, k kind) {
 	size := s.size(d.Side())
 	for {
 		q.gather(size, s.delay())
+		// A server that has nothing to do must not stand in the way of others.
+		if q.retire() {
+			return
+		}
 		k, threads := s.share(k)
 		// Whoever holds processors gives them back, so this ends.
 		_ = s.processors.Acquire(context.Background(), threads)

@@ -113,7 +113,7 @@ type onnxFile struct {
 // found to compute that network and no other.
 func readONNX(data []byte, lim Limits) (contents, error) {
 	f := &onnxFile{metadata: make(map[string][]byte), tensors: make(map[string]*onnx.TensorProto),
-		values: onnxGraph{values: make(map[string]graphValue)}}
+		values: onnxGraph{values: make(map[string]graphValue), limit: lim.MaxNodes}}
 	if err := walk(data, f.modelField); err != nil {
 		return contents{}, f.fault(data, err)
 	}

@@ -38,10 +38,8 @@ const (
 	attributeTypeInts   = 7
 )
 
-// Bounds on a graph. The default network is 16 nodes; what exporters write
-// around it is some dozens more.
+// Bounds on a graph, beside the Limits' MaxNodes.
 const (
-	maxNodes      = 4096
 	maxNodeFields = 1024 // inputs, outputs or attributes of one node
 	maxValues     = 8192 // named in the graph: inputs, initializers, results
 	maxValueName  = 1024 // bytes
@@ -73,6 +71,7 @@ type onnxGraph struct {
 	layers int
 	values map[string]graphValue
 	nodes  int
+	limit  int // of nodes
 	// reached is the farthest step there is.
 	reached int
 	// rebuilt says that an output of the graph comes from the reconstruction.
@@ -111,8 +110,8 @@ func (g *onnxGraph) check(graph []byte) error {
 		if num != graphNode || typ != protowire.BytesType {
 			return nil
 		}
-		if g.nodes++; g.nodes > maxNodes {
-			return fmt.Errorf("%w: an ONNX graph of more than %d nodes", ErrTooLarge, maxNodes)
+		if g.nodes++; g.nodes > g.limit {
+			return fmt.Errorf("%w: an ONNX graph of more than %d nodes", ErrTooLarge, g.limit)
 		}
 		if err := g.node.parse(value); err != nil {
 			return err

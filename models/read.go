@@ -23,13 +23,19 @@ type Limits struct {
 	// MaxUnpacked is how much may be unpacked from the zips in one file, those
 	// inside it included.
 	MaxUnpacked int64
+	// MaxNodes is how many operators an ONNX graph may have.
+	MaxNodes int
+	// MaxSide is the largest side of the square that the network may see, in
+	// pixels, MaxImageSize at most. What a run takes grows with its square.
+	MaxSide int
 }
 
 // DefaultLimits allow networks 20 times the size of the default one, which has
-// 776,579 parameters in 3.1 MB: files of 64 MiB, 16 Mi parameters and 192 MiB
-// unpacked.
+// 776,579 parameters in 3.1 MB: files of 64 MiB, 16 Mi parameters, 192 MiB
+// unpacked and 4096 operators, where the default network has 16 and what
+// exporters write around it is some dozens more.
 func DefaultLimits() Limits {
-	return Limits{MaxBytes: 64 << 20, MaxParameters: 16 << 20, MaxUnpacked: 192 << 20}
+	return Limits{MaxBytes: 64 << 20, MaxParameters: 16 << 20, MaxUnpacked: 192 << 20, MaxNodes: 4096, MaxSide: MaxImageSize}
 }
 
 func (l Limits) withDefaults() Limits {
@@ -42,6 +48,12 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.MaxUnpacked == 0 {
 		l.MaxUnpacked = d.MaxUnpacked
+	}
+	if l.MaxNodes == 0 {
+		l.MaxNodes = d.MaxNodes
+	}
+	if l.MaxSide == 0 {
+		l.MaxSide = d.MaxSide
 	}
 	return l
 }
@@ -131,6 +143,9 @@ func Read(data []byte, lim Limits) (*Model, error) {
 	m, err := c.model()
 	if err != nil {
 		return nil, err
+	}
+	if m.ImageSize > lim.MaxSide {
+		return nil, fmt.Errorf("%w: its images are %d×%d pixels, at most %d×%d are taken", ErrTooLarge, m.ImageSize, m.ImageSize, lim.MaxSide, lim.MaxSide)
 	}
 	m.Format, m.SHA256 = format, Identity(data)
 	return m, nil

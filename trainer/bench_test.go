@@ -14,7 +14,7 @@ func BenchmarkStep(b *testing.B) {
 	for _, c := range []struct{ side, batch int }{{128, 16}, {256, 16}, {384, 16}, {128, 8}, {256, 8}, {384, 8}} {
 		b.Run(fmt.Sprintf("side=%d/batch=%d", c.side, c.batch), func(b *testing.B) {
 			arch := models.DefaultArchitecture()
-			s, err := newStepper(orttest.Open(b), arch, InitialWeights(arch, 0), c.side, c.side)
+			s, err := newStepper(orttest.Open(b), arch, InitialWeights(arch, 0), c.side, c.side, Options{Threads: orttest.Open(b).Threads()})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -87,7 +87,7 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, thre
 	group, running := errgroup.WithContext(ctx)
 	group.SetLimit(threads)
 	for i, e := range images {
-		group.Go(func() error {
+		group.Go(o.worker(func() error {
 			if running.Err() != nil {
 				return context.Cause(running)
 			}
@@ -103,7 +103,7 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, thre
 			}
 			reasons[i] = err.Error()
 			return nil
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		if ctx.Err() != nil {

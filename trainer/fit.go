@@ -18,13 +18,13 @@ type fitted struct {
 }
 
 // loadInTime loads the data set, within MaxTime.
-func loadInTime(ctx context.Context, src *Source, threads int, o Options, began time.Time) (*Dataset, error) {
+func loadInTime(ctx context.Context, src *Source, o Options, began time.Time) (*Dataset, error) {
 	if o.MaxTime > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, began.Add(o.MaxTime), ErrTooLittleTime)
 		defer cancel()
 	}
-	return Load(ctx, src, threads, o)
+	return Load(ctx, src, o.Threads, o)
 }
 
 // fit runs the epochs. The last batch of an epoch may be short and is a step
@@ -33,7 +33,7 @@ func loadInTime(ctx context.Context, src *Source, threads int, o Options, began 
 func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weights models.StateDict,
 	data *Dataset, level Level, o Options, began time.Time,
 ) (models.StateDict, fitted, error) {
-	s, err := newStepper(engine, arch, weights, data.Side, data.Side)
+	s, err := newStepper(engine, arch, weights, data.Side, data.Side, o)
 	if err != nil {
 		return nil, fitted{}, err
 	}

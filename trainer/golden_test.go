@@ -75,7 +75,7 @@ func TestTwentyStepsAreThoseOfPyTorch(t *testing.T) {
 	for _, c := range golden.Cases {
 		arch := models.Architecture{Channels: c.Channels}
 		t.Run(arch.String(), func(t *testing.T) {
-			s, err := newStepper(engine, arch, hashedWeights(arch), c.Height, c.Width)
+			s, err := newStepper(engine, arch, hashedWeights(arch), c.Height, c.Width, Options{Threads: engine.Threads()})
 			if err != nil {
 				t.Fatal(err)
 			}

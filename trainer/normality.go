@@ -48,7 +48,7 @@ type features [][][]float32
 
 // collect computes the features of those images, until so many or the time is
 // over; at least minNormals are.
-func collect(ctx context.Context, engine *ort.Engine, data *Dataset, order []int, until time.Time) (features, error) {
+func collect(ctx context.Context, engine *ort.Engine, data *Dataset, order []int, o Options, until time.Time) (features, error) {
 	onnx, names, err := exporter.EnergiesModel(data.Side)
 	if err != nil {
 		return nil, err
@@ -61,9 +61,9 @@ func collect(ctx context.Context, engine *ort.Engine, data *Dataset, order []int
 	scales := models.NormalityScales(data.Side)
 	of := make(features, len(order)) // by image first
 	group, running := errgroup.WithContext(ctx)
-	workers := engine.Threads()
+	workers := o.Threads
 	for worker := range workers {
-		group.Go(func() error {
+		group.Go(o.worker(func() error {
 			in, err := ort.NewTensor(1, models.InputChannels, data.Side, data.Side)
 			if err != nil {
 				return err
@@ -94,7 +94,7 @@ func collect(ctx context.Context, engine *ort.Engine, data *Dataset, order []int
 				}
 			}
 			return nil
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		if ctx.Err() != nil {
@@ -129,7 +129,7 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 	if o.MaxTime > 0 {
 		until = began.Add(time.Duration(featureShare * float64(o.MaxTime)))
 	}
-	x, err := collect(ctx, engine, data, order, until)
+	x, err := collect(ctx, engine, data, order, o, until)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -143,11 +143,11 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 	peaks := make([][]float64, len(scales)) // of images that were not learnt from
 	final := make([]place, len(scales))
 	group, running := errgroup.WithContext(ctx)
-	group.SetLimit(engine.Threads())
+	group.SetLimit(o.Threads)
 	for i, s := range scales {
 		peaks[i] = make([]float64, n)
 		for fold := range folds + 1 { // the last is no fold but all
-			group.Go(func() error {
+			group.Go(o.worker(func() error {
 				if running.Err() != nil {
 					return context.Cause(running)
 				}
@@ -170,7 +170,7 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 					peaks[i][k] = math.Log(p.peak(s, x[i][k]) + network.LogarithmOffset)
 				}
 				return nil
-			})
+			}))
 		}
 	}
 	if err := group.Wait(); err != nil {

@@ -131,6 +131,7 @@ func TestThresholdComesFromTheImagesThereWasTimeFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	o, _, _ = o.Settle()
+	o.Threads = engine.Threads()
 	data, err := Load(t.Context(), src, 1, o)
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +145,7 @@ func TestThresholdComesFromTheImagesThereWasTimeFor(t *testing.T) {
 	if whole.Training.Calibrated != data.Len() || data.Len() <= minCalibrated {
 		t.Fatalf("%d of %d images measured", whole.Training.Calibrated, data.Len())
 	}
-	if err := calibrate(t.Context(), engine, m, data, all, time.Unix(1, 0)); err != nil {
+	if err := calibrate(t.Context(), engine, m, data, all, o, time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
 	if n := m.Metadata.Training.Calibrated; n < minCalibrated || n >= data.Len() {

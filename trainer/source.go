@@ -95,7 +95,7 @@ func hidden(name string) bool {
 func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
 	z, err := zip.NewReader(r, size)
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
-		return nil, fmt.Errorf("%w: %w", ErrNotZip, err)
+		return nil, fmt.Errorf("%w: %w", ErrNotZip, withoutPath(err))
 	}
 	if len(z.File) > lim.Entries {
 		return nil, fmt.Errorf("%w: %d files in the zip, at most %d are taken", ErrDatasetTooLarge, len(z.File), lim.Entries)
@@ -181,15 +181,24 @@ func (e entry) read(limit int64) ([]byte, error) {
 	}
 	f, err := e.open()
 	if err != nil {
-		return nil, err
+		return nil, withoutPath(err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
-		return nil, err
+		return nil, withoutPath(err)
 	}
 	if int64(len(data)) > limit {
 		return nil, fmt.Errorf("it is larger than %d bytes", limit)
 	}
 	return data, nil
+}
+
+// withoutPath leaves out where the file lies: who reads the reason knows its
+// name, and need not know the name of the folder for uploads.
+func withoutPath(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
 }

@@ -33,9 +33,11 @@ const (
 // threads. It is for one goroutine.
 type stepper struct {
 	engine *ort.Engine
-	arch   models.Architecture
-	h, w   int
-	steps  int
+	// options say with how many threads of which priority.
+	options Options
+	arch    models.Architecture
+	h, w    int
+	steps   int
 	// now is what the next step starts from, next where it writes; each holds
 	// the parameters, the first and the second moments, in that order.
 	now, next []*ort.Tensor
@@ -56,9 +58,9 @@ type part struct {
 
 // newStepper starts from those weights with Adam's moments at zero. It must be
 // closed.
-func newStepper(engine *ort.Engine, arch models.Architecture, weights models.StateDict, h, w int) (*stepper, error) {
+func newStepper(engine *ort.Engine, arch models.Architecture, weights models.StateDict, h, w int, o Options) (*stepper, error) {
 	s := &stepper{
-		engine: engine, arch: arch, h: h, w: w,
+		engine: engine, options: o, arch: arch, h: h, w: w,
 		gradient: map[int]*ort.Session{}, update: map[int]*ort.Session{},
 	}
 	err := s.allocate(weights)
@@ -128,16 +130,16 @@ func (s *stepper) Step(ctx context.Context, images [][]byte, learningRate float6
 	if err := s.prepare(sizes); err != nil {
 		return 0, err
 	}
-	workers := min(s.engine.Threads(), len(sizes))
+	workers := min(s.options.Threads, len(sizes))
 	group, running := errgroup.WithContext(ctx)
 	group.SetLimit(workers)
 	start := 0
 	for i, n := range sizes {
 		batch := images[start : start+n]
 		start += n
-		group.Go(func() error {
+		group.Go(s.options.worker(func() error {
 			return s.backward(running, s.parts[i], batch, float32(float64(n)/float64(len(images))))
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		if ctx.Err() != nil {
@@ -201,7 +203,7 @@ func (s *stepper) prepare(sizes []int) error {
 			if err != nil {
 				return err
 			}
-			threads := max(1, s.engine.Threads()/len(sizes))
+			threads := max(1, s.options.Threads/len(sizes))
 			if s.gradient[n], err = s.session(m, threads); err != nil {
 				return err
 			}
@@ -212,7 +214,7 @@ func (s *stepper) prepare(sizes []int) error {
 		if err != nil {
 			return err
 		}
-		if s.update[len(sizes)], err = s.session(m, s.engine.Threads()); err != nil {
+		if s.update[len(sizes)], err = s.session(m, s.options.Threads); err != nil {
 			return err
 		}
 	}

@@ -59,13 +59,19 @@ type Options struct {
 	// When the level's steps do not fit it takes those that do, with a learning
 	// rate that falls towards the end, and says so in the metadata.
 	MaxTime time.Duration
+	// Threads is how many threads the training computes with; 0 means the
+	// engine's. The model does not depend on it.
+	Threads int
+	// Niceness is how far the training's threads stand back behind others, up to
+	// MaxNiceness; 0 for not at all. It counts on Linux only.
+	Niceness int
 	// Stop, when closed, ends the training after the step under way: the model
 	// is the one so far, and its metadata says so.
 	Stop <-chan struct{}
 	// FalseAlarmRate is the share of normal images that may be called anomalous:
 	// the threshold is drawn for it. 0 means DefaultFalseAlarmRate.
 	FalseAlarmRate float64
-	// Progress, when set, is called after every step, from Train's goroutine.
+	// Progress, when set, is called after every step, before the next begins.
 	Progress func(Progress)
 }
 
@@ -130,13 +136,29 @@ func (o Options) Settle() (Options, Level, error) {
 // calibrates its threshold. It returns the errors of Settle and Load,
 // ErrTooLittleTime and ErrStopped when time or caller ended it before there was a
 // model, and the context's cause when that ends first, within a step.
-func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*models.Model, error) {
+func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (m *models.Model, err error) {
 	began := time.Now()
 	o, level, err := o.Settle()
 	if err != nil {
 		return nil, err
 	}
-	data, err := loadInTime(ctx, src, engine.Threads(), o, began)
+	if o.Threads <= 0 || o.Threads > engine.Threads() {
+		o.Threads = engine.Threads()
+	}
+	// A goroutine of its own may keep a thread of lower priority.
+	var alone errgroup.Group
+	alone.Go(o.worker(func() error {
+		m, err = train(ctx, engine, src, o, level, began)
+		return err
+	}))
+	if err := alone.Wait(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, level Level, began time.Time) (*models.Model, error) {
+	data, err := loadInTime(ctx, src, o, began)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +203,7 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*mo
 	if o.MaxTime > 0 {
 		until = began.Add(finishBy(o.MaxTime))
 	}
-	if err := calibrate(ctx, engine, m, data, stream(o.Seed, streamCalibration).Perm(data.Len()), until); err != nil {
+	if err := calibrate(ctx, engine, m, data, stream(o.Seed, streamCalibration).Perm(data.Len()), o, until); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -195,7 +217,7 @@ const thresholdDeviations = 2
 // through the same detector that will serve it, and sets mean, standard deviation
 // (of the population, as numpy's std) and threshold. When until is not zero it
 // ends there, once minCalibrated are measured; the summary says how many were.
-func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *Dataset, order []int, until time.Time) error {
+func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *Dataset, order []int, o Options, until time.Time) error {
 	d, err := inference.NewDetector(engine, m, 1)
 	if err != nil {
 		return err
@@ -204,8 +226,8 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *D
 	errs := make([]float64, len(order))
 	var next atomic.Int64
 	group, running := errgroup.WithContext(ctx)
-	for range engine.Threads() {
-		group.Go(func() error {
+	for range o.Threads {
+		group.Go(o.worker(func() error {
 			var buffer []byte
 			for {
 				if !until.IsZero() && next.Load() >= minCalibrated && time.Now().After(until) {
@@ -223,7 +245,7 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *D
 					return err
 				}
 			}
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		if ctx.Err() != nil {

@@ -83,7 +83,7 @@ func TestPartsOfABatchAddUpToTheBatch(t *testing.T) {
 	for i := range images {
 		images[i] = hashedImage(i, 16*16*3)
 	}
-	whole, err := newStepper(e, arch, hashedWeights(arch), 16, 16)
+	whole, err := newStepper(e, arch, hashedWeights(arch), 16, 16, Options{Threads: e.Threads()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestPartsOfABatchAddUpToTheBatch(t *testing.T) {
 	}
 	sum := 0.0
 	for i := range images {
-		one, err := newStepper(e, arch, hashedWeights(arch), 16, 16)
+		one, err := newStepper(e, arch, hashedWeights(arch), 16, 16, Options{Threads: e.Threads()})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -206,6 +206,7 @@ type serving struct {
 	log     *lockedBuffer
 	ended   chan error
 	stopped bool
+	shared  bool // the folder is others' as well
 }
 
 type lockedBuffer struct {
@@ -229,8 +230,23 @@ func (l *lockedBuffer) String() string {
 // environment. When the test ends it must still run, or have ended by stop.
 func serve(t testing.TB, env []string, args ...string) *serving {
 	t.Helper()
+	return serveBy(t, env, nil, args...)
+}
+
+// serveBy starts the service by another command, which is given its own.
+func serveBy(t testing.TB, env, by []string, args ...string) *serving {
+	t.Helper()
 	s := &serving{temp: t.TempDir(), log: &lockedBuffer{}, ended: make(chan error, 1)}
+	if i := slices.Index(args, "--temp-dir"); i >= 0 {
+		s.temp = args[i+1]
+		s.shared = len(names(t, s.temp)) > 0
+	}
 	s.cmd = command(t, append([]string{"serve", "--log-format", "json", "--temp-dir", s.temp, "--provider", "cpu"}, args...)...)
+	if by != nil {
+		env := s.cmd.Env
+		s.cmd = exec.Command(by[0], append(by[1:], s.cmd.Args...)...)
+		s.cmd.Env = env
+	}
 	s.cmd.Env = append(s.cmd.Env, env...)
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -285,7 +301,7 @@ func (s *serving) stop(t testing.TB, signal os.Signal) time.Duration {
 		t.Errorf("the service does not end: %s", s.log)
 		<-s.ended
 	}
-	if left := names(t, s.temp); len(left) > 0 {
+	if left := names(t, s.temp); len(left) > 0 && !s.shared {
 		t.Errorf("the service left %v", left)
 	}
 	return time.Since(started)

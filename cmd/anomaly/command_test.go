@@ -189,7 +189,7 @@ func TestTrainInterruptedTwiceOrTerminatedLeavesNothing(t *testing.T) {
 }
 
 // eventually waits for something that must become true.
-func eventually(t *testing.T, what string, holds func() bool) {
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if holds() {

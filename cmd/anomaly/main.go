@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -86,15 +85,4 @@ func rootCommand() *cobra.Command {
 	}
 	root.AddCommand(serveCommand(), trainCommand(), detectCommand(), evaluateCommand(), inspectCommand(), convertCommand(), exportCommand(), verifyCommand(), healthCommand())
 	return root
-}
-
-// logger writes to standard error, where it never mixes with results.
-func logger(format string) (*slog.Logger, error) {
-	switch format {
-	case "json":
-		return slog.New(slog.NewJSONHandler(os.Stderr, nil)), nil
-	case "text":
-		return slog.New(slog.NewTextHandler(os.Stderr, nil)), nil
-	}
-	return nil, fmt.Errorf("--log-format is %q, choose text or json", format)
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/deepmed/anomaly/internal/api"
 	"github.com/deepmed/anomaly/trainer"
+	"github.com/spf13/pflag"
 )
 
 // envPython names the Python that these tests run; `make test` sets it.
@@ -174,17 +177,21 @@ func TestREADMENamesEveryFlagLevelAndLimit(t *testing.T) {
 	mi := func(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
 	gi := func(n int64) string { return fmt.Sprintf("%d GiB", n>>30) }
 	must("request", "| "+gi(o.BodyBytes)+" | `--max-body` |")
-	must("pause", fmt.Sprintf("| a pause in an upload | %v s |", o.ReadPause.Seconds()))
+	must("pause", fmt.Sprintf("| a pause in an upload | %v s | `--upload-pause` |", o.ReadPause.Seconds()))
+	must("times", fmt.Sprintf("| %v minutes; %v hours | `--max-detect-time`; `--max-train-time` |", o.DetectTime.Minutes(), o.TrainTime.Hours()))
 	must("model", "| "+mi(o.Models.MaxBytes)+" | `--max-model` |")
-	must("parameters", "| "+thousands(o.Models.MaxParameters)+"; "+mi(o.Models.MaxUnpacked)+" |")
+	must("parameters", "| "+thousands(o.Models.MaxParameters)+"; "+mi(o.Models.MaxUnpacked)+" | `--max-parameters`; `--max-model-unpacked` |")
+	must("operators", "| "+thousands(int64(o.Models.MaxNodes))+" | `--max-nodes` |")
+	must("image size", fmt.Sprintf("| %d | `--max-image-size` |", o.Models.MaxSide))
+	must("niceness", fmt.Sprintf("| as `--threads`; %d |", o.TrainingNiceness))
 	must("image", "| "+mi(o.Images.MaxBytes)+" | `--max-image` |")
 	must("pixels", "| "+thousands(int64(o.Images.MaxPixels))+"; 65,535 | `--max-pixels` |")
-	must("files", "| files in a zip of images | "+thousands(int64(o.Dataset.Entries))+" |")
+	must("files", "| files in a zip of images | "+thousands(int64(o.Dataset.Entries))+" | `--max-files` |")
 	must("unpacked", fmt.Sprintf("| %s, and %d times its size", gi(o.Dataset.UnpackedBytes), o.Dataset.Ratio))
 	must("images of a training", "| "+gi(o.Dataset.PreparedBytes)+" | `--max-dataset` |")
 	must("images in memory", "| "+mi(o.Dataset.MemoryBytes)+" | `--dataset-memory` |")
 	must("trainings", fmt.Sprintf("| 1; %d | `--waiting-trainings` |", o.WaitingTrainings))
-	must("detections", fmt.Sprintf("| eight for each thread; %d |", o.WaitingDetections))
+	must("detections", fmt.Sprintf("| eight for each thread; %d | `--waiting-detections` |", o.WaitingDetections))
 	must("models", "| "+mi(o.CacheBytes)+" | `--model-cache` |")
 	must("stored models", "| "+thousands(int64(o.StoredModels))+" | `--max-models` |")
 	must("images of a request", "| "+mi(o.RequestImages)+" | `--max-images` |")
@@ -212,5 +219,45 @@ func TestREADMEsLinksLeadSomewhere(t *testing.T) {
 				t.Errorf("%s: %v", doc, err)
 			}
 		}
+	}
+}
+
+// Each limit has its sentence in docs/http.md, and each metric its row.
+func TestHTTPPageNamesEveryLimitAndMetric(t *testing.T) {
+	page := string(read(t, "../../docs/http.md"))
+	limits := pflag.NewFlagSet("limits", pflag.ContinueOnError)
+	options := api.DefaultOptions()
+	addLimits(limits, &options)
+	n := 0
+	limits.VisitAll(func(f *pflag.Flag) {
+		n++
+		if !strings.Contains(page, "`--"+f.Name+"`") {
+			t.Errorf("it does not name --%s", f.Name)
+		}
+	})
+	if n < 15 {
+		t.Errorf("only %d limits", n)
+	}
+	s := serve(t, nil, "--addr", "127.0.0.1:0")
+	res, err := http.Get("http://" + s.address + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n = 0
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (anomaly_\w+) `).FindAllStringSubmatch(string(text), -1) {
+		n++
+		// The figures of a training stand in one row, by their endings.
+		short := "`" + strings.TrimPrefix(m[1], "anomaly_training") + "`"
+		if !strings.Contains(page, "`"+m[1]+"`") && !strings.Contains(page, short) {
+			t.Errorf("it does not name %s", m[1])
+		}
+	}
+	if n < 12 {
+		t.Errorf("only %d metrics", n)
 	}
 }

@@ -34,7 +34,9 @@ func serveCommand() *cobra.Command {
 	var (
 		engine    engineFlags
 		addr      string
-		logFormat string
+		logs      logFlags
+		tokenFile string
+		pprofAddr string
 		grace     time.Duration
 		options   = api.DefaultOptions()
 	)
@@ -43,10 +45,20 @@ func serveCommand() *cobra.Command {
 		Short: "Answer GET /health, POST /train and POST /detect over HTTP",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			log, err := logger(logFormat)
+			log, err := logs.open()
 			if err != nil {
 				return err
 			}
+			if tokenFile != "" {
+				if options.Token, err = api.ReadToken(tokenFile); err != nil {
+					return err
+				}
+			}
+			stopProfiling, err := profile(pprofAddr, log)
+			if err != nil {
+				return err
+			}
+			defer stopProfiling()
 			e, err := engine.open()
 			if err != nil {
 				return err
@@ -57,7 +69,7 @@ func serveCommand() *cobra.Command {
 			}
 			l, err := net.Listen("tcp", address(addr))
 			if err != nil {
-				return errors.Join(fmt.Errorf("cannot listen: %w", err), server.Shutdown(0))
+				return errors.Join(fmt.Errorf("cannot listen: %w; another address is chosen by --addr or PORT", err), server.Shutdown(0))
 			}
 			provider, reason := e.Provider()
 			library, version := e.Library()
@@ -81,21 +93,13 @@ func serveCommand() *cobra.Command {
 	f := c.Flags()
 	engine.add(c)
 	f.StringVar(&addr, "addr", "", "address to listen on (default 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
-	f.StringVar(&logFormat, "log-format", "text", "log as text or json")
+	logs.add(c)
 	f.DurationVar(&grace, "grace", 10*time.Second, "how long running requests may take to end after SIGTERM before they are cancelled")
-	f.Int64Var(&options.BodyBytes, "max-body", options.BodyBytes, "largest request, in bytes")
-	f.Int64Var(&options.Models.MaxBytes, "max-model", options.Models.MaxBytes, "largest model file, in bytes")
-	f.Int64Var(&options.Images.MaxBytes, "max-image", options.Images.MaxBytes, "largest image file, in bytes")
-	f.IntVar(&options.Images.MaxPixels, "max-pixels", options.Images.MaxPixels, "largest image, in pixels")
-	f.Int64Var(&options.Dataset.PreparedBytes, "max-dataset", options.Dataset.PreparedBytes, "most a training's prepared images may take, on disk and in memory, in bytes")
-	f.Int64Var(&options.Dataset.MemoryBytes, "dataset-memory", options.Dataset.MemoryBytes, "memory for a training's prepared images, in bytes; what is beyond lies in --temp-dir")
+	f.StringVar(&tokenFile, "token-file", "", "file with the token that callers must send as Authorization: Bearer; /health, /livez, /readyz and /v2/health stay open (default: no token)")
+	f.StringArrayVar(&options.Origins, "cors-origin", nil, "origin of web pages that may read the answers, such as https://example.org, or *; may be given again (default: none)")
+	f.StringVar(&pprofAddr, "pprof-addr", "", "loopback address that serves Go's profiles, such as 127.0.0.1:6060 (default: none)")
 	f.StringVar(&options.ModelsDir, "models", "", "folder of the models that have names, read at start; without it none are kept")
-	f.IntVar(&options.StoredModels, "max-models", options.StoredModels, "how many models the folder may come to hold")
-	f.Int64Var(&options.CacheBytes, "model-cache", options.CacheBytes, "memory for models that stay loaded, in bytes")
-	f.Int64Var(&options.RequestImages, "max-images", options.RequestImages, "what the images, or tensors, of one request may have together, in bytes")
-	f.IntVar(&options.Batch.Size, "batch-size", options.Batch.Size, "most images of one model that run together (default: what pays, by provider and image size)")
-	f.DurationVar(&options.Batch.Delay, "batch-delay", options.Batch.Delay, "how long an image may be held back for others on their way, at most 2ms")
-	f.IntVar(&options.WaitingTrainings, "waiting-trainings", options.WaitingTrainings, "how many trainings may wait behind the running one")
+	addLimits(f, &options)
 	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads in progress and for prepared images that do not fit in memory (default: the system's)")
 	f.Int64Var(&options.Seed, "seed", 0, "seed of every training")
 	return c

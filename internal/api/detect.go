@@ -25,11 +25,13 @@ func (s *Server) detect(c *fiber.Ctx) error {
 		return err
 	}
 	defer f.Close()
+	laps := s.metrics.laps(workDetect, arrival(c))
+	laps.done(stageReceive)
 	model := f.memory["modelFile"]
 	if len(model) == 0 || !f.images() {
 		return errNoModelImage
 	}
-	return s.judge(c, f, func(ctx context.Context) (*inference.Detector, func(), error) {
+	return s.judge(c, laps, f, func(ctx context.Context) (*inference.Detector, func(), error) {
 		read := false
 		d, release, err := s.cache.Get(ctx, f.sums["modelFile"], func() (*inference.Detector, error) {
 			read = true
@@ -85,7 +87,7 @@ type judgement struct {
 }
 
 // judge answers a form's images by the model that get gives.
-func (s *Server) judge(c *fiber.Ctx, f *form, get func(context.Context) (*inference.Detector, func(), error)) error {
+func (s *Server) judge(c *fiber.Ctx, laps *laps, f *form, get func(context.Context) (*inference.Detector, func(), error)) error {
 	var meta *models.Metadata
 	if data := f.memory["metadataFile"]; len(bytes.TrimSpace(data)) > 0 {
 		m, err := models.ParseMetadata(data)
@@ -94,20 +96,22 @@ func (s *Server) judge(c *fiber.Ctx, f *form, get func(context.Context) (*infere
 		}
 		meta = &m
 	}
-	ctx, done := whileConnected(s.base, c.Context().Conn())
+	ctx, done := s.working(c)
 	defer done()
 	if err := s.running.enter(ctx); err != nil {
 		return err
 	}
 	defer s.running.leave()
+	laps.done(stageQueue)
 	d, release, err := get(ctx)
 	if err != nil {
 		return s.closing(err)
 	}
 	defer release()
+	laps.done(stageLoad)
 	images := f.lists["imageFile"]
 	if len(images) == 1 {
-		v, err := s.schedule.Detect(ctx, d, inference.Task{Image: images[0].data, Metadata: meta, Limits: s.options.Images})
+		v, err := s.judgeImage(ctx, *laps, d, images[0].data, meta)
 		if err != nil {
 			return s.closing(err)
 		}
@@ -118,7 +122,7 @@ func (s *Server) judge(c *fiber.Ctx, f *form, get func(context.Context) (*infere
 	for i, image := range images {
 		group.Go(func() error {
 			list[i].File = image.file
-			v, err := s.schedule.Detect(ctx, d, inference.Task{Image: image.data, Metadata: meta, Limits: s.options.Images})
+			v, err := s.judgeImage(ctx, *laps, d, image.data, meta)
 			switch {
 			case errors.Is(err, inference.ErrImage), errors.Is(err, inference.ErrImageTooLarge):
 				list[i].Error = sentence(err)
@@ -134,6 +138,17 @@ func (s *Server) judge(c *fiber.Ctx, f *form, get func(context.Context) (*infere
 		return s.closing(err)
 	}
 	return c.JSON(list)
+}
+
+// judgeImage gives the verdict on one image. Its laps are its own: those of a
+// request's images go on side by side.
+func (s *Server) judgeImage(ctx context.Context, laps laps, d *inference.Detector, image []byte, meta *models.Metadata) (inference.Verdict, error) {
+	v, err := s.schedule.Detect(ctx, d, inference.Task{Image: image, Metadata: meta, Limits: s.options.Images,
+		Decoded: func() { laps.done(stageDecode) }})
+	if err == nil {
+		laps.done(stageInfer)
+	}
+	return v, err
 }
 
 // closing makes what a closed cache or detector says the server's own words.

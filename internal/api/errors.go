@@ -38,9 +38,12 @@ var (
 	errBusy          = &problem{fiber.StatusServiceUnavailable, "The service is busy, try again in a moment"}
 	errNoSpace       = &problem{fiber.StatusServiceUnavailable, "The service has no disk space left for this, try again later or send less"}
 	errShuttingDown  = &problem{fiber.StatusServiceUnavailable, "The service is shutting down, try again in a moment"}
+	errTooLong       = &problem{fiber.StatusServiceUnavailable, "The request took longer than this service allows; send less, or a training with max_seconds"}
+	errSlowUpload    = &problem{fiber.StatusRequestTimeout, "The upload took longer than this service allows"}
+	errNoToken       = &problem{fiber.StatusUnauthorized, "This service wants a token: send it as Authorization: Bearer"}
 	errClientGone    = &problem{499, "The client closed the connection"}
-	errNotFound      = &problem{fiber.StatusNotFound, "There is no such endpoint: use GET /health, POST /train, POST /detect or GET /models"}
-	errNotAllowed    = &problem{fiber.StatusMethodNotAllowed, "This endpoint does not take that method: use GET /health, POST /train, POST /detect or GET /models"}
+	errNotFound      = &problem{fiber.StatusNotFound, "There is no such endpoint: use GET /health, POST /train, POST /detect or GET /models; GET /openapi.json tells all"}
+	errNotAllowed    = &problem{fiber.StatusMethodNotAllowed, "This endpoint does not take that method: use GET /health, POST /train, POST /detect or GET /models; GET /openapi.json tells all"}
 	errUploadTooLong = &problem{fiber.StatusRequestEntityTooLarge, "The upload is too large"}
 )
 
@@ -98,7 +101,7 @@ func (s *Server) describe(c *fiber.Ctx, err error) (int, string) {
 			return known.status, sentence(err)
 		}
 	}
-	if errors.Is(err, syscall.ENOSPC) {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) {
 		s.log.Error("the disk is full", slog.String("id", requestID(c)), slog.String("path", c.Path()), slog.Any("error", err))
 		return errNoSpace.status, errNoSpace.message
 	}

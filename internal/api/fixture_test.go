@@ -34,12 +34,17 @@ type service struct {
 // start runs a server until the test ends; what it kept must be gone then.
 func start(t testing.TB, change func(*Options)) *service {
 	t.Helper()
+	return startLogging(t, slog.New(slog.DiscardHandler), change)
+}
+
+func startLogging(t testing.TB, log *slog.Logger, change func(*Options)) *service {
+	t.Helper()
 	o := DefaultOptions()
 	o.TempDir = t.TempDir()
 	if change != nil {
 		change(&o)
 	}
-	s, err := New(orttest.Open(t), slog.New(slog.NewTextHandler(io.Discard, nil)), o)
+	s, err := New(orttest.Open(t), log, o)
 	if err != nil {
 		t.Fatal(err)
 	}

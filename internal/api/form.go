@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -50,6 +51,11 @@ type form struct {
 	// length is how much of the body is left, by the request's own account:
 	// a hint for memory, not a promise.
 	length int64
+}
+
+func newForm(length int64) *form {
+	return &form{memory: map[string][]byte{}, files: map[string]*os.File{}, lists: map[string][]upload{},
+		sums: map[string]string{}, borrowed: map[string]*bytes.Buffer{}, length: length}
 }
 
 // Close removes the temporary files.
@@ -103,6 +109,7 @@ const maxParts = 100
 // type.
 func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) {
 	body := s.body(c)
+	defer body.Close()
 	kind, params, err := mime.ParseMediaType(c.Get(fiber.HeaderContentType))
 	if err != nil || kind != fiber.MIMEMultipartForm {
 		return nil, s.refuse(c, body, errNotMultipart)
@@ -110,8 +117,7 @@ func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) 
 	if params["boundary"] == "" {
 		return nil, s.refuse(c, body, errBadForm)
 	}
-	f := &form{memory: map[string][]byte{}, files: map[string]*os.File{}, lists: map[string][]upload{},
-		sums: map[string]string{}, borrowed: map[string]*bytes.Buffer{}, length: int64(c.Request().Header.ContentLength())}
+	f := newForm(int64(c.Request().Header.ContentLength()))
 	// The multipart reader takes 4 KiB at a time; a model is a thousand times that.
 	buffered := bufio.NewReaderSize(body, readAhead)
 	if err := f.read(multipart.NewReader(buffered, params["boundary"]), fields, s.options.TempDir); err != nil {
@@ -241,14 +247,23 @@ func formError(err error) error {
 	return errBadForm
 }
 
-// body is the request's body with its limits: no more than BodyBytes in all,
-// and no pause longer than ReadPause.
-func (s *Server) body(c *fiber.Ctx) io.Reader {
+// body is the request's body with its limits: no more than BodyBytes in all, no
+// pause longer than ReadPause, the time of the request, and the life of the
+// server. It must be closed.
+func (s *Server) body(c *fiber.Ctx) *bodyReader {
 	var r io.Reader = c.Context().RequestBodyStream()
 	if r == nil { // asking a streamed request for its Body would read it all into memory
 		r = bytes.NewReader(c.Request().Body())
 	}
-	return &bodyReader{r: r, conn: c.Context().Conn(), left: s.options.BodyBytes, pause: s.options.ReadPause}
+	until, _ := deadline(c)
+	b := &bodyReader{r: r, conn: c.Context().Conn(), left: s.options.BodyBytes, pause: s.options.ReadPause, until: until, server: s.base}
+	// A read that waits for the client learns of the end by its deadline.
+	b.release = context.AfterFunc(s.base, func() {
+		if b.conn != nil {
+			_ = b.conn.SetReadDeadline(time.Now())
+		}
+	})
+	return b
 }
 
 type bodyReader struct {
@@ -256,31 +271,55 @@ type bodyReader struct {
 	conn  net.Conn
 	left  int64
 	pause time.Duration
+	until time.Time // zero for no end
+	// server ends with the server; release lets go of it.
+	server  context.Context
+	release func() bool
 }
+
+// Close lets go of the body without reading on.
+func (b *bodyReader) Close() { b.release() }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
 	if b.left <= 0 {
 		return 0, errUploadTooLong
 	}
+	now := time.Now()
+	if !b.until.IsZero() && !now.Before(b.until) {
+		return 0, errSlowUpload
+	}
 	if b.conn != nil {
-		if err := b.conn.SetReadDeadline(time.Now().Add(b.pause)); err != nil {
+		if err := b.conn.SetReadDeadline(now.Add(b.pause)); err != nil {
 			return 0, err
 		}
 	}
+	// The server may have ended before the deadline was set anew, or while the
+	// client was waited for.
+	if b.server.Err() != nil {
+		return 0, errShuttingDown
+	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
+	if err != nil && !errors.Is(err, io.EOF) && b.server.Err() != nil {
+		err = errShuttingDown
+	}
 	return n, err
 }
 
 // refuse passes an error on after reading some of what the client is still
 // sending: closing at once would reset the connection, and the client would see
 // that instead of the answer.
-func (s *Server) refuse(c *fiber.Ctx, body io.Reader, err error) error {
-	if r, ok := body.(*bodyReader); ok {
-		r.left = max(r.left, 0) + s.options.DrainBytes
-		if n, copyErr := io.Copy(io.Discard, io.LimitReader(r, s.options.DrainBytes)); copyErr != nil || n >= s.options.DrainBytes {
-			c.Context().SetConnectionClose()
-		}
+func (s *Server) refuse(c *fiber.Ctx, body *bodyReader, err error) error {
+	body.left = max(body.left, 0) + s.options.DrainBytes
+	if n, copyErr := io.Copy(io.Discard, io.LimitReader(body, s.options.DrainBytes)); copyErr != nil || n >= s.options.DrainBytes {
+		c.Context().SetConnectionClose()
 	}
 	return err
+}
+
+// refuseUnread is refuse for a request of which nothing was read.
+func (s *Server) refuseUnread(c *fiber.Ctx, err error) error {
+	body := s.body(c)
+	defer body.Close()
+	return s.refuse(c, body, err)
 }

@@ -38,3 +38,7 @@ func (g *gate) enter(ctx context.Context) error {
 }
 
 func (g *gate) leave() { <-g.places }
+
+// inside and outside are how many have a place, and how many wait for one.
+func (g *gate) inside() int  { return len(g.places) }
+func (g *gate) outside() int { return int(g.waiting.Load()) }

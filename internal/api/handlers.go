@@ -30,7 +30,7 @@ func (s *Server) health(c *fiber.Ctx) error {
 
 // train answers POST /train: the zip of the trained model.
 func (s *Server) train(c *fiber.Ctx) error {
-	began := time.Now()
+	began := arrival(c)
 	if s.draining.Load() {
 		return errShuttingDown
 	}
@@ -47,11 +47,14 @@ func (s *Server) train(c *fiber.Ctx) error {
 		return err
 	}
 	defer f.Close()
+	laps := s.metrics.laps(workTrain, began)
+	laps.done(stageReceive)
 	file, ok := f.files["zipFile"]
 	if !ok {
 		return errNoZip
 	}
-	o := trainer.Options{Seed: s.options.Seed, Limits: s.options.Dataset, Images: s.options.Images, TempDir: s.options.TempDir}
+	o := trainer.Options{Seed: s.options.Seed, Limits: s.options.Dataset, Images: s.options.Images, TempDir: s.options.TempDir,
+		Threads: s.options.TrainingThreads, Niceness: s.options.TrainingNiceness, Progress: s.metrics.progress}
 	if o.Level, err = number(f.text("level"), trainer.DefaultLevel, trainer.ErrLevel); err != nil {
 		return err
 	}
@@ -75,6 +78,9 @@ func (s *Server) train(c *fiber.Ctx) error {
 	if o, _, err = o.Settle(); err != nil {
 		return err
 	}
+	if largest := s.options.Models.MaxSide; o.ImageSize > largest {
+		return fmt.Errorf("%w: %d, this service trains at %d at most", trainer.ErrImageSize, o.ImageSize, largest)
+	}
 	info, err := file.Stat()
 	if err != nil {
 		return err
@@ -83,12 +89,13 @@ func (s *Server) train(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	ctx, done := whileConnected(s.base, c.Context().Conn())
+	ctx, done := s.working(c)
 	defer done()
 	if err := s.enterTraining(ctx, began, maxTime); err != nil {
 		return err
 	}
 	defer s.training.leave()
+	laps.done(stageQueue)
 	started := time.Now()
 	if maxTime > 0 {
 		// The caller's clock began with the request: its upload and its wait count.
@@ -98,8 +105,10 @@ func (s *Server) train(c *fiber.Ctx) error {
 	}
 	m, err := trainer.Train(ctx, s.engine, src, o)
 	if err != nil {
+		s.metrics.trained("failed")
 		return err
 	}
+	s.metrics.trained(string(m.Metadata.Training.Ended))
 	var bundle bytes.Buffer
 	if err := exporter.WriteBundle(&bundle, m); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"mime"
 	"strings"
+	"time"
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/registry"
@@ -26,7 +27,14 @@ var (
 // of the folder.
 func (s *Server) openModels() error {
 	var err error
-	if s.schedule, err = inference.NewScheduler(s.engine, s.options.Batch); err != nil {
+	batch := s.options.Batch
+	batch.Observe = func(images int, took time.Duration) {
+		s.metrics.batch(images)
+		if observe := s.options.Batch.Observe; observe != nil {
+			observe(images, took)
+		}
+	}
+	if s.schedule, err = inference.NewScheduler(s.engine, batch); err != nil {
 		return err
 	}
 	if s.options.ModelsDir != "" {
@@ -59,11 +67,12 @@ func (s *Server) warm(m *models.Model) error {
 func modelName(c *fiber.Ctx) string { return strings.Clone(c.Params("name")) }
 
 func (s *Server) routeModels() {
-	s.app.Get("/models", s.listModels)
-	s.app.Get("/models/:name", s.describeModel)
-	s.app.Put("/models/:name", s.putModel)
-	s.app.Delete("/models/:name", s.deleteModel)
-	s.app.Post("/models/:name/detect", s.detectByName)
+	inTime := bounded(s.options.DetectTime)
+	s.app.Get("/models", inTime, s.listModels)
+	s.app.Get("/models/:name", inTime, s.describeModel)
+	s.app.Put("/models/:name", inTime, s.putModel)
+	s.app.Delete("/models/:name", inTime, s.deleteModel)
+	s.app.Post("/models/:name/detect", inTime, s.detectByName)
 }
 
 // listModels answers GET /models.
@@ -94,16 +103,16 @@ func (s *Server) putModel(c *fiber.Ctx) error {
 	}
 	name := modelName(c)
 	if s.registry == nil {
-		return s.refuse(c, s.body(c), errNoRegistry)
+		return s.refuseUnread(c, errNoRegistry)
 	}
 	if err := registry.CheckName(name); err != nil {
-		return s.refuse(c, s.body(c), err)
+		return s.refuseUnread(c, err)
 	}
 	file, err := s.readModel(c)
 	if err != nil {
 		return err
 	}
-	ctx, done := whileConnected(s.base, c.Context().Conn())
+	ctx, done := s.working(c)
 	defer done()
 	if err := s.running.enter(ctx); err != nil {
 		return err
@@ -162,6 +171,7 @@ func (s *Server) readModel(c *fiber.Ctx) ([]byte, error) {
 // readBody reads a body that is no form into memory.
 func (s *Server) readBody(c *fiber.Ctx, what string, limit int64) ([]byte, error) {
 	body := s.body(c)
+	defer body.Close()
 	if encoding := c.Get(fiber.HeaderContentEncoding); encoding != "" && encoding != "identity" {
 		return nil, s.refuse(c, body, &problem{fiber.StatusUnsupportedMediaType, fmt.Sprintf("A body of Content-Encoding %.40q is not read: send it as it is", encoding)})
 	}
@@ -205,10 +215,10 @@ func (s *Server) detectByName(c *fiber.Ctx) error {
 	}
 	name := modelName(c)
 	if s.registry == nil {
-		return s.refuse(c, s.body(c), errNoRegistry)
+		return s.refuseUnread(c, errNoRegistry)
 	}
 	if _, err := s.registry.Look(name); err != nil {
-		return s.refuse(c, s.body(c), err)
+		return s.refuseUnread(c, err)
 	}
 	f, err := s.readForm(c, map[string]field{
 		"imageFile":    {limit: s.options.Images.MaxBytes, many: s.options.RequestImages},
@@ -218,10 +228,12 @@ func (s *Server) detectByName(c *fiber.Ctx) error {
 		return err
 	}
 	defer f.Close()
+	laps := s.metrics.laps(workDetect, arrival(c))
+	laps.done(stageReceive)
 	if !f.images() {
 		return errNoImage
 	}
-	return s.judge(c, f, func(ctx context.Context) (*inference.Detector, func(), error) { return s.named(ctx, name) })
+	return s.judge(c, laps, f, func(ctx context.Context) (*inference.Detector, func(), error) { return s.named(ctx, name) })
 }
 
 // mostChanges bounds how often a request looks for a model again that is replaced

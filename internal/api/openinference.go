@@ -24,13 +24,14 @@ const (
 )
 
 func (s *Server) routeInference() {
+	inTime := bounded(s.options.DetectTime)
 	s.app.Get("/v2", s.inferenceServer)
-	s.app.Get("/v2/health/live", func(c *fiber.Ctx) error { return c.SendStatus(fiber.StatusOK) })
-	s.app.Get("/v2/health/ready", s.inferenceReady)
+	s.app.Get(pathInferenceLive, func(c *fiber.Ctx) error { return c.SendStatus(fiber.StatusOK) })
+	s.app.Get(pathInferenceReady, s.inferenceReady)
 	for _, version := range []string{"", "/versions/:version"} {
-		s.app.Get("/v2/models/:name"+version, s.inferenceModel)
-		s.app.Get("/v2/models/:name"+version+"/ready", s.inferenceModelReady)
-		s.app.Post("/v2/models/:name"+version+"/infer", s.infer)
+		s.app.Get("/v2/models/:name"+version, inTime, s.inferenceModel)
+		s.app.Get("/v2/models/:name"+version+"/ready", inTime, s.inferenceModelReady)
+		s.app.Post("/v2/models/:name"+version+"/infer", inTime, s.infer)
 	}
 }
 
@@ -81,7 +82,9 @@ type tensorMetadata struct {
 func (s *Server) inferenceModel(c *fiber.Ctx) error {
 	e, err := s.inferenceEntry(c)
 	if err == nil && e.State != registry.Ready {
-		e, err = s.registry.Get(s.base, e.Name)
+		ctx, done := s.working(c)
+		e, err = s.registry.Get(ctx, e.Name)
+		done()
 	}
 	if err != nil {
 		return err
@@ -119,13 +122,15 @@ func (s *Server) infer(c *fiber.Ctx) error {
 	}
 	e, err := s.inferenceEntry(c)
 	if err != nil {
-		return s.refuse(c, s.body(c), err)
+		return s.refuseUnread(c, err)
 	}
 	body, err := s.readBody(c, "The request", s.options.RequestImages)
 	if err != nil {
 		return err
 	}
-	ctx, done := whileConnected(s.base, c.Context().Conn())
+	laps := s.metrics.laps(workDetect, arrival(c))
+	laps.done(stageReceive)
+	ctx, done := s.working(c)
 	defer done()
 	if e, err = s.registry.Get(ctx, e.Name); err != nil {
 		return err
@@ -137,11 +142,13 @@ func (s *Server) infer(c *fiber.Ctx) error {
 	}); err != nil {
 		return err
 	}
+	laps.done(stageDecode)
 	if err := s.running.enter(ctx); err != nil {
 		return err
 	}
 	defer s.running.leave()
-	tensors, err := s.compute(ctx, e, r)
+	laps.done(stageQueue)
+	tensors, err := s.compute(ctx, laps, e, r)
 	if err != nil {
 		return s.closing(err)
 	}
@@ -152,12 +159,13 @@ func (s *Server) infer(c *fiber.Ctx) error {
 var errSize = &problem{fiber.StatusConflict, "The model was replaced by one of another image size meanwhile"}
 
 // compute runs a request's images, and gives its outputs by name.
-func (s *Server) compute(ctx context.Context, e registry.Entry, r *inferRequest) (map[string]tensor, error) {
+func (s *Server) compute(ctx context.Context, laps *laps, e registry.Entry, r *inferRequest) (map[string]tensor, error) {
 	d, release, err := s.named(ctx, e.Name)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
+	laps.done(stageLoad)
 	if d.Side() != e.Metadata.ImageSize {
 		return nil, errSize
 	}
@@ -169,6 +177,7 @@ func (s *Server) compute(ctx context.Context, e registry.Entry, r *inferRequest)
 	if err != nil {
 		return nil, err
 	}
+	laps.done(stageInfer)
 	return map[string]tensor{
 		network.ReconstructionName: {[]int{len(errs), models.InputChannels, d.Side(), d.Side()}, rebuilt},
 		network.ErrorName:          {[]int{len(errs)}, errs},

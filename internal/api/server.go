@@ -2,14 +2,11 @@ package api
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
-	"regexp"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +32,10 @@ type Options struct {
 	DrainBytes int64
 	// ReadPause is how long an upload may stop.
 	ReadPause time.Duration
+	// DetectTime and TrainTime are how long a request may take from its headers
+	// to its answer, its upload and its wait included; 0 for no bound. The first
+	// is for everything that is done with models but training.
+	DetectTime, TrainTime time.Duration
 	// Models, Images and Dataset bound what an upload may hold.
 	Models  models.Limits
 	Images  inference.ImageLimits
@@ -54,19 +55,31 @@ type Options struct {
 	// runs; WaitingDetections how many images.
 	WaitingTrainings  int
 	WaitingDetections int
-	// TempDir is the folder that uploads are spooled to: a fresh one below the
-	// system's when empty. It is removed with the server.
+	// TrainingThreads is how many threads a training computes with, 0 for all of
+	// the engine's, and TrainingNiceness how far they stand back behind those of
+	// detections.
+	TrainingThreads, TrainingNiceness int
+	// TempDir is the folder in which uploads are spooled to a fresh one, which is
+	// removed with the server; the system's when empty. What killed servers left
+	// there is removed by the next one.
 	TempDir string
 	// Seed is that of every training.
 	Seed int64
+	// Token is what callers must show, but for the probes; nobody must when it
+	// is empty.
+	Token string
+	// Origins are the origins of web pages that may read the answers.
+	Origins []string
 }
 
 // DefaultOptions suit a machine of a few gigabytes.
 func DefaultOptions() Options {
-	return Options{
+	o := Options{
 		BodyBytes:         4 << 30,
 		DrainBytes:        64 << 20,
 		ReadPause:         30 * time.Second,
+		DetectTime:        2 * time.Minute,
+		TrainTime:         24 * time.Hour,
 		Models:            models.DefaultLimits(),
 		Images:            inference.DefaultImageLimits(),
 		Dataset:           trainer.DefaultLimits(),
@@ -76,7 +89,11 @@ func DefaultOptions() Options {
 		StoredModels:      1000,
 		WaitingTrainings:  4,
 		WaitingDetections: 256,
+		TrainingNiceness:  10,
 	}
+	// What nobody can train here need not be served.
+	o.Models.MaxSide = trainer.MaxImageSize
+	return o
 }
 
 // maxFieldBytes bounds a text field and maxHeaderBytes a request's headers.
@@ -96,7 +113,9 @@ const (
 type Server struct {
 	engine   *ort.Engine
 	log      *slog.Logger
+	metrics  *metrics
 	options  Options
+	temp     *tempDir
 	app      *fiber.App
 	cache    *inference.Cache
 	schedule *inference.Scheduler
@@ -112,20 +131,20 @@ type Server struct {
 
 // New makes a server on the engine. It must be closed by Shutdown.
 func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
-	dir, err := os.MkdirTemp(o.TempDir, "anomaly-")
+	dir, err := newTempDir(o.TempDir, log)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot keep uploads: %w", err)
 	}
-	o.TempDir = dir
+	o.TempDir = dir.path
 	s := &Server{
-		engine: engine, log: log, options: o,
+		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir,
 		training: newGate(1, o.WaitingTrainings),
 		running:  newGate(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
 	}
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	if err := s.openModels(); err != nil {
 		s.cancel(err)
-		return nil, errors.Join(err, os.Remove(dir))
+		return nil, errors.Join(err, dir.Close())
 	}
 	s.app = fiber.New(fiber.Config{
 		AppName:                      ServiceName,
@@ -137,18 +156,52 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 		ReadTimeout:                  o.ReadPause,
 		WriteTimeout:                 slowestAnswer,
 		IdleTimeout:                  2 * time.Minute,
-		ErrorHandler:                 s.answer,
+		ErrorHandler:                 s.unobserved,
 	})
+	server := s.app.Server()
+	server.Handler = withAnyMethod(server.Handler)
+	s.watch()
+	if err := s.route(); err != nil {
+		return nil, errors.Join(err, s.Shutdown(0))
+	}
+	return s, nil
+}
+
+// watch lets the metrics see what changes by itself.
+func (s *Server) watch() {
+	s.metrics.watchQueue(workDetect, s.running.inside, s.running.outside)
+	s.metrics.watchQueue(workTrain, s.training.inside, s.training.outside)
+	s.metrics.watchCache(s.cache.Stats)
+}
+
+// route sets up what every request passes and the endpoints. Whoever adds one
+// describes it in openapi.yaml; a test holds the two against each other.
+func (s *Server) route() error {
 	s.app.Use(s.observe)
 	s.app.Use(recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: func(c *fiber.Ctx, e any) {
-		s.log.Error("panic", slog.String("id", requestID(c)), slog.Any("value", e))
+		s.metrics.panics.Inc()
+		s.log.Error("panic", slog.String("id", requestID(c)), slog.Any("value", e), slog.String("stack", string(debug.Stack())))
 	}}))
-	s.app.Get("/health", s.health)
-	s.app.Post("/train", s.train)
-	s.app.Post("/detect", s.detect)
+	if len(s.options.Origins) > 0 {
+		handler, err := crossOrigin(s.options.Origins)
+		if err != nil {
+			return err
+		}
+		s.app.Use(handler)
+	}
+	if s.options.Token != "" {
+		s.app.Use(s.authorize(s.options.Token))
+	}
+	s.app.Get(pathHealth, s.health)
+	s.app.Get(pathLive, s.live)
+	s.app.Get(pathReady, s.ready)
+	s.app.Get(pathMetrics, s.metrics.scrape)
+	s.app.Get(pathOpenAPI, describeAPI)
+	s.app.Post("/train", bounded(s.options.TrainTime), s.train)
+	s.app.Post("/detect", bounded(s.options.DetectTime), s.detect)
 	s.routeModels()
 	s.routeInference()
-	return s, nil
+	return nil
 }
 
 // Serve answers requests on the listener until Shutdown.
@@ -168,43 +221,5 @@ func (s *Server) Shutdown(grace time.Duration) error {
 	if s.registry != nil {
 		err = errors.Join(err, s.registry.Close())
 	}
-	return errors.Join(err, os.RemoveAll(filepath.Clean(s.options.TempDir)))
-}
-
-// observe gives every request an id, and logs it when it is done.
-func (s *Server) observe(c *fiber.Ctx) error {
-	id := c.Get(fiber.HeaderXRequestID)
-	if !plainID.MatchString(id) {
-		id = newID()
-	}
-	c.Locals(idKey, id)
-	c.Set(fiber.HeaderXRequestID, id)
-	c.Set(fiber.HeaderXContentTypeOptions, "nosniff")
-	started := time.Now()
-	if err := c.Next(); err != nil {
-		if err := s.answer(c, err); err != nil {
-			return err
-		}
-	}
-	s.log.Info("request", slog.String("id", id), slog.String("method", c.Method()), slog.String("path", c.Path()),
-		slog.Int("status", c.Response().StatusCode()), slog.Duration("took", time.Since(started)))
-	return nil
-}
-
-type localsKey int
-
-const idKey localsKey = 0
-
-// plainID is what an id of a client's may look like; any other is replaced.
-var plainID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-
-func newID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
-}
-
-func requestID(c *fiber.Ctx) string {
-	id, _ := c.Locals(idKey).(string)
-	return id
+	return errors.Join(err, s.temp.Close())
 }

@@ -118,6 +118,8 @@ func wrongRequests(t *testing.T) []wrong {
 		{name: "GET /train", method: http.MethodGet, path: "/train", status: 405, says: "POST /train"},
 		{name: "PUT /detect", method: http.MethodPut, path: "/detect", kind: "text/plain", body: prose, status: 405, says: "POST /detect"},
 		{name: "DELETE /health", method: http.MethodDelete, path: "/health", status: 405, says: "GET /health"},
+		{name: "a method nobody knows", method: "BREW", path: "/detect", status: 405, says: "POST /detect"},
+		{name: "a method nobody knows, at no endpoint", method: "QUERY", path: "/", status: 404, says: "no such endpoint"},
 		{name: "POST /", method: post, path: "/", kind: "text/plain", body: prose, status: 404, says: "no such endpoint"},
 		{name: "a path that climbs", method: http.MethodGet, path: "/../../etc/passwd", status: 404, says: "no such endpoint"},
 		{name: "another path", method: http.MethodGet, path: "/model", status: 404, says: "no such endpoint"},
@@ -179,6 +181,8 @@ func TestWrongRequestsAreRefusedInOneSentence(t *testing.T) {
 
 func TestLimitsAreKept(t *testing.T) {
 	image, model := read(t, tileFiles(t, "test/good", 1)[0]), trained(t)["autoencoder.pt"]
+	// 300 MB of zeros, above what any zip may unpack to.
+	bomb := zipOf(t, map[string][]byte{"a.bmp": make([]byte, 300_000_000)})
 	big := bytes.Repeat([]byte("x"), 1<<20)
 	for _, c := range []struct {
 		name   string
@@ -191,6 +195,11 @@ func TestLimitsAreKept(t *testing.T) {
 		{"the model", func(o *Options) { o.Models.MaxBytes = 1 << 16 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "modelFile"},
 		{"the image", func(o *Options) { o.Images.MaxBytes = 1 << 10 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "imageFile"},
 		{"the image's pixels", func(o *Options) { o.Images.MaxPixels = 100 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "pixels"},
+		{"the model's parameters", func(o *Options) { o.Models.MaxParameters = 1000 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "at most 1000 are read"},
+		{"what a model unpacks to", func(o *Options) { o.Models.MaxUnpacked = 1 << 10 }, "/detect", []part{file("modelFile", "m", trained(t)["anomaly_detection_model.zip"]), file("imageFile", "i", image)}, "unpack"},
+		{"the model's operators", func(o *Options) { o.Models.MaxNodes = 10 }, "/detect", []part{file("modelFile", "m", trained(t)["autoencoder.onnx"]), file("imageFile", "i", image)}, "more than 10 nodes"},
+		{"the model's image size", func(o *Options) { o.Models.MaxSide = 16 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "at most 16×16"},
+		{"the ratio of a zip", func(o *Options) { o.Dataset.Ratio = 100 }, "/train", []part{file("zipFile", "a", bomb)}, "more than 100 times"},
 		{"the files in a zip", func(o *Options) { o.Dataset.Entries = 1 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "2 files"},
 		{"the size of a data set", func(o *Options) { o.Dataset.PreparedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "at most 1024 are given"},
 		{"what a zip unpacks to", func(o *Options) { o.Dataset.UnpackedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "unpacks to"},
@@ -205,6 +214,17 @@ func TestLimitsAreKept(t *testing.T) {
 				t.Errorf("%d uploads are left", n)
 			}
 		})
+	}
+}
+
+func TestImageSizeOfATrainingHasALimitOfTheService(t *testing.T) {
+	s := start(t, func(o *Options) { o.Models.MaxSide = 32 })
+	zipped := file("zipFile", "a", normals(t, 1, nil))
+	if a := s.post(t, "/train", zipped, text("level", "1"), text("image_size", "48")); a.status != 400 || !strings.Contains(a.message(t), "32 at most") {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	if a := s.post(t, "/train", zipped, text("level", "1"), text("image_size", "32")); a.status != 200 {
+		t.Errorf("status %d: %s", a.status, a.body)
 	}
 }
 

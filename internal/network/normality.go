@@ -24,6 +24,9 @@ const (
 	filterWave    = 1.8 // radians per pixel: a wave of 3.5 pixels
 	surroundInner = 1.0 // standard deviations of the difference of Gaussians
 	surroundOuter = 2.2 // that finds spots of colour
+	// vectorSide squared is a multiple of the elements that a processor takes at
+	// once.
+	vectorSide = 4
 	// energyFloor keeps the square root of an energy differentiable and its
 	// logarithm away from rounding.
 	energyFloor = 1e-6
@@ -86,7 +89,10 @@ func (f *Forward) Judge() (*Judgement, error) {
 			peak, places = b.step(Larger, 0, peak, highest), b.step(Larger, 0, places, enlarged)
 		}
 	}
-	j.Score = b.step(Single, 0, b.step(Softplus, 0, peak))
+	// A processor takes several elements of a Softplus at once, and the last few
+	// one by one, which may round differently. So that an image's score has the
+	// same bits in a batch of any size, it gets elements of its own.
+	j.Score = b.step(Single, 0, b.step(Peak, 0, b.step(Softplus, 0, b.step(Enlarge, vectorSide, peak))))
 	j.Map = b.step(Plane, 0, b.step(Softplus, 0, places))
 	if b.err != nil {
 		return nil, fmt.Errorf("network: %w", b.err)

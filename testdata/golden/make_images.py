@@ -215,6 +215,17 @@ def make_inputs():
     save("lossy_alpha_exact.webp", rgba, quality=85, exact=True)
     save("lossless.webp", rgb, lossless=True)
     save("lossless_alpha.webp", rgba, lossless=True, exact=True)
+    moving = [Image.fromarray(scene(24, 20, s)) for s in (6, 7, 8)]
+    clear = [Image.fromarray(with_alpha(scene(24, 20, s))) for s in (6, 7, 8)]
+    for name, frames, options in (("lossy", moving, {}), ("lossless", moving, {"lossless": True}),
+                                  ("lossy_alpha", clear, {}), ("lossless_alpha", clear, {"lossless": True, "exact": True})):
+        save(f"animated_{name}.webp", frames[0], save_all=True, append_images=frames[1:], duration=50, **options)
+    b = encoded(moving[0], "WEBP", save_all=True, append_images=moving[1:], duration=50)
+    at = b.index(b"VP8X") + 8
+    b[at + 4], b[at + 7] = 40 - 1, 30 - 1  # a canvas larger than the frame
+    at = b.index(b"ANMF") + 8
+    b[at], b[at + 3] = 6 // 2, 4 // 2
+    write("animated_canvas.webp", b)
 
 
 def make_expected():

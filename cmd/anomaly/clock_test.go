@@ -1,0 +1,69 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// wall are the ways in package time to a time of the wall clock alone. All others
+// carry the clock that only goes forward as well, and differences, deadlines and
+// timers go by that, as the package's own description says.
+var (
+	wallMethods   = []string{"UTC", "Local", "In", "Unix", "UnixMilli", "UnixMicro", "UnixNano", "AddDate"}
+	wallFunctions = []string{"Date", "Parse", "ParseInLocation", "Unix", "UnixMilli", "UnixMicro"}
+)
+
+// A machine's clock may be set while the service runs, by hand or by the network,
+// and a test cannot set it. What it can hold is that nothing here reads it: no
+// time loses its forward-going half, and whose folder is left over is told by
+// locks, not by the age of a file.
+func TestNothingGoesByTheClockOnTheWall(t *testing.T) {
+	files, uses := 0, 0
+	for _, dir := range []string{"../../cmd", "../../internal/api", "../../internal/ort", "../../inference", "../../trainer", "../../models"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			files++
+			set := token.NewFileSet()
+			file, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(file.Imports, func(i *ast.ImportSpec) bool { return i.Path.Value == `"time"` || i.Path.Value == `"os"` }) {
+				return nil
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				s, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				of, named := s.X.(*ast.Ident)
+				switch {
+				case named && of.Name == "time":
+					uses++
+					if slices.Contains(wallFunctions, s.Sel.Name) {
+						t.Errorf("%s uses time.%s", set.Position(s.Pos()), s.Sel.Name)
+					}
+				case named && of.Name == "math":
+				case slices.Contains(wallMethods, s.Sel.Name):
+					t.Errorf("%s uses %s", set.Position(s.Pos()), s.Sel.Name)
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if files < 40 || uses < 50 {
+		t.Errorf("only %d uses of package time in %d files were looked at", uses, files)
+	}
+}

@@ -1,0 +1,139 @@
+package api
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"log/slog"
+)
+
+func TestTokenIsWantedEverywhereButByProbes(t *testing.T) {
+	const token = "correct-horse-battery"
+	s := start(t, func(o *Options) { o.Token = token })
+	for _, c := range []struct {
+		name, method, path, authorization string
+		status                            int
+	}{
+		{"health without", "GET", "/health", "", 200},
+		{"livez without", "GET", "/livez", "", 200},
+		{"readyz without", "GET", "/readyz", "", 200},
+		{"metrics without", "GET", "/metrics", "", 401},
+		{"the description without", "GET", "/openapi.json", "", 401},
+		{"detect without", "POST", "/detect", "", 401},
+		{"train without", "POST", "/train", "", 401},
+		{"an unknown path without", "GET", "/x", "", 401},
+		{"health by a longer path", "GET", "/health/../metrics", "", 401},
+		{"health's path with a dot", "GET", "/./metrics", "", 401},
+		{"metrics with", "GET", "/metrics", "Bearer " + token, 200},
+		{"in lower case", "GET", "/metrics", "bearer " + token, 200},
+		{"with two spaces", "GET", "/metrics", "Bearer  " + token, 200},
+		{"detect with", "POST", "/detect", "Bearer " + token, 415},
+		{"an unknown path with", "GET", "/x", "Bearer " + token, 404},
+		{"another scheme", "GET", "/metrics", "Basic " + token, 401},
+		{"no scheme", "GET", "/metrics", token, 401},
+		{"a wrong token", "GET", "/metrics", "Bearer correct-horse-batterz", 401},
+		{"the token's beginning", "GET", "/metrics", "Bearer correct-horse", 401},
+		{"more than the token", "GET", "/metrics", "Bearer " + token + "x", 401},
+		{"the token in other letters", "GET", "/metrics", "Bearer " + strings.ToUpper(token), 401},
+		{"nothing behind the scheme", "GET", "/metrics", "Bearer ", 401},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := http.Header{}
+			if c.authorization != "" {
+				h.Set("Authorization", c.authorization)
+			}
+			a := s.request(t, c.method, c.path, h)
+			if a.status != c.status {
+				t.Errorf("status %d: %s", a.status, a.body)
+			}
+			if a.status == 401 && (a.header.Get("WWW-Authenticate") == "" || a.message(t) == "" || strings.Contains(string(a.body), token)) {
+				t.Errorf("WWW-Authenticate %q: %s", a.header.Get("WWW-Authenticate"), a.body)
+			}
+		})
+	}
+}
+
+func TestTokenFilesThatWouldNotProtectAreRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		content string
+		ok      bool
+	}{
+		"a token":           {"0123456789abcdef", true},
+		"with a line end":   {"0123456789abcdef\n", true},
+		"all signs":         {"aZ09-._~+/aZ09-._~+/==", true},
+		"empty":             {"", false},
+		"only white space":  {" \n\n", false},
+		"too short":         {"0123456789abcde", false},
+		"of two lines":      {"0123456789abcdef\n0123456789abcdef", false},
+		"with a space":      {"0123456789 abcdef", false},
+		"with a zero byte":  {"0123456789\x00abcdef", false},
+		"that is not ASCII": {"0123456789abcdéf0", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "token")
+			if err := os.WriteFile(path, []byte(c.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			token, err := ReadToken(path)
+			if c.ok != (err == nil) || !c.ok && !errors.Is(err, ErrToken) || c.ok && token != strings.TrimSpace(c.content) {
+				t.Errorf("%q, %v", token, err)
+			}
+			if err != nil && c.content != "" && strings.Contains(err.Error(), "0123456789") {
+				t.Errorf("the error shows the token: %v", err)
+			}
+		})
+	}
+	if _, err := ReadToken(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, ErrToken) {
+		t.Errorf("a missing file: %v", err)
+	}
+}
+
+func TestPagesOfOtherOriginsReadAnswersOnlyWhenTheyAreNamed(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		origins []string
+		origin  string
+		allowed string
+	}{
+		{"none set", nil, "https://a.example", ""},
+		{"named", []string{"https://a.example", "http://b.example:8080"}, "http://b.example:8080", "http://b.example:8080"},
+		{"another", []string{"https://a.example"}, "https://evil.example", ""},
+		{"another scheme", []string{"https://a.example"}, "http://a.example", ""},
+		{"a longer name", []string{"https://a.example"}, "https://a.example.evil.example", ""},
+		{"all", []string{"*"}, "https://whoever.example", "*"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := start(t, func(o *Options) { o.Origins, o.Token = c.origins, "0123456789abcdef" })
+			a := s.request(t, "GET", "/health", http.Header{"Origin": {c.origin}})
+			if got := a.header.Get("Access-Control-Allow-Origin"); got != c.allowed || a.status != 200 {
+				t.Errorf("status %d, allowed %q", a.status, got)
+			}
+			if a.header.Get("Access-Control-Allow-Credentials") != "" {
+				t.Error("credentials are allowed")
+			}
+			// A browser asks first, and sends no token with that.
+			a = s.request(t, "OPTIONS", "/detect", http.Header{"Origin": {c.origin}, "Access-Control-Request-Method": {"POST"}})
+			if got := a.header.Get("Access-Control-Allow-Origin"); got != c.allowed {
+				t.Errorf("asked first: status %d, allowed %q", a.status, got)
+			}
+			if c.allowed != "" && (a.status != 204 || !strings.Contains(a.header.Get("Access-Control-Allow-Headers"), "Authorization")) {
+				t.Errorf("asked first: status %d, headers %v", a.status, a.header)
+			}
+		})
+	}
+}
+
+func TestWhatIsNoOriginIsRefused(t *testing.T) {
+	for _, origin := range []string{"", "a.example", "https://", "https://a.example/", "https://a.example/path", "ftp://a.example", "https://a.example,https://b.example", "https://*.example", "null"} {
+		s, err := New(orttest.Open(t), slog.New(slog.DiscardHandler), Options{Origins: []string{origin}, TempDir: t.TempDir()})
+		if !errors.Is(err, ErrOrigin) {
+			t.Errorf("%q: %v", origin, err)
+			_ = s.Shutdown(0)
+		}
+	}
+}

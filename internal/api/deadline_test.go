@@ -1,0 +1,106 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestTrainingThatTakesTooLongIsToldToComeBackWithLess(t *testing.T) {
+	s := start(t, func(o *Options) { o.TrainTime = time.Second })
+	a := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 60, nil)), text("level", "5"), text("image_size", "128"))
+	if a.status != 503 || a.header.Get("Retry-After") == "" || !strings.Contains(a.message(t), "max_seconds") {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	if len(s.training.places) != 0 || s.uploads(t) != 0 {
+		t.Error("it goes on")
+	}
+}
+
+func TestWithoutABoundOnItsTimeARequestIsAnswered(t *testing.T) {
+	s := start(t, func(o *Options) { o.TrainTime, o.DetectTime = 0, 0 })
+	if a := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 2, nil)), text("level", "1"), text("image_size", "16")); a.status != 200 {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+}
+
+func TestDetectionThatWaitsTooLongIsTold(t *testing.T) {
+	s := start(t, func(o *Options) { o.DetectTime = 200 * time.Millisecond })
+	for range cap(s.running.places) {
+		if err := s.running.enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	model, image := file("modelFile", "m", trained(t)["autoencoder.pt"]), file("imageFile", "i", read(t, tileFiles(t, "test/good", 1)[0]))
+	if a := s.post(t, "/detect", model, image); a.status != 503 || !strings.Contains(a.message(t), "longer than this service allows") {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	for range cap(s.running.places) {
+		s.running.leave()
+	}
+	eventually(t, "a detection in time", func() bool { return s.post(t, "/detect", model, image).status == 200 })
+}
+
+func TestDetectionsBeyondTheQueueAreToldToComeBack(t *testing.T) {
+	s := start(t, func(o *Options) { o.WaitingDetections = 1 })
+	for range cap(s.running.places) {
+		if err := s.running.enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	waits := make(chan error, 1)
+	go func() { waits <- s.running.enter(ctx) }()
+	eventually(t, "one waits", func() bool { return s.running.outside() == 1 })
+	model, image := file("modelFile", "m", trained(t)["autoencoder.pt"]), file("imageFile", "i", read(t, tileFiles(t, "test/good", 1)[0]))
+	if a := s.post(t, "/detect", model, image); a.status != 503 || a.header.Get("Retry-After") == "" || a.message(t) != errBusy.message {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	if s.scraped(t)["anomaly_queue_waiting work=detect"] != 1 {
+		t.Error("the one that waits is not shown")
+	}
+	leave()
+	if err := <-waits; err == nil {
+		t.Error("it was let in")
+	}
+	for range cap(s.running.places) {
+		s.running.leave()
+	}
+	if a := s.post(t, "/detect", model, image); a.status != 200 {
+		t.Errorf("afterwards status %d: %s", a.status, a.body)
+	}
+}
+
+// A sender who never stops for long, and never ends, is no better than one who
+// stops.
+func TestUploadThatGoesOnAndOnIsGivenUp(t *testing.T) {
+	s := start(t, func(o *Options) { o.DetectTime = 500 * time.Millisecond })
+	c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n--b\r\nContent-Disposition: form-data; name=\"modelFile\"\r\n\r\n"+strings.Repeat("x", prefetch))
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				if _, err := c.Write([]byte("x")); err != nil {
+					return
+				}
+			}
+		}
+	}()
+	answer, err := io.ReadAll(c)
+	if !strings.Contains(string(answer), "408") || !strings.Contains(string(answer), errSlowUpload.message) {
+		t.Errorf("%v: %.300s", err, answer)
+	}
+}

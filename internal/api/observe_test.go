@@ -1,0 +1,287 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// request sends a request with these headers, which may be nil.
+func (s *service) request(t testing.TB, method, path string, header http.Header) answer {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, s.url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(r.Header, header)
+	return s.do(t, r)
+}
+
+// scraped are the samples of /metrics by name and labels, as Prometheus reads
+// them.
+func (s *service) scraped(t testing.TB) map[string]float64 {
+	t.Helper()
+	a := s.request(t, http.MethodGet, pathMetrics, nil)
+	if a.status != 200 || !strings.HasPrefix(a.header.Get("Content-Type"), "text/plain; version=0.0.4") {
+		t.Fatalf("status %d, type %q", a.status, a.header.Get("Content-Type"))
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(a.body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for name, f := range families {
+		for _, m := range f.GetMetric() {
+			key := name
+			for _, l := range m.GetLabel() {
+				key += fmt.Sprintf(" %s=%s", l.GetName(), l.GetValue())
+			}
+			switch {
+			case m.Counter != nil:
+				out[key] = m.GetCounter().GetValue()
+			case m.Gauge != nil:
+				out[key] = m.GetGauge().GetValue()
+			case m.Histogram != nil:
+				out[key] = float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return out
+}
+
+func TestMetricsCountWhatWasDone(t *testing.T) {
+	s := start(t, nil)
+	model, image := file("modelFile", "m", trained(t)["autoencoder.pt"]), file("imageFile", "i", read(t, tileFiles(t, "test/good", 1)[0]))
+	for range 3 {
+		if a := s.post(t, "/detect", model, image); a.status != 200 {
+			t.Fatalf("status %d: %s", a.status, a.body)
+		}
+	}
+	s.post(t, "/detect", model)
+	s.request(t, http.MethodGet, "/of/a/stranger", nil)
+	s.request(t, "BREW", "/health", nil)
+	if a := s.post(t, "/train", file("zipFile", "a", normals(t, 2, nil)), text("level", "1"), text("image_size", "16")); a.status != 200 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	if a := s.post(t, "/train", file("zipFile", "a", normals(t, 2, nil)), text("level", "1"), text("image_size", "16"), text("max_seconds", "1e-6")); a.status != 422 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	got := s.scraped(t)
+	for name, want := range map[string]float64{
+		"anomaly_http_requests_total method=POST route=/detect status=200": 3,
+		"anomaly_http_requests_total method=POST route=/detect status=400": 1,
+		"anomaly_http_requests_total method=GET route=none status=404":     1,
+		"anomaly_http_requests_total method=other route=none status=405":   1,
+		"anomaly_http_requests_total method=POST route=/train status=200":  1,
+		"anomaly_http_request_duration_seconds route=/detect":              4,
+		"anomaly_stage_duration_seconds stage=receive work=detect":         4,
+		"anomaly_stage_duration_seconds stage=queue work=detect":           3,
+		"anomaly_stage_duration_seconds stage=load work=detect":            3,
+		"anomaly_stage_duration_seconds stage=decode work=detect":          3,
+		"anomaly_stage_duration_seconds stage=infer work=detect":           3,
+		"anomaly_stage_duration_seconds stage=receive work=train":          2,
+		"anomaly_model_cache_lookups_total result=hit":                     2,
+		"anomaly_model_cache_lookups_total result=miss":                    1,
+		"anomaly_model_cache_models":                                       1,
+		"anomaly_model_cache_evictions_total":                              0,
+		"anomaly_model_cache_bytes":                                        float64(s.cache.Stats().Bytes),
+		"anomaly_batch_images":                                             3,
+		"anomaly_queue_running work=detect":                                0,
+		"anomaly_queue_waiting work=train":                                 0,
+		"anomaly_trainings_total ended=complete":                           1,
+		"anomaly_training_step":                                            0,
+		"anomaly_panics_total":                                             0,
+		"anomaly_http_requests_in_flight":                                  1, // the scrape
+	} {
+		if v, ok := got[name]; !ok || v != want {
+			t.Errorf("%s is %v (there: %t), expected %v", name, v, ok, want)
+		}
+	}
+	if got["go_goroutines"] < 1 {
+		t.Error("no figures of the process")
+	}
+	for name := range got {
+		if strings.Contains(name, "stranger") {
+			t.Errorf("a stranger's path makes the series %s", name)
+		}
+	}
+}
+
+func TestMetricsShowATrainingWhileItRuns(t *testing.T) {
+	s := start(t, nil)
+	done := longTraining(t, s, t.Context())
+	eventually(t, "steps are shown", func() bool { return s.scraped(t)["anomaly_training_step"] > 1 })
+	got := s.scraped(t)
+	if got["anomaly_training_epochs"] != 100 || got["anomaly_training_steps"] != 800 || !(got["anomaly_training_loss"] > 0) || !(got["anomaly_training_remaining_seconds"] > 0) {
+		t.Errorf("epochs %v, steps %v, loss %v, remaining %v", got["anomaly_training_epochs"], got["anomaly_training_steps"], got["anomaly_training_loss"], got["anomaly_training_remaining_seconds"])
+	}
+	if got["anomaly_queue_running work=train"] != 1 {
+		t.Error("no training is shown to run")
+	}
+	s.cancel(errShuttingDown)
+	<-done
+	if got := s.scraped(t); got["anomaly_trainings_total ended=failed"] != 1 || got["anomaly_training_epoch"] != 0 {
+		t.Errorf("afterwards: failed %v, epoch %v", got["anomaly_trainings_total ended=failed"], got["anomaly_training_epoch"])
+	}
+}
+
+// logged starts a service whose log is kept.
+func logged(t *testing.T, level slog.Level) (*service, func() []map[string]any) {
+	var mu sync.Mutex
+	var lines bytes.Buffer
+	write := writerFunc(func(p []byte) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return lines.Write(p)
+	})
+	s := startLogging(t, slog.New(slog.NewJSONHandler(write, &slog.HandlerOptions{Level: level})), nil)
+	return s, func() (out []map[string]any) {
+		mu.Lock()
+		defer mu.Unlock()
+		for line := range bytes.Lines(lines.Bytes()) {
+			var m map[string]any
+			if err := json.Unmarshal(line, &m); err != nil {
+				t.Fatalf("%v: %s", err, line)
+			}
+			out = append(out, m)
+		}
+		return out
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func TestRequestIDsOfClientsAreKeptWhenTheyAreHarmless(t *testing.T) {
+	s, log := logged(t, slog.LevelInfo)
+	for _, c := range []struct {
+		name, id string
+		kept     bool
+	}{
+		{"plain", "order-66_a.b", true},
+		{"the longest", strings.Repeat("x", 64), true},
+		{"too long", strings.Repeat("x", 65), false},
+		{"empty", "", false},
+		{"with a space", "a b", false},
+		{"a line of the log", `x" level=ERROR msg="owned`, false},
+		{"markup", "<script>", false},
+		{"not ASCII", "é", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := s.request(t, http.MethodGet, "/nowhere/"+strconv.Itoa(len(c.id)), http.Header{"X-Request-Id": {c.id}})
+			got := a.header.Get("X-Request-ID")
+			if (got == c.id) != c.kept || !plainID.MatchString(got) {
+				t.Errorf("%q came back as %q", c.id, got)
+			}
+			lines := log()
+			if last := lines[len(lines)-1]; last["id"] != got || last["status"] != 404.0 || last["method"] != "GET" || last["msg"] != "request" {
+				t.Errorf("the log says %v", last)
+			}
+		})
+	}
+}
+
+func TestProbesAreLoggedAtDebugOnlyUnlessTheyFail(t *testing.T) {
+	for level, want := range map[slog.Level]int{slog.LevelInfo: 1, slog.LevelDebug: 5} {
+		s, log := logged(t, level)
+		for _, path := range []string{pathHealth, pathLive, pathReady, pathMetrics} {
+			s.request(t, http.MethodGet, path, nil)
+		}
+		s.draining.Store(true)
+		s.request(t, http.MethodGet, pathReady, nil)
+		s.draining.Store(false)
+		if got := len(log()); got != want {
+			t.Errorf("at %s: %d lines, expected %d", level, got, want)
+		}
+	}
+}
+
+func TestEveryAnswerHasSafeHeadersALengthAndNoEncoding(t *testing.T) {
+	s := start(t, func(o *Options) { o.Token = "0123456789abcdef" })
+	bearer := http.Header{"Authorization": {"Bearer 0123456789abcdef"}, "Accept-Encoding": {"gzip, br"}}
+	for _, path := range []string{pathHealth, pathLive, pathReady, pathMetrics, pathOpenAPI, "/detect", "/nothing"} {
+		for name, header := range map[string]http.Header{"with a token": bearer, "without": {"Accept-Encoding": {"gzip, br"}}} {
+			t.Run(path+" "+name, func(t *testing.T) {
+				a := s.request(t, http.MethodGet, path, header)
+				for _, h := range safeHeaders {
+					if a.header.Get(h[0]) != h[1] {
+						t.Errorf("%s is %q", h[0], a.header.Get(h[0]))
+					}
+				}
+				if a.length < 0 || a.header.Get("Content-Encoding") != "" || a.header.Get("Server") != "" || a.header.Get("Access-Control-Allow-Origin") != "" {
+					t.Errorf("length %d, headers %v", a.length, a.header)
+				}
+			})
+		}
+	}
+}
+
+func TestProbesTellWhetherWorkIsTaken(t *testing.T) {
+	s := start(t, nil)
+	status := func(path string) int { return s.request(t, http.MethodGet, path, nil).status }
+	if status(pathLive) != 200 || status(pathReady) != 200 {
+		t.Error("a fresh service is not ready")
+	}
+	s.draining.Store(true)
+	defer s.draining.Store(false)
+	if status(pathLive) != 200 || status(pathHealth) != 200 || status(pathReady) != 503 {
+		t.Errorf("while it drains: live %d, health %d, ready %d", status(pathLive), status(pathHealth), status(pathReady))
+	}
+}
+
+// A refused request's body must not be taken for the next request on the
+// connection.
+func TestUnreadBodiesLeaveTheConnectionUsable(t *testing.T) {
+	s := start(t, func(o *Options) { o.Token = "0123456789abcdef" })
+	body := bytes.Repeat([]byte("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"), 40_000)
+	for _, path := range []string{"/nothing", "/health", "/detect"} {
+		t.Run(path, func(t *testing.T) {
+			c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			go func() {
+				fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+				fmt.Fprint(c, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+			}()
+			answers, err := io.ReadAll(c)
+			if n := strings.Count(string(answers), "HTTP/1.1 "); n > 2 {
+				t.Errorf("%d answers to two requests, %v", n, err)
+			}
+			if !strings.HasPrefix(string(answers), "HTTP/1.1 4") {
+				t.Errorf("%v: %.200q", err, answers)
+			}
+		})
+	}
+}
+
+func TestPanicOfAHandlerIsAnAnswerAndCounted(t *testing.T) {
+	s, log := logged(t, slog.LevelInfo)
+	s.app.Get("/panic", func(*fiber.Ctx) error { panic("secret of the inside") })
+	a := s.request(t, http.MethodGet, "/panic", nil)
+	if a.status != 500 || strings.Contains(string(a.body), "secret") || !strings.Contains(a.message(t), a.header.Get("X-Request-ID")) {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	if s.scraped(t)["anomaly_panics_total"] != 1 {
+		t.Error("it is not counted")
+	}
+	if first := log()[0]; first["msg"] != "panic" || !strings.Contains(fmt.Sprint(first["stack"]), "goroutine") {
+		t.Errorf("the log says %v", first)
+	}
+}

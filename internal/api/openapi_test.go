@@ -1,0 +1,204 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// described is what the tests read of the service's own description.
+type described struct {
+	OpenAPI string
+	Paths   map[string]map[string]struct {
+		OperationID string `json:"operationId"`
+		Summary     string
+		Tags        []string
+		Parameters  []map[string]string
+		Responses   map[string]struct {
+			Ref     string `json:"$ref"`
+			Content map[string]struct{ Schema json.RawMessage }
+		}
+	}
+}
+
+func description(t testing.TB, s *service) (described, []byte) {
+	t.Helper()
+	a := s.request(t, http.MethodGet, pathOpenAPI, nil)
+	if a.status != 200 || a.header.Get("Content-Type") != "application/json" {
+		t.Fatalf("status %d, type %s", a.status, a.header.Get("Content-Type"))
+	}
+	var d described
+	if err := json.Unmarshal(a.body, &d); err != nil {
+		t.Fatal(err)
+	}
+	return d, a.body
+}
+
+var fiberParameter = regexp.MustCompile(`:([A-Za-z_]+)`)
+
+// Every endpoint is described, and what is described is there.
+func TestDescriptionNamesTheRoutesAndNoOther(t *testing.T) {
+	s := start(t, nil)
+	d, _ := description(t, s)
+	if !strings.HasPrefix(d.OpenAPI, "3.1.") {
+		t.Errorf("OpenAPI %s", d.OpenAPI)
+	}
+	routes := map[string]bool{}
+	for _, r := range s.app.GetRoutes(true) {
+		if r.Method != fiber.MethodHead { // Fiber adds it to each GET
+			routes[r.Method+" "+fiberParameter.ReplaceAllString(r.Path, "{$1}")] = true
+		}
+	}
+	if len(routes) < 7 {
+		t.Errorf("only %d routes", len(routes))
+	}
+	ids := map[string]bool{}
+	for path, methods := range d.Paths {
+		for method, o := range methods {
+			if method == "parameters" {
+				continue
+			}
+			name := strings.ToUpper(method) + " " + path
+			if !routes[name] {
+				t.Errorf("%s is described and not there", name)
+			}
+			delete(routes, name)
+			if o.OperationID == "" || ids[o.OperationID] || o.Summary == "" || len(o.Tags) != 1 || len(o.Responses) == 0 {
+				t.Errorf("%s: operationId %q, summary %q, tags %v", name, o.OperationID, o.Summary, o.Tags)
+			}
+			ids[o.OperationID] = true
+			for _, p := range fiberParameter.FindAllString(path, -1) {
+				t.Errorf("%s: %s is Fiber's way", name, p)
+			}
+		}
+	}
+	for name := range routes {
+		t.Errorf("%s is there and not described", name)
+	}
+}
+
+// schema compiles the schema of an answer out of the description.
+func schema(t testing.TB, document []byte, pointer string) *jsonschema.Schema {
+	t.Helper()
+	parsed, err := jsonschema.UnmarshalJSON(bytes.NewReader(document))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler() // 2020-12, which is OpenAPI 3.1's
+	if err := c.AddResource("urn:openapi", parsed); err != nil {
+		t.Fatal(err)
+	}
+	compiled, err := c.Compile("urn:openapi#" + pointer)
+	if err != nil {
+		t.Fatalf("%s: %v", pointer, err)
+	}
+	return compiled
+}
+
+func TestSchemasOfTheDescriptionCompileAndReferencesLeadSomewhere(t *testing.T) {
+	_, document := description(t, start(t, nil))
+	var parsed map[string]any
+	if err := json.Unmarshal(document, &parsed); err != nil {
+		t.Fatal(err)
+	}
+	schemas, _ := parsed["components"].(map[string]any)["schemas"].(map[string]any)
+	if len(schemas) < 6 {
+		t.Errorf("only %d schemas", len(schemas))
+	}
+	for name := range schemas {
+		schema(t, document, "/components/schemas/"+name)
+	}
+	for _, ref := range regexp.MustCompile(`"\$ref":"([^"]+)"`).FindAllSubmatch(document, -1) {
+		at, ok := any(parsed), false
+		for step := range strings.SplitSeq(strings.TrimPrefix(string(ref[1]), "#/"), "/") {
+			m, _ := at.(map[string]any)
+			if at, ok = m[step]; !ok {
+				t.Errorf("%s leads nowhere", ref[1])
+				break
+			}
+		}
+	}
+}
+
+// What the service answers is what its description says: the status, the media
+// type and the JSON.
+func TestAnswersAreAsDescribed(t *testing.T) {
+	s := start(t, nil)
+	d, document := description(t, s)
+	conforms := func(t *testing.T, method, path string, a answer) {
+		t.Helper()
+		r, ok := d.Paths[path][strings.ToLower(method)].Responses[strconv.Itoa(a.status)]
+		if !ok {
+			t.Errorf("%s %s: status %d is not described", method, path, a.status)
+			return
+		}
+		at := "/paths/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(path) + "/" + strings.ToLower(method) + "/responses/" + strconv.Itoa(a.status)
+		if r.Ref != "" {
+			at = strings.TrimPrefix(r.Ref, "#")
+			var all struct {
+				Components struct{ Responses map[string]json.RawMessage }
+			}
+			if err := json.Unmarshal(document, &all); err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Unmarshal(all.Components.Responses[at[strings.LastIndex(at, "/")+1:]], &r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		kind, _, _ := strings.Cut(a.header.Get("Content-Type"), ";")
+		if _, ok := r.Content[kind]; !ok {
+			t.Errorf("%s %s: %d is of type %q, described are %v", method, path, a.status, kind, slices.Sorted(maps.Keys(r.Content)))
+			return
+		}
+		if kind != fiber.MIMEApplicationJSON {
+			return
+		}
+		value, err := jsonschema.UnmarshalJSON(bytes.NewReader(a.body))
+		if err == nil {
+			err = schema(t, document, at+"/content/application~1json/schema").Validate(value)
+		}
+		if err != nil {
+			t.Errorf("%s %s: %v: %s", method, path, err, a.body)
+		}
+	}
+	for _, path := range []string{pathHealth, pathLive, pathReady, pathMetrics, pathOpenAPI} {
+		conforms(t, http.MethodGet, path, s.request(t, http.MethodGet, path, nil))
+	}
+	s.draining.Store(true)
+	conforms(t, http.MethodGet, pathReady, s.request(t, http.MethodGet, pathReady, nil))
+	conforms(t, http.MethodPost, "/detect", s.post(t, "/detect", text("x", "y")))
+	s.draining.Store(false)
+	files := trained(t)
+	image := file("imageFile", "i", read(t, tileFiles(t, "test/crack", 1)[0]))
+	for _, name := range []string{"autoencoder.pt", "autoencoder.onnx", "anomaly_detection_model.zip"} {
+		a := s.post(t, "/detect", file("modelFile", "m", files[name]), image)
+		if a.status != 200 {
+			t.Errorf("%s: status %d", name, a.status)
+		}
+		conforms(t, http.MethodPost, "/detect", a)
+	}
+	a := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 2, nil)), text("level", "1"), text("image_size", "16"))
+	if a.status != 200 {
+		t.Errorf("status %d", a.status)
+	}
+	conforms(t, http.MethodPost, "/train", a)
+	for _, c := range wrongRequests(t) {
+		if c.method != http.MethodPost || (c.path != "/train" && c.path != "/detect") {
+			continue
+		}
+		body, kind := bytes.NewBuffer(c.body), c.kind
+		if c.parts != nil {
+			body, kind = encode(t, c.parts...)
+		}
+		conforms(t, c.method, c.path, s.send(t, c.method, c.path, kind, body))
+	}
+}
