@@ -82,17 +82,18 @@ func (f *Forward) Judge() (*Judgement, error) {
 		j.Parameters = append(j.Parameters, ps...)
 		distance := b.step(Mahalanobis, s.Blocks(), j.Features[i], ps[0], ps[1], ps[2])
 		deviation := b.step(Standardize, 0, b.step(Logarithm, 0, distance), ps[3], ps[4])
-		highest, enlarged := b.step(Peak, 0, deviation), b.step(Enlarge, s.Cell, deviation)
+		// A processor takes several elements of a Softplus at once, and the last
+		// few one by one, which may round differently. So that an image's score
+		// has the same bits in a batch of any size, it gets elements of its own.
+		highest := b.step(Enlarge, vectorSide, b.step(Peak, 0, deviation))
+		enlarged := b.step(Enlarge, s.Cell, deviation)
 		if i == 0 {
 			peak, places = highest, enlarged
 		} else {
 			peak, places = b.step(Larger, 0, peak, highest), b.step(Larger, 0, places, enlarged)
 		}
 	}
-	// A processor takes several elements of a Softplus at once, and the last few
-	// one by one, which may round differently. So that an image's score has the
-	// same bits in a batch of any size, it gets elements of its own.
-	j.Score = b.step(Single, 0, b.step(Peak, 0, b.step(Softplus, 0, b.step(Enlarge, vectorSide, peak))))
+	j.Score = b.step(Single, 0, b.step(Peak, 0, b.step(Softplus, 0, peak)))
 	j.Map = b.step(Plane, 0, b.step(Softplus, 0, places))
 	if b.err != nil {
 		return nil, fmt.Errorf("network: %w", b.err)
