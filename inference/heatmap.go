@@ -8,6 +8,7 @@ import (
 	"image"
 	"slices"
 
+	"github.com/deepmed/anomaly/models"
 	"github.com/disintegration/imaging"
 	"gonum.org/v1/plot/palette/moreland"
 )
@@ -27,6 +28,11 @@ type Region struct {
 // Explanation is a verdict, and what in the image it comes from.
 type Explanation struct {
 	Verdict
+	Evidence
+}
+
+// Evidence is what in an image a verdict comes from.
+type Evidence struct {
 	// Regions are the highest first, at most maxRegions of them.
 	Regions []Region `json:"regions"`
 	// Heatmap is a PNG of the image as the network saw it, under the anomaly
@@ -39,10 +45,10 @@ type Explanation struct {
 // hundreds.
 const maxRegions = 20
 
-// Explain judges an image by the model's own metadata and says where what it
-// found lies. It returns ErrNoMap for a model that decides by its plain error,
-// ErrImage and ErrImageTooLarge.
-func (d *Detector) Explain(ctx context.Context, data []byte, lim ImageLimits) (*Explanation, error) {
+// Explain judges an image by the model's own metadata, or by the metadata given,
+// and says where what it found lies. It returns ErrNoMap when the decision is by
+// the plain error, and the errors of Detect.
+func (d *Detector) Explain(ctx context.Context, data []byte, meta *models.Metadata, lim ImageLimits) (*Explanation, error) {
 	img, err := Decode(data, lim)
 	if err != nil {
 		return nil, err
@@ -52,11 +58,14 @@ func (d *Detector) Explain(ctx context.Context, data []byte, lim ImageLimits) (*
 	if err != nil {
 		return nil, err
 	}
-	v, err := d.judge(j, nil)
+	v, err := d.judge(j, meta)
 	if err != nil {
 		return nil, err
 	}
-	e := &Explanation{Verdict: v, Regions: regions(values, d.Side(), img.W, img.H, v.Threshold)}
+	if v.Measure == models.MeasureMSE {
+		return nil, fmt.Errorf("%w: the metadata sent decides by the plain error", ErrNoMap)
+	}
+	e := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(values, d.Side(), img.W, img.H, v.Threshold)}}
 	e.Heatmap, err = heatmap(pixels, values, d.Side(), v.Threshold)
 	return e, err
 }

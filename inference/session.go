@@ -63,7 +63,7 @@ func (d *Detector) session(k kind) (*ort.Session, error) {
 	case rebuilding:
 		outputs = append(outputs, network.ReconstructionName)
 	case mapping:
-		outputs = append(outputs, network.MapName)
+		outputs, threads = append(outputs, network.MapName), 1
 	}
 	s, err := d.engine.NewSession(onnx, []string{network.ImageName}, outputs, ort.SessionOptions{Threads: threads, SharedArena: true})
 	if err != nil {

@@ -142,7 +142,7 @@ func TestSpotsAreFoundAndPlaced(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x, err := detector.Explain(t.Context(), data, inference.DefaultImageLimits())
+		x, err := detector.Explain(t.Context(), data, nil, inference.DefaultImageLimits())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -189,7 +189,7 @@ func (f drawings) draw(ctx context.Context, d *inference.Detector, image []byte,
 	if f.heatmaps == "" {
 		return nil
 	}
-	x, err := d.Explain(ctx, image, inference.DefaultImageLimits())
+	x, err := d.Explain(ctx, image, nil, inference.DefaultImageLimits())
 	if err != nil {
 		return err
 	}

@@ -147,7 +147,7 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 				if err != nil {
 					return err
 				}
-				x, err := d.Explain(ctx, data, inference.DefaultImageLimits())
+				x, err := d.Explain(ctx, data, nil, inference.DefaultImageLimits())
 				if err != nil {
 					return err
 				}

@@ -20,6 +20,7 @@ func (s *Server) detect(c *fiber.Ctx) error {
 		"modelFile":    {limit: s.options.Models.MaxBytes, hash: true},
 		"imageFile":    {limit: s.options.Images.MaxBytes, many: s.options.RequestImages},
 		"metadataFile": {limit: models.MaxMetadataBytes},
+		"explain":      {limit: maxFieldBytes},
 	})
 	if err != nil {
 		return err
@@ -83,6 +84,7 @@ func (f *form) images() bool {
 type judgement struct {
 	File string `json:"file,omitempty"`
 	*inference.Verdict
+	*inference.Evidence
 	Error string `json:"error,omitempty"`
 }
 
@@ -95,6 +97,10 @@ func (s *Server) judge(c *fiber.Ctx, laps *laps, f *form, get func(context.Conte
 			return err
 		}
 		meta = &m
+	}
+	evidence, picture, err := wanted(c, f)
+	if err != nil {
+		return err
 	}
 	ctx, done := s.working(c)
 	defer done()
@@ -110,6 +116,17 @@ func (s *Server) judge(c *fiber.Ctx, laps *laps, f *form, get func(context.Conte
 	defer release()
 	laps.done(stageLoad)
 	images := f.lists["imageFile"]
+	if len(images) == 1 && evidence {
+		x, err := s.explain(ctx, *laps, d, images[0].data, meta)
+		if err != nil {
+			return s.closing(err)
+		}
+		if picture {
+			c.Set(fiber.HeaderContentType, "image/png")
+			return c.Send(x.Heatmap)
+		}
+		return c.JSON(x)
+	}
 	if len(images) == 1 {
 		v, err := s.judgeImage(ctx, *laps, d, images[0].data, meta)
 		if err != nil {
@@ -122,7 +139,16 @@ func (s *Server) judge(c *fiber.Ctx, laps *laps, f *form, get func(context.Conte
 	for i, image := range images {
 		group.Go(func() error {
 			list[i].File = image.file
-			v, err := s.judgeImage(ctx, *laps, d, image.data, meta)
+			var x inference.Explanation
+			err := error(nil)
+			if evidence {
+				var full *inference.Explanation
+				if full, err = s.explain(ctx, *laps, d, image.data, meta); err == nil {
+					x, list[i].Evidence = *full, &full.Evidence
+				}
+			} else {
+				x.Verdict, err = s.judgeImage(ctx, *laps, d, image.data, meta)
+			}
 			switch {
 			case errors.Is(err, inference.ErrImage), errors.Is(err, inference.ErrImageTooLarge):
 				list[i].Error = sentence(err)
@@ -130,7 +156,7 @@ func (s *Server) judge(c *fiber.Ctx, laps *laps, f *form, get func(context.Conte
 			case err != nil:
 				return err
 			}
-			list[i].Verdict = &v
+			list[i].Verdict = &x.Verdict
 			return nil
 		})
 	}

@@ -73,6 +73,7 @@ func (s *Server) routeModels() {
 	s.app.Put("/models/:name", inTime, s.putModel)
 	s.app.Delete("/models/:name", inTime, s.deleteModel)
 	s.app.Post("/models/:name/detect", inTime, s.detectByName)
+	s.app.Post("/models/:name/detect"+heatmapSuffix, inTime, s.detectByName)
 }
 
 // listModels answers GET /models.
@@ -223,6 +224,7 @@ func (s *Server) detectByName(c *fiber.Ctx) error {
 	f, err := s.readForm(c, map[string]field{
 		"imageFile":    {limit: s.options.Images.MaxBytes, many: s.options.RequestImages},
 		"metadataFile": {limit: models.MaxMetadataBytes},
+		"explain":      {limit: maxFieldBytes},
 	})
 	if err != nil {
 		return err

@@ -199,6 +199,7 @@ func (s *Server) route() error {
 	s.app.Get(pathOpenAPI, describeAPI)
 	s.app.Post("/train", bounded(s.options.TrainTime), s.train)
 	s.app.Post("/detect", bounded(s.options.DetectTime), s.detect)
+	s.app.Post("/detect"+heatmapSuffix, bounded(s.options.DetectTime), s.detect)
 	s.routeModels()
 	s.routeInference()
 	return nil

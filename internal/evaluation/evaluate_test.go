@@ -84,7 +84,7 @@ func TestEvaluationOfRealTiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := d.Explain(t.Context(), data, inference.DefaultImageLimits())
+	x, err := d.Explain(t.Context(), data, nil, inference.DefaultImageLimits())
 	if err != nil {
 		t.Fatal(err)
 	}
