@@ -1,0 +1,91 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"image/png"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/models"
+)
+
+// What is explained is the verdict that /detect gives, with where it comes from,
+// and the heatmap is the same by all ways.
+func TestExplanationBelongsToTheVerdict(t *testing.T) {
+	s, _ := keeping(t, nil)
+	model := trained(t)["anomaly_detection_model.zip"]
+	if a := s.put(t, "tiles", model); a.status != 201 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	image := read(t, tileFiles(t, "test/crack", 1)[0])
+	send := func(path string, parts ...part) answer {
+		t.Helper()
+		return s.post(t, path, parts...)
+	}
+	file, shot := part{name: "modelFile", file: "m.zip", data: model}, part{name: "imageFile", file: "a.jpg", data: image}
+	yes := part{name: "explain", data: []byte("true")}
+
+	plain := as[inference.Verdict](t, send("/detect", file, shot))
+	if plain.Measure != models.MeasureBandMahalanobis {
+		t.Fatalf("the model decides by %s", plain.Measure)
+	}
+	if a := send("/detect", file, shot); bytes.Contains(a.body, []byte("regions")) || bytes.Contains(a.body, []byte("heatmap")) {
+		t.Errorf("nobody asked for this: %s", a.body)
+	}
+	full := as[inference.Explanation](t, send("/detect", file, shot, yes))
+	if full.ReconstructionError != plain.ReconstructionError || full.IsAnomaly != plain.IsAnomaly || full.MSE != plain.MSE {
+		t.Errorf("%+v, without explaining %+v", full.Verdict, plain)
+	}
+	if (len(full.Regions) > 0) && !full.IsAnomaly {
+		t.Errorf("%d regions of a normal image", len(full.Regions))
+	}
+	drawn, err := png.Decode(bytes.NewReader(full.Heatmap))
+	if err != nil || drawn.Bounds().Dx() != 32 {
+		t.Fatalf("%v: a picture of %v", err, drawn.Bounds())
+	}
+	for path, parts := range map[string][]part{"/detect/heatmap": {file, shot}, "/models/tiles/detect/heatmap": {shot}} {
+		a := send(path, parts...)
+		if a.status != http.StatusOK || a.header.Get("Content-Type") != "image/png" || !bytes.Equal(a.body, full.Heatmap) {
+			t.Errorf("%s: status %d, %s, %d bytes", path, a.status, a.header.Get("Content-Type"), len(a.body))
+		}
+	}
+	var list []struct {
+		inference.Explanation
+		File  string
+		Error string
+	}
+	broken := part{name: "imageFile", file: "b.jpg", data: []byte("prose")}
+	a := send("/models/tiles/detect", shot, broken, yes)
+	if err := json.Unmarshal(a.body, &list); err != nil || len(list) != 2 {
+		t.Fatalf("%v: %s", err, a.body)
+	}
+	if !bytes.Equal(list[0].Heatmap, full.Heatmap) || list[1].Error == "" || list[1].Heatmap != nil {
+		t.Errorf("%+v", list)
+	}
+}
+
+func TestExplanationThatCannotBeGivenIsRefused(t *testing.T) {
+	s := start(t, nil)
+	zip := trained(t)
+	file, shot := part{name: "modelFile", file: "m.zip", data: zip["anomaly_detection_model.zip"]}, part{name: "imageFile", file: "a.jpg", data: read(t, tileFiles(t, "test/crack", 1)[0])}
+	plain := part{name: "metadataFile", file: "metadata.json", data: []byte(`{"threshold": 0.02}`)}
+	for name, c := range map[string]struct {
+		path   string
+		parts  []part
+		status int
+		says   string
+	}{
+		"explain is neither true nor false": {"/detect", []part{file, shot, {name: "explain", data: []byte("perhaps")}}, 400, "perhaps"},
+		"a heatmap of two images":           {"/detect/heatmap", []part{file, shot, shot}, 400, "one image"},
+		"a decision by the plain error":     {"/detect", []part{file, shot, plain, {name: "explain", data: []byte("1")}}, 422, "no anomaly map"},
+		"a heatmap without an image":        {"/detect/heatmap", []part{file}, 400, "required"},
+	} {
+		a := s.post(t, c.path, c.parts...)
+		if a.status != c.status || !strings.Contains(string(a.body), c.says) {
+			t.Errorf("%s: status %d, %s", name, a.status, a.body)
+		}
+	}
+}
