@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -45,6 +46,9 @@ func judgingDetector(t testing.TB) *Detector {
 		data := make([]float32, size)
 		for i := range data {
 			data[i] = r.Float32()/2 + 0.1
+		}
+		if strings.HasSuffix(p.Name, ".slope") { // for scores about 1, which are not just a distance
+			data[0] *= 0.1
 		}
 		m.Normality = append(m.Normality, models.Tensor{Name: p.Name, Shape: p.Shape, Data: data})
 	}
