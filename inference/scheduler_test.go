@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
 )
 
 // noisyImages is n different images for a detector.
@@ -30,8 +32,42 @@ func scheduler(t testing.TB, threads int, o BatchOptions) *Scheduler {
 	return s
 }
 
+// judgingDetector is a detector of a model that decides by how far an image is
+// from normal ones, which are drawn at random.
+func judgingDetector(t testing.TB) *Detector {
+	t.Helper()
+	m := *goldenDetector(t).Model()
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, p := range models.NormalityParameters(m.ImageSize) {
+		size := 1
+		for _, n := range p.Shape {
+			size *= n
+		}
+		data := make([]float32, size)
+		for i := range data {
+			data[i] = r.Float32()/2 + 0.1
+		}
+		if strings.HasSuffix(p.Name, ".slope") { // for scores about 1, which are not just a distance
+			data[0] *= 0.1
+		}
+		m.Normality = append(m.Normality, models.Tensor{Name: p.Name, Shape: p.Shape, Data: data})
+	}
+	m.Metadata.Decision = &models.Decision{Measure: models.MeasureBandMahalanobis, Threshold: 1}
+	d, err := NewDetector(orttest.Open(t), &m, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return d
+}
+
 func TestBatchesOfAnySizeGiveTheSameBits(t *testing.T) {
-	d := goldenDetector(t)
+	for measure, d := range map[string]*Detector{models.MeasureMSE: goldenDetector(t), models.MeasureBandMahalanobis: judgingDetector(t)} {
+		t.Run(measure, func(t *testing.T) { batchesGiveTheSameBits(t, d) })
+	}
+}
+
+func batchesGiveTheSameBits(t *testing.T, d *Detector) {
 	const most = 16
 	images := noisyImages(d, most)
 	one := make([]float32, most)

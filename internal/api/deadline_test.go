@@ -45,6 +45,31 @@ func TestDetectionThatWaitsTooLongIsTold(t *testing.T) {
 	eventually(t, "a detection in time", func() bool { return s.post(t, "/detect", model, image).status == 200 })
 }
 
+func TestWorkWithNamedModelsThatTakesTooLongIsTold(t *testing.T) {
+	s, _ := keeping(t, func(o *Options) { o.DetectTime = time.Second })
+	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+	eventually(t, "the model is kept in time", func() bool { return s.put(t, "tiles", model).status/100 == 2 })
+	for range cap(s.running.places) {
+		if err := s.running.enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tensor := request(t, map[string]any{"inputs": []any{map[string]any{"name": "image", "datatype": "FP32", "shape": []int{1, 3, 32, 32}, "data": make([]float32, 3*32*32)}}})
+	for name, ask := range map[string]func() answer{
+		"put":    func() answer { return s.put(t, "tiles", model) },
+		"detect": func() answer { return s.byName(t, "tiles", image) },
+		"infer":  func() answer { return s.infer(t, tensor, "") },
+	} {
+		if a := ask(); a.status != 503 || !strings.Contains(a.message(t), "longer than this service allows") {
+			t.Errorf("%s: status %d: %s", name, a.status, a.body)
+		}
+	}
+	for range cap(s.running.places) {
+		s.running.leave()
+	}
+	eventually(t, "an answer in time", func() bool { return s.byName(t, "tiles", image).status == 200 })
+}
+
 func TestDetectionsBeyondTheQueueAreToldToComeBack(t *testing.T) {
 	s := start(t, func(o *Options) { o.WaitingDetections = 1 })
 	for range cap(s.running.places) {

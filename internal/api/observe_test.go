@@ -9,11 +9,17 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/registry"
+	"github.com/deepmed/anomaly/models"
 	"github.com/gofiber/fiber/v2"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -118,6 +124,72 @@ func TestMetricsCountWhatWasDone(t *testing.T) {
 		if strings.Contains(name, "stranger") {
 			t.Errorf("a stranger's path makes the series %s", name)
 		}
+	}
+}
+
+func TestMetricsCountEachImageOfARequest(t *testing.T) {
+	s, images, _ := inferring(t)
+	before := s.scraped(t)
+	image := read(t, tileFiles(t, "test/good", 1)[0])
+	if a := s.byName(t, "tiles", image, []byte("prose"), image); a.status != 200 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	body := request(t, map[string]any{"inputs": []any{map[string]any{"name": "image", "datatype": "FP32", "shape": []int{2, 3, 32, 32}, "data": images}}})
+	if a := s.infer(t, body, ""); a.status != 200 {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	after := s.scraped(t)
+	for name, want := range map[string]float64{
+		"anomaly_stage_duration_seconds stage=receive work=detect":                      2,
+		"anomaly_stage_duration_seconds stage=queue work=detect":                        2,
+		"anomaly_stage_duration_seconds stage=load work=detect":                         2,
+		"anomaly_stage_duration_seconds stage=decode work=detect":                       2 + 1,
+		"anomaly_stage_duration_seconds stage=infer work=detect":                        2 + 1,
+		"anomaly_http_requests_total method=POST route=/models/:name/detect status=200": 1,
+	} {
+		if got := after[name] - before[name]; got != want {
+			t.Errorf("%s grew by %v, expected %v", name, got, want)
+		}
+	}
+	if after["anomaly_batch_images"] <= before["anomaly_batch_images"] {
+		t.Error("no batch was counted")
+	}
+}
+
+func TestServiceIsReadyOnceItsModelsWereRead(t *testing.T) {
+	s, err := New(orttest.Open(t), slog.New(slog.DiscardHandler), Options{TempDir: t.TempDir(), Models: models.DefaultLimits()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "tiles.pt"), trained(t)["autoencoder.pt"], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if s.registry, err = registry.Open(dir, models.DefaultLimits(), 10, s.log); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(path string) int {
+		t.Helper()
+		r, err := s.app.Test(httptest.NewRequest(http.MethodGet, path, nil), -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		return r.StatusCode
+	}
+	for _, path := range []string{pathReady, pathInferenceReady} {
+		if got := ask(path); got != 503 {
+			t.Errorf("%s: status %d before the models were read", path, got)
+		}
+	}
+	s.registry.Load(t.Context(), nil)
+	for _, path := range []string{pathReady, pathInferenceReady} {
+		if got := ask(path); got != 200 {
+			t.Errorf("%s: status %d after the models were read", path, got)
+		}
+	}
+	if err := s.Shutdown(0); err != nil {
+		t.Error(err)
 	}
 }
 

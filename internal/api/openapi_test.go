@@ -129,46 +129,57 @@ func TestSchemasOfTheDescriptionCompileAndReferencesLeadSomewhere(t *testing.T) 
 	}
 }
 
-// What the service answers is what its description says: the status, the media
-// type and the JSON.
+// conforms holds an answer against the description: the status, the media type
+// and the JSON.
+func conforms(t *testing.T, d described, document []byte, method, path string, a answer) {
+	t.Helper()
+	r, ok := d.Paths[path][strings.ToLower(method)].Responses[strconv.Itoa(a.status)]
+	if !ok {
+		t.Errorf("%s %s: status %d is not described: %.300s", method, path, a.status, a.body)
+		return
+	}
+	at := "/paths/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(path) + "/" + strings.ToLower(method) + "/responses/" + strconv.Itoa(a.status)
+	if r.Ref != "" {
+		at = strings.TrimPrefix(r.Ref, "#")
+		var all struct {
+			Components struct{ Responses map[string]json.RawMessage }
+		}
+		if err := json.Unmarshal(document, &all); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(all.Components.Responses[at[strings.LastIndex(at, "/")+1:]], &r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(r.Content) == 0 {
+		if len(a.body) > 0 {
+			t.Errorf("%s %s: %d has a body that is not described: %.300s", method, path, a.status, a.body)
+		}
+		return
+	}
+	kind, _, _ := strings.Cut(a.header.Get("Content-Type"), ";")
+	if _, ok := r.Content[kind]; !ok {
+		t.Errorf("%s %s: %d is of type %q, described are %v", method, path, a.status, kind, slices.Sorted(maps.Keys(r.Content)))
+		return
+	}
+	if kind != fiber.MIMEApplicationJSON {
+		return
+	}
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(a.body))
+	if err == nil {
+		err = schema(t, document, strings.NewReplacer("{", "%7B", "}", "%7D").Replace(at)+"/content/application~1json/schema").Validate(value)
+	}
+	if err != nil {
+		t.Errorf("%s %s: %v: %s", method, path, err, a.body)
+	}
+}
+
 func TestAnswersAreAsDescribed(t *testing.T) {
 	s := start(t, nil)
 	d, document := description(t, s)
 	conforms := func(t *testing.T, method, path string, a answer) {
 		t.Helper()
-		r, ok := d.Paths[path][strings.ToLower(method)].Responses[strconv.Itoa(a.status)]
-		if !ok {
-			t.Errorf("%s %s: status %d is not described", method, path, a.status)
-			return
-		}
-		at := "/paths/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(path) + "/" + strings.ToLower(method) + "/responses/" + strconv.Itoa(a.status)
-		if r.Ref != "" {
-			at = strings.TrimPrefix(r.Ref, "#")
-			var all struct {
-				Components struct{ Responses map[string]json.RawMessage }
-			}
-			if err := json.Unmarshal(document, &all); err != nil {
-				t.Fatal(err)
-			}
-			if err := json.Unmarshal(all.Components.Responses[at[strings.LastIndex(at, "/")+1:]], &r); err != nil {
-				t.Fatal(err)
-			}
-		}
-		kind, _, _ := strings.Cut(a.header.Get("Content-Type"), ";")
-		if _, ok := r.Content[kind]; !ok {
-			t.Errorf("%s %s: %d is of type %q, described are %v", method, path, a.status, kind, slices.Sorted(maps.Keys(r.Content)))
-			return
-		}
-		if kind != fiber.MIMEApplicationJSON {
-			return
-		}
-		value, err := jsonschema.UnmarshalJSON(bytes.NewReader(a.body))
-		if err == nil {
-			err = schema(t, document, at+"/content/application~1json/schema").Validate(value)
-		}
-		if err != nil {
-			t.Errorf("%s %s: %v: %s", method, path, err, a.body)
-		}
+		conforms(t, d, document, method, path, a)
 	}
 	for _, path := range []string{pathHealth, pathLive, pathReady, pathMetrics, pathOpenAPI} {
 		conforms(t, http.MethodGet, path, s.request(t, http.MethodGet, path, nil))
@@ -200,5 +211,65 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 			body, kind = encode(t, c.parts...)
 		}
 		conforms(t, c.method, c.path, s.send(t, c.method, c.path, kind, body))
+	}
+}
+
+func TestAnswersAboutNamedModelsAreAsDescribed(t *testing.T) {
+	s, dir := keeping(t, func(o *Options) { o.StoredModels = 1 })
+	d, document := description(t, s)
+	check := func(status int, method, path string, a answer) {
+		t.Helper()
+		if a.status != status {
+			t.Errorf("%s %s: status %d instead of %d: %.300s", method, path, a.status, status, a.body)
+		}
+		conforms(t, d, document, method, path, a)
+	}
+	model, image := trained(t)["anomaly_detection_model.zip"], read(t, tileFiles(t, "test/crack", 1)[0])
+	const one, detect = "/models/{name}", "/models/{name}/detect"
+	get := func(path string) answer { return s.request(t, http.MethodGet, path, nil) }
+	check(200, "GET", "/models", get("/models"))
+	check(201, "PUT", one, s.put(t, "tiles", model))
+	check(200, "PUT", one, s.put(t, "tiles", model))
+	check(409, "PUT", one, s.put(t, "another", model))
+	check(422, "PUT", one, s.put(t, "tiles", []byte("prose")))
+	check(400, "PUT", one, s.put(t, "Tiles", model))
+	check(200, "GET", "/models", get("/models"))
+	check(200, "GET", one, get("/models/tiles"))
+	check(404, "GET", one, get("/models/none"))
+	check(200, "POST", detect, s.byName(t, "tiles", image))
+	check(200, "POST", detect, s.byName(t, "tiles", image, []byte("prose"), image))
+	check(400, "POST", detect, s.byName(t, "tiles"))
+	check(404, "POST", detect, s.byName(t, "none", image))
+	check(200, "POST", "/detect", s.post(t, "/detect", file("modelFile", "m", model), file("imageFile", "i", image), file("imageFile", "j", []byte("prose"))))
+	check(200, "GET", "/v2", get("/v2"))
+	check(200, "GET", pathInferenceLive, get(pathInferenceLive))
+	check(200, "GET", pathInferenceReady, get(pathInferenceReady))
+	values := make([]float32, 3*32*32)
+	for _, version := range []string{"", "/versions/{version}"} {
+		described := "/v2/models/{name}" + version
+		path := func(name string) string {
+			return strings.NewReplacer("{name}", name, "{version}", "1").Replace(described)
+		}
+		check(200, "GET", described, get(path("tiles")))
+		check(404, "GET", described, get(path("none")))
+		check(200, "GET", described+"/ready", get(path("tiles")+"/ready"))
+		check(404, "GET", described+"/ready", get(path("none")+"/ready"))
+		for _, binary := range []bool{false, true} {
+			body := request(t, map[string]any{"id": "7", "parameters": map[string]any{"binary_data_output": binary},
+				"inputs": []any{map[string]any{"name": "image", "datatype": "FP32", "shape": []int{1, 3, 32, 32}, "data": values}}})
+			check(200, "POST", described+"/infer", s.send(t, "POST", path("tiles")+"/infer", fiber.MIMEApplicationJSON, bytes.NewReader(body)))
+		}
+		check(400, "POST", described+"/infer", s.send(t, "POST", path("tiles")+"/infer", fiber.MIMEApplicationJSON, strings.NewReader("{}")))
+		check(404, "POST", described+"/infer", s.send(t, "POST", path("none")+"/infer", fiber.MIMEApplicationJSON, strings.NewReader("{}")))
+	}
+	check(404, "GET", "/v2/models/{name}/versions/{version}", get("/v2/models/tiles/versions/2"))
+	check(204, "DELETE", one, s.send(t, http.MethodDelete, "/models/tiles", "", nil))
+	check(404, "DELETE", one, s.send(t, http.MethodDelete, "/models/tiles", "", nil))
+	s.draining.Store(true)
+	check(503, "PUT", one, s.put(t, "tiles", []byte("a short one")))
+	check(503, "GET", pathInferenceReady, get(pathInferenceReady))
+	s.draining.Store(false)
+	if files := kept(t, dir); len(files) != 0 {
+		t.Errorf("left are %v", files)
 	}
 }
