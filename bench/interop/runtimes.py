@@ -86,10 +86,11 @@ def python(executable, script):
 
 
 class Runtime:
-    """A row of the table: how its runner is started, and what it is expected to answer."""
+    """A row of the table: how its runner is started, what it is expected to answer, and why it
+    is not expected to answer the rest."""
 
-    def __init__(self, name, prepare, expected=("tensor", "image"), limit=15 * MINUTES):
-        self.name, self.prepare, self.expected, self.limit = name, prepare, expected, limit
+    def __init__(self, name, prepare, expected=("tensor", "image"), why="", limit=15 * MINUTES):
+        self.name, self.prepare, self.expected, self.why, self.limit = name, prepare, expected, why, limit
         self.command = None
 
     def run(self, case):
@@ -179,12 +180,13 @@ def runtimes(anomaly):
     """All of them, in the table's order. anomaly: the program, for the reading by onnx-go."""
     return [
         Runtime("PyTorch", here("torch_errors.py")),
-        Runtime("PyTorch of Debian", lambda: (python(debian_torch(), "torch_errors.py"), {})),
+        Runtime("Debian's PyTorch", lambda: (python(debian_torch(), "torch_errors.py"), {})),
         Runtime("ONNX Runtime for Python", here("onnxruntime_errors.py")),
         Runtime("ONNX Runtime for Node", node),
         Runtime("ONNX Runtime Web", web),
         Runtime("ONNX Runtime for Java", java),
-        Runtime("OpenCV DNN", opencv, expected=("tensor",)),
-        Runtime("tract", tract, expected=("tensor",)),
-        Runtime("onnx-go into Gorgonia", lambda: (python(sys.executable, "gorgonia_errors.py"), {"ANOMALY": anomaly}), expected=("tensor",)),
+        Runtime("OpenCV DNN", opencv, expected=("tensor",), why="its Resize takes channels to be first, and doesn't antialias"),
+        Runtime("tract", tract, expected=("tensor",), why="TRACT"),
+        Runtime("onnx-go into Gorgonia", lambda: (python(sys.executable, "gorgonia_errors.py"), {"ANOMALY": anomaly}),
+                expected=("tensor",), why="it has no Resize"),
     ]
