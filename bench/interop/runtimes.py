@@ -188,7 +188,7 @@ def runtimes(anomaly):
         Runtime("OpenCV DNN", opencv, expected=("tensor",),
                 why="its Resize takes the last two axes for height and width, and doesn't antialias"),
         Runtime("tract", tract, expected=("tensor",),
-                why="its Resize takes bytes but cuts its results off where all others round them: 3 % of the error"),
+                why="its Resize takes bytes but cuts its results off where all others round them"),
         Runtime("onnx-go into Gorgonia", lambda: (python(sys.executable, "gorgonia_errors.py"), {"ANOMALY": anomaly}),
                 expected=("tensor",), why="not given the file that takes images: Gorgonia has no Resize"),
     ]
