@@ -13,8 +13,9 @@ each runtime and model: the largest relative difference of reconstruction_error 
     JPEG     the same from JPEG files. Decoders differ: anomaly reads with Go's, the others are
              given what Pillow decodes
 
-A runtime that can't be installed gets a line that says so. Exit status 1 where a difference is above its column's bound, where a runtime fails that is
-expected to work, or where a check of the files fails.
+A runtime that can't be had on this machine gets a line that says so. Exit status 1 where a
+difference is above its column's bound, where a runtime fails that is expected to work, or where
+a check of the files fails.
 """
 
 import argparse
@@ -49,11 +50,12 @@ class Row:
     def __init__(self, runtime, model):
         self.runtime, self.model = runtime.name, model.name
         self.version, self.differences, self.notes, self.failed = "", {}, [], False
-        self.expected = runtime.expected
+        self.expected, self.available = runtime.expected, True
         self.writer = model.writer
         try:
             answer = runtime.run(model.folder)
         except NotAvailable as problem:
+            self.available = False
             self.notes.append(f"not available: {problem}")
             return
         except Failed as problem:
@@ -193,7 +195,8 @@ def main():
         print(f"\nA .pt as PyTorch wrote it, scored there and by anomaly detect. Bound {BOUNDS['written']:.0e}.\n")
         print("\n".join(table([["written by", "scored by", "difference", ""],
                                *([r.writer, f"{r.runtime} {r.version}", *shown(r, "written"), ""] for r in written)])))
-    print(f"\n{'FAILED' if failed else 'All within bounds'}, after {(time.monotonic() - start) / 60:.0f} minutes.")
+    absent = ", ".join(dict.fromkeys(r.runtime for r in rows if not r.available))
+    print(f"\n{'FAILED' if failed else 'All within bounds'}{absent and f', without {absent}'}, after {(time.monotonic() - start) / 60:.0f} minutes.")
     if a.json:
         with open(a.json, "w") as f:
             json.dump([vars(row) for row in rows], f, indent=2)
