@@ -45,9 +45,13 @@ class Autoencoder(nn.Module):
 
 
 def load_image(source, side):
-    """An image as the network takes it: 3 x side x side, from 0 to 1."""
+    """An image file as the network takes it: 3 x side x side, from 0 to 1."""
     with Image.open(source) as image:
-        small = image.convert("RGB").resize((side, side), Image.BILINEAR)
+        return tensor(image, side)
+
+
+def tensor(image, side):
+    small = image.convert("RGB").resize((side, side), Image.BILINEAR)
     pixels = np.asarray(small, dtype=np.float32) / np.float32(255)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 

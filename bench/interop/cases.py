@@ -28,20 +28,20 @@ class Anomaly:
         return run.stdout
 
     def detect(self, model, paths):
-        """(error, threshold) of each file, in the order of paths."""
+        """(reconstruction_error, threshold, mse) of each file, in the order of paths."""
         scores = {}
         for row in json.loads(self("detect", "--threads", "2", "--json", "--model", model, *paths)):
             if "error" in row:
                 sys.exit(f"{self.program} detect could not read {row['file']}: {row['error']}")
-            scores[os.path.abspath(row["file"])] = row["reconstruction_error"], row["threshold"]
+            scores[os.path.abspath(row["file"])] = row["reconstruction_error"], row["threshold"], row["mse"]
         return [scores[os.path.abspath(p)] for p in paths]
 
 
 class Model:
     """A case's folder, and what bin/anomaly says of its images."""
 
-    def __init__(self, name, folder, zipped, anomaly, photos, written=None):
-        self.name, self.folder, self.zip = name, folder, zipped
+    def __init__(self, name, folder, zipped, anomaly, photos, written=None, writer=None):
+        self.name, self.folder, self.zip, self.writer = name, folder, zipped, writer
         with zipfile.ZipFile(zipped) as z:
             for member in ("autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx", "metadata.json"):
                 if member in z.namelist():
@@ -62,6 +62,7 @@ class Model:
         self.tensor = anomaly.detect(zipped, self.fitting)
         self.png = anomaly.detect(zipped, photos.png)
         self.jpeg = anomaly.detect(zipped, photos.jpeg)
+        self.decoded = anomaly.detect(zipped, photos.decoded)
         self.written = None
         if written:
             shutil.copy(written, os.path.join(folder, "written.pt"))
@@ -79,12 +80,12 @@ def fitting(path, side, folder):
 
 
 class Photos:
-    """The tiles as they are, JPEG; parts of them in PNG files of odd sizes. The tiles are grey,
-    so that channels in the wrong order would go unseen: the PNG files are tinted."""
+    """The tiles in JPEG, every other one as it is; parts of them in PNG files of odd sizes. The
+    tiles are grey, so that channels in the wrong order would go unseen: the PNG files and half
+    of the JPEG files are tinted."""
 
     def __init__(self, tiles, folder):
-        self.jpeg = tiles
-        self.png, self.tinted = [], []
+        self.jpeg, self.decoded, self.png, self.tinted = [], [], [], []
         random_ = random.Random(SEED)
         os.makedirs(folder)
         for i, path in enumerate(tiles):
@@ -94,6 +95,14 @@ class Photos:
             tinted = Image.fromarray((pixels * gains).clip(0, 255).round().astype(np.uint8))
             self.tinted.append(os.path.join(folder, f"{i:02d}-tinted.png"))
             tinted.save(self.tinted[-1])
+            self.jpeg.append(path)
+            if i % 2:
+                self.jpeg[-1] = os.path.join(folder, f"{i:02d}-tinted.jpg")
+                tinted.save(self.jpeg[-1], quality=85)
+            # What Pillow decodes, so that bin/anomaly can be asked without its own decoder.
+            self.decoded.append(os.path.join(folder, f"{i:02d}-decoded.png"))
+            with Image.open(self.jpeg[-1]) as image:
+                image.convert("RGB").save(self.decoded[-1])
             left, top = (random_.randrange(side // 3) for side in tinted.size)
             odd = tuple(random_.randrange(31, 502, 2) for _ in range(2))
             self.png.append(os.path.join(folder, f"{i:02d}-{odd[0]}x{odd[1]}.png"))
@@ -133,6 +142,7 @@ def make(folder, anomaly, tiles, tests, torches):
     for i, (name, python) in enumerate(torches.items()):
         written = os.path.join(folder, f"{name}.pt")
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "torch_model.py")
-        subprocess.run([python, script, written, "64", str(SEED + i)], check=True)
-        models.append(model(f"{name} 64", lambda zipped: anomaly("convert", written, "--to", zipped), written=written))
+        made = subprocess.run([python, script, written, "64", str(SEED + i)], check=True, stdout=subprocess.PIPE, text=True)
+        models.append(model(f"{name} 64", lambda zipped: anomaly("convert", written, "--to", zipped),
+                            written=written, writer=f"{name} {made.stdout.strip()}"))
     return models

@@ -20,7 +20,8 @@ def of_images(case):
     errors, verdicts = [], []
     for p in case.pixels():
         net.setInput(np.ascontiguousarray(p), "image")
-        error, verdict = net.forward(["reconstruction_error", "is_anomaly"])
+        # OpenCV 5 wants all of a graph's outputs named where more than one is.
+        error, verdict, _ = net.forward(["reconstruction_error", "is_anomaly", "anomaly_map"])
         errors.append(float(error.ravel()[0]))
         verdicts.append(bool(verdict.ravel()[0]))
     return {"image": errors, "anomalous": verdicts}

@@ -86,10 +86,11 @@ def python(executable, script):
 
 
 class Runtime:
-    """A row of the table: how its runner is started, and what it is expected to answer."""
+    """A row of the table: how its runner is started, what it is expected to answer, and why it
+    is not expected to answer the rest."""
 
-    def __init__(self, name, prepare, expected=("tensor", "image"), limit=15 * MINUTES):
-        self.name, self.prepare, self.expected, self.limit = name, prepare, expected, limit
+    def __init__(self, name, prepare, expected=("tensor", "image"), why="", limit=15 * MINUTES):
+        self.name, self.prepare, self.expected, self.why, self.limit = name, prepare, expected, why, limit
         self.command = None
 
     def run(self, case):
@@ -163,7 +164,7 @@ def tract():
     cargo = need("cargo", "bring Rust")
     folder = bring("tract", "tract/Cargo.toml", lambda folder: None)
     # Cargo knows by itself what is to be compiled again.
-    call([cargo, "build", "--release", "--quiet"], 30 * MINUTES, cwd=folder)
+    call([cargo, "build", "--release", "--quiet"], 60 * MINUTES, cwd=folder)
     return [os.path.join(folder, "target", "release", "errors")], {}
 
 
@@ -179,12 +180,15 @@ def runtimes(anomaly):
     """All of them, in the table's order. anomaly: the program, for the reading by onnx-go."""
     return [
         Runtime("PyTorch", here("torch_errors.py")),
-        Runtime("PyTorch of Debian", lambda: (python(debian_torch(), "torch_errors.py"), {})),
+        Runtime("Debian's PyTorch", lambda: (python(debian_torch(), "torch_errors.py"), {})),
         Runtime("ONNX Runtime for Python", here("onnxruntime_errors.py")),
         Runtime("ONNX Runtime for Node", node),
         Runtime("ONNX Runtime Web", web),
         Runtime("ONNX Runtime for Java", java),
-        Runtime("OpenCV DNN", opencv, expected=("tensor",)),
-        Runtime("tract", tract, expected=("tensor",)),
-        Runtime("onnx-go into Gorgonia", lambda: (python(sys.executable, "gorgonia_errors.py"), {"ANOMALY": anomaly}), expected=("tensor",)),
+        Runtime("OpenCV DNN", opencv, expected=("tensor",),
+                why="its Resize takes the last two axes for height and width, and doesn't antialias"),
+        Runtime("tract", tract, expected=("tensor",),
+                why="its Resize takes bytes but cuts its results off where all others round them"),
+        Runtime("onnx-go into Gorgonia", lambda: (python(sys.executable, "gorgonia_errors.py"), {"ANOMALY": anomaly}),
+                expected=("tensor",), why="not given the file that takes images: Gorgonia has no Resize"),
     ]

@@ -1,15 +1,22 @@
 """The runner of PyTorch, old and new: the contract's class with autoencoder.pt's weights, and
-Pillow's reading and resizing."""
+Pillow's reading and resizing.
+
+bin/anomaly resizes as Pillow 13 does, which begins with the height where that loses more than
+twice the pixels that the width does. An older Pillow always begins with the width, and between
+the two it rounds to bytes. So that its PyTorch can be held against the same pixels, it is told
+to begin with the height here; what it answers when it is left to itself goes into "older"."""
 
 import os
 import sys
 
+import PIL
 import torch
+from PIL import Image
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from case import answer
-from peer_train import Autoencoder, load_image
+from peer_train import Autoencoder, load_image, tensor
 
 
 def network(path):
@@ -29,14 +36,29 @@ def of_tensors(case, weights):
     return [e for x in case.batches() for e in errors(loaded, torch.from_numpy(x))]
 
 
+def height_first(path, side):
+    """load_image, with the height resized before the width where Pillow 13 does so."""
+    with Image.open(path) as image:
+        width, height = image.size
+        if height > side and height - side > 2 * (width - side):
+            image = image.convert("RGB").resize((width, side), Image.BILINEAR)
+        return tensor(image, side)
+
+
 def of_images(case):
     loaded = network(case.path("autoencoder.pt"))
-    return [errors(loaded, load_image(i["file"], case.side)[None])[0] for i in case.images]
+
+    def by(load):
+        return [errors(loaded, load(i["file"], case.side)[None])[0] for i in case.images]
+
+    if int(PIL.__version__.split(".")[0]) >= 13:
+        return {"image": by(load_image)}
+    return {"image": by(height_first), "older": by(load_image)}
 
 
 torch.set_num_threads(2)
-answer(torch.__version__, {
+answer(f"{torch.__version__} (Pillow {PIL.__version__})", {
     "tensor": lambda case: {"tensor": of_tensors(case, "autoencoder.pt")},
     "written": lambda case: {"written": of_tensors(case, "written.pt")} if case.has("written.pt") else {},
-    "image": lambda case: {"image": of_images(case)},
+    "image": of_images,
 })

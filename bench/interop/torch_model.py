@@ -1,4 +1,5 @@
-"""Writes a model as the Python service does, with PyTorch's random weights.
+"""Writes a model as the Python service does, with PyTorch's random weights, and prints PyTorch's
+version.
 
     python torch_model.py FILE SIDE SEED
 """
@@ -15,3 +16,4 @@ from peer_train import Autoencoder, checkpoint
 file, side, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.manual_seed(seed)
 torch.save(checkpoint(Autoencoder(), side), file)
+print(torch.__version__)
