@@ -25,6 +25,12 @@ var stepRules = map[network.Kind]rule{
 	network.Logarithm: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		return l.op("Log", n.Shape(), []value{l.op("Add", n.Shape(), []value{in[0], l.floats(nil, network.LogarithmOffset)})}), nil
 	},
+	network.Lightness: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+		s := n.Shape()
+		scaled := l.op("Mul", s, []value{in[0], l.floats(nil, 1/network.LightnessOffset)})
+		log := l.op("Log", s, []value{l.op("Add", s, []value{scaled, l.floats(nil, 1)})})
+		return l.op("Mul", s, []value{log, l.floats(nil, network.LightnessScale())}), nil
+	},
 	network.Mahalanobis: lowerMahalanobis,
 	network.Standardize: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		return l.op("Mul", n.Shape(), []value{l.op("Sub", n.Shape(), in[:2]), in[2]}), nil

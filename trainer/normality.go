@@ -34,7 +34,7 @@ const (
 	commonVariance = 0.2
 	// varianceFloor is the deviation that is added to any: what never varied may
 	// still do so by rounding and noise.
-	varianceFloor = 0.02
+	varianceFloor = 0.05
 	// shrinkage pulls the correlations towards none, so that few images give a
 	// matrix that can be inverted (Ledoit and Wolf, 2004).
 	shrinkage = 0.1

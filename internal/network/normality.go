@@ -136,7 +136,7 @@ func (b *builder) energies(image *gorgonia.Node, side int) *Judgement {
 		for len(levels) <= n {
 			var l level
 			if len(levels) == 0 {
-				l.grey = b.node(Convolve(image, toGrey, none1, point))
+				l.grey = b.step(Lightness, 0, b.node(Convolve(image, toGrey, none1, point)))
 				l.colour = b.node(Convolve(image, toColour, none2, point))
 			} else {
 				last := levels[len(levels)-1]

@@ -35,8 +35,11 @@ const (
 	Stack Kind = "Stack"
 	// Centre subtracts each channel's mean over all its pixels.
 	Centre Kind = "Centre"
-	// Logarithm is ln(x + LogarithmOffset).
+	// Logarithm is ln(x + LogarithmOffset), of energies.
 	Logarithm Kind = "Logarithm"
+	// Lightness is ln(1 + x/LightnessOffset) in units of its value at 1, of
+	// brightness in 0…1: the same contrast is the same in light and in shadow.
+	Lightness Kind = "Lightness"
 	// Mahalanobis takes features (N×D×P×P), their mean and precision (D×P×P) and
 	// the whitening (B²×D×D) of B×B blocks of places; Size is B. It gives the
 	// squared length of the whitened deviation at each place, N×1×P×P.
@@ -60,9 +63,20 @@ const (
 	Softplus Kind = "Softplus"
 )
 
-// LogarithmOffset keeps logarithms of energies finite: a change of 1 in 100 of
-// the range from black to white is hardly seen.
-const LogarithmOffset = 0.01
+// LogarithmOffset is what the logarithm of an energy begins to count at: the
+// noise of 8 bits and of JPEG files lies below it.
+const LogarithmOffset = 0.04
+
+// LightnessOffset is where lightness goes over from proportional to logarithmic,
+// as a share of white. Weber's law holds down to a noise like that; cameras and
+// screens have it at a few per cent.
+const LightnessOffset = 0.1
+
+// lightnessUnit is the lightness of white before it is scaled to 1.
+var lightnessUnit = math.Log1p(1 / LightnessOffset)
+
+// LightnessScale is one over that.
+func LightnessScale() float32 { return float32(1 / lightnessUnit) }
 
 // stepRule is what tells the kinds apart.
 type stepRule struct {
@@ -108,6 +122,9 @@ func init() { // a table literal would be an initialization cycle
 		Stack:     {[]int{4, 4, 4}, 4, stacked, stack},
 		Centre:    {[]int{4}, 4, same, centre},
 		Logarithm: {[]int{4}, 4, same, each(func(x float32) float32 { return float32(math.Log(float64(x) + LogarithmOffset)) })},
+		Lightness: {[]int{4}, 4, same, each(func(x float32) float32 {
+			return float32(math.Log1p(float64(x)/LightnessOffset) / lightnessUnit)
+		})},
 		Mahalanobis: {[]int{4, 3, 3, 3}, 4, func(op Step, in []tensor.Shape) (tensor.Shape, error) {
 			x, w := in[0], in[3]
 			if p := x[2]; p%op.Size != 0 || x[3] != p || !in[1].Eq(tensor.Shape{x[1], p, p}) || !in[2].Eq(in[1]) ||
