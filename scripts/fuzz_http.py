@@ -55,7 +55,8 @@ def main(binary, wanted):
         uploads = os.path.join(folder, "uploads")
         os.mkdir(uploads)
         service = subprocess.Popen(
-            [binary, "serve", "--addr", "127.0.0.1:0", "--log-format", "json", "--temp-dir", uploads], stderr=log)
+            [binary, "serve", "--addr", "127.0.0.1:0", "--log-format", "json", "--temp-dir", uploads,
+             "--models", os.path.join(folder, "models")], stderr=log)
         try:
             url = None
             for _ in range(600):

@@ -150,7 +150,7 @@ def judge(model, measure, threshold, class_names, paths):
                 tensors.append(prepare(path, model.size))
             except Exception as problem:  # Pillow's errors are of many kinds
                 results[-1]["error"] = str(problem) or repr(problem)
-        mse, other = model.measure(np.stack(tensors)) if tensors else ([], None)
+        mse, other = model.measure(np.stack(tensors)) if tensors else ([], [])
         figures = iter(zip(mse, mse if measure == "mse" else other))
         for result in results:
             if "error" not in result:
