@@ -203,6 +203,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 type entry struct {
 	File       string   `json:"file"`
 	Value      *float64 `json:"reconstruction_error"`
+	MSE        *float64 `json:"mse"`
 	Threshold  *float64 `json:"threshold"`
 	IsAnomaly  *bool    `json:"is_anomaly"`
 	ClassNames []string `json:"class_names"`

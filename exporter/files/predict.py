@@ -87,12 +87,77 @@ def load_checkpoint(path):
     else:  # a checkpoint that carries no decision is judged as the service judges it
         metadata = {"threshold": float(config.get("threshold", 0.02)), "class_names": config.get("class_names")}
 
+    normal = checkpoint.get("normality_state_dict")
+    distance = band_mahalanobis(torch, normal, config["image_size"]) if normal else lambda images: None
+
     def measure(images):
         images = torch.from_numpy(images)
         with torch.no_grad():
-            return ((network(images) - images) ** 2).mean(dim=(1, 2, 3)).numpy(), None
+            return ((network(images) - images) ** 2).mean(dim=(1, 2, 3)).numpy(), distance(images)
 
-    return Model(measure, config["image_size"], metadata, None)
+    return Model(measure, config["image_size"], metadata, "band_mahalanobis" if normal else None)
+
+
+def band_mahalanobis(torch, normal, size):
+    """How far the places of an image are from those of normal images, as autoencoder.onnx has it."""
+    pool, pad = torch.nn.functional.max_pool2d, torch.nn.functional.pad
+    mean_pool, slide = torch.nn.functional.avg_pool2d, torch.nn.functional.conv2d
+    y, x = np.mgrid[-3:4, -3:4].astype(np.float64)
+
+    def kernels(*waves):
+        return torch.from_numpy(np.stack([w / np.sqrt((w ** 2).sum()) for w in waves]).astype(np.float32))[:, None]
+
+    def gabor(i, wave):
+        across, along = (f(math.pi * i / 8) for f in (math.cos, math.sin))
+        u, v = x * across + y * along, y * across - x * along
+        envelope = np.exp(-u ** 2 / (2 * 1.2 ** 2) - v ** 2 / (2 * 2.0 ** 2))
+        filtered = envelope * wave(1.8 * u)
+        return filtered - envelope * filtered.sum() / envelope.sum()
+
+    def bell(deviation):
+        b = np.exp(-(x ** 2 + y ** 2) / (2 * deviation ** 2))
+        return b / b.sum()
+
+    even, odd = (kernels(*(gabor(i, wave) for i in range(8))) for wave in (np.cos, np.sin))
+    spot = kernels(*[bell(1.0) - bell(2.2)] * 2)
+
+    def level(grey, colour):
+        wide, spots = pad(grey, (3,) * 4, mode="replicate"), pad(colour, (3,) * 4, mode="replicate")
+        oriented = (slide(wide, even) ** 2 + slide(wide, odd) ** 2 + 1e-6).sqrt()
+        return torch.cat([oriented, (slide(spots, spot, groups=2) ** 2 + 1e-6).sqrt()], 1)
+
+    def score(images):
+        red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
+        grey = torch.log1p((red + green + blue) / 3 / 0.1) / math.log1p(1 / 0.1)
+        colour = torch.cat([red - blue, green - (red + blue) / 2], 1)
+        flat, bands = [(grey, colour)], []
+        deviations = []
+        for places in sorted({int(name.split(".")[1]) for name in normal}, reverse=True):
+            mean, precision, whitening, offset, slope = (
+                normal[f"normality.{places}.{what}"] for what in ("mean", "precision", "whitening", "offset", "slope"))
+            cell, count = size // places, (len(mean) - 3) // 10
+            halvings = (cell & -cell).bit_length() - 1
+            first = min(max(cell.bit_length() - 4, 0), halvings)
+            seen = []
+            for n in range(first, first + count):
+                while len(bands) <= n:
+                    if len(flat) <= len(bands):
+                        flat.append(tuple(mean_pool(f, 2) for f in flat[-1]))
+                    bands.append(level(*flat[len(bands)]))
+                seen.append((pool(bands[n], cell >> n) + 0.04).log())
+            features = torch.cat([*seen, mean_pool(grey, cell), mean_pool(colour, cell)], 1)
+            if places > 2:
+                features = features - features.mean(dim=(2, 3), keepdim=True)
+            blocks = math.isqrt(len(whitening))
+            k = places // blocks
+            sorted_ = ((features - mean) * precision).reshape(len(images), len(mean), blocks, k, blocks, k)
+            sorted_ = sorted_.permute(0, 2, 4, 1, 3, 5).reshape(len(images), blocks ** 2, len(mean), k * k)
+            highest = ((whitening @ sorted_) ** 2).sum(dim=2).amax(dim=(1, 2))
+            deviations.append(((highest + 0.04).log() - offset) * slope)
+        smooth = torch.logsumexp(2 * torch.stack(deviations), 0) / 2
+        return torch.nn.functional.softplus(smooth, threshold=50).numpy()
+
+    return score
 
 
 def settle(metadata, another):
