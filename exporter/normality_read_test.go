@@ -1,0 +1,126 @@
+package exporter
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/onnx"
+	"github.com/deepmed/anomaly/models"
+	"google.golang.org/protobuf/proto"
+)
+
+func judging() *models.Model {
+	m := sample()
+	m.ImageSize, m.Metadata.ImageSize = 32, 32
+	return normal(m, rand.New(rand.NewPCG(8, 9)))
+}
+
+func TestNormalityComesBackFromEveryFile(t *testing.T) {
+	m := judging()
+	var checkpoint, bundle bytes.Buffer
+	if err := errors.Join(WriteCheckpoint(&checkpoint, m), WriteBundle(&bundle, m)); err != nil {
+		t.Fatal(err)
+	}
+	inference, err := InferenceModel(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := ImageModel(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, file := range map[string][]byte{"pt": checkpoint.Bytes(), "zip": bundle.Bytes(), "onnx": inference, "image onnx": image} {
+		got, err := models.Read(file, models.Limits{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if *got.Metadata.Decision != *m.Metadata.Decision || len(got.Normality) != len(m.Normality) {
+			t.Errorf("%s: %+v, %d tensors", name, got.Metadata.Decision, len(got.Normality))
+			continue
+		}
+		for i, want := range m.Normality {
+			if g := got.Normality[i]; g.Name != want.Name || !slices.Equal(g.Shape, want.Shape) || !slices.Equal(g.Data, want.Data) {
+				t.Errorf("%s: %s comes back as %s of shape %v", name, want.Name, g.Name, g.Shape)
+			}
+		}
+	}
+}
+
+func TestModelThatDoesNotFitItsDecisionIsNotWritten(t *testing.T) {
+	for name, edit := range map[string]func(m *models.Model){
+		"no tensors":                  func(m *models.Model) { m.Normality = nil },
+		"a tensor too few":            func(m *models.Model) { m.Normality = m.Normality[1:] },
+		"another shape":               func(m *models.Model) { m.Normality[0].Shape = []int{1} },
+		"not finite":                  func(m *models.Model) { m.Normality[0].Data[3] = float32(math.NaN()) },
+		"tensors, and decides by mse": func(m *models.Model) { m.Metadata.Decision = nil },
+	} {
+		m := judging()
+		edit(m)
+		var b bytes.Buffer
+		if err := WriteCheckpoint(&b, m); !errors.Is(err, ErrUnwritable) || b.Len() > 0 {
+			t.Errorf("%s: %v, %d bytes written", name, err, b.Len())
+		}
+	}
+}
+
+// A file whose tensors of normality are not what its decision needs, or whose
+// network sees a filtered image, is refused.
+func TestFileThatDoesNotFitItsDecisionIsRefused(t *testing.T) {
+	file, err := InferenceModel(judging())
+	if err != nil {
+		t.Fatal(err)
+	}
+	initializer := func(g *onnx.GraphProto, name string) *onnx.TensorProto {
+		for _, i := range g.Initializer {
+			if i.GetName() == name {
+				return i
+			}
+		}
+		t.Fatalf("no initializer %s", name)
+		return nil
+	}
+	for name, c := range map[string]struct {
+		edit func(g *onnx.GraphProto)
+		want error
+		says string
+	}{
+		"a tensor is missing": {func(g *onnx.GraphProto) { initializer(g, "normality.8.mean").Name = proto.String("other") }, models.ErrFormat, "normality.8.mean"},
+		"another shape": {func(g *onnx.GraphProto) {
+			i := initializer(g, "normality.8.mean")
+			i.Dims = []int64{i.Dims[0] * i.Dims[1], i.Dims[2]}
+		}, models.ErrArchitecture, "shape"},
+		"a size that lies": {func(g *onnx.GraphProto) { initializer(g, "normality.8.mean").Dims[0]++ }, models.ErrFormat, "numbers"},
+		"more than is read": {func(g *onnx.GraphProto) {
+			initializer(g, "normality.8.mean").Dims = []int64{1 << 30, 1 << 30, 1 << 30}
+		}, models.ErrArchitecture, "shape"},
+		"not finite": {func(g *onnx.GraphProto) {
+			copy(initializer(g, "normality.8.mean").RawData, []byte{0, 0, 0xc0, 0x7f})
+		}, models.ErrFormat, "finite"},
+		"the network sees a filtered image": {func(g *onnx.GraphProto) {
+			i := slices.IndexFunc(g.Node, func(n *onnx.NodeProto) bool { return n.GetOpType() == "Conv" && n.Input[1] == "filters.colour" })
+			filter := g.Node[i]
+			g.Node = append([]*onnx.NodeProto{filter}, slices.Delete(g.Node, i, i+1)...)
+			first := slices.IndexFunc(g.Node, func(n *onnx.NodeProto) bool { return len(n.Input) > 1 && n.Input[1] == "encoder.0.weight" })
+			g.Node[first].Input[0] = filter.Output[0]
+		}, models.ErrArchitecture, "fixed filter"},
+	} {
+		var m onnx.ModelProto
+		if err := proto.Unmarshal(file, &m); err != nil {
+			t.Fatal(err)
+		}
+		c.edit(m.Graph)
+		data, err := proto.Marshal(&m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = models.Read(data, models.Limits{}); err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
