@@ -18,7 +18,7 @@ assert not client.is_model_ready("other")
 assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
 about = client.get_model_metadata(model)
 assert [i["name"] for i in about["inputs"]] == ["image"] and about["inputs"][0]["shape"] == [-1, 3, 32, 32], about
-assert [o["name"] for o in about["outputs"]] == ["reconstruction", "reconstruction_error"], about
+assert [o["name"] for o in about["outputs"]] == ["reconstruction", "reconstruction_error", "mse"], about
 
 ways = 0
 rebuilt = None
@@ -30,7 +30,7 @@ for binary_in in (True, False):
         if outputs == "error":
             wanted = [triton.InferRequestedOutput("reconstruction_error", binary_data=True)]
         elif outputs is not None:
-            wanted = [triton.InferRequestedOutput(n, binary_data=outputs) for n in ("reconstruction", "reconstruction_error")]
+            wanted = [triton.InferRequestedOutput(n, binary_data=outputs) for n in ("reconstruction", "reconstruction_error", "mse")]
         result = client.infer(model, [image], outputs=wanted, request_id="a-1", model_version="1" if outputs else "")
         assert result.get_response()["id"] == "a-1"
         errors = result.as_numpy("reconstruction_error")
@@ -41,8 +41,9 @@ for binary_in in (True, False):
         else:
             rebuilt = reconstruction if rebuilt is None else rebuilt
             assert reconstruction.shape == images.shape and np.array_equal(reconstruction, rebuilt)
+            plain = result.as_numpy("mse")
         ways += 1
-assert np.allclose(((rebuilt - images) ** 2).mean(axis=(1, 2, 3)), expected, rtol=1e-5)
+assert np.allclose(((rebuilt - images) ** 2).mean(axis=(1, 2, 3)), plain, rtol=1e-5)
 
 # Several at once.
 pending = [client.async_infer(model, [image]) for _ in range(8)]
