@@ -31,8 +31,8 @@ help: ## list the targets
 demo: build runtime ## train on real tiles, then say which of the test images are anomalous
 	@mkdir -p demo
 	bin/anomaly train testdata/tiles/train/good --level $(DEMO_LEVEL) --image-size 128 --out demo/model.zip --force
-	@echo 'bin/anomaly detect --model demo/model.zip testdata/tiles/test/good testdata/tiles/test/blowhole testdata/tiles/test/crack'
-	@code=0; bin/anomaly detect --model demo/model.zip \
+	@echo 'bin/anomaly detect --model demo/model.zip --heatmap demo/heatmaps testdata/tiles/test/good testdata/tiles/test/blowhole testdata/tiles/test/crack'
+	@code=0; bin/anomaly detect --model demo/model.zip --heatmap demo/heatmaps \
 		testdata/tiles/test/good testdata/tiles/test/blowhole testdata/tiles/test/crack || code=$$?; \
 	if [ $$code -gt 1 ]; then exit $$code; fi
 
