@@ -73,7 +73,8 @@ func (f *Forward) Judge() (*Judgement, error) {
 	b := &builder{graph: f.Graph}
 	side := f.Image.Shape()[2]
 	j := b.energies(f.Image, side)
-	var peak, places *gorgonia.Node
+	var peak *gorgonia.Node
+	var deviations gorgonia.Nodes
 	for i, s := range models.NormalityScales(side) {
 		var ps gorgonia.Nodes
 		for _, p := range s.Parameters() {
@@ -86,13 +87,20 @@ func (f *Forward) Judge() (*Judgement, error) {
 		// few one by one, which may round differently. So that an image's score
 		// has the same bits in a batch of any size, it gets elements of its own.
 		highest := b.step(Enlarge, vectorSide, b.step(Peak, 0, deviation))
-		enlarged := b.step(Enlarge, s.Cell, deviation)
+		deviations = append(deviations, deviation)
 		if i == 0 {
-			peak, places = highest, enlarged
+			peak = highest
 		} else {
-			peak, places = b.step(Larger, 0, peak, highest), b.step(Larger, 0, places, enlarged)
+			peak = b.step(Larger, 0, peak, highest)
 		}
 	}
+	// From the coarsest scale to the finest, each with twice the places along a
+	// side, and to pixels only then: all else is little work.
+	places := deviations[len(deviations)-1]
+	for i := len(deviations) - 2; i >= 0; i-- {
+		places = b.step(Larger, 0, b.step(Enlarge, 2, places), deviations[i])
+	}
+	places = b.step(Enlarge, models.NormalityScales(side)[0].Cell, places)
 	j.Score = b.step(Single, 0, b.step(Peak, 0, b.step(Softplus, 0, peak)))
 	j.Map = b.step(Plane, 0, b.step(Softplus, 0, places))
 	if b.err != nil {
@@ -104,7 +112,7 @@ func (f *Forward) Judge() (*Judgement, error) {
 // level is an image halved a number of times, and the energies of its bands.
 type level struct {
 	grey, colour           *gorgonia.Node // N×1×h×w and N×2×h×w
-	oriented, colourEnergy *gorgonia.Node // N×8×h×w and N×2×h×w
+	oriented, colourEnergy *gorgonia.Node // N×8×h×w and N×2×h×w, squared
 }
 
 func (b *builder) energies(image *gorgonia.Node, side int) *Judgement {
@@ -127,9 +135,8 @@ func (b *builder) energies(image *gorgonia.Node, side int) *Judgement {
 	same := fixed("same", []float32{1, 0, 0, 1}, 2, 2, 1, 1)
 	floor2 := fixed("floor.2", repeat(energyFloor, 2), 2)
 
-	root := func(squares, mix, floor *gorgonia.Node) *gorgonia.Node {
-		sum := b.node(Convolve(b.checked(squares), b.checked(mix), b.checked(floor), point))
-		return b.node(gorgonia.Sqrt(b.checked(sum)))
+	add := func(squares, mix, floor *gorgonia.Node) *gorgonia.Node {
+		return b.node(Convolve(b.checked(squares), b.checked(mix), b.checked(floor), point))
 	}
 	var levels []level
 	at := func(n int) level {
@@ -143,9 +150,9 @@ func (b *builder) energies(image *gorgonia.Node, side int) *Judgement {
 				l.grey, l.colour = b.step(AveragePool, 2, last.grey), b.step(AveragePool, 2, last.colour)
 			}
 			waves := b.node(Convolve(b.step(PadEdge, filterSide/2, l.grey), bank, none16, slide))
-			l.oriented = root(b.node(gorgonia.Square(b.checked(waves))), pair, floor8)
+			l.oriented = add(b.node(gorgonia.Square(b.checked(waves))), pair, floor8)
 			spots := b.node(Convolve(b.step(PadEdge, filterSide/2, l.colour), spot, none2, slide))
-			l.colourEnergy = root(b.node(gorgonia.Square(b.checked(spots))), same, floor2)
+			l.colourEnergy = add(b.node(gorgonia.Square(b.checked(spots))), same, floor2)
 			levels = append(levels, l)
 		}
 		return levels[n]
@@ -154,8 +161,9 @@ func (b *builder) energies(image *gorgonia.Node, side int) *Judgement {
 		var x *gorgonia.Node
 		for i, n := range s.Levels {
 			l, size := at(n), s.Cell>>n
-			energies := b.step(Logarithm, 0, b.step(Join, 0,
-				b.step(MaxPool, size, l.oriented), b.step(MaxPool, size, l.colourEnergy)))
+			// The root of the largest square is the largest root, of fewer numbers.
+			squares := b.step(Join, 0, b.step(MaxPool, size, l.oriented), b.step(MaxPool, size, l.colourEnergy))
+			energies := b.step(Logarithm, 0, b.node(gorgonia.Sqrt(squares)))
 			if i == 0 {
 				x = energies
 			} else {
