@@ -45,7 +45,9 @@ func evaluateCommand() *cobra.Command {
 		Short: "Measure how well defects are found in a data set (train/good, test/good, test/<defect>)",
 		Long: "Trains on the images in DATASET/train/good, or takes --model, and judges those in test/good and test/<defect>.\n" +
 			"Prints for each kind of defect how often it scores higher than a normal image (AUROC, with its 95 % interval),\n" +
-			"the average precision, the best F1, the hits at 1, 5 and 10 % false alarms, and the hits at the model's own threshold.",
+			"the average precision, the best F1, the hits at 1, 5 and 10 % false alarms, and the hits at the model's own threshold.\n" +
+			"With masks in DATASET/ground_truth/<defect> (<image>_mask.png, not black where the defect is) also how well the map\n" +
+			"shows where it is: the AUROC of pixels and the per-region overlap (PRO) up to 30 % false alarms.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			options, _, err := settle(c, options)
@@ -161,10 +163,21 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 
 func (r evaluated) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "DEFECT\tIMAGES\tAUROC\t95 %\tAP\tF1\tHITS 1%\t5%\t10%\tTHRESHOLD\t")
+	fmt.Fprint(t, "DEFECT\tIMAGES\tAUROC\t95 %\tAP\tF1\tHITS 1%\t5%\t10%\tTHRESHOLD\t")
+	if r.Masked() {
+		fmt.Fprint(t, "PIXEL AUROC\tPRO\t")
+	}
+	fmt.Fprintln(t)
 	for _, f := range r.Rows() {
-		fmt.Fprintf(t, "%s\t%d\t%.3f\t%.3f–%.3f\t%.3f\t%.3f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", f.Name, f.Images, f.AUROC, f.Low, f.High,
+		fmt.Fprintf(t, "%s\t%d\t%.3f\t%.3f–%.3f\t%.3f\t%.3f\t%.2f\t%.2f\t%.2f\t%.2f\t", f.Name, f.Images, f.AUROC, f.Low, f.High,
 			f.AveragePrecision, f.F1, f.HitsAt1, f.HitsAt5, f.HitsAt10, f.Hits)
+		switch {
+		case f.Pixels != nil:
+			fmt.Fprintf(t, "%.3f\t%.3f\t", f.Pixels.AUROC, f.Pixels.PRO)
+		case r.Masked():
+			fmt.Fprint(t, "–\t–\t")
+		}
+		fmt.Fprintln(t)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -34,10 +34,18 @@ type Set struct {
 type Defect struct {
 	Name  string
 	Files []string
+	// Masks say where in each of them the defect is; nil where there are none.
+	Masks []string
 }
 
-// Open lists the test images of a data set. It returns ErrDataset, wrapped, when
-// there are no normal ones or no defects.
+// Masked reports whether any kind of defect has masks.
+func (s *Set) Masked() bool {
+	return slices.ContainsFunc(s.Defects, func(d Defect) bool { return d.Masks != nil })
+}
+
+// Open lists the test images of a data set, and the masks in its folder
+// ground_truth. It returns ErrDataset, wrapped, when there are no normal images or
+// no defects, and ErrMask when an image has no mask where others have one.
 func Open(folder string) (*Set, error) {
 	entries, err := os.ReadDir(filepath.Join(folder, testFolder))
 	if err != nil {
@@ -57,7 +65,11 @@ func Open(folder string) (*Set, error) {
 		case e.Name() == goodFolder:
 			s.Good = files
 		default:
-			s.Defects = append(s.Defects, Defect{e.Name(), files})
+			masks, err := masks(folder, e.Name(), files)
+			if err != nil {
+				return nil, err
+			}
+			s.Defects = append(s.Defects, Defect{e.Name(), files, masks})
 		}
 	}
 	if len(s.Good) == 0 || len(s.Defects) == 0 {
@@ -107,7 +119,8 @@ func Score(ctx context.Context, d *inference.Detector, files []string, threads i
 	return out, group.Wait()
 }
 
-// Evaluate scores a data set with a model and makes figures of it.
+// Evaluate scores a data set with a model and makes figures of it. It returns
+// ErrMask, wrapped, when a mask does not fit.
 func Evaluate(ctx context.Context, d *inference.Detector, s *Set, threads int) (*Result, error) {
 	good, err := Score(ctx, d, s.Good, threads)
 	if err != nil {
@@ -126,9 +139,12 @@ func Evaluate(ctx context.Context, d *inference.Detector, s *Set, threads int) (
 		r.Defects = append(r.Defects, f)
 		r.bad = append(r.bad, bad...)
 	}
-	r.Mean = mean(r.Defects)
 	r.Together = figures(scores(good), scores(r.bad))
 	r.Together.Name, r.Together.Images, r.Together.Hits = "all", len(r.bad), share(r.bad)
+	if err := r.locate(ctx, d, s, threads); err != nil {
+		return nil, err
+	}
+	r.Mean = mean(r.Defects)
 	return r, nil
 }
 

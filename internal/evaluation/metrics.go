@@ -44,6 +44,9 @@ type Figures struct {
 	HitsAt10 float64 `json:"hits_at_10_percent"`
 	// Hits is the share of defects above the model's own threshold.
 	Hits float64 `json:"hits"`
+	// Pixels tell how well the maps show where the defects are; nil without
+	// masks.
+	Pixels *PixelFigures `json:"pixels,omitempty"`
 }
 
 // bootstrapSamples and their seed: the same figures give the same interval.
@@ -143,7 +146,8 @@ func precision(good, bad []float64) (average, best float64) {
 	return average, best
 }
 
-// mean averages the figures over kinds of defects, without their interval.
+// mean averages the figures over kinds of defects, those of pixels over the kinds
+// that have masks.
 func mean(all []Figures) Figures {
 	m := Figures{Name: "mean"}
 	n := float64(len(all))
@@ -156,7 +160,22 @@ func mean(all []Figures) Figures {
 			*p[0] += *p[1] / n
 		}
 	}
+	m.Pixels = meanPixels(all)
 	return m
+}
+
+func meanPixels(all []Figures) *PixelFigures {
+	m, n := PixelFigures{}, 0.0
+	for _, f := range all {
+		if f.Pixels != nil {
+			m.AUROC, m.PRO, m.Regions, n = m.AUROC+f.Pixels.AUROC, m.PRO+f.Pixels.PRO, m.Regions+f.Pixels.Regions, n+1
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	m.AUROC, m.PRO = m.AUROC/n, m.PRO/n
+	return &m
 }
 
 // Row is a line of a table of figures.
@@ -174,6 +193,9 @@ func (r *Result) Rows() []Row {
 	}
 	return append(rows, Row{r.Mean, true})
 }
+
+// Masked reports whether there are figures of pixels.
+func (r *Result) Masked() bool { return r.Mean.Pixels != nil }
 
 // FalseAlarmsPercent is FalseAlarms in per cent.
 func (r *Result) FalseAlarmsPercent() float64 { return 100 * r.FalseAlarms }
