@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"image"
+	"io"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/evaluation"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/trainer"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"gonum.org/v1/gonum/stat"
+)
+
+// errPromise is returned when the rate of false alarms is not the one promised.
+var errPromise = errors.New("the rate of false alarms is not what was promised")
+
+// splitting says how the promise on false alarms is tried.
+type splitting struct {
+	trained []int // normal images to train on
+	splits  int
+	options trainer.Options
+	within  float64
+	whole   bool
+	out     string
+}
+
+// alarms are the false alarms of one data set and number of training images.
+type alarms struct {
+	Program string `json:"program"`
+	Set     string `json:"set"`
+	Trained int    `json:"trained_images"`
+	Tested  int    `json:"tested_images"`
+	Side    int    `json:"image_size"`
+	// Rates are those of the splits; Mean and Error are their mean and its
+	// standard error, as if splits had no images in common.
+	Rates []float64 `json:"rates"`
+	Mean  float64   `json:"mean"`
+	Error float64   `json:"standard_error"`
+	// Promised is the rate asked for, Ranked the one that the threshold's rank
+	// among so many scores stands for, Supported the lowest they can.
+	Promised  float64 `json:"promised"`
+	Ranked    float64 `json:"ranked"`
+	Supported float64 `json:"supported"`
+	Seconds   float64 `json:"seconds"`
+}
+
+func splitsCommand() *cobra.Command {
+	s := splitting{}
+	c := &cobra.Command{
+		Use:   "splits DATASET...",
+		Short: "Count false alarms over random splits of a data set's normal images",
+		Long: "Pools train/good and test/good, trains on some of them and judges the rest, again and again.\n" +
+			"Ends with an error when the mean over the splits is not within --within of the rate promised.",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			e, err := ort.Open(ort.Options{})
+			if err != nil {
+				return err
+			}
+			return s.run(c.Context(), e, args, c.OutOrStdout(), c.ErrOrStderr())
+		},
+	}
+	f := c.Flags()
+	f.IntSliceVar(&s.trained, "train", []int{20, 50, 200}, "normal images to train on")
+	f.IntVar(&s.splits, "splits", 20, "random splits")
+	f.IntVar(&s.options.Level, "level", 1, "level of the trainings")
+	f.IntVar(&s.options.ImageSize, "image-size", 64, "side of the images, in pixels")
+	f.Float64Var(&s.options.FalseAlarmRate, "false-alarm-rate", trainer.DefaultFalseAlarmRate, "the rate promised")
+	f.Float64Var(&s.within, "within", 0.02, "how far the mean may be off")
+	f.BoolVar(&s.whole, "whole", false, "train all epochs, which no verdict depends on")
+	f.StringVar(&s.out, "out", "", "append JSON lines to this file, and leave out what is in it")
+	return c
+}
+
+func (s *splitting) run(ctx context.Context, e *ort.Engine, sets []string, out, log io.Writer) error {
+	program, err := fingerprint()
+	if err != nil {
+		return err
+	}
+	done, err := read[alarms](s.out)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "anomaly-splits-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	var all []alarms
+	for _, set := range sets {
+		files, err := s.shrink(ctx, set, filepath.Join(dir, filepath.Base(set)))
+		if err != nil {
+			return err
+		}
+		for _, n := range s.trained {
+			if n >= len(files) {
+				return fmt.Errorf("%s has %d normal images, too few to train on %d and test on others", set, len(files), n)
+			}
+			a := alarms{Program: program, Set: filepath.Base(set), Trained: n, Tested: len(files) - n, Side: s.options.ImageSize, Promised: s.options.FalseAlarmRate}
+			if old := a.among(done, s.splits); old != nil {
+				all = append(all, *old)
+				continue
+			}
+			if err := s.count(ctx, e, files, dir, &a); err != nil {
+				return err
+			}
+			fmt.Fprintf(log, "%s, %d images: %.1f %% false alarms, %.0f s\n", a.Set, n, 100*a.Mean, a.Seconds)
+			if err := appendTo(s.out, a); err != nil {
+				return err
+			}
+			all = append(all, a)
+		}
+	}
+	return s.print(out, all)
+}
+
+// among finds the same measurement among older ones.
+func (a alarms) among(done []alarms, splits int) *alarms {
+	for _, d := range done {
+		if d.Program == a.Program && d.Set == a.Set && d.Trained == a.Trained && d.Tested == a.Tested && d.Side == a.Side &&
+			d.Promised == a.Promised && len(d.Rates) == splits {
+			return &d
+		}
+	}
+	return nil
+}
+
+// shrink writes a data set's normal images at the size that the network sees,
+// which saves decoding and resizing them for each split and changes nothing.
+func (s *splitting) shrink(ctx context.Context, set, folder string) ([]string, error) {
+	originals, err := normals(set)
+	if err != nil {
+		return nil, err
+	}
+	side := s.options.ImageSize
+	files := make([]string, len(originals))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(4)
+	for i, original := range originals {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			data, err := os.ReadFile(original)
+			if err != nil {
+				return err
+			}
+			pixels, err := inference.Prepare(data, side, inference.DefaultImageLimits())
+			if err != nil {
+				return fmt.Errorf("%s: %w", original, err)
+			}
+			img := image.NewNRGBA(image.Rect(0, 0, side, side))
+			for k := range side * side {
+				copy(img.Pix[4*k:4*k+3], pixels[3*k:3*k+3])
+				img.Pix[4*k+3] = 255
+			}
+			files[i] = filepath.Join(folder, fmt.Sprintf("%05d.png", i))
+			return save(img, files[i])
+		})
+	}
+	return files, group.Wait()
+}
+
+// count trains on each split and judges what is left of it.
+func (s *splitting) count(ctx context.Context, e *ort.Engine, files []string, dir string, a *alarms) error {
+	began := time.Now()
+	for split := range s.splits {
+		order := rand.New(rand.NewPCG(uint64(split), 0)).Perm(len(files))
+		picked := make([]string, len(files))
+		for i, at := range order {
+			picked[i] = files[at]
+		}
+		folder := filepath.Join(dir, "split")
+		if err := link(folder, picked[:a.Trained]); err != nil {
+			return err
+		}
+		o := s.options
+		o.Seed = int64(split)
+		l, err := learn(ctx, e, folder, o, !s.whole)
+		if err != nil {
+			return err
+		}
+		if err := os.RemoveAll(folder); err != nil {
+			return err
+		}
+		if err := judge(e, l.model, func(d *inference.Detector) error {
+			judged, err := evaluation.Score(ctx, d, picked[a.Trained:], e.Threads())
+			if err != nil {
+				return err
+			}
+			n := 0
+			for _, j := range judged {
+				if j.IsAnomaly {
+					n++
+				}
+			}
+			a.Rates = append(a.Rates, float64(n)/float64(len(judged)))
+			return nil
+		}); err != nil {
+			return err
+		}
+		if d := l.model.Metadata.Decision; d != nil {
+			a.Supported = d.SupportedRate
+		}
+	}
+	a.summarize()
+	a.Seconds = time.Since(began).Seconds()
+	return nil
+}
+
+func (a *alarms) summarize() {
+	mean, deviation := stat.MeanStdDev(a.Rates, nil)
+	a.Mean = mean
+	if len(a.Rates) > 1 {
+		a.Error = deviation / math.Sqrt(float64(len(a.Rates)))
+	}
+	n := float64(a.Trained)
+	rank := min(math.Ceil((n+1)*(1-a.Promised)), n)
+	a.Ranked = 1 - rank/(n+1)
+}
+
+// print writes the table, and returns errPromise when a mean is not within what is
+// allowed.
+func (s *splitting) print(w io.Writer, all []alarms) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "DATA SET\tTRAINED ON\tTESTED ON\tFALSE ALARMS\tSTANDARD ERROR\tLOWEST\tHIGHEST\tPROMISED\tBY RANK\tSUPPORTED\t\t")
+	off := 0
+	for _, a := range all {
+		verdict := ""
+		if math.Abs(a.Mean-a.Promised) > s.within {
+			verdict = "off"
+			off++
+		}
+		lowest, highest := math.Inf(1), math.Inf(-1)
+		for _, r := range a.Rates {
+			lowest, highest = min(lowest, r), max(highest, r)
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%.1f %%\t%.1f\t%.1f %%\t%.1f %%\t%.1f %%\t%.1f %%\t%.1f %%\t%s\t\n", a.Set, a.Trained, a.Tested,
+			100*a.Mean, 100*a.Error, 100*lowest, 100*highest, 100*a.Promised, 100*a.Ranked, 100*a.Supported, verdict)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if off > 0 {
+		return fmt.Errorf("%w: %d of %d are more than %.1f points off", errPromise, off, len(all), 100*s.within)
+	}
+	return nil
+}
