@@ -160,6 +160,9 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 					}
 				}
 				p, err := describe(s, x[i], learnt)
+				if err == nil {
+					err = o.without.leave(&p, s, x[i], learnt)
+				}
 				if err != nil {
 					return err
 				}
@@ -183,7 +186,7 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 	highest := make([]float64, n)
 	for i, s := range scales {
 		mean, std := meanStd(peaks[i])
-		slope := 1 / max(std, 1e-3)
+		slope := o.without.slope(s, data.Side, std)
 		for k, v := range peaks[i] {
 			z := float32((v - mean) * slope)
 			if i > 0 {

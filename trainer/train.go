@@ -73,6 +73,8 @@ type Options struct {
 	FalseAlarmRate float64
 	// Progress, when set, is called after every step, before the next begins.
 	Progress func(Progress)
+
+	without ingredients // of the measure; see Ablation
 }
 
 // Progress tells how far a training is.
