@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"image"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -160,13 +159,8 @@ func (s *splitting) shrink(ctx context.Context, set, folder string) ([]string, e
 			if err != nil {
 				return fmt.Errorf("%s: %w", original, err)
 			}
-			img := image.NewNRGBA(image.Rect(0, 0, side, side))
-			for k := range side * side {
-				copy(img.Pix[4*k:4*k+3], pixels[3*k:3*k+3])
-				img.Pix[4*k+3] = 255
-			}
 			files[i] = filepath.Join(folder, fmt.Sprintf("%05d.png", i))
-			return save(img, files[i])
+			return save(opaque(pixels, side), files[i])
 		})
 	}
 	return files, group.Wait()
