@@ -10,6 +10,11 @@ FUZZTIME ?= 30s
 REQUESTS ?= 20000
 TESTFLAGS ?= -timeout 20m
 DEMO_LEVEL ?= 1
+# Data sets that quality is measured on beside the drawn ones; those there are, by default.
+DATASETS ?= $(wildcard ../shared/data/*)
+export DATASETS
+DATASET ?= $(firstword $(DATASETS))
+DEFECT ?= crack
 ADDR ?= 127.0.0.1:5029
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -23,10 +28,10 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build runtime serve test venv snippets lint bench interop proto fuzz fuzz-http install clean
+.PHONY: help demo build runtime serve test venv snippets lint bench quality quality-quick false-alarms ablation pictures interop proto fuzz fuzz-http install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: build runtime ## train on real tiles, then say which of the test images are anomalous
 	@mkdir -p demo
@@ -70,6 +75,21 @@ lint: ## go vet, gofmt, staticcheck, govulncheck
 
 bench: build runtime ## training and serving beside PyTorch and Flask, in one run
 	scripts/bench.sh
+
+quality: runtime ## how well defects are found, beside the Python recipe (DATASETS="folder ...")
+	scripts/quality.sh measure
+
+quality-quick: runtime ## the same at level 1, without the recipe; fails below the floors
+	scripts/quality.sh quick
+
+false-alarms: runtime ## the promise on false alarms over random splits; fails when it is off
+	scripts/quality.sh splits
+
+ablation: runtime ## what each ingredient of the measure is worth
+	scripts/quality.sh ablation
+
+pictures: runtime ## draw what is found and missed of DEFECT in DATASET, into docs
+	scripts/quality.sh pictures '$(DATASET)' '$(DEFECT)' --found 'docs/$(DEFECT)s-found.jpg' --missed 'docs/$(DEFECT)s-missed.jpg'
 
 interop: build runtime ## models in PyTorch, ONNX Runtime, OpenCV, tract, Gorgonia and browsers
 	scripts/interop.sh

@@ -26,7 +26,9 @@ func Ablations() []Ablation {
 	edge := func(s models.NormalityScale, f int) bool {
 		return energies(s, f) && f%(models.Oriented+colours) < models.Oriented
 	}
-	finest := func(s models.NormalityScale, side int) bool { return s.Places == models.NormalityScales(side)[0].Places }
+	finest := func(s models.NormalityScale, side int) bool {
+		return s.Places == models.NormalityScales(side)[0].Places
+	}
 	coarsest := func(s models.NormalityScale, _ int) bool { return !s.Relative }
 	return []Ablation{
 		{Name: "as it is"},

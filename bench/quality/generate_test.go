@@ -116,7 +116,7 @@ func TestMaskIsWhereTheDefectIs(t *testing.T) {
 			}
 			apart = append(apart, inside/masked)
 		}
-		if least := slices.Min(apart); least < 2 {
+		if least := slices.Min(apart); least < 1 {
 			t.Errorf("%s: a defect differs by %.2f grey levels: %.1f", s.name, least, apart)
 		}
 	}

@@ -31,6 +31,7 @@ const (
 	pictureSide = 150
 	perRow      = 5
 	gap         = 8
+	seam        = 2 // between an image and its heatmap
 	captionSize = 15
 	lineHeight  = 22
 )
@@ -148,7 +149,7 @@ func montage(ctx context.Context, d *inference.Detector, title string, judged []
 		return nil, err
 	}
 	defer face.Close()
-	const width, height = 2*pictureSide + 2*gap, pictureSide + lineHeight + gap
+	const width, height = 2*pictureSide + seam + 2*gap, pictureSide + lineHeight + gap
 	rows := (len(judged) + perRow - 1) / perRow
 	sheet := imaging.New(gap+perRow*width, gap+lineHeight+rows*height, color.White)
 	write := func(text string, x, y int) {
@@ -176,7 +177,7 @@ func montage(ctx context.Context, d *inference.Detector, title string, judged []
 		at := image.Pt(gap+i%perRow*width, gap+lineHeight+i/perRow*height)
 		for k, img := range []image.Image{opaque(pixels, d.Side()), heat} {
 			small := imaging.Resize(img, pictureSide, pictureSide, imaging.Lanczos)
-			sheet = imaging.Paste(sheet, small, at.Add(image.Pt(k*pictureSide, 0)))
+			sheet = imaging.Paste(sheet, small, at.Add(image.Pt(k*(pictureSide+seam), 0)))
 		}
 		write(fmt.Sprintf("%.2f  %s", j.Score, filepath.Base(j.File)), at.X, at.Y+pictureSide+captionSize+1)
 	}

@@ -107,16 +107,17 @@ func scratched(side int, r *rand.Rand) (plane []float64, depth float64) {
 }
 
 // flange is a turned part with six bolts, not quite in its place, under a lamp that
-// moves. A bolt that is missing leaves its hole.
+// moves. A bolt that is missing leaves a hole
+// smaller than its head.
 func flange(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray) {
 	const bolts = 6
 	c := newCanvas(side)
 	s := float64(side) / 200
-	cx, cy := float64(side)/2+4*s*(2*r.Float64()-1), float64(side)/2+4*s*(2*r.Float64()-1)
-	turn := spread(r, -0.06, 0.06)
-	var heads [bolts]float64 // a bolt stops anywhere
+	cx, cy := float64(side)/2+s*spread(r, -6, 6), float64(side)/2+s*spread(r, -6, 6)
+	turn := spread(r, -0.1, 0.1)
+	var heads, worn [bolts]float64 // a bolt stops anywhere, and not all are new
 	for i := range heads {
-		heads[i] = 2 * math.Pi * r.Float64()
+		heads[i], worn[i] = 2*math.Pi*r.Float64(), 0.06*r.NormFloat64()
 	}
 	missing := -1
 	if defect != nil {
@@ -138,10 +139,10 @@ func flange(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray) {
 			bx, by := x-60*cos, y-60*sin
 			dist := math.Hypot(bx, by)
 			if b == missing {
-				hole[i] = 1 - ramp(8.5, 9.5, dist)
-				inside := 1 - ramp(5.5, 6.8, dist)
-				h -= 5 * inside
-				a -= 0.38 * inside
+				hole[i] = 1 - ramp(7, 8.5, dist)
+				inside := 1 - ramp(4, 5.5, dist)
+				h -= 2 * inside
+				a -= 0.2 * inside
 				continue
 			}
 			// A hexagon is where the nearest of three directions is small.
@@ -152,7 +153,7 @@ func flange(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray) {
 			}
 			head := 1 - ramp(6.8, 8.2, hex)
 			h += 4 * head
-			a += head * (0.5 + 0.02*dirt[i] - a)
+			a += head * (0.5 + worn[b] + 0.02*dirt[i] - a)
 		}
 		height[i], albedo[i] = h, a
 	})
@@ -229,8 +230,8 @@ func stained(side int, r *rand.Rand) (plane []float64, strength [3]float64) {
 	if r.IntN(4) > 0 {
 		sign = -1
 	}
-	amount := sign * spread(r, 0.025, 0.09)
-	for k, more := range [3]float64{spread(r, 0.7, 1.1), 1, spread(r, 0.9, 1.5)} {
+	amount := sign * spread(r, 0.012, 0.05)
+	for k, more := range [3]float64{spread(r, 0.85, 1.05), 1, spread(r, 0.95, 1.2)} {
 		strength[k] = amount * more
 	}
 	return plane, strength
