@@ -1,0 +1,87 @@
+package trainer
+
+import (
+	"image"
+	"math"
+
+	"github.com/deepmed/anomaly/models"
+)
+
+// blur is a Gaussian one of a part of an image, by boxBlurs moving means one
+// after the other, which take the same time however strong it is.
+type blur struct {
+	upright, turned []float32
+	line, next      []float32
+}
+
+// boxBlurs is how many moving means come close to a Gaussian. Their windows end
+// in a part of a pixel, so that the deviation is the wanted one (Gwosdek and
+// others, 2011: extended box filters).
+const boxBlurs = 3
+
+// of blurs an image of side×side×3 bytes with that standard deviation, and gives
+// what a pixel of the box becomes. It holds until the next call.
+func (b *blur) of(pixels []byte, side int, box image.Rectangle, deviation float64) func(x, y int) []float32 {
+	reach, rest := window(deviation)
+	part := box.Inset(-boxBlurs * (reach + 1)).Intersect(image.Rect(0, 0, side, side))
+	w, h := part.Dx(), part.Dy()
+	row := w * models.InputChannels
+	b.upright, b.turned = grown(b.upright, h*row), grown(b.turned, h*row)
+	for y := range h {
+		line := b.upright[y*row:][:row]
+		for i, v := range pixels[((y+part.Min.Y)*side+part.Min.X)*models.InputChannels:][:row] {
+			line[i] = float32(v)
+		}
+	}
+	b.rows(b.turned, b.upright, w, h, reach, rest)
+	b.rows(b.upright, b.turned, h, w, reach, rest)
+	return func(x, y int) []float32 {
+		at := ((y-part.Min.Y)*w + x - part.Min.X) * models.InputChannels
+		return b.upright[at : at+models.InputChannels]
+	}
+}
+
+// window gives how many pixels a moving mean reaches to both sides, and the
+// weight of the next one there, so that boxBlurs of them have that deviation.
+func window(deviation float64) (reach int, rest float32) {
+	variance := deviation * deviation / boxBlurs
+	// A mean over 2k+1 pixels has the variance k(k+1)/3.
+	k := math.Floor(math.Sqrt(3*variance+0.25) - 0.5)
+	weight := (2*k + 1) * (3*variance - k*(k+1)) / (6 * ((k+1)*(k+1) - variance))
+	return int(k), float32(weight)
+}
+
+// rows blurs the h rows of w pixels and writes them as columns.
+func (b *blur) rows(to, from []float32, w, h, reach int, rest float32) {
+	const c = models.InputChannels
+	b.line, b.next = grown(b.line, w*c), grown(b.next, w*c)
+	for y := range h {
+		copy(b.line, from[y*w*c:][:w*c])
+		for range boxBlurs {
+			movingMean(b.next, b.line, reach, rest)
+			b.line, b.next = b.next, b.line
+		}
+		for x := range w {
+			copy(to[(x*h+y)*c:][:c], b.line[x*c:][:c])
+		}
+	}
+}
+
+// movingMean averages over 2·reach+1 pixels and, with the weight rest, one more
+// on both sides; beyond the ends are the last ones.
+func movingMean(to, from []float32, reach int, rest float32) {
+	const c = models.InputChannels
+	last := len(from)/c - 1
+	share := 1 / (float32(2*reach+1) + 2*rest)
+	for k := range c {
+		sum := from[k] * float32(reach+1)
+		for i := 1; i <= reach; i++ {
+			sum += from[min(i, last)*c+k]
+		}
+		for i := range last + 1 {
+			next := from[min(i+reach+1, last)*c+k]
+			to[i*c+k] = share * (sum + rest*(next+from[max(i-reach-1, 0)*c+k]))
+			sum += next - from[max(i-reach, 0)*c+k]
+		}
+	}
+}

@@ -1,0 +1,61 @@
+package trainer
+
+import (
+	"image"
+	"math"
+	"testing"
+)
+
+// A blur spreads a point as a Gaussian of its deviation does, and leaves the
+// brightness as it is.
+func TestBlurIsNearlyGaussian(t *testing.T) {
+	const side, centre = 101, 50
+	point := make([]byte, side*side*3)
+	point[(centre*side+centre)*3+1] = 255
+	for _, deviation := range []float64{0.8, 1.5, 3, 6} {
+		var b blur
+		at := b.of(point, side, image.Rect(0, 0, side, side), deviation)
+		sum, across, down := 0.0, 0.0, 0.0
+		for y := range side {
+			for x := range side {
+				p := at(x, y)
+				if p[0] != 0 || p[2] != 0 {
+					t.Fatal("channels run into each other")
+				}
+				v := float64(p[1]) / 255
+				sum += v
+				across += v * float64((x-centre)*(x-centre))
+				down += v * float64((y-centre)*(y-centre))
+			}
+		}
+		if math.Abs(sum-1) > 1e-3 {
+			t.Errorf("deviation %v: %v of the brightness are left", deviation, sum)
+		}
+		for _, variance := range []float64{across, down} {
+			if got := math.Sqrt(variance); math.Abs(got-deviation) > 0.01*deviation {
+				t.Errorf("deviation %v: it is %v", deviation, got)
+			}
+		}
+		if peak, want := float64(at(centre, centre)[1])/255, 1/(2*math.Pi*deviation*deviation); math.Abs(peak-want) > 0.2*want {
+			t.Errorf("deviation %v: the peak is %v, expected %v", deviation, peak, want)
+		}
+	}
+}
+
+// A part is blurred as it is in the whole image, whatever lies around it.
+func TestBlurOfAPart(t *testing.T) {
+	const side = 64
+	img := hashedImage(3, side*side*3)
+	var whole, part blur
+	box := image.Rect(0, 20, 31, 64)
+	a, b := whole.of(img, side, image.Rect(0, 0, side, side), 2.5), part.of(img, side, box, 2.5)
+	for y := box.Min.Y; y < box.Max.Y; y++ {
+		for x := box.Min.X; x < box.Max.X; x++ {
+			for c := range 3 {
+				if p, q := a(x, y)[c], b(x, y)[c]; math.Abs(float64(p-q)) > 1e-2 {
+					t.Fatalf("pixel %d, %d is %v, expected %v", x, y, q, p)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,311 @@
+package trainer
+
+import (
+	"bytes"
+	"fmt"
+	"image"
+	"image/png"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/models"
+)
+
+// tiles are photographs of tiles, of the first of that data set.
+func tiles(t testing.TB, n, side int) [][]byte {
+	t.Helper()
+	names, err := filepath.Glob("../testdata/tiles/train/good/*.jpg")
+	if err != nil || len(names) < n {
+		t.Fatalf("%d tiles: %v", len(names), err)
+	}
+	var out [][]byte
+	for _, name := range names[:n] {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prepared, err := inference.Prepare(data, side, imageLimits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, prepared)
+	}
+	return out
+}
+
+func spoilerOf(seed uint64, side int) *spoiler {
+	return newSpoiler(rand.New(rand.NewPCG(seed, 1)), side)
+}
+
+func TestSpoiltImagesDependOnTheSeedAlone(t *testing.T) {
+	const side = 96
+	normal := tiles(t, 2, side)
+	draw := func(seed uint64) (all []byte, masks []float32) {
+		s := spoilerOf(seed, side)
+		out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
+		for range 20 {
+			s.spoil(out, mask, normal[0], normal[1])
+			all, masks = append(all, out...), append(masks, mask...)
+		}
+		return all, masks
+	}
+	a, masksA := draw(3)
+	b, masksB := draw(3)
+	c, _ := draw(4)
+	if !bytes.Equal(a, b) || !slices.Equal(masksA, masksB) {
+		t.Error("the same seed gives different images")
+	}
+	if bytes.Equal(a, c) {
+		t.Error("different seeds give the same images")
+	}
+}
+
+// visibility is what the mask should be, pixel by pixel.
+func visibility(before, after []byte, side int) []float32 {
+	reach := 3 * side / 128 / 2
+	out := make([]float32, side*side)
+	for y := range side {
+		for x := range side {
+			sum, n := 0.0, 0.0
+			for v := max(0, y-reach); v <= min(side-1, y+reach); v++ {
+				for u := max(0, x-reach); u <= min(side-1, x+reach); u++ {
+					for c := range 3 {
+						i := (v*side+u)*3 + c
+						sum += math.Abs(float64(before[i]) - float64(after[i]))
+						n++
+					}
+				}
+			}
+			if m := sum / n; m > 2 {
+				out[y*side+x] = float32(min(1, m/6))
+			}
+		}
+	}
+	return out
+}
+
+func TestSpoilingTellsWhatItChanged(t *testing.T) {
+	for _, side := range []int{16, 64, 100, 128, 256} {
+		t.Run(fmt.Sprint(side), func(t *testing.T) {
+			normal := tiles(t, 2, side)
+			kept := slices.Clone(normal[0])
+			s := spoilerOf(uint64(side), side)
+			out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
+			for range 60 {
+				s.spoil(out, mask, normal[0], normal[1])
+				if !bytes.Equal(normal[0], kept) {
+					t.Fatal("the normal image was changed")
+				}
+				if n := len(s.defects); n != 1 && n != 2 {
+					t.Fatalf("%d defects", n)
+				}
+				for i := range side * side {
+					at, in := image.Pt(i%side, i/side), false
+					for _, d := range s.defects {
+						in = in || at.In(d.box)
+					}
+					if !in && !bytes.Equal(out[3*i:3*i+3], kept[3*i:3*i+3]) {
+						t.Fatalf("pixel %v was changed, outside of %v", at, s.defects)
+					}
+				}
+				for i, want := range visibility(kept, out, side) {
+					if math.Abs(float64(mask[i]-want)) > 1e-5 {
+						t.Fatalf("the mask is %v at pixel %d, expected %v", mask[i], i, want)
+					}
+				}
+			}
+		})
+	}
+}
+
+// What is drawn covers all there is to draw, and can be seen. All is the same at
+// any side, as the sizes are relative to it.
+func TestSpoiltImagesAreOfAllKinds(t *testing.T) {
+	for _, side := range []int{64, 128, 256} {
+		t.Run(fmt.Sprint(side), func(t *testing.T) {
+			normal := tiles(t, 3, side)
+			s := spoilerOf(7, side)
+			out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
+			const draws = 800
+			byShape, byChange := map[shape]int{}, map[change]int{}
+			pairs := map[[2]int]int{}
+			brighter, darker, coloured, two, visible := 0, 0, 0, 0, 0
+			var areas []float64
+			for i := range draws {
+				normal := [][]byte{normal[i%3], normal[(i+1)%3]}
+				s.spoil(out, mask, normal[0], normal[1])
+				area, clear := 0, false
+				for _, m := range mask {
+					if m > 0 {
+						area++
+					}
+					clear = clear || m == 1
+				}
+				if area > 0 {
+					visible++
+				}
+				for _, d := range s.defects {
+					byShape[d.shape]++
+					byChange[d.change]++
+					pairs[[2]int{int(d.shape), int(d.change)}]++
+				}
+				if len(s.defects) == 2 {
+					two++
+					continue
+				}
+				areas = append(areas, float64(area)/float64(side*side))
+				if s.defects[0].change != offset || !clear {
+					continue
+				}
+				var by [3]int
+				for k, v := range out {
+					by[k%3] += int(v) - int(normal[0][k])
+				}
+				switch {
+				case by[0] > 0 && by[1] > 0 && by[2] > 0:
+					brighter++
+				case by[0] < 0 && by[1] < 0 && by[2] < 0:
+					darker++
+				default:
+					coloured++
+				}
+			}
+			slices.Sort(areas)
+			t.Logf("shapes %v, changes %v, brighter %d, darker %d, coloured %d, two %d, visible %d; areas %.4f %.4f %.4f %.4f %.4f", byShape, byChange,
+				brighter, darker, coloured, two, visible, areas[0], areas[len(areas)/10], areas[len(areas)/2], areas[len(areas)*9/10], areas[len(areas)-1])
+			if visible < draws*95/100 {
+				t.Errorf("%d of %d can be seen", visible, draws)
+			}
+			if two < draws*25/100 || two > draws*40/100 {
+				t.Errorf("%d of %d have two defects", two, draws)
+			}
+			for k := range shapes {
+				if byShape[k] < draws/6 {
+					t.Errorf("shape %d was drawn %d times", k, byShape[k])
+				}
+				for _, c := range changes {
+					if pairs[[2]int{int(k), int(c)}] == 0 {
+						t.Errorf("shape %d never had change %d", k, c)
+					}
+				}
+			}
+			for _, c := range changes {
+				if byChange[c] < draws/30 {
+					t.Errorf("change %d was drawn %d times", c, byChange[c])
+				}
+			}
+			if brighter < draws/40 || darker < draws/40 || coloured < draws/100 {
+				t.Errorf("%d are brighter, %d darker, %d of another colour", brighter, darker, coloured)
+			}
+			// From a spot to a good part of the image, with all between.
+			if least, most := areas[len(areas)/10], areas[len(areas)*9/10]; least > 0.004 || most < 0.035 {
+				t.Errorf("areas of the tenth and ninth tenth are %v and %v", least, most)
+			}
+			if middle := areas[len(areas)/2]; middle < 0.005 || middle > 0.03 {
+				t.Errorf("half of the areas are above %v", middle)
+			}
+		})
+	}
+}
+
+func TestSpoilingTakesImagesWithoutTexture(t *testing.T) {
+	for _, side := range []int{16, 64, 100, 256} {
+		for _, level := range []byte{0, 255} {
+			s := spoilerOf(uint64(side), side)
+			flat := bytes.Repeat([]byte{level}, side*side*3)
+			out, mask := make([]byte, len(flat)), make([]float32, side*side)
+			visible := 0
+			const draws = 100
+			for range draws {
+				s.spoil(out, mask, flat, flat)
+				if slices.Max(mask) > 0 {
+					visible++
+				}
+			}
+			if visible < draws*95/100 {
+				t.Errorf("side %d, level %d: %d of %d can be seen", side, level, visible, draws)
+			}
+		}
+	}
+}
+
+// Any seed works on any side, of noise of which nothing is smooth.
+func TestSpoilingBearsManySeeds(t *testing.T) {
+	for _, side := range []int{16, 17, 48, 100} {
+		normal := [][]byte{hashedImage(1, side*side*3), hashedImage(2, side*side*3)}
+		out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
+		for seed := range uint64(1500) {
+			spoilerOf(seed, side).spoil(out, mask, normal[0], normal[1])
+			for i, m := range mask {
+				if !(m >= 0 && m <= 1) {
+					t.Fatalf("side %d, seed %d: the mask is %v at pixel %d", side, seed, m, i)
+				}
+			}
+		}
+	}
+}
+
+// Noise has the deviation that its strength is a multiple of.
+func TestNoiseHasUnitVariance(t *testing.T) {
+	s := spoilerOf(1, 128)
+	for _, size := range []float64{1.5, 2, 4, 7.3} {
+		mean, std := 0.0, 0.0
+		const n, fields = 128, 40
+		for range fields {
+			for _, v := range s.noise(n, n, size) {
+				mean += float64(v) / (fields * n * n)
+				std += float64(v*v) / (fields * n * n)
+			}
+		}
+		if std = math.Sqrt(std - mean*mean); math.Abs(mean) > 0.02 || math.Abs(std-1) > 0.05 {
+			t.Errorf("of size %v it has mean %v and deviation %v", size, mean, std)
+		}
+	}
+}
+
+// montage is spoilt tiles in rows, each above its mask.
+func TestMontageOfSpoiltTiles(t *testing.T) {
+	path := os.Getenv("SPOIL_MONTAGE")
+	if path == "" {
+		t.Skip("SPOIL_MONTAGE names no file to draw it to")
+	}
+	const side, across, down = 128, 8, 3
+	normal := tiles(t, across*down, side)
+	s := spoilerOf(5, side)
+	out, mask := make([]byte, side*side*3), make([]float32, side*side)
+	drawn := image.NewRGBA(image.Rect(0, 0, across*side, down*2*side))
+	for i := range normal {
+		s.spoil(out, mask, normal[i], normal[(i+1)%len(normal)])
+		for k, m := range mask {
+			x, y := i%across*side+k%side, i/across*2*side+k/side
+			copy(drawn.Pix[drawn.PixOffset(x, y):], []byte{out[3*k], out[3*k+1], out[3*k+2], 255})
+			grey := byte(255 * m)
+			copy(drawn.Pix[drawn.PixOffset(x, y+side):], []byte{grey, grey, grey, 255})
+		}
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, drawn); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func BenchmarkSpoil(b *testing.B) {
+	for _, side := range []int{128, 256, 1024} {
+		b.Run(fmt.Sprintf("side=%d", side), func(b *testing.B) {
+			normal := tiles(b, 2, side)
+			s := spoilerOf(1, side)
+			out, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
+			for b.Loop() {
+				s.spoil(out, mask, normal[0], normal[1])
+			}
+		})
+	}
+}
