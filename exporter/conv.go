@@ -44,6 +44,19 @@ func lowerConv(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	return l.op("Conv", n.Shape(), in, windowAttrs(w)...), nil
 }
 
+// lowerConvInputGrad lowers the derivative of the plain convolution (gradient,
+// weight).
+func lowerConvInputGrad(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+	w, err := windowOf(n.Op())
+	if err != nil {
+		return value{}, err
+	}
+	if w.Stride == 1 && w.Kernel == 2*w.Padding+1 {
+		return lowerUnitStrideInputGrad(l, n, in, w)
+	}
+	return lowerConvTranspose(l, n, in)
+}
+
 // lowerConvTranspose serves the transposed convolution (x, weight, bias) and
 // the derivative of the plain one (gradient, weight).
 func lowerConvTranspose(l *lowering, n *gorgonia.Node, in []value) (value, error) {
@@ -82,6 +95,9 @@ func lowerConvWeightGrad(l *lowering, n *gorgonia.Node, in []value) (value, erro
 		return value{}, err
 	}
 	s, big := operandShape(n, 0), operandShape(n, 1)
+	if w.Stride == 1 && w.Up(s[2]) == s[2] && w.Up(s[3]) == s[3] {
+		return lowerUnitStrideWeightGrad(l, n, in, w)
+	}
 	batch, cs, h, wd, cl := s[0], s[1], s[2], s[3], big[1]
 	if w.Kernel != 3 || w.Stride != 2 || w.Padding != 1 || big[2] != 2*h || big[3] != 2*wd {
 		return value{}, fmt.Errorf("%w: %v of %v and %v", ErrNoLowering, n.Op(), s, big)

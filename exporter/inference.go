@@ -78,7 +78,7 @@ func (l *lowering) judged(f *network.Forward, m *models.Model) (*network.Judgeme
 	if m.Normality == nil {
 		return nil, l.result(f.Error, network.ErrorName, mse+"; above the threshold it is an anomaly")
 	}
-	j, err := f.Judge()
+	j, err := f.Judge(models.HasMarkers(m.Normality))
 	if err != nil {
 		return nil, err
 	}

@@ -22,13 +22,14 @@ type rule func(l *lowering, n *gorgonia.Node, in []value) (value, error)
 var ownRules = map[reflect.Type]rule{
 	reflect.TypeFor[network.Conv2D]():                 lowerConv,
 	reflect.TypeFor[network.ConvTranspose2D]():        lowerConvTranspose,
-	reflect.TypeFor[network.ConvInputGrad]():          lowerConvTranspose,
+	reflect.TypeFor[network.ConvInputGrad]():          lowerConvInputGrad,
 	reflect.TypeFor[network.ConvTransposeInputGrad](): lowerConv,
 	reflect.TypeFor[network.ConvWeightGrad]():         lowerConvWeightGrad,
 	reflect.TypeFor[network.ChannelSum]():             lowerChannelSum,
 	reflect.TypeFor[network.ReLU]():                   elementwise("Relu"),
 	reflect.TypeFor[network.ReLUGrad]():               lowerReLUGrad,
 	reflect.TypeFor[network.Step]():                   lowerStep,
+	reflect.TypeFor[network.LogisticLoss]():           lowerLogisticLoss,
 }
 
 // gorgoniaRules are the rules of Gorgonia's own operators. Their types are not

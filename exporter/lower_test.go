@@ -167,7 +167,7 @@ func TestAdamIsThatOfGorgoniasMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := UpdateModel(arch, parts)
+	m, err := UpdateModel(arch.Parameters(), parts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,11 +17,19 @@ import (
 func judging() *models.Model {
 	m := sample()
 	m.ImageSize, m.Metadata.ImageSize = 32, 32
-	return normal(m, rand.New(rand.NewPCG(8, 9)))
+	return marked(m, rand.New(rand.NewPCG(8, 9)))
 }
 
 func TestNormalityComesBackFromEveryFile(t *testing.T) {
-	m := judging()
+	without := sample()
+	without.ImageSize, without.Metadata.ImageSize = 32, 32
+	for name, m := range map[string]*models.Model{"with markers": judging(), "without": normal(without, rand.New(rand.NewPCG(8, 9)))} {
+		t.Run(name, func(t *testing.T) { comesBack(t, m) })
+	}
+}
+
+func comesBack(t *testing.T, m *models.Model) {
+	t.Helper()
 	var checkpoint, bundle bytes.Buffer
 	if err := errors.Join(WriteCheckpoint(&checkpoint, m), WriteBundle(&bundle, m)); err != nil {
 		t.Fatal(err)
@@ -55,6 +63,7 @@ func TestNormalityComesBackFromEveryFile(t *testing.T) {
 func TestModelThatDoesNotFitItsDecisionIsNotWritten(t *testing.T) {
 	for name, edit := range map[string]func(m *models.Model){
 		"no tensors":                  func(m *models.Model) { m.Normality = nil },
+		"a marker's tensor too few":   func(m *models.Model) { m.Normality = m.Normality[:len(m.Normality)-1] },
 		"a tensor too few":            func(m *models.Model) { m.Normality = m.Normality[1:] },
 		"another shape":               func(m *models.Model) { m.Normality[0].Shape = []int{1} },
 		"not finite":                  func(m *models.Model) { m.Normality[0].Data[3] = float32(math.NaN()) },
@@ -91,6 +100,12 @@ func TestFileThatDoesNotFitItsDecisionIsRefused(t *testing.T) {
 		says string
 	}{
 		"a tensor is missing": {func(g *onnx.GraphProto) { initializer(g, "normality.8.mean").Name = proto.String("other") }, models.ErrFormat, "normality.8.mean"},
+		"a marker's tensor is missing": {func(g *onnx.GraphProto) {
+			initializer(g, "normality.marker.1.2.weight").Name = proto.String("other")
+		}, models.ErrFormat, "normality.marker.1.2.weight"},
+		"a marker of another shape": {func(g *onnx.GraphProto) {
+			initializer(g, "normality.marker.0.1.bias").Dims = []int64{4, 8}
+		}, models.ErrArchitecture, "shape"},
 		"another shape": {func(g *onnx.GraphProto) {
 			i := initializer(g, "normality.8.mean")
 			i.Dims = []int64{i.Dims[0] * i.Dims[1], i.Dims[2]}

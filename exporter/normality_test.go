@@ -12,11 +12,21 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// normal gives a model tensors of normality that are drawn at random.
+// normal gives a model tensors of normality that are drawn at random, without
+// markers.
 func normal(m *models.Model, r *rand.Rand) *models.Model {
+	return drawn(m, r, models.NormalityParameters(m.ImageSize))
+}
+
+// marked is normal with markers.
+func marked(m *models.Model, r *rand.Rand) *models.Model {
+	return drawn(m, r, append(models.NormalityParameters(m.ImageSize), models.MarkersParameters(m.ImageSize)...))
+}
+
+func drawn(m *models.Model, r *rand.Rand, ps []models.Parameter) *models.Model {
 	m.Metadata.Decision = &models.Decision{Measure: models.MeasureBandMahalanobis, Threshold: 1}
 	m.Normality = nil
-	for _, p := range models.NormalityParameters(m.ImageSize) {
+	for _, p := range ps {
 		low, high := -1.0, 1.0
 		if len(p.Shape) == 1 {
 			low = 0.5
@@ -28,17 +38,21 @@ func normal(m *models.Model, r *rand.Rand) *models.Model {
 
 func TestJudgementIsThatOfGorgoniasMachine(t *testing.T) {
 	engine := orttest.Open(t)
-	for _, side := range []int{16, 32, 48, 64, 80} {
+	for i, side := range []int{16, 32, 48, 64, 80, 16, 32, 48} {
 		r := rand.New(rand.NewPCG(uint64(side), 1))
 		m := sample()
 		m.ImageSize, m.Metadata.ImageSize = side, side
-		normal(m, r)
+		if i < 5 {
+			normal(m, r)
+		} else {
+			marked(m, r)
+		}
 		const images = 2
 		f, err := network.Autoencoder(m.Architecture, images, side, side)
 		if err != nil {
 			t.Fatal(err)
 		}
-		j, err := f.Judge()
+		j, err := f.Judge(models.HasMarkers(m.Normality))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -32,6 +32,12 @@ var stepRules = map[network.Kind]rule{
 		return l.op("Mul", s, []value{log, l.floats(nil, network.LightnessScale())}), nil
 	},
 	network.Mahalanobis: lowerMahalanobis,
+	network.Deviation: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+		s := n.Shape()
+		deviation := l.op("Mul", s, []value{l.op("Sub", s, in[:2]), in[2]})
+		limited := l.op("Clip", s, []value{deviation, l.floats(nil, -network.DeviationLimit), l.floats(nil, network.DeviationLimit)})
+		return l.op("Mul", s, []value{limited, l.floats(nil, 0.5)}), nil
+	},
 	network.Standardize: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		return l.op("Mul", n.Shape(), []value{l.op("Sub", n.Shape(), in[:2]), in[2]}), nil
 	},

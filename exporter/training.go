@@ -53,8 +53,7 @@ func LowerGradient(g *network.Gradient) (*StepModel, error) {
 // parameters, their first and their second moments, then for each part the
 // gradients of all parameters. Outputs: parameters, first and second moments as
 // they are after the step.
-func UpdateModel(arch models.Architecture, parts int) (*StepModel, error) {
-	ps := arch.Parameters()
+func UpdateModel(ps []models.Parameter, parts int) (*StepModel, error) {
 	u, err := network.Adam(ps, parts)
 	if err != nil {
 		return nil, err

@@ -12,7 +12,8 @@ import (
 // places of the oriented band energies there, see NormalityScale: its logarithm,
 // in standard deviations above what images that were not learnt from have. Of all
 // scales z is the smooth maximum, ½ ln Σ exp 2x. It is given as ln(1 + exp z), so
-// that it is above 0: 1 is usual, 3 is rare.
+// that it is above 0: 1 is usual, 3 is rare. Where there are markers their figure
+// is one more of those that are joined; see MarkersParameters.
 const MeasureBandMahalanobis = "band_mahalanobis"
 
 // Oriented is how many orientations of edges and lines are told apart.
@@ -120,7 +121,7 @@ func NormalityParameters(side int) []Parameter {
 }
 
 // normalityName is what the names of these tensors look like.
-var normalityName = regexp.MustCompile(`^normality\.\d{1,3}\.(mean|precision|whitening|offset|slope)$`)
+var normalityName = regexp.MustCompile(`^normality\.(\d{1,3}\.(mean|precision|whitening|offset|slope)|marker\.(\d\.\d\.(weight|bias)|offset|slope))$`)
 
 // checkNormality returns ErrArchitecture, wrapped, when names and shapes are not
 // those of any such tensors, and ErrTooLarge when they have more elements than
@@ -173,9 +174,9 @@ func (m *Model) CheckNormality() error {
 }
 
 // fitsNormality returns ErrArchitecture, wrapped, when the tensors are not those
-// of NormalityParameters for that side.
+// of NormalityParameters for that side, with or without those of markers.
 func fitsNormality(sd StateDict, side int) error {
-	want := NormalityParameters(side)
+	want := sd.expected(side)
 	if len(sd) != len(want) {
 		return fmt.Errorf("%w: %d tensors of normality, expected %d for images of %d×%d pixels", ErrArchitecture, len(sd), len(want), side, side)
 	}

@@ -257,10 +257,11 @@ func (g *onnxGraph) follow() error {
 // the network.
 const filterPrefix = "filters."
 
-// filters reports whether the node convolves with such a kernel, which must be
-// an initializer.
+// filters reports whether the node convolves with such a kernel or with one of a
+// marker, which must be an initializer.
 func (g *onnxGraph) filters(n *onnxNode) bool {
-	if string(n.op) != "Conv" || len(n.inputs) < 2 || !bytes.HasPrefix(n.inputs[1], []byte(filterPrefix)) {
+	if string(n.op) != "Conv" || len(n.inputs) < 2 ||
+		!bytes.HasPrefix(n.inputs[1], []byte(filterPrefix)) && !bytes.HasPrefix(n.inputs[1], []byte(markerPrefix)) {
 		return false
 	}
 	return g.values[string(n.inputs[1])].initializer

@@ -218,7 +218,7 @@ func (c contents) normal(md Metadata, size int) (StateDict, error) {
 	if name, ok := c.normality.Finite(); !ok {
 		return nil, fmt.Errorf("%w: %s has elements that are not finite numbers", ErrFormat, name)
 	}
-	return c.normality.Ordered(NormalityParameters(size)), nil
+	return c.normality.Ordered(c.normality.expected(size)), nil
 }
 
 // complete gives the metadata that a statement amounts to: the whole

@@ -36,6 +36,7 @@ func Ablations() []Ablation {
 		{"no spots of colour", ingredients{feature: func(s models.NormalityScale, f int) bool { return energies(s, f) && !edge(s, f) }}},
 		{"no lightness and colour", ingredients{feature: func(s models.NormalityScale, f int) bool { return !energies(s, f) }}},
 		{"no correlation", ingredients{correlation: true}},
+		{"no markers", ingredients{markers: true}},
 		{"no finest scale", ingredients{scale: finest}},
 		{"no coarsest scale", ingredients{scale: coarsest}},
 	}
@@ -54,6 +55,7 @@ type ingredients struct {
 	feature     func(s models.NormalityScale, f int) bool
 	scale       func(s models.NormalityScale, side int) bool
 	correlation bool
+	markers     bool
 }
 
 // leave changes what was learnt of a scale's places.
@@ -88,4 +90,21 @@ func (w ingredients) slope(s models.NormalityScale, side int, std float64) float
 		return 0
 	}
 	return 1 / math.Max(std, 1e-3)
+}
+
+// blind clears a marker's first weights (O×C) of features that are left out.
+func (w ingredients) blind(weight []float32, scales []models.NormalityScale) {
+	channels, c := 0, 0
+	for _, s := range scales {
+		channels += 2 * s.Features()
+	}
+	for _, s := range scales {
+		for k := range 2 * s.Features() {
+			out := w.feature != nil && w.feature(s, k%s.Features())
+			for o := 0; out && o < models.MarkerWidth; o++ {
+				weight[o*channels+c] = 0
+			}
+			c++
+		}
+	}
 }

@@ -14,6 +14,7 @@ const (
 	streamShuffle
 	streamCalibration
 	streamNormals
+	streamMarkers // one more for each marker
 )
 
 func stream(seed int64, use uint64) *rand.Rand {
@@ -26,10 +27,14 @@ func stream(seed int64, use uint64) *rand.Rand {
 // is the second axis times the kernel's area for either kind of layer, also
 // for the transposed one, where that axis counts the outputs.
 func InitialWeights(arch models.Architecture, seed int64) models.StateDict {
-	random := stream(seed, streamWeights)
+	return initial(arch.Parameters(), stream(seed, streamWeights))
+}
+
+// initial draws those parameters, weights and their biases in turn.
+func initial(ps []models.Parameter, random *rand.Rand) models.StateDict {
 	var sd models.StateDict
 	bound := 0.0
-	for _, p := range arch.Parameters() {
+	for _, p := range ps {
 		if len(p.Shape) == 4 { // a weight; its bias follows and shares the bound
 			bound = 1 / math.Sqrt(float64(p.Shape[1]*p.Shape[2]*p.Shape[3]))
 		}

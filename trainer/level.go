@@ -12,21 +12,24 @@ var ErrLevel = errors.New("Level must be between 1 and 5")
 // DefaultLevel is the level of a training that names none.
 const DefaultLevel = 3
 
-// Level is a preset of how long and how finely to train. The figures are the
-// Python service's.
+// Level is a preset of how long and how finely to train. Epochs, batch
+// size and learning rate are the Python service's.
 type Level struct {
 	Number       int
 	Epochs       int
 	BatchSize    int
 	LearningRate float64
+	// MarkerSteps is how many steps each marker of defects is trained for beside
+	// the network.
+	MarkerSteps int
 }
 
 var levels = []Level{
-	{1, 5, 16, 1e-3},
-	{2, 10, 16, 1e-3},
-	{3, 30, 16, 1e-3},
-	{4, 50, 8, 5e-4},
-	{5, 100, 8, 1e-4},
+	{1, 5, 16, 1e-3, 400},
+	{2, 10, 16, 1e-3, 500},
+	{3, 30, 16, 1e-3, 800},
+	{4, 50, 8, 5e-4, 1000},
+	{5, 100, 8, 1e-4, 1500},
 }
 
 // Levels lists the presets from the quickest to the most thorough.

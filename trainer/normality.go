@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/deepmed/anomaly/exporter"
-	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
@@ -47,35 +45,18 @@ const (
 type features [][][]float32
 
 // collect computes the features of those images, until so many or the time is
-// over; at least minNormals are.
-func collect(ctx context.Context, engine *ort.Engine, data *Dataset, order []int, o Options, until time.Time) (features, error) {
-	onnx, names, err := exporter.EnergiesModel(data.Side)
-	if err != nil {
-		return nil, err
-	}
-	session, err := engine.NewSession(onnx, []string{network.ImageName}, names, ort.SessionOptions{Threads: 1})
-	if err != nil {
-		return nil, err
-	}
-	defer session.Close()
-	scales := models.NormalityScales(data.Side)
+// over; at least minNormals are. It gives those of them that it came to.
+func collect(ctx context.Context, e *energies, data *Dataset, order []int, o Options, until time.Time) (x features, seen []int, err error) {
 	of := make(features, len(order)) // by image first
 	group, running := errgroup.WithContext(ctx)
 	workers := o.Threads
 	for worker := range workers {
 		group.Go(o.worker(func() error {
-			in, err := ort.NewTensor(1, models.InputChannels, data.Side, data.Side)
+			observer, err := e.observer()
 			if err != nil {
 				return err
 			}
-			defer in.Close()
-			out := make([]*ort.Tensor, len(scales))
-			for i, s := range scales {
-				if out[i], err = ort.NewTensor(1, s.Features(), s.Places, s.Places); err != nil {
-					return err
-				}
-				defer out[i].Close()
-			}
+			defer observer.Close()
 			var buffer []byte
 			for i := worker; i < len(order); i += workers {
 				if !until.IsZero() && i >= minNormals && time.Now().After(until) {
@@ -85,12 +66,8 @@ func collect(ctx context.Context, engine *ort.Engine, data *Dataset, order []int
 				if err != nil {
 					return err
 				}
-				inference.Normalize(in.Data(), image)
-				if err := session.Run(running, []*ort.Tensor{in}, out); err != nil {
+				if of[i], err = observer.see(running, image, len(e.scales)); err != nil {
 					return err
-				}
-				for _, t := range out {
-					of[i] = append(of[i], slices.Clone(t.Data()))
 				}
 			}
 			return nil
@@ -98,17 +75,21 @@ func collect(ctx context.Context, engine *ort.Engine, data *Dataset, order []int
 	}
 	if err := group.Wait(); err != nil {
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return nil, nil, context.Cause(ctx)
 		}
-		return nil, err
+		return nil, nil, err
 	}
-	byScale := make(features, len(scales))
-	for _, image := range of {
-		for s, x := range image { // of one that was not reached none
-			byScale[s] = append(byScale[s], x)
+	x = make(features, len(e.scales))
+	for i, image := range of {
+		if image == nil { // there was no time for it
+			continue
+		}
+		seen = append(seen, order[i])
+		for s, f := range image {
+			x[s] = append(x[s], f)
 		}
 	}
-	return byScale, nil
+	return x, seen, nil
 }
 
 // normality describes the data set's images, and decides on a threshold above
@@ -129,7 +110,12 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 	if o.MaxTime > 0 {
 		until = began.Add(time.Duration(featureShare * float64(o.MaxTime)))
 	}
-	x, err := collect(ctx, engine, data, order, o, until)
+	e, err := newEnergies(engine, data.Side)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer e.Close()
+	x, order, err := collect(ctx, e, data, order, o, until)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -141,11 +127,11 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 	folds = min(folds, n)
 
 	peaks := make([][]float64, len(scales)) // of images that were not learnt from
-	final := make([]place, len(scales))
+	known := make([][]place, len(scales))   // by scale and fold, and then of all
 	group, running := errgroup.WithContext(ctx)
 	group.SetLimit(o.Threads)
 	for i, s := range scales {
-		peaks[i] = make([]float64, n)
+		peaks[i], known[i] = make([]float64, n), make([]place, folds+1)
 		for fold := range folds + 1 { // the last is no fold but all
 			group.Go(o.worker(func() error {
 				if running.Err() != nil {
@@ -166,9 +152,7 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 				if err != nil {
 					return err
 				}
-				if fold == folds {
-					final[i] = p
-				}
+				known[i][fold] = p
 				for _, k := range others {
 					peaks[i][k] = math.Log(p.peak(s, x[i][k]) + network.LogarithmOffset)
 				}
@@ -195,8 +179,18 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 			highest[k] = float64(z)
 		}
 		ps := s.Parameters()
-		for k, data := range [][]float32{final[i].mean, final[i].precision, final[i].whitening, {float32(mean)}, {float32(slope)}} {
+		for k, data := range [][]float32{known[i][folds].mean, known[i][folds].precision, known[i][folds].whitening, {float32(mean)}, {float32(slope)}} {
 			sd = append(sd, models.Tensor{Name: ps[k].Name, Shape: ps[k].Shape, Data: data})
+		}
+	}
+	marks, err := markers(ctx, engine, e, data, marking{order: order, x: x, known: known}, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	if marks != nil {
+		sd = append(sd, marks.tensors...)
+		for k, z := range marks.deviations {
+			highest[k] = float64(network.SmoothMaximum(float32(highest[k]), z))
 		}
 	}
 	scores := highest

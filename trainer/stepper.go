@@ -210,7 +210,7 @@ func (s *stepper) prepare(sizes []int) error {
 		}
 	}
 	if s.update[len(sizes)] == nil {
-		m, err := exporter.UpdateModel(s.arch, len(sizes))
+		m, err := exporter.UpdateModel(s.arch.Parameters(), len(sizes))
 		if err != nil {
 			return err
 		}

@@ -47,7 +47,8 @@ type Judgement struct {
 	Filters []Fixed
 	// Features are N×D×P×P, by scale.
 	Features gorgonia.Nodes
-	// Parameters are in the order of models.NormalityParameters and bear its
+	// Parameters are in the order of models.NormalityParameters, with those of
+	// models.MarkersParameters behind them where there are markers, and bear their
 	// names.
 	Parameters gorgonia.Nodes
 	// Score is models.MeasureBandMahalanobis of each image, N elements.
@@ -68,18 +69,18 @@ func Energies(n, side int) (image *gorgonia.Node, j *Judgement, err error) {
 	return image, j, nil
 }
 
-// Judge adds to the network's graph what judges its images.
-func (f *Forward) Judge() (*Judgement, error) {
+// Judge adds to the network's graph what judges its images, with markers or
+// without.
+func (f *Forward) Judge(markers bool) (*Judgement, error) {
 	b := &builder{graph: f.Graph}
 	side := f.Image.Shape()[2]
 	j := b.energies(f.Image, side)
 	var peak *gorgonia.Node
 	var deviations gorgonia.Nodes
+	learnt := make([]gorgonia.Nodes, len(models.NormalityScales(side)))
 	for i, s := range models.NormalityScales(side) {
-		var ps gorgonia.Nodes
-		for _, p := range s.Parameters() {
-			ps = append(ps, b.input(p.Name, p.Shape...))
-		}
+		ps := b.inputs(s.Parameters())
+		learnt[i] = ps
 		j.Parameters = append(j.Parameters, ps...)
 		distance := b.step(Mahalanobis, s.Blocks(), j.Features[i], ps[0], ps[1], ps[2])
 		deviation := b.step(Standardize, 0, b.step(Logarithm, 0, distance), ps[3], ps[4])
@@ -93,6 +94,12 @@ func (f *Forward) Judge() (*Judgement, error) {
 		} else {
 			peak = b.step(Larger, 0, peak, highest)
 		}
+	}
+	if markers {
+		marks, ps := b.markers(j.Features, learnt, side)
+		j.Parameters = append(j.Parameters, ps...)
+		peak = b.step(Larger, 0, peak, b.step(Enlarge, vectorSide, b.step(Peak, 0, marks)))
+		deviations[0] = b.step(Larger, 0, deviations[0], marks)
 	}
 	// From the coarsest scale to the finest, each with twice the places along a
 	// side, and to pixels only then: all else is little work.

@@ -44,6 +44,9 @@ const (
 	// the whitening (B²×D×D) of B×B blocks of places; Size is B. It gives the
 	// squared length of the whitened deviation at each place, N×1×P×P.
 	Mahalanobis Kind = "Mahalanobis"
+	// Deviation takes features (N×D×P×P), their mean and precision (D×P×P), and
+	// gives half of (features − mean)·precision, which is held within ±DeviationLimit.
+	Deviation Kind = "Deviation"
 	// Standardize takes a map, an offset and a slope of one element, and gives
 	// (map − offset)·slope.
 	Standardize Kind = "Standardize"
@@ -71,6 +74,15 @@ const LogarithmOffset = 0.04
 // as a share of white. Weber's law holds down to a noise like that; cameras and
 // screens have it at a few per cent.
 const LightnessOffset = 0.1
+
+// DeviationLimit is how many standard deviations a marker is told of at most: what
+// is far from normal places is so, and how far must not outshine all else.
+const DeviationLimit = 8
+
+// DeviationOf is what Deviation does to one number.
+func DeviationOf(x, mean, precision float32) float32 {
+	return min(max((x-mean)*precision, -DeviationLimit), DeviationLimit) * 0.5
+}
 
 // lightnessUnit is the lightness of white before it is scaled to 1.
 var lightnessUnit = math.Log1p(1 / LightnessOffset)
@@ -133,6 +145,17 @@ func init() { // a table literal would be an initialization cycle
 			}
 			return tensor.Shape{x[0], 1, x[2], x[3]}, nil
 		}, mahalanobis},
+		Deviation: {[]int{4, 3, 3}, 4, func(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+			if x := in[0]; !in[1].Eq(tensor.Shape(x[1:])) || !in[2].Eq(in[1]) {
+				return nil, fmt.Errorf("features of shape %v, mean %v and precision %v do not fit", x, in[1], in[2])
+			}
+			return in[0].Clone(), nil
+		}, func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
+			n := len(in[1])
+			for i, x := range in[0] {
+				out[i] = DeviationOf(x, in[1][i%n], in[2][i%n])
+			}
+		}},
 		Standardize: {[]int{4, 1, 1}, 4, same, func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
 			for i, x := range in[0] {
 				out[i] = (x - in[1][0]) * in[2][0]
@@ -352,17 +375,32 @@ func mahalanobis(op Step, out []float32, s tensor.Shape, in [][]float32, shapes 
 
 func enlarge(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
 	h, w := shapes[0][2], shapes[0][3]
+	size := s[2] * s[3]
+	for i := 0; i < len(out); i += size {
+		enlargePlane(out[i:i+size], in[0][i/size*h*w:], h, w, op.Size)
+	}
+}
+
+// EnlargePlane is what Enlarge does to one square channel of that side.
+func EnlargePlane(out, in []float32, side, times int) { enlargePlane(out, in, side, side, times) }
+
+func enlargePlane(out, in []float32, h, w, times int) {
+	if times == 1 {
+		copy(out, in)
+		return
+	}
 	place := func(i, n int) (lo, hi int, share float32) {
-		at := max((float32(i)+0.5)/float32(op.Size)-0.5, 0)
+		at := max((float32(i)+0.5)/float32(times)-0.5, 0)
 		lo = min(int(at), n-1)
 		return lo, min(lo+1, n-1), at - float32(lo)
 	}
-	for i := range out {
-		plane := in[0][i/s[3]/s[2]*h*w:]
-		x0, x1, fx := place(i%s[3], w)
-		y0, y1, fy := place(i/s[3]%s[2], h)
-		top := plane[y0*w+x0]*(1-fx) + plane[y0*w+x1]*fx
-		bottom := plane[y1*w+x0]*(1-fx) + plane[y1*w+x1]*fx
-		out[i] = top*(1-fy) + bottom*fy
+	for y := range h * times {
+		y0, y1, fy := place(y, h)
+		for x := range w * times {
+			x0, x1, fx := place(x, w)
+			top := in[y0*w+x0]*(1-fx) + in[y0*w+x1]*fx
+			bottom := in[y1*w+x0]*(1-fx) + in[y1*w+x1]*fx
+			out[y*w*times+x] = top*(1-fy) + bottom*fy
+		}
 	}
 }
