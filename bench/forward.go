@@ -26,7 +26,7 @@ func newForward(engine *ort.Engine, file, image []byte, threads int) (*forward, 
 	if err != nil {
 		return nil, err
 	}
-	onnx, err := exporter.InferenceModel(m)
+	onnx, err := exporter.VerdictModel(m)
 	if err != nil {
 		return nil, err
 	}
