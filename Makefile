@@ -8,6 +8,7 @@ PREFIX ?= /usr/local
 RUNTIME ?= cpu
 FUZZTIME ?= 30s
 REQUESTS ?= 20000
+SOAK_TIME ?= 10m
 TESTFLAGS ?= -timeout 20m
 DEMO_LEVEL ?= 1
 ADDR ?= 127.0.0.1:5029
@@ -23,10 +24,10 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build runtime serve test venv snippets lint bench interop proto fuzz fuzz-http install clean
+.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak interop proto fuzz fuzz-http install clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: build runtime ## train on real tiles, then say which of the test images are anomalous
 	@mkdir -p demo
@@ -70,6 +71,12 @@ lint: ## go vet, gofmt, staticcheck, govulncheck
 
 bench: build runtime ## training and serving beside PyTorch and Flask, in one run
 	scripts/bench.sh
+
+bench-serve: build runtime ## /detect beside PyTorch and Flask: one client, eight, memory, cold start
+	scripts/bench.sh -only serve
+
+soak: build runtime ## keep a service busy for SOAK_TIME, 10m, with more than it likes
+	SOAK_TIME='$(SOAK_TIME)' $(GO) test ./bench -run '^TestSoak$$' -v -count=1 -timeout 0
 
 interop: build runtime ## models in PyTorch, ONNX Runtime, OpenCV, tract, Gorgonia and browsers
 	scripts/interop.sh

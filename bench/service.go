@@ -125,6 +125,20 @@ func (s *service) post(ctx context.Context, path string, files map[string][]byte
 	return answer, err
 }
 
+// get gives the body of a path's answer.
+func (s *service) get(path string) ([]byte, error) {
+	res, err := http.Get(s.url + path)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s%s: status %d", s.name, path, res.StatusCode)
+	}
+	return body, err
+}
+
 // bothServices starts ours, with further arguments, and the Python recipe's.
 func bothServices(ctx context.Context, python string, args ...string) (ours, theirs *service, err error) {
 	if ours, err = startService(ctx, "ours", "bin/anomaly", append([]string{"serve"}, args...)...); err != nil {
