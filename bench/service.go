@@ -139,9 +139,9 @@ func (s *service) get(path string) ([]byte, error) {
 	return body, err
 }
 
-// bothServices starts ours, with further arguments, and the Python recipe's.
-func bothServices(ctx context.Context, python string, args ...string) (ours, theirs *service, err error) {
-	if ours, err = startService(ctx, "ours", "bin/anomaly", append([]string{"serve"}, args...)...); err != nil {
+// bothServices starts ours and the Python recipe's.
+func bothServices(ctx context.Context, python string) (ours, theirs *service, err error) {
+	if ours, err = startService(ctx, "ours", "bin/anomaly", "serve"); err != nil {
 		return nil, nil, err
 	}
 	if theirs, err = startService(ctx, "Python recipe", python, "bench/peer_service.py"); err != nil {
