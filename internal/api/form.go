@@ -54,11 +54,12 @@ type form struct {
 	// length is how much of the body is left, by the request's own account:
 	// a hint for memory, not a promise.
 	length int64
+	share  *share
 }
 
-func newForm(length int64) *form {
+func newForm(length int64, share *share) *form {
 	return &form{memory: map[string][]byte{}, files: map[string]*os.File{}, lists: map[string][]upload{},
-		sums: map[string]string{}, borrowed: map[string]*bytes.Buffer{}, length: length}
+		sums: map[string]string{}, borrowed: map[string]*bytes.Buffer{}, length: length, share: share}
 }
 
 // Close removes the temporary files.
@@ -120,7 +121,7 @@ func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) 
 	if params["boundary"] == "" {
 		return nil, s.refuse(c, body, errBadForm)
 	}
-	f := newForm(int64(c.Request().Header.ContentLength()))
+	f := newForm(int64(c.Request().Header.ContentLength()), shareOf(c))
 	// The multipart reader takes 4 KiB at a time; a model is a thousand times that.
 	buffered := bufio.NewReaderSize(body, readAhead)
 	if err := f.read(multipart.NewReader(buffered, params["boundary"]), fields, s.options.TempDir); err != nil {
@@ -177,6 +178,7 @@ func (f *form) keep(name string, part io.Reader, known field) error {
 		r = again
 	}
 	data := buffer(min(f.length, known.limit, largestGuess))
+	r = charged{r, f.share}
 	sum := sha256.New()
 	if known.hash {
 		r = io.TeeReader(r, sum)
@@ -232,7 +234,7 @@ func (f *form) append(name string, part *multipart.Part, known field) error {
 	for _, u := range f.lists[name] {
 		before += int64(len(u.data))
 	}
-	data, err := io.ReadAll(io.LimitReader(part, min(known.limit, known.many-before)+1))
+	data, err := io.ReadAll(charged{io.LimitReader(part, min(known.limit, known.many-before)+1), f.share})
 	if err != nil {
 		return err
 	}
