@@ -14,7 +14,7 @@ import (
 
 // What is asked in one round of each row, and how often a server is started.
 const (
-	oneClient      = 200
+	oneClient      = 260
 	eightClients   = 240
 	forwardPasses  = 100
 	memoryRequests = 1000
@@ -86,6 +86,9 @@ func serve(ctx context.Context, o options, python, dir string) error {
 	bare, err := bareRows(plain, band, images[0])
 	if err != nil {
 		return err
+	}
+	for _, b := range bare {
+		defer b.pass.close()
 	}
 	for range max(o.rounds, 1) {
 		for _, b := range bare {
