@@ -35,6 +35,7 @@ type row struct {
 // results of a number of clients, a number a round.
 type results struct {
 	rate, p50, p99 series
+	cpu            series // the server's, in milliseconds a request
 	failed         int
 	why            error
 }
@@ -156,8 +157,10 @@ func newRows(ours, theirs, keeping *service, plain, band []byte, images [][]byte
 }
 
 func (r *row) round(ctx context.Context, clients, requests int) {
+	used := r.service.processor()
 	l := r.service.load(ctx, r.asked, clients, requests)
 	s := r.results[clients]
+	s.cpu = append(s.cpu, (r.service.processor()-used).Seconds()*1e3/float64(requests))
 	s.rate, s.p50, s.p99 = append(s.rate, l.rate), append(s.p50, l.times.at(0.5)), append(s.p99, l.times.at(0.99))
 	if s.failed += l.failed; s.why == nil {
 		s.why = l.why
@@ -212,15 +215,15 @@ func printServed(rows []*row, bare []*bareRow) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	t = table("POST /detect, 256 px", "clients", "requests/s", "p50, ms", "p99, ms", "outside the pass", "failed", "MB after 1,000")
+	t = table("POST /detect, 256 px", "clients", "requests/s", "p50, ms", "p99, ms", "CPU, ms", "outside the pass", "failed", "MB after 1,000")
 	for _, clients := range []int{1, 8} {
 		for _, r := range rows {
 			s := r.results[clients]
-			fmt.Fprintf(t, "%s\t%d\t%v\t%v\t%v\t%s\t%d\t%.0f\n", r.name, clients, s.rate, s.p50, s.p99, r.outside(clients, bare), s.failed, r.memory)
+			fmt.Fprintf(t, "%s\t%d\t%v\t%v\t%v\t%v\t%s\t%d\t%.0f\n", r.name, clients, s.rate, s.p50, s.p99, s.cpu, r.outside(clients, bare), s.failed, r.memory)
 		}
 		a, b := rows[0].results[clients], rows[1].results[clients]
-		fmt.Fprintf(t, "ratio, ours to the recipe\t%d\t%.2f\t%.2f\t%.2f\t\t\t%.2f\n", clients, a.rate.median()/b.rate.median(),
-			a.p50.median()/b.p50.median(), a.p99.median()/b.p99.median(), rows[0].memory/rows[1].memory)
+		fmt.Fprintf(t, "ratio, ours to the recipe\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t\t\t%.2f\n", clients, a.rate.median()/b.rate.median(),
+			a.p50.median()/b.p50.median(), a.p99.median()/b.p99.median(), a.cpu.median()/b.cpu.median(), rows[0].memory/rows[1].memory)
 	}
 	fmt.Fprintln(t)
 	if err := t.Flush(); err != nil {
