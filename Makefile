@@ -8,6 +8,7 @@ PREFIX ?= /usr/local
 RUNTIME ?= cpu
 FUZZTIME ?= 30s
 REQUESTS ?= 20000
+SOAK_TIME ?= 10m
 TESTFLAGS ?= -timeout 20m
 DEMO_LEVEL ?= 1
 # Data sets that quality is measured on beside the drawn ones; those there are, by default.
@@ -28,7 +29,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build runtime serve test venv snippets lint bench quality quality-quick false-alarms ablation pictures interop proto fuzz fuzz-http install clean
+.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak quality quality-quick false-alarms ablation pictures interop proto fuzz fuzz-http install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -90,6 +91,12 @@ ablation: runtime ## what each ingredient of the measure is worth
 
 pictures: runtime ## draw what is found and missed of DEFECT in DATASET, into docs
 	scripts/quality.sh pictures '$(DATASET)' '$(DEFECT)' --found 'docs/$(DEFECT)s-found.jpg' --missed 'docs/$(DEFECT)s-missed.jpg'
+
+bench-serve: build runtime ## /detect beside PyTorch and Flask: one client, eight, memory, cold start
+	scripts/bench.sh -only serve
+
+soak: build runtime ## keep a service busy for SOAK_TIME, 10m, with more than it likes
+	SOAK_TIME='$(SOAK_TIME)' $(GO) test ./bench -run '^TestSoak$$' -v -count=1 -timeout 0
 
 interop: build runtime ## models in PyTorch, ONNX Runtime, OpenCV, tract, Gorgonia and browsers
 	scripts/interop.sh

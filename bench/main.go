@@ -33,7 +33,7 @@ func main() {
 	batches := flag.String("batches", "16,8", "batch sizes of the step")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds that the two sides take turns in")
 	flag.IntVar(&o.steps, "steps", 5, "steps in a round")
-	flag.StringVar(&o.only, "only", "", "one part alone: step, losses, train, detect, pressure or memory")
+	flag.StringVar(&o.only, "only", "", "one part alone: step, losses, train, serve, pressure or memory")
 	flag.StringVar(&o.tiles, "tiles", "testdata/tiles", "real images, any folders")
 	flag.Parse()
 	o.sides, o.batches = strings.Split(*sides, ","), strings.Split(*batches, ",")
@@ -59,7 +59,7 @@ func run(ctx context.Context, o options) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context, options, string, string) error
-	}{{"step", steps}, {"losses", losses}, {"train", trainings}, {"detect", detections}, {"pressure", pressure}, {"memory", memory}} {
+	}{{"step", steps}, {"losses", losses}, {"train", trainings}, {"serve", serve}, {"pressure", pressure}, {"memory", memory}} {
 		if o.only != "" && o.only != part.name {
 			continue
 		}

@@ -74,12 +74,16 @@ func pressure(ctx context.Context, o options, _, dir string) error {
 
 // pressed measures one service and hands over what it found: alone, then busy.
 func (s *service) pressed(ctx context.Context, model, packed []byte, images [][]byte, found func(p50, p99, steps *float64, busy bool)) error {
+	asked, err := newQuestions("/detect", model, images)
+	if err != nil {
+		return err
+	}
 	detect := func() (p50, p99 float64, err error) {
-		_, times, failed := s.load(ctx, model, images, 1, pressureRequests)
-		if failed > 0 {
-			err = fmt.Errorf("%d requests failed", failed)
+		l := s.load(ctx, asked, 1, pressureRequests)
+		if l.failed > 0 {
+			err = fmt.Errorf("%d requests failed: %w", l.failed, l.why)
 		}
-		return times.at(0.5), times.at(0.99), err
+		return l.times.at(0.5), l.times.at(0.99), err
 	}
 	if _, _, err := detect(); err != nil { // warm
 		return err

@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -27,9 +26,8 @@ type service struct {
 	cmd  *exec.Cmd
 }
 
-// startService runs a server on a free port of the loopback and waits until it
-// is healthy.
-func startService(ctx context.Context, name, command string, args ...string) (*service, error) {
+// launch runs a server on a free port of the loopback.
+func launch(ctx context.Context, name, command string, args ...string) (*service, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -38,17 +36,34 @@ func startService(ctx context.Context, name, command string, args ...string) (*s
 	l.Close()
 	s := &service{name: name, url: "http://127.0.0.1:" + port, cmd: exec.CommandContext(ctx, command, args...)}
 	s.cmd.Env = append(os.Environ(), "PORT="+port)
-	if err := s.cmd.Start(); err != nil {
+	return s, s.cmd.Start()
+}
+
+// startService runs a server and waits until it is healthy.
+func startService(ctx context.Context, name, command string, args ...string) (*service, error) {
+	s, err := launch(ctx, name, command, args...)
+	if err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if res, err := http.Get(s.url + "/health"); err == nil {
+	if err := s.await("/health"); err != nil {
+		s.stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// await asks a path every few milliseconds until it is answered well.
+func (s *service) await(path string) error {
+	const pause = 2 * time.Millisecond
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(pause) {
+		if res, err := http.Get(s.url + path); err == nil {
 			res.Body.Close()
-			return s, nil
+			if res.StatusCode == http.StatusOK {
+				return nil
+			}
 		}
 	}
-	s.stop()
-	return nil, fmt.Errorf("%s did not become healthy", name)
+	return fmt.Errorf("%s does not answer %s", s.name, path)
 }
 
 func (s *service) stop() {
@@ -70,6 +85,23 @@ func (s *service) resident() float64 {
 		}
 	}
 	return 0
+}
+
+// processor is the time that the server has computed so far; 0 where the system
+// does not tell. Unlike what a clock says, other work on the machine changes little
+// about it.
+func (s *service) processor() time.Duration {
+	const tick = 10 * time.Millisecond // USER_HZ, on every Linux
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	// The name may hold spaces; behind it stand user and system time as the
+	// twelfth and the thirteenth.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * tick
 }
 
 // post sends a form of files and fields and gives the answer's body.
@@ -108,6 +140,20 @@ func (s *service) post(ctx context.Context, path string, files map[string][]byte
 		err = fmt.Errorf("%s%s: status %d: %.200s", s.name, path, res.StatusCode, answer)
 	}
 	return answer, err
+}
+
+// get gives the body of a path's answer.
+func (s *service) get(path string) ([]byte, error) {
+	res, err := http.Get(s.url + path)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s%s: status %d", s.name, path, res.StatusCode)
+	}
+	return body, err
 }
 
 // bothServices starts ours and the Python recipe's.
@@ -210,80 +256,4 @@ func trainings(ctx context.Context, o options, python, _ string) error {
 	}
 	fmt.Fprintf(t, "ratio\t%.2f\t\n\n", speed[ours].median()/speed[theirs].median())
 	return t.Flush()
-}
-
-// detections compares POST /detect, each request with its model: one client,
-// then eight at once.
-func detections(ctx context.Context, o options, python, dir string) error {
-	images, err := realImages(o.tiles)
-	if err != nil {
-		return err
-	}
-	checkpoint, err := checkpoint(ctx, o, dir)
-	if err != nil {
-		return err
-	}
-	ours, theirs, err := bothServices(ctx, python)
-	if err != nil {
-		return err
-	}
-	defer ours.stop()
-	defer theirs.stop()
-	type result struct {
-		rate, p50, p99 series
-		failed         int
-	}
-	results := map[*service]map[int]*result{}
-	for _, s := range []*service{ours, theirs} {
-		results[s] = map[int]*result{1: {}, 8: {}}
-	}
-	for range max(o.rounds/2, 1) {
-		for _, clients := range []int{1, 8} {
-			for _, s := range []*service{ours, theirs} {
-				r := results[s][clients]
-				rate, times, failed := s.load(ctx, checkpoint, images, clients, 50*clients)
-				r.failed += failed
-				r.rate, r.p50, r.p99 = append(r.rate, rate), append(r.p50, times.at(0.5)), append(r.p99, times.at(0.99))
-			}
-		}
-	}
-	t := table("POST /detect, 256 px", "clients", "requests/s", "p50, ms", "p99, ms", "failed", "MB after")
-	for _, clients := range []int{1, 8} {
-		for _, s := range []*service{ours, theirs} {
-			r := results[s][clients]
-			fmt.Fprintf(t, "%s\t%d\t%v\t%v\t%v\t%d\t%.0f\n", s.name, clients, r.rate, r.p50, r.p99, r.failed, s.resident())
-		}
-		a, b := results[ours][clients], results[theirs][clients]
-		fmt.Fprintf(t, "ratio\t%d\t%.2f\t%.2f\t%.2f\t\t\n", clients, a.rate.median()/b.rate.median(), a.p50.median()/b.p50.median(), a.p99.median()/b.p99.median())
-	}
-	return t.Flush()
-}
-
-// load sends so many requests from so many clients at once.
-func (s *service) load(ctx context.Context, model []byte, images [][]byte, clients, requests int) (rate float64, times series, failed int) {
-	next := make(chan int, requests)
-	for i := range requests {
-		next <- i
-	}
-	close(next)
-	var group sync.WaitGroup
-	var mu sync.Mutex
-	started := time.Now()
-	for range clients {
-		group.Go(func() {
-			for i := range next {
-				begun := time.Now()
-				_, err := s.post(ctx, "/detect", map[string][]byte{"modelFile": model, "imageFile": images[i%len(images)]}, nil)
-				took := time.Since(begun).Seconds() * 1e3
-				mu.Lock()
-				times = append(times, took)
-				if err != nil {
-					failed++
-				}
-				mu.Unlock()
-			}
-		})
-	}
-	group.Wait()
-	return float64(requests) / time.Since(started).Seconds(), times, failed
 }

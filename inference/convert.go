@@ -14,7 +14,10 @@ func toRGB(m image.Image) (*RGB, error) {
 	out := newRGB(b.Dx(), b.Dy())
 	switch m := m.(type) {
 	case *image.Gray:
-		eachRow(out, m.Pix, m.Stride, 1, func(d, s []byte) { d[0], d[1], d[2] = s[0], s[0], s[0] })
+		for y := range out.H {
+			repeat(out.Pix[3*y*out.W:3*(y+1)*out.W], m.Pix[y*m.Stride:y*m.Stride+out.W])
+		}
+		out.grey = true
 	case *image.Gray16:
 		// The high byte comes first: dropping the low one is >> 8.
 		eachRow(out, m.Pix, m.Stride, 2, func(d, s []byte) { d[0], d[1], d[2] = s[0], s[0], s[0] })
@@ -39,6 +42,14 @@ func toRGB(m image.Image) (*RGB, error) {
 		return nil, fmt.Errorf("%w: its pixels are of an unknown kind, %T", ErrImage, m)
 	}
 	return out, nil
+}
+
+// repeat writes each value of a plane as red, green and blue.
+func repeat(dst, plane []byte) {
+	for i, v := range plane {
+		d := dst[3*i : 3*i+3 : 3*i+3]
+		d[0], d[1], d[2] = v, v, v
+	}
 }
 
 // eachRow calls pixel for every pixel of the source, whose rows are stride

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/internal/ort"
@@ -52,6 +53,8 @@ type Detector struct {
 
 	keeping sync.Mutex // guards idle
 	idle    []*buffers
+
+	file atomic.Pointer[[]byte] // that the model was read from; nil unless kept
 
 	errors, rebuilds queue // of a Scheduler's jobs
 }
@@ -203,6 +206,12 @@ func (d *Detector) fits(pixels []byte) error {
 // floats is the number of values in one image.
 func (d *Detector) floats() int { return models.InputChannels * d.Side() * d.Side() }
 
-// export is the model as ONNX: made anew for each session, because it is as
-// large as the weights it is made of.
-func (d *Detector) export() ([]byte, error) { return exporter.InferenceModel(d.model) }
+// export is the model as ONNX, with what a kind of run needs: made anew for each
+// session, because it is as large as the weights it is made of.
+func (d *Detector) export(k kind) ([]byte, error) {
+	switch k {
+	case rebuilding, mapping:
+		return exporter.InferenceModel(d.model)
+	}
+	return exporter.VerdictModel(d.model)
+}

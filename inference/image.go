@@ -36,6 +36,8 @@ type RGB struct {
 	// Pix holds red, green and blue of every pixel, one byte each, rows from
 	// top to bottom without padding: 3·W·H bytes.
 	Pix []byte
+
+	grey bool // the three are known to be equal everywhere
 }
 
 func newRGB(w, h int) *RGB { return &RGB{W: w, H: h, Pix: make([]byte, 3*w*h)} }

@@ -83,17 +83,40 @@ func (img *RGB) Resize(w, h int) *RGB {
 		panic(fmt.Sprintf("inference: resize to %d×%d pixels", w, h))
 	}
 	out := newRGB(w, h)
+	out.grey = img.grey
 	switch {
 	case w == img.W && h == img.H:
 		copy(out.Pix, img.Pix)
+	case img.grey && img.W*img.H <= maxPooledBytes: // a third of the work
+		from, to := borrow(img.W*img.H), borrow(w*h)
+		for i := range *from {
+			(*from)[i] = img.Pix[3*i]
+		}
+		img.resize(*to, *from, w, h, 1, horizontalGrey)
+		repeat(out.Pix, *to)
+		giveBack(from)
+		giveBack(to)
+	default:
+		img.resize(out.Pix, img.Pix, w, h, channels, horizontal)
+	}
+	return out
+}
+
+// channels are those of an RGB image.
+const channels = 3
+
+// resize resizes samples of the image's size, so many for each pixel, to w×h
+// pixels, one of which is another than the image's. Rows are done by row.
+func (img *RGB) resize(dst, src []byte, w, h, samples int, row func(dst, src []byte, in, out int, w weights)) {
+	switch {
 	case h == img.H:
-		horizontal(out.Pix, img.Pix, img.W, w, newWeights(img.W, w))
+		row(dst, src, img.W, w, newWeights(img.W, w))
 	case w == img.W:
-		vertical(out.Pix, img.Pix, 3*w, newWeights(img.H, h))
+		vertical(dst, src, samples*w, newWeights(img.H, h))
 	case img.verticalFirst(w, h):
-		buf := borrow(3 * img.W * h)
-		vertical(*buf, img.Pix, 3*img.W, newWeights(img.H, h))
-		horizontal(out.Pix, *buf, img.W, w, newWeights(img.W, w))
+		buf := borrow(samples * img.W * h)
+		vertical(*buf, src, samples*img.W, newWeights(img.H, h))
+		row(dst, *buf, img.W, w, newWeights(img.W, w))
 		giveBack(buf)
 	default:
 		rows := newWeights(img.H, h)
@@ -101,12 +124,11 @@ func (img *RGB) Resize(w, h int) *RGB {
 		for i := range rows.windows {
 			rows.windows[i].first -= first
 		}
-		buf := borrow(3 * w * (end - first))
-		horizontal(*buf, img.Pix[3*img.W*first:3*img.W*end], img.W, w, newWeights(img.W, w))
-		vertical(out.Pix, *buf, 3*w, rows)
+		buf := borrow(samples * w * (end - first))
+		row(*buf, src[samples*img.W*first:samples*img.W*end], img.W, w, newWeights(img.W, w))
+		vertical(dst, *buf, samples*w, rows)
 		giveBack(buf)
 	}
-	return out
 }
 
 // verticalFirst reports whether Pillow resizes the height before the width,
@@ -181,6 +203,30 @@ func horizontal(dst, src []byte, in, out int, w weights) {
 			d[0], d[1], d[2] = clipSum(uint32(r)), clipSum(uint32(g)), clipSum(uint32(b))
 			d = lowerOut[3*i : 3*i+3 : 3*i+3]
 			d[0], d[1], d[2] = clipSum(uint32(r>>32)), clipSum(uint32(g>>32)), clipSum(uint32(b>>32))
+		}
+	}
+}
+
+// horizontalGrey is horizontal for one sample a pixel.
+func horizontalGrey(dst, src []byte, in, out int, w weights) {
+	pairs := make([]uint64, in)
+	for len(src) > 0 {
+		upper, lower := src[:in], src[:in]
+		upperOut, lowerOut := dst[:out], dst[:out]
+		src, dst = src[in:], dst[out:]
+		if len(src) > 0 {
+			lower, lowerOut = src[:in], dst[:out]
+			src, dst = src[in:], dst[out:]
+		}
+		pair(pairs, upper, lower)
+		for i, win := range w.windows {
+			k := w.coeffs[win.coeff : win.coeff+win.n]
+			p := pairs[win.first : win.first+win.n]
+			var s uint64 = round
+			for j, c := range k {
+				s += p[j] * uint64(c)
+			}
+			upperOut[i], lowerOut[i] = clipSum(uint32(s)), clipSum(uint32(s>>32))
 		}
 	}
 }

@@ -48,6 +48,26 @@ func TestResizeAgreesWithAnIndependentImplementation(t *testing.T) {
 	}
 }
 
+func TestGreyIsResizedAsColourIs(t *testing.T) {
+	for _, c := range [][4]int{{64, 48, 16, 16}, {101, 37, 33, 36}, {33, 31, 64, 64}, {200, 7, 16, 48}, {5, 301, 32, 32},
+		{64, 40, 64, 21}, {41, 64, 16, 64}, {1, 1, 8, 8}, {8, 9, 8, 9}} {
+		plane := image.NewGray(image.Rect(0, 0, c[0], c[1]))
+		r := rand.New(rand.NewPCG(1, 2))
+		for i := range plane.Pix {
+			plane.Pix[i] = byte(r.Uint32())
+		}
+		img, err := toRGB(plane)
+		if err != nil || !img.grey {
+			t.Fatalf("grey %v, %v", img.grey, err)
+		}
+		got := img.Resize(c[2], c[3])
+		img.grey = false
+		if !bytes.Equal(got.Pix, img.Resize(c[2], c[3]).Pix) {
+			t.Errorf("%v differs", c)
+		}
+	}
+}
+
 func TestResizeKeepsAFlatColour(t *testing.T) {
 	for _, v := range []byte{0, 1, 127, 254, 255} {
 		for _, c := range [][4]int{{300, 200, 16, 16}, {3, 3, 64, 64}, {1, 65535, 16, 16}, {65535, 1, 16, 16}, {64, 64, 7, 900}} {

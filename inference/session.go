@@ -49,7 +49,7 @@ func (d *Detector) session(k kind) (*ort.Session, error) {
 	if d.sessions[k] != nil {
 		return d.sessions[k], nil
 	}
-	onnx, err := d.export()
+	onnx, err := d.export(k)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +197,7 @@ const (
 )
 
 // Bytes is how much memory the detector holds between runs: its weights, the
-// sessions made so far and its buffers. The working memory of runs is shared by
+// sessions made so far, its buffers and the file that it remembers. The working memory of runs is shared by
 // all detectors and is not in it.
 func (d *Detector) Bytes() int64 {
 	weights := int64(0)
@@ -215,5 +215,5 @@ func (d *Detector) Bytes() int64 {
 	d.keeping.Lock()
 	kept := int64(len(d.idle))
 	d.keeping.Unlock()
-	return weights + made*(sessionCopies*weights+sessionGraph) + kept*int64(d.floats())*bytesPerFloat
+	return weights + made*(sessionCopies*weights+sessionGraph) + kept*int64(d.floats())*bytesPerFloat + d.fileBytes()
 }

@@ -28,6 +28,7 @@ func addLimits(f *pflag.FlagSet, o *api.Options) {
 	f.Int64Var(&o.Dataset.MemoryBytes, "dataset-memory", o.Dataset.MemoryBytes, "memory for a training's prepared images, in bytes; what is beyond lies in --temp-dir")
 
 	f.Int64Var(&o.RequestImages, "max-images", o.RequestImages, "what the images, or tensors, of one request may have together, in bytes")
+	f.Int64Var(&o.UploadBytes, "upload-memory", o.UploadBytes, "memory for the uploads of all requests together, but for zips of images, which lie in --temp-dir, in bytes")
 	f.IntVar(&o.StoredModels, "max-models", o.StoredModels, "how many models the folder of --models may come to hold")
 	f.Int64Var(&o.CacheBytes, "model-cache", o.CacheBytes, "memory for models that stay loaded, in bytes")
 	f.IntVar(&o.Batch.Size, "batch-size", o.Batch.Size, "most images of one model that run together (default: what pays, by provider and image size)")

@@ -128,6 +128,63 @@ func TestKillDuringPutLeavesNothingHalfThere(t *testing.T) {
 	s.stop(t, syscall.SIGTERM)
 }
 
+// An upload that the end of the service cuts off is told so, and nothing of it is
+// kept.
+func TestServeEndsWellDuringAPut(t *testing.T) {
+	dir := t.TempDir()
+	model := read(t, smallModel(t))
+	s := serve(t, nil, "--addr", "127.0.0.1:0", "--models", dir, "--grace", "300ms")
+	if status := s.put("whole", model); status != http.StatusCreated {
+		t.Fatalf("status %d", status)
+	}
+	before := names(t, dir)
+	c, err := net.Dial("tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "PUT /models/half HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(model))
+	if _, err := c.Write(model[:len(model)/2]); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the request is under way", func() bool {
+		res, err := http.Get("http://" + s.address + "/metrics")
+		if err != nil {
+			return false
+		}
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		return err == nil && strings.Contains(string(text), "\nanomaly_http_requests_in_flight 2\n") // and this one
+	})
+	s.stop(t, syscall.SIGTERM)
+	answer, err := io.ReadAll(c)
+	if !strings.HasPrefix(string(answer), "HTTP/1.1 503 ") || !strings.Contains(string(answer), "shutting down") {
+		t.Errorf("the client got %v, %q", err, answer)
+	}
+	if after := names(t, dir); !slices.Equal(after, before) {
+		t.Errorf("in the folder lie %v, before %v", after, before)
+	}
+}
+
+func TestThreadsAreAsManyAsTheFlagSays(t *testing.T) {
+	for _, threads := range []string{"1", "3"} {
+		s := serve(t, nil, "--addr", "127.0.0.1:0", "--threads", threads)
+		res, err := http.Get("http://" + s.address + "/health")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var health struct{ Threads json.Number }
+		err = json.NewDecoder(res.Body).Decode(&health)
+		res.Body.Close()
+		if err != nil || health.Threads.String() != threads {
+			t.Errorf("--threads %s: /health says %s, %v", threads, health.Threads, err)
+		}
+		if !strings.Contains(s.log.String(), `"threads":`+threads) && !strings.Contains(s.log.String(), "threads="+threads) {
+			t.Errorf("--threads %s: the log says %s", threads, s.log)
+		}
+	}
+}
+
 // A library whose CUDA provider cannot be loaded is what a machine without a
 // driver, or with another CUDA than the library's, has.
 func TestCUDAThatFailsFallsBackOnlyUnderAuto(t *testing.T) {

@@ -197,6 +197,7 @@ func TestREADMENamesEveryFlagLevelAndLimit(t *testing.T) {
 	must("trainings", fmt.Sprintf("| 1; %d | `--waiting-trainings` |", o.WaitingTrainings))
 	must("detections", fmt.Sprintf("| eight for each thread; %d | `--waiting-detections` |", o.WaitingDetections))
 	must("models", "| "+mi(o.CacheBytes)+" | `--model-cache` |")
+	must("uploads", "| "+gi(o.UploadBytes)+" | `--upload-memory` |")
 	must("stored models", "| "+thousands(int64(o.StoredModels))+" | `--max-models` |")
 	must("images of a request", "| "+mi(o.RequestImages)+" | `--max-images` |")
 	must("batches", fmt.Sprintf("by provider and image size; %v | `--batch-size`, `--batch-delay` |", o.Batch.Delay))

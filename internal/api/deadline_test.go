@@ -100,6 +100,49 @@ func TestDetectionsBeyondTheQueueAreToldToComeBack(t *testing.T) {
 	}
 }
 
+// Uploads that are under way are bounded together, however many there are: who
+// comes when nothing is left is told, and nothing of it stays taken.
+func TestUploadsTogetherAreBounded(t *testing.T) {
+	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+	room := int64(len(model) + len(image))
+	s := start(t, func(o *Options) { o.UploadBytes, o.ModelsDir = room, t.TempDir() })
+	detect := func() answer {
+		return s.post(t, "/detect", file("modelFile", "m", model), file("imageFile", "i", image))
+	}
+	if a := detect(); a.status != 200 {
+		t.Fatalf("what just fits is answered %d: %s", a.status, a.body)
+	}
+	if left := s.memory.left.Load(); left != room {
+		t.Fatalf("%d of %d bytes are left after a request", left, room)
+	}
+	// Another upload holds some of it.
+	body, kind := encode(t, file("modelFile", "m", model[:100_000]))
+	c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", kind, body.Len()+(1<<20))
+	if _, err := c.Write(body.Bytes()[:body.Len()-100]); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the upload holds memory", func() bool { return s.memory.left.Load() < room })
+	for name, a := range map[string]answer{
+		"a form":             detect(),
+		"a body":             s.put(t, "m", model),
+		"one of many images": s.post(t, "/detect", file("imageFile", "i", image), file("imageFile", "j", image), file("modelFile", "m", model)),
+	} {
+		if a.status != 503 || a.header.Get("Retry-After") == "" || a.message(t) != errNoMemory.message {
+			t.Errorf("%s: status %d: %s", name, a.status, a.body)
+		}
+	}
+	c.Close()
+	eventually(t, "all is given back", func() bool { return s.memory.left.Load() == room })
+	if a := detect(); a.status != 200 {
+		t.Errorf("afterwards status %d: %s", a.status, a.body)
+	}
+}
+
 // A sender who never stops for long, and never ends, is no better than one who
 // stops.
 func TestUploadThatGoesOnAndOnIsGivenUp(t *testing.T) {

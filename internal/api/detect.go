@@ -17,7 +17,7 @@ func (s *Server) detect(c *fiber.Ctx) error {
 		return errShuttingDown
 	}
 	f, err := s.readForm(c, map[string]field{
-		"modelFile":    {limit: s.options.Models.MaxBytes, hash: true},
+		"modelFile":    {limit: s.options.Models.MaxBytes, hash: true, known: s.cache.Recognizer},
 		"imageFile":    {limit: s.options.Images.MaxBytes, many: s.options.RequestImages},
 		"metadataFile": {limit: models.MaxMetadataBytes},
 		"explain":      {limit: maxFieldBytes},
@@ -39,6 +39,10 @@ func (s *Server) detect(c *fiber.Ctx) error {
 			return s.read(model)
 		})
 		if err == nil && !read {
+			// It came a second time, and will come again.
+			if !d.Remembers() {
+				d.Remember(bytes.Clone(model))
+			}
 			f.unused("modelFile")
 		}
 		return d, release, err

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/deepmed/anomaly/inference"
 	"github.com/gofiber/fiber/v2"
 )
 
@@ -25,8 +26,10 @@ type field struct {
 	limit int64
 	// spool puts it into a temporary file instead of memory.
 	spool bool
-	// hash takes its SHA-256 while it comes in.
-	hash bool
+	// hash takes its SHA-256 while it comes in. known tells files that were hashed
+	// before, which are not hashed again; it may be nil.
+	hash  bool
+	known func() *inference.Recognizer
 	// many keeps all parts of the name, of this many bytes together at most; 0
 	// keeps the first.
 	many int64
@@ -51,11 +54,12 @@ type form struct {
 	// length is how much of the body is left, by the request's own account:
 	// a hint for memory, not a promise.
 	length int64
+	share  *share
 }
 
-func newForm(length int64) *form {
+func newForm(length int64, share *share) *form {
 	return &form{memory: map[string][]byte{}, files: map[string]*os.File{}, lists: map[string][]upload{},
-		sums: map[string]string{}, borrowed: map[string]*bytes.Buffer{}, length: length}
+		sums: map[string]string{}, borrowed: map[string]*bytes.Buffer{}, length: length, share: share}
 }
 
 // Close removes the temporary files.
@@ -117,7 +121,7 @@ func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) 
 	if params["boundary"] == "" {
 		return nil, s.refuse(c, body, errBadForm)
 	}
-	f := newForm(int64(c.Request().Header.ContentLength()))
+	f := newForm(int64(c.Request().Header.ContentLength()), shareOf(c))
 	// The multipart reader takes 4 KiB at a time; a model is a thousand times that.
 	buffered := bufio.NewReaderSize(body, readAhead)
 	if err := f.read(multipart.NewReader(buffered, params["boundary"]), fields, s.options.TempDir); err != nil {
@@ -165,8 +169,16 @@ func (f *form) read(r *multipart.Reader, fields map[string]field, tempDir string
 
 // keep reads a part into memory.
 func (f *form) keep(name string, part io.Reader, known field) error {
-	data := buffer(min(f.length, known.limit, largestGuess))
 	r := io.LimitReader(part, known.limit+1)
+	if known.known != nil {
+		again, err := f.recognize(name, r, known.known())
+		if again == nil {
+			return err
+		}
+		r = again
+	}
+	data := buffer(min(f.length, known.limit, largestGuess))
+	r = charged{r, f.share}
 	sum := sha256.New()
 	if known.hash {
 		r = io.TeeReader(r, sum)
@@ -183,13 +195,46 @@ func (f *form) keep(name string, part io.Reader, known field) error {
 	return within(name, int64(data.Len()), known.limit)
 }
 
+// recognize reads a part as long as it is a known file, which then stands for it.
+// Of any other it gives a reader that begins anew.
+func (f *form) recognize(name string, part io.Reader, known *inference.Recognizer) (again io.Reader, err error) {
+	chunk := chunks.Get().(*[chunkBytes]byte)
+	defer chunks.Put(chunk)
+	for {
+		n, err := part.Read(chunk[:])
+		if !known.Next(chunk[:n]) {
+			// The chunk is used again before this is read.
+			return io.MultiReader(bytes.NewReader(known.Seen()), bytes.NewReader(bytes.Clone(chunk[:n])), part), nil
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	sum, whole := known.Whole()
+	if !whole {
+		return bytes.NewReader(known.Seen()), nil
+	}
+	f.memory[name], f.sums[name] = known.Seen(), sum
+	f.length -= int64(len(known.Seen()))
+	return nil, nil
+}
+
+// chunkBytes stay in the processor's cache while they are compared.
+const chunkBytes = 64 << 10
+
+// chunks are what parts are read into to be recognized.
+var chunks = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
+
 // append reads one of several parts into memory.
 func (f *form) append(name string, part *multipart.Part, known field) error {
 	before := int64(0)
 	for _, u := range f.lists[name] {
 		before += int64(len(u.data))
 	}
-	data, err := io.ReadAll(io.LimitReader(part, min(known.limit, known.many-before)+1))
+	data, err := io.ReadAll(charged{io.LimitReader(part, min(known.limit, known.many-before)+1), f.share})
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,9 @@ func FuzzForm(f *testing.F) {
 		if err != nil || params["boundary"] == "" {
 			return
 		}
-		form := newForm(int64(len(body)))
+		room := &budget{}
+		room.left.Store(1 << 20)
+		form := newForm(int64(len(body)), &share{of: room})
 		err = form.read(multipart.NewReader(bytes.NewReader(body), params["boundary"]), fields, dir)
 		if err != nil {
 			told, ok := formError(err).(*problem)

@@ -180,7 +180,7 @@ func (s *Server) readBody(c *fiber.Ctx, what string, limit int64) ([]byte, error
 	if length := int64(c.Request().Header.ContentLength()); length > 0 {
 		data.Grow(int(min(length, limit, largestGuess)) + bytes.MinRead)
 	}
-	_, err := data.ReadFrom(io.LimitReader(body, limit+1))
+	_, err := data.ReadFrom(charged{io.LimitReader(body, limit+1), shareOf(c)})
 	if err != nil {
 		if err = formError(err); errors.Is(err, errBadForm) {
 			err = errCutOff

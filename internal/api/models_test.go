@@ -2,6 +2,8 @@ package api
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -442,5 +444,44 @@ func TestKnownModelIsNotReadAgain(t *testing.T) {
 	}
 	if st := s.cache.Stats(); st.Misses != 1 || st.Hits != 4 || st.Models != 1 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// A file that came before is told by its bytes, in whatever pieces it comes.
+func TestFilesThatOnlyBeginLikeAKnownModelAreNotTakenForIt(t *testing.T) {
+	s := start(t, nil)
+	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+	onnx := trained(t)["autoencoder.onnx"]
+	asked := func(data []byte) answer {
+		return s.post(t, "/detect", file("modelFile", "m", data), file("imageFile", "i", image))
+	}
+	sum := func(data []byte) string {
+		h := sha256.Sum256(data)
+		return hex.EncodeToString(h[:])
+	}
+	var first answer
+	for i := range 4 {
+		a := asked(model)
+		if i == 0 {
+			first = a
+		}
+		if a.status != 200 || !bytes.Equal(a.body, first.body) || !strings.Contains(string(a.body), sum(model)) {
+			t.Fatalf("status %d: %s, expected %s", a.status, a.body, first.body)
+		}
+	}
+	changed := bytes.Clone(model)
+	changed[len(changed)/2] ^= 1
+	for name, data := range map[string][]byte{"changed": changed, "cut": model[:len(model)-1], "longer": append(bytes.Clone(model), "x"...), "a beginning": model[:100]} {
+		if a := asked(data); a.status == 200 && !strings.Contains(string(a.body), sum(data)) {
+			t.Errorf("%s: status %d: %s", name, a.status, a.body)
+		}
+	}
+	for range 3 {
+		if a := asked(onnx); a.status != 200 || !strings.Contains(string(a.body), sum(onnx)) {
+			t.Errorf("another model: status %d: %s", a.status, a.body)
+		}
+	}
+	if a := asked(model); !bytes.Equal(a.body, first.body) {
+		t.Errorf("afterwards: %s, expected %s", a.body, first.body)
 	}
 }

@@ -32,6 +32,9 @@ func (s *Server) observe(c *fiber.Ctx) error {
 	}
 	c.Locals(idKey, id)
 	c.Locals(beganKey, started)
+	uploads := &share{of: &s.memory}
+	c.Locals(shareKey, uploads)
+	defer uploads.giveBack()
 	c.Set(fiber.HeaderXRequestID, id)
 	for _, h := range safeHeaders {
 		c.Set(h[0], h[1])
@@ -83,6 +86,7 @@ const (
 	beganKey                     // time.Time
 	deadlineKey                  // time.Time, where the route has one
 	methodKey                    // string, where Fiber does not know the method
+	shareKey                     // *share
 )
 
 // plainID is what an id of a client's may look like; any other is replaced.

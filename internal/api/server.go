@@ -47,6 +47,9 @@ type Options struct {
 	// RequestImages is how many bytes the images, or tensors, of one request
 	// may have in all.
 	RequestImages int64
+	// UploadBytes is how much memory the uploads of all requests may take
+	// together, beyond what loaded models keep.
+	UploadBytes int64
 	// ModelsDir is the folder of the models that have names; empty for none.
 	// StoredModels is how many it may hold.
 	ModelsDir    string
@@ -86,6 +89,7 @@ func DefaultOptions() Options {
 		CacheBytes:        256 << 20,
 		Batch:             inference.BatchOptions{Delay: inference.MaxBatchDelay},
 		RequestImages:     128 << 20,
+		UploadBytes:       1 << 30,
 		StoredModels:      1000,
 		WaitingTrainings:  4,
 		WaitingDetections: 256,
@@ -123,6 +127,7 @@ type Server struct {
 	loading  sync.WaitGroup     // of the registry's models
 	training *gate
 	running  *gate // detections
+	memory   budget
 	// base ends when what still runs must be cancelled.
 	base     context.Context
 	cancel   context.CancelCauseFunc
@@ -141,6 +146,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 		training: newGate(1, o.WaitingTrainings),
 		running:  newGate(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
 	}
+	s.memory.left.Store(o.UploadBytes)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	if err := s.openModels(); err != nil {
 		s.cancel(err)

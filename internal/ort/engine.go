@@ -55,6 +55,7 @@ func Open(o Options) (*Engine, error) {
 		if library, err = FindLibrary(o.Library); err != nil {
 			return nil, err
 		}
+		keepLessMemory()
 		onnxruntime.SetSharedLibraryPath(library)
 		if err := onnxruntime.InitializeEnvironment(onnxruntime.WithLogLevelError()); err != nil {
 			return nil, fmt.Errorf("%w: %s: %s; `make runtime` brings version %s",

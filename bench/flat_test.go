@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+)
+
+// sample is the service's memory at a moment.
+type sample struct{ seconds, resident float64 } // resident in MB
+
+// flat says when memory grew over the last half of the samples: when the slope of
+// a straight line through them is above twice its standard error.
+func flat(t *testing.T, samples []sample) {
+	t.Helper()
+	half := samples[len(samples)/2:]
+	if len(half) < 10 {
+		t.Logf("%d samples are too few to tell whether memory grows", len(samples))
+		return
+	}
+	slope, deviation := trend(half)
+	var series strings.Builder
+	for i, s := range samples {
+		if i%15 == 0 {
+			fmt.Fprintf(&series, " %.0f", s.resident)
+		}
+	}
+	t.Logf("resident memory, MB, every %v:%s", 15*soakSample, series.String())
+	t.Logf("over the last half: %.3f MB/min, standard error %.3f", 60*slope, 60*deviation)
+	if slope > 2*deviation {
+		t.Errorf("memory grows by %.3f MB/min, standard error %.3f", 60*slope, 60*deviation)
+	}
+}
+
+// trend is the slope of the least-squares line and its standard error, in MB a
+// second. Samples that follow one another are alike; the error is widened by what
+// their correlation takes from their number.
+func trend(samples []sample) (slope, deviation float64) {
+	n := float64(len(samples))
+	var meanX, meanY float64
+	for _, s := range samples {
+		meanX += s.seconds / n
+		meanY += s.resident / n
+	}
+	var xx, xy float64
+	for _, s := range samples {
+		xx += (s.seconds - meanX) * (s.seconds - meanX)
+		xy += (s.seconds - meanX) * (s.resident - meanY)
+	}
+	slope = xy / xx
+	var squares, neighbours, last float64
+	for i, s := range samples {
+		rest := s.resident - meanY - slope*(s.seconds-meanX)
+		squares += rest * rest
+		if i > 0 {
+			neighbours += rest * last
+		}
+		last = rest
+	}
+	deviation = math.Sqrt(squares / (n - 2) / xx)
+	if squares > 0 {
+		alike := min(max(neighbours/squares, 0), 0.99)
+		deviation *= math.Sqrt((1 + alike) / (1 - alike))
+	}
+	return slope, deviation
+}
+
+func TestTrendTellsALeakFromNoise(t *testing.T) {
+	var level, leak []sample
+	for i := range 150 {
+		noise := 5 * math.Sin(float64(i)) * math.Cos(0.37*float64(i))
+		level = append(level, sample{2 * float64(i), 200 + noise})
+		leak = append(leak, sample{2 * float64(i), 200 + noise + 0.05*float64(i)})
+	}
+	if slope, deviation := trend(level); math.Abs(slope) > 2*deviation {
+		t.Errorf("noise has a slope of %v ± %v", slope, deviation)
+	}
+	if slope, deviation := trend(leak); slope < 2*deviation || math.Abs(slope-0.025) > 2*deviation {
+		t.Errorf("a leak of 0.025 has a slope of %v ± %v", slope, deviation)
+	}
+}

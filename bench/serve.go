@@ -1,0 +1,296 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/deepmed/anomaly/internal/ort"
+)
+
+// What is asked in one round of each row, and how often a server is started.
+const (
+	oneClient      = 260
+	eightClients   = 240
+	forwardPasses  = 100
+	memoryRequests = 1000
+)
+
+// row is one way to ask for a verdict, and what it came to.
+type row struct {
+	name    string
+	service *service
+	asked   *questions
+	model   []byte // whose forward pass it takes; nil for the peer's
+	results map[int]*results
+	// memory is what the service held after memoryRequests, in MB.
+	memory   float64
+	requests int
+}
+
+// results of a number of clients, a number a round.
+type results struct {
+	rate, p50, p99 series
+	cpu            series // the server's, in milliseconds a request
+	failed         int
+	why            error
+}
+
+// serve compares POST /detect with the Python recipe's on the Python recipe's own
+// checkpoint, then shows ours on a model of its own and by a model's name.
+func serve(ctx context.Context, o options, python, dir string) error {
+	images, err := realImages(o.tiles)
+	if err != nil {
+		return err
+	}
+	plain, err := peerCheckpoint(ctx, o, python, dir)
+	if err != nil {
+		return err
+	}
+	band, err := checkpoint(ctx, o, dir)
+	if err != nil {
+		return err
+	}
+	named := filepath.Join(dir, "models")
+	if err := os.Mkdir(named, 0o700); err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{"plain.pt": plain, "band.pt": band} {
+		if err := os.WriteFile(filepath.Join(named, name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	ours, theirs, err := bothServices(ctx, python)
+	if err != nil {
+		return err
+	}
+	defer ours.stop()
+	defer theirs.stop()
+	// More models take more memory: ours with names, and its own, are another
+	// server's, which is idle when it is not asked.
+	keeping, err := startService(ctx, "ours", "bin/anomaly", "serve", "--models", named)
+	if err != nil {
+		return err
+	}
+	defer keeping.stop()
+	if err := keeping.await("/readyz"); err != nil {
+		return err
+	}
+	rows, err := newRows(ours, theirs, keeping, plain, band, images)
+	if err != nil {
+		return err
+	}
+	bare, err := bareRows(plain, band, images[0])
+	if err != nil {
+		return err
+	}
+	for _, b := range bare {
+		defer b.pass.close()
+	}
+	for range max(o.rounds, 1) {
+		for _, b := range bare {
+			if err := b.round(ctx); err != nil {
+				return err
+			}
+		}
+		for _, r := range rows {
+			for _, c := range []struct{ clients, requests int }{{1, oneClient}, {8, eightClients}} {
+				r.round(ctx, c.clients, c.requests)
+			}
+		}
+	}
+	if err := printServed(rows, bare); err != nil {
+		return err
+	}
+	return coldStarts(ctx, o, python, rows[:2])
+}
+
+// peerCheckpoint is the .pt that the Python recipe writes.
+func peerCheckpoint(ctx context.Context, o options, python, dir string) ([]byte, error) {
+	out := filepath.Join(dir, "peer")
+	if _, err := output(ctx, python, "bench/peer_train.py", filepath.Join(o.tiles, "train", "good"),
+		"--level", "1", "--image-size", strconv.Itoa(trainedSide), "--out", out); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(filepath.Join(out, "autoencoder.pt"))
+}
+
+// newRows prepares the requests, and checks that both services say the same of
+// the same model.
+func newRows(ours, theirs, keeping *service, plain, band []byte, images [][]byte) ([]*row, error) {
+	rows := []*row{
+		{name: "ours", service: ours, model: plain},
+		{name: "Python recipe", service: theirs},
+		{name: "ours, band_mahalanobis", service: keeping, model: band},
+		{name: "ours, by name", service: keeping, model: plain},
+		{name: "ours, band_mahalanobis by name", service: keeping, model: band},
+	}
+	for i, r := range rows {
+		path, sent := "/detect", r.model
+		switch i {
+		case 1:
+			sent = plain
+		case 3:
+			path, sent = "/models/plain/detect", nil
+		case 4:
+			path, sent = "/models/band/detect", nil
+		}
+		var err error
+		if r.asked, err = newQuestions(path, sent, images); err != nil {
+			return nil, err
+		}
+		if err := r.asked.learn(r.service); err != nil {
+			return nil, err
+		}
+		r.results = map[int]*results{1: {}, 8: {}}
+	}
+	for i, want := range rows[1].asked.expected {
+		if got := rows[0].asked.expected[i]; math.Abs(got-want) > tolerance*want {
+			return nil, fmt.Errorf("image %d: ours says %v, the Python recipe %v", i, got, want)
+		}
+	}
+	return rows, nil
+}
+
+func (r *row) round(ctx context.Context, clients, requests int) {
+	used := r.service.processor()
+	l := r.service.load(ctx, r.asked, clients, requests)
+	s := r.results[clients]
+	s.cpu = append(s.cpu, (r.service.processor()-used).Seconds()*1e3/float64(requests))
+	s.rate, s.p50, s.p99 = append(s.rate, l.rate), append(s.p50, l.times.at(0.5)), append(s.p99, l.times.at(0.99))
+	if s.failed += l.failed; s.why == nil {
+		s.why = l.why
+	}
+	before := r.requests
+	if r.requests += requests; before < memoryRequests && r.requests >= memoryRequests {
+		r.memory = r.service.resident()
+	}
+}
+
+// bareRow is a model's forward pass alone.
+type bareRow struct {
+	name    string
+	model   []byte
+	threads int
+	pass    *forward
+	p50     series
+}
+
+func bareRows(plain, band, image []byte) ([]*bareRow, error) {
+	engine, err := ort.Open(ort.Options{Provider: ort.CPU})
+	if err != nil {
+		return nil, err
+	}
+	var rows []*bareRow
+	for _, threads := range []int{engine.Threads(), 1} {
+		rows = append(rows, &bareRow{name: "plain", model: plain, threads: threads}, &bareRow{name: "band_mahalanobis", model: band, threads: threads})
+	}
+	for _, b := range rows {
+		if b.pass, err = newForward(engine, b.model, image, b.threads); err != nil {
+			return nil, err
+		}
+	}
+	return rows, nil
+}
+
+func (b *bareRow) round(ctx context.Context) error {
+	s, err := b.pass.times(ctx, forwardPasses)
+	b.p50 = append(b.p50, s.at(0.5))
+	return err
+}
+
+// printServed prints what was measured. What a request takes beside the bare
+// forward pass is held against the pass by all threads for one client; eight keep
+// each thread at a pass of its own.
+func printServed(rows []*row, bare []*bareRow) error {
+	t := table("FORWARD PASS, 256 px", "threads", "p50, ms")
+	for _, b := range bare {
+		fmt.Fprintf(t, "%s\t%d\t%v\n", b.name, b.threads, b.p50)
+	}
+	fmt.Fprintln(t)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	t = table("POST /detect, 256 px", "clients", "requests/s", "p50, ms", "p99, ms", "CPU, ms", "outside the pass", "failed", "MB after 1,000")
+	for _, clients := range []int{1, 8} {
+		for _, r := range rows {
+			s := r.results[clients]
+			fmt.Fprintf(t, "%s\t%d\t%v\t%v\t%v\t%v\t%s\t%d\t%.0f\n", r.name, clients, s.rate, s.p50, s.p99, s.cpu, r.outside(clients, bare), s.failed, r.memory)
+		}
+		a, b := rows[0].results[clients], rows[1].results[clients]
+		fmt.Fprintf(t, "ratio, ours to the recipe\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t\t\t%.2f\n", clients, a.rate.median()/b.rate.median(),
+			a.p50.median()/b.p50.median(), a.p99.median()/b.p99.median(), a.cpu.median()/b.cpu.median(), rows[0].memory/rows[1].memory)
+	}
+	fmt.Fprintln(t)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, r := range rows {
+		for clients, s := range r.results {
+			if s.failed > 0 {
+				return fmt.Errorf("%s, %d clients: %d requests failed: %w", r.name, clients, s.failed, s.why)
+			}
+		}
+	}
+	return nil
+}
+
+// outside is the share of a request's time that is not its bare forward pass.
+func (r *row) outside(clients int, bare []*bareRow) string {
+	if r.model == nil {
+		return ""
+	}
+	most := bare[0].threads
+	for _, b := range bare {
+		if &b.model[0] != &r.model[0] {
+			continue
+		}
+		s := r.results[clients]
+		switch {
+		case clients == 1 && b.threads == most:
+			return fmt.Sprintf("%.0f %%", 100*(1-b.p50.median()/s.p50.median()))
+		case clients > 1 && b.threads == 1:
+			return fmt.Sprintf("%.0f %%", 100*(1-b.p50.median()*s.rate.median()/1e3/float64(most)))
+		}
+	}
+	return ""
+}
+
+// coldStarts measures how long a server takes from its start to its first
+// answers. The recipe has no /livez: its /health stands for it.
+func coldStarts(ctx context.Context, o options, python string, rows []*row) error {
+	starts := []struct {
+		live    string
+		command []string
+	}{{"/livez", []string{"bin/anomaly", "serve"}}, {"/health", []string{python, "bench/peer_service.py"}}}
+	alive, answered := make([]series, len(starts)), make([]series, len(starts))
+	for range max(o.rounds, 1) {
+		for i, c := range starts {
+			began := time.Now()
+			s, err := launch(ctx, rows[i].name, c.command[0], c.command[1:]...)
+			if err != nil {
+				return err
+			}
+			if err = s.await(c.live); err == nil {
+				alive[i] = append(alive[i], time.Since(began).Seconds()*1e3)
+				l := s.load(ctx, rows[i].asked, 1, 1)
+				err = l.why
+				answered[i] = append(answered[i], time.Since(began).Seconds()*1e3)
+			}
+			s.stop()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	t := table("COLD START", "ms to /livez", "ms to the first verdict")
+	for i := range starts {
+		fmt.Fprintf(t, "%s\t%v\t%v\n", rows[i].name, alive[i], answered[i])
+	}
+	fmt.Fprintf(t, "ratio\t%.2f\t%.2f\n\n", alive[0].median()/alive[1].median(), answered[0].median()/answered[1].median())
+	return t.Flush()
+}

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// What the soak puts on the service. The cache holds soakLoaded of the models, so
+// that most requests find theirs gone.
+const (
+	soakClients = 32
+	soakModels  = 20
+	soakLoaded  = 5
+	soakImages  = 8
+	soakLearnt  = 12 // images: the models must differ, not be good
+	// soakPause is how long an upload may stop; some clients stop for longer.
+	soakPause = 3 * time.Second
+	// soakSample is how often the service is looked at.
+	soakSample = 2 * time.Second
+	// soakEnd bounds how long what the load left may take to go away.
+	soakEnd = time.Minute
+)
+
+// TestSoak keeps a service busy for SOAK_TIME with all that is asked of it at once:
+// more models than its cache holds, a training in the background, clients that hang
+// up, stop or mean harm. Each answer is held against one that the command line gave
+// beforehand. It runs bin/anomaly, by `make soak`.
+func TestSoak(t *testing.T) {
+	text := os.Getenv("SOAK_TIME")
+	if text == "" {
+		t.Skip("SOAK_TIME is not set; `make soak` sets it")
+	}
+	length, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir("..")
+	temp, uploads := t.TempDir(), t.TempDir()
+	images, err := realImages("testdata/tiles")
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed, err := zipped(images, 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Images that differ: every fifth of the tiles, good ones and bad.
+	for i := range soakImages {
+		images[i] = images[5*i]
+	}
+	images = images[:soakImages]
+	models, err := soakedModels(t.Context(), temp, images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit, err := soakCache(t.Context(), models[0], images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := startService(t.Context(), "ours", "bin/anomaly", "serve", "--log-level", "error", "--temp-dir", uploads,
+		"--models", filepath.Join(temp, "named"), "--model-cache", strconv.FormatInt(limit, 10), "--upload-pause", soakPause.String(),
+		"--max-files", "100", "--max-unpacked", strconv.Itoa(64<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	if err := s.await("/readyz"); err != nil {
+		t.Fatal(err)
+	}
+	filesBefore := listing(t, uploads)
+	before, err := s.gauges()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), length)
+	defer cancel()
+	load := &soak{service: s, models: models, images: images, packed: packed, wrong: t.Errorf,
+		bad: hostileForms(models[0].file, images[0], filepath.Join(temp, "canary"))}
+	var clients sync.WaitGroup
+	for i := range soakClients {
+		clients.Go(func() { load.client(ctx, rand.New(rand.NewPCG(uint64(i), 1))) })
+	}
+	clients.Go(func() { load.trainer(ctx, rand.New(rand.NewPCG(soakClients, 1))) })
+	samples := sampled(ctx, t, s)
+	clients.Wait()
+	load.report(t)
+
+	load.http.CloseIdleConnections()
+	var after map[string]float64
+	for deadline := time.Now().Add(soakEnd); ; time.Sleep(soakSample) {
+		if after, err = s.gauges(); err != nil {
+			t.Fatal(err)
+		}
+		if after["go_goroutines"] <= before["go_goroutines"] && len(listing(t, uploads)) == len(filesBefore) || time.Now().After(deadline) {
+			break
+		}
+	}
+	t.Logf("goroutines: %.0f at the start, %.0f at the end; files in the folder for uploads: %d and %d", before["go_goroutines"],
+		after["go_goroutines"], len(filesBefore), len(listing(t, uploads)))
+	if after["go_goroutines"] > before["go_goroutines"] {
+		t.Errorf("%.0f goroutines are left, %.0f at the start", after["go_goroutines"], before["go_goroutines"])
+	}
+	if left := listing(t, uploads); len(left) != len(filesBefore) {
+		t.Errorf("left in the folder for uploads: %v, at the start %v", left, filesBefore)
+	}
+	if _, err := os.Stat(filepath.Join(temp, "canary")); err == nil {
+		t.Error("a hostile file made the canary")
+	}
+	if after["anomaly_panics_total"] > 0 {
+		t.Errorf("%.0f panics", after["anomaly_panics_total"])
+	}
+	flat(t, samples)
+}
+
+// soakModel is a model, and what must be said by it.
+type soakModel struct {
+	name     string
+	file     []byte
+	verdicts []map[string]any // by image
+}
+
+// soakedModels trains the models at several sizes, half of them kept by name, and
+// asks the command line for their verdicts. They come as .pt, as .onnx and as the
+// whole zip.
+func soakedModels(ctx context.Context, dir string, images [][]byte) ([]*soakModel, error) {
+	named, asked, learnt := filepath.Join(dir, "named"), filepath.Join(dir, "images"), filepath.Join(dir, "learnt")
+	for _, d := range []string{named, asked, learnt} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	for i, image := range images {
+		if err := os.WriteFile(filepath.Join(asked, fmt.Sprintf("%d.jpg", i)), image, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	tiles, err := filepath.Glob("testdata/tiles/train/good/*.jpg")
+	if err != nil || len(tiles) < soakLearnt {
+		return nil, fmt.Errorf("%d tiles to learn from: %w", len(tiles), err)
+	}
+	for _, tile := range tiles[:soakLearnt] {
+		data, err := os.ReadFile(tile)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(learnt, filepath.Base(tile)), data, 0o600)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	var models []*soakModel
+	for i := range soakModels {
+		bundle := filepath.Join(dir, fmt.Sprintf("%d.zip", i))
+		if _, err := output(ctx, "bin/anomaly", "train", learnt, "--level", "1", "--image-size", []string{"64", "96", "128"}[i%3],
+			"--seed", strconv.Itoa(i), "--out", bundle, "--quiet"); err != nil {
+			return nil, err
+		}
+		kind := []string{"pt", "onnx", "zip"}[i%3]
+		path := bundle
+		if kind != "zip" {
+			path = filepath.Join(dir, fmt.Sprintf("%d.%s", i, kind))
+			if _, err := output(ctx, "bin/anomaly", "convert", bundle, "--to", path); err != nil {
+				return nil, err
+			}
+		}
+		m := &soakModel{name: fmt.Sprintf("m%d", i)}
+		var err error
+		if m.file, err = os.ReadFile(path); err != nil {
+			return nil, err
+		}
+		// It says by 1 that some image is anomalous.
+		out, err := judged(ctx, path, asked)
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(out, &m.verdicts); err != nil {
+			return nil, err
+		}
+		if len(m.verdicts) != len(images) {
+			return nil, fmt.Errorf("%d verdicts on %d images", len(m.verdicts), len(images))
+		}
+		for _, v := range m.verdicts {
+			delete(v, "file")
+		}
+		if err := os.WriteFile(filepath.Join(named, m.name+"."+kind), m.file, 0o600); err != nil {
+			return nil, err
+		}
+		models = append(models, m)
+	}
+	return models, nil
+}
+
+// soakCache is how much memory soakLoaded models take with all that use makes of
+// one.
+func soakCache(ctx context.Context, m *soakModel, images [][]byte) (int64, error) {
+	s, err := startService(ctx, "ours", "bin/anomaly", "serve", "--log-level", "error")
+	if err != nil {
+		return 0, err
+	}
+	defer s.stop()
+	q, err := newQuestions("/detect", m.file, images)
+	if err != nil {
+		return 0, err
+	}
+	if l := s.load(ctx, q, 8, 64); l.failed > 0 {
+		return 0, l.why
+	}
+	g, err := s.gauges()
+	// Half a model more: the sizes of the models differ a little.
+	return int64(g["anomaly_model_cache_bytes"] * (soakLoaded + 0.5)), err
+}
+
+// gauges are the figures of /metrics that have no labels.
+func (s *service) gauges() (map[string]float64, error) {
+	text, err := s.get("/metrics")
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]float64{}
+	for line := range strings.Lines(string(text)) {
+		name, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if v, err := strconv.ParseFloat(value, 64); ok && err == nil {
+			found[name] = v
+		}
+	}
+	return found, nil
+}
+
+// listing is all that lies below a folder.
+func listing(t *testing.T, dir string) []string {
+	t.Helper()
+	var found []string
+	err := filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
+		found = append(found, p)
+		return err
+	})
+	if err != nil && !os.IsNotExist(err) { // an upload that goes away meanwhile
+		t.Error(err)
+	}
+	return found
+}
+
+// sampled looks at the service until the context ends.
+func sampled(ctx context.Context, t *testing.T, s *service) (samples []sample) {
+	began := time.Now()
+	tick := time.NewTicker(soakSample)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return samples
+		case <-tick.C:
+			x := sample{seconds: time.Since(began).Seconds(), resident: s.resident()}
+			samples = append(samples, x)
+			if len(samples)%15 != 0 {
+				continue
+			}
+			if g, err := s.gauges(); err != nil {
+				t.Errorf("/metrics: %v", err)
+			} else {
+				t.Logf("%4.0f s: %.0f MB, %.0f goroutines, %.0f models loaded, %.0f of %.0f steps of a training", x.seconds, x.resident,
+					g["go_goroutines"], g["anomaly_model_cache_models"], g["anomaly_training_step"], g["anomaly_training_steps"])
+			}
+		}
+	}
+}
+
+// counted is what became of the requests, by what they were and what was answered.
+type counted struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+func (c *counted) count(what string, status int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.counts == nil {
+		c.counts = map[string]int{}
+	}
+	c.counts[fmt.Sprintf("%-22s %d", what, status)]++
+}
+
+// same says whether an answer is the verdict that was known.
+func same(answer []byte, want map[string]any) bool {
+	var got map[string]any
+	if json.Unmarshal(answer, &got) != nil {
+		return false
+	}
+	a, err := json.Marshal(got)
+	b, err2 := json.Marshal(want)
+	return err == nil && err2 == nil && bytes.Equal(a, b)
+}

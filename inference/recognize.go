@@ -1,0 +1,77 @@
+package inference
+
+import "bytes"
+
+// Recognizer tells whether the bytes that come in are the file of a model in the
+// cache: comparing them costs a fifth of hashing them, and a file that is there
+// already need not be kept a second time. It is for one goroutine.
+type Recognizer struct {
+	files []knownFile // those that go on as the bytes so far
+	seen  []byte      // the bytes so far, in one of them
+}
+
+type knownFile struct {
+	sha256 string
+	data   []byte
+}
+
+// Remember keeps the file that the detector's model was read from, for a
+// Recognizer. It is counted by Bytes. The bytes must not change any more.
+func (d *Detector) Remember(file []byte) { d.file.Store(&file) }
+
+// Remembers says whether the file is kept.
+func (d *Detector) Remembers() bool { return d.file.Load() != nil }
+
+// fileBytes is what the kept file takes.
+func (d *Detector) fileBytes() int64 {
+	if f := d.file.Load(); f != nil {
+		return int64(cap(*f))
+	}
+	return 0
+}
+
+// Recognizer begins with the files that the cache's models keep at the moment.
+func (c *Cache) Recognizer() *Recognizer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := &Recognizer{}
+	for _, e := range c.entries.Values() {
+		if f := e.detector.file.Load(); f != nil {
+			r.files = append(r.files, knownFile{e.key, *f})
+		}
+	}
+	return r
+}
+
+// Next takes the bytes that come next, and says whether a known file goes on
+// with them. After it said no, it must not be called again.
+func (r *Recognizer) Next(p []byte) bool {
+	from := len(r.seen)
+	kept := r.files[:0]
+	for _, f := range r.files {
+		if bytes.HasPrefix(f.data[from:], p) {
+			kept = append(kept, f)
+		}
+	}
+	r.files = kept
+	if len(kept) == 0 {
+		return false
+	}
+	r.seen = kept[0].data[:from+len(p)]
+	return true
+}
+
+// Seen are the bytes that a known file went on with, all but those that Next
+// said no to. They are the file's own and must not be written to.
+func (r *Recognizer) Seen() []byte { return r.seen[:len(r.seen):len(r.seen)] }
+
+// Whole says which file it was, by its SHA-256, when the bytes so far are the
+// whole of one.
+func (r *Recognizer) Whole() (sha256 string, ok bool) {
+	for _, f := range r.files {
+		if len(f.data) == len(r.seen) {
+			return f.sha256, true
+		}
+	}
+	return "", false
+}
