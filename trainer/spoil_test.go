@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"image"
-	"image/png"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -139,12 +138,12 @@ func TestSpoiltImagesAreOfAllKinds(t *testing.T) {
 			for i := range draws {
 				normal := [][]byte{normal[i%3], normal[(i+1)%3]}
 				s.spoil(out, mask, normal[0], normal[1])
-				area, clear := 0, false
+				area, saturated := 0, false
 				for _, m := range mask {
 					if m > 0 {
 						area++
 					}
-					clear = clear || m == 1
+					saturated = saturated || m == 1
 				}
 				if area > 0 {
 					visible++
@@ -159,7 +158,7 @@ func TestSpoiltImagesAreOfAllKinds(t *testing.T) {
 					continue
 				}
 				areas = append(areas, float64(area)/float64(side*side))
-				if s.defects[0].change != offset || !clear {
+				if s.defects[0].change != offset || !saturated {
 					continue
 				}
 				var by [3]int
@@ -265,35 +264,6 @@ func TestNoiseHasUnitVariance(t *testing.T) {
 		if std = math.Sqrt(std - mean*mean); math.Abs(mean) > 0.02 || math.Abs(std-1) > 0.05 {
 			t.Errorf("of size %v it has mean %v and deviation %v", size, mean, std)
 		}
-	}
-}
-
-// montage is spoilt tiles in rows, each above its mask.
-func TestMontageOfSpoiltTiles(t *testing.T) {
-	path := os.Getenv("SPOIL_MONTAGE")
-	if path == "" {
-		t.Skip("SPOIL_MONTAGE names no file to draw it to")
-	}
-	const side, across, down = 128, 8, 3
-	normal := tiles(t, across*down, side)
-	s := spoilerOf(5, side)
-	out, mask := make([]byte, side*side*3), make([]float32, side*side)
-	drawn := image.NewRGBA(image.Rect(0, 0, across*side, down*2*side))
-	for i := range normal {
-		s.spoil(out, mask, normal[i], normal[(i+1)%len(normal)])
-		for k, m := range mask {
-			x, y := i%across*side+k%side, i/across*2*side+k/side
-			copy(drawn.Pix[drawn.PixOffset(x, y):], []byte{out[3*k], out[3*k+1], out[3*k+2], 255})
-			grey := byte(255 * m)
-			copy(drawn.Pix[drawn.PixOffset(x, y+side):], []byte{grey, grey, grey, 255})
-		}
-	}
-	var b bytes.Buffer
-	if err := png.Encode(&b, drawn); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
 	}
 }
 

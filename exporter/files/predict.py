@@ -120,19 +120,33 @@ def band_mahalanobis(torch, normal, size):
 
     even, odd = (kernels(*(gabor(i, wave) for i in range(8))) for wave in (np.cos, np.sin))
     spot = kernels(*[bell(1.0) - bell(2.2)] * 2)
+    scales = sorted({int(name.split(".")[1]) for name in normal if not name.startswith("normality.marker.")}, reverse=True)
+    marked = scales[:3] if "normality.marker.offset" in normal else []  # the scales that the marker sees
 
     def level(grey, colour):
         wide, spots = pad(grey, (3,) * 4, mode="replicate"), pad(colour, (3,) * 4, mode="replicate")
         oriented = (slide(wide, even) ** 2 + slide(wide, odd) ** 2 + 1e-6).sqrt()
         return torch.cat([oriented, (slide(spots, spot, groups=2) ** 2 + 1e-6).sqrt()], 1)
 
+    def marker(seen):
+        """How much like a defect each place looks, by the mean of both networks."""
+        places = [torch.nn.functional.interpolate(x, seen[0].shape[2:], mode="bilinear", align_corners=False) for x in seen]
+        logits = []
+        for k in range(2):
+            x = torch.cat(places, 1)
+            for layer in range(5):
+                weight, bias = (normal[f"normality.marker.{k}.{layer}.{what}"] for what in ("weight", "bias"))
+                x = slide(x if layer == 0 else x.relu(), weight, bias, padding=weight.shape[2] // 2)
+            logits.append(x)
+        return (logits[0] + logits[1]) / 2
+
     def score(images):
         red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
         grey = torch.log1p((red + green + blue) / 3 / 0.1) / math.log1p(1 / 0.1)
         colour = torch.cat([red - blue, green - (red + blue) / 2], 1)
         flat, bands = [(grey, colour)], []
-        deviations = []
-        for places in sorted({int(name.split(".")[1]) for name in normal}, reverse=True):
+        deviations, inputs = [], []
+        for places in scales:
             mean, precision, whitening, offset, slope = (
                 normal[f"normality.{places}.{what}"] for what in ("mean", "precision", "whitening", "offset", "slope"))
             cell, count = size // places, (len(mean) - 3) // 10
@@ -150,10 +164,16 @@ def band_mahalanobis(torch, normal, size):
                 features = features - features.mean(dim=(2, 3), keepdim=True)
             blocks = math.isqrt(len(whitening))
             k = places // blocks
-            sorted_ = ((features - mean) * precision).reshape(len(images), len(mean), blocks, k, blocks, k)
+            standard = (features - mean) * precision
+            if places in marked:
+                inputs += [features, standard.clamp(-8, 8) / 2]
+            sorted_ = standard.reshape(len(images), len(mean), blocks, k, blocks, k)
             sorted_ = sorted_.permute(0, 2, 4, 1, 3, 5).reshape(len(images), blocks ** 2, len(mean), k * k)
             highest = ((whitening @ sorted_) ** 2).sum(dim=2).amax(dim=(1, 2))
             deviations.append(((highest + 0.04).log() - offset) * slope)
+        if marked:
+            offset, slope = normal["normality.marker.offset"], normal["normality.marker.slope"]
+            deviations.append((marker(inputs).amax(dim=(1, 2, 3)) - offset) * slope)
         smooth = torch.logsumexp(2 * torch.stack(deviations), 0) / 2
         return torch.nn.functional.softplus(smooth, threshold=50).numpy()
 
