@@ -129,7 +129,7 @@ def band_mahalanobis(torch, normal, size):
         return torch.cat([oriented, (slide(spots, spot, groups=2) ** 2 + 1e-6).sqrt()], 1)
 
     def marker(seen):
-        """How much like a defect each place looks, by the mean of both networks."""
+        """How much like a defect each place looks, by the sum of both networks."""
         places = [torch.nn.functional.interpolate(x, seen[0].shape[2:], mode="bilinear", align_corners=False) for x in seen]
         logits = []
         for k in range(2):
@@ -138,7 +138,7 @@ def band_mahalanobis(torch, normal, size):
                 weight, bias = (normal[f"normality.marker.{k}.{layer}.{what}"] for what in ("weight", "bias"))
                 x = slide(x if layer == 0 else x.relu(), weight, bias, padding=weight.shape[2] // 2)
             logits.append(x)
-        return (logits[0] + logits[1]) / 2
+        return logits[0] + logits[1]
 
     def score(images):
         red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
