@@ -100,6 +100,9 @@ type TrainingSummary struct {
 	// empty when it started from random weights.
 	Base   string `json:"base,omitempty"`
 	Images int    `json:"images"`
+	// MarkerSteps is how many steps each marker of defects was trained for; 0 for a
+	// model without.
+	MarkerSteps int `json:"marker_steps,omitempty"`
 	// Calibrated is how many of the images the threshold comes from: all, or as
 	// many as there was time for.
 	Calibrated int `json:"calibrated,omitempty"`

@@ -66,6 +66,8 @@ func (m marking) fold(k int) []place {
 type marked struct {
 	tensors    models.StateDict
 	deviations []float32
+	// steps are those of the marker that came to the fewest.
+	steps int
 }
 
 // sample is an image that a marker learns from: its features by scale, and where
@@ -84,11 +86,11 @@ func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset
 		return nil, err
 	}
 	n := len(m.order)
-	if n < minMarked || o.without.markers {
+	if n < minMarked || level.MarkerSteps == 0 || o.without.markers {
 		return nil, nil
 	}
 	began := time.Now()
-	out := &marked{}
+	out := &marked{steps: level.MarkerSteps}
 	peaks := make([]float64, n)
 	for k := range models.Markers {
 		deadline := time.Time{}
@@ -106,6 +108,7 @@ func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset
 			return nil, err
 		}
 		out.tensors = append(out.tensors, tensors...)
+		out.steps = min(out.steps, t.taken)
 	}
 	mean, std := meanStd(peaks)
 	offset, slope := float32(mean), float32(1/max(std, 1e-3))
@@ -135,6 +138,7 @@ type markerTraining struct {
 	now, next         []*ort.Tensor // parameters, first and second moments
 	stepSize, correct *ort.Tensor
 	parts             []*markerPart
+	taken             int // steps
 }
 
 // markerPart is the memory of one part of a batch.
@@ -164,7 +168,6 @@ func (t *markerTraining) train(ctx context.Context, steps int, deadline time.Tim
 	}
 	random := stream(t.options.Seed, streamMarkers+uint64(t.number))
 	stepping := time.Now()
-	taken := 0
 	for step := range steps {
 		select {
 		case <-t.options.Stop:
@@ -181,9 +184,9 @@ func (t *markerTraining) train(ctx context.Context, steps int, deadline time.Tim
 		if err := t.step(ctx, step+1, oneCycle(progress), random); err != nil {
 			return nil, err
 		}
-		taken++
+		t.taken++
 	}
-	if taken < min(steps, minMarkerSteps) {
+	if t.taken < min(steps, minMarkerSteps) {
 		return nil, nil
 	}
 	var sd models.StateDict
@@ -415,7 +418,7 @@ func (t *markerTraining) judge(ctx context.Context, tensors models.StateDict, pe
 	if err != nil {
 		return err
 	}
-	session, err := t.engine.NewSession(model.ONNX, model.Inputs, model.Outputs, ort.SessionOptions{Threads: t.options.Threads})
+	session, err := t.engine.NewSession(model.ONNX, model.Inputs, model.Outputs, ort.SessionOptions{Threads: 1})
 	if err != nil {
 		return err
 	}

@@ -94,8 +94,8 @@ func collect(ctx context.Context, e *energies, data *Dataset, order []int, o Opt
 
 // normality describes the data set's images, and decides on a threshold above
 // which that share of images like them lies. Of fewer than minNormals images it
-// gives neither.
-func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []int, o Options, began time.Time) (models.StateDict, *models.Decision, error) {
+// gives neither. It says how many steps each marker took at least.
+func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []int, o Options, began time.Time) (models.StateDict, *models.Decision, int, error) {
 	scales := models.NormalityScales(data.Side)
 	bytes := 0
 	for _, s := range scales {
@@ -104,7 +104,7 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 	order = order[:min(len(order), maxNormals, max(minNormals, maxFeatureBytes/bytes))]
 	if len(order) < minNormals {
 		data.warn("%d images are too few to tell what is usual among them, %d are needed: the model decides by its plain error, which finds few defects", len(order), minNormals)
-		return nil, nil, nil
+		return nil, nil, 0, nil
 	}
 	until := time.Time{}
 	if o.MaxTime > 0 {
@@ -112,12 +112,12 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 	}
 	e, err := newEnergies(engine, data.Side)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	defer e.Close()
 	x, order, err := collect(ctx, e, data, order, o, until)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	n := len(x[0])
 	folds := manyFolds
@@ -162,9 +162,9 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 	}
 	if err := group.Wait(); err != nil {
 		if ctx.Err() != nil {
-			return nil, nil, context.Cause(ctx)
+			return nil, nil, 0, context.Cause(ctx)
 		}
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	var sd models.StateDict
 	highest := make([]float64, n)
@@ -185,9 +185,11 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 	}
 	marks, err := markers(ctx, engine, e, data, marking{order: order, x: x, known: known}, o)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
+	steps := 0
 	if marks != nil {
+		steps = marks.steps
 		sd = append(sd, marks.tensors...)
 		for k, z := range marks.deviations {
 			highest[k] = float64(network.SmoothMaximum(float32(highest[k]), z))
@@ -201,7 +203,7 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 	if d.SupportedRate > d.FalseAlarmRate {
 		data.warn("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow", n, d.SupportedRate, d.FalseAlarmRate)
 	}
-	return sd, &d, nil
+	return sd, &d, steps, nil
 }
 
 // conformal draws the threshold from the scores of normal images that were not

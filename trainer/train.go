@@ -165,7 +165,7 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		return nil, err
 	}
 	defer data.Close()
-	normal, decision, err := normality(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), o, began)
+	normal, decision, marked, err := normality(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), o, began)
 	if err != nil {
 		return nil, err
 	}
@@ -195,6 +195,7 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 			Training:       summarize(level, o, data, fitted),
 		},
 	}
+	m.Metadata.Training.MarkerSteps = marked
 	if m.Metadata.ClassNames == nil && o.Base != nil {
 		m.Metadata.ClassNames = o.Base.Metadata.Classes()
 	}

@@ -178,7 +178,7 @@ func TestUnusableOptionsAreRefused(t *testing.T) {
 		}
 	}
 	o, level, err := Options{}.Settle()
-	if err != nil || o.ImageSize != 256 || level != (Level{3, 30, 16, 1e-3, 800}) {
+	if err != nil || o.ImageSize != 256 || level != (Level{3, 30, 16, 1e-3, 500}) {
 		t.Errorf("no options give %+v, %+v, %v", o, level, err)
 	}
 }

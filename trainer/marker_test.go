@@ -1,0 +1,163 @@
+package trainer
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/network"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
+)
+
+func TestMarkersAreTheSameOnAnyNumberOfThreads(t *testing.T) {
+	engine := orttest.Open(t)
+	var all []*models.Model
+	for _, threads := range []int{1, 2} {
+		m, err := Train(t.Context(), engine, folder(t), Options{Level: 2, ImageSize: 32, Seed: 4, Threads: threads})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, m)
+	}
+	if got := all[0].Metadata.Training.MarkerSteps; got != 300 || !models.HasMarkers(all[0].Normality) {
+		t.Errorf("markers of %d steps", got)
+	}
+	for i, a := range all[0].Normality {
+		if !slices.Equal(a.Data, all[1].Normality[i].Data) {
+			t.Errorf("%s differs", a.Name)
+		}
+	}
+	if *all[0].Metadata.Decision != *all[1].Metadata.Decision {
+		t.Errorf("%+v and %+v", all[0].Metadata.Decision, all[1].Metadata.Decision)
+	}
+	without := slices.IndexFunc(Ablations(), func(a Ablation) bool { return a.Name == "no markers" })
+	m, err := Train(t.Context(), engine, folder(t), Ablations()[without].Of(Options{Level: 2, ImageSize: 32, Seed: 4}))
+	if err != nil || models.HasMarkers(m.Normality) || m.Metadata.Training.MarkerSteps != 0 {
+		t.Errorf("markers that are left out are there, %v", err)
+	}
+}
+
+// What a marker is trained on is what the network's graph shows it later.
+func TestMarkersSeeInTrainingWhatTheySeeInTheModel(t *testing.T) {
+	const side = 64
+	engine := orttest.Open(t)
+	src := folder(t)
+	m, err := Train(t.Context(), engine, src, Options{Level: 2, ImageSize: side, Seed: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, _, err := Options{Level: 2, ImageSize: side, Threads: 1}.Settle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := Load(t.Context(), src, 1, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	e, err := newEnergies(engine, side)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	observer, err := e.observer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer observer.Close()
+	var buffer []byte
+	image, err := data.Image(0, &buffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scales := models.MarkerScales(side)
+	seen, err := observer.see(t.Context(), image, len(scales))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known []place
+	for _, s := range scales {
+		ps := s.Parameters()
+		mean, _ := m.Normality.Get(ps[0].Name)
+		precision, _ := m.Normality.Get(ps[1].Name)
+		known = append(known, place{mean: mean.Data, precision: precision.Data})
+	}
+	p := scales[0].Places
+	out := make([]float32, models.MarkerChannels(side)*p*p)
+	assemble(out, seen, known, scales)
+
+	// The sum of both markers' logits of that is what the exported graph has: its
+	// score without the distances.
+	marks := make([]float32, p*p)
+	for k := range models.Markers {
+		for i, v := range logitsOf(t, engine, m, k, out) {
+			marks[i] += v
+		}
+	}
+	ps := models.MarkersParameters(side)
+	offset, _ := m.Normality.Get(ps[len(ps)-2].Name)
+	slope, _ := m.Normality.Get(ps[len(ps)-1].Name)
+	want := (slices.Max(marks) - offset.Data[0]) * slope.Data[0]
+
+	// Distances that never count leave the score to the markers.
+	for _, s := range models.NormalityScales(side) {
+		ps := s.Parameters()
+		far, _ := m.Normality.Get(ps[3].Name)
+		far.Data[0] += 1000 / first(m.Normality, ps[4].Name)
+	}
+	d, err := inference.NewDetector(engine, m, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	got, err := d.Measure(t.Context(), image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if score := float64(2 * network.SmoothMaximum(want/2, 0)); math.Abs(got-score) > 1e-3*score {
+		t.Errorf("the graph gives %v, the training's view %v", got, score)
+	}
+}
+
+func first(sd models.StateDict, name string) float32 {
+	t, _ := sd.Get(name)
+	return t.Data[0]
+}
+
+// logitsOf are marker k's of what it sees of one image.
+func logitsOf(t *testing.T, engine *ort.Engine, m *models.Model, k int, seen []float32) []float32 {
+	t.Helper()
+	model, err := exporter.MarkerModel(m.ImageSize, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := engine.NewSession(model.ONNX, model.Inputs, model.Outputs, ort.SessionOptions{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	p := models.MarkerScales(m.ImageSize)[0].Places
+	tensor := func(data []float32, shape ...int) *ort.Tensor {
+		x, err := ort.NewTensor(shape...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(x.Close)
+		copy(x.Data(), data)
+		return x
+	}
+	in := []*ort.Tensor{tensor(seen, 1, models.MarkerChannels(m.ImageSize), p, p)}
+	for _, q := range models.MarkerParameters(m.ImageSize, k) {
+		w, _ := m.Normality.Get(q.Name)
+		in = append(in, tensor(w.Data, w.Shape...))
+	}
+	out := tensor(nil, 1, 1, p, p)
+	if err := s.Run(t.Context(), in, []*ort.Tensor{out}); err != nil {
+		t.Fatal(err)
+	}
+	return slices.Clone(out.Data())
+}
