@@ -68,15 +68,18 @@ func ruleOf(op gorgonia.Op) (rule, bool) {
 type lowering struct {
 	*graph
 	done map[*gorgonia.Node]value
+	// shared is what was computed of values for several operators, by what and of
+	// which.
+	shared map[string]nine
 }
 
 func newLowering(name string, extensions bool) *lowering {
-	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}}
+	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}, shared: map[string]nine{}}
 }
 
 // source declares a node that is not computed: an input or a parameter.
 func (l *lowering) source(n *gorgonia.Node, name string) value {
-	v := value{name, n.Shape()}
+	v := value{name: name, shape: n.Shape()}
 	l.done[n] = v
 	return v
 }

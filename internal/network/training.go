@@ -28,7 +28,7 @@ type Gradient struct {
 func Differentiate(f *Forward) (*Gradient, error) {
 	b := &builder{graph: f.Graph}
 	g := &Gradient{Forward: f, Weight: b.input(WeightName)}
-	g.Loss = b.node(gorgonia.HadamardProd(b.node(gorgonia.Mean(f.Error)), g.Weight))
+	g.Loss = b.node(gorgonia.HadamardProd(b.node(gorgonia.Mean(f.Square)), g.Weight))
 	if b.err != nil {
 		return nil, fmt.Errorf("network: the loss: %w", b.err)
 	}
