@@ -239,6 +239,26 @@ func (g *graph) rename(from, to string) {
 	}
 }
 
+// prune drops the nodes that nothing asks for.
+func (g *graph) prune() {
+	wanted := map[string]bool{}
+	for _, o := range g.proto.Output {
+		wanted[o.GetName()] = true
+	}
+	kept := g.proto.Node[:0:0]
+	for _, n := range slices.Backward(g.proto.Node) {
+		if !slices.ContainsFunc(n.Output, func(name string) bool { return wanted[name] }) {
+			continue
+		}
+		for _, in := range n.Input {
+			wanted[in] = true
+		}
+		kept = append(kept, n)
+	}
+	slices.Reverse(kept)
+	g.proto.Node = kept
+}
+
 // model wraps the finished graph. Marshalling is deterministic: same graph,
 // same bytes.
 func (g *graph) model(doc string, props [][2]string) ([]byte, error) {

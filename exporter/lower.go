@@ -71,10 +71,12 @@ type lowering struct {
 	// shared is what was computed of values for several operators, by what and of
 	// which.
 	shared map[string]nine
+	// reshaped is the tensor behind each that only has another shape, by name.
+	reshaped map[string]value
 }
 
 func newLowering(name string, extensions bool) *lowering {
-	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}, shared: map[string]nine{}}
+	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}, shared: map[string]nine{}, reshaped: map[string]value{}}
 }
 
 // source declares a node that is not computed: an input or a parameter.

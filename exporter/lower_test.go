@@ -122,6 +122,10 @@ func TestStepsGradientsAreThoseOfGorgoniasMachine(t *testing.T) {
 		{[]int{3, 4, 5}, 1, 8, 8},
 		{[]int{3, 4, 6, 5}, 3, 16, 24},
 		{[]int{3, 8, 12, 16, 20}, 2, 32, 16},
+		// In tiles, of one class and of several, one place of the grid and several.
+		{[]int{3, 9, 10}, 3, 16, 8},
+		{[]int{3, 8, 12, 16, 20}, 2, 32, 64},
+		{[]int{3, 8, 12, 16, 20}, 1, 96, 32},
 	} {
 		arch := models.Architecture{Channels: c.channels}
 		t.Run(fmt.Sprintf("%s at %d×%d×%d", arch, c.n, c.h, c.w), func(t *testing.T) {

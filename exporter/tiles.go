@@ -15,7 +15,7 @@ import (
 // bit of row and column is the phase: what a kernel's tap reads is one phase, of
 // this pixel or of its neighbour. The layout is
 //
-//	phase (4) × channel × the other bits (4 × 4 × …) × image × grid
+//	phase (4) × channel × the other bits (4 × 4 × …) × grid × image
 //
 // where each 4 is a column's bit and a row's bit: 2·column + row, the lower bits
 // outside. A layer that halves the image drops the phase, and the next 4 takes
@@ -89,7 +89,7 @@ func (l *lowering) tile(x value, bits int) value {
 		}
 	}
 	rows := l.gather(l.reshape(sorted, n, classes*c, h*w), 1, order)
-	return l.asTiles(l.transpose(rows, 1, 0, 2), bits, x.shape...)
+	return l.asTiles(l.transpose(l.reshape(rows, n, classes*c*h*w), 1, 0), bits, x.shape...)
 }
 
 // neighbour gives for each class of x, channels × 4ᵏ × grid, what lies by steps
@@ -99,9 +99,13 @@ func (l *lowering) neighbour(x value, bits, n, h, w, rows, cols int) value {
 	c, side := x.shape[0], 1<<bits
 	// What wraps around is at the neighbouring place of the grid.
 	beyond := func(v value) value {
-		full := l.reshape(v, append(slices.Clone(v.shape[:2]), n, h, w)...)
-		moved := l.op("Pad", full.shape, []value{full, l.ints(0, 0, 0, -rows, -cols, 0, 0, 0, rows, cols)})
-		return l.reshape(moved, v.shape...)
+		axis, steps, full := 1, rows, l.reshape(v, v.shape[0]*v.shape[1], h, w*n)
+		if cols != 0 {
+			axis, steps, full = 1, cols, l.reshape(v, v.shape[0]*v.shape[1]*h, w, n)
+		}
+		pads := make([]int, 6)
+		pads[axis], pads[3+axis] = -steps, steps
+		return l.reshape(l.op("Pad", full.shape, []value{full, l.ints(pads...)}), v.shape...)
 	}
 	if bits == 0 {
 		return beyond(x)
@@ -139,8 +143,18 @@ func (l *lowering) tiledChannelSum(n *gorgonia.Node, x value) value {
 
 // The operators that the layout is worked with, on tensors of any meaning.
 
+// reshape costs nothing but its place in the graph, of which there are hundreds:
+// a shape of a shape is one of the tensor behind both.
 func (l *lowering) reshape(x value, shape ...int) value {
-	return l.op("Reshape", shape, []value{x, l.ints(shape...)})
+	if behind, ok := l.reshaped[x.name]; ok {
+		x = behind
+	}
+	if x.bits == 0 && slices.Equal(x.shape, shape) {
+		return x
+	}
+	out := l.op("Reshape", shape, []value{x, l.ints(shape...)})
+	l.reshaped[out.name] = x
+	return out
 }
 
 func (l *lowering) transpose(x value, perm ...int) value {

@@ -120,6 +120,7 @@ func (s *step) finish(doc string) (*StepModel, error) {
 	if s.err != nil {
 		return nil, s.err
 	}
+	s.prune()
 	b, err := s.model(doc, nil)
 	if err != nil {
 		return nil, err

@@ -110,11 +110,12 @@ func (l *lowering) analyse(x value) nine {
 		c, pixels := s[1], s[2]/4*s[3]
 		all := l.reshape(x, 4, c, 4, pixels)
 		pair := func(row, col int) value {
-			return l.slice(all, 2, code(row, col), code(row, col)+1).is(2, 2, c, pixels) // column's phase, row's
+			// By the column's phase and the row's.
+			return l.reshape(l.slice(all, 2, code(row, col), code(row, col)+1), 2, 2, c, pixels)
 		}
 		oddCol := func(v value) value { return l.slice(v, 0, 1, 2) }
 		oddRow := func(v value) value { return l.slice(v, 1, 1, 2) }
-		p00, p01, p10, p11 := l.full4(pair(0, 0)), l.full4(pair(0, 1)), l.full4(pair(1, 0)), l.full4(pair(1, 1))
+		p00, p01, p10, p11 := pair(0, 0), pair(0, 1), pair(1, 0), pair(1, 1)
 		var out nine
 		out[first][first] = p00
 		out[first][third] = l.sub(p01, p00)
@@ -135,9 +136,6 @@ func (l *lowering) analyse(x value) nine {
 		return out
 	})
 }
-
-// full4 makes the shape that a value is said to have its own.
-func (l *lowering) full4(v value) value { return l.reshape(v, v.shape...) }
 
 // restore is analyse transposed: it adds up the nine, each (phases · channels) ×
 // pixels, to the large image of that shape, in tiles of so many bits.

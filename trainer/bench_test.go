@@ -2,7 +2,9 @@ package trainer
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
@@ -29,9 +31,14 @@ func BenchmarkStep(b *testing.B) {
 				}
 			}
 			step() // makes the sessions
+			var before, after syscall.Rusage
+			syscall.Getrusage(0, &before)
 			for b.Loop() {
 				step()
 			}
+			syscall.Getrusage(0, &after)
+			cpu := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+			b.ReportMetric(float64(cpu.Milliseconds())/float64(b.N*c.batch), "cpu-ms/image")
 			b.ReportMetric(float64(c.batch)*float64(b.N)/b.Elapsed().Seconds(), "images/s")
 		})
 	}

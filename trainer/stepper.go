@@ -15,16 +15,13 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// partPixels bounds the pixels that one part of a batch holds, and partImages
-// its images. Small parts keep a layer's activations in the processor's caches
-// and let each processor work on a part of its own, which pays because several
-// operators of the backward pass run on one thread only. Measured on 2 cores at
-// 256 px: parts of 4 images take 0.75 of the time of one part of 16 on two
-// threads.
-const (
-	partPixels = 4 * 256 * 256
-	partImages = 4
-)
+// partPixels bounds the pixels that one part of a batch holds. A part stays on
+// one thread, since several operators of a step use one whatever they are given.
+// What a part costs whatever its size, of kernels to be transformed and operators
+// to be started, is that of a fifth of an image of 256 px; large parts do not stay in
+// the processor's caches. Two images of 384 px, four of 256 and eight of 128 were
+// the best of what divides a batch of 16.
+const partPixels = 2 * 384 * 384
 
 // stepper holds a training's state, weights and Adam's moments, in ONNX
 // Runtime's tensors, and takes training steps. A step is the exact step of the
@@ -161,7 +158,7 @@ func (s *stepper) Step(ctx context.Context, images [][]byte, learningRate float6
 var errDiverged = errors.New("trainer: the training diverged")
 
 // partLimit is how many images a part may hold.
-func (s *stepper) partLimit() int { return min(max(partPixels/(s.h*s.w), 1), partImages) }
+func (s *stepper) partLimit() int { return max(partPixels/(s.h*s.w), 1) }
 
 // partition cuts n images into parts of at most limit images whose sizes differ
 // by one at most, so that no worker waits for another; an even number of parts
