@@ -6,6 +6,8 @@ GO ?= go
 PREFIX ?= /usr/local
 # The build of ONNX Runtime to bring: cpu, or cuda (linux/amd64 only).
 RUNTIME ?= cpu
+# Where to measure: cpu or cuda.
+PROVIDER ?= cpu
 FUZZTIME ?= 30s
 REQUESTS ?= 20000
 TESTFLAGS ?= -timeout 20m
@@ -68,8 +70,8 @@ lint: ## go vet, gofmt, staticcheck, govulncheck
 	$(GO) run $(STATICCHECK) ./...
 	@scripts/govulncheck.sh
 
-bench: build runtime ## training and serving beside PyTorch and Flask, in one run
-	scripts/bench.sh
+bench: build runtime ## training and serving beside PyTorch and Flask, in one run (PROVIDER=cuda: the step on a GPU)
+	@if [ '$(PROVIDER)' = cuda ]; then $(MAKE) runtime RUNTIME=cuda && scripts/bench-cuda.sh; else scripts/bench.sh; fi
 
 interop: build runtime ## models in PyTorch, ONNX Runtime, OpenCV, tract, Gorgonia and browsers
 	scripts/interop.sh

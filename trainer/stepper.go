@@ -123,7 +123,7 @@ func (s *stepper) Weights() models.StateDict {
 // its pixels and channels. When the context ends it returns the context's cause
 // and the state is as it was before the step.
 func (s *stepper) Step(ctx context.Context, images [][]byte, learningRate float64) (float64, error) {
-	sizes := partition(len(images), s.partLimit())
+	sizes := PartSizes(len(images), s.h, s.w)
 	if err := s.prepare(sizes); err != nil {
 		return 0, err
 	}
@@ -157,13 +157,12 @@ func (s *stepper) Step(ctx context.Context, images [][]byte, learningRate float6
 // errDiverged is returned when the loss is no longer a number.
 var errDiverged = errors.New("trainer: the training diverged")
 
-// partLimit is how many images a part may hold.
-func (s *stepper) partLimit() int { return max(partPixels/(s.h*s.w), 1) }
-
-// partition cuts n images into parts of at most limit images whose sizes differ
-// by one at most, so that no worker waits for another; an even number of parts
-// where that is possible. It does not depend on the number of threads.
-func partition(n, limit int) []int {
+// PartSizes is how a step cuts a batch of n images of h×w pixels: into parts whose
+// sizes differ by one at most, so that no worker waits for another, and an even
+// number of them where that is possible. It does not depend on the number of
+// threads.
+func PartSizes(n, h, w int) []int {
+	limit := max(partPixels/(h*w), 1)
 	parts := (n + limit - 1) / limit
 	if parts%2 == 1 && parts < n {
 		parts++
