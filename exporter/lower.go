@@ -108,6 +108,11 @@ func (l *lowering) lower(n *gorgonia.Node) (value, error) {
 			in = append(in, v)
 		}
 	}
+	if slices.ContainsFunc(in, func(v value) bool { return v.bits > 0 }) {
+		if err := worksOnTiles(n.Op(), in); err != nil {
+			return value{}, err
+		}
+	}
 	v, err := r(l, n, in)
 	if err != nil {
 		return value{}, err

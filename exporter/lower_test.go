@@ -359,6 +359,25 @@ func TestOperatorWithoutLoweringIsNamed(t *testing.T) {
 	}
 }
 
+// What does not know tiles must not take them for ONNX's own layout.
+func TestOperatorsThatDoNotKnowTilesRefuseThem(t *testing.T) {
+	g := gorgonia.NewGraph()
+	x := gorgonia.NewTensor(g, tensor.Float32, 4, gorgonia.WithShape(1, 3, 8, 8), gorgonia.WithName("x"))
+	plain := gorgonia.NewTensor(g, tensor.Float32, 4, gorgonia.WithShape(1, 3, 8, 8), gorgonia.WithName("plain"))
+	for name, y := range map[string]*gorgonia.Node{
+		"sum of rows":      gorgonia.Must(gorgonia.Sum(x, 3)),
+		"another shape":    gorgonia.Must(gorgonia.Reshape(x, tensor.Shape{3, 64})),
+		"tiles and others": gorgonia.Must(gorgonia.Add(x, plain)),
+	} {
+		l := newLowering("test", true)
+		l.done[x] = l.tile(l.source(x, "x"), 2)
+		l.source(plain, "plain")
+		if _, err := l.lower(y); !errors.Is(err, ErrNoLowering) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestMicrosoftsOperatorsStayOutOfStandardGraphs(t *testing.T) {
 	if _, err := newGraph("test", false).microsoftOp("FusedMatMul", nil, nil); err == nil {
 		t.Error("FusedMatMul is accepted")

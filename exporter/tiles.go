@@ -1,8 +1,11 @@
 package exporter
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
+	"github.com/deepmed/anomaly/internal/network"
 	"gorgonia.org/gorgonia"
 )
 
@@ -32,6 +35,36 @@ func pixelBits(halvings, h, w int) int {
 		return halvings + 1
 	}
 	return 0
+}
+
+// worksOnTiles returns an error unless the operator can be lowered with operands
+// in tiles: layers that halve or double the sides by a kernel of 3, what works
+// element by element on operands in the same tiles or of one element, and sums.
+func worksOnTiles(op gorgonia.Op, in []value) error {
+	switch op.(type) {
+	case network.Conv2D, network.ConvTranspose2D, network.ConvInputGrad, network.ConvTransposeInputGrad, network.ConvWeightGrad:
+		if w, err := windowOf(op); err != nil || w.Kernel != 3 || w.Stride != 2 || w.Padding != 1 {
+			return fmt.Errorf("%w: %v of images in tiles", ErrNoLowering, op)
+		}
+		if _, ok := op.(network.ConvWeightGrad); ok && in[1].bits != in[0].bits+1 {
+			return fmt.Errorf("%w: %v of images in tiles and others", ErrNoLowering, op)
+		}
+		return nil
+	case network.ChannelSum:
+		return nil
+	case network.ReLU, network.ReLUGrad:
+	default:
+		if name := fmt.Sprint(op); strings.HasPrefix(name, "Reshape") || strings.HasPrefix(name, "Repeat") {
+			return fmt.Errorf("%w: %v of images in tiles", ErrNoLowering, op)
+		}
+	}
+	for _, v := range in[1:] {
+		single := func(v value) bool { return !slices.ContainsFunc(v.shape, func(d int) bool { return d != 1 }) }
+		if v.bits != in[0].bits && !single(v) && !single(in[0]) {
+			return fmt.Errorf("%w: %v of images in tiles and others", ErrNoLowering, op)
+		}
+	}
+	return nil
 }
 
 // code is a 4 of the layout from its bits.

@@ -1,9 +1,6 @@
 package exporter
 
-import (
-	"github.com/deepmed/anomaly/internal/network"
-	"gorgonia.org/gorgonia"
-)
+import "gorgonia.org/gorgonia"
 
 // The layers of a training step on images in tiles. All they consist of are
 // matrix products, and copies and sums of large pieces.
@@ -377,5 +374,3 @@ func (l *lowering) correlateDirect(n *gorgonia.Node, y, x value) value {
 	m := l.product([]int{flat.shape[0], cols.shape[0]}, flat, cols, false, true)
 	return l.reshape(m, n.Shape()...)
 }
-
-var _ = network.Window{}
