@@ -233,7 +233,8 @@ func (l *lowering) down(n *gorgonia.Node, in []value) value {
 	if w.shape[1] < fewChannels {
 		return l.downDirect(n, in)
 	}
-	v, k := l.analyse(x), l.kernels(w)
+	k := l.kernels(w)
+	v := l.analyse(x)
 	var m nine
 	for row := range 3 {
 		for col := range 3 {
@@ -256,7 +257,8 @@ func (l *lowering) up(n *gorgonia.Node, in []value) value {
 	if w.shape[1] < fewChannels {
 		x = l.upDirect(n, in)
 	} else {
-		d, k := l.distribute(y), l.kernels(w)
+		k := l.kernels(w)
+		d := l.distribute(y)
 		var v nine
 		for row := range 3 {
 			for col := range 3 {
