@@ -10,6 +10,7 @@ import (
 	"image/color"
 	"image/png"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"mime/multipart"
 	"net/http"
@@ -73,22 +74,37 @@ func upload(ctx context.Context, _ options, _, dir string) error {
 		return err
 	}
 	seconds, peak := time.Since(began).Seconds(), s.memory("VmHWM")
-	left, err := os.ReadDir(temp)
+	left, err := bytesBelow(temp) // the server keeps a folder there while it runs
 	if err != nil {
 		return err
 	}
-	t := table("UPLOAD, MB", "pictures", "seconds", "MB before", "MB at most", "files left")
-	fmt.Fprintf(t, "%d\t%d\t%.0f\t%.0f\t%.0f\t%d\n\n", uploadBytes>>20, sent, seconds, before, peak, len(left))
+	t := table("UPLOAD, MB", "pictures", "seconds", "MB before", "MB at most", "bytes left")
+	fmt.Fprintf(t, "%d\t%d\t%.0f\t%.0f\t%.0f\t%d\n\n", uploadBytes>>20, sent, seconds, before, peak, left)
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if len(left) > 0 {
-		return fmt.Errorf("%d files are left in %s", len(left), temp)
+	if left > 0 {
+		return fmt.Errorf("%d bytes are left in %s", left, temp)
 	}
 	if peak > uploadResident {
 		return fmt.Errorf("%.0f MB of memory, at most %d were expected", peak, uploadResident)
 	}
 	return nil
+}
+
+// bytesBelow is what the files below a folder hold.
+func bytesBelow(folder string) (size int64, err error) {
+	err = filepath.WalkDir(folder, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			size += info.Size()
+		}
+		return err
+	})
+	return size, err
 }
 
 // writeUpload writes the form and gives the number of pictures in its zip, which

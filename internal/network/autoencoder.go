@@ -28,9 +28,6 @@ type Forward struct {
 	Parameters gorgonia.Nodes
 	// Reconstruction has the image's shape, in 0…1.
 	Reconstruction *gorgonia.Node
-	// Square is the squared error of each channel of each pixel, in the image's
-	// shape; Error and Map are means of it.
-	Square *gorgonia.Node
 	// Error is the mean squared error of each image, N elements.
 	Error *gorgonia.Node
 	// Map is the squared error of each pixel, the mean over its channels:
@@ -71,12 +68,12 @@ func Autoencoder(arch models.Architecture, n, h, w int) (*Forward, error) {
 	}
 	f.Reconstruction = b.node(gorgonia.Sigmoid(b.checked(x)))
 	difference := b.node(gorgonia.Sub(f.Reconstruction, f.Image))
-	f.Square = b.node(gorgonia.Square(difference))
+	square := b.node(gorgonia.Square(difference))
 	// By rows first: a single sum over all of a large image would leave few
 	// digits in float32.
-	rows := b.node(gorgonia.Mean(f.Square, 3))
+	rows := b.node(gorgonia.Mean(square, 3))
 	f.Error = b.node(gorgonia.Mean(b.checked(rows), 1, 2))
-	f.Map = b.node(gorgonia.Mean(f.Square, 1))
+	f.Map = b.node(gorgonia.Mean(square, 1))
 	if b.err != nil {
 		return nil, fmt.Errorf("network: %w", b.err)
 	}
