@@ -6,6 +6,8 @@ GO ?= go
 PREFIX ?= /usr/local
 # The build of ONNX Runtime to bring: cpu, or cuda (linux/amd64 only).
 RUNTIME ?= cpu
+# Where to measure: cpu or cuda.
+PROVIDER ?= cpu
 FUZZTIME ?= 30s
 REQUESTS ?= 20000
 SOAK_TIME ?= 10m
@@ -74,8 +76,8 @@ lint: ## go vet, gofmt, staticcheck, govulncheck
 	$(GO) run $(STATICCHECK) ./...
 	@scripts/govulncheck.sh
 
-bench: build runtime ## training and serving beside PyTorch and Flask, in one run
-	scripts/bench.sh
+bench: build runtime ## training and serving beside PyTorch and Flask, in one run (PROVIDER=cuda: the step on a GPU)
+	@if [ '$(PROVIDER)' = cuda ]; then $(MAKE) runtime RUNTIME=cuda && scripts/bench-cuda.sh; else scripts/bench.sh; fi
 
 quality: runtime ## how well defects are found, beside the Python recipe (DATASETS="folder ...")
 	scripts/quality.sh measure

@@ -1,6 +1,7 @@
 // Command bench measures this service beside PyTorch in one run and prints a
-// table: the training step, how the loss falls, a whole training through HTTP, /detect under
-// load, alone and beside a training, and the memory of trainings on many images. Run it by `make bench`, which brings the peers.
+// table: the training step, how the loss falls, a whole training through HTTP, a training from a
+// cold start, /detect under load, alone and beside a training, the memory of trainings on many
+// images, and of an upload of 2 GB. Run it by `make bench`, which brings the peers.
 //
 // The machine's pace drifts, so the two sides take turns in rounds, and what
 // counts is the ratio of their medians.
@@ -25,6 +26,9 @@ type options struct {
 	batches       []string
 	only          string
 	tiles         string
+	level         int
+	trainRounds   int
+	profile       bool
 }
 
 func main() {
@@ -33,7 +37,10 @@ func main() {
 	batches := flag.String("batches", "16,8", "batch sizes of the step")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds that the two sides take turns in")
 	flag.IntVar(&o.steps, "steps", 5, "steps in a round")
-	flag.StringVar(&o.only, "only", "", "one part alone: step, losses, train, serve, pressure or memory")
+	flag.StringVar(&o.only, "only", "", "one part alone: step, losses, train, start, serve, pressure, memory or upload")
+	flag.IntVar(&o.level, "level", 3, "level of the trainings through POST /train")
+	flag.IntVar(&o.trainRounds, "train-rounds", 2, "rounds of those, which take minutes")
+	flag.BoolVar(&o.profile, "profile", false, "also say what the step's operators take")
 	flag.StringVar(&o.tiles, "tiles", "testdata/tiles", "real images, any folders")
 	flag.Parse()
 	o.sides, o.batches = strings.Split(*sides, ","), strings.Split(*batches, ",")
@@ -59,7 +66,7 @@ func run(ctx context.Context, o options) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context, options, string, string) error
-	}{{"step", steps}, {"losses", losses}, {"train", trainings}, {"serve", serve}, {"pressure", pressure}, {"memory", memory}} {
+	}{{"step", steps}, {"losses", losses}, {"train", trainings}, {"start", starts}, {"serve", serve}, {"pressure", pressure}, {"memory", memory}, {"upload", upload}} {
 		if o.only != "" && o.only != part.name {
 			continue
 		}

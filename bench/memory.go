@@ -30,7 +30,7 @@ func memory(ctx context.Context, _ options, _, dir string) error {
 		time   time.Duration
 	}{{1000, 20 * time.Second}, {1000, 60 * time.Second}, {10_000, 90 * time.Second}, {10_000, 180 * time.Second}} {
 		folder := filepath.Join(dir, fmt.Sprint(c.images))
-		if err := augmented(folder, c.images); err != nil {
+		if err := augmented(folder, c.images, 0, 0); err != nil {
 			return err
 		}
 		model := filepath.Join(dir, "memory.zip")
@@ -58,9 +58,9 @@ func memory(ctx context.Context, _ options, _, dir string) error {
 }
 
 // augmented fills a folder with so many images: the tiles turned over, cut and
-// made lighter or darker at random, under a fixed seed. One that is there is
-// left.
-func augmented(folder string, n int) error {
+// made lighter or darker at random, under a fixed seed, and resized where width and
+// height are given. One that is there is left.
+func augmented(folder string, n, width, height int) error {
 	if _, err := os.Stat(folder); err == nil {
 		return nil
 	}
@@ -91,6 +91,9 @@ func augmented(folder string, n int) error {
 		}
 		if r.IntN(2) == 0 {
 			img = imaging.FlipV(img)
+		}
+		if width > 0 {
+			img = imaging.Resize(img, width, height, imaging.Linear)
 		}
 		lighter := r.IntN(41) - 20
 		img = imaging.AdjustFunc(img, func(c color.NRGBA) color.NRGBA {

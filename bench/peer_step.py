@@ -23,10 +23,10 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 class Step:
     """A network with its optimizer and one batch of noise."""
 
-    def __init__(self, side, batch, layout):
+    def __init__(self, side, batch, layout, device):
         torch.manual_seed(0)
-        self.network = Autoencoder().to(memory_format=LAYOUTS[layout])
-        self.x = torch.rand(batch, 3, side, side).to(memory_format=LAYOUTS[layout])
+        self.network = Autoencoder().to(device, memory_format=LAYOUTS[layout])
+        self.x = torch.rand(batch, 3, side, side).to(device, memory_format=LAYOUTS[layout])
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
         self.criterion = nn.MSELoss()
 
@@ -53,6 +53,7 @@ def main():
     p.add_argument("--steps", type=int, default=8, help="timed steps a round")
     p.add_argument("--warmup", type=int, default=2, help="steps before each round that are not timed")
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--device", default="cpu")
     a = p.parse_args()
     if any(layout not in LAYOUTS for layout in a.layouts):
         p.error(f"--layouts takes {' and '.join(LAYOUTS)}")
@@ -64,7 +65,7 @@ def main():
             every = {layout: [] for layout in a.layouts}
             for _ in range(a.rounds):
                 for layout in a.layouts:
-                    step = Step(side, batch, layout)
+                    step = Step(side, batch, layout, a.device)
                     for _ in range(a.warmup):
                         step.milliseconds()
                     times = [step.milliseconds() for _ in range(a.steps)]

@@ -1,5 +1,5 @@
 """The Python service's training, for the benchmark to measure beside: the contract's network and
-recipe with Pillow, a Dataset and a DataLoader, as such a service is usually written.
+recipe with Pillow, torchvision, a Dataset and a DataLoader, as such a service is usually written.
 
     python bench/peer_train.py FOLDER [--level 1] [--image-size 256] [--seed 0] [--out FOLDER]
 
@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 
@@ -64,16 +65,18 @@ def find_images(folder):
 
 
 class Images(Dataset):
-    """Decodes and resizes an image each time that it is asked for."""
+    """Decodes and resizes an image each time that it is asked for, by torchvision's transforms."""
 
     def __init__(self, paths, side):
-        self.paths, self.side = paths, side
+        self.paths = paths
+        self.transform = transforms.Compose([transforms.Resize((side, side)), transforms.ToTensor()])
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, i):
-        return load_image(self.paths[i], self.side)
+        with Image.open(self.paths[i]) as image:
+            return self.transform(image.convert("RGB"))
 
 
 def train(paths, level, side, seed=None, workers=2):

@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/deepmed/anomaly/trainer"
 )
 
 // service is a running server of either side.
@@ -73,13 +75,16 @@ func (s *service) stop() {
 
 // resident is the memory the server holds, in MB; 0 where the system does not
 // tell.
-func (s *service) resident() float64 {
+func (s *service) resident() float64 { return s.memory("VmRSS") }
+
+// memory is a line of the server's /proc status, in MB.
+func (s *service) memory(field string) float64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(status)) {
-		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+	for l := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(l, field+":"); ok {
 			kb, _ := strconv.ParseFloat(strings.Fields(v)[0], 64)
 			return kb / 1024
 		}
@@ -188,7 +193,9 @@ func realImages(dir string) ([][]byte, error) {
 const (
 	trainedImages = 100
 	trainedSide   = 256
-	levelOneSteps = 5 // epochs of level 1
+	// The images' own size is one that is usual for photographs of medical
+	// devices' screens.
+	trainedWidth, trainedHeight = 240, 289
 )
 
 // zipped packs n images, over and over again.
@@ -222,10 +229,18 @@ func checkpoint(ctx context.Context, o options, dir string) ([]byte, error) {
 	return fs.ReadFile(z, "autoencoder.pt")
 }
 
-// trainings compares whole trainings through POST /train: level 1, 100 images
-// at 256 px.
-func trainings(ctx context.Context, o options, python, _ string) error {
-	images, err := realImages(o.tiles)
+// trainings compares whole trainings through POST /train, from the first byte of
+// the request to the last of the answer: 100 images of 240×289 at 256 px.
+func trainings(ctx context.Context, o options, python, dir string) error {
+	level, err := trainer.LevelOf(o.level)
+	if err != nil {
+		return err
+	}
+	folder := filepath.Join(dir, "trained")
+	if err := augmented(folder, trainedImages, trainedWidth, trainedHeight); err != nil {
+		return err
+	}
+	images, err := realImages(folder)
 	if err != nil {
 		return err
 	}
@@ -239,21 +254,23 @@ func trainings(ctx context.Context, o options, python, _ string) error {
 	}
 	defer ours.stop()
 	defer theirs.stop()
-	speed := map[*service]series{}
-	for range max(o.rounds/2, 1) {
+	took, peak := map[*service]series{}, map[*service]float64{}
+	for range o.trainRounds {
 		for _, s := range []*service{ours, theirs} {
 			started := time.Now()
 			if _, err := s.post(ctx, "/train", map[string][]byte{"zipFile": packed},
-				map[string]string{"level": "1", "image_size": strconv.Itoa(trainedSide)}); err != nil {
+				map[string]string{"level": strconv.Itoa(o.level), "image_size": strconv.Itoa(trainedSide)}); err != nil {
 				return err
 			}
-			speed[s] = append(speed[s], trainedImages*levelOneSteps/time.Since(started).Seconds())
+			took[s] = append(took[s], time.Since(started).Seconds())
+			peak[s] = s.memory("VmHWM")
 		}
 	}
-	t := table("POST /train", "images/s", "MB after")
+	t := table(fmt.Sprintf("POST /train, level %d", o.level), "seconds", "images/s", "MB at most", "MB after")
 	for _, s := range []*service{ours, theirs} {
-		fmt.Fprintf(t, "%s\t%v\t%.0f\n", s.name, speed[s], s.resident())
+		fmt.Fprintf(t, "%s\t%v\t%.1f\t%.0f\t%.0f\n", s.name, took[s],
+			float64(trainedImages*level.Epochs)/took[s].median(), peak[s], s.resident())
 	}
-	fmt.Fprintf(t, "ratio\t%.2f\t\n\n", speed[ours].median()/speed[theirs].median())
+	fmt.Fprintf(t, "ratio\t%.2f\t\t\t\n\n", took[theirs].median()/took[ours].median())
 	return t.Flush()
 }

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -20,7 +22,9 @@ func steps(ctx context.Context, o options, python, dir string) error {
 	if _, err := output(ctx, "go", "test", "-c", "-o", test, "./trainer"); err != nil {
 		return err
 	}
-	t := table("TRAINING STEP", "ours, images/s", "PyTorch contiguous", "PyTorch channels last", "ratio to the better")
+	// A row as soon as it is measured: all take many minutes.
+	const row = "%-17s  %-22s  %-22s  %-22s  %s\n"
+	fmt.Printf(row, "TRAINING STEP", "ours, images/s", "PyTorch contiguous", "PyTorch channels last", "ratio to the better")
 	for _, side := range o.sides {
 		for _, batch := range o.batches {
 			var ours series
@@ -45,16 +49,27 @@ func steps(ctx context.Context, o options, python, dir string) error {
 				}
 			}
 			plain, last := theirs["contiguous"], theirs["channels_last"]
-			fmt.Fprintf(t, "%s px, batch %s\t%v\t%v\t%v\t%.2f\n", side, batch, ours, plain, last,
-				ours.median()/max(plain.median(), last.median()))
+			fmt.Printf(row, side+" px, batch "+batch, ours, plain, last,
+				fmt.Sprintf("%.2f", ours.median()/max(plain.median(), last.median())))
 		}
 	}
-	fmt.Fprintln(t)
-	return t.Flush()
+	fmt.Println()
+	if !o.profile {
+		return nil
+	}
+	for _, side := range o.sides {
+		if err := profile(ctx, side, o.batches[0], dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
+// device is where both sides compute the step.
+func device() string { return cmp.Or(os.Getenv("ANOMALY_BENCH_PROVIDER"), "cpu") }
+
 func peerStep(ctx context.Context, python, side, batch string, steps int, into map[string]series) error {
-	out, err := output(ctx, python, "bench/peer_step.py", "--sides", side, "--batches", batch, "--rounds", "1", "--steps", strconv.Itoa(steps))
+	out, err := output(ctx, python, "bench/peer_step.py", "--sides", side, "--batches", batch, "--rounds", "1", "--steps", strconv.Itoa(steps), "--device", device())
 	if err != nil {
 		return err
 	}

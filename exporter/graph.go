@@ -28,6 +28,9 @@ type value struct {
 	// node's shape where an axis of size 1 stands for a repeated one: see
 	// lowerRepeat.
 	shape []int
+	// bits tells that the tensor holds images in tiles, see tiles.go, and shape
+	// what they are. 0 is ONNX's own layout.
+	bits int
 }
 
 // graph is an ONNX graph under construction.
@@ -118,7 +121,7 @@ func (g *graph) ops(domain, opType string, shapes [][]int, inputs []value, attrs
 	}
 	out := make([]value, len(shapes))
 	for i, s := range shapes {
-		out[i] = value{fmt.Sprintf("%s:%d", n.GetName(), i), s}
+		out[i] = value{name: fmt.Sprintf("%s:%d", n.GetName(), i), shape: s}
 		n.Output = append(n.Output, out[i].name)
 	}
 	g.proto.Node = append(g.proto.Node, n)
@@ -148,7 +151,7 @@ func (g *graph) constant(t onnx.TensorProto_DataType, shape []int, raw []byte) v
 	if v, ok := g.constants[key]; ok {
 		return v
 	}
-	v := value{fmt.Sprintf("constant_%d", len(g.constants)+1), shape}
+	v := value{name: fmt.Sprintf("constant_%d", len(g.constants)+1), shape: shape}
 	g.constants[key] = v
 	g.initializer(v.name, t, shape, raw)
 	return v
@@ -234,6 +237,26 @@ func (g *graph) rename(from, to string) {
 			}
 		}
 	}
+}
+
+// prune drops the nodes that nothing asks for.
+func (g *graph) prune() {
+	wanted := map[string]bool{}
+	for _, o := range g.proto.Output {
+		wanted[o.GetName()] = true
+	}
+	kept := g.proto.Node[:0:0]
+	for _, n := range slices.Backward(g.proto.Node) {
+		if !slices.ContainsFunc(n.Output, func(name string) bool { return wanted[name] }) {
+			continue
+		}
+		for _, in := range n.Input {
+			wanted[in] = true
+		}
+		kept = append(kept, n)
+	}
+	slices.Reverse(kept)
+	g.proto.Node = kept
 }
 
 // model wraps the finished graph. Marshalling is deterministic: same graph,

@@ -72,7 +72,7 @@ func (l *lowering) prepare(side int) value {
 	l.proto.Input = append(l.proto.Input, describe(network.ImageName, onnx.TensorProto_UINT8,
 		[]dim{{name: "height"}, {name: "width"}, {size: channels}},
 		"a decoded image of any size: rows of pixels of red, green and blue, 0 to 255"))
-	batch := l.op("Unsqueeze", nil, []value{{network.ImageName, nil}, l.ints(0)})
+	batch := l.op("Unsqueeze", nil, []value{{name: network.ImageName}, l.ints(0)})
 	square := l.ints(1, side, side, channels)
 	once := l.resize(batch, l.firstPass(batch, square, side), nil)
 	resized := l.resize(once, square, []int{1, side, side, channels})

@@ -69,15 +69,20 @@ func ruleOf(op gorgonia.Op) (rule, bool) {
 type lowering struct {
 	*graph
 	done map[*gorgonia.Node]value
+	// shared is what was computed of values for several operators, by what and of
+	// which.
+	shared map[string]nine
+	// reshaped is the tensor behind each that only has another shape, by name.
+	reshaped map[string]value
 }
 
 func newLowering(name string, extensions bool) *lowering {
-	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}}
+	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}, shared: map[string]nine{}, reshaped: map[string]value{}}
 }
 
 // source declares a node that is not computed: an input or a parameter.
 func (l *lowering) source(n *gorgonia.Node, name string) value {
-	v := value{name, n.Shape()}
+	v := value{name: name, shape: n.Shape()}
 	l.done[n] = v
 	return v
 }
@@ -102,6 +107,11 @@ func (l *lowering) lower(n *gorgonia.Node) (value, error) {
 				return value{}, err
 			}
 			in = append(in, v)
+		}
+	}
+	if slices.ContainsFunc(in, func(v value) bool { return v.bits > 0 }) {
+		if err := worksOnTiles(n.Op(), in); err != nil {
+			return value{}, err
 		}
 	}
 	v, err := r(l, n, in)

@@ -122,6 +122,10 @@ func TestStepsGradientsAreThoseOfGorgoniasMachine(t *testing.T) {
 		{[]int{3, 4, 5}, 1, 8, 8},
 		{[]int{3, 4, 6, 5}, 3, 16, 24},
 		{[]int{3, 8, 12, 16, 20}, 2, 32, 16},
+		// In tiles, of one class and of several, one place of the grid and several.
+		{[]int{3, 9, 10}, 3, 16, 8},
+		{[]int{3, 8, 12, 16, 20}, 2, 32, 64},
+		{[]int{3, 8, 12, 16, 20}, 1, 96, 32},
 	} {
 		arch := models.Architecture{Channels: c.channels}
 		t.Run(fmt.Sprintf("%s at %d×%d×%d", arch, c.n, c.h, c.w), func(t *testing.T) {
@@ -352,6 +356,25 @@ func TestOperatorWithoutLoweringIsNamed(t *testing.T) {
 	_, err := l.lower(y)
 	if !errors.Is(err, ErrNoLowering) || !strings.Contains(err.Error(), "tanh") {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+// What does not know tiles must not take them for ONNX's own layout.
+func TestOperatorsThatDoNotKnowTilesRefuseThem(t *testing.T) {
+	g := gorgonia.NewGraph()
+	x := gorgonia.NewTensor(g, tensor.Float32, 4, gorgonia.WithShape(1, 3, 8, 8), gorgonia.WithName("x"))
+	plain := gorgonia.NewTensor(g, tensor.Float32, 4, gorgonia.WithShape(1, 3, 8, 8), gorgonia.WithName("plain"))
+	for name, y := range map[string]*gorgonia.Node{
+		"sum of rows":      gorgonia.Must(gorgonia.Sum(x, 3)),
+		"another shape":    gorgonia.Must(gorgonia.Reshape(x, tensor.Shape{3, 64})),
+		"tiles and others": gorgonia.Must(gorgonia.Add(x, plain)),
+	} {
+		l := newLowering("test", true)
+		l.done[x] = l.tile(l.source(x, "x"), 2)
+		l.source(plain, "plain")
+		if _, err := l.lower(y); !errors.Is(err, ErrNoLowering) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

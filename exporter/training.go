@@ -37,6 +37,9 @@ func GradientModel(arch models.Architecture, n, h, w int) (*StepModel, error) {
 func LowerGradient(g *network.Gradient) (*StepModel, error) {
 	l := newStep("gradient")
 	l.in(g.Image, network.ImageName)
+	if bits := pixelBits(len(g.Parameters)/4, g.Image.Shape()[2], g.Image.Shape()[3]); bits > 0 {
+		l.done[g.Image] = l.tile(l.done[g.Image], bits)
+	}
 	l.in(g.Weight, network.WeightName)
 	for _, p := range g.Parameters {
 		l.in(p, p.Name())
@@ -116,6 +119,7 @@ func (s *step) finish(doc string) (*StepModel, error) {
 	if s.err != nil {
 		return nil, s.err
 	}
+	s.prune()
 	b, err := s.model(doc, nil)
 	if err != nil {
 		return nil, err

@@ -2,19 +2,29 @@ package trainer
 
 import (
 	"fmt"
+	"os"
 	"testing"
 
+	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 )
 
 // BenchmarkStep times one training step of the default network. `make bench`
-// runs it beside PyTorch's.
+// runs it beside PyTorch's. ANOMALY_BENCH_PROVIDER says where, if not on the
+// processor.
 func BenchmarkStep(b *testing.B) {
 	for _, c := range []struct{ side, batch int }{{128, 16}, {256, 16}, {384, 16}, {128, 8}, {256, 8}, {384, 8}} {
 		b.Run(fmt.Sprintf("side=%d/batch=%d", c.side, c.batch), func(b *testing.B) {
 			arch := models.DefaultArchitecture()
-			s, err := newStepper(orttest.Open(b), arch, InitialWeights(arch, 0), c.side, c.side, Options{Threads: orttest.Open(b).Threads()})
+			engine := orttest.Open(b)
+			if p := os.Getenv("ANOMALY_BENCH_PROVIDER"); p != "" {
+				var err error
+				if engine, err = ort.Open(ort.Options{Provider: ort.Provider(p)}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			s, err := newStepper(engine, arch, InitialWeights(arch, 0), c.side, c.side, Options{Threads: engine.Threads()})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -282,8 +282,7 @@ func (t *markerTraining) allocate() error {
 	if err != nil {
 		return err
 	}
-	threads := max(1, t.options.Threads/markerParts)
-	if t.gradient, err = t.engine.NewSession(gradient.ONNX, gradient.Inputs, gradient.Outputs, ort.SessionOptions{Threads: threads}); err != nil {
+	if t.gradient, err = t.engine.NewSession(gradient.ONNX, gradient.Inputs, gradient.Outputs, ort.SessionOptions{Threads: 1}); err != nil {
 		return err
 	}
 	update, err := exporter.UpdateModel(ps, markerParts)

@@ -15,16 +15,13 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// partPixels bounds the pixels that one part of a batch holds, and partImages
-// its images. Small parts keep a layer's activations in the processor's caches
-// and let each processor work on a part of its own, which pays because several
-// operators of the backward pass run on one thread only. Measured on 2 cores at
-// 256 px: parts of 4 images take 0.75 of the time of one part of 16 on two
-// threads.
-const (
-	partPixels = 4 * 256 * 256
-	partImages = 4
-)
+// partPixels bounds the pixels that one part of a batch holds. A part stays on
+// one thread, since several operators of a step use one whatever they are given.
+// What a part costs whatever its size, of kernels to be transformed and operators
+// to be started, is that of a fifth of an image of 256 px; large parts do not stay in
+// the processor's caches. Two images of 384 px, four of 256 and eight of 128 were
+// the best of what divides a batch of 16.
+const partPixels = 2 * 384 * 384
 
 // stepper holds a training's state, weights and Adam's moments, in ONNX
 // Runtime's tensors, and takes training steps. A step is the exact step of the
@@ -126,7 +123,7 @@ func (s *stepper) Weights() models.StateDict {
 // its pixels and channels. When the context ends it returns the context's cause
 // and the state is as it was before the step.
 func (s *stepper) Step(ctx context.Context, images [][]byte, learningRate float64) (float64, error) {
-	sizes := partition(len(images), s.partLimit())
+	sizes := PartSizes(len(images), s.h, s.w)
 	if err := s.prepare(sizes); err != nil {
 		return 0, err
 	}
@@ -160,13 +157,12 @@ func (s *stepper) Step(ctx context.Context, images [][]byte, learningRate float6
 // errDiverged is returned when the loss is no longer a number.
 var errDiverged = errors.New("trainer: the training diverged")
 
-// partLimit is how many images a part may hold.
-func (s *stepper) partLimit() int { return min(max(partPixels/(s.h*s.w), 1), partImages) }
-
-// partition cuts n images into parts of at most limit images whose sizes differ
-// by one at most, so that no worker waits for another; an even number of parts
-// where that is possible. It does not depend on the number of threads.
-func partition(n, limit int) []int {
+// PartSizes is how a step cuts a batch of n images of h×w pixels: into parts whose
+// sizes differ by one at most, so that no worker waits for another, and an even
+// number of them where that is possible. It does not depend on the number of
+// threads.
+func PartSizes(n, h, w int) []int {
+	limit := max(partPixels/(h*w), 1)
 	parts := (n + limit - 1) / limit
 	if parts%2 == 1 && parts < n {
 		parts++

@@ -110,16 +110,17 @@ func TestPartsOfABatchAddUpToTheBatch(t *testing.T) {
 	}
 }
 
-func TestPartitionIsCompleteAndEven(t *testing.T) {
-	for limit := 1; limit <= 5; limit++ {
+func TestPartsAreCompleteAndEven(t *testing.T) {
+	for side := 512; side >= 16; side /= 2 {
+		limit := max(partPixels/(side*side), 1)
 		for n := 1; n <= 40; n++ {
-			sizes := partition(n, limit)
+			sizes := PartSizes(n, side, side)
 			sum := 0
 			for _, s := range sizes {
 				sum += s
 			}
-			if sum != n || slices.Max(sizes) > limit || slices.Max(sizes)-slices.Min(sizes) > 1 || slices.Min(sizes) < 1 {
-				t.Errorf("%d images in parts of at most %d: %v", n, limit, sizes)
+			if sum != n || slices.Max(sizes) > limit || slices.Max(sizes)-slices.Min(sizes) > 1 || slices.Min(sizes) < 1 || n > 1 && len(sizes) < 2 {
+				t.Errorf("%d images of %d px in parts: %v", n, side, sizes)
 			}
 		}
 	}

@@ -28,7 +28,10 @@ type Gradient struct {
 func Differentiate(f *Forward) (*Gradient, error) {
 	b := &builder{graph: f.Graph}
 	g := &Gradient{Forward: f, Weight: b.input(WeightName)}
-	g.Loss = b.node(gorgonia.HadamardProd(b.node(gorgonia.Mean(f.Error)), g.Weight))
+	// The mean of everything at once, not of the images' errors: it does not
+	// depend on how the pixels lie, which a lowering may then choose.
+	square := b.node(gorgonia.Square(b.node(gorgonia.Sub(f.Reconstruction, f.Image))))
+	g.Loss = b.node(gorgonia.HadamardProd(b.node(gorgonia.Mean(b.checked(square))), g.Weight))
 	if b.err != nil {
 		return nil, fmt.Errorf("network: the loss: %w", b.err)
 	}

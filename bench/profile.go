@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/models"
+	"github.com/deepmed/anomaly/trainer"
+)
+
+// profileRuns is how often a part runs; each operator counts with the fastest.
+const profileRuns = 20
+
+// profile says what the operators of the gradient of one part of a batch take, on
+// one thread, as a training runs it.
+func profile(ctx context.Context, side, batch, dir string) error {
+	pixels, err := strconv.Atoi(side)
+	if err != nil {
+		return err
+	}
+	images, err := strconv.Atoi(batch)
+	if err != nil {
+		return err
+	}
+	n := trainer.PartSizes(images, pixels, pixels)[0]
+	arch := models.DefaultArchitecture()
+	m, err := exporter.GradientModel(arch, n, pixels, pixels)
+	if err != nil {
+		return err
+	}
+	engine, err := ort.Open(ort.Options{})
+	if err != nil {
+		return err
+	}
+	prefix := filepath.Join(dir, "profile-"+side)
+	session, err := engine.NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Threads: 1, Profile: prefix})
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	var in, out []*ort.Tensor
+	tensor := func(to *[]*ort.Tensor, shape ...int) {
+		var t *ort.Tensor
+		if t, err = ort.NewTensor(shape...); err == nil {
+			*to = append(*to, t)
+		}
+	}
+	tensor(&in, n, models.InputChannels, pixels, pixels)
+	tensor(&in, 1)
+	tensor(&out, 1)
+	for _, p := range arch.Parameters() {
+		tensor(&in, p.Shape...)
+		tensor(&out, p.Shape...)
+	}
+	if err != nil {
+		return err
+	}
+	for i, v := range trainer.InitialWeights(arch, 0) {
+		copy(in[2+i].Data(), v.Data)
+	}
+	for i := range in[0].Data() {
+		in[0].Data()[i] = float32(i%251) / 250
+	}
+	in[1].Data()[0] = 1
+	for range profileRuns {
+		if err := session.Run(ctx, in, out); err != nil {
+			return err
+		}
+	}
+	session.Close() // writes the file
+	for _, t := range slices.Concat(in, out) {
+		t.Close()
+	}
+	found, err := filepath.Glob(prefix + "*.json")
+	if err != nil || len(found) != 1 {
+		return errors.Join(err, fmt.Errorf("profiles %v, expected one", found))
+	}
+	data, err := os.ReadFile(found[0])
+	if err != nil {
+		return err
+	}
+	var events []struct {
+		Cat, Name string
+		Dur       float64 // µs
+		Args      struct {
+			Op string `json:"op_name"`
+		}
+	}
+	if err := json.Unmarshal(data, &events); err != nil {
+		return err
+	}
+	type node struct{ op, name string }
+	fastest := map[node]float64{}
+	for _, e := range events {
+		if k := (node{e.Args.Op, e.Name}); e.Cat == "Node" && e.Args.Op != "" {
+			if _, ok := fastest[k]; !ok {
+				fastest[k] = math.Inf(1)
+			}
+			fastest[k] = min(fastest[k], e.Dur/1e3)
+		}
+	}
+	took, count, all := map[string]float64{}, map[string]int{}, 0.0
+	for k, ms := range fastest {
+		took[k.op] += ms
+		count[k.op]++
+		all += ms
+	}
+	t := table(fmt.Sprintf("OPERATORS, %s px, part of %d", side, n), "ms", "share", "nodes")
+	for _, op := range slices.SortedFunc(maps.Keys(took), func(a, b string) int { return int(math.Copysign(1, took[b]-took[a])) }) {
+		fmt.Fprintf(t, "%s\t%.2f\t%.1f %%\t%d\n", op, took[op], 100*took[op]/all, count[op])
+	}
+	fmt.Fprintf(t, "all\t%.2f\t\t%d\n\n", all, len(fastest))
+	return t.Flush()
+}
