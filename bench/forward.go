@@ -11,9 +11,9 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// forward is a model's bare forward pass: a session of the ONNX file that the
-// service makes of it, asked for what a verdict needs, on one image that was
-// prepared beforehand.
+// forward is a model's bare forward pass: a session of the autoencoder.onnx that
+// users take away, asked for what a verdict needs, on one image that was prepared
+// beforehand.
 type forward struct {
 	session *ort.Session
 	image   *ort.Tensor
@@ -26,7 +26,7 @@ func newForward(engine *ort.Engine, file, image []byte, threads int) (*forward, 
 	if err != nil {
 		return nil, err
 	}
-	onnx, err := exporter.VerdictModel(m)
+	onnx, err := exporter.InferenceModel(m)
 	if err != nil {
 		return nil, err
 	}
