@@ -271,6 +271,10 @@ func TestSchedulerJudgesAsTheDetectorDoes(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			if err := s.processors.Acquire(ctx, s.threads); err != nil {
 				t.Errorf("%+v: processors are held still", o)
+			} else {
+				// Such a server may be left over for the next scheduler's images,
+				// and must not wait for ever.
+				s.processors.Release(s.threads)
 			}
 			cancel()
 		}

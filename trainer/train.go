@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -165,18 +166,35 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		return nil, err
 	}
 	defer data.Close()
-	normal, decision, marked, err := normality(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), o, began)
-	if err != nil {
-		return nil, err
-	}
 	arch := models.DefaultArchitecture()
 	start := InitialWeights(arch, o.Seed)
 	if o.Base != nil {
 		start = o.Base.Weights
 	}
-	weights, fitted, err := fit(ctx, engine, arch, start, data, level, o, began)
-	if err != nil {
-		return nil, err
+	var (
+		weights, normal models.StateDict
+		fitted          fitted
+		decision        *models.Decision
+		marked          int
+	)
+	epochs := func() (err error) {
+		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began)
+		return err
+	}
+	places := func() (err error) {
+		normal, decision, marked, err = normality(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), o, began)
+		return err
+	}
+	// The epochs show how far a training is, so they come first. Where time is
+	// short they fill what the rest leaves of it, and must know how much that is.
+	parts := []func() error{epochs, places}
+	if o.MaxTime > 0 {
+		slices.Reverse(parts)
+	}
+	for _, part := range parts {
+		if err := part(); err != nil {
+			return nil, err
+		}
 	}
 	m := &models.Model{
 		Architecture: arch,
