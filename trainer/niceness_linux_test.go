@@ -46,9 +46,23 @@ func TestTrainingsThreadsStandBackAndNoThreadStaysSo(t *testing.T) {
 	if own[nice] > 0 {
 		t.Skip("the tests run at this niceness themselves")
 	}
-	seen := 0
-	o := Options{Level: 1, ImageSize: 32, Niceness: nice, Progress: func(Progress) { seen = max(seen, niceThreads(t)[nice]) }}
-	m, err := Train(t.Context(), orttest.Open(t), folder(t), o)
+	// Between steps the threads that compute parts of a batch are gone, so they
+	// are looked for all the time.
+	seen, over, looked := 0, make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(looked)
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(time.Millisecond):
+				seen = max(seen, niceThreads(t)[nice])
+			}
+		}
+	}()
+	m, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 1, ImageSize: 32, Niceness: nice})
+	close(over)
+	<-looked
 	if err != nil {
 		t.Fatal(err)
 	}
