@@ -18,13 +18,7 @@ func MarkerGradientModel(n, side, k int) (*StepModel, error) {
 	l.in(g.Places, network.PlacesName)
 	l.in(g.Target, network.TargetName)
 	l.in(g.Weight, network.WeightName)
-	for _, p := range g.Parameters {
-		l.in(p, p.Name())
-	}
-	l.out(g.Loss, "loss")
-	for i, p := range g.Parameters {
-		l.out(g.Gradients[i], network.GradientName(p.Name(), 0))
-	}
+	l.derivatives(g.Parameters, g.Loss, g.Gradients)
 	return l.finish("Forward and backward pass of what marks synthetic defects.")
 }
 

@@ -41,13 +41,7 @@ func LowerGradient(g *network.Gradient) (*StepModel, error) {
 		l.done[g.Image] = l.tile(l.done[g.Image], bits)
 	}
 	l.in(g.Weight, network.WeightName)
-	for _, p := range g.Parameters {
-		l.in(p, p.Name())
-	}
-	l.out(g.Loss, "loss")
-	for i, p := range g.Parameters {
-		l.out(g.Gradients[i], network.GradientName(p.Name(), 0))
-	}
+	l.derivatives(g.Parameters, g.Loss, g.Gradients)
 	return l.finish("Forward and backward pass over a part of a batch.")
 }
 
@@ -113,6 +107,18 @@ func (s *step) out(n *gorgonia.Node, name string) {
 		s.err = s.result(n, name, "")
 	}
 	s.outputs = append(s.outputs, name)
+}
+
+// derivatives declares parameters as inputs, and the loss and its gradients with
+// regard to them as outputs.
+func (s *step) derivatives(parameters gorgonia.Nodes, loss *gorgonia.Node, gradients gorgonia.Nodes) {
+	for _, p := range parameters {
+		s.in(p, p.Name())
+	}
+	s.out(loss, "loss")
+	for i, p := range parameters {
+		s.out(gradients[i], network.GradientName(p.Name(), 0))
+	}
 }
 
 func (s *step) finish(doc string) (*StepModel, error) {
