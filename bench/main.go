@@ -109,6 +109,21 @@ func (s series) String() string {
 	return fmt.Sprintf("%.1f (%.1f–%.1f)", s.median(), slices.Min(s), slices.Max(s))
 }
 
+// over is each round's ratio to another series: both sides of a round met the
+// machine at nearly the same pace, which drifts by more than they differ.
+func (s series) over(t series) series {
+	out := make(series, len(s))
+	for i := range s {
+		out[i] = s[i] / t[i]
+	}
+	return out
+}
+
+// fine is String with a digit more.
+func (s series) fine() string {
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", s.median(), slices.Min(s), slices.Max(s))
+}
+
 func table(header ...string) *tabwriter.Writer {
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, strings.Join(header, "\t"))

@@ -1,15 +1,17 @@
 """PyTorch's time for one training step of the contract's network: forward, backward, Adam.
 
-    python bench/peer_step.py [--sides 128,256] [--batches 16,8] [--rounds 3] [--steps 8]
+    echo "256 16 channels_last 8" | python bench/peer_step.py
 
-One JSON object a line for each side, batch and memory layout: the median step, and the
-fastest and slowest round (each the median of its steps). The layouts take turns within a
-round, so that a change of the machine's pace meets both.
+Each line of the input asks for a side, a batch, a memory layout and a number of steps, and is
+answered by a JSON object with the images a second of the median step. So one process takes
+turns with another program, without the seconds that importing PyTorch takes: long enough for
+the machine's pace to change in between.
 """
 
 import argparse
 import json
 import statistics
+import sys
 import time
 
 import torch
@@ -40,45 +42,25 @@ class Step:
         return (time.perf_counter() - start) * 1e3
 
 
-def integers(text):
-    return [int(part) for part in text.split(",")]
+def measure(side, batch, layout, steps, warmup, device):
+    """The times of so many steps, in milliseconds, after some that do not count."""
+    step = Step(side, batch, layout, device)
+    for _ in range(warmup):
+        step.milliseconds()
+    return [step.milliseconds() for _ in range(steps)]
 
 
 def main():
-    p = argparse.ArgumentParser(description="time PyTorch's training step")
-    p.add_argument("--sides", type=integers, default=[128, 256])
-    p.add_argument("--batches", type=integers, default=[16, 8])
-    p.add_argument("--layouts", type=lambda s: s.split(","), default=list(LAYOUTS))
-    p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--steps", type=int, default=8, help="timed steps a round")
-    p.add_argument("--warmup", type=int, default=2, help="steps before each round that are not timed")
+    p = argparse.ArgumentParser(description="time PyTorch's training step, as lines of standard input ask for it")
+    p.add_argument("--warmup", type=int, default=2, help="steps before each measurement that are not timed")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--device", default="cpu")
     a = p.parse_args()
-    if any(layout not in LAYOUTS for layout in a.layouts):
-        p.error(f"--layouts takes {' and '.join(LAYOUTS)}")
     torch.set_num_threads(a.threads)
-
-    for side in a.sides:
-        for batch in a.batches:
-            rounds = {layout: [] for layout in a.layouts}
-            every = {layout: [] for layout in a.layouts}
-            for _ in range(a.rounds):
-                for layout in a.layouts:
-                    step = Step(side, batch, layout, a.device)
-                    for _ in range(a.warmup):
-                        step.milliseconds()
-                    times = [step.milliseconds() for _ in range(a.steps)]
-                    rounds[layout].append(statistics.median(times))
-                    every[layout] += times
-            for layout in a.layouts:
-                median = statistics.median(every[layout])
-                print(json.dumps({
-                    "torch": torch.__version__, "threads": a.threads, "side": side, "batch": batch,
-                    "layout": layout, "rounds": a.rounds, "steps": a.steps,
-                    "ms": round(median, 2), "ms_min": round(min(rounds[layout]), 2),
-                    "ms_max": round(max(rounds[layout]), 2), "images_per_s": round(batch / median * 1e3, 2),
-                }), flush=True)
+    for line in sys.stdin:
+        side, batch, layout, steps = line.split()
+        times = measure(int(side), int(batch), layout, int(steps), a.warmup, a.device)
+        print(json.dumps({"torch": torch.__version__, "images_per_s": int(batch) / statistics.median(times) * 1e3}), flush=True)
 
 
 if __name__ == "__main__":

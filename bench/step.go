@@ -1,16 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 )
 
 var imagesPerSecond = regexp.MustCompile(`([0-9.e+]+) images/s`)
@@ -22,35 +22,36 @@ func steps(ctx context.Context, o options, python, dir string) error {
 	if _, err := output(ctx, "go", "test", "-c", "-o", test, "./trainer"); err != nil {
 		return err
 	}
+	peer, err := startStepPeer(ctx, python)
+	if err != nil {
+		return err
+	}
+	defer peer.Close()
 	// A row as soon as it is measured: all take many minutes.
 	const row = "%-17s  %-22s  %-22s  %-22s  %s\n"
 	fmt.Printf(row, "TRAINING STEP", "ours, images/s", "PyTorch contiguous", "PyTorch channels last", "ratio to the better")
 	for _, side := range o.sides {
 		for _, batch := range o.batches {
 			var ours series
-			theirs := map[string]series{}
+			theirs := make([]series, len(layouts))
 			for range o.rounds {
-				out, err := output(ctx, test, "-test.run", "^$", "-test.benchtime", fmt.Sprintf("%dx", o.steps),
-					"-test.bench", fmt.Sprintf("Step/side=%s/batch=%s$", side, batch))
-				if err != nil {
-					return err
-				}
-				m := imagesPerSecond.FindStringSubmatch(out)
-				if m == nil {
-					return fmt.Errorf("no images/s in %q", out)
-				}
-				v, err := strconv.ParseFloat(m[1], 64)
+				v, err := ownStep(ctx, test, side, batch, o.steps)
 				if err != nil {
 					return err
 				}
 				ours = append(ours, v)
-				if err := peerStep(ctx, python, side, batch, o.steps, theirs); err != nil {
-					return err
+				for i, layout := range layouts {
+					if v, err = peer.step(side, batch, layout, o.steps); err != nil {
+						return err
+					}
+					theirs[i] = append(theirs[i], v)
 				}
 			}
-			plain, last := theirs["contiguous"], theirs["channels_last"]
-			fmt.Printf(row, side+" px, batch "+batch, ours, plain, last,
-				fmt.Sprintf("%.2f", ours.median()/max(plain.median(), last.median())))
+			best := theirs[0]
+			if theirs[1].median() > best.median() {
+				best = theirs[1]
+			}
+			fmt.Printf(row, side+" px, batch "+batch, ours, theirs[0], theirs[1], ours.over(best).fine())
 		}
 	}
 	fmt.Println()
@@ -68,20 +69,61 @@ func steps(ctx context.Context, o options, python, dir string) error {
 // device is where both sides compute the step.
 func device() string { return cmp.Or(os.Getenv("ANOMALY_BENCH_PROVIDER"), "cpu") }
 
-func peerStep(ctx context.Context, python, side, batch string, steps int, into map[string]series) error {
-	out, err := output(ctx, python, "bench/peer_step.py", "--sides", side, "--batches", batch, "--rounds", "1", "--steps", strconv.Itoa(steps), "--device", device())
+// ownStep gives the images a second of our median step.
+func ownStep(ctx context.Context, test, side, batch string, steps int) (float64, error) {
+	out, err := output(ctx, test, "-test.run", "^$", "-test.benchtime", fmt.Sprintf("%dx", steps),
+		"-test.bench", fmt.Sprintf("Step/side=%s/batch=%s$", side, batch))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	for s := bufio.NewScanner(strings.NewReader(out)); s.Scan(); {
-		var r struct {
-			Layout  string
-			PerSecs float64 `json:"images_per_s"`
-		}
-		if err := json.Unmarshal(s.Bytes(), &r); err != nil {
-			return err
-		}
-		into[r.Layout] = append(into[r.Layout], r.PerSecs)
+	m := imagesPerSecond.FindStringSubmatch(out)
+	if m == nil {
+		return 0, fmt.Errorf("no images/s in %q", out)
 	}
-	return nil
+	return strconv.ParseFloat(m[1], 64)
+}
+
+// layouts are PyTorch's for images in memory.
+var layouts = [...]string{"contiguous", "channels_last"}
+
+// stepPeer is PyTorch, which takes a step when it is asked to. It must be closed.
+type stepPeer struct {
+	cmd    *exec.Cmd
+	ask    io.WriteCloser
+	answer *json.Decoder
+}
+
+func startStepPeer(ctx context.Context, python string) (*stepPeer, error) {
+	p := &stepPeer{cmd: exec.CommandContext(ctx, python, "bench/peer_step.py", "--device", device())}
+	p.cmd.Stderr = os.Stderr
+	var err error
+	if p.ask, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.answer = json.NewDecoder(out)
+	return p, p.cmd.Start()
+}
+
+// step gives the images a second of PyTorch's median step.
+func (p *stepPeer) step(side, batch, layout string, steps int) (float64, error) {
+	if _, err := fmt.Fprintln(p.ask, side, batch, layout, steps); err != nil {
+		return 0, fmt.Errorf("asking PyTorch for a step: %w", err)
+	}
+	var a struct {
+		PerSecond float64 `json:"images_per_s"`
+	}
+	if err := p.answer.Decode(&a); err != nil {
+		return 0, fmt.Errorf("reading PyTorch's answer: %w", err)
+	}
+	return a.PerSecond, nil
+}
+
+// Close ends PyTorch.
+func (p *stepPeer) Close() {
+	_ = p.ask.Close()
+	_ = p.cmd.Wait()
 }
