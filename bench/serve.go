@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -27,6 +28,8 @@ type row struct {
 	asked   *questions
 	model   []byte // whose forward pass it takes; nil for the peer's
 	results map[int]*results
+	// sending is what its requests take on their way; nil for the peer's.
+	sending *sending
 	// memory is what the service held after memoryRequests, in MB.
 	memory   float64
 	requests int
@@ -91,9 +94,22 @@ func serve(ctx context.Context, o options, python, dir string) error {
 	for _, b := range bare {
 		defer b.pass.close()
 	}
+	way, err := startSink()
+	if err != nil {
+		return err
+	}
+	defer way.close()
 	for range max(o.rounds, 1) {
 		for _, b := range bare {
 			if err := b.round(ctx); err != nil {
+				return err
+			}
+		}
+		for _, r := range rows {
+			if r.sending == nil {
+				continue
+			}
+			if err := r.sending.round(ctx, way, forwardPasses); err != nil {
 				return err
 			}
 		}
@@ -147,6 +163,9 @@ func newRows(ours, theirs, keeping *service, plain, band []byte, images [][]byte
 			return nil, err
 		}
 		r.results = map[int]*results{1: {}, 8: {}}
+		if r.model != nil {
+			r.sending = &sending{row: r}
+		}
 	}
 	for i, want := range rows[1].asked.expected {
 		if got := rows[0].asked.expected[i]; math.Abs(got-want) > tolerance*want {
@@ -215,14 +234,25 @@ func printServed(rows []*row, bare []*bareRow) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	t = table("POST /detect, 256 px", "clients", "requests/s", "p50, ms", "p99, ms", "CPU, ms", "outside the pass", "failed", "MB after 1,000")
+	t = table("BYTES ON THEIR WAY, 1 client", "p50, ms")
+	for _, r := range rows {
+		if r.sending != nil {
+			fmt.Fprintf(t, "%s\t%v\n", r.name, r.sending.p50)
+		}
+	}
+	fmt.Fprintln(t)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	t = table("POST /detect, 256 px", "clients", "requests/s", "p50, ms", "p99, ms", "CPU, ms", "outside the pass", "and the way", "failed", "MB after 1,000")
 	for _, clients := range []int{1, 8} {
 		for _, r := range rows {
 			s := r.results[clients]
-			fmt.Fprintf(t, "%s\t%d\t%v\t%v\t%v\t%v\t%s\t%d\t%.0f\n", r.name, clients, s.rate, s.p50, s.p99, s.cpu, r.outside(clients, bare), s.failed, r.memory)
+			fmt.Fprintf(t, "%s\t%d\t%v\t%v\t%v\t%v\t%s\t%s\t%d\t%.0f\n", r.name, clients, s.rate, s.p50, s.p99, s.cpu,
+				r.outside(clients, bare, false), r.outside(clients, bare, true), s.failed, r.memory)
 		}
 		a, b := rows[0].results[clients], rows[1].results[clients]
-		fmt.Fprintf(t, "ratio, ours to the recipe\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t\t\t%.2f\n", clients, a.rate.median()/b.rate.median(),
+		fmt.Fprintf(t, "ratio, ours to the recipe\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t\t\t\t%.2f\n", clients, a.rate.median()/b.rate.median(),
 			a.p50.median()/b.p50.median(), a.p99.median()/b.p99.median(), a.cpu.median()/b.cpu.median(), rows[0].memory/rows[1].memory)
 	}
 	fmt.Fprintln(t)
@@ -239,9 +269,12 @@ func printServed(rows []*row, bare []*bareRow) error {
 	return nil
 }
 
-// outside is the share of a request's time that is not its bare forward pass.
-func (r *row) outside(clients int, bare []*bareRow) string {
-	if r.model == nil {
+// outside is the share of a request's time that is not its bare forward pass, and,
+// where the way is left out as well, not what its bytes take on their way: that
+// is told of one client only, as those of eight travel while others are judged.
+// Each round has a share of its own, since the machine's pace drifts between them.
+func (r *row) outside(clients int, bare []*bareRow, way bool) string {
+	if r.model == nil || (way && clients > 1) {
 		return ""
 	}
 	most := bare[0].threads
@@ -250,11 +283,19 @@ func (r *row) outside(clients int, bare []*bareRow) string {
 			continue
 		}
 		s := r.results[clients]
-		switch {
-		case clients == 1 && b.threads == most:
-			return fmt.Sprintf("%.0f %%", 100*(1-b.p50.median()/s.p50.median()))
-		case clients > 1 && b.threads == 1:
-			return fmt.Sprintf("%.0f %%", 100*(1-b.p50.median()*s.rate.median()/1e3/float64(most)))
+		var shares series
+		for i, pass := range b.p50 {
+			switch {
+			case clients == 1 && b.threads == most && way:
+				shares = append(shares, 100*(1-(pass+r.sending.p50[i])/s.p50[i]))
+			case clients == 1 && b.threads == most:
+				shares = append(shares, 100*(1-pass/s.p50[i]))
+			case clients > 1 && b.threads == 1:
+				shares = append(shares, 100*(1-pass*s.rate[i]/1e3/float64(most)))
+			}
+		}
+		if shares != nil {
+			return fmt.Sprintf("%.0f %% (%.0f–%.0f)", shares.median(), slices.Min(shares), slices.Max(shares))
 		}
 	}
 	return ""
