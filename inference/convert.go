@@ -1,6 +1,7 @@
 package inference
 
 import (
+	"encoding/binary"
 	"fmt"
 	"image"
 	"image/color"
@@ -11,7 +12,8 @@ import (
 // library's workers would panic on a crafted image where no recover reaches.
 func toRGB(m image.Image) (*RGB, error) {
 	b := m.Bounds()
-	out := newRGB(b.Dx(), b.Dy())
+	// All of it is written below; Prepare gives it back.
+	out := &RGB{W: b.Dx(), H: b.Dy(), Pix: *borrow(3 * b.Dx() * b.Dy())}
 	switch m := m.(type) {
 	case *image.Gray:
 		for y := range out.H {
@@ -44,8 +46,15 @@ func toRGB(m image.Image) (*RGB, error) {
 	return out, nil
 }
 
-// repeat writes each value of a plane as red, green and blue.
+// repeat writes each value of a plane as red, green and blue: four values make
+// twelve bytes, which are two words.
 func repeat(dst, plane []byte) {
+	for len(plane) >= 4 && len(dst) >= 12 {
+		a, b, c, d := uint64(plane[0]), uint64(plane[1]), uint64(plane[2]), uint32(plane[3])
+		binary.LittleEndian.PutUint64(dst, a*0x010101|b*0x010101<<24|c*0x0101<<48)
+		binary.LittleEndian.PutUint32(dst[8:], uint32(c)|d*0x01010100)
+		plane, dst = plane[4:], dst[12:]
+	}
 	for i, v := range plane {
 		d := dst[3*i : 3*i+3 : 3*i+3]
 		d[0], d[1], d[2] = v, v, v

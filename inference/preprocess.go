@@ -1,6 +1,7 @@
 package inference
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -25,9 +26,13 @@ func Prepare(data []byte, side int, lim ImageLimits) ([]byte, error) {
 		return nil, err
 	}
 	if img.W == side && img.H == side {
-		return img.Pix, nil
+		// The caller keeps it, and must not keep what is behind it.
+		defer giveBack(&img.Pix)
+		return bytes.Clone(img.Pix), nil
 	}
-	return img.Resize(side, side).Pix, nil
+	resized := img.Resize(side, side)
+	giveBack(&img.Pix) // nobody else has it
+	return resized.Pix, nil
 }
 
 // unit holds float32(v)/255, which is what PyTorch's .float()/255 gives;

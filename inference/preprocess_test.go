@@ -121,3 +121,21 @@ func BenchmarkNormalize(b *testing.B) {
 		Normalize(dst, pixels)
 	}
 }
+
+// A training keeps the bytes of thousands of images: a large image that was read
+// before must not leave its memory behind a small one.
+func TestPrepareGivesNoMoreMemoryThanTheImage(t *testing.T) {
+	for _, size := range []int{512, 64, 32} {
+		var file bytes.Buffer
+		if err := png.Encode(&file, image.NewNRGBA(image.Rect(0, 0, size, size))); err != nil {
+			t.Fatal(err)
+		}
+		pixels, err := Prepare(file.Bytes(), 64, ImageLimits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if most := 64*64*3 + 2048; cap(pixels) > most { // what the allocator rounds up to
+			t.Errorf("of %d×%d pixels: %d bytes are kept, expected at most %d", size, size, cap(pixels), most)
+		}
+	}
+}
