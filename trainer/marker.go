@@ -108,7 +108,7 @@ func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset
 			return nil, err
 		}
 		out.tensors = append(out.tensors, tensors...)
-		out.steps = min(out.steps, t.taken)
+		out.steps = min(out.steps, t.steps)
 	}
 	mean, std := meanStd(peaks)
 	offset, slope := float32(mean), float32(1/max(std, 1e-3))
@@ -134,17 +134,9 @@ type markerTraining struct {
 	scales  []models.NormalityScale
 	samples []sample
 
-	gradient, update  *ort.Session
-	now, next         []*ort.Tensor // parameters, first and second moments
-	stepSize, correct *ort.Tensor
-	parts             []*markerPart
-	taken             int // steps
-}
-
-// markerPart is the memory of one part of a batch.
-type markerPart struct {
-	places, target, weight, loss *ort.Tensor
-	grads                        []*ort.Tensor
+	*adam          // nil until there are samples
+	gradient       *ort.Session
+	places, target [markerParts]*ort.Tensor // of a part of a batch
 }
 
 // learnt are the images that the marker learns from.
@@ -181,19 +173,14 @@ func (t *markerTraining) train(ctx context.Context, steps int, deadline time.Tim
 				break
 			}
 		}
-		if err := t.step(ctx, step+1, oneCycle(progress), random); err != nil {
+		if err := t.step(ctx, oneCycle(progress), random); err != nil {
 			return nil, err
 		}
-		t.taken++
 	}
-	if t.taken < min(steps, minMarkerSteps) {
+	if t.steps < min(steps, minMarkerSteps) {
 		return nil, nil
 	}
-	var sd models.StateDict
-	for i, p := range models.MarkerParameters(t.data.Side, t.number) {
-		sd = append(sd, models.Tensor{Name: p.Name, Shape: p.Shape, Data: slices.Clone(t.now[i].Data())})
-	}
-	return sd, nil
+	return t.StateDict(), nil
 }
 
 // oneCycle is the learning rate at that share of the steps.
@@ -276,128 +263,78 @@ func highestOf(mask []float32, side, p int) []float32 {
 	return out
 }
 
+// allocate makes what the steps need.
 func (t *markerTraining) allocate() error {
 	ps := models.MarkerParameters(t.data.Side, t.number)
-	gradient, err := exporter.MarkerGradientModel(partImagesOfMarker, t.data.Side, t.number)
+	start := initial(ps, stream(t.options.Seed, streamMarkers+models.Markers+uint64(t.number)))
+	var err error
+	if t.adam, err = newAdam(t.engine, ps, start, 1); err != nil {
+		return err
+	}
+	if err := t.prepare(markerParts); err != nil {
+		return err
+	}
+	t.options.without.blind(t.weights()[0].Data(), t.scales)
+	m, err := exporter.MarkerGradientModel(partImagesOfMarker, t.data.Side, t.number)
 	if err != nil {
 		return err
 	}
-	if t.gradient, err = t.engine.NewSession(gradient.ONNX, gradient.Inputs, gradient.Outputs, ort.SessionOptions{Threads: 1}); err != nil {
+	if t.gradient, err = newSession(t.engine, m, 1); err != nil {
 		return err
-	}
-	update, err := exporter.UpdateModel(ps, markerParts)
-	if err != nil {
-		return err
-	}
-	if t.update, err = t.engine.NewSession(update.ONNX, update.Inputs, update.Outputs, ort.SessionOptions{Threads: 1}); err != nil {
-		return err
-	}
-	tensor := func(to **ort.Tensor, shape ...int) {
-		if err == nil {
-			*to, err = ort.NewTensor(shape...)
-		}
-	}
-	tensor(&t.stepSize, 1)
-	tensor(&t.correct, 1)
-	for range 3 {
-		for _, p := range ps {
-			for _, side := range []*[]*ort.Tensor{&t.now, &t.next} {
-				*side = append(*side, nil)
-				tensor(&(*side)[len(*side)-1], p.Shape...)
-			}
-		}
 	}
 	p := t.scales[0].Places
-	for range markerParts {
-		part := &markerPart{grads: make([]*ort.Tensor, len(ps))}
-		t.parts = append(t.parts, part)
-		tensor(&part.places, partImagesOfMarker, models.MarkerChannels(t.data.Side), p, p)
-		tensor(&part.target, partImagesOfMarker, 1, p, p)
-		tensor(&part.weight, 1)
-		tensor(&part.loss, 1)
-		for i, p := range ps {
-			tensor(&part.grads[i], p.Shape...)
+	for i := range markerParts {
+		if t.places[i], err = ort.NewTensor(partImagesOfMarker, models.MarkerChannels(t.data.Side), p, p); err != nil {
+			return err
+		}
+		if t.target[i], err = ort.NewTensor(partImagesOfMarker, 1, p, p); err != nil {
+			return err
 		}
 	}
-	if err != nil {
-		return err
-	}
-	for i, w := range initial(ps, stream(t.options.Seed, streamMarkers+models.Markers+uint64(t.number))) {
-		copy(t.now[i].Data(), w.Data)
-	}
-	t.options.without.blind(t.now[0].Data(), t.scales)
 	return nil
 }
 
 // Close gives all memory and sessions back.
 func (t *markerTraining) Close() {
-	all := slices.Concat(t.now, t.next, []*ort.Tensor{t.stepSize, t.correct})
-	for _, p := range t.parts {
-		all = append(append(all, p.places, p.target, p.weight, p.loss), p.grads...)
+	if t.adam != nil {
+		t.adam.Close()
 	}
-	for _, x := range all {
-		if x != nil {
-			x.Close()
-		}
+	for i := range markerParts {
+		t.places[i].Close()
+		t.target[i].Close()
 	}
-	for _, s := range []*ort.Session{t.gradient, t.update} {
-		if s != nil {
-			s.Close()
-		}
-	}
+	t.gradient.Close()
 }
 
-// step takes step number n from 1 on: each part draws its images, in the order of
-// the parts, and the parts run at once.
-func (t *markerTraining) step(ctx context.Context, n int, rate float64, random *rand.Rand) error {
+// step draws a batch, in the order of its parts, and takes a step of Adam on it.
+func (t *markerTraining) step(ctx context.Context, rate float64, random *rand.Rand) error {
 	learnt := t.learnt()
-	ps := len(t.now) / 3
-	group, running := errgroup.WithContext(ctx)
-	group.SetLimit(t.options.Threads)
-	for _, part := range t.parts {
-		var batch []sample
+	var batches [markerParts][]sample
+	for i := range batches {
 		for range spoiltImages {
-			batch = append(batch, t.samples[random.IntN(len(t.samples))])
+			batches[i] = append(batches[i], t.samples[random.IntN(len(t.samples))])
 		}
 		for range goodImages {
-			batch = append(batch, t.good(learnt[random.IntN(len(learnt))]))
+			batches[i] = append(batches[i], t.good(learnt[random.IntN(len(learnt))]))
 		}
-		group.Go(t.options.worker(func() error {
-			part.weight.Data()[0] = 1.0 / markerParts
-			size := len(part.places.Data()) / len(batch)
-			places := len(part.target.Data()) / len(batch)
-			for i, s := range batch {
-				assemble(part.places.Data()[i*size:(i+1)*size], s.seen, t.fold(s.image), t.scales)
-				target := part.target.Data()[i*places : (i+1)*places]
-				clear(target)
-				copy(target, s.target)
-			}
-			inputs := append([]*ort.Tensor{part.places, part.target, part.weight}, t.now[:ps]...)
-			return t.gradient.Run(running, inputs, append([]*ort.Tensor{part.loss}, part.grads...))
-		}))
 	}
-	if err := group.Wait(); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+	err := t.options.inParallel(ctx, markerParts, func(running context.Context, part int) error {
+		places, target := t.places[part], t.target[part]
+		size, area := len(places.Data())/partImagesOfMarker, len(target.Data())/partImagesOfMarker
+		clear(target.Data())
+		for i, s := range batches[part] {
+			assemble(places.Data()[i*size:(i+1)*size], s.seen, t.fold(s.image), t.scales)
+			copy(target.Data()[i*area:], s.target)
 		}
+		return t.backward(running, t.gradient, part, 1.0/markerParts, places, target)
+	})
+	if err != nil {
 		return err
 	}
-	for _, part := range t.parts {
-		if l := float64(part.loss.Data()[0]); math.IsNaN(l) || math.IsInf(l, 0) {
-			return fmt.Errorf("%w: the loss of a marker's step %d is %v", errDiverged, n, l)
-		}
+	if _, err := t.apply(ctx, markerParts, rate); err != nil {
+		return fmt.Errorf("training marker %d: %w", t.number, err)
 	}
-	t.stepSize.Data()[0] = float32(rate / (1 - math.Pow(network.Beta1, float64(n))))
-	t.correct.Data()[0] = float32(1 / math.Sqrt(1-math.Pow(network.Beta2, float64(n))))
-	inputs := append([]*ort.Tensor{t.stepSize, t.correct}, t.now...)
-	for _, part := range t.parts {
-		inputs = append(inputs, part.grads...)
-	}
-	if err := t.update.Run(ctx, inputs, t.next); err != nil {
-		return err
-	}
-	t.now, t.next = t.next, t.now
-	t.options.without.blind(t.now[0].Data(), t.scales)
+	t.options.without.blind(t.weights()[0].Data(), t.scales)
 	return nil
 }
 
