@@ -3,8 +3,11 @@ package trainer
 import (
 	"archive/zip"
 	"bytes"
+	"compress/flate"
 	"context"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"image"
 	"image/color"
 	"image/png"
@@ -189,26 +192,35 @@ func TestDataSetsBeyondTheLimitsAreRefused(t *testing.T) {
 	if _, err := Load(t.Context(), zipSource(t, files), 1, Options{ImageSize: 16, Limits: lim, Images: imageLimits}); !errors.Is(err, ErrDatasetTooLarge) {
 		t.Errorf("too much memory: %v", err)
 	}
-	// Half a gigabyte of zeros packs to half a megabyte.
-	var b bytes.Buffer
+	// 288 MiB of zeros pack to a few hundred kilobytes.
+	var b, packed bytes.Buffer
+	deflate, err := flate.NewWriter(&packed, flate.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zeros := make([]byte, 32<<20)
+	if _, err := deflate.Write(zeros); err != nil {
+		t.Fatal(err)
+	}
+	if err := deflate.Close(); err != nil {
+		t.Fatal(err)
+	}
 	z := zip.NewWriter(&b)
-	for range 2 {
-		w, err := z.Create("bomb.bmp")
+	for i := range 9 {
+		w, err := z.CreateRaw(&zip.FileHeader{Name: fmt.Sprint(i, ".bmp"), Method: zip.Deflate, CRC32: crc32.ChecksumIEEE(zeros),
+			CompressedSize64: uint64(packed.Len()), UncompressedSize64: uint64(len(zeros))})
+		if err == nil {
+			_, err = w.Write(packed.Bytes())
+		}
 		if err != nil {
 			t.Fatal(err)
-		}
-		zeros := make([]byte, 1<<20)
-		for range 200 {
-			if _, err := w.Write(zeros); err != nil {
-				t.Fatal(err)
-			}
 		}
 	}
 	if err := z.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := OpenZip(bytes.NewReader(b.Bytes()), int64(b.Len()), DefaultLimits()); !errors.Is(err, ErrDatasetTooLarge) {
-		t.Errorf("a zip of %d bytes that unpacks to 400 MiB: %v", b.Len(), err)
+		t.Errorf("a zip of %d bytes that unpacks to 288 MiB: %v", b.Len(), err)
 	}
 }
 

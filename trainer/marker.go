@@ -63,19 +63,15 @@ type marked struct {
 	steps int
 }
 
-// markers trains the markers of defects, each on half of the images. Of few
-// images, and where there is no time, it gives none.
-func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset, m marking, o Options) (*marked, error) {
-	level, err := LevelOf(o.Level)
-	if err != nil {
-		return nil, err
-	}
+// markers trains the markers of defects for so many steps, each on half of the
+// images. Of few images, and where there is no time, it gives none.
+func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset, m marking, steps int, o Options) (*marked, error) {
 	n := len(m.order)
-	if n < minMarked || level.MarkerSteps == 0 || o.without.markers {
+	if n < minMarked || steps == 0 || o.without.markers {
 		return nil, nil
 	}
 	began := time.Now()
-	out := &marked{steps: level.MarkerSteps}
+	out := &marked{steps: steps}
 	peaks := make([]float64, n)
 	for k := range models.Markers {
 		deadline := time.Time{}
@@ -84,7 +80,7 @@ func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset
 			deadline = began.Add(time.Duration(share))
 		}
 		t := &markerTraining{engine: engine, energies: e, data: data, marking: m, options: o, number: k, scales: models.MarkerScales(data.Side)}
-		tensors, err := t.train(ctx, level.MarkerSteps, deadline)
+		tensors, err := t.train(ctx, steps, deadline)
 		t.Close()
 		if err != nil || tensors == nil {
 			return nil, err

@@ -69,7 +69,7 @@ func collect(ctx context.Context, e *energies, data *Dataset, order []int, o Opt
 // normality describes the data set's images, and decides on a threshold above
 // which that share of images like them lies. Of fewer than minNormals images it
 // gives neither. It says how many steps each marker took at least.
-func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []int, o Options, began time.Time) (models.StateDict, *models.Decision, int, error) {
+func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []int, level Level, o Options, began time.Time) (models.StateDict, *models.Decision, int, error) {
 	scales := models.NormalityScales(data.Side)
 	bytes := 0
 	for _, s := range scales {
@@ -149,7 +149,7 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 			sd = append(sd, models.Tensor{Name: ps[k].Name, Shape: ps[k].Shape, Data: data})
 		}
 	}
-	marks, err := markers(ctx, engine, e, data, marking{order: order, x: x, known: known}, o)
+	marks, err := markers(ctx, engine, e, data, marking{order: order, x: x, known: known}, level.MarkerSteps, o)
 	if err != nil {
 		return nil, nil, 0, err
 	}

@@ -182,7 +182,7 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		return err
 	}
 	places := func() (err error) {
-		normal, decision, marked, err = normality(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), o, began)
+		normal, decision, marked, err = normality(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), level, o, began)
 		return err
 	}
 	// The epochs show how far a training is, so they come first. Where time is
