@@ -3,11 +3,8 @@ package trainer
 import (
 	"archive/zip"
 	"bytes"
-	"compress/flate"
 	"context"
 	"errors"
-	"fmt"
-	"hash/crc32"
 	"image"
 	"image/color"
 	"image/png"
@@ -16,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/hostile"
 )
 
 var imageLimits = inference.DefaultImageLimits()
@@ -193,34 +191,9 @@ func TestDataSetsBeyondTheLimitsAreRefused(t *testing.T) {
 		t.Errorf("too much memory: %v", err)
 	}
 	// 288 MiB of zeros pack to a few hundred kilobytes.
-	var b, packed bytes.Buffer
-	deflate, err := flate.NewWriter(&packed, flate.BestSpeed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	zeros := make([]byte, 32<<20)
-	if _, err := deflate.Write(zeros); err != nil {
-		t.Fatal(err)
-	}
-	if err := deflate.Close(); err != nil {
-		t.Fatal(err)
-	}
-	z := zip.NewWriter(&b)
-	for i := range 9 {
-		w, err := z.CreateRaw(&zip.FileHeader{Name: fmt.Sprint(i, ".bmp"), Method: zip.Deflate, CRC32: crc32.ChecksumIEEE(zeros),
-			CompressedSize64: uint64(packed.Len()), UncompressedSize64: uint64(len(zeros))})
-		if err == nil {
-			_, err = w.Write(packed.Bytes())
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenZip(bytes.NewReader(b.Bytes()), int64(b.Len()), DefaultLimits()); !errors.Is(err, ErrDatasetTooLarge) {
-		t.Errorf("a zip of %d bytes that unpacks to 288 MiB: %v", b.Len(), err)
+	bomb := hostile.Bomb(9)
+	if _, err := OpenZip(bytes.NewReader(bomb), int64(len(bomb)), DefaultLimits()); !errors.Is(err, ErrDatasetTooLarge) {
+		t.Errorf("a zip of %d bytes that unpacks to 288 MiB: %v", len(bomb), err)
 	}
 }
 
