@@ -14,7 +14,7 @@ func TestAblationsLeaveOutWhatTheySay(t *testing.T) {
 	plain := map[string][]float32{}
 	names := map[string]bool{}
 	for i, a := range Ablations() {
-		m, err := Train(t.Context(), engine, folder(t), a.Of(Options{Level: 1, ImageSize: 32, Seed: 4}))
+		m, err := Train(t.Context(), engine, aFewTiles(t), brief(a.Of(Options{Level: 1, ImageSize: 32, Seed: 4})))
 		if err != nil {
 			t.Fatalf("%s: %v", a.Name, err)
 		}

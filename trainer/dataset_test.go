@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/hostile"
 )
 
 var imageLimits = inference.DefaultImageLimits()
@@ -189,26 +190,10 @@ func TestDataSetsBeyondTheLimitsAreRefused(t *testing.T) {
 	if _, err := Load(t.Context(), zipSource(t, files), 1, Options{ImageSize: 16, Limits: lim, Images: imageLimits}); !errors.Is(err, ErrDatasetTooLarge) {
 		t.Errorf("too much memory: %v", err)
 	}
-	// Half a gigabyte of zeros packs to half a megabyte.
-	var b bytes.Buffer
-	z := zip.NewWriter(&b)
-	for range 2 {
-		w, err := z.Create("bomb.bmp")
-		if err != nil {
-			t.Fatal(err)
-		}
-		zeros := make([]byte, 1<<20)
-		for range 200 {
-			if _, err := w.Write(zeros); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenZip(bytes.NewReader(b.Bytes()), int64(b.Len()), DefaultLimits()); !errors.Is(err, ErrDatasetTooLarge) {
-		t.Errorf("a zip of %d bytes that unpacks to 400 MiB: %v", b.Len(), err)
+	// 288 MiB of zeros pack to a few hundred kilobytes.
+	bomb := hostile.Bomb(9)
+	if _, err := OpenZip(bytes.NewReader(bomb), int64(len(bomb)), DefaultLimits()); !errors.Is(err, ErrDatasetTooLarge) {
+		t.Errorf("a zip of %d bytes that unpacks to 288 MiB: %v", len(bomb), err)
 	}
 }
 

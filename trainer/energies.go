@@ -3,6 +3,7 @@ package trainer
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
@@ -69,6 +70,36 @@ func (o *observer) see(ctx context.Context, image []byte, scales int) ([][]float
 		seen[i] = slices.Clone(o.out[i].Data())
 	}
 	return seen, nil
+}
+
+// observe gives the features of n images at the first so many scales, by image.
+// Beyond the least it leaves out images (nil) that there is no time for before
+// until, which is zero for as long as it takes. Each goroutine gets a function from
+// painter, which gives image i and may use its memory again for the next.
+func (e *energies) observe(ctx context.Context, o Options, n, least, scales int, until time.Time, painter func() func(i int) ([]byte, error)) ([][][]float32, error) {
+	seen := make([][][]float32, n)
+	err := o.inParallel(ctx, o.Threads, func(running context.Context, worker int) error {
+		observer, err := e.observer()
+		if err != nil {
+			return err
+		}
+		defer observer.Close()
+		paint := painter()
+		for i := worker; i < n; i += o.Threads {
+			if i >= least && !until.IsZero() && time.Now().After(until) {
+				return nil
+			}
+			image, err := paint(i)
+			if err != nil {
+				return err
+			}
+			if seen[i], err = observer.see(running, image, scales); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return seen, err
 }
 
 // Close gives the memory back; the session stays.

@@ -82,7 +82,7 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 	}
 	switch {
 	case f.steps > 0:
-		return s.Weights(), f, nil
+		return s.StateDict(), f, nil
 	case f.ended == models.EndedByCaller:
 		return nil, f, ErrStopped
 	default:

@@ -99,7 +99,7 @@ func TestTwentyStepsAreThoseOfPyTorch(t *testing.T) {
 				}
 			}
 			t.Logf("largest relative difference of a loss: %.2g", worst)
-			for _, w := range s.Weights() {
+			for _, w := range s.StateDict() {
 				want, err := base64.StdEncoding.DecodeString(c.Weights[w.Name])
 				if err != nil {
 					t.Fatal(err)

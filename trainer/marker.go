@@ -2,17 +2,10 @@ package trainer
 
 import (
 	"context"
-	"fmt"
-	"math"
-	"math/rand/v2"
-	"slices"
 	"time"
 
-	"github.com/deepmed/anomaly/exporter"
-	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
-	"golang.org/x/sync/errgroup"
 )
 
 // How markers are trained. The figures were chosen on data sets of several kinds
@@ -70,27 +63,15 @@ type marked struct {
 	steps int
 }
 
-// sample is an image that a marker learns from: its features by scale, and where
-// a defect was painted on it (nil for nowhere).
-type sample struct {
-	image  int
-	seen   [][]float32
-	target []float32
-}
-
-// markers trains the markers of defects, each on half of the images. Of few
-// images, and where there is no time, it gives none.
-func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset, m marking, o Options) (*marked, error) {
-	level, err := LevelOf(o.Level)
-	if err != nil {
-		return nil, err
-	}
+// markers trains the markers of defects for so many steps, each on half of the
+// images. Of few images, and where there is no time, it gives none.
+func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset, m marking, steps int, o Options) (*marked, error) {
 	n := len(m.order)
-	if n < minMarked || level.MarkerSteps == 0 || o.without.markers {
+	if n < minMarked || steps == 0 || o.without.markers {
 		return nil, nil
 	}
 	began := time.Now()
-	out := &marked{steps: level.MarkerSteps}
+	out := &marked{steps: steps}
 	peaks := make([]float64, n)
 	for k := range models.Markers {
 		deadline := time.Time{}
@@ -99,7 +80,7 @@ func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset
 			deadline = began.Add(time.Duration(share))
 		}
 		t := &markerTraining{engine: engine, energies: e, data: data, marking: m, options: o, number: k, scales: models.MarkerScales(data.Side)}
-		tensors, err := t.train(ctx, level.MarkerSteps, deadline)
+		tensors, err := t.train(ctx, steps, deadline)
 		t.Close()
 		if err != nil || tensors == nil {
 			return nil, err
@@ -108,7 +89,7 @@ func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset
 			return nil, err
 		}
 		out.tensors = append(out.tensors, tensors...)
-		out.steps = min(out.steps, t.taken)
+		out.steps = min(out.steps, t.steps)
 	}
 	mean, std := meanStd(peaks)
 	offset, slope := float32(mean), float32(1/max(std, 1e-3))
@@ -121,370 +102,4 @@ func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset
 		out.tensors = append(out.tensors, models.Tensor{Name: p.Name, Shape: p.Shape, Data: []float32{v}})
 	}
 	return out, nil
-}
-
-// markerTraining trains one marker. It must be closed.
-type markerTraining struct {
-	engine   *ort.Engine
-	energies *energies
-	data     *Dataset
-	marking
-	options Options
-	number  int
-	scales  []models.NormalityScale
-	samples []sample
-
-	gradient, update  *ort.Session
-	now, next         []*ort.Tensor // parameters, first and second moments
-	stepSize, correct *ort.Tensor
-	parts             []*markerPart
-	taken             int // steps
-}
-
-// markerPart is the memory of one part of a batch.
-type markerPart struct {
-	places, target, weight, loss *ort.Tensor
-	grads                        []*ort.Tensor
-}
-
-// learnt are the images that the marker learns from.
-func (t *markerTraining) learnt() []int {
-	var ks []int
-	for k := t.number; k < len(t.order); k += models.Markers {
-		ks = append(ks, k)
-	}
-	return ks
-}
-
-// train gives the marker's parameters, or nil when there was no time or the
-// caller asked for an end.
-func (t *markerTraining) train(ctx context.Context, steps int, deadline time.Time) (models.StateDict, error) {
-	began := time.Now()
-	if err := t.paint(ctx, steps*samplesPerStep, began, deadline); err != nil || len(t.samples) < partImagesOfMarker {
-		return nil, err
-	}
-	if err := t.allocate(); err != nil {
-		return nil, err
-	}
-	random := stream(t.options.Seed, streamMarkers+uint64(t.number))
-	stepping := time.Now()
-	for step := range steps {
-		select {
-		case <-t.options.Stop:
-			return nil, nil
-		default:
-		}
-		progress := float64(step) / float64(steps)
-		if !deadline.IsZero() {
-			progress = max(progress, float64(time.Since(stepping))/float64(deadline.Sub(stepping)))
-			if deadline.Before(stepping) || progress >= 1 {
-				break
-			}
-		}
-		if err := t.step(ctx, step+1, oneCycle(progress), random); err != nil {
-			return nil, err
-		}
-		t.taken++
-	}
-	if t.taken < min(steps, minMarkerSteps) {
-		return nil, nil
-	}
-	var sd models.StateDict
-	for i, p := range models.MarkerParameters(t.data.Side, t.number) {
-		sd = append(sd, models.Tensor{Name: p.Name, Shape: p.Shape, Data: slices.Clone(t.now[i].Data())})
-	}
-	return sd, nil
-}
-
-// oneCycle is the learning rate at that share of the steps.
-func oneCycle(progress float64) float64 {
-	wave := func(from, to, at float64) float64 { return to + (from-to)*(1+math.Cos(math.Pi*at))/2 }
-	if progress < markerRise {
-		return wave(markerRate*markerStart, markerRate, progress/markerRise)
-	}
-	return wave(markerRate, 0, (progress-markerRise)/(1-markerRise))
-}
-
-// paint makes so many samples with defects, fewer where memory or time end.
-func (t *markerTraining) paint(ctx context.Context, n int, began, deadline time.Time) error {
-	p := t.scales[0].Places
-	bytes := 4 * p * p
-	for _, s := range t.scales {
-		bytes += 4 * s.Features() * s.Places * s.Places
-	}
-	n = min(n, maxSampleBytes/bytes)
-	until := time.Time{}
-	if !deadline.IsZero() {
-		until = began.Add(time.Duration(spoiltShare * float64(deadline.Sub(began))))
-	}
-	learnt := t.learnt()
-	samples := make([]sample, n)
-	group, running := errgroup.WithContext(ctx)
-	workers := t.options.Threads
-	for worker := range workers {
-		group.Go(t.options.worker(func() error {
-			observer, err := t.energies.observer()
-			if err != nil {
-				return err
-			}
-			defer observer.Close()
-			side := t.data.Side
-			spoilt, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
-			var buffer, second []byte
-			for i := worker; i < n; i += workers {
-				if !until.IsZero() && time.Now().After(until) {
-					return nil
-				}
-				// A stream of its own for each sample: who paints it does not matter.
-				random := rand.New(rand.NewPCG(uint64(t.options.Seed), uint64(t.number)<<32|uint64(i)|1<<62))
-				k := learnt[i%len(learnt)]
-				image, err := t.data.Image(t.order[k], &buffer)
-				if err != nil {
-					return err
-				}
-				other, err := t.data.Image(t.order[learnt[random.IntN(len(learnt))]], &second)
-				if err != nil {
-					return err
-				}
-				newSpoiler(random, side).spoil(spoilt, mask, image, other)
-				seen, err := observer.see(running, spoilt, len(t.scales))
-				if err != nil {
-					return err
-				}
-				samples[i] = sample{image: k, seen: seen, target: highestOf(mask, side, p)}
-			}
-			return nil
-		}))
-	}
-	if err := group.Wait(); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return err
-	}
-	t.samples = slices.DeleteFunc(samples, func(s sample) bool { return s.seen == nil })
-	return nil
-}
-
-// highestOf gives the largest number of each of p×p places.
-func highestOf(mask []float32, side, p int) []float32 {
-	out, cell := make([]float32, p*p), side/p
-	for i, v := range mask {
-		at := i/side/cell*p + i%side/cell
-		out[at] = max(out[at], v)
-	}
-	return out
-}
-
-func (t *markerTraining) allocate() error {
-	ps := models.MarkerParameters(t.data.Side, t.number)
-	gradient, err := exporter.MarkerGradientModel(partImagesOfMarker, t.data.Side, t.number)
-	if err != nil {
-		return err
-	}
-	if t.gradient, err = t.engine.NewSession(gradient.ONNX, gradient.Inputs, gradient.Outputs, ort.SessionOptions{Threads: 1}); err != nil {
-		return err
-	}
-	update, err := exporter.UpdateModel(ps, markerParts)
-	if err != nil {
-		return err
-	}
-	if t.update, err = t.engine.NewSession(update.ONNX, update.Inputs, update.Outputs, ort.SessionOptions{Threads: 1}); err != nil {
-		return err
-	}
-	tensor := func(to **ort.Tensor, shape ...int) {
-		if err == nil {
-			*to, err = ort.NewTensor(shape...)
-		}
-	}
-	tensor(&t.stepSize, 1)
-	tensor(&t.correct, 1)
-	for range 3 {
-		for _, p := range ps {
-			for _, side := range []*[]*ort.Tensor{&t.now, &t.next} {
-				*side = append(*side, nil)
-				tensor(&(*side)[len(*side)-1], p.Shape...)
-			}
-		}
-	}
-	p := t.scales[0].Places
-	for range markerParts {
-		part := &markerPart{grads: make([]*ort.Tensor, len(ps))}
-		t.parts = append(t.parts, part)
-		tensor(&part.places, partImagesOfMarker, models.MarkerChannels(t.data.Side), p, p)
-		tensor(&part.target, partImagesOfMarker, 1, p, p)
-		tensor(&part.weight, 1)
-		tensor(&part.loss, 1)
-		for i, p := range ps {
-			tensor(&part.grads[i], p.Shape...)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	for i, w := range initial(ps, stream(t.options.Seed, streamMarkers+models.Markers+uint64(t.number))) {
-		copy(t.now[i].Data(), w.Data)
-	}
-	t.options.without.blind(t.now[0].Data(), t.scales)
-	return nil
-}
-
-// Close gives all memory and sessions back.
-func (t *markerTraining) Close() {
-	all := slices.Concat(t.now, t.next, []*ort.Tensor{t.stepSize, t.correct})
-	for _, p := range t.parts {
-		all = append(append(all, p.places, p.target, p.weight, p.loss), p.grads...)
-	}
-	for _, x := range all {
-		if x != nil {
-			x.Close()
-		}
-	}
-	for _, s := range []*ort.Session{t.gradient, t.update} {
-		if s != nil {
-			s.Close()
-		}
-	}
-}
-
-// step takes step number n from 1 on: each part draws its images, in the order of
-// the parts, and the parts run at once.
-func (t *markerTraining) step(ctx context.Context, n int, rate float64, random *rand.Rand) error {
-	learnt := t.learnt()
-	ps := len(t.now) / 3
-	group, running := errgroup.WithContext(ctx)
-	group.SetLimit(t.options.Threads)
-	for _, part := range t.parts {
-		var batch []sample
-		for range spoiltImages {
-			batch = append(batch, t.samples[random.IntN(len(t.samples))])
-		}
-		for range goodImages {
-			batch = append(batch, t.good(learnt[random.IntN(len(learnt))]))
-		}
-		group.Go(t.options.worker(func() error {
-			part.weight.Data()[0] = 1.0 / markerParts
-			size := len(part.places.Data()) / len(batch)
-			places := len(part.target.Data()) / len(batch)
-			for i, s := range batch {
-				assemble(part.places.Data()[i*size:(i+1)*size], s.seen, t.fold(s.image), t.scales)
-				target := part.target.Data()[i*places : (i+1)*places]
-				clear(target)
-				copy(target, s.target)
-			}
-			inputs := append([]*ort.Tensor{part.places, part.target, part.weight}, t.now[:ps]...)
-			return t.gradient.Run(running, inputs, append([]*ort.Tensor{part.loss}, part.grads...))
-		}))
-	}
-	if err := group.Wait(); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return err
-	}
-	for _, part := range t.parts {
-		if l := float64(part.loss.Data()[0]); math.IsNaN(l) || math.IsInf(l, 0) {
-			return fmt.Errorf("%w: the loss of a marker's step %d is %v", errDiverged, n, l)
-		}
-	}
-	t.stepSize.Data()[0] = float32(rate / (1 - math.Pow(network.Beta1, float64(n))))
-	t.correct.Data()[0] = float32(1 / math.Sqrt(1-math.Pow(network.Beta2, float64(n))))
-	inputs := append([]*ort.Tensor{t.stepSize, t.correct}, t.now...)
-	for _, part := range t.parts {
-		inputs = append(inputs, part.grads...)
-	}
-	if err := t.update.Run(ctx, inputs, t.next); err != nil {
-		return err
-	}
-	t.now, t.next = t.next, t.now
-	t.options.without.blind(t.now[0].Data(), t.scales)
-	return nil
-}
-
-// good is image k as it is.
-func (t *markerTraining) good(k int) sample {
-	s := sample{image: k}
-	for i := range t.scales {
-		s.seen = append(s.seen, t.x[i][k])
-	}
-	return s
-}
-
-// judge sets the peaks of the images that this marker has not learnt from: twice
-// its highest logit, as the sum of both markers is what counts.
-func (t *markerTraining) judge(ctx context.Context, tensors models.StateDict, peaks []float64) error {
-	model, err := exporter.MarkerModel(t.data.Side, t.number)
-	if err != nil {
-		return err
-	}
-	session, err := t.engine.NewSession(model.ONNX, model.Inputs, model.Outputs, ort.SessionOptions{Threads: 1})
-	if err != nil {
-		return err
-	}
-	defer session.Close()
-	var inputs []*ort.Tensor
-	defer func() {
-		for _, x := range inputs {
-			x.Close()
-		}
-	}()
-	add := func(data []float32, shape ...int) error {
-		x, err := ort.NewTensor(shape...)
-		if err == nil {
-			copy(x.Data(), data)
-			inputs = append(inputs, x)
-		}
-		return err
-	}
-	p := t.scales[0].Places
-	if err := add(nil, 1, models.MarkerChannels(t.data.Side), p, p); err != nil {
-		return err
-	}
-	for _, w := range tensors {
-		if err := add(w.Data, w.Shape...); err != nil {
-			return err
-		}
-	}
-	logits, err := ort.NewTensor(1, 1, p, p)
-	if err != nil {
-		return err
-	}
-	defer logits.Close()
-	for k := range t.order {
-		if k%models.Markers == t.number {
-			continue
-		}
-		assemble(inputs[0].Data(), t.good(k).seen, t.fold(k), t.scales)
-		if err := session.Run(ctx, inputs, []*ort.Tensor{logits}); err != nil {
-			return err
-		}
-		peaks[k] = 2 * float64(slices.Max(logits.Data()))
-	}
-	return nil
-}
-
-// assemble writes what a marker sees of an image, as network's graph has it: of
-// each scale the features, then their deviations, enlarged to the finest scale's
-// places.
-func assemble(out []float32, seen [][]float32, known []place, scales []models.NormalityScale) {
-	p := scales[0].Places
-	at := 0
-	for i, s := range scales {
-		size := s.Places * s.Places
-		for _, deviations := range []bool{false, true} {
-			plane := make([]float32, size)
-			for f := range s.Features() {
-				from := seen[i][f*size : (f+1)*size]
-				if deviations {
-					mean, precision := known[i].mean[f*size:(f+1)*size], known[i].precision[f*size:(f+1)*size]
-					for j, v := range from {
-						plane[j] = network.DeviationOf(v, mean[j], precision[j])
-					}
-					from = plane
-				}
-				network.EnlargePlane(out[at:at+p*p], from, s.Places, p/s.Places)
-				at += p * p
-			}
-		}
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
@@ -13,42 +14,58 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
+// marksOf describes all normal tiles and trains markers on them for a few steps, as
+// a training does beside its epochs.
+func marksOf(t *testing.T, e *ort.Engine, o Options) (models.StateDict, models.Decision, int) {
+	t.Helper()
+	o, level, err := o.Settle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	level.MarkerSteps = 12
+	data, err := Load(t.Context(), folder(t), 2, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	sd, decision, steps, err := normality(t.Context(), e, data, stream(o.Seed, streamNormals).Perm(data.Len()), level, o, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sd, *decision, steps
+}
+
 func TestMarkersAreTheSameOnAnyNumberOfThreads(t *testing.T) {
 	engine := orttest.Open(t)
-	var all []*models.Model
-	for _, threads := range []int{1, 2} {
-		m, err := Train(t.Context(), engine, folder(t), Options{Level: 2, ImageSize: 32, Seed: 4, Threads: threads})
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, m)
+	o := Options{Level: 2, ImageSize: 32, Seed: 4, Threads: 1}
+	one, decided, steps := marksOf(t, engine, o)
+	if steps != 12 || !models.HasMarkers(one) {
+		t.Errorf("markers of %d steps", steps)
 	}
-	if got := all[0].Metadata.Training.MarkerSteps; got != 300 || !models.HasMarkers(all[0].Normality) {
-		t.Errorf("markers of %d steps", got)
-	}
-	for i, a := range all[0].Normality {
-		if !slices.Equal(a.Data, all[1].Normality[i].Data) {
+	o.Threads = 2
+	two, decidedByTwo, _ := marksOf(t, engine, o)
+	for i, a := range one {
+		if !slices.Equal(a.Data, two[i].Data) {
 			t.Errorf("%s differs", a.Name)
 		}
 	}
-	if *all[0].Metadata.Decision != *all[1].Metadata.Decision {
-		t.Errorf("%+v and %+v", all[0].Metadata.Decision, all[1].Metadata.Decision)
+	if decided != decidedByTwo {
+		t.Errorf("%+v and %+v", decided, decidedByTwo)
 	}
 	without := slices.IndexFunc(Ablations(), func(a Ablation) bool { return a.Name == "no markers" })
-	m, err := Train(t.Context(), engine, folder(t), Ablations()[without].Of(Options{Level: 2, ImageSize: 32, Seed: 4}))
-	if err != nil || models.HasMarkers(m.Normality) || m.Metadata.Training.MarkerSteps != 0 {
-		t.Errorf("markers that are left out are there, %v", err)
+	if left, _, steps := marksOf(t, engine, Ablations()[without].Of(o)); models.HasMarkers(left) || steps != 0 {
+		t.Error("markers that are left out are there")
 	}
 }
 
 // What a marker is trained on is what the network's graph shows it later.
 func TestMarkersSeeInTrainingWhatTheySeeInTheModel(t *testing.T) {
-	const side = 64
+	const side = 32
 	engine := orttest.Open(t)
 	src := folder(t)
-	m, err := Train(t.Context(), engine, src, Options{Level: 2, ImageSize: side, Seed: 4})
-	if err != nil {
-		t.Fatal(err)
+	m := withMarkers(t, engine)
+	if got := m.Metadata.Training.MarkerSteps; got != 300 || !models.HasMarkers(m.Normality) {
+		t.Fatalf("markers of %d steps", got)
 	}
 	o, _, err := Options{Level: 2, ImageSize: side, Threads: 1}.Settle()
 	if err != nil {

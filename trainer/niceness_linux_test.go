@@ -60,7 +60,7 @@ func TestTrainingsThreadsStandBackAndNoThreadStaysSo(t *testing.T) {
 			}
 		}
 	}()
-	m, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 1, ImageSize: 32, Niceness: nice})
+	m, err := Train(t.Context(), orttest.Open(t), aFewTiles(t), Options{Level: 1, ImageSize: 32, Niceness: nice})
 	close(over)
 	<-looked
 	if err != nil {
@@ -76,7 +76,7 @@ func TestTrainingsThreadsStandBackAndNoThreadStaysSo(t *testing.T) {
 			t.Fatal("threads stay behind")
 		}
 	}
-	plain, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 1, ImageSize: 32, Threads: 1})
+	plain, err := Train(t.Context(), orttest.Open(t), aFewTiles(t), Options{Level: 1, ImageSize: 32, Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
-	"golang.org/x/sync/errgroup"
 	"gonum.org/v1/gonum/mat"
 )
 
@@ -47,36 +46,11 @@ type features [][][]float32
 // collect computes the features of those images, until so many or the time is
 // over; at least minNormals are. It gives those of them that it came to.
 func collect(ctx context.Context, e *energies, data *Dataset, order []int, o Options, until time.Time) (x features, seen []int, err error) {
-	of := make(features, len(order)) // by image first
-	group, running := errgroup.WithContext(ctx)
-	workers := o.Threads
-	for worker := range workers {
-		group.Go(o.worker(func() error {
-			observer, err := e.observer()
-			if err != nil {
-				return err
-			}
-			defer observer.Close()
-			var buffer []byte
-			for i := worker; i < len(order); i += workers {
-				if !until.IsZero() && i >= minNormals && time.Now().After(until) {
-					return nil
-				}
-				image, err := data.Image(order[i], &buffer)
-				if err != nil {
-					return err
-				}
-				if of[i], err = observer.see(running, image, len(e.scales)); err != nil {
-					return err
-				}
-			}
-			return nil
-		}))
-	}
-	if err := group.Wait(); err != nil {
-		if ctx.Err() != nil {
-			return nil, nil, context.Cause(ctx)
-		}
+	of, err := e.observe(ctx, o, len(order), minNormals, len(e.scales), until, func() func(int) ([]byte, error) {
+		var buffer []byte
+		return func(i int) ([]byte, error) { return data.Image(order[i], &buffer) }
+	})
+	if err != nil {
 		return nil, nil, err
 	}
 	x = make(features, len(e.scales))
@@ -95,7 +69,7 @@ func collect(ctx context.Context, e *energies, data *Dataset, order []int, o Opt
 // normality describes the data set's images, and decides on a threshold above
 // which that share of images like them lies. Of fewer than minNormals images it
 // gives neither. It says how many steps each marker took at least.
-func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []int, o Options, began time.Time) (models.StateDict, *models.Decision, int, error) {
+func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []int, level Level, o Options, began time.Time) (models.StateDict, *models.Decision, int, error) {
 	scales := models.NormalityScales(data.Side)
 	bytes := 0
 	for _, s := range scales {
@@ -128,42 +102,34 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 
 	peaks := make([][]float64, len(scales)) // of images that were not learnt from
 	known := make([][]place, len(scales))   // by scale and fold, and then of all
-	group, running := errgroup.WithContext(ctx)
-	group.SetLimit(o.Threads)
-	for i, s := range scales {
+	for i := range scales {
 		peaks[i], known[i] = make([]float64, n), make([]place, folds+1)
-		for fold := range folds + 1 { // the last is no fold but all
-			group.Go(o.worker(func() error {
-				if running.Err() != nil {
-					return context.Cause(running)
-				}
-				var learnt, others []int
-				for k := range n {
-					if fold < folds && k%folds == fold {
-						others = append(others, k)
-					} else {
-						learnt = append(learnt, k)
-					}
-				}
-				p, err := describe(s, x[i], learnt)
-				if err == nil {
-					err = o.without.leave(&p, s, x[i], learnt)
-				}
-				if err != nil {
-					return err
-				}
-				known[i][fold] = p
-				for _, k := range others {
-					peaks[i][k] = math.Log(p.peak(s, x[i][k]) + network.LogarithmOffset)
-				}
-				return nil
-			}))
-		}
 	}
-	if err := group.Wait(); err != nil {
-		if ctx.Err() != nil {
-			return nil, nil, 0, context.Cause(ctx)
+	err = o.inParallel(ctx, len(scales)*(folds+1), func(_ context.Context, task int) error {
+		i, fold := task/(folds+1), task%(folds+1) // the last is no fold but all
+		s := scales[i]
+		var learnt, others []int
+		for k := range n {
+			if fold < folds && k%folds == fold {
+				others = append(others, k)
+			} else {
+				learnt = append(learnt, k)
+			}
 		}
+		p, err := describe(s, x[i], learnt)
+		if err == nil {
+			err = o.without.leave(&p, s, x[i], learnt)
+		}
+		if err != nil {
+			return err
+		}
+		known[i][fold] = p
+		for _, k := range others {
+			peaks[i][k] = math.Log(p.peak(s, x[i][k]) + network.LogarithmOffset)
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, nil, 0, err
 	}
 	var sd models.StateDict
@@ -183,7 +149,7 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 			sd = append(sd, models.Tensor{Name: ps[k].Name, Shape: ps[k].Shape, Data: data})
 		}
 	}
-	marks, err := markers(ctx, engine, e, data, marking{order: order, x: x, known: known}, o)
+	marks, err := markers(ctx, engine, e, data, marking{order: order, x: x, known: known}, level.MarkerSteps, o)
 	if err != nil {
 		return nil, nil, 0, err
 	}

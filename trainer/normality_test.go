@@ -177,25 +177,3 @@ func TestFewImagesAreJudgedByTheirPlainError(t *testing.T) {
 		t.Errorf("%+v, warnings %v", m.Metadata.Decision, m.Metadata.Training.Warnings)
 	}
 }
-
-func TestSameSeedGivesTheSameNormality(t *testing.T) {
-	engine := orttest.Open(t)
-	var all []*models.Model
-	for range 2 {
-		m, err := Train(t.Context(), engine, folder(t), Options{Level: 1, ImageSize: 32, Seed: 4})
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, m)
-	}
-	for i, a := range all[0].Normality {
-		for k, v := range a.Data {
-			if v != all[1].Normality[i].Data[k] {
-				t.Fatalf("%s[%d] is %v and %v", a.Name, k, v, all[1].Normality[i].Data[k])
-			}
-		}
-	}
-	if *all[0].Metadata.Decision != *all[1].Metadata.Decision {
-		t.Errorf("%+v and %+v", all[0].Metadata.Decision, all[1].Metadata.Decision)
-	}
-}

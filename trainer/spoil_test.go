@@ -64,23 +64,27 @@ func TestSpoiltImagesDependOnTheSeedAlone(t *testing.T) {
 	}
 }
 
-// visibility is what the mask should be, pixel by pixel.
+// visibility is what the mask should be: the mean change around each pixel, from
+// sums over all pixels above and left of each.
 func visibility(before, after []byte, side int) []float32 {
+	sums := make([]int, (side+1)*(side+1))
+	for y := range side {
+		row := 0
+		for x := range side {
+			for c := range 3 {
+				i := (y*side+x)*3 + c
+				row += max(int(before[i])-int(after[i]), int(after[i])-int(before[i]))
+			}
+			sums[(y+1)*(side+1)+x+1] = sums[y*(side+1)+x+1] + row
+		}
+	}
 	reach := 3 * side / 128 / 2
 	out := make([]float32, side*side)
 	for y := range side {
 		for x := range side {
-			sum, n := 0.0, 0.0
-			for v := max(0, y-reach); v <= min(side-1, y+reach); v++ {
-				for u := max(0, x-reach); u <= min(side-1, x+reach); u++ {
-					for c := range 3 {
-						i := (v*side+u)*3 + c
-						sum += math.Abs(float64(before[i]) - float64(after[i]))
-						n++
-					}
-				}
-			}
-			if m := sum / n; m > 2 {
+			left, right, top, bottom := max(0, x-reach), min(side, x+reach+1), max(0, y-reach), min(side, y+reach+1)
+			sum := sums[bottom*(side+1)+right] - sums[top*(side+1)+right] - sums[bottom*(side+1)+left] + sums[top*(side+1)+left]
+			if m := float64(sum) / float64(3*(right-left)*(bottom-top)); m > 2 {
 				out[y*side+x] = float32(min(1, m/6))
 			}
 		}

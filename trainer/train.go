@@ -182,7 +182,7 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		return err
 	}
 	places := func() (err error) {
-		normal, decision, marked, err = normality(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), o, began)
+		normal, decision, marked, err = normality(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), level, o, began)
 		return err
 	}
 	// The epochs show how far a training is, so they come first. Where time is
@@ -246,32 +246,26 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *D
 	defer d.Close()
 	errs := make([]float64, len(order))
 	var next atomic.Int64
-	group, running := errgroup.WithContext(ctx)
-	for range o.Threads {
-		group.Go(o.worker(func() error {
-			var buffer []byte
-			for {
-				if !until.IsZero() && next.Load() >= minCalibrated && time.Now().After(until) {
-					return nil
-				}
-				i := int(next.Add(1)) - 1
-				if i >= len(order) {
-					return nil
-				}
-				image, err := data.Image(order[i], &buffer)
-				if err != nil {
-					return err
-				}
-				if errs[i], err = d.MSE(running, image); err != nil {
-					return err
-				}
+	err = o.inParallel(ctx, o.Threads, func(running context.Context, _ int) error {
+		var buffer []byte
+		for {
+			if !until.IsZero() && next.Load() >= minCalibrated && time.Now().After(until) {
+				return nil
 			}
-		}))
-	}
-	if err := group.Wait(); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			i := int(next.Add(1)) - 1
+			if i >= len(order) {
+				return nil
+			}
+			image, err := data.Image(order[i], &buffer)
+			if err != nil {
+				return err
+			}
+			if errs[i], err = d.MSE(running, image); err != nil {
+				return err
+			}
 		}
+	})
+	if err != nil {
 		return err
 	}
 	// Every image whose number was taken was measured.

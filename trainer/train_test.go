@@ -17,20 +17,9 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-const normalTiles = "../testdata/tiles/train/good"
-
-func folder(t *testing.T) *Source {
+func bundle(t *testing.T, e *ort.Engine, src *Source, o Options) []byte {
 	t.Helper()
-	src, err := OpenFolder(normalTiles, DefaultLimits())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return src
-}
-
-func bundle(t *testing.T, e *ort.Engine, o Options) []byte {
-	t.Helper()
-	m, err := Train(t.Context(), e, folder(t), o)
+	m, err := Train(t.Context(), e, src, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,21 +33,21 @@ func bundle(t *testing.T, e *ort.Engine, o Options) []byte {
 func TestSameSeedGivesTheSameBytes(t *testing.T) {
 	o := Options{Level: 1, ImageSize: 32, Seed: 11}
 	e := orttest.OpenThreads(t, 2)
-	first := bundle(t, e, o)
-	if !bytes.Equal(first, bundle(t, e, o)) {
+	first := bundle(t, e, folder(t), o)
+	if m, err := models.Read(first, models.DefaultLimits()); err != nil || m.Metadata.Decision == nil {
+		t.Fatalf("it has no decision, %v", err)
+	}
+	if !bytes.Equal(first, bundle(t, e, folder(t), o)) {
 		t.Error("two trainings with one seed differ")
 	}
 	o.Seed = 12
-	if bytes.Equal(first, bundle(t, e, o)) {
+	if bytes.Equal(first, bundle(t, e, folder(t), o)) {
 		t.Error("another seed gives the same model")
 	}
 }
 
 func TestTrainingLearnsAndItsThresholdIsItsImages(t *testing.T) {
-	m, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 2, ImageSize: 64})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := withMarkers(t, orttest.Open(t))
 	l := m.Metadata.TrainingLosses
 	if len(l) != 10 || l[9] > l[0]/2 {
 		t.Errorf("losses %v", l)
@@ -221,18 +210,19 @@ func TestInitialWeightsHavePyTorchsDistribution(t *testing.T) {
 }
 
 func TestFolderAndItsZipGiveTheSameData(t *testing.T) {
-	list, err := filepath.Glob(normalTiles + "/*.jpg")
-	if err != nil || len(list) == 0 {
-		t.Fatal(err)
-	}
-	files := map[string][]byte{}
-	for _, f := range list {
-		if files[filepath.Base(f)], err = os.ReadFile(f); err != nil {
+	files := tileData(t, 20)
+	dir := t.TempDir()
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
+	src, err := OpenFolder(dir, DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
 	o := Options{ImageSize: 32, Limits: DefaultLimits(), Images: imageLimits}
-	a, err := Load(t.Context(), folder(t), 2, o)
+	a, err := Load(t.Context(), src, 2, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +230,7 @@ func TestFolderAndItsZipGiveTheSameData(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a.Len() != len(list) || !slices.EqualFunc(images(t, a), images(t, b), bytes.Equal) {
+	if a.Len() != len(files) || !slices.EqualFunc(images(t, a), images(t, b), bytes.Equal) {
 		t.Errorf("%d and %d images, or they differ", a.Len(), b.Len())
 	}
 	if _, err := OpenFolder(normalTiles+"/nothing", DefaultLimits()); err == nil || strings.Contains(err.Error(), "panic") {

@@ -25,10 +25,17 @@ type learnt struct {
 	seconds map[string]float64
 }
 
-// learn trains on a folder. A brief training ends after its first step: what a
-// model decides by is settled before, so that the verdicts are those of a whole
-// training (TestBriefTrainingDecidesAlike holds it to that).
+// learn trains on a folder. A brief training ends after its first step: no epoch
+// changes what a model decides by, so that the verdicts are those of a whole
+// training (TestBriefTrainingDecidesAlike holds it to that). A level that trains
+// markers is trained whole all the same: they come after the epochs, and a training
+// that is told to end leaves them out.
 func learn(ctx context.Context, e *ort.Engine, folder string, o trainer.Options, brief bool) (*learnt, error) {
+	_, level, err := o.Settle()
+	if err != nil {
+		return nil, err
+	}
+	brief = brief && level.MarkerSteps == 0
 	src, err := trainer.OpenFolder(folder, trainer.DefaultLimits())
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/deepmed/anomaly/internal/evaluation"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 )
 
@@ -183,5 +184,16 @@ func TestBriefTrainingDecidesAlike(t *testing.T) {
 	}
 	if *whole.model.Metadata.Decision != *brief.model.Metadata.Decision || !reflect.DeepEqual(whole.model.Normality, brief.model.Normality) {
 		t.Errorf("%+v and %+v", whole.model.Metadata.Decision, brief.model.Metadata.Decision)
+	}
+}
+
+// A level that trains markers has them however brief the training is to be.
+func TestBriefTrainingHasItsMarkers(t *testing.T) {
+	l, err := learn(t.Context(), orttest.Open(t), filepath.Join("../../testdata/tiles", evaluation.TrainFolder), trainer.Options{Level: 2, ImageSize: 16}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !models.HasMarkers(l.model.Normality) {
+		t.Error("it has none")
 	}
 }

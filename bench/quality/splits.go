@@ -40,6 +40,7 @@ type alarms struct {
 	Set     string `json:"set"`
 	Trained int    `json:"trained_images"`
 	Tested  int    `json:"tested_images"`
+	Level   int    `json:"level"`
 	Side    int    `json:"image_size"`
 	// Rates are those of the splits; Mean and Error are their mean and its
 	// standard error, as if splits had no images in common.
@@ -106,7 +107,7 @@ func (s *splitting) run(ctx context.Context, e *ort.Engine, sets []string, out, 
 			if n >= len(files) {
 				return fmt.Errorf("%s has %d normal images, too few to train on %d and test on others", set, len(files), n)
 			}
-			a := alarms{Program: program, Set: filepath.Base(set), Trained: n, Tested: len(files) - n, Side: s.options.ImageSize, Promised: s.options.FalseAlarmRate}
+			a := alarms{Program: program, Set: filepath.Base(set), Trained: n, Tested: len(files) - n, Level: s.options.Level, Side: s.options.ImageSize, Promised: s.options.FalseAlarmRate}
 			if old := a.among(done, s.splits); old != nil {
 				all = append(all, *old)
 				continue
@@ -127,7 +128,7 @@ func (s *splitting) run(ctx context.Context, e *ort.Engine, sets []string, out, 
 // among finds the same measurement among older ones.
 func (a alarms) among(done []alarms, splits int) *alarms {
 	for _, d := range done {
-		if d.Program == a.Program && d.Set == a.Set && d.Trained == a.Trained && d.Tested == a.Tested && d.Side == a.Side &&
+		if d.Program == a.Program && d.Set == a.Set && d.Trained == a.Trained && d.Tested == a.Tested && d.Level == a.Level && d.Side == a.Side &&
 			d.Promised == a.Promised && len(d.Rates) == splits {
 			return &d
 		}

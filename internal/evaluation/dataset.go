@@ -100,6 +100,19 @@ type Judged struct {
 // is an error: figures over the rest would not be those of the set.
 func Score(ctx context.Context, d *inference.Detector, files []string, threads int) ([]Judged, error) {
 	out := make([]Judged, len(files))
+	return out, eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte) error {
+		v, err := d.Detect(ctx, data, nil, inference.DefaultImageLimits())
+		if err != nil {
+			return fmt.Errorf("%s: %w", files[i], err)
+		}
+		out[i] = Judged{files[i], v.ReconstructionError, v.IsAnomaly}
+		return nil
+	})
+}
+
+// eachFile calls f with what each file holds, as many at a time as threads, and
+// returns the first error.
+func eachFile(ctx context.Context, files []string, threads int, f func(ctx context.Context, i int, data []byte) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(threads)
 	for i, file := range files {
@@ -108,15 +121,10 @@ func Score(ctx context.Context, d *inference.Detector, files []string, threads i
 			if err != nil {
 				return err
 			}
-			v, err := d.Detect(ctx, data, nil, inference.DefaultImageLimits())
-			if err != nil {
-				return fmt.Errorf("%s: %w", file, err)
-			}
-			out[i] = Judged{file, v.ReconstructionError, v.IsAnomaly}
-			return nil
+			return f(ctx, i, data)
 		})
 	}
-	return out, group.Wait()
+	return group.Wait()
 }
 
 // Evaluate scores a data set with a model and makes figures of it. It returns

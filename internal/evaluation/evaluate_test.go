@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/inference"
-	"github.com/deepmed/anomaly/internal/ort/orttest"
-	"github.com/deepmed/anomaly/trainer"
 )
 
 const tiles = "../../testdata/tiles"
@@ -37,20 +35,7 @@ func TestFolderWithoutDefectsOrNormalImagesIsNoDataSet(t *testing.T) {
 // A model trained on real tiles tells defects from normal ones far better than
 // chance, and its figures, verdicts and report belong together.
 func TestEvaluationOfRealTiles(t *testing.T) {
-	e := orttest.Open(t)
-	src, err := trainer.OpenFolder(filepath.Join(tiles, TrainFolder), trainer.DefaultLimits())
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := trainer.Train(t.Context(), e, src, trainer.Options{Level: 1, ImageSize: 64})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := inference.NewDetector(e, m, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
+	d := judge(t)
 	set, err := Open(tiles)
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +77,7 @@ func TestEvaluationOfRealTiles(t *testing.T) {
 		t.Errorf("%+v of an image whose score is %v", x.Regions, highest[0].Score)
 	}
 	var page bytes.Buffer
-	if err := WriteReport(&page, Report{Title: "<tiles>", Result: r, Metadata: m.Metadata,
+	if err := WriteReport(&page, Report{Title: "<tiles>", Result: r, Metadata: d.Model().Metadata,
 		Galleries: []Gallery{{"some", []Picture{{highest[0], x.Heatmap}}}}}); err != nil {
 		t.Fatal(err)
 	}

@@ -5,11 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/deepmed/anomaly/inference"
-	"golang.org/x/sync/errgroup"
 )
 
 // proLimit is the share of normal pixels up to which the per-region overlap is
@@ -157,33 +155,25 @@ func pixelFigures(good, bad *pixelMap) PixelFigures {
 // for normal ones.
 func collect(ctx context.Context, d *inference.Detector, files, masks []string, threads int) (*pixelMap, error) {
 	parts := make([]pixelMap, len(files))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(threads)
-	for i, file := range files {
-		group.Go(func() error {
-			data, err := os.ReadFile(file)
-			if err != nil {
+	err := eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte) error {
+		img, err := inference.Decode(data, inference.DefaultImageLimits())
+		if err != nil {
+			return fmt.Errorf("%s: %w", files[i], err)
+		}
+		var m *mask
+		if masks != nil {
+			if m, err = readMask(masks[i], img.W, img.H); err != nil {
 				return err
 			}
-			img, err := inference.Decode(data, inference.DefaultImageLimits())
-			if err != nil {
-				return fmt.Errorf("%s: %w", file, err)
-			}
-			var m *mask
-			if masks != nil {
-				if m, err = readMask(masks[i], img.W, img.H); err != nil {
-					return err
-				}
-			}
-			values, _, err := d.Map(ctx, img.Resize(d.Side(), d.Side()).Pix)
-			if err != nil {
-				return fmt.Errorf("%s: %w", file, err)
-			}
-			parts[i].add(values, d.Side(), img.W, img.H, m)
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
+		}
+		values, _, err := d.Map(ctx, img.Resize(d.Side(), d.Side()).Pix)
+		if err != nil {
+			return fmt.Errorf("%s: %w", files[i], err)
+		}
+		parts[i].add(values, d.Side(), img.W, img.H, m)
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	all := &pixelMap{}

@@ -12,8 +12,6 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/inference"
-	"github.com/deepmed/anomaly/internal/ort/orttest"
-	"github.com/deepmed/anomaly/trainer"
 	"github.com/disintegration/imaging"
 )
 
@@ -153,26 +151,13 @@ func TestMasksAreFoundByMVTecsNames(t *testing.T) {
 // The masks of the tiles are drawn where the model's map is highest, so that they
 // must fit it, and then where it is lowest.
 func TestEvaluationTellsHowWellMapsFitMasks(t *testing.T) {
-	e := orttest.Open(t)
+	d := judge(t)
 	dir := t.TempDir()
 	for _, f := range []string{"train", "test"} {
 		if err := os.CopyFS(filepath.Join(dir, f), os.DirFS(filepath.Join(tiles, f))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	src, err := trainer.OpenFolder(filepath.Join(dir, TrainFolder), trainer.DefaultLimits())
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := trainer.Train(t.Context(), e, src, trainer.Options{Level: 1, ImageSize: 64})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := inference.NewDetector(e, m, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
 	s, err := Open(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -202,7 +187,7 @@ func TestEvaluationTellsHowWellMapsFitMasks(t *testing.T) {
 		t.Errorf("masks where the map is lowest: %+v", *p)
 	}
 	var page strings.Builder
-	if err := WriteReport(&page, Report{Title: "tiles", Result: high, Metadata: m.Metadata}); err != nil {
+	if err := WriteReport(&page, Report{Title: "tiles", Result: high, Metadata: d.Model().Metadata}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(page.String(), "PRO") {

@@ -1,0 +1,42 @@
+package evaluation
+
+import (
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
+	"github.com/deepmed/anomaly/trainer"
+)
+
+// judge is a detector of a model that was trained on the real tiles, once for all
+// tests.
+func judge(t *testing.T) *inference.Detector {
+	t.Helper()
+	e := orttest.Open(t)
+	tilesOnce.Do(func() {
+		src, err := trainer.OpenFolder(filepath.Join(tiles, TrainFolder), trainer.DefaultLimits())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tilesModel, err = trainer.Train(t.Context(), e, src, trainer.Options{Level: 1, ImageSize: 64}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if tilesModel == nil {
+		t.Fatal("the model could not be trained")
+	}
+	d, err := inference.NewDetector(e, tilesModel, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return d
+}
+
+var (
+	tilesOnce  sync.Once
+	tilesModel *models.Model
+)
