@@ -178,3 +178,41 @@ func logitsOf(t *testing.T, engine *ort.Engine, m *models.Model, k int, seen []f
 	}
 	return slices.Clone(out.Data())
 }
+
+// Painting takes minutes of a large training, and who asks for an end waits for it.
+func TestMarkersPaintNothingOnceTheCallerAskedForAnEnd(t *testing.T) {
+	const side = 32
+	stop := make(chan struct{})
+	o, _, err := Options{Level: 2, ImageSize: side, Threads: 1, Stop: stop}.Settle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := Load(t.Context(), aFewTiles(t), 1, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	e, err := newEnergies(orttest.Open(t), side)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	order := make([]int, data.Len())
+	for i := range order {
+		order[i] = i
+	}
+	paint := func() int {
+		m := &markerTraining{energies: e, data: data, marking: marking{order: order}, options: o, scales: models.MarkerScales(side)}
+		if err := m.paint(t.Context(), 8, time.Now(), time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		return len(m.samples)
+	}
+	if n := paint(); n != 8 {
+		t.Errorf("%d samples, expected 8", n)
+	}
+	close(stop)
+	if n := paint(); n != 0 {
+		t.Errorf("%d samples after the caller asked for an end", n)
+	}
+}

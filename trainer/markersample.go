@@ -2,6 +2,7 @@ package trainer
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -18,7 +19,11 @@ type sample struct {
 	target []float32
 }
 
-// paint makes so many samples with defects, fewer where memory or time end.
+// errStopped ends the painting when the caller asked for an end.
+var errStopped = errors.New("trainer: the caller asked for an end")
+
+// paint makes so many samples with defects, fewer where memory or time end, and
+// none when the caller asks for an end.
 func (t *markerTraining) paint(ctx context.Context, n int, began, deadline time.Time) error {
 	p := t.scales[0].Places
 	bytes := 4 * p * p
@@ -36,6 +41,11 @@ func (t *markerTraining) paint(ctx context.Context, n int, began, deadline time.
 		spoilt, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
 		var buffer, second []byte
 		return func(i int) ([]byte, error) {
+			select {
+			case <-t.options.Stop:
+				return nil, errStopped
+			default:
+			}
 			// A stream of its own for each sample: who paints it does not matter.
 			random := rand.New(rand.NewPCG(uint64(t.options.Seed), uint64(t.number)<<32|uint64(i)|1<<62))
 			k := learnt[i%len(learnt)]
@@ -52,6 +62,9 @@ func (t *markerTraining) paint(ctx context.Context, n int, began, deadline time.
 			return spoilt, nil
 		}
 	})
+	if errors.Is(err, errStopped) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
