@@ -28,7 +28,7 @@ func memory(ctx context.Context, _ options, _, dir string) error {
 	for _, c := range []struct {
 		images int
 		time   time.Duration
-	}{{1000, 20 * time.Second}, {1000, 60 * time.Second}, {10_000, 90 * time.Second}, {10_000, 180 * time.Second}} {
+	}{{1000, 20 * time.Second}, {1000, 60 * time.Second}, {10_000, 2 * time.Minute}, {10_000, 4 * time.Minute}} {
 		folder := filepath.Join(dir, fmt.Sprint(c.images))
 		if err := augmented(folder, c.images, 0, 0); err != nil {
 			return err
