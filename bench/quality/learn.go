@@ -20,8 +20,9 @@ import (
 // learnt is a model and what its training took.
 type learnt struct {
 	model *models.Model
-	// seconds of the parts: reading and describing the images, the epochs, and
-	// measuring the plain error of all images.
+	// seconds of the parts: reading the images, the epochs, and calibration, which
+	// is all that the verdict comes from: describing the images, the markers, the
+	// threshold and the plain error.
 	seconds map[string]float64
 }
 
@@ -59,7 +60,7 @@ func learn(ctx context.Context, e *ort.Engine, folder string, o trainer.Options,
 		return nil, fmt.Errorf("training on %s: %w", folder, err)
 	}
 	return &learnt{m, map[string]float64{
-		"training": time.Since(began).Seconds(), "describing": first.Sub(began).Seconds(),
+		"training": time.Since(began).Seconds(), "reading": first.Sub(began).Seconds(),
 		"epochs": last.Sub(first).Seconds(), "calibration": time.Since(last).Seconds(),
 	}}, nil
 }

@@ -93,7 +93,7 @@ func (s *summary) mean() kind { return s.defects[len(s.defects)-1] }
 // printTable writes a line for each data set, configuration and kind of defect.
 func printTable(w io.Writer, all []*summary) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "DATA SET\tWHO\tLEVEL\tPX\tSEEDS\tDEFECT\tIMAGES\tAUROC\tLOWEST–HIGHEST\tPIXEL AUROC\tPRO\tHITS\tFALSE ALARMS\tTRAINING S\tDESCRIBING\tEPOCHS\tDETECTION S")
+	fmt.Fprintln(t, "DATA SET\tWHO\tLEVEL\tPX\tSEEDS\tDEFECT\tIMAGES\tAUROC\tLOWEST–HIGHEST\tPIXEL AUROC\tPRO\tHITS\tFALSE ALARMS\tTRAINING S\tEPOCHS\tCALIBRATION\tDETECTION S")
 	for _, s := range all {
 		who := "ours"
 		if s.recipe {
@@ -115,8 +115,8 @@ func printTable(w io.Writer, all []*summary) error {
 			fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%s\t%d\t%.3f\t%s\t%s\t%s\t%.2f", s.set, who, s.of.level, s.of.side, s.rows, k.name, k.images,
 				stat.Mean(k.auroc, nil), between, pixels, pro, k.hits)
 			if i == len(defects)-1 {
-				fmt.Fprintf(t, "\t%.1f %%\t%.1f\t%s\t%s\t%.1f", 100*s.falseAlarms, s.seconds["training"], seconds(s.seconds, "describing"),
-					seconds(s.seconds, "epochs"), s.seconds["detection"])
+				fmt.Fprintf(t, "\t%.1f %%\t%.1f\t%s\t%s\t%.1f", 100*s.falseAlarms, s.seconds["training"], seconds(s.seconds, "epochs"),
+					seconds(s.seconds, "calibration"), s.seconds["detection"])
 			}
 			fmt.Fprintln(t)
 		}
