@@ -389,18 +389,39 @@ func enlargePlane(out, in []float32, h, w, times int) {
 		copy(out, in)
 		return
 	}
-	place := func(i, n int) (lo, hi int, share float32) {
-		at := max((float32(i)+0.5)/float32(times)-0.5, 0)
-		lo = min(int(at), n-1)
-		return lo, min(lo+1, n-1), at - float32(lo)
+	columns := make([]blend, w*times)
+	for x := range columns {
+		columns[x] = blendOf(x, w, times)
 	}
-	for y := range h * times {
-		y0, y1, fy := place(y, h)
-		for x := range w * times {
-			x0, x1, fx := place(x, w)
-			top := in[y0*w+x0]*(1-fx) + in[y0*w+x1]*fx
-			bottom := in[y1*w+x0]*(1-fx) + in[y1*w+x1]*fx
-			out[y*w*times+x] = top*(1-fy) + bottom*fy
+	// A row of the input is spread over the columns once, for all rows that it has
+	// a part in.
+	spread := make([]float32, h*w*times)
+	for y := range h {
+		row, to := in[y*w:(y+1)*w], spread[y*w*times:(y+1)*w*times]
+		for x, c := range columns {
+			to[x] = row[c.lo]*(1-c.share) + row[c.hi]*c.share
 		}
 	}
+	for y := range h * times {
+		r := blendOf(y, h, times)
+		top, bottom := spread[r.lo*w*times:(r.lo+1)*w*times], spread[r.hi*w*times:(r.hi+1)*w*times]
+		to := out[y*w*times : (y+1)*w*times]
+		for x := range to {
+			to[x] = top[x]*(1-r.share) + bottom[x]*r.share
+		}
+	}
+}
+
+// blend is a place between two pixels of a line: the share that the second has.
+type blend struct {
+	lo, hi int
+	share  float32
+}
+
+// blendOf is where pixel i of a line that was enlarged so many times lies in the
+// line of n pixels.
+func blendOf(i, n, times int) blend {
+	at := max((float32(i)+0.5)/float32(times)-0.5, 0)
+	lo := min(int(at), n-1)
+	return blend{lo, min(lo+1, n-1), at - float32(lo)}
 }
