@@ -13,6 +13,7 @@ import (
 
 	"github.com/deepmed/anomaly/internal/evaluation"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 )
 
@@ -183,5 +184,30 @@ func TestBriefTrainingDecidesAlike(t *testing.T) {
 	}
 	if *whole.model.Metadata.Decision != *brief.model.Metadata.Decision || !reflect.DeepEqual(whole.model.Normality, brief.model.Normality) {
 		t.Errorf("%+v and %+v", whole.model.Metadata.Decision, brief.model.Metadata.Decision)
+	}
+}
+
+// Where there are markers they belong to what a model decides by, and a training
+// that ends after its first step has none.
+func TestBriefTrainingKeepsMarkers(t *testing.T) {
+	e := orttest.Open(t)
+	source, err := filepath.Abs(filepath.Join("../../testdata/tiles", evaluation.TrainFolder))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tiles, err := imagesIn(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(t.TempDir(), "few")
+	if err := link(folder, tiles[:16]); err != nil {
+		t.Fatal(err)
+	}
+	l, err := learn(t.Context(), e, folder, trainer.Options{Level: 2, ImageSize: 32}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !models.HasMarkers(l.model.Normality) {
+		t.Errorf("%+v", l.model.Metadata.Training)
 	}
 }
