@@ -44,7 +44,7 @@ class Model:
     def __init__(self, name, folder, zipped, anomaly, photos, written=None, writer=None, markers=False):
         self.name, self.folder, self.zip, self.writer = name, folder, zipped, writer
         with zipfile.ZipFile(zipped) as z:
-            for member in ("autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx", "metadata.json"):
+            for member in ("autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx", "metadata.json", "predict.py"):
                 if member in z.namelist():
                     z.extract(member, folder)
         with open(os.path.join(folder, "metadata.json")) as f:
