@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 
@@ -68,6 +67,9 @@ class Images(Dataset):
     """Decodes and resizes an image each time that it is asked for, by torchvision's transforms."""
 
     def __init__(self, paths, side):
+        # Here, because those who import the network alone can do without: Debian's PyTorch has none.
+        from torchvision import transforms
+
         self.paths = paths
         self.transform = transforms.Compose([transforms.Resize((side, side)), transforms.ToTensor()])
 

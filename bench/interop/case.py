@@ -4,6 +4,7 @@ A runner is a program that is called with one folder, a case:
 
     autoencoder.pt, autoencoder.onnx, autoencoder_image.onnx
                    the model's files, the last where the model has it
+    predict.py     the program that is in the model's zip
     written.pt     the file that the model was converted from, where it was
     inputs.json    {"image_size": S, "tensors": N, "images": [{"file", "height", "width"}]}
     tensors.f32    N x 3 x S x S little-endian float32: what autoencoder.onnx takes

@@ -38,16 +38,21 @@ class Anomaly:
 
 
 class Model:
-    """A case's folder, and what bin/anomaly says of its images."""
+    """A case's folder, and what bin/anomaly says of its images. markers: whether the model has
+    them, without which their operators would go unseen."""
 
-    def __init__(self, name, folder, zipped, anomaly, photos, written=None, writer=None):
+    def __init__(self, name, folder, zipped, anomaly, photos, written=None, writer=None, markers=False):
         self.name, self.folder, self.zip, self.writer = name, folder, zipped, writer
         with zipfile.ZipFile(zipped) as z:
-            for member in ("autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx", "metadata.json"):
+            for member in ("autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx", "metadata.json", "predict.py"):
                 if member in z.namelist():
                     z.extract(member, folder)
         with open(os.path.join(folder, "metadata.json")) as f:
-            self.side = json.load(f)["image_size"]
+            metadata = json.load(f)
+        self.side = metadata["image_size"]
+        self.markers = (metadata.get("training") or {}).get("marker_steps", 0) > 0
+        if self.markers != markers:
+            sys.exit(f"the model {name} {'has' if self.markers else 'has no'} markers, which is not what it is here for")
         self.fitting = [fitting(p, self.side, os.path.join(folder, "fitting")) for p in photos.tinted]
         tensors = np.stack([np.asarray(Image.open(p), np.float32).transpose(2, 0, 1) for p in self.fitting]) / np.float32(255)
         tensors.astype("<f4").tofile(os.path.join(folder, "tensors.f32"))
@@ -115,7 +120,7 @@ def spread(paths, n):
 
 
 def make(folder, anomaly, tiles, tests, torches):
-    """All models: trained ones of two sizes, and one converted from the file that each Python of
+    """All models: trained ones of two sizes, with markers and without, and one converted from the file that each Python of
     torches (name: path) writes. tiles: images to train with, tests: more to look at."""
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
@@ -126,18 +131,20 @@ def make(folder, anomaly, tiles, tests, torches):
         shutil.copy(path, few)
 
     def model(name, how, **more):
-        at = os.path.join(folder, name.replace(" ", "-"))
+        at = os.path.join(folder, name.replace(",", "").replace(" ", "-"))
         os.makedirs(at)
         zipped = os.path.join(at, "model.zip")
         how(zipped)
         return Model(name, at, zipped, anomaly, photos, **more)
 
-    def trained(data, side):
-        return lambda zipped: anomaly("train", data, "--level", "1", "--image-size", str(side), "--threads", "2", "--quiet", "--out", zipped)
+    def trained(data, level, side):
+        return lambda zipped: anomaly("train", data, "--level", str(level), "--image-size", str(side), "--threads", "2", "--quiet", "--out", zipped)
 
+    # Level 1 is the one without markers; from 16 images on the others have them.
     models = [
-        model("trained 128", trained(os.path.dirname(tiles[0]), 128)),
-        model("trained 256", trained(few, 256)),
+        model("trained 128", trained(os.path.dirname(tiles[0]), 1, 128)),
+        model("trained 128, markers", trained(few, 2, 128), markers=True),
+        model("trained 256, markers", trained(few, 2, 256), markers=True),
     ]
     for i, (name, python) in enumerate(torches.items()):
         written = os.path.join(folder, f"{name}.pt")

@@ -53,9 +53,9 @@ class Row:
         self.version, self.differences, self.notes, self.failed = "", {}, [], False
         self.expected, self.available = runtime.expected, True
         self.writer = model.writer
-        # PyTorch has the network alone, and so its plain error; what judges beside it is in the
-        # ONNX files.
-        self.plain = "PyTorch" in runtime.name
+        # PyTorch's class is the network alone, and so its plain error; what judges beside it is
+        # in the ONNX files and in predict.py.
+        self.plain = runtime.plain
         try:
             answer = runtime.run(model.folder)
         except NotAvailable as problem:

@@ -87,10 +87,11 @@ def python(executable, script):
 
 class Runtime:
     """A row of the table: how its runner is started, what it is expected to answer, and why it
-    is not expected to answer the rest."""
+    is not expected to answer the rest. plain: whether its errors are the network's own, the mean
+    squared ones, of any model."""
 
-    def __init__(self, name, prepare, expected=("tensor", "image"), why="", limit=15 * MINUTES):
-        self.name, self.prepare, self.expected, self.why, self.limit = name, prepare, expected, why, limit
+    def __init__(self, name, prepare, expected=("tensor", "image"), why="", limit=15 * MINUTES, plain=False):
+        self.name, self.prepare, self.expected, self.why, self.limit, self.plain = name, prepare, expected, why, limit, plain
         self.command = None
 
     def run(self, case):
@@ -179,8 +180,11 @@ def java():
 def runtimes(anomaly):
     """All of them, in the table's order. anomaly: the program, for the reading by onnx-go."""
     return [
-        Runtime("PyTorch", here("torch_errors.py")),
-        Runtime("Debian's PyTorch", lambda: (python(debian_torch(), "torch_errors.py"), {})),
+        Runtime("PyTorch", here("torch_errors.py"), plain=True),
+        Runtime("Debian's PyTorch", lambda: (python(debian_torch(), "torch_errors.py"), {}), plain=True),
+        Runtime("predict.py, PyTorch", here("predict_errors.py")),
+        Runtime("predict.py, Debian's PyTorch", lambda: (python(debian_torch(), "predict_errors.py"), {}), expected=("tensor",),
+                why="its Pillow resizes otherwise, which the lines of Debian's PyTorch hold"),
         Runtime("ONNX Runtime for Python", here("onnxruntime_errors.py")),
         Runtime("ONNX Runtime for Node", node),
         Runtime("ONNX Runtime Web", web),

@@ -62,8 +62,8 @@ func picturesCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&model, "model", "", "judge by this model's zip instead of training one")
-	f.IntVar(&o.Level, "level", 1, "level of the training")
-	f.IntVar(&o.ImageSize, "image-size", 256, "side of the images, in pixels")
+	f.IntVar(&o.Level, "level", trainer.DefaultLevel, "level of the training")
+	f.IntVar(&o.ImageSize, "image-size", 128, "side of the images, in pixels")
 	f.IntVar(&count, "count", 10, "pictures on a sheet")
 	f.StringVar(&found, "found", "found.jpg", "the sheet of defects that were found")
 	f.StringVar(&missed, "missed", "missed.jpg", "the sheet of those that were not")
