@@ -29,7 +29,7 @@ func pressure(ctx context.Context, o options, _, dir string) error {
 	if err != nil {
 		return err
 	}
-	model, err := checkpoint(ctx, o, dir)
+	model, err := checkpoint(ctx, o, dir, 1)
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,8 @@ func serve(ctx context.Context, o options, python, dir string) error {
 	if err != nil {
 		return err
 	}
-	band, err := checkpoint(ctx, o, dir)
+	// The lowest level whose models have all that a verdict may come from.
+	own, err := checkpoint(ctx, o, dir, 2)
 	if err != nil {
 		return err
 	}
@@ -62,7 +63,7 @@ func serve(ctx context.Context, o options, python, dir string) error {
 	if err := os.Mkdir(named, 0o700); err != nil {
 		return err
 	}
-	for name, data := range map[string][]byte{"plain.pt": plain, "band.pt": band} {
+	for name, data := range map[string][]byte{"plain.pt": plain, "own.pt": own} {
 		if err := os.WriteFile(filepath.Join(named, name), data, 0o600); err != nil {
 			return err
 		}
@@ -83,11 +84,11 @@ func serve(ctx context.Context, o options, python, dir string) error {
 	if err := keeping.await("/readyz"); err != nil {
 		return err
 	}
-	rows, err := newRows(ours, theirs, keeping, plain, band, images)
+	rows, err := newRows(ours, theirs, keeping, plain, own, images)
 	if err != nil {
 		return err
 	}
-	bare, err := bareRows(plain, band, images[0])
+	bare, err := bareRows(plain, own, images[0])
 	if err != nil {
 		return err
 	}
@@ -137,13 +138,13 @@ func peerCheckpoint(ctx context.Context, o options, python, dir string) ([]byte,
 
 // newRows prepares the requests, and checks that both services say the same of
 // the same model.
-func newRows(ours, theirs, keeping *service, plain, band []byte, images [][]byte) ([]*row, error) {
+func newRows(ours, theirs, keeping *service, plain, own []byte, images [][]byte) ([]*row, error) {
 	rows := []*row{
 		{name: "ours", service: ours, model: plain},
 		{name: "Python recipe", service: theirs},
-		{name: "ours, band_mahalanobis", service: keeping, model: band},
+		{name: "ours, own model", service: keeping, model: own},
 		{name: "ours, by name", service: keeping, model: plain},
-		{name: "ours, band_mahalanobis by name", service: keeping, model: band},
+		{name: "ours, own model by name", service: keeping, model: own},
 	}
 	for i, r := range rows {
 		path, sent := "/detect", r.model
@@ -153,7 +154,7 @@ func newRows(ours, theirs, keeping *service, plain, band []byte, images [][]byte
 		case 3:
 			path, sent = "/models/plain/detect", nil
 		case 4:
-			path, sent = "/models/band/detect", nil
+			path, sent = "/models/own/detect", nil
 		}
 		var err error
 		if r.asked, err = newQuestions(path, sent, images); err != nil {
@@ -199,14 +200,14 @@ type bareRow struct {
 	p50     series
 }
 
-func bareRows(plain, band, image []byte) ([]*bareRow, error) {
+func bareRows(plain, own, image []byte) ([]*bareRow, error) {
 	engine, err := ort.Open(ort.Options{Provider: ort.CPU})
 	if err != nil {
 		return nil, err
 	}
 	var rows []*bareRow
 	for _, threads := range []int{engine.Threads(), 1} {
-		rows = append(rows, &bareRow{name: "plain", model: plain, threads: threads}, &bareRow{name: "band_mahalanobis", model: band, threads: threads})
+		rows = append(rows, &bareRow{name: "plain", model: plain, threads: threads}, &bareRow{name: "own model", model: own, threads: threads})
 	}
 	for _, b := range rows {
 		if b.pass, err = newForward(engine, b.model, image, b.threads); err != nil {
@@ -252,6 +253,9 @@ func printServed(rows []*row, bare []*bareRow) error {
 				r.outside(clients, bare, false), r.outside(clients, bare, true), s.failed, r.memory)
 		}
 		a, b := rows[0].results[clients], rows[1].results[clients]
+		fmt.Fprintf(t, "ratio, own model to ours\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t\t\t\t\n", clients, rows[2].results[clients].rate.median()/a.rate.median(),
+			rows[2].results[clients].p50.median()/a.p50.median(), rows[2].results[clients].p99.median()/a.p99.median(),
+			rows[2].results[clients].cpu.median()/a.cpu.median())
 		fmt.Fprintf(t, "ratio, ours to the recipe\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t\t\t\t%.2f\n", clients, a.rate.median()/b.rate.median(),
 			a.p50.median()/b.p50.median(), a.p99.median()/b.p99.median(), a.cpu.median()/b.cpu.median(), rows[0].memory/rows[1].memory)
 	}

@@ -215,10 +215,10 @@ func zipped(images [][]byte, n int) ([]byte, error) {
 	return packed.Bytes(), err
 }
 
-// checkpoint trains a model at level 1 and gives its .pt.
-func checkpoint(ctx context.Context, o options, dir string) ([]byte, error) {
+// checkpoint trains a model at that level and gives its .pt.
+func checkpoint(ctx context.Context, o options, dir string, level int) ([]byte, error) {
 	bundle := filepath.Join(dir, "model.zip")
-	if _, err := output(ctx, "bin/anomaly", "train", filepath.Join(o.tiles, "train", "good"), "--level", "1", "--out", bundle, "--force"); err != nil {
+	if _, err := output(ctx, "bin/anomaly", "train", filepath.Join(o.tiles, "train", "good"), "--level", strconv.Itoa(level), "--out", bundle, "--force"); err != nil {
 		return nil, err
 	}
 	z, err := zip.OpenReader(bundle)
