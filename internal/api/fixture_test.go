@@ -37,7 +37,7 @@ func start(t testing.TB, change func(*Options)) *service {
 	return startLogging(t, slog.New(slog.DiscardHandler), change)
 }
 
-func startLogging(t testing.TB, log *slog.Logger, change func(*Options)) *service {
+func startLogging(t testing.TB, log *slog.Logger, change func(*Options), prepare ...func(*Server)) *service {
 	t.Helper()
 	o := DefaultOptions()
 	o.TempDir = t.TempDir()
@@ -47,6 +47,9 @@ func startLogging(t testing.TB, log *slog.Logger, change func(*Options)) *servic
 	s, err := New(orttest.Open(t), log, o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range prepare { // before it serves
+		f(s)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -212,7 +212,7 @@ func TestMetricsShowATrainingWhileItRuns(t *testing.T) {
 }
 
 // logged starts a service whose log is kept.
-func logged(t *testing.T, level slog.Level) (*service, func() []map[string]any) {
+func logged(t *testing.T, level slog.Level, prepare ...func(*Server)) (*service, func() []map[string]any) {
 	var mu sync.Mutex
 	var lines bytes.Buffer
 	write := writerFunc(func(p []byte) (int, error) {
@@ -220,7 +220,7 @@ func logged(t *testing.T, level slog.Level) (*service, func() []map[string]any) 
 		defer mu.Unlock()
 		return lines.Write(p)
 	})
-	s := startLogging(t, slog.New(slog.NewJSONHandler(write, &slog.HandlerOptions{Level: level})), nil)
+	s := startLogging(t, slog.New(slog.NewJSONHandler(write, &slog.HandlerOptions{Level: level})), nil, prepare...)
 	return s, func() (out []map[string]any) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -344,8 +344,9 @@ func TestUnreadBodiesLeaveTheConnectionUsable(t *testing.T) {
 }
 
 func TestPanicOfAHandlerIsAnAnswerAndCounted(t *testing.T) {
-	s, log := logged(t, slog.LevelInfo)
-	s.app.Get("/panic", func(*fiber.Ctx) error { panic("secret of the inside") })
+	s, log := logged(t, slog.LevelInfo, func(s *Server) {
+		s.app.Get("/panic", func(*fiber.Ctx) error { panic("secret of the inside") })
+	})
 	a := s.request(t, http.MethodGet, "/panic", nil)
 	if a.status != 500 || strings.Contains(string(a.body), "secret") || !strings.Contains(a.message(t), a.header.Get("X-Request-ID")) {
 		t.Errorf("status %d: %s", a.status, a.body)
