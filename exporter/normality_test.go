@@ -79,8 +79,8 @@ func TestJudgementIsThatOfGorgoniasMachine(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		in, out := tensorOf(t, pixels, images, 3, side, side), []*ort.Tensor{
-			tensorOf(t, nil, images), tensorOf(t, nil, images), tensorOf(t, nil, images, side, side)}
+		in, out := orttest.Tensor(t, pixels, images, 3, side, side), []*ort.Tensor{
+			orttest.Tensor(t, nil, images), orttest.Tensor(t, nil, images), orttest.Tensor(t, nil, images, side, side)}
 		if err := s.Run(t.Context(), []*ort.Tensor{in}, out); err != nil {
 			t.Fatal(err)
 		}
@@ -101,15 +101,4 @@ func TestJudgementIsThatOfGorgoniasMachine(t *testing.T) {
 			t.Errorf("%d px: the score is %v and the map's maximum %v", side, score, highest)
 		}
 	}
-}
-
-func tensorOf(t *testing.T, data []float32, shape ...int) *ort.Tensor {
-	t.Helper()
-	x, err := ort.NewTensor(shape...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(x.Close)
-	copy(x.Data(), data)
-	return x
 }

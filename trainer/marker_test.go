@@ -158,21 +158,12 @@ func logitsOf(t *testing.T, engine *ort.Engine, m *models.Model, k int, seen []f
 	}
 	defer s.Close()
 	p := models.MarkerScales(m.ImageSize)[0].Places
-	tensor := func(data []float32, shape ...int) *ort.Tensor {
-		x, err := ort.NewTensor(shape...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(x.Close)
-		copy(x.Data(), data)
-		return x
-	}
-	in := []*ort.Tensor{tensor(seen, 1, models.MarkerChannels(m.ImageSize), p, p)}
+	in := []*ort.Tensor{orttest.Tensor(t, seen, 1, models.MarkerChannels(m.ImageSize), p, p)}
 	for _, q := range models.MarkerParameters(m.ImageSize, k) {
 		w, _ := m.Normality.Get(q.Name)
-		in = append(in, tensor(w.Data, w.Shape...))
+		in = append(in, orttest.Tensor(t, w.Data, w.Shape...))
 	}
-	out := tensor(nil, 1, 1, p, p)
+	out := orttest.Tensor(t, nil, 1, 1, p, p)
 	if err := s.Run(t.Context(), in, []*ort.Tensor{out}); err != nil {
 		t.Fatal(err)
 	}

@@ -20,3 +20,16 @@ func OpenThreads(t testing.TB, threads int) *ort.Engine {
 	}
 	return e
 }
+
+// Tensor is a tensor of that shape which holds the data, and zeros where there is
+// none. It is given back when the test ends.
+func Tensor(t testing.TB, data []float32, shape ...int) *ort.Tensor {
+	t.Helper()
+	x, err := ort.NewTensor(shape...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(x.Close)
+	copy(x.Data(), data)
+	return x
+}
