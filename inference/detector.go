@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -18,6 +20,10 @@ var ErrClosed = errors.New("inference: the detector is closed")
 // ErrMeasure is returned when metadata that is given with a model decides by a
 // measure that the model has not.
 var ErrMeasure = errors.New("the metadata does not fit the model")
+
+// ErrNotFinite is returned when what a model says of an image is no finite number,
+// as that of one with enormous weights is: neither verdict could be told from it.
+var ErrNotFinite = errors.New("the model gives a result that is no finite number; train it anew")
 
 // ErrNoMap is returned when a model gives no anomaly map.
 var ErrNoMap = errors.New("the model gives no anomaly map")
@@ -93,7 +99,7 @@ func (d *Detector) Close() {
 
 // Detect prepares an image file's bytes and judges it by the model's own
 // metadata, or by the metadata given. It returns ErrImage or ErrImageTooLarge
-// for an image that cannot be used.
+// for an image that cannot be used, ErrMeasure and ErrNotFinite.
 func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (Verdict, error) {
 	pixels, err := Prepare(image, d.Side(), lim)
 	if err != nil {
@@ -107,7 +113,8 @@ func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metada
 }
 
 // judge makes a verdict of what was measured, by the model's own metadata or by
-// the metadata given, which then counts as a whole. It returns ErrMeasure.
+// the metadata given, which then counts as a whole. It returns ErrMeasure and
+// ErrNotFinite.
 func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	if meta == nil {
 		meta = &d.model.Metadata
@@ -119,6 +126,9 @@ func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 			return Verdict{}, fmt.Errorf("%w: it decides by %s, which this model does not measure; send the metadata.json of the same training", ErrMeasure, measure)
 		}
 		figure = float64(j.figure)
+	}
+	if !finite(float32(figure), j.mse) {
+		return Verdict{}, ErrNotFinite
 	}
 	return Verdict{
 		ReconstructionError: figure,
@@ -159,8 +169,17 @@ func (d *Detector) mapped(ctx context.Context, pixels []byte) ([]float32, *job, 
 		return nil, nil, fmt.Errorf("%w: it decides by its plain error; train it anew", ErrNoMap)
 	}
 	j := &job{image: func(dst []float32) { Normalize(dst, pixels) }, anomaly: make([]float32, d.Side()*d.Side())}
-	err := d.run(ctx, mapping, []*job{j})
-	return j.anomaly, j, err
+	if err := d.run(ctx, mapping, []*job{j}); err != nil {
+		return nil, nil, err
+	}
+	if !finite(j.anomaly...) {
+		return nil, nil, ErrNotFinite
+	}
+	return j.anomaly, j, nil
+}
+
+func finite(values ...float32) bool {
+	return !slices.ContainsFunc(values, func(v float32) bool { return math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) })
 }
 
 // Measure is the value of the measure that the model decides by, of a prepared

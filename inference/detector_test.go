@@ -7,9 +7,11 @@ import (
 	"image/png"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
+	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -67,6 +69,35 @@ func TestDetectorJudgesAlikeFromManyGoroutines(t *testing.T) {
 		})
 	}
 	group.Wait()
+}
+
+// Weights may be finite and what they give not: that is no verdict, and of all
+// verdicts "normal" least.
+func TestResultsThatAreNoNumbersAreNoVerdicts(t *testing.T) {
+	m := *judgingDetector(t).Model()
+	for name, sd := range map[string]*models.StateDict{"the network": &m.Weights, "places": &m.Normality} {
+		was := *sd
+		*sd = slices.Clone(was)
+		for i := range *sd {
+			data := slices.Clone((*sd)[i].Data)
+			for k := range data {
+				data[k] = 3e38 * float32(1-2*(k%2))
+			}
+			(*sd)[i].Data = data
+		}
+		d, err := NewDetector(orttest.Open(t), &m, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		if v, err := d.Detect(t.Context(), tile(t), nil, DefaultImageLimits()); !errors.Is(err, ErrNotFinite) {
+			t.Errorf("enormous numbers of %s: %+v, %v", name, v, err)
+		}
+		if x, err := d.Explain(t.Context(), tile(t), nil, DefaultImageLimits()); !errors.Is(err, ErrNotFinite) {
+			t.Errorf("enormous numbers of %s, where: %+v, %v", name, x, err)
+		}
+		*sd = was
+	}
 }
 
 func TestClosedDetectorSaysSo(t *testing.T) {

@@ -44,9 +44,13 @@ func plausible(length int, units int64, perByte int64) error {
 	return nil
 }
 
-// plausiblePNG relies on DecodeConfig having found the IHDR chunk, which is
-// always at the same place.
+// plausiblePNG refuses a PNG whose first chunk is not IHDR, as the standard does:
+// the decoder passes over others before it, and the depth would be looked for in
+// what they hold. DecodeConfig has found the chunk.
 func plausiblePNG(data []byte, c image.Config) error {
+	if string(data[12:16]) != "IHDR" {
+		return fmt.Errorf("%w: the PNG does not begin with its header", ErrImage)
+	}
 	depth := int64(data[24])
 	samples := map[byte]int64{0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
 	return plausible(len(data), (int64(c.Width)*depth*samples+7)/8*int64(c.Height), deflateRatio)

@@ -8,6 +8,7 @@ import (
 	"image"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -104,6 +105,12 @@ func pngHeader(w, h uint32, depth, kind, interlace byte) []byte {
 	return append([]byte("\x89PNG\r\n\x1a\n"), pngChunk("IHDR", d)...)
 }
 
+// preceded puts a text before the header of a PNG.
+func preceded(png []byte) []byte {
+	const signature = 8
+	return slices.Concat(png[:signature], pngChunk("tEXt", []byte("a\x00b")), png[signature:])
+}
+
 // tiffFile makes a little-endian TIFF of one directory of long values.
 func tiffFile(tags ...[2]uint32) []byte {
 	le := binary.LittleEndian
@@ -142,6 +149,7 @@ func TestBombsAreRefusedBeforeAnythingOfTheirSizeIsAllocated(t *testing.T) {
 	}{
 		"a PNG of 8000×8000 without data":           {pngHeader(8000, 8000, 8, 6, 0), ErrImage},
 		"an interlaced 16-bit PNG without data":     {pngHeader(8000, 8000, 16, 6, 1), ErrImage},
+		"a PNG with a chunk before its header":      {append(preceded(pngHeader(7900, 7900, 16, 6, 0)), pngChunk("IDAT", []byte{0x78, 0x9c, 3, 0, 0, 0, 0, 1})...), ErrImage},
 		"a PNG of 2^31 pixels a side":               {pngHeader(1<<31-1, 1<<31-1, 1, 0, 0), ErrImage},
 		"a PNG above the pixel limit":               {pngHeader(60000, 60000, 1, 0, 0), ErrImageTooLarge},
 		"a PNG that is one line of 40 megapixels":   {pngHeader(40_000_000, 1, 1, 0, 0), ErrImageTooLarge},

@@ -144,11 +144,15 @@ type SkippedFile struct {
 // ErrMetadata, wrapped, for malformed JSON and for values no verdict can be
 // based on: a threshold that is missing, negative or not finite.
 func ParseMetadata(data []byte) (Metadata, error) {
-	// The outer threshold takes the key from the inner one, and tells a missing
-	// threshold from one of 0.
+	// The outer keys take theirs from the inner ones, and tell a missing threshold
+	// from one of 0.
 	var read struct {
 		Metadata
 		Threshold *float64 `json:"threshold"`
+		Decision  *struct {
+			Decision
+			Threshold *float64 `json:"threshold"`
+		} `json:"decision"`
 	}
 	if err := parseJSON(data, &read); err != nil {
 		return Metadata{}, fmt.Errorf("%w: %w", ErrMetadata, err)
@@ -158,6 +162,13 @@ func ParseMetadata(data []byte) (Metadata, error) {
 	}
 	m := read.Metadata
 	m.Threshold = *read.Threshold
+	if d := read.Decision; d != nil {
+		if d.Threshold == nil {
+			return Metadata{}, fmt.Errorf("%w: its decision has no threshold", ErrMetadata)
+		}
+		m.Decision = &d.Decision
+		m.Decision.Threshold = *d.Threshold
+	}
 	if err := m.Validate(); err != nil {
 		return Metadata{}, err
 	}

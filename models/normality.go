@@ -177,6 +177,9 @@ func (m *Model) CheckNormality() error {
 // of NormalityParameters for that side, with or without those of markers.
 func fitsNormality(sd StateDict, side int) error {
 	want := sd.expected(side)
+	if len(want) == 0 {
+		return fmt.Errorf("%w: it decides by %s, which images of %d×%d pixels are too small for", ErrArchitecture, MeasureBandMahalanobis, side, side)
+	}
 	if len(sd) != len(want) {
 		return fmt.Errorf("%w: %d tensors of normality, expected %d for images of %d×%d pixels", ErrArchitecture, len(sd), len(want), side, side)
 	}

@@ -13,8 +13,9 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// errDiverged is returned when a loss is no longer a number.
-var errDiverged = errors.New("trainer: the training diverged")
+// ErrDiverged is returned when the loss of a training is no longer a number, as it
+// happens to one that goes on from a model of enormous weights.
+var ErrDiverged = errors.New("the training diverged; go on from another model, or from none")
 
 // adam is what a training has come to: its parameters and Adam's moments of them,
 // in ONNX Runtime's tensors. A step's batch comes in parts, whose losses and
@@ -151,7 +152,7 @@ func (a *adam) backward(ctx context.Context, session *ort.Session, part int, wei
 }
 
 // apply takes the step that the first so many parts' gradients make, and returns
-// the batch's loss before it. It returns errDiverged when that is no number, and
+// the batch's loss before it. It returns ErrDiverged when that is no number, and
 // when the context ends its cause; the parameters are then as they were.
 func (a *adam) apply(ctx context.Context, parts int, learningRate float64) (float64, error) {
 	loss := 0.0
@@ -159,7 +160,7 @@ func (a *adam) apply(ctx context.Context, parts int, learningRate float64) (floa
 		loss += float64(p.loss.Data()[0])
 	}
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return 0, fmt.Errorf("%w: the loss of step %d is %v", errDiverged, a.steps+1, loss)
+		return 0, fmt.Errorf("%w: the loss of step %d is %v", ErrDiverged, a.steps+1, loss)
 	}
 	t := float64(a.steps + 1)
 	a.stepSize.Data()[0] = float32(learningRate / (1 - math.Pow(network.Beta1, t)))

@@ -10,8 +10,12 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// maxYAMLBytes bounds a YAML file of class names.
-const maxYAMLBytes = 1 << 20
+// maxYAMLBytes bounds a YAML file of class names, and maxYAMLFiles how many files
+// are looked into for some: a data set has one.
+const (
+	maxYAMLBytes = 1 << 20
+	maxYAMLFiles = 100
+)
 
 // maxClassNames and maxClassName bound what is taken from it, in names and in
 // bytes of one.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/deepmed/anomaly/inference"
@@ -69,7 +70,9 @@ func Load(ctx context.Context, src *Source, threads int, o Options) (*Dataset, e
 		return nil, fmt.Errorf("%w: %d images at %d px take %d bytes, at most %d are given; use fewer images or a smaller image size",
 			ErrDatasetTooLarge, len(images), d.Side, need, o.Limits.PreparedBytes)
 	}
-	d.readClassNames(yamls)
+	if err := d.readClassNames(ctx, yamls); err != nil {
+		return nil, err
+	}
 	var err error
 	if d.pixels, err = newPixels(len(images), size, o.Limits.MemoryBytes, o.TempDir); err != nil {
 		return nil, err
@@ -115,7 +118,7 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, thre
 		if reasons[i] == "" {
 			d.kept = append(d.kept, i)
 		} else {
-			d.Skipped = append(d.Skipped, models.SkippedFile{Name: e.name, Reason: reasons[i]})
+			d.Skipped = append(d.Skipped, models.SkippedFile{Name: shortened(e.name), Reason: reasons[i]})
 		}
 	}
 	if d.Len() == 0 {
@@ -125,20 +128,38 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, thre
 	return nil
 }
 
-// readClassNames takes the names from the first YAML file that has some. A
-// file that cannot be read is a warning; one that holds other things is none.
-func (d *Dataset) readClassNames(yamls []entry) {
+// readClassNames takes the names from the first YAML file that has some, of the
+// first maxYAMLFiles. A file that cannot be read is a warning; one that holds other
+// things is none. It returns the context's cause when that ends first.
+func (d *Dataset) readClassNames(ctx context.Context, yamls []entry) error {
 	slices.SortStableFunc(yamls, func(a, b entry) int { return yamlRank(a.name) - yamlRank(b.name) })
-	for _, e := range yamls {
+	for i, e := range yamls {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if i == maxYAMLFiles {
+			d.warn("no class names were looked for in more than %d YAML files of %d", maxYAMLFiles, len(yamls))
+			return nil
+		}
 		data, err := e.read(maxYAMLBytes)
 		if err == nil {
 			d.ClassNames, err = parseClassNames(data)
 		}
 		if err == nil {
-			return
+			return nil
 		}
 		if !errors.Is(err, errNoClassNames) || yamlRank(e.name) < 2 {
-			d.Warnings = append(d.Warnings, fmt.Sprintf("no class names were taken from %s: %v", e.name, err))
+			d.warn("no class names were taken from %s: %v", shortened(e.name), err)
 		}
 	}
+	return nil
+}
+
+// shortened is a file's name as it is told of: a zip may have names of 64 KiB.
+func shortened(name string) string {
+	const most = 200
+	if len(name) <= most {
+		return name
+	}
+	return strings.ToValidUTF8(name[:most], "") + "…"
 }

@@ -4,10 +4,13 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"image"
 	"image/color"
 	"image/png"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -194,6 +197,61 @@ func TestDataSetsBeyondTheLimitsAreRefused(t *testing.T) {
 	bomb := hostile.Bomb(9)
 	if _, err := OpenZip(bytes.NewReader(bomb), int64(len(bomb)), DefaultLimits()); !errors.Is(err, ErrDatasetTooLarge) {
 		t.Errorf("a zip of %d bytes that unpacks to 288 MiB: %v", len(bomb), err)
+	}
+}
+
+// A zip may be nothing but its directory, which takes several times as much memory
+// when it is listed.
+func TestDirectoriesOfTooManyFilesAreNotListed(t *testing.T) {
+	for name, nameBytes := range map[string]int{"many files": 0, "long names": 1<<16 - 1} {
+		record := make([]byte, 46, 46+nameBytes)
+		copy(record, directoryRecord)
+		binary.LittleEndian.PutUint16(record[28:], uint16(nameBytes))
+		record = append(record, bytes.Repeat([]byte("a"), nameBytes)...)
+		records := 16 << 20 / len(record)
+		data := bytes.Repeat(record, records)
+		end := make([]byte, 22)
+		copy(end, "PK\x05\x06")
+		binary.LittleEndian.PutUint16(end[8:], uint16(records))
+		binary.LittleEndian.PutUint16(end[10:], uint16(records))
+		binary.LittleEndian.PutUint32(end[12:], uint32(len(data)))
+		data = append(data, end...)
+		if z, err := zip.NewReader(bytes.NewReader(data), int64(len(data))); err != nil || len(z.File) != records {
+			t.Fatalf("%s: no zip, so that this shows nothing: %v", name, err)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		lim := DefaultLimits()
+		lim.Entries = 100
+		_, err := OpenZip(bytes.NewReader(data), int64(len(data)), lim)
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, ErrDatasetTooLarge) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > uint64(len(data)) {
+			t.Errorf("%s: %d bytes were allocated for a zip of %d", name, n, len(data))
+		}
+	}
+}
+
+func TestFewOfManyYAMLFilesAreLookedInto(t *testing.T) {
+	files := map[string][]byte{"a.png": dot(t, color.Black), strings.Repeat("n", 1000) + ".png": []byte("prose")}
+	for i := range 10 * maxYAMLFiles {
+		files[fmt.Sprintf("%s%04d/data.yaml", strings.Repeat("long/", 100), i)] = []byte("other: 1")
+	}
+	d, err := Load(t.Context(), zipSource(t, files), 1, at16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if n := len(d.Warnings); n != maxYAMLFiles+1 {
+		t.Errorf("%d warnings of %d files", n, maxYAMLFiles)
+	}
+	told := []string{d.Skipped[0].Name}
+	for _, w := range append(told, d.Warnings...) {
+		if len(w) > 300 {
+			t.Errorf("%d bytes: %.80s", len(w), w)
+		}
 	}
 }
 

@@ -29,9 +29,10 @@ func loadInTime(ctx context.Context, src *Source, o Options, began time.Time) (*
 
 // fit runs the epochs. The last batch of an epoch may be short and is a step
 // like any other, as in PyTorch's DataLoader; an epoch's loss is the mean of
-// its steps' losses.
+// its steps' losses. Where something was learnt before, the first step is taken
+// whatever the caller asked for, so that there is a model to hold it.
 func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weights models.StateDict,
-	data *Dataset, level Level, o Options, began time.Time,
+	data *Dataset, level Level, o Options, began time.Time, learnt bool,
 ) (models.StateDict, fitted, error) {
 	s, err := newStepper(engine, arch, weights, data.Side, data.Side, o)
 	if err != nil {
@@ -52,7 +53,7 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 	started := time.Now()
 	sum := 0.0
 	for {
-		if f.ended = ending(p, o.Stop); f.ended != "" {
+		if f.ended = ending(p, o.stopped() && (f.steps > 0 || !learnt)); f.ended != "" {
 			break
 		}
 		batch, err := b.next()
@@ -91,13 +92,10 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 }
 
 // ending says whether and why the training ends before the next step.
-func ending(p *pace, stop <-chan struct{}) models.Ending {
-	select {
-	case <-stop:
-		return models.EndedByCaller
-	default:
-	}
+func ending(p *pace, stopped bool) models.Ending {
 	switch {
+	case stopped:
+		return models.EndedByCaller
 	case p.more():
 		return ""
 	case p.done == p.steps:

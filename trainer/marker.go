@@ -17,7 +17,8 @@ const (
 	// minMarkerSteps is how many steps a marker must have come to: one of fewer is
 	// worse than none.
 	minMarkerSteps = 100
-	// markerShare is the part of MaxTime that both markers may take.
+	// markerShare is the part that both markers may take of the time that is left
+	// of MaxTime when the images are read.
 	markerShare = 0.25
 	// spoiltShare is the part of a marker's time for painting defects, the rest
 	// is for its steps.
@@ -63,20 +64,23 @@ type marked struct {
 	steps int
 }
 
+// marked says whether a training of the level has markers, of so many normal images.
+func (o Options) marked(level Level, normals int) bool {
+	return level.MarkerSteps > 0 && normals >= minMarked && !o.without.markers
+}
+
 // markers trains the markers of defects for so many steps, each on half of the
-// images. Of few images, and where there is no time, it gives none.
-func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset, m marking, steps int, o Options) (*marked, error) {
+// images. What is left of the training's time bounds them; 0 is for no bound.
+// Where there is no time, and when the caller asks for an end, it gives none.
+func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset, m marking, steps int, left time.Duration, o Options) (*marked, error) {
 	n := len(m.order)
-	if n < minMarked || steps == 0 || o.without.markers {
-		return nil, nil
-	}
 	began := time.Now()
 	out := &marked{steps: steps}
 	peaks := make([]float64, n)
 	for k := range models.Markers {
 		deadline := time.Time{}
-		if o.MaxTime > 0 {
-			share := markerShare * float64(o.MaxTime) * float64(k+1) / models.Markers
+		if left > 0 {
+			share := markerShare * float64(left) * float64(k+1) / models.Markers
 			deadline = began.Add(time.Duration(share))
 		}
 		t := &markerTraining{engine: engine, energies: e, data: data, marking: m, options: o, number: k, scales: models.MarkerScales(data.Side)}

@@ -41,10 +41,8 @@ func (t *markerTraining) paint(ctx context.Context, n int, began, deadline time.
 		spoilt, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
 		var buffer, second []byte
 		return func(i int) ([]byte, error) {
-			select {
-			case <-t.options.Stop:
+			if t.options.stopped() {
 				return nil, errStopped
-			default:
 			}
 			// A stream of its own for each sample: who paints it does not matter.
 			random := rand.New(rand.NewPCG(uint64(t.options.Seed), uint64(t.number)<<32|uint64(i)|1<<62))

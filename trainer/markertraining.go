@@ -50,10 +50,8 @@ func (t *markerTraining) train(ctx context.Context, steps int, deadline time.Tim
 	random := stream(t.options.Seed, streamMarkers+uint64(t.number))
 	stepping := time.Now()
 	for step := range steps {
-		select {
-		case <-t.options.Stop:
+		if t.options.stopped() {
 			return nil, nil
-		default:
 		}
 		progress := float64(step) / float64(steps)
 		if !deadline.IsZero() {

@@ -24,7 +24,8 @@ const (
 	// add little, and their features are held in memory.
 	maxNormals      = 1000
 	maxFeatureBytes = 256 << 20
-	// featureShare is the part of MaxTime that collecting features may take.
+	// featureShare is the part that collecting features may take of the time that
+	// is left of MaxTime when the images are read.
 	featureShare = 0.2
 	// commonVariance is the share that the mean over all places has in the
 	// variance of a feature at one of them.
@@ -32,6 +33,11 @@ const (
 	// varianceFloor is the deviation that is added to any: what never varied may
 	// still do so by rounding and noise.
 	varianceFloor = 0.05
+	// roundingShare is what is added to the threshold, of itself: above what one
+	// runtime's rounding differs by from another's (docs/interop.md), below what
+	// images differ by. Without it, of images that are all alike some would be
+	// anomalous by rounding.
+	roundingShare = 1e-4
 	// shrinkage pulls the correlations towards none, so that few images give a
 	// matrix that can be inverted (Ledoit and Wolf, 2004).
 	shrinkage = 0.1
@@ -80,9 +86,11 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 		data.warn("%d images are too few to tell what is usual among them, %d are needed: the model decides by its plain error, which finds few defects", len(order), minNormals)
 		return nil, nil, 0, nil
 	}
+	var left time.Duration // of MaxTime, once the images are read
 	until := time.Time{}
 	if o.MaxTime > 0 {
-		until = began.Add(time.Duration(featureShare * float64(o.MaxTime)))
+		left = max(1, time.Until(began.Add(o.MaxTime)))
+		until = time.Now().Add(time.Duration(featureShare * float64(left)))
 	}
 	e, err := newEnergies(engine, data.Side)
 	if err != nil {
@@ -149,11 +157,20 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 			sd = append(sd, models.Tensor{Name: ps[k].Name, Shape: ps[k].Shape, Data: data})
 		}
 	}
-	marks, err := markers(ctx, engine, e, data, marking{order: order, x: x, known: known}, level.MarkerSteps, o)
-	if err != nil {
-		return nil, nil, 0, err
+	var marks *marked
+	if o.marked(level, n) {
+		if marks, err = markers(ctx, engine, e, data, marking{order: order, x: x, known: known}, level.MarkerSteps, left, o); err != nil {
+			return nil, nil, 0, err
+		}
 	}
 	steps := 0
+	if marks == nil && o.marked(level, n) {
+		reason := "there was no time for %d steps of each of them"
+		if o.stopped() {
+			reason = "it was stopped before %d steps of each of them"
+		}
+		data.warn("the model has no markers of defects: "+reason, min(level.MarkerSteps, minMarkerSteps))
+	}
 	if marks != nil {
 		steps = marks.steps
 		sd = append(sd, marks.tensors...)
@@ -166,6 +183,7 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 		scores[k] = max(z, 0) + math.Log1p(math.Exp(-math.Abs(z)))
 	}
 	d := conformal(scores, o.FalseAlarmRate)
+	d.Threshold *= 1 + roundingShare
 	if d.SupportedRate > d.FalseAlarmRate {
 		data.warn("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow", n, d.SupportedRate, d.FalseAlarmRate)
 	}

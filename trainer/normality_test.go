@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
@@ -105,6 +106,70 @@ func textures(t *testing.T, n, defects int) []string {
 		files = append(files, name)
 	}
 	return files
+}
+
+// loaded are textures as a training with these options has them.
+func loaded(t *testing.T, n int, o Options) (*Dataset, Options, Level) {
+	t.Helper()
+	textures := textures(t, n, n)
+	src, err := OpenFolder(filepath.Dir(textures[0]), DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, level, err := o.Settle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Threads = 1
+	data, err := Load(t.Context(), src, 1, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { data.Close() })
+	return data, o, level
+}
+
+// The time that reading the images took is not taken from that of learning from
+// them, as long as there is some.
+func TestSlowReadingLeavesAllImagesToLearnFrom(t *testing.T) {
+	const n = 20
+	data, o, level := loaded(t, n, Options{Level: 1, ImageSize: 32, MaxTime: time.Hour})
+	order := rand.New(rand.NewPCG(1, 2)).Perm(n)
+	for passed, want := range map[time.Duration]int{0: n, 50 * time.Minute: n, 2 * time.Hour: minNormals} {
+		_, d, _, err := normality(t.Context(), orttest.Open(t), data, order, level, o, time.Now().Add(-passed))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Normals != want {
+			t.Errorf("after %v of an hour: %d images, expected %d", passed, d.Normals, want)
+		}
+	}
+}
+
+func TestImagesThatAreAllAlikeAreNormal(t *testing.T) {
+	file := textures(t, 1, 1)[0]
+	image, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{}
+	for i := range 10 {
+		files[fmt.Sprintf("%d.png", i)] = image
+	}
+	e := orttest.Open(t)
+	m, err := Train(t.Context(), e, zipSource(t, files), brief(Options{Level: 1, ImageSize: 32}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := inference.NewDetector(e, m, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	v, err := d.Detect(t.Context(), image, nil, inference.DefaultImageLimits())
+	if err != nil || v.IsAnomaly {
+		t.Errorf("%+v, %v", v, err)
+	}
 }
 
 func TestSpotsAreFoundAndPlaced(t *testing.T) {

@@ -188,3 +188,37 @@ func TestStoppedTrainingGivesTheModelSoFar(t *testing.T) {
 		t.Errorf("stopped before the first step: %v", err)
 	}
 }
+
+// Where time is limited places are learnt before the epochs, and who asks for an end
+// meanwhile gets what was learnt, in the least of a network.
+func TestStoppedTrainingKeepsWhatItLearntBeforeTheEpochs(t *testing.T) {
+	stop := make(chan struct{})
+	close(stop)
+	m, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 2, ImageSize: 32, Stop: stop, MaxTime: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := m.Metadata.Training
+	if s.Steps != 1 || s.Ended != models.EndedByCaller || s.MarkerSteps != 0 || m.Metadata.Decision == nil || len(s.Warnings) != 1 {
+		t.Errorf("%+v, decision %+v", s, m.Metadata.Decision)
+	}
+}
+
+// Markers come after the epochs: a training that is stopped then has all its steps,
+// and yet is not the whole one.
+func TestTrainingStoppedBeforeItsMarkersSaysSo(t *testing.T) {
+	stop := make(chan struct{})
+	o := Options{Level: 2, ImageSize: 32, Stop: stop, Progress: func(p Progress) {
+		if p.Step == p.Steps {
+			close(stop)
+		}
+	}}
+	m, err := Train(t.Context(), orttest.Open(t), aFewTiles(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := m.Metadata.Training
+	if s.Steps != s.PlannedSteps || s.Ended != models.EndedByCaller || s.MarkerSteps != 0 || len(s.Warnings) != 2 {
+		t.Errorf("%+v", s)
+	}
+}

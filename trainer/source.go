@@ -93,7 +93,10 @@ func hidden(name string) bool {
 // OpenZip lists the images and YAML files of a zip, which must stay readable
 // while the source is used. It returns ErrNotZip and ErrDatasetTooLarge.
 func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
-	z, err := zip.NewReader(r, size)
+	z, err := listZip(r, size, lim)
+	if errors.Is(err, ErrDatasetTooLarge) {
+		return nil, err
+	}
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
 		return nil, fmt.Errorf("%w: %w", ErrNotZip, withoutPath(err))
 	}

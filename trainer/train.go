@@ -138,7 +138,7 @@ func (o Options) Settle() (Options, Level, error) {
 // Train reads the source's images, trains the default network on them and
 // calibrates its threshold. It returns the errors of Settle and Load,
 // ErrTooLittleTime and ErrStopped when time or caller ended it before there was a
-// model, and the context's cause when that ends first, within a step.
+// model, ErrDiverged, and the context's cause when that ends first, within a step.
 func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (m *models.Model, err error) {
 	began := time.Now()
 	o, level, err := o.Settle()
@@ -178,7 +178,7 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		marked          int
 	)
 	epochs := func() (err error) {
-		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began)
+		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began, decision != nil)
 		return err
 	}
 	places := func() (err error) {
@@ -195,6 +195,9 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		if err := part(); err != nil {
 			return nil, err
 		}
+	}
+	if decision != nil && marked == 0 && o.marked(level, decision.Normals) && o.stopped() {
+		fitted.ended = models.EndedByCaller
 	}
 	m := &models.Model{
 		Architecture: arch,
@@ -275,6 +278,16 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *D
 	m.Metadata.Threshold = mean + thresholdDeviations*std
 	m.Metadata.Training.Calibrated = len(errs)
 	return nil
+}
+
+// stopped says whether the caller asked for an end.
+func (o Options) stopped() bool {
+	select {
+	case <-o.Stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // meanStd is the mean and the population's standard deviation.

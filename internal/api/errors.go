@@ -61,6 +61,7 @@ var callerErrors = []struct {
 	{trainer.ErrDatasetTooLarge, fiber.StatusRequestEntityTooLarge},
 	{trainer.ErrTooLittleTime, fiber.StatusUnprocessableEntity},
 	{trainer.ErrNotZip, fiber.StatusUnprocessableEntity},
+	{trainer.ErrDiverged, fiber.StatusUnprocessableEntity},
 	{inference.ErrImageTooLarge, fiber.StatusRequestEntityTooLarge},
 	{inference.ErrImage, fiber.StatusUnprocessableEntity},
 	{registry.ErrName, fiber.StatusBadRequest},
@@ -74,6 +75,7 @@ var callerErrors = []struct {
 	{models.ErrMetadata, fiber.StatusUnprocessableEntity},
 	{inference.ErrMeasure, fiber.StatusUnprocessableEntity},
 	{inference.ErrNoMap, fiber.StatusUnprocessableEntity},
+	{inference.ErrNotFinite, fiber.StatusUnprocessableEntity},
 	{models.ErrFormat, fiber.StatusUnprocessableEntity},
 }
 
