@@ -13,8 +13,8 @@ REQUESTS ?= 20000
 SOAK_TIME ?= 10m
 TESTFLAGS ?= -timeout 20m
 DEMO_LEVEL ?= 1
-# Data sets that quality is measured on beside the drawn ones; those there are, by default.
-DATASETS ?= $(wildcard ../shared/data/*)
+# Folders with data sets that quality is measured on beside the drawn ones; none by default.
+DATASETS ?=
 export DATASETS
 DATASET ?= $(firstword $(DATASETS))
 DEFECT ?= crack
@@ -92,6 +92,7 @@ ablation: runtime ## what each ingredient of the measure is worth
 	scripts/quality.sh ablation
 
 pictures: runtime ## draw what is found and missed of DEFECT in DATASET, into docs
+	@if [ -z '$(DATASET)' ]; then echo 'There is no data set to draw from: name its folder, make pictures DATASET=folder DEFECT=crack' >&2; exit 1; fi
 	scripts/quality.sh pictures '$(DATASET)' '$(DEFECT)' --found 'docs/$(DEFECT)s-found.jpg' --missed 'docs/$(DEFECT)s-missed.jpg'
 
 bench-serve: build runtime ## /detect beside PyTorch and Flask: one client, eight, memory, cold start

@@ -27,7 +27,14 @@ const shownClasses = 20
 // readmeView is what the README's template is filled with.
 type readmeView struct {
 	ImageSize int
+	// Measure is what the model decides by, Threshold that measure's.
+	Measure   string
 	Threshold float64
+	// Decision says that the metadata has a threshold of that name beside the one
+	// of the mean squared error.
+	Decision bool
+	// Markers says that the model has some.
+	Markers bool
 	// MeanError and StdError are 0 where the model does not say them.
 	MeanError, StdError float64
 	// Losses are those of the epochs, empty where they are not known.
@@ -41,9 +48,10 @@ type readmeView struct {
 // bundleReadme is the README.md of a model: what it was trained on, as far as
 // the model says, and how to run it.
 func bundleReadme(m *models.Model) ([]byte, error) {
-	_, threshold := m.Metadata.Measure()
+	measure, threshold := m.Metadata.Measure()
 	view := readmeView{
-		ImageSize: m.ImageSize, Threshold: threshold,
+		ImageSize: m.ImageSize, Measure: measure, Threshold: threshold,
+		Decision: m.Metadata.Decision != nil, Markers: models.HasMarkers(m.Normality),
 		MeanError: m.Metadata.MeanError, StdError: m.Metadata.StdError,
 		Losses: m.Metadata.TrainingLosses, Training: m.Metadata.Training, Classes: m.Metadata.Classes(),
 	}
@@ -56,6 +64,10 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 	}
 	return b.Bytes(), nil
 }
+
+// Places says that the model decides by how unusual an image's places are, and
+// not by its mean squared error.
+func (v readmeView) Places() bool { return v.Measure == models.MeasureBandMahalanobis }
 
 // FirstLoss is the mean loss of the first epoch.
 func (v readmeView) FirstLoss() float64 { return v.Losses[0] }

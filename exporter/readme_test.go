@@ -2,6 +2,8 @@ package exporter
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -73,11 +75,11 @@ func TestReadmeTellsWhatTheModelWasTrainedOn(t *testing.T) {
 			m.Metadata.Training = c.training
 			got := rows(t, m)
 			for name, value := range map[string]string{
-				"image size":                   "16×16 pixels",
-				"loss, first and last epoch":   "0.123457 → 0.025",
-				"error of the training images": "0.01 on average, standard deviation 0.00117284",
-				"threshold":                    "0.0123456789",
-				"class names":                  "good, Riß",
+				"image size":                 "16×16 pixels",
+				"loss, first and last epoch": "0.123457 → 0.025",
+				"mean squared error of the training images (`mse`)": "0.01 on average, standard deviation 0.00117284",
+				"threshold of `reconstruction_error` (`mse`)":       "0.0123456789",
+				"class names": "good, Riß",
 			} {
 				c.want[name] = value
 			}
@@ -99,7 +101,7 @@ func TestReadmeSaysNothingThatAModelDoesNotSay(t *testing.T) {
 	m.Metadata = models.Metadata{Threshold: models.DefaultThreshold}
 	want := map[string]string{
 		"trained on": "not known: this model was converted from a file that doesn't say",
-		"image size": "16×16 pixels", "threshold": "0.02", "class names": "normal, anomaly",
+		"image size": "16×16 pixels", "threshold of `reconstruction_error` (`mse`)": "0.02", "class names": "normal, anomaly",
 	}
 	if got := rows(t, m); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("the rows are %v, expected %v", got, want)
@@ -109,9 +111,80 @@ func TestReadmeSaysNothingThatAModelDoesNotSay(t *testing.T) {
 func TestReadmeNamesTheThresholdThatDecides(t *testing.T) {
 	m := sample()
 	m.Metadata.Threshold, m.Metadata.Decision = 0.5, &models.Decision{Measure: models.MeasureMSE, Threshold: 0.25}
-	if got := rows(t, m)["threshold"]; got != "0.25" {
+	if got := rows(t, m)["threshold of `reconstruction_error` (`mse`)"]; got != "0.25" {
 		t.Errorf("threshold %s", got)
 	}
+}
+
+// Whatever a model decides by, its README says what that is and names the outputs
+// that its ONNX files have, and no others.
+func TestReadmeIsThatOfTheModelsMeasure(t *testing.T) {
+	random := func() *rand.Rand { return rand.New(rand.NewPCG(3, 3)) }
+	const rebuilt, places, painted = "what it rebuilt", "the same place", "painted"
+	for _, c := range []struct {
+		name      string
+		model     *models.Model
+		says      []string
+		saysNot   []string
+		threshold string
+	}{
+		{"the mean squared error", sample(), []string{rebuilt}, []string{places, painted, "`decision`"}, "mse"},
+		{"places", normal(sample(), random()), []string{places, "`decision`"}, []string{rebuilt, painted}, "band_mahalanobis"},
+		{"places and markers", marked(sample(), random()), []string{places, painted, "`decision`"}, []string{rebuilt}, "band_mahalanobis"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			readme, err := bundleReadme(c.model)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := string(readme)
+			for _, words := range c.says {
+				if !strings.Contains(text, words) {
+					t.Errorf("it does not say %q", words)
+				}
+			}
+			for _, words := range c.saysNot {
+				if strings.Contains(text, words) {
+					t.Errorf("it says %q", words)
+				}
+			}
+			_, threshold := c.model.Metadata.Measure()
+			if got := rows(t, c.model)["threshold of `reconstruction_error` (`"+c.threshold+"`)"]; got != fmt.Sprint(threshold) {
+				t.Errorf("the threshold of %s is %q", c.threshold, got)
+			}
+			for file, lower := range map[string]func(*models.Model) ([]byte, error){
+				models.ONNXFile: InferenceModel, models.ImageONNXFile: ImageModel,
+			} {
+				var want []string
+				for _, o := range parsed(t, lower, c.model).GetGraph().GetOutput() {
+					want = append(want, o.GetName())
+				}
+				slices.Sort(want)
+				if got := outputs(t, text, file); !slices.Equal(got, want) {
+					t.Errorf("the outputs of %s are told as %v, expected %v", file, got, want)
+				}
+			}
+		})
+	}
+}
+
+var codeSpan = regexp.MustCompile("`([a-z_]+)`")
+
+// outputs are the names that the README tells as those of a file's outputs, sorted.
+func outputs(t *testing.T, readme, file string) []string {
+	t.Helper()
+	_, item, _ := strings.Cut(readme, "\n- `"+file+"` ")
+	item, _, _ = strings.Cut(item, "\n- ")
+	_, item, ok := strings.Cut(item, "Outputs: ")
+	if !ok {
+		t.Fatalf("it tells no outputs of %s", file)
+	}
+	var names []string
+	for _, m := range codeSpan.FindAllStringSubmatch(item, -1) {
+		names = append(names, m[1])
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // Class names are anybody's, and thousands of them are allowed.

@@ -68,7 +68,7 @@ func convertCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&to, "to", "", "the file to write; its ending names the format")
-	f.StringVar(&metadata, "metadata", "", "a metadata.json whose threshold, errors and class names the new file is to carry")
+	f.StringVar(&metadata, "metadata", "", "a metadata.json that replaces the model's own in the new file: measure, threshold, errors and class names")
 	f.BoolVar(&image, "image", false, "write the .onnx that takes a decoded image of any size and decides, as autoencoder_image.onnx does")
 	f.BoolVar(&force, "force", false, "replace an existing file")
 	_ = c.MarkFlagRequired("to") // fails only for a flag that is not there

@@ -78,7 +78,7 @@ func detectCommand() *cobra.Command {
 	f := c.Flags()
 	engine.add(c)
 	f.StringVar(&model, "model", "", "the model: a zip from train, a .pt or an .onnx")
-	f.StringVar(&metadata, "metadata", "", "a metadata.json that replaces the model's own threshold and class names")
+	f.StringVar(&metadata, "metadata", "", "a metadata.json that replaces the model's own measure, threshold and class names")
 	f.BoolVar(&asJSON, "json", false, "print one JSON array")
 	f.StringVar(&folders.heatmaps, "heatmap", "", "folder for a PNG of each image under its anomaly map")
 	f.StringVar(&folders.pictures, "pictures", "", "folder for a PNG of each image: as the network saw it, rebuilt, and their difference")

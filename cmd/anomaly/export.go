@@ -54,7 +54,7 @@ func exportCommand() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&triton, "triton", "", "the model repository to write into, a folder")
 	f.StringVar(&name, "name", "anomaly", "what the model is called there")
-	f.StringVar(&metadata, "metadata", "", "a metadata.json whose threshold, errors and class names the entries are to carry")
+	f.StringVar(&metadata, "metadata", "", "a metadata.json that replaces the model's own in the entries: measure, threshold, errors and class names")
 	f.BoolVar(&force, "force", false, "replace existing entries of these names")
 	_ = c.MarkFlagRequired("triton") // fails only for a flag that is not there
 	return c

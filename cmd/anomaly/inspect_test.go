@@ -1,0 +1,49 @@
+package main
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/deepmed/anomaly/models"
+)
+
+func TestInspectShowsEveryFormOfAModel(t *testing.T) {
+	model := smallModel(t)
+	dir := unpacked(t, model)
+	for path, format := range map[string]string{
+		model: "zip", filepath.Join(dir, "autoencoder.pt"): "pt", filepath.Join(dir, "autoencoder.onnx"): "onnx",
+	} {
+		sum := models.Identity(read(t, path))
+		r := run(t, "inspect", path)
+		for _, words := range []string{sum, "3-32-64-128-256", "776579", "32×32", "normal, anomaly", "60 images, 0 skipped"} {
+			if r.status != exitNormal || !strings.Contains(r.stdout, words) {
+				t.Errorf("%s: exit %d, without %q: %s%s", format, r.status, words, r.stdout, r.stderr)
+			}
+		}
+		r = run(t, "inspect", "--json", path)
+		var d struct {
+			Format     string
+			SHA256     string
+			ImageSize  int `json:"image_size"`
+			Parameters []struct {
+				Name  string
+				Shape []int
+			}
+			Metadata models.Metadata
+		}
+		if err := json.Unmarshal([]byte(r.stdout), &d); err != nil || r.status != exitNormal {
+			t.Fatalf("%s: exit %d: %v: %s", format, r.status, err, r.stderr)
+		}
+		if d.Format != format || d.SHA256 != sum || d.ImageSize != 32 || len(d.Parameters) != 16 ||
+			d.Parameters[0].Name != "encoder.0.weight" || d.Metadata.Threshold <= 0 || len(d.Metadata.TrainingLosses) != 5 {
+			t.Errorf("%s: %+v", format, d)
+		}
+		if strings.Contains(r.stdout, `"Name"`) {
+			t.Errorf("%s: a key in capitals", format)
+		}
+	}
+	run(t, "inspect", filepath.Join(dir, "README.md")).refused(t, "README.md", "not a readable model file")
+	run(t, "inspect", "nowhere").refused(t, "nowhere")
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"mime/multipart"
+	"net"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// freePort is a port that nobody listened on a moment ago.
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+func TestServeListensWhereItIsTold(t *testing.T) {
+	port := freePort(t)
+	s := serve(t, []string{"PORT=" + port})
+	if s.address != "127.0.0.1:"+port {
+		t.Errorf("with PORT=%s it listens on %s", port, s.address)
+	}
+	c := command(t, "health")
+	c.Env = append(c.Env, "PORT="+port)
+	if r := finish(t, c); r.status != exitNormal || r.stdout != "healthy\n" {
+		t.Errorf("health: exit %d: %s%s", r.status, r.stdout, r.stderr)
+	}
+	run(t, "serve", "--addr", s.address).refused(t, "cannot listen", port)
+
+	other := serve(t, []string{"PORT=" + port}, "--addr", "127.0.0.1:0")
+	if other.address == s.address {
+		t.Error("PORT counted before --addr")
+	}
+	if r := run(t, "health", "--addr", other.address); r.status != exitNormal {
+		t.Errorf("health: exit %d: %s", r.status, r.stderr)
+	}
+	run(t, "health", "--addr", "127.0.0.1:"+freePort(t)).refused(t, "refused")
+	run(t, "serve", "--addr", "127.0.0.1:0", "--log-format", "poetry").refused(t, "poetry", "text or json")
+}
+
+func TestServeEndsWellWhenIdle(t *testing.T) {
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(signal.String(), func(t *testing.T) {
+			s := serve(t, nil, "--addr", "127.0.0.1:0")
+			res, err := http.Get("http://" + s.address + "/health") // its connection stays open
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+			if took := s.stop(t, signal); took > 5*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
+func TestServeEndsWellDuringATraining(t *testing.T) {
+	const grace = 500 * time.Millisecond
+	s := serve(t, nil, "--addr", "127.0.0.1:0", "--grace", grace.String())
+	var body bytes.Buffer
+	w := multipart.NewWriter(&body)
+	part, err := w.CreateFormFile("zipFile", "normal.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := part.Write(normals(t, 60)); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.WriteField("level", "5") // into memory
+	_ = w.WriteField("image_size", "128")
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	type answer struct {
+		status int
+		body   []byte
+		err    error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		res, err := http.Post("http://"+s.address+"/train", w.FormDataContentType(), &body)
+		if err != nil {
+			answered <- answer{err: err}
+			return
+		}
+		defer res.Body.Close()
+		data, err := io.ReadAll(res.Body)
+		answered <- answer{res.StatusCode, data, err}
+	}()
+	eventually(t, "the upload is kept", func() bool {
+		list, _ := filepath.Glob(filepath.Join(s.temp, "*", "*"))
+		return len(list) > 0
+	})
+	// Making the graphs of a step cannot be cut short, and takes seconds on a busy
+	// machine.
+	stepped := regexp.MustCompile(`(?m)^anomaly_training_step [1-9]`)
+	eventually(t, "the training takes steps", func() bool {
+		res, err := http.Get("http://" + s.address + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		metrics, err := io.ReadAll(res.Body)
+		return err == nil && stepped.Match(metrics)
+	})
+	s.stop(t, syscall.SIGTERM)
+	a := <-answered
+	var told struct{ Error string }
+	if a.err != nil || a.status != http.StatusServiceUnavailable || json.Unmarshal(a.body, &told) != nil || told.Error == "" {
+		t.Errorf("the client got %v, status %d, %.200q", a.err, a.status, a.body)
+	}
+}
