@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"io"
 	"sync/atomic"
 
@@ -11,7 +12,16 @@ var errNoMemory = &problem{fiber.StatusServiceUnavailable, "The service holds as
 
 // budget bounds what the uploads of all requests take together: each is bounded by
 // itself, and nothing else bounds how many there are.
-type budget struct{ left atomic.Int64 }
+type budget struct {
+	total int64
+	left  atomic.Int64
+}
+
+// fill sets it to so many bytes, of which none are taken.
+func (b *budget) fill(total int64) {
+	b.total = total
+	b.left.Store(total)
+}
 
 // share is what one request has taken of it. It is for one goroutine.
 type share struct {
@@ -19,10 +29,14 @@ type share struct {
 	taken int64
 }
 
-// take adds to the share. It returns errNoMemory when there is not that much.
+// take adds to the share. It returns errNoMemory when there is not that much at
+// the moment, and a 413 when there never is.
 func (s *share) take(n int) error {
 	if s.of.left.Add(-int64(n)) < 0 {
 		s.of.left.Add(int64(n))
+		if s.taken+int64(n) > s.of.total {
+			return &problem{fiber.StatusRequestEntityTooLarge, fmt.Sprintf("The request takes more than the %d bytes of memory that all uploads together may take", s.of.total)}
+		}
 		return errNoMemory
 	}
 	s.taken += int64(n)
