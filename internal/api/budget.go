@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -49,6 +50,26 @@ func (s *share) giveBack() {
 	s.taken = 0
 }
 
+// send answers with a body that so much was taken for. That much stays taken until
+// it was sent or its client has left: one who reads slowly holds it in memory long
+// after the request has ended.
+func (s *share) send(c *fiber.Ctx, body []byte) {
+	kept := &share{of: s.of, taken: min(int64(len(body)), s.taken)}
+	s.taken -= kept.taken
+	c.Context().SetBodyStream(&sending{bytes.NewReader(body), kept}, len(body))
+}
+
+// sending is a body that is closed once it was sent, or cannot be.
+type sending struct {
+	*bytes.Reader
+	share *share
+}
+
+func (s *sending) Close() error {
+	s.share.giveBack()
+	return nil
+}
+
 // charged is a reader whose bytes are kept in memory, and taken for that.
 type charged struct {
 	io.Reader
@@ -63,5 +84,5 @@ func (c charged) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// shareOf is the request's share, which ends with it.
+// shareOf is the request's share, which ends with it but for what it sends.
 func shareOf(c *fiber.Ctx) *share { return c.Locals(shareKey).(*share) }

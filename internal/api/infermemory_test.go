@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"runtime"
 	"strconv"
 	"strings"
@@ -81,6 +83,49 @@ func TestInferencesTakeAllTheirMemoryFromTheBudget(t *testing.T) {
 				}
 				eventually(t, "all is given back", func() bool { return s.memory.left.Load() == 1<<20 })
 			}
+		})
+	}
+}
+
+// An answer that its client does not read is in memory still.
+func TestAnswersAreOfTheBudgetUntilTheyWereSent(t *testing.T) {
+	s, images, _ := inferring(t)
+	const n = 700 // of some 33 KiB in JSON, and so more than a connection buffers
+	var many []float32
+	for range n {
+		many = append(many, images[:3*32*32]...)
+	}
+	header := request(t, map[string]any{
+		"inputs": []any{map[string]any{"name": "image", "datatype": "FP32", "shape": []int{n, 3, 32, 32}, "parameters": map[string]any{"binary_data_size": 4 * len(many)}}},
+	})
+	body := appendFloats(bytes.Clone(header), many)
+	total := s.options.UploadBytes
+	for name, end := range map[string]func(net.Conn) error{
+		"it is read": func(c net.Conn) error { _, err := io.Copy(io.Discard, c); return err },
+		"it is left": net.Conn.Close,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			fmt.Fprintf(c, "POST /v2/models/tiles/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n%s: %d\r\n\r\n", len(body), headerBinaryLength, len(header))
+			if _, err := c.Write(body); err != nil {
+				t.Fatal(err)
+			}
+			start := make([]byte, 12)
+			if _, err := io.ReadFull(c, start); err != nil || string(start) != "HTTP/1.1 200" {
+				t.Fatalf("%q, %v", start, err)
+			}
+			// In JSON a value has 8 to 16 bytes; what it was made of is gone.
+			if taken := total - s.memory.left.Load(); taken < int64(8*len(many)) || taken > int64(16*len(many)) {
+				t.Errorf("%d bytes are taken", taken)
+			}
+			if err := end(c); err != nil {
+				t.Error(err)
+			}
+			eventually(t, "all is given back", func() bool { return s.memory.left.Load() == total })
 		})
 	}
 }

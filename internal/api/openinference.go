@@ -220,7 +220,8 @@ func answerInfer(c *fiber.Ctx, name string, r *inferRequest, tensors map[string]
 	}
 	if binaryBytes == 0 {
 		c.Set(fiber.HeaderContentType, fiber.MIMEApplicationJSON)
-		return c.Send(body)
+		shareOf(c).send(c, body)
+		return nil
 	}
 	c.Set(headerBinaryLength, strconv.Itoa(len(body)))
 	c.Set(fiber.HeaderContentType, fiber.MIMEOctetStream)
@@ -230,7 +231,8 @@ func answerInfer(c *fiber.Ctx, name string, r *inferRequest, tensors map[string]
 			all = appendFloats(all, tensors[o.name].data)
 		}
 	}
-	return c.Send(all)
+	shareOf(c).send(c, all)
+	return nil
 }
 
 func finite(values []float32) bool {
