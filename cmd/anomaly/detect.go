@@ -161,7 +161,7 @@ func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadat
 				}
 			}
 			if err == nil {
-				err = folders.draw(ctx, d, data, fmt.Sprintf("%04d-%s.png", i+1, filepath.Base(file)))
+				err = folders.draw(ctx, d, meta, data, fmt.Sprintf("%04d-%s.png", i+1, filepath.Base(file)))
 			}
 			if err != nil {
 				results[i].Verdict, results[i].Error = nil, err.Error()
@@ -175,8 +175,9 @@ func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadat
 // drawings are the folders that images are drawn into, each empty for not at all.
 type drawings struct{ pictures, heatmaps string }
 
-// draw writes what is asked for of an image, under that name.
-func (f drawings) draw(ctx context.Context, d *inference.Detector, image []byte, name string) error {
+// draw writes what is asked for of an image, under that name. meta is what the
+// verdict goes by, so that the colours do, too.
+func (f drawings) draw(ctx context.Context, d *inference.Detector, meta *models.Metadata, image []byte, name string) error {
 	if f.pictures != "" {
 		png, err := d.Picture(ctx, image, inference.DefaultImageLimits())
 		if err == nil {
@@ -189,7 +190,7 @@ func (f drawings) draw(ctx context.Context, d *inference.Detector, image []byte,
 	if f.heatmaps == "" {
 		return nil
 	}
-	x, err := d.Explain(ctx, image, nil, inference.DefaultImageLimits())
+	x, err := d.Explain(ctx, image, meta, inference.DefaultImageLimits())
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"bytes"
+	"fmt"
 	"io"
 	"sync/atomic"
 
@@ -11,7 +13,16 @@ var errNoMemory = &problem{fiber.StatusServiceUnavailable, "The service holds as
 
 // budget bounds what the uploads of all requests take together: each is bounded by
 // itself, and nothing else bounds how many there are.
-type budget struct{ left atomic.Int64 }
+type budget struct {
+	total int64
+	left  atomic.Int64
+}
+
+// fill sets it to so many bytes, of which none are taken.
+func (b *budget) fill(total int64) {
+	b.total = total
+	b.left.Store(total)
+}
 
 // share is what one request has taken of it. It is for one goroutine.
 type share struct {
@@ -19,10 +30,14 @@ type share struct {
 	taken int64
 }
 
-// take adds to the share. It returns errNoMemory when there is not that much.
+// take adds to the share. It returns errNoMemory when there is not that much at
+// the moment, and a 413 when there never is.
 func (s *share) take(n int) error {
 	if s.of.left.Add(-int64(n)) < 0 {
 		s.of.left.Add(int64(n))
+		if s.taken+int64(n) > s.of.total {
+			return &problem{fiber.StatusRequestEntityTooLarge, fmt.Sprintf("The request takes more than the %d bytes of memory that all uploads together may take", s.of.total)}
+		}
 		return errNoMemory
 	}
 	s.taken += int64(n)
@@ -33,6 +48,26 @@ func (s *share) take(n int) error {
 func (s *share) giveBack() {
 	s.of.left.Add(s.taken)
 	s.taken = 0
+}
+
+// send answers with a body that so much was taken for. That much stays taken until
+// it was sent or its client has left: one who reads slowly holds it in memory long
+// after the request has ended.
+func (s *share) send(c *fiber.Ctx, body []byte) {
+	kept := &share{of: s.of, taken: min(int64(len(body)), s.taken)}
+	s.taken -= kept.taken
+	c.Context().SetBodyStream(&sending{bytes.NewReader(body), kept}, len(body))
+}
+
+// sending is a body that is closed once it was sent, or cannot be.
+type sending struct {
+	*bytes.Reader
+	share *share
+}
+
+func (s *sending) Close() error {
+	s.share.giveBack()
+	return nil
 }
 
 // charged is a reader whose bytes are kept in memory, and taken for that.
@@ -49,5 +84,5 @@ func (c charged) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// shareOf is the request's share, which ends with it.
+// shareOf is the request's share, which ends with it but for what it sends.
 func shareOf(c *fiber.Ctx) *share { return c.Locals(shareKey).(*share) }

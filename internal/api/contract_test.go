@@ -244,6 +244,18 @@ func TestEightClientsAtOnceAllGetTheSameVerdict(t *testing.T) {
 	group.Wait()
 }
 
+// However little time a caller gives, it is a limit.
+func TestTimesTooShortForATrainingAreToldSo(t *testing.T) {
+	s := start(t, nil)
+	zipped := file("zipFile", "a.zip", normals(t, 2, nil))
+	for _, seconds := range []string{"1e-3", "1e-9", "1e-10", "1e-300", "5e-324"} {
+		a := s.post(t, "/train", zipped, text("level", "1"), text("image_size", "16"), text("max_seconds", seconds))
+		if a.status != 422 || !strings.Contains(a.message(t), "too little") {
+			t.Errorf("%s: status %d: %.200s", seconds, a.status, a.body)
+		}
+	}
+}
+
 // The time is too short for level 5 on this data, and long enough for a step even
 // with the race detector on a busy machine.
 func TestTrainingEndsInTheTimeItWasGiven(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// heatmapSuffix ends the paths that answer a picture instead of a verdict.
+// heatmapSuffix ends the routes that answer a picture instead of a verdict.
 const heatmapSuffix = "/heatmap"
 
 var errManyHeatmaps = badRequest("A heatmap is drawn of one image, and several were sent")
@@ -19,7 +19,9 @@ var errManyHeatmaps = badRequest("A heatmap is drawn of one image, and several w
 // wanted says what a form asks for beside the verdict: what in the image it comes
 // from, and that as a picture.
 func wanted(c *fiber.Ctx, f *form) (evidence, picture bool, err error) {
-	if strings.HasSuffix(c.Path(), heatmapSuffix) {
+	// The route's path, not the request's: that may end in a slash or be in
+	// capitals.
+	if strings.HasSuffix(c.Route().Path, heatmapSuffix) {
 		if len(f.lists["imageFile"]) > 1 {
 			return false, false, errManyHeatmaps
 		}

@@ -46,7 +46,10 @@ func TestExplanationBelongsToTheVerdict(t *testing.T) {
 	if err != nil || drawn.Bounds().Dx() != 32 {
 		t.Fatalf("%v: a picture of %v", err, drawn.Bounds())
 	}
-	for path, parts := range map[string][]part{"/detect/heatmap": {file, shot}, "/models/tiles/detect/heatmap": {shot}} {
+	for path, parts := range map[string][]part{
+		"/detect/heatmap": {file, shot}, "/detect/heatmap/": {file, shot}, "/detect/HEATMAP": {file, shot},
+		"/models/tiles/detect/heatmap": {shot}, "/models/tiles/detect/heatmap/": {shot}, "/models/tiles/detect/HeatMap": {shot},
+	} {
 		a := send(path, parts...)
 		if a.status != http.StatusOK || a.header.Get("Content-Type") != "image/png" || !bytes.Equal(a.body, full.Heatmap) {
 			t.Errorf("%s: status %d, %s, %d bytes", path, a.status, a.header.Get("Content-Type"), len(a.body))

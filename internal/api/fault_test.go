@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -107,6 +108,56 @@ func TestUploadThatStopsIsGivenUp(t *testing.T) {
 		t.Errorf("%v: %.200s", err, answer)
 	}
 	eventually(t, "the upload is gone", func() bool { return s.uploads(t) == 0 })
+}
+
+// Who is refused is heard out for a moment, however slowly the rest comes.
+func TestRefusedSendersWhoTrickleDoNotKeepTheConnection(t *testing.T) {
+	const token = "correct-horse-battery"
+	s := start(t, func(o *Options) {
+		o.ReadPause, o.DetectTime, o.TrainTime, o.Token, o.ModelsDir = 200*time.Millisecond, 0, 0, token, t.TempDir()
+	})
+	for name, c := range map[string]struct{ header, status string }{
+		"without a token":            {"POST /detect HTTP/1.1\r\nContent-Length: 10000000\r\n", "401"},
+		"without a token, in chunks": {"POST /detect HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", "401"},
+		"with what is no form":       {"POST /train HTTP/1.1\r\nContent-Length: 10000000\r\nAuthorization: Bearer " + token + "\r\n", "415"},
+		"to a model that is not":     {"PUT /models/A HTTP/1.1\r\nContent-Length: 10000000\r\nAuthorization: Bearer " + token + "\r\n", "400"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			// For a test that fails.
+			if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			first, more := strings.Repeat("x", prefetch), "x"
+			if strings.Contains(c.header, "chunked") {
+				first, more = fmt.Sprintf("%x\r\n%s\r\n", prefetch, first), "1\r\nx\r\n"
+			}
+			fmt.Fprintf(conn, "%sHost: x\r\n\r\n%s", c.header, first)
+			stop := make(chan struct{})
+			defer close(stop)
+			go func() {
+				for {
+					select {
+					case <-stop:
+						return
+					case <-time.After(20 * time.Millisecond):
+						if _, err := io.WriteString(conn, more); err != nil {
+							return
+						}
+					}
+				}
+			}()
+			// The connection may be reset behind the answer: more is coming.
+			answer, err := io.ReadAll(conn)
+			if !strings.HasPrefix(string(answer), "HTTP/1.1 "+c.status) || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%v: %.300s", err, answer)
+			}
+		})
+	}
 }
 
 func TestShutdownCancelsATrainingAndAnswersItsClient(t *testing.T) {

@@ -334,7 +334,11 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		return 0, errSlowUpload
 	}
 	if b.conn != nil {
-		if err := b.conn.SetReadDeadline(now.Add(b.pause)); err != nil {
+		deadline := now.Add(b.pause)
+		if !b.until.IsZero() && b.until.Before(deadline) {
+			deadline = b.until
+		}
+		if err := b.conn.SetReadDeadline(deadline); err != nil {
 			return 0, err
 		}
 	}
@@ -345,17 +349,25 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
-	if err != nil && !errors.Is(err, io.EOF) && b.server.Err() != nil {
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+	case b.server.Err() != nil:
 		err = errShuttingDown
+	case errors.Is(err, os.ErrDeadlineExceeded) && !b.until.IsZero() && !time.Now().Before(b.until):
+		err = errSlowUpload
 	}
 	return n, err
 }
 
 // refuse passes an error on after reading some of what the client is still
 // sending: closing at once would reset the connection, and the client would see
-// that instead of the answer.
+// that instead of the answer. It reads for one ReadPause at most: who is refused
+// may be anybody, and a byte now and then would keep the connection for hours.
 func (s *Server) refuse(c *fiber.Ctx, body *bodyReader, err error) error {
 	body.left = max(body.left, 0) + s.options.DrainBytes
+	if until := time.Now().Add(s.options.ReadPause); body.until.IsZero() || until.Before(body.until) {
+		body.until = until
+	}
 	if n, copyErr := io.Copy(io.Discard, io.LimitReader(body, s.options.DrainBytes)); copyErr != nil || n >= s.options.DrainBytes {
 		c.Context().SetConnectionClose()
 	}

@@ -156,7 +156,8 @@ func duration(text string) (time.Duration, error) {
 	if err != nil || !(seconds > 0 && seconds <= longestTraining.Seconds()) {
 		return 0, badRequest(fmt.Sprintf("The field max_seconds must be a number above 0 and at most %.0f, got %.40q", longestTraining.Seconds(), text))
 	}
-	return time.Duration(seconds * float64(time.Second)), nil
+	// Less than a nanosecond is still a limit, and 0 would be none.
+	return max(time.Duration(seconds*float64(time.Second)), 1), nil
 }
 
 // number reads a whole number from a text field; an empty one means otherwise.

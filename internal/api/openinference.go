@@ -137,7 +137,7 @@ func (s *Server) infer(c *fiber.Ctx) error {
 	}
 	var r *inferRequest
 	if err := s.schedule.Work(ctx, func() error {
-		r, err = parseInfer(body, c.Get(headerBinaryLength), e.Metadata.ImageSize)
+		r, err = parseInfer(body, c.Get(headerBinaryLength), e.Metadata.ImageSize, shareOf(c).take)
 		return err
 	}); err != nil {
 		return err
@@ -202,13 +202,13 @@ func answerInfer(c *fiber.Ctx, name string, r *inferRequest, tensors map[string]
 		ID           string   `json:"id,omitempty"`
 		Outputs      []output `json:"outputs"`
 	}{ModelName: name, ModelVersion: inferenceVersion, ID: r.id}
-	var binary []byte
+	binaryBytes := 0
 	for _, o := range r.outputs {
 		t := tensors[o.name]
 		out := output{tensorMetadata: tensorMetadata{o.name, datatype, t.shape}}
 		if o.binary {
 			out.Parameters = map[string]int{binarySize: len(t.data) * floatBytes}
-			binary = appendFloats(binary, t.data)
+			binaryBytes += len(t.data) * floatBytes
 		} else if out.Data = t.data; !finite(t.data) {
 			return errNotFinite
 		}
@@ -218,13 +218,21 @@ func answerInfer(c *fiber.Ctx, name string, r *inferRequest, tensors map[string]
 	if err != nil {
 		return err
 	}
-	if binary == nil {
+	if binaryBytes == 0 {
 		c.Set(fiber.HeaderContentType, fiber.MIMEApplicationJSON)
-		return c.Send(body)
+		shareOf(c).send(c, body)
+		return nil
 	}
 	c.Set(headerBinaryLength, strconv.Itoa(len(body)))
 	c.Set(fiber.HeaderContentType, fiber.MIMEOctetStream)
-	return c.Send(append(body, binary...))
+	all := append(make([]byte, 0, len(body)+binaryBytes), body...)
+	for _, o := range r.outputs {
+		if o.binary {
+			all = appendFloats(all, tensors[o.name].data)
+		}
+	}
+	shareOf(c).send(c, all)
+	return nil
 }
 
 func finite(values []float32) bool {

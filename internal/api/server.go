@@ -48,7 +48,8 @@ type Options struct {
 	// may have in all.
 	RequestImages int64
 	// UploadBytes is how much memory the uploads of all requests may take
-	// together, beyond what loaded models keep.
+	// together, beyond what loaded models keep: what was sent, and for tensors
+	// what is made of them up to the answer.
 	UploadBytes int64
 	// ModelsDir is the folder of the models that have names; empty for none.
 	// StoredModels is how many it may hold.
@@ -146,7 +147,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 		training: newGate(1, o.WaitingTrainings),
 		running:  newGate(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
 	}
-	s.memory.left.Store(o.UploadBytes)
+	s.memory.fill(o.UploadBytes)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	if err := s.openModels(); err != nil {
 		s.cancel(err)

@@ -184,7 +184,9 @@ func (r *Registry) scan() error {
 
 // Load reads the models that Open found, one after another. A file that cannot
 // be used becomes a Broken entry and a line in the log. Each model that can is
-// passed to use, whose error makes it Broken, too; use may be nil.
+// passed to use, whose error makes it Broken, too; use may be nil. When the
+// context ends, the models that are left are not read, and are Broken by its
+// cause.
 func (r *Registry) Load(ctx context.Context, use func(*models.Model) error) {
 	r.mu.Lock()
 	var found []*record
@@ -197,25 +199,35 @@ func (r *Registry) Load(ctx context.Context, use func(*models.Model) error) {
 	}
 	r.mu.Unlock()
 	slices.SortFunc(found, func(a, b *record) int { return strings.Compare(a.entry.Name, b.entry.Name) })
+	unread := 0
 	for _, rec := range found {
 		e := rec.entry
-		m, size, err := r.read(e.file)
+		var m *models.Model
+		var size int64
+		err := context.Cause(ctx)
+		if err == nil {
+			m, size, err = r.read(e.file)
+		}
 		if err == nil && use != nil {
 			err = use(m)
 		}
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		if err != nil {
+		switch {
+		case ctx.Err() != nil: // no fault of the model's
+			unread++
+			e.State, e.Error = Broken, context.Cause(ctx).Error()
+		case err != nil:
 			e.State, e.Error = Broken, err.Error()
 			r.log.Error("a model cannot be used", slog.String("name", e.Name), slog.String("file", e.file), slog.Any("error", err))
-		} else {
+		default:
 			e.describe(m, size)
 		}
 		r.mu.Lock()
 		rec.entry = e
 		close(rec.read)
 		r.mu.Unlock()
+	}
+	if unread > 0 {
+		r.log.Info("models were left unread", slog.Int("models", unread), slog.Any("cause", context.Cause(ctx)))
 	}
 }
 
@@ -271,6 +283,10 @@ func (r *Registry) Get(ctx context.Context, name string) (Entry, error) {
 		return Entry{}, context.Cause(ctx)
 	}
 	if rec.entry.State == Broken {
+		// What ended the reading ends who waited for it, and says why.
+		if ctx.Err() != nil {
+			return Entry{}, context.Cause(ctx)
+		}
 		return Entry{}, fmt.Errorf("%w: %s: %s", ErrBroken, name, rec.entry.Error)
 	}
 	return rec.entry, nil
