@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -195,6 +196,9 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		if err := part(); err != nil {
 			return nil, err
 		}
+		// What one part held, features and samples of hundreds of megabytes, is not
+		// kept beside what the next one takes from outside of Go's heap.
+		debug.FreeOSMemory()
 	}
 	if decision != nil && marked == 0 && o.marked(level, decision.Normals) && o.stopped() {
 		fitted.ended = models.EndedByCaller

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/deepmed/anomaly/internal/api"
@@ -18,10 +17,6 @@ import (
 
 // defaultPort is the port of the Python service.
 const defaultPort = "5029"
-
-// gcPercent is half of Go's default: a request leaves little garbage, and the heap
-// holds 7 MB less, of 131, under load.
-const gcPercent = 50
 
 // address is where to listen: the flag, else all of PORT's on the loopback.
 func address(flag string) string {
@@ -58,9 +53,6 @@ func serveCommand() *cobra.Command {
 				if options.Token, err = api.ReadToken(tokenFile); err != nil {
 					return err
 				}
-			}
-			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(gcPercent)
 			}
 			stopProfiling, err := profile(pprofAddr, log)
 			if err != nil {
