@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -127,7 +125,7 @@ func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 		}
 		figure = float64(j.figure)
 	}
-	if !finite(float32(figure), j.mse) {
+	if !models.Finite(float32(figure), j.mse) {
 		return Verdict{}, ErrNotFinite
 	}
 	return Verdict{
@@ -172,14 +170,10 @@ func (d *Detector) mapped(ctx context.Context, pixels []byte) ([]float32, *job, 
 	if err := d.run(ctx, mapping, []*job{j}); err != nil {
 		return nil, nil, err
 	}
-	if !finite(j.anomaly...) {
+	if !models.Finite(j.anomaly...) {
 		return nil, nil, ErrNotFinite
 	}
 	return j.anomaly, j, nil
-}
-
-func finite(values ...float32) bool {
-	return !slices.ContainsFunc(values, func(v float32) bool { return math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) })
 }
 
 // Measure is the value of the measure that the model decides by, of a prepared

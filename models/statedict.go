@@ -3,6 +3,7 @@ package models
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -44,13 +45,16 @@ func (sd StateDict) Ordered(ps []Parameter) StateDict {
 // tensor that has one.
 func (sd StateDict) Finite() (string, bool) {
 	for _, t := range sd {
-		for _, v := range t.Data {
-			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-				return t.Name, false
-			}
+		if !Finite(t.Data...) {
+			return t.Name, false
 		}
 	}
 	return "", true
+}
+
+// Finite reports whether none of the values is NaN or infinite.
+func Finite(values ...float32) bool {
+	return !slices.ContainsFunc(values, func(v float32) bool { return math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) })
 }
 
 // summary names a few entries, for an error message.

@@ -4,7 +4,6 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"image"
@@ -204,18 +203,7 @@ func TestDataSetsBeyondTheLimitsAreRefused(t *testing.T) {
 // when it is listed.
 func TestDirectoriesOfTooManyFilesAreNotListed(t *testing.T) {
 	for name, nameBytes := range map[string]int{"many files": 0, "long names": 1<<16 - 1} {
-		record := make([]byte, 46, 46+nameBytes)
-		copy(record, directoryRecord)
-		binary.LittleEndian.PutUint16(record[28:], uint16(nameBytes))
-		record = append(record, bytes.Repeat([]byte("a"), nameBytes)...)
-		records := 16 << 20 / len(record)
-		data := bytes.Repeat(record, records)
-		end := make([]byte, 22)
-		copy(end, "PK\x05\x06")
-		binary.LittleEndian.PutUint16(end[8:], uint16(records))
-		binary.LittleEndian.PutUint16(end[10:], uint16(records))
-		binary.LittleEndian.PutUint32(end[12:], uint32(len(data)))
-		data = append(data, end...)
+		data, records := hostile.Directory(16<<20, nameBytes)
 		if z, err := zip.NewReader(bytes.NewReader(data), int64(len(data))); err != nil || len(z.File) != records {
 			t.Fatalf("%s: no zip, so that this shows nothing: %v", name, err)
 		}

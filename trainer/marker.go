@@ -64,8 +64,9 @@ type marked struct {
 	steps int
 }
 
-// marked says whether a training of the level has markers, of so many normal images.
-func (o Options) marked(level Level, normals int) bool {
+// hasMarkers says whether a training of the level has markers, of so many normal
+// images.
+func (o Options) hasMarkers(level Level, normals int) bool {
 	return level.MarkerSteps > 0 && normals >= minMarked && !o.without.markers
 }
 

@@ -158,19 +158,20 @@ func normality(ctx context.Context, engine *ort.Engine, data *Dataset, order []i
 		}
 	}
 	var marks *marked
-	if o.marked(level, n) {
-		if marks, err = markers(ctx, engine, e, data, marking{order: order, x: x, known: known}, level.MarkerSteps, left, o); err != nil {
+	if o.hasMarkers(level, n) {
+		marks, err = markers(ctx, engine, e, data, marking{order: order, x: x, known: known}, level.MarkerSteps, left, o)
+		switch {
+		case err != nil:
 			return nil, nil, 0, err
+		case marks == nil:
+			reason := "there was no time for %d steps of each of them"
+			if o.stopped() {
+				reason = "it was stopped before %d steps of each of them"
+			}
+			data.warn("the model has no markers of defects: "+reason, min(level.MarkerSteps, minMarkerSteps))
 		}
 	}
 	steps := 0
-	if marks == nil && o.marked(level, n) {
-		reason := "there was no time for %d steps of each of them"
-		if o.stopped() {
-			reason = "it was stopped before %d steps of each of them"
-		}
-		data.warn("the model has no markers of defects: "+reason, min(level.MarkerSteps, minMarkerSteps))
-	}
 	if marks != nil {
 		steps = marks.steps
 		sd = append(sd, marks.tensors...)

@@ -200,7 +200,7 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		// kept beside what the next one takes from outside of Go's heap.
 		debug.FreeOSMemory()
 	}
-	if decision != nil && marked == 0 && o.marked(level, decision.Normals) && o.stopped() {
+	if decision != nil && marked == 0 && o.hasMarkers(level, decision.Normals) && o.stopped() {
 		fitted.ended = models.EndedByCaller
 	}
 	m := &models.Model{

@@ -153,20 +153,7 @@ func TestUploadThatGoesOnAndOnIsGivenUp(t *testing.T) {
 	}
 	defer c.Close()
 	fmt.Fprint(c, "POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n--b\r\nContent-Disposition: form-data; name=\"modelFile\"\r\n\r\n"+strings.Repeat("x", prefetch))
-	stop := make(chan struct{})
-	defer close(stop)
-	go func() {
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(20 * time.Millisecond):
-				if _, err := c.Write([]byte("x")); err != nil {
-					return
-				}
-			}
-		}
-	}()
+	trickle(t, c, "x")
 	answer, err := io.ReadAll(c)
 	if !strings.Contains(string(answer), "408") || !strings.Contains(string(answer), errSlowUpload.message) {
 		t.Errorf("%v: %.300s", err, answer)

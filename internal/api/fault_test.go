@@ -110,6 +110,24 @@ func TestUploadThatStopsIsGivenUp(t *testing.T) {
 	eventually(t, "the upload is gone", func() bool { return s.uploads(t) == 0 })
 }
 
+// trickle sends a text again and again until the test or the connection ends.
+func trickle(t *testing.T, conn io.Writer, text string) {
+	stop := make(chan struct{})
+	t.Cleanup(func() { close(stop) })
+	go func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				if _, err := io.WriteString(conn, text); err != nil {
+					return
+				}
+			}
+		}
+	}()
+}
+
 // Who is refused is heard out for a moment, however slowly the rest comes.
 func TestRefusedSendersWhoTrickleDoNotKeepTheConnection(t *testing.T) {
 	const token = "correct-horse-battery"
@@ -137,20 +155,7 @@ func TestRefusedSendersWhoTrickleDoNotKeepTheConnection(t *testing.T) {
 				first, more = fmt.Sprintf("%x\r\n%s\r\n", prefetch, first), "1\r\nx\r\n"
 			}
 			fmt.Fprintf(conn, "%sHost: x\r\n\r\n%s", c.header, first)
-			stop := make(chan struct{})
-			defer close(stop)
-			go func() {
-				for {
-					select {
-					case <-stop:
-						return
-					case <-time.After(20 * time.Millisecond):
-						if _, err := io.WriteString(conn, more); err != nil {
-							return
-						}
-					}
-				}
-			}()
+			trickle(t, conn, more)
 			// The connection may be reset behind the answer: more is coming.
 			answer, err := io.ReadAll(conn)
 			if !strings.HasPrefix(string(answer), "HTTP/1.1 "+c.status) || errors.Is(err, os.ErrDeadlineExceeded) {

@@ -166,7 +166,7 @@ func parseInfer(body []byte, headerLength string, side int, take func(bytes int)
 			return nil, err
 		}
 	}
-	if !finite(r.images) {
+	if !models.Finite(r.images...) {
 		return nil, badInfer("the input has values that are no finite numbers")
 	}
 	return r, nil

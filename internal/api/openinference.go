@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 
@@ -209,7 +208,7 @@ func answerInfer(c *fiber.Ctx, name string, r *inferRequest, tensors map[string]
 		if o.binary {
 			out.Parameters = map[string]int{binarySize: len(t.data) * floatBytes}
 			binaryBytes += len(t.data) * floatBytes
-		} else if out.Data = t.data; !finite(t.data) {
+		} else if out.Data = t.data; !models.Finite(t.data...) {
 			return errNotFinite
 		}
 		header.Outputs = append(header.Outputs, out)
@@ -233,8 +232,4 @@ func answerInfer(c *fiber.Ctx, name string, r *inferRequest, tensors map[string]
 	}
 	shareOf(c).send(c, all)
 	return nil
-}
-
-func finite(values []float32) bool {
-	return !slices.ContainsFunc(values, func(v float32) bool { return math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) })
 }

@@ -109,6 +109,10 @@ const (
 	directory64End   = "PK\x06\x06"
 	directory64Place = "PK\x06\x07"
 
+	// What such records take without the names and comments behind them.
+	directoryHeaderBytes = 46
+	directoryEndBytes    = 22
+
 	headerMethod       = 10 // in the directory's header of an entry
 	headerCRC32        = 16
 	headerPackedSize   = 20

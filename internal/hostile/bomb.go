@@ -3,6 +3,7 @@ package hostile
 import (
 	"archive/zip"
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 )
@@ -26,4 +27,20 @@ func Bomb(images int) []byte {
 	}
 	must(z.Close())
 	return out.Bytes()
+}
+
+// Directory is a zip of about so many bytes that is nothing but its directory, of
+// entries with names of so many bytes, and how many those are.
+func Directory(size, nameBytes int) (data []byte, records int) {
+	record := make([]byte, directoryHeaderBytes, directoryHeaderBytes+nameBytes)
+	copy(record, directoryHeader)
+	binary.LittleEndian.PutUint16(record[headerNameLength:], uint16(nameBytes))
+	record = append(record, bytes.Repeat([]byte("a"), nameBytes)...)
+	records = size / len(record)
+	end := make([]byte, directoryEndBytes)
+	copy(end, directoryEnd)
+	binary.LittleEndian.PutUint16(end[endRecordsHere:], uint16(records))
+	binary.LittleEndian.PutUint16(end[endRecords:], uint16(records))
+	binary.LittleEndian.PutUint32(end[endDirectorySize:], uint32(records*len(record)))
+	return append(bytes.Repeat(record, records), end...), records
 }
