@@ -34,7 +34,7 @@ func profile(ctx context.Context, side, batch, dir string) error {
 	}
 	n := trainer.PartSizes(images, pixels, pixels)[0]
 	arch := models.DefaultArchitecture()
-	m, err := exporter.GradientModel(arch, n, pixels, pixels)
+	m, err := exporter.GradientModel(arch, n, pixels, pixels, exporter.Processor)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func profile(ctx context.Context, side, batch, dir string) error {
 		return err
 	}
 	prefix := filepath.Join(dir, "profile-"+side)
-	session, err := engine.NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Threads: 1, Profile: prefix})
+	session, err := engine.NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Threads: 1, Kernels: m.Kernels, Profile: prefix})
 	if err != nil {
 		return err
 	}

@@ -40,9 +40,6 @@ func lowerConv(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	if err != nil {
 		return value{}, err
 	}
-	if in[0].bits > 0 {
-		return l.down(n, in), nil
-	}
 	in[0] = l.expand(in[0], operandShape(n, 0))
 	return l.op("Conv", n.Shape(), in, windowAttrs(w)...), nil
 }
@@ -67,9 +64,6 @@ func lowerConvTranspose(l *lowering, n *gorgonia.Node, in []value) (value, error
 	if err != nil {
 		return value{}, err
 	}
-	if in[0].bits > 0 {
-		return l.up(n, in), nil
-	}
 	in[0] = l.expand(in[0], operandShape(n, 0))
 	attrs := append(windowAttrs(w), intsAttr("output_padding", w.OutputPadding, w.OutputPadding))
 	return l.op("ConvTranspose", n.Shape(), in, attrs...), nil
@@ -77,9 +71,6 @@ func lowerConvTranspose(l *lowering, n *gorgonia.Node, in []value) (value, error
 
 // lowerChannelSum adds up images and pixels of each channel.
 func lowerChannelSum(l *lowering, n *gorgonia.Node, in []value) (value, error) {
-	if in[0].bits > 0 {
-		return l.tiledChannelSum(n, in[0]), nil
-	}
 	x := l.expand(in[0], operandShape(n, 0))
 	return l.op("ReduceSum", n.Shape(), []value{x, l.ints(0, 2, 3)}, intAttr("keepdims", 0)), nil
 }
@@ -110,9 +101,6 @@ func lowerConvWeightGrad(l *lowering, n *gorgonia.Node, in []value) (value, erro
 	batch, cs, h, wd, cl := s[0], s[1], s[2], s[3], big[1]
 	if w.Kernel != 3 || w.Stride != 2 || w.Padding != 1 || big[2] != 2*h || big[3] != 2*wd {
 		return value{}, fmt.Errorf("%w: %v of %v and %v", ErrNoLowering, n.Op(), s, big)
-	}
-	if in[0].bits > 0 && in[1].bits > 0 {
-		return l.correlate(n, in[0], in[1]), nil
 	}
 	pixels := h * wd
 	flat := func(v value, c int) value {

@@ -15,17 +15,17 @@ import (
 // it is.
 func elementwise(op string) rule {
 	return func(l *lowering, _ *gorgonia.Node, in []value) (value, error) {
-		shape, bits := in[0].shape, in[0].bits
+		shape, last := in[0].shape, in[0].last
 		for _, v := range in[1:] {
-			shape, bits = broadcast(shape, v.shape), max(bits, v.bits)
+			shape, last = broadcast(shape, v.shape), last || v.last
 		}
-		return l.op(op, shape, in).inTiles(bits), nil
+		return l.op(op, shape, in).lying(last), nil
 	}
 }
 
 // lowerSquare multiplies by itself: Pow takes several times as long.
 func lowerSquare(l *lowering, _ *gorgonia.Node, in []value) (value, error) {
-	return l.op("Mul", in[0].shape, []value{in[0], in[0]}).inTiles(in[0].bits), nil
+	return l.op("Mul", in[0].shape, []value{in[0], in[0]}).lying(in[0].last), nil
 }
 
 // lowerReLUGrad is the gradient times (result > 0). The mask as a product
@@ -34,7 +34,7 @@ func lowerReLUGrad(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	shape := n.Shape()
 	above := l.op("Greater", shape, []value{in[0], l.floats(nil, 0)})
 	mask := l.op("Cast", shape, []value{above}, intAttr("to", floatType))
-	return l.op("Mul", shape, []value{l.expand(in[1], shape), mask}).inTiles(in[0].bits), nil
+	return l.op("Mul", shape, []value{l.expand(in[1], shape), mask}).lying(in[0].last), nil
 }
 
 // floatType is TensorProto.FLOAT as an attribute's value.
@@ -57,8 +57,8 @@ func lowerSum(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		rows := l.op("ReduceSum", nil, []value{x, l.ints(-1)}, intAttr("keepdims", 0))
 		return l.op("ReduceSum", n.Shape(), []value{rows}, intAttr("keepdims", 0)), nil
 	}
-	if x.bits > 0 {
-		return value{}, fmt.Errorf("%w: %v of images in tiles", ErrNoLowering, n.Op())
+	if x.last {
+		return value{}, fmt.Errorf("%w: %v of images with channels last", ErrNoLowering, n.Op())
 	}
 	return l.op("ReduceSum", n.Shape(), []value{x, l.ints(axes...)}, intAttr("keepdims", 0)), nil
 }

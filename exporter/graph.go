@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/deepmed/anomaly/internal/kernels"
 	"github.com/deepmed/anomaly/internal/onnx"
 	"google.golang.org/protobuf/proto"
 )
@@ -28,9 +29,14 @@ type value struct {
 	// node's shape where an axis of size 1 stands for a repeated one: see
 	// lowerRepeat.
 	shape []int
-	// bits tells that the tensor holds images in tiles, see tiles.go, and shape
-	// what they are. 0 is ONNX's own layout.
-	bits int
+	// last tells that the tensor lies with channels last, N×H×W×C; see processor.go.
+	last bool
+}
+
+// lying says how the value lies.
+func (v value) lying(last bool) value {
+	v.last = last
+	return v
 }
 
 // graph is an ONNX graph under construction.
@@ -46,6 +52,8 @@ type graph struct {
 	// extensions says whether ONNX Runtime's own operators may be used.
 	extensions bool
 	extended   bool
+	// kernels says whether there are operators of package kernels.
+	kernels bool
 }
 
 func newGraph(name string, extensions bool) *graph {
@@ -273,6 +281,9 @@ func (g *graph) model(doc string, props [][2]string) ([]byte, error) {
 	}
 	if g.extended {
 		m.OpsetImport = append(m.OpsetImport, &onnx.OperatorSetIdProto{Domain: proto.String(microsoft), Version: proto.Int64(1)})
+	}
+	if g.kernels {
+		m.OpsetImport = append(m.OpsetImport, &onnx.OperatorSetIdProto{Domain: proto.String(kernels.Domain), Version: proto.Int64(kernels.Version)})
 	}
 	for _, p := range props {
 		m.MetadataProps = append(m.MetadataProps, &onnx.StringStringEntryProto{Key: proto.String(p[0]), Value: proto.String(p[1])})

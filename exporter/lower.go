@@ -69,15 +69,12 @@ func ruleOf(op gorgonia.Op) (rule, bool) {
 type lowering struct {
 	*graph
 	done map[*gorgonia.Node]value
-	// shared is what was computed of values for several operators, by what and of
-	// which.
-	shared map[string]nine
-	// reshaped is the tensor behind each that only has another shape, by name.
-	reshaped map[string]value
+	// processor says whether package kernels' operators may be used.
+	processor bool
 }
 
 func newLowering(name string, extensions bool) *lowering {
-	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}, shared: map[string]nine{}, reshaped: map[string]value{}}
+	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}}
 }
 
 // source declares a node that is not computed: an input or a parameter.
@@ -95,31 +92,53 @@ func (l *lowering) lower(n *gorgonia.Node) (value, error) {
 	if n.Op() == nil {
 		return value{}, fmt.Errorf("exporter: %s is an input of the graph that was not declared", n.Name())
 	}
-	r, ok := ruleOf(n.Op())
-	if !ok {
-		return value{}, fmt.Errorf("%w: %v (%T)", ErrNoLowering, n.Op(), n.Op())
+	v, ok, err := l.joined(n)
+	if err == nil && !ok {
+		v, err = l.alone(n)
 	}
-	var in []value
-	if !isSize(n) { // the size of an operand is known; the operand is not needed
-		for it := n.Graph().From(n.ID()); it.Next(); {
-			v, err := l.lower(it.Node().(*gorgonia.Node))
-			if err != nil {
-				return value{}, err
-			}
-			in = append(in, v)
-		}
-	}
-	if slices.ContainsFunc(in, func(v value) bool { return v.bits > 0 }) {
-		if err := worksOnTiles(n.Op(), in); err != nil {
-			return value{}, err
-		}
-	}
-	v, err := r(l, n, in)
 	if err != nil {
 		return value{}, err
 	}
 	l.done[n] = v
 	return v, nil
+}
+
+// alone emits a node by the rule of its operator.
+func (l *lowering) alone(n *gorgonia.Node) (value, error) {
+	r, own := processorRules[reflect.TypeOf(n.Op())]
+	if !own || !l.processor {
+		own = false
+		var ok bool
+		if r, ok = ruleOf(n.Op()); !ok {
+			return value{}, fmt.Errorf("%w: %v (%T)", ErrNoLowering, n.Op(), n.Op())
+		}
+	}
+	in, err := l.operands(n)
+	if err != nil {
+		return value{}, err
+	}
+	if !own && slices.ContainsFunc(in, func(v value) bool { return v.last }) {
+		if err := worksOnChannelsLast(n.Op(), in); err != nil {
+			return value{}, err
+		}
+	}
+	return r(l, n, in)
+}
+
+// operands emits what a node is computed from.
+func (l *lowering) operands(n *gorgonia.Node) ([]value, error) {
+	if isSize(n) { // the size of an operand is known; the operand is not needed
+		return nil, nil
+	}
+	var in []value
+	for it := n.Graph().From(n.ID()); it.Next(); {
+		v, err := l.lower(it.Node().(*gorgonia.Node))
+		if err != nil {
+			return nil, err
+		}
+		in = append(in, v)
+	}
+	return in, nil
 }
 
 // full emits the node in the shape that Gorgonia gives it.

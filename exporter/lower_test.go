@@ -75,7 +75,7 @@ func bytesCopy(in []float32) []float32 { return append([]float32(nil), in...) }
 // onONNXRuntime runs a lowered step.
 func onONNXRuntime(t *testing.T, m *StepModel, inputs, outputs map[string][]int, values map[string][]float32) map[string][]float32 {
 	t.Helper()
-	s, err := orttest.Open(t).NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{})
+	s, err := orttest.Open(t).NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Kernels: m.Kernels})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +114,8 @@ func relative(got, want []float32) float64 {
 	return math.Sqrt(difference / norm)
 }
 
+var bothOperators = map[string]Operators{"portable": Portable, "processor": Processor}
+
 func TestStepsGradientsAreThoseOfGorgoniasMachine(t *testing.T) {
 	for _, c := range []struct {
 		channels []int
@@ -122,8 +124,8 @@ func TestStepsGradientsAreThoseOfGorgoniasMachine(t *testing.T) {
 		{[]int{3, 4, 5}, 1, 8, 8},
 		{[]int{3, 4, 6, 5}, 3, 16, 24},
 		{[]int{3, 8, 12, 16, 20}, 2, 32, 16},
-		// In tiles, of one class and of several, one place of the grid and several.
-		{[]int{3, 9, 10}, 3, 16, 8},
+		// Of more channels than a tile has, and numbers of them that it has not.
+		{[]int{3, 9, 70}, 3, 16, 8},
 		{[]int{3, 8, 12, 16, 20}, 2, 32, 64},
 		{[]int{3, 8, 12, 16, 20}, 1, 96, 32},
 	} {
@@ -148,15 +150,17 @@ func TestStepsGradientsAreThoseOfGorgoniasMachine(t *testing.T) {
 				values[p.Name] = feed(r, p.Shape, -0.4, 0.4)
 				nodes[g.Parameters[i]] = values[p.Name]
 			}
-			m, err := GradientModel(arch, c.n, c.h, c.w)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := onONNXRuntime(t, m, shapes, outputs, values)
 			want := onGorgonia(t, g.Graph, nodes, append(gorgonia.Nodes{g.Loss}, g.Gradients...))
-			for i, name := range m.Outputs {
-				if d := relative(got[name], want[i]); d > 1e-4 || math.IsNaN(d) {
-					t.Errorf("%s differs by %.2g", name, d)
+			for name, with := range bothOperators {
+				m, err := GradientModel(arch, c.n, c.h, c.w, with)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := onONNXRuntime(t, m, shapes, outputs, values)
+				for i, output := range m.Outputs {
+					if d := relative(got[output], want[i]); d > 1e-4 || math.IsNaN(d) {
+						t.Errorf("%s: %s differs by %.2g", name, output, d)
+					}
 				}
 			}
 		})
@@ -359,18 +363,18 @@ func TestOperatorWithoutLoweringIsNamed(t *testing.T) {
 	}
 }
 
-// What does not know tiles must not take them for ONNX's own layout.
-func TestOperatorsThatDoNotKnowTilesRefuseThem(t *testing.T) {
+// What does not know the layout of package kernels must not take it for ONNX's own.
+func TestOperatorsThatDoNotKnowChannelsLastRefuseThem(t *testing.T) {
 	g := gorgonia.NewGraph()
 	x := gorgonia.NewTensor(g, tensor.Float32, 4, gorgonia.WithShape(1, 3, 8, 8), gorgonia.WithName("x"))
 	plain := gorgonia.NewTensor(g, tensor.Float32, 4, gorgonia.WithShape(1, 3, 8, 8), gorgonia.WithName("plain"))
 	for name, y := range map[string]*gorgonia.Node{
-		"sum of rows":      gorgonia.Must(gorgonia.Sum(x, 3)),
-		"another shape":    gorgonia.Must(gorgonia.Reshape(x, tensor.Shape{3, 64})),
-		"tiles and others": gorgonia.Must(gorgonia.Add(x, plain)),
+		"sum of rows":   gorgonia.Must(gorgonia.Sum(x, 3)),
+		"another shape": gorgonia.Must(gorgonia.Reshape(x, tensor.Shape{3, 64})),
+		"both layouts":  gorgonia.Must(gorgonia.Add(x, plain)),
 	} {
 		l := newLowering("test", true)
-		l.done[x] = l.tile(l.source(x, "x"), 2)
+		l.done[x] = l.channelsLast(l.source(x, "x"))
 		l.source(plain, "plain")
 		if _, err := l.lower(y); !errors.Is(err, ErrNoLowering) {
 			t.Errorf("%s: %v", name, err)

@@ -9,13 +9,14 @@ import (
 // Inputs: `places`, `target` and `weight` (scalar), as network.MarkerGradient has
 // them, then the parameters. Outputs: `loss` (scalar), then the gradient of each
 // parameter.
-func MarkerGradientModel(n, side, k int) (*StepModel, error) {
+func MarkerGradientModel(n, side, k int, with Operators) (*StepModel, error) {
 	g, err := network.DifferentiateMarker(n, side, k)
 	if err != nil {
 		return nil, err
 	}
-	l := newStep("marker")
+	l := newStep("marker", with)
 	l.in(g.Places, network.PlacesName)
+	l.imagesLast(g.Places)
 	l.in(g.Target, network.TargetName)
 	l.in(g.Weight, network.WeightName)
 	l.derivatives(g.Parameters, g.Loss, g.Gradients)
@@ -29,7 +30,7 @@ func MarkerModel(side, k int) (*StepModel, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := newStep("marks")
+	l := newStep("marks", Portable)
 	l.batch = "N"
 	l.in(g.Places, network.PlacesName)
 	for _, p := range g.Parameters {

@@ -35,14 +35,16 @@ func TestMarkersGradientsAreThoseOfGorgoniasMachine(t *testing.T) {
 		outputs[network.GradientName(q.Name, 0)] = q.Shape
 	}
 	want := onGorgonia(t, g.Graph, inputs, append(gorgonia.Nodes{g.Loss}, g.Gradients...))
-	m, err := MarkerGradientModel(n, side, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := onONNXRuntime(t, m, shapes, outputs, values)
-	for i, name := range m.Outputs {
-		if d := relative(got[name], want[i]); !(d < 1e-4) {
-			t.Errorf("%s differs by %v", name, d)
+	for name, with := range bothOperators {
+		m, err := MarkerGradientModel(n, side, 1, with)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := onONNXRuntime(t, m, shapes, outputs, values)
+		for i, output := range m.Outputs {
+			if d := relative(got[output], want[i]); !(d < 1e-4) {
+				t.Errorf("%s: %s differs by %v", name, output, d)
+			}
 		}
 	}
 }

@@ -13,6 +13,8 @@ import (
 type StepModel struct {
 	ONNX            []byte
 	Inputs, Outputs []string
+	// Kernels says whether a session must be made with package kernels' operators.
+	Kernels bool
 }
 
 // GradientModel lowers the forward pass, the loss and Gorgonia's derivative of
@@ -20,7 +22,7 @@ type StepModel struct {
 // the share these images have in their batch), then the parameters. Outputs:
 // `loss` (scalar, the weighted share of the batch's mean squared error), then
 // the gradient of each parameter.
-func GradientModel(arch models.Architecture, n, h, w int) (*StepModel, error) {
+func GradientModel(arch models.Architecture, n, h, w int, with Operators) (*StepModel, error) {
 	f, err := network.Autoencoder(arch, n, h, w)
 	if err != nil {
 		return nil, err
@@ -29,17 +31,15 @@ func GradientModel(arch models.Architecture, n, h, w int) (*StepModel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return LowerGradient(g)
+	return LowerGradient(g, with)
 }
 
 // LowerGradient is GradientModel for a network that is built and differentiated
 // already.
-func LowerGradient(g *network.Gradient) (*StepModel, error) {
-	l := newStep("gradient")
+func LowerGradient(g *network.Gradient, with Operators) (*StepModel, error) {
+	l := newStep("gradient", with)
 	l.in(g.Image, network.ImageName)
-	if bits := pixelBits(len(g.Parameters)/4, g.Image.Shape()[2], g.Image.Shape()[3]); bits > 0 {
-		l.done[g.Image] = l.tile(l.done[g.Image], bits)
-	}
+	l.imagesLast(g.Image)
 	l.in(g.Weight, network.WeightName)
 	l.derivatives(g.Parameters, g.Loss, g.Gradients)
 	return l.finish("Forward and backward pass over a part of a batch.")
@@ -55,7 +55,7 @@ func UpdateModel(ps []models.Parameter, parts int) (*StepModel, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := newStep("update")
+	l := newStep("update", Portable)
 	l.in(u.StepSize, network.StepSizeName)
 	l.in(u.Correction, network.CorrectionName)
 	state := []struct {
@@ -88,7 +88,19 @@ type step struct {
 	err             error
 }
 
-func newStep(name string) *step { return &step{lowering: newLowering(name, true)} }
+func newStep(name string, with Operators) *step {
+	s := &step{lowering: newLowering(name, true)}
+	s.processor = with == Processor
+	return s
+}
+
+// imagesLast brings an input of images to the layout of package kernels, once for all
+// who use it.
+func (s *step) imagesLast(n *gorgonia.Node) {
+	if s.processor {
+		s.done[n] = s.channelsLast(s.done[n])
+	}
+}
 
 // in declares an input. A scalar comes as a tensor of one element, which
 // broadcasts alike.
@@ -130,5 +142,5 @@ func (s *step) finish(doc string) (*StepModel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &StepModel{ONNX: b, Inputs: slices.Clip(s.inputs), Outputs: slices.Clip(s.outputs)}, nil
+	return &StepModel{ONNX: b, Inputs: slices.Clip(s.inputs), Outputs: slices.Clip(s.outputs), Kernels: s.kernels}, nil
 }

@@ -126,7 +126,15 @@ func (a *adam) prepare(parts int) error {
 
 // newSession loads a step's graph.
 func newSession(engine *ort.Engine, m *exporter.StepModel, threads int) (*ort.Session, error) {
-	return engine.NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Threads: threads})
+	return engine.NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Threads: threads, Kernels: m.Kernels})
+}
+
+// operatorsOf are those that a training's steps are lowered to.
+func operatorsOf(engine *ort.Engine) exporter.Operators {
+	if provider, _ := engine.Provider(); provider == ort.CPU {
+		return exporter.Processor
+	}
+	return exporter.Portable
 }
 
 // weights are the tensors of the parameters as they are now.

@@ -91,7 +91,7 @@ func (t *markerTraining) allocate() error {
 		return err
 	}
 	t.options.without.blind(t.weights()[0].Data(), t.scales)
-	m, err := exporter.MarkerGradientModel(partImagesOfMarker, t.data.Side, t.number)
+	m, err := exporter.MarkerGradientModel(partImagesOfMarker, t.data.Side, t.number, operatorsOf(t.engine))
 	if err != nil {
 		return err
 	}

@@ -176,11 +176,11 @@ func TestGraphReadBackDifferentiatesToTheTrainersStep(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := exporter.LowerGradient(g)
+			got, err := exporter.LowerGradient(g, exporter.Processor)
 			if err != nil {
 				t.Fatal(err)
 			}
-			want, err := exporter.GradientModel(c.model.Architecture, c.batch, c.model.ImageSize, c.model.ImageSize)
+			want, err := exporter.GradientModel(c.model.Architecture, c.batch, c.model.ImageSize, c.model.ImageSize, exporter.Processor)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -250,7 +250,7 @@ func TestOtherFilesAreRefusedByName(t *testing.T) {
 func TestBytesThatAreNoModelOfTheExportersAreRefused(t *testing.T) {
 	model := untrained(8, 3, 4, 8)
 	data := exported(t, model)
-	step, err := exporter.GradientModel(model.Architecture, 1, 8, 8)
+	step, err := exporter.GradientModel(model.Architecture, 1, 8, 8, exporter.Portable)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 
+	"github.com/deepmed/anomaly/internal/kernels"
 	onnxruntime "github.com/yalue/onnxruntime_go"
 )
 
@@ -28,6 +29,8 @@ type SessionOptions struct {
 	// sessions that stay, and run in turns. One that ends with its work gives
 	// its own memory back then.
 	SharedArena bool
+	// Kernels makes the operators of package kernels known to the graph.
+	Kernels bool
 	// Profile is the prefix of a file for per-operator times; empty for none.
 	Profile string
 }
@@ -59,6 +62,9 @@ func (e *Engine) NewSession(onnx []byte, inputs, outputs []string, o SessionOpti
 	}
 	if o.Profile != "" {
 		err = errors.Join(err, options.EnableProfiling(o.Profile))
+	}
+	if o.Kernels {
+		err = errors.Join(err, kernels.Register(options, e.library))
 	}
 	if e.provider == CUDA {
 		err = errors.Join(err, addCUDA(options))

@@ -1,0 +1,186 @@
+package exporter
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/deepmed/anomaly/internal/kernels"
+	"github.com/deepmed/anomaly/internal/network"
+	"gorgonia.org/gorgonia"
+)
+
+// A training step on the processor is lowered to the operators of package kernels, which
+// have images with their channels last. What works element by element is ONNX's own, on
+// the same layout. A value's shape stays N×C×H×W, what it means; value.last tells how it
+// lies in memory. Images of one channel lie the same either way, and count as ONNX's.
+
+// Operators says what a training step is lowered to.
+type Operators int
+
+const (
+	// Portable is for any execution provider: ONNX's operators and FusedMatMul, which is
+	// ONNX Runtime's own.
+	Portable Operators = iota
+	// Processor is for the processor: convolutions and their derivatives are those of
+	// package kernels, with which a session must be made.
+	Processor
+)
+
+// processorRules are the rules of the operators that package kernels has, by type.
+var processorRules map[reflect.Type]rule
+
+func init() { // not in the declaration: the rules lower nodes, and so refer to the table
+	processorRules = map[reflect.Type]rule{
+		reflect.TypeFor[network.Conv2D]():                 lowerLayer,
+		reflect.TypeFor[network.ConvTranspose2D]():        lowerLayer,
+		reflect.TypeFor[network.ConvInputGrad]():          lowerLayer,
+		reflect.TypeFor[network.ConvTransposeInputGrad](): lowerLayer,
+		reflect.TypeFor[network.ConvWeightGrad](): func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+			window, err := windowAttributes(n.Op())
+			if err != nil {
+				return value{}, err
+			}
+			return l.kernel(kernels.Correlate, n.Shape(), []value{l.channelsLast(in[0]), l.channelsLast(in[1])}, window...), nil
+		},
+		reflect.TypeFor[network.ChannelSum](): func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+			return l.kernel(kernels.ChannelSum, n.Shape(), []value{l.channelsLast(l.expand(in[0], operandShape(n, 0)))}), nil
+		},
+	}
+}
+
+// kernel adds an operator of package kernels.
+func (l *lowering) kernel(op string, shape []int, in []value, attrs ...attribute) value {
+	l.kernels = true
+	return l.domainOp(kernels.Domain, op, shape, in, attrs...)
+}
+
+// channelsLast is the value in the layout that package kernels takes.
+func (l *lowering) channelsLast(v value) value {
+	if v.last {
+		return v
+	}
+	if s := v.shape; s[1] == 1 {
+		return l.op("Reshape", s, []value{v, l.ints(s[0], s[2], s[3], 1)})
+	}
+	out := l.kernel(kernels.ChannelsLast, v.shape, []value{v})
+	out.last = true
+	return out
+}
+
+// windowAttributes are the geometry of a convolution as package kernels takes it, which
+// has those that keep an image's sides or halve and double them.
+func windowAttributes(op gorgonia.Op) ([]attribute, error) {
+	w, err := windowOf(op)
+	if err != nil {
+		return nil, err
+	}
+	if w.Kernel > kernels.MaxKernel || w.Stride > 2 || w.Padding != w.Kernel/2 || w.Kernel%2 == 0 {
+		return nil, fmt.Errorf("%w: %v", ErrNoLowering, op)
+	}
+	return []attribute{intAttr("kernel", w.Kernel), intAttr("stride", w.Stride), intAttr("padding", w.Padding)}, nil
+}
+
+func lowerLayer(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+	return l.layer(n, in, false, value{})
+}
+
+// layer lowers a convolution of either direction from its operands (image, kernel, and a
+// bias if there is one), with the ReLU behind it, or with the derivative of the ReLU
+// before it, whose result is the mask.
+func (l *lowering) layer(n *gorgonia.Node, in []value, rectify bool, mask value) (value, error) {
+	attrs, err := windowAttributes(n.Op())
+	if err != nil {
+		return value{}, err
+	}
+	op := kernels.Down
+	switch n.Op().(type) {
+	case network.ConvTranspose2D, network.ConvInputGrad:
+		op = kernels.Up
+	}
+	in[0] = l.channelsLast(l.expand(in[0], operandShape(n, 0)))
+	if mask.name != "" {
+		for len(in) < 3 {
+			in = append(in, value{})
+		}
+		in = append(in, l.channelsLast(mask))
+	}
+	attrs = append(attrs, intAttr("rectify", 0))
+	if rectify {
+		attrs[len(attrs)-1] = intAttr("rectify", 1)
+	}
+	out := l.kernel(op, n.Shape(), in, attrs...)
+	if out.shape[1] == 1 {
+		return l.op("Reshape", out.shape, []value{out, l.ints(out.shape...)}), nil
+	}
+	out.last = true
+	return out, nil
+}
+
+// joined lowers a ReLU together with the convolution before it, and the derivative of a
+// ReLU with the convolution's derivative that comes to it: each saves a pass over the
+// image. It tells whether it did.
+func (l *lowering) joined(n *gorgonia.Node) (value, bool, error) {
+	if !l.processor {
+		return value{}, false, nil
+	}
+	operand := func(i int) *gorgonia.Node {
+		it := n.Graph().From(n.ID())
+		for range i + 1 {
+			it.Next()
+		}
+		return it.Node().(*gorgonia.Node)
+	}
+	switch n.Op().(type) {
+	case network.ReLU:
+		return l.join(operand(0), func(layer *gorgonia.Node, in []value) (value, error) {
+			return l.layer(layer, in, true, value{})
+		})
+	case network.ReLUGrad:
+		return l.join(operand(1), func(layer *gorgonia.Node, in []value) (value, error) {
+			mask, err := l.lower(operand(0))
+			if err != nil {
+				return value{}, err
+			}
+			return l.layer(layer, in, false, mask)
+		})
+	}
+	return value{}, false, nil
+}
+
+// join lowers the operands of a layer and has it emitted, unless the node is none, or
+// was emitted by itself.
+func (l *lowering) join(layer *gorgonia.Node, emit func(*gorgonia.Node, []value) (value, error)) (value, bool, error) {
+	if _, ok := l.done[layer]; ok || layer.Op() == nil {
+		return value{}, false, nil
+	}
+	switch layer.Op().(type) {
+	case network.Conv2D, network.ConvTranspose2D, network.ConvInputGrad, network.ConvTransposeInputGrad:
+	default:
+		return value{}, false, nil
+	}
+	in, err := l.operands(layer)
+	if err != nil {
+		return value{}, false, err
+	}
+	v, err := emit(layer, in)
+	return v, err == nil, err
+}
+
+// worksOnChannelsLast returns an error unless an operator that package kernels has not
+// works element by element, on operands in the same layout or of one element, or adds
+// everything up.
+func worksOnChannelsLast(op gorgonia.Op, in []value) error {
+	name := fmt.Sprint(op)
+	if strings.HasPrefix(name, "Reshape") || strings.HasPrefix(name, "Repeat") {
+		return fmt.Errorf("%w: %v of images with channels last", ErrNoLowering, op)
+	}
+	single := func(v value) bool { return !slices.ContainsFunc(v.shape, func(d int) bool { return d != 1 }) }
+	for _, v := range in {
+		if !v.last && !single(v) {
+			return fmt.Errorf("%w: %v of images with channels last and others", ErrNoLowering, op)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,407 @@
+#include "convolution.h"
+
+#include <stdint.h>
+#include <string.h>
+
+#include "microkernel.h"
+
+// All three computations walk over the small image's pixels, or over the places of an
+// image of the small one's size. At such a place, and for each row of the kernel that
+// matters there, what is read of the other image is one run of numbers: neighbours in a
+// row, with all their channels. So a place is a pointer for each row, a run's length is
+// the same for all, and convolutions are products of matrices whose left factor is read
+// where it lies. Nothing is copied but at the left and right edges, where zeros belong
+// beside the image.
+
+// GROUP is how many places are prepared at a time: the pointers and what they point at
+// stay in the second-level cache while all channels of the result are computed. It is a
+// multiple of every mr.
+#define GROUP 240
+
+// reach is what is read at a place, counted from step times the place: rows, and in each
+// the run of cols pixels from col on.
+typedef struct {
+	long step, rows, row[MAX_KERNEL], col, cols;
+} reach;
+
+static long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
+
+// Scratch memory is handed out in pieces that begin at a cache line.
+static void *take(char **scratch, size_t bytes) {
+	char *at = (char *)(((uintptr_t)*scratch + 63) & ~(uintptr_t)63);
+	*scratch = at + bytes;
+	return at;
+}
+
+static size_t taken(size_t bytes) { return bytes + 64; }
+
+// points are the places of a group: for each row of the reach GROUP pointers, the zeros
+// that rows beyond the image read, and the runs that are patched together at its edges.
+typedef struct {
+	const float **at;
+	float *zeros, *patches;
+} points;
+
+static size_t points_bytes(const reach *r, long channels) {
+	size_t run = (size_t)(r->cols * channels + MAX_MR) * sizeof(float);
+	return taken((size_t)r->rows * GROUP * sizeof(float *)) + taken(run) + taken((size_t)r->rows * GROUP * run);
+}
+
+static points take_points(char **scratch, const reach *r, long channels) {
+	size_t run = (size_t)(r->cols * channels + MAX_MR) * sizeof(float);
+	points p;
+	p.at = take(scratch, (size_t)r->rows * GROUP * sizeof(float *));
+	p.zeros = take(scratch, run);
+	p.patches = take(scratch, (size_t)r->rows * GROUP * run);
+	memset(p.zeros, 0, run);
+	return p;
+}
+
+// locate finds what n places from the first on read of x; they are the places of images
+// of h×w. Runs shorter than a tile are copied too, as a tile reads MAX_MR numbers of each.
+static void locate(points p, const reach *r, image x, long h, long w, long first, long n) {
+	float *patch = p.patches;
+	long col = first % w, row = first / w % h, number = first / w / h;
+	for (long i = 0; i < n; i++) {
+		long left = col * r->step + r->col, right = left + r->cols;
+		for (long t = 0; t < r->rows; t++) {
+			long y = row * r->step + r->row[t];
+			const float **at = p.at + t * GROUP + i;
+			if (y < 0 || y >= x.h) {
+				*at = p.zeros;
+				continue;
+			}
+			const float *line = x.data + (number * x.h + y) * x.w * x.c;
+			if (left >= 0 && right <= x.w && r->cols * x.c >= MAX_MR) {
+				*at = line + left * x.c;
+				continue;
+			}
+			long from = left < 0 ? 0 : left, to = right > x.w ? x.w : right;
+			memset(patch, 0, (size_t)(r->cols * x.c) * sizeof(float));
+			if (from < to) memcpy(patch + (from - left) * x.c, line + from * x.c, (size_t)((to - from) * x.c) * sizeof(float));
+			*at = patch;
+			patch += r->cols * x.c;
+		}
+		if (++col == w) {
+			col = 0;
+			if (++row == h) {
+				row = 0;
+				number++;
+			}
+		}
+	}
+	// The last tile may have places to spare.
+	for (long i = n; i < n + MAX_MR && i < GROUP; i++)
+		for (long t = 0; t < r->rows; t++) p.at[t * GROUP + i] = p.zeros;
+}
+
+// gathering is a computation of places from what they reach: `channels` results a place,
+// of which lane j of block b is channel b·nr + j.
+typedef struct {
+	reach reach;
+	image x;
+	long n, h, w;    // places
+	long channels;   // of a place
+	float *weights;  // by block, row, pixel of the run, channel of x, lane
+	float *bias;     // by channel, rounded up to whole blocks
+} gathering;
+
+// target says where a place's results go: to pixel (step·row + dr, step·col + dc) of the
+// image y, from channel 0 on; or, where phases is set, results come for all step×step
+// pixels in turn, rows outside.
+typedef struct {
+	image y;
+	const float *mask;
+	int rectify;
+	long step, dr, dc;
+	int phases;
+} target;
+
+static void write_place(const microkernels *m, const target *t, long number, long row, long col, long block, const float *tile,
+                        const float *bias, long channels) {
+	image y = t->y;
+	if (!t->phases) {
+		long at = (((number * y.h + row * t->step + t->dr) * y.w) + col * t->step + t->dc) * y.c + block;
+		if (channels - block >= m->nr) {
+			m->finish(tile, bias + block, t->mask ? t->mask + at : NULL, t->rectify, y.data + at);
+			return;
+		}
+		float whole[MAX_NR];
+		m->finish(tile, bias + block, NULL, t->rectify, whole);
+		for (long j = 0; block + j < channels; j++) y.data[at + j] = t->mask && !(t->mask[at + j] > 0) ? 0 : whole[j];
+		return;
+	}
+	// One block has all channels of step×step pixels, of which a row's are neighbours.
+	float whole[MAX_NR];
+	m->finish(tile, bias, NULL, t->rectify, whole);
+	for (long phase = 0; phase < t->step; phase++) {
+		const float *from = whole + phase * t->step * y.c;
+		long at = (((number * y.h + row * t->step + phase) * y.w) + col * t->step) * y.c;
+		for (long j = 0; j < t->step * y.c; j++) y.data[at + j] = t->mask && !(t->mask[at + j] > 0) ? 0 : from[j];
+	}
+}
+
+static void gather(const microkernels *m, const gathering *g, points p, const target *t) {
+	long all = g->n * g->h * g->w, run = g->reach.cols * g->x.c, panel = g->reach.rows * run * m->nr;
+	float tile[MAX_MR * MAX_NR];
+	for (long first = 0; first < all; first += GROUP) {
+		long n = all - first < GROUP ? all - first : GROUP;
+		locate(p, &g->reach, g->x, g->h, g->w, first, n);
+		for (long block = 0; block < g->channels; block += m->nr) {
+			const float *weights = g->weights + block / m->nr * panel;
+			long col = first % g->w, row = first / g->w % g->h, number = first / g->w / g->h;
+			for (long i = 0; i < n; i += m->mr) {
+				m->gather(p.at + i, GROUP, g->reach.rows, run, weights, tile);
+				for (long k = 0; k < m->mr && i + k < n; k++) {
+					write_place(m, t, number, row, col, block, tile + k * m->nr, g->bias, g->channels);
+					if (++col == g->w) {
+						col = 0;
+						if (++row == g->h) {
+							row = 0;
+							number++;
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+static reach down_reach(window w) {
+	reach r = {.step = w.stride, .rows = w.kernel, .col = -w.padding, .cols = w.kernel};
+	for (long t = 0; t < w.kernel; t++) r.row[t] = t - w.padding;
+	return r;
+}
+
+static long padded(const microkernels *m, long channels) { return round_up(channels, m->nr); }
+
+static size_t gathering_bytes(const microkernels *m, const reach *r, long from, long channels) {
+	return points_bytes(r, from) + taken((size_t)(r->rows * r->cols * from * padded(m, channels)) * sizeof(float)) +
+	       taken((size_t)padded(m, channels) * sizeof(float));
+}
+
+// take_weights makes room for a gathering's weights and bias, all zero.
+static void take_weights(char **scratch, const microkernels *m, gathering *g) {
+	size_t weights = (size_t)(g->reach.rows * g->reach.cols * g->x.c * padded(m, g->channels)) * sizeof(float);
+	g->weights = take(scratch, weights);
+	g->bias = take(scratch, (size_t)padded(m, g->channels) * sizeof(float));
+	if (g->channels % m->nr) memset(g->weights, 0, weights);
+	memset(g->bias, 0, (size_t)padded(m, g->channels) * sizeof(float));
+}
+
+static int fits(window w, image small, image large) {
+	return w.kernel >= 1 && w.kernel <= MAX_KERNEL && (w.stride == 1 || w.stride == 2) && w.padding >= 0 && w.padding < w.kernel &&
+	       small.n == large.n && large.h == small.h * w.stride && large.w == small.w * w.stride &&
+	       (large.h + 2 * w.padding - w.kernel) / w.stride + 1 == small.h && (large.w + 2 * w.padding - w.kernel) / w.stride + 1 == small.w;
+}
+
+size_t down_scratch(window w, image large, image small) {
+	if (!fits(w, small, large)) return 0;
+	reach r = down_reach(w);
+	return gathering_bytes(best_microkernels(), &r, large.c, small.c);
+}
+
+void down(window w, image large, const float *kernel, finish f, image small, void *scratch) {
+	const microkernels *m = best_microkernels();
+	char *room = scratch;
+	gathering g = {.reach = down_reach(w), .x = large, .n = small.n, .h = small.h, .w = small.w, .channels = small.c};
+	points p = take_points(&room, &g.reach, large.c);
+	take_weights(&room, m, &g);
+	long taps = w.kernel * w.kernel;
+	for (long s = 0; s < small.c; s++) {
+		float *lane = g.weights + s / m->nr * taps * large.c * m->nr + s % m->nr;
+		const float *from = kernel + s * large.c * taps;
+		for (long l = 0; l < large.c; l++)
+			for (long t = 0; t < taps; t++) lane[(t * large.c + l) * m->nr] = *from++;
+	}
+	if (f.bias) memcpy(g.bias, f.bias, (size_t)small.c * sizeof(float));
+	target t = {.y = small, .mask = f.mask, .rectify = f.rectify, .step = 1};
+	gather(m, &g, p, &t);
+}
+
+// up_reach is what the pixels of a phase read of the small image, that is the large
+// image's pixels of the rows (or columns) from stride·q + from to stride·q + to. In an
+// axis, pixel stride·q + phase takes tap phase + padding − stride·shift of the kernel
+// from the small image's pixel q + shift.
+static void up_shifts(window w, long from, long to, long *first, long *count) {
+	long low = MAX_KERNEL, high = -MAX_KERNEL;
+	for (long phase = from; phase <= to; phase++)
+		for (long shift = -MAX_KERNEL; shift <= MAX_KERNEL; shift++) {
+			long tap = phase + w.padding - w.stride * shift;
+			if (tap < 0 || tap >= w.kernel) continue;
+			if (shift < low) low = shift;
+			if (shift > high) high = shift;
+		}
+	*first = low;
+	*count = high < low ? 0 : high - low + 1;
+}
+
+// phases is how a transposed convolution is cut: into one computation for each phase of
+// the stride, which wastes no product, or, where the results of all phases fit into one
+// block of channels, into a single one, which wastes fewer lanes than it computes zeros.
+static int merged(const microkernels *m, window w, long channels) { return w.stride * w.stride * channels <= m->nr / 2; }
+
+static reach up_reach(window w, long from_row, long to_row, long from_col, long to_col) {
+	reach r = {.step = 1};
+	long first;
+	up_shifts(w, from_row, to_row, &first, &r.rows);
+	for (long i = 0; i < r.rows; i++) r.row[i] = first + i;
+	up_shifts(w, from_col, to_col, &r.col, &r.cols);
+	return r;
+}
+
+size_t up_scratch(window w, image small, image large) {
+	if (!fits(w, small, large)) return 0;
+	const microkernels *m = best_microkernels();
+	long last = w.stride - 1;
+	if (merged(m, w, large.c)) {
+		reach r = up_reach(w, 0, last, 0, last);
+		return gathering_bytes(m, &r, small.c, large.c * w.stride * w.stride);
+	}
+	size_t most = 0;
+	for (long dr = 0; dr <= last; dr++)
+		for (long dc = 0; dc <= last; dc++) {
+			reach r = up_reach(w, dr, dr, dc, dc);
+			size_t bytes = gathering_bytes(m, &r, small.c, large.c);
+			if (bytes > most) most = bytes;
+		}
+	return most;
+}
+
+// up_phases computes the pixels of the phases of those rows and columns.
+static void up_phases(const microkernels *m, window w, image small, const float *kernel, finish f, image large, char *room, long from_row,
+                      long to_row, long from_col, long to_col) {
+	long phases = (to_row - from_row + 1) * (to_col - from_col + 1), taps = w.kernel * w.kernel;
+	gathering g = {.reach = up_reach(w, from_row, to_row, from_col, to_col),
+	               .x = small,
+	               .n = small.n,
+	               .h = small.h,
+	               .w = small.w,
+	               .channels = phases * large.c};
+	points p = take_points(&room, &g.reach, small.c);
+	take_weights(&room, m, &g);
+	if (phases > 1) memset(g.weights, 0, (size_t)(g.reach.rows * g.reach.cols * small.c * padded(m, g.channels)) * sizeof(float));
+	long panel = g.reach.rows * g.reach.cols * small.c * m->nr;
+	for (long phase = 0; phase < phases; phase++)
+		for (long i = 0; i < g.reach.rows; i++)
+			for (long j = 0; j < g.reach.cols; j++) {
+				long row = from_row + phase / (to_col - from_col + 1) + w.padding - w.stride * g.reach.row[i];
+				long col = from_col + phase % (to_col - from_col + 1) + w.padding - w.stride * (g.reach.col + j);
+				if (row < 0 || row >= w.kernel || col < 0 || col >= w.kernel) continue;
+				for (long s = 0; s < small.c; s++) {
+					float *lanes = g.weights + ((i * g.reach.cols + j) * small.c + s) * m->nr;
+					const float *from = kernel + s * large.c * taps + row * w.kernel + col;
+					for (long l = 0; l < large.c; l++) {
+						long channel = phase * large.c + l;
+						lanes[channel / m->nr * panel + channel % m->nr] = from[l * taps];
+					}
+				}
+			}
+	for (long phase = 0; f.bias && phase < phases; phase++) memcpy(g.bias + phase * large.c, f.bias, (size_t)large.c * sizeof(float));
+	target t = {.y = large, .mask = f.mask, .rectify = f.rectify, .step = w.stride, .dr = from_row, .dc = from_col, .phases = phases > 1};
+	gather(m, &g, p, &t);
+}
+
+void up(window w, image small, const float *kernel, finish f, image large, void *scratch) {
+	const microkernels *m = best_microkernels();
+	long last = w.stride - 1;
+	if (merged(m, w, large.c)) {
+		up_phases(m, w, small, kernel, f, large, scratch, 0, last, 0, last);
+		return;
+	}
+	for (long dr = 0; dr <= last; dr++)
+		for (long dc = 0; dc <= last; dc++) up_phases(m, w, small, kernel, f, large, scratch, dr, dr, dc, dc);
+}
+
+// elements is how many tiles of mr cover a run; the last is moved back to end with it.
+static long tiles(const microkernels *m, long run) { return (run + m->mr - 1) / m->mr; }
+
+static long tile_at(const microkernels *m, long run, long tile) {
+	long at = tile * m->mr;
+	return at + m->mr > run && run >= m->mr ? run - m->mr : at;
+}
+
+static size_t sums_bytes(const microkernels *m, const reach *r, image small, image large) {
+	return (size_t)(r->rows * tiles(m, r->cols * large.c) * m->mr * padded(m, small.c)) * sizeof(float);
+}
+
+size_t correlate_scratch(window w, image small, image large) {
+	if (!fits(w, small, large)) return 0;
+	const microkernels *m = best_microkernels();
+	reach r = down_reach(w);
+	return points_bytes(&r, large.c) + taken(sums_bytes(m, &r, small, large)) + taken((size_t)(GROUP * padded(m, small.c)) * sizeof(float));
+}
+
+void correlate(window w, image small, image large, float *kernel, void *scratch) {
+	const microkernels *m = best_microkernels();
+	char *room = scratch;
+	reach r = down_reach(w);
+	points p = take_points(&room, &r, large.c);
+	size_t bytes = sums_bytes(m, &r, small, large);
+	float *sums = take(&room, bytes), *copied = take(&room, (size_t)(GROUP * padded(m, small.c)) * sizeof(float));
+	memset(sums, 0, bytes);
+	long run = r.cols * large.c, all = small.n * small.h * small.w, step = padded(m, small.c);
+	for (long first = 0; first < all; first += GROUP) {
+		long n = all - first < GROUP ? all - first : GROUP;
+		locate(p, &r, large, small.h, small.w, first, n);
+		const float *from = small.data + first * small.c;
+		if (step != small.c) { // so that whole vectors can be read
+			memset(copied, 0, (size_t)(n * step) * sizeof(float));
+			for (long i = 0; i < n; i++) memcpy(copied + i * step, from + i * small.c, (size_t)small.c * sizeof(float));
+			from = copied;
+		}
+		float *tile = sums;
+		for (long row = 0; row < r.rows; row++)
+			for (long i = 0; i < tiles(m, run); i++)
+				for (long block = 0; block < step; block += m->nr) {
+					m->scatter(p.at + row * GROUP, n, tile_at(m, run, i), from + block, step, tile);
+					tile += m->mr * m->nr;
+				}
+	}
+	// From tiles to S×L×K×K.
+	for (long block = 0; block < step; block += m->nr)
+		for (long l = 0; l < large.c; l++)
+			for (long row = 0; row < w.kernel; row++)
+				for (long col = 0; col < w.kernel; col++) {
+					long e = col * large.c + l, i = e / m->mr;
+					const float *tile = sums + ((row * tiles(m, run) + i) * (step / m->nr) + block / m->nr) * m->mr * m->nr +
+					                    (e - tile_at(m, run, i)) * m->nr;
+					for (long j = 0; j < m->nr && block + j < small.c; j++)
+						kernel[(((block + j) * large.c + l) * w.kernel + row) * w.kernel + col] = tile[j];
+				}
+}
+
+void sum_channels(image x, float *sums) {
+	const microkernels *m = best_microkernels();
+	long pixels = x.n * x.h * x.w, whole = x.c / m->nr * m->nr;
+	memset(sums, 0, (size_t)x.c * sizeof(float));
+	// By groups first: one sum over all pixels would leave few digits.
+	for (long first = 0; first < pixels; first += GROUP) {
+		long n = pixels - first < GROUP ? pixels - first : GROUP;
+		const float *from = x.data + first * x.c;
+		for (long block = 0; block < whole; block += m->nr) {
+			float group[MAX_NR] = {0};
+			m->sum(from + block, n, x.c, group);
+			for (long j = 0; j < m->nr; j++) sums[block + j] += group[j];
+		}
+		for (long c = whole; c < x.c; c++) {
+			float group = 0;
+			for (long i = 0; i < n; i++) group += from[i * x.c + c];
+			sums[c] += group;
+		}
+	}
+}
+
+void channels_last(const float *from, image x) {
+	long pixels = x.h * x.w;
+	enum { piece = 16 }; // pixels at a time, so that what is written stays in the cache
+	for (long i = 0; i < x.n; i++)
+		for (long first = 0; first < pixels; first += piece) {
+			long n = pixels - first < piece ? pixels - first : piece;
+			for (long c = 0; c < x.c; c++) {
+				const float *plane = from + (i * x.c + c) * pixels + first;
+				float *to = x.data + (i * pixels + first) * x.c + c;
+				for (long k = 0; k < n; k++) to[k * x.c] = plane[k];
+			}
+		}
+}

@@ -1,0 +1,97 @@
+// Package kernels holds the convolutions of a training and their derivatives as operators
+// that ONNX Runtime runs beside its own, on the processor. They are written in C, for the
+// processor's vector instructions; package exporter lowers training steps to them. What a
+// model is judged by is lowered to ONNX's own operators and needs none of these.
+//
+// Nothing else lives here: no graph, no training, no reading of files.
+package kernels
+
+/*
+#cgo linux LDFLAGS: -ldl
+#include <dlfcn.h>
+#include <stdlib.h>
+#include "microkernel.h"
+#include "operators.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"unsafe"
+)
+
+// Domain is the operators' domain in an ONNX graph, Version its only version.
+const (
+	Domain  = "anomaly"
+	Version = 1
+)
+
+// The operators, on float32 images with channels last. Kernels are S×L×K×K: channels of
+// the small image × channels of the large one × rows × columns.
+const (
+	// Down is a convolution: the large image N×H×W×L, the kernel, and if wanted a bias
+	// (S) and a mask, which sets results to 0 where it is not above 0, to N×h×w×S.
+	// Attributes: kernel, stride, padding, and rectify, which is 1 for a ReLU behind it.
+	Down = "Down"
+	// Up is a transposed convolution, the other way round, to N×H×W×L.
+	Up = "Up"
+	// Correlate is the derivative with regard to the kernel: the small image and the
+	// large one, one of them the gradient. Attributes: kernel, stride, padding.
+	Correlate = "Correlate"
+	// ChannelSum adds up each channel over images and pixels.
+	ChannelSum = "ChannelSum"
+	// ChannelsLast brings N×C×H×W to N×H×W×C.
+	ChannelsLast = "ChannelsLast"
+)
+
+// MaxKernel is the largest side of a kernel.
+const MaxKernel = 7
+
+// ErrRegister is returned, wrapped, when ONNX Runtime or the package that binds it is not
+// one that the operators can be registered with.
+var ErrRegister = errors.New("the training's operators cannot be registered with ONNX Runtime")
+
+// registering is held while operators are registered. entry is ONNX Runtime's
+// OrtGetApiBase once it was found: a process loads one library.
+var (
+	registering sync.Mutex
+	entry       unsafe.Pointer
+)
+
+// Register makes the operators known to sessions that are made with those options, which
+// are onnxruntime_go's *SessionOptions. library is the path of the library that is loaded.
+// It returns ErrRegister.
+func Register(options any, library string) error {
+	registering.Lock()
+	defer registering.Unlock()
+	// The binding has no call for this and keeps ONNX Runtime's own options to itself.
+	v := reflect.ValueOf(options)
+	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct || v.Elem().NumField() != 1 || v.Elem().Field(0).Kind() != reflect.Pointer {
+		return fmt.Errorf("%w: its options are a %T of another kind", ErrRegister, options)
+	}
+	own := v.Elem().Field(0).UnsafePointer()
+	if entry == nil {
+		path, name := C.CString(library), C.CString("OrtGetApiBase")
+		defer C.free(unsafe.Pointer(path))
+		defer C.free(unsafe.Pointer(name))
+		handle := C.dlopen(path, C.RTLD_LAZY)
+		if handle == nil {
+			return fmt.Errorf("%w: %s cannot be opened again", ErrRegister, library)
+		}
+		// The handle is kept: what was found stays in use until the process ends.
+		if entry = C.dlsym(handle, name); entry == nil {
+			return fmt.Errorf("%w: %s has no OrtGetApiBase", ErrRegister, library)
+		}
+	}
+	if problem := C.register_operators(entry, own); problem != nil {
+		defer C.free(unsafe.Pointer(problem))
+		return fmt.Errorf("%w: %s", ErrRegister, C.GoString(problem))
+	}
+	return nil
+}
+
+// Instructions names the processor's vector instructions that the operators use.
+func Instructions() string { return C.GoString(C.best_microkernels().name) }

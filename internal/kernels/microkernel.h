@@ -1,0 +1,34 @@
+// The innermost loops, which are compiled for each set of vector instructions; see
+// loops.h. Of all of them, mr and nr are how many pixels (or elements of a
+// patch) and how many channels a tile has.
+#ifndef ANOMALY_MICROKERNEL_H
+#define ANOMALY_MICROKERNEL_H
+
+#define MAX_MR 8
+#define MAX_NR 32
+
+typedef struct {
+	const char *name;
+	long mr, nr;
+
+	// gather computes a tile, mr×nr: tile[i][j] is the sum over runs r and k < len of
+	// points[r·stride + i][k] · weights[(r·len + k)·nr + j].
+	void (*gather)(const float *const *points, long stride, long runs, long len, const float *weights, float *tile);
+
+	// scatter adds to a tile, of mr rows that lie nr apart: sums[i·nr + j] grows by the
+	// sum over k < n of points[k][at + i] · small[k·step + j].
+	void (*scatter)(const float *const *points, long n, long at, const float *small, long step, float *sums);
+
+	// finish writes nr channels of one pixel: bias is added, then what is below 0
+	// becomes 0 if rectify says so, and what has a mask that is not above 0 (mask may be
+	// NULL).
+	void (*finish)(const float *tile, const float *bias, const float *mask, int rectify, float *out);
+
+	// sum adds n rows of nr numbers, step apart, to sums.
+	void (*sum)(const float *rows, long n, long step, float *sums);
+} microkernels;
+
+// best_microkernels are those of the processor that this runs on.
+const microkernels *best_microkernels(void);
+
+#endif

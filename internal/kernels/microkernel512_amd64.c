@@ -1,0 +1,11 @@
+// Processors with AVX-512: 32 registers of 16 numbers, of which a tile takes 16. As many
+// as 12 pixels were no faster, and need more pointers than there are registers for them.
+#include "microkernel.h"
+
+#define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma")))
+#define LANES 16
+#define VECTORS 2
+#define MR 8
+#define NAME microkernels_avx512
+#define LABEL "AVX-512"
+#include "loops.h"

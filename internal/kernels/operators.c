@@ -1,0 +1,269 @@
+// The computations of convolution.h as operators of ONNX Runtime's processor provider.
+#include "operators.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "abi.h"
+#include "convolution.h"
+
+#define DOMAIN "anomaly"
+
+// The functions of the interface, found once.
+static struct {
+#define MEMBER(place, result, name, parameters) result(*name) parameters;
+	ABI_FUNCTIONS(MEMBER)
+#undef MEMBER
+} ort;
+
+// Scratch memory stays for the next computation that needs as much: as many blocks as
+// computations ran at once.
+#define SPARES 64
+typedef struct {
+	size_t bytes;
+	char room[];
+} block;
+static _Atomic(block *) spares[SPARES];
+
+static block *borrow(size_t bytes) {
+	block *b = NULL;
+	for (int i = 0; i < SPARES && b == NULL; i++) b = atomic_exchange(&spares[i], NULL);
+	if (b != NULL && b->bytes >= bytes) return b;
+	free(b);
+	b = malloc(sizeof(block) + bytes);
+	if (b != NULL) b->bytes = bytes;
+	return b;
+}
+
+static void give_back(block *b) {
+	for (int i = 0; i < SPARES; i++) {
+		block *none = NULL;
+		if (atomic_compare_exchange_strong(&spares[i], &none, b)) return;
+	}
+	free(b);
+}
+
+// kernel is an operator of a graph: its attributes.
+typedef struct {
+	window window;
+	int rectify;
+} kernel;
+
+// input is an operand. One that was left out has no data.
+typedef struct {
+	float *data;
+	size_t rank;
+	int64_t dims[4];
+} input;
+
+static OrtStatus *refuse(const char *name, const char *why) {
+	char message[160];
+	snprintf(message, sizeof message, "%s: %s", name, why);
+	return ort.CreateStatus(ABI_FAIL, message);
+}
+
+static OrtStatus *read_input(const char *name, OrtKernelContext *context, size_t index, input *in) {
+	memset(in, 0, sizeof *in);
+	size_t count = 0;
+	OrtStatus *status = ort.KernelContext_GetInputCount(context, &count);
+	if (status != NULL || index >= count) return status;
+	const OrtValue *value = NULL;
+	if ((status = ort.KernelContext_GetInput(context, index, &value)) != NULL || value == NULL) return status;
+	OrtTensorTypeAndShapeInfo *info = NULL;
+	if ((status = ort.GetTensorTypeAndShape(value, &info)) != NULL) return status;
+	status = ort.GetDimensionsCount(info, &in->rank);
+	if (status == NULL && in->rank > 4) status = refuse(name, "an operand has more than four dimensions");
+	if (status == NULL) status = ort.GetDimensions(info, in->dims, in->rank);
+	ort.ReleaseTensorTypeAndShapeInfo(info);
+	if (status != NULL) return status;
+	return ort.GetTensorMutableData((OrtValue *)value, (void **)&in->data);
+}
+
+static OrtStatus *make_output(OrtKernelContext *context, const int64_t *dims, size_t rank, float **data) {
+	OrtValue *value = NULL;
+	OrtStatus *status = ort.KernelContext_GetOutput(context, 0, dims, rank, &value);
+	return status != NULL ? status : ort.GetTensorMutableData(value, (void **)data);
+}
+
+static int has_dims(const input *in, size_t rank, const int64_t *dims) {
+	return in->data == NULL || (in->rank == rank && memcmp(in->dims, dims, rank * sizeof *dims) == 0);
+}
+
+static image image_of(float *data, const int64_t *dims) { return (image){data, dims[0], dims[1], dims[2], dims[3]}; }
+
+// convolve computes an image from the other: (image, kernel, bias, mask), the last two
+// as they are wanted.
+static OrtStatus *convolve(const char *name, const kernel *k, OrtKernelContext *context, int upwards) {
+	input in[4];
+	for (size_t i = 0; i < 4; i++) {
+		OrtStatus *status = read_input(name, context, i, &in[i]);
+		if (status != NULL) return status;
+	}
+	const int64_t *x = in[0].dims, *s = in[1].dims, step = k->window.stride;
+	if (in[0].data == NULL || in[0].rank != 4 || in[1].data == NULL || in[1].rank != 4 || s[2] != k->window.kernel || s[3] != s[2] ||
+	    x[3] != s[upwards ? 0 : 1])
+		return refuse(name, "the kernel does not take the image");
+	int64_t dims[4] = {x[0], upwards ? x[1] * step : x[1] / step, upwards ? x[2] * step : x[2] / step, s[upwards ? 1 : 0]};
+	if (!has_dims(&in[2], 1, &dims[3]) || !has_dims(&in[3], 4, dims)) return refuse(name, "bias or mask are not of the result's shape");
+	image from = image_of(in[0].data, x), to = image_of(NULL, dims);
+	size_t bytes = upwards ? up_scratch(k->window, from, to) : down_scratch(k->window, from, to);
+	if (bytes == 0) return refuse(name, "the kernel's geometry does not take the image");
+	OrtStatus *status = make_output(context, dims, 4, &to.data);
+	if (status != NULL) return status;
+	block *scratch = borrow(bytes);
+	if (scratch == NULL) return refuse(name, "no memory is left");
+	finish f = {in[2].data, in[3].data, k->rectify};
+	if (upwards)
+		up(k->window, from, in[1].data, f, to, scratch->room);
+	else
+		down(k->window, from, in[1].data, f, to, scratch->room);
+	give_back(scratch);
+	return NULL;
+}
+
+static OrtStatus *compute_down(void *k, OrtKernelContext *context) { return convolve("Down", k, context, 0); }
+
+static OrtStatus *compute_up(void *k, OrtKernelContext *context) { return convolve("Up", k, context, 1); }
+
+// compute_correlate is the kernel's derivative: (small image, large image).
+static OrtStatus *compute_correlate(void *op_kernel, OrtKernelContext *context) {
+	const kernel *k = op_kernel;
+	const char *name = "Correlate";
+	input in[2];
+	for (size_t i = 0; i < 2; i++) {
+		OrtStatus *status = read_input(name, context, i, &in[i]);
+		if (status != NULL) return status;
+		if (in[i].rank != 4) return refuse(name, "an operand is no image");
+	}
+	image small = image_of(in[0].data, in[0].dims), large = image_of(in[1].data, in[1].dims);
+	size_t bytes = correlate_scratch(k->window, small, large);
+	if (bytes == 0) return refuse(name, "the kernel's geometry does not take the images");
+	int64_t dims[4] = {small.c, large.c, k->window.kernel, k->window.kernel};
+	float *out;
+	OrtStatus *status = make_output(context, dims, 4, &out);
+	if (status != NULL) return status;
+	block *scratch = borrow(bytes);
+	if (scratch == NULL) return refuse(name, "no memory is left");
+	correlate(k->window, small, large, out, scratch->room);
+	give_back(scratch);
+	return NULL;
+}
+
+// compute_sum is a bias's derivative: the sum of each channel.
+static OrtStatus *compute_sum(void *k, OrtKernelContext *context) {
+	(void)k;
+	input in;
+	OrtStatus *status = read_input("ChannelSum", context, 0, &in);
+	if (status != NULL) return status;
+	if (in.rank != 4) return refuse("ChannelSum", "the operand is no image");
+	float *out;
+	if ((status = make_output(context, &in.dims[3], 1, &out)) != NULL) return status;
+	sum_channels(image_of(in.data, in.dims), out);
+	return NULL;
+}
+
+// compute_last brings an image of N×C×H×W to N×H×W×C.
+static OrtStatus *compute_last(void *k, OrtKernelContext *context) {
+	(void)k;
+	input in;
+	OrtStatus *status = read_input("ChannelsLast", context, 0, &in);
+	if (status != NULL) return status;
+	if (in.rank != 4) return refuse("ChannelsLast", "the operand is no image");
+	int64_t dims[4] = {in.dims[0], in.dims[2], in.dims[3], in.dims[1]};
+	float *out;
+	if ((status = make_output(context, dims, 4, &out)) != NULL) return status;
+	channels_last(in.data, image_of(out, dims));
+	return NULL;
+}
+
+// operator is one of them. Its description comes first, as ONNX Runtime's callbacks are
+// given a pointer to that.
+typedef struct {
+	OrtCustomOp op;
+	const char *name;
+	size_t required, optional;
+	int window, rectify; // which attributes it has
+} operator;
+
+static const char *op_name(const OrtCustomOp *op) { return ((const operator *)op)->name; }
+static const char *op_provider(const OrtCustomOp *op) { return (void)op, (const char *)NULL; }
+static int op_type(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ABI_FLOAT; }
+static size_t op_inputs(const OrtCustomOp *op) { return ((const operator *)op)->required + ((const operator *)op)->optional; }
+static size_t op_outputs(const OrtCustomOp *op) { return (void)op, 1; }
+static int op_input(const OrtCustomOp *op, size_t index) { return index < ((const operator *)op)->required ? ABI_REQUIRED : ABI_OPTIONAL; }
+static int op_output(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ABI_REQUIRED; }
+static int op_memory(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, 0; }
+static int op_variadic(const OrtCustomOp *op) { return (void)op, 0; }
+static void op_destroy(void *k) { free(k); }
+
+static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelInfo *info, void **out) {
+	(void)api;
+	const operator *o = (const operator *)op;
+	kernel *k = calloc(1, sizeof *k);
+	if (k == NULL) return refuse(o->name, "no memory is left");
+	int64_t side = 0, stride = 0, padding = 0, rectify = 0;
+	OrtStatus *status = NULL;
+	if (o->window) {
+		status = ort.KernelInfoGetAttribute_int64(info, "kernel", &side);
+		if (status == NULL) status = ort.KernelInfoGetAttribute_int64(info, "stride", &stride);
+		if (status == NULL) status = ort.KernelInfoGetAttribute_int64(info, "padding", &padding);
+	}
+	if (status == NULL && o->rectify) status = ort.KernelInfoGetAttribute_int64(info, "rectify", &rectify);
+	if (status != NULL) {
+		free(k);
+		return status;
+	}
+	k->window = (window){side, stride, padding};
+	k->rectify = rectify != 0;
+	*out = k;
+	return NULL;
+}
+
+#define OPERATOR(text, operands, extras, has_window, has_rectify, compute) \
+	{ \
+		.op = {.version = ABI_VERSION, .GetName = op_name, .GetExecutionProviderType = op_provider, .GetInputType = op_type, \
+		       .GetInputTypeCount = op_inputs, .GetOutputType = op_type, .GetOutputTypeCount = op_outputs, .KernelDestroy = op_destroy, \
+		       .GetInputCharacteristic = op_input, .GetOutputCharacteristic = op_output, .GetInputMemoryType = op_memory, \
+		       .GetVariadicInputMinArity = op_variadic, .GetVariadicInputHomogeneity = op_variadic, \
+		       .GetVariadicOutputMinArity = op_variadic, .GetVariadicOutputHomogeneity = op_variadic, .CreateKernelV2 = op_create, \
+		       .KernelComputeV2 = compute}, \
+		.name = text, .required = operands, .optional = extras, .window = has_window, .rectify = has_rectify \
+	}
+
+static const operator operators[] = {
+    OPERATOR("Down", 2, 2, 1, 1, compute_down),
+    OPERATOR("Up", 2, 2, 1, 1, compute_up),
+    OPERATOR("Correlate", 2, 0, 1, 0, compute_correlate),
+    OPERATOR("ChannelSum", 1, 0, 0, 0, compute_sum),
+    OPERATOR("ChannelsLast", 1, 0, 0, 0, compute_last),
+};
+
+// told is a status's message, and the end of the status.
+static char *told(OrtStatus *status) {
+	char *message = strdup(ort.GetErrorMessage(status));
+	ort.ReleaseStatus(status);
+	return message;
+}
+
+char *register_operators(void *entry, void *options) {
+	// Calls come one at a time; see Register.
+	static OrtCustomOpDomain *domain;
+	if (domain == NULL) {
+		const OrtApiBase *(*base)(void) = (const OrtApiBase *(*)(void))entry;
+		OrtApi *api = base()->GetApi(ABI_VERSION);
+		if (api == NULL) return strdup("the library does not know this release of its interface");
+#define FIND(place, result, name, parameters) ort.name = (result(*) parameters)api[place];
+		ABI_FUNCTIONS(FIND)
+#undef FIND
+		OrtCustomOpDomain *made = NULL;
+		OrtStatus *status = ort.CreateCustomOpDomain(DOMAIN, &made);
+		for (size_t i = 0; status == NULL && i < sizeof operators / sizeof *operators; i++)
+			status = ort.CustomOpDomain_Add(made, &operators[i].op);
+		if (status != NULL) return told(status);
+		domain = made; // for as long as the process runs
+	}
+	OrtStatus *status = ort.AddCustomOpDomain(options, domain);
+	return status == NULL ? NULL : told(status);
+}
