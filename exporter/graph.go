@@ -84,6 +84,14 @@ func intsAttr(name string, vs ...int) attribute {
 	}
 }
 
+func floatAttr(name string, v float32) attribute {
+	return func(n *onnx.NodeProto) {
+		n.Attribute = append(n.Attribute, &onnx.AttributeProto{
+			Name: proto.String(name), Type: onnx.AttributeProto_FLOAT.Enum(), F: proto.Float32(v),
+		})
+	}
+}
+
 func textAttr(name, v string) attribute {
 	return func(n *onnx.NodeProto) {
 		n.Attribute = append(n.Attribute, &onnx.AttributeProto{

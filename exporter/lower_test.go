@@ -168,14 +168,11 @@ func TestStepsGradientsAreThoseOfGorgoniasMachine(t *testing.T) {
 }
 
 func TestAdamIsThatOfGorgoniasMachine(t *testing.T) {
-	arch := models.Architecture{Channels: []int{3, 2}}
+	// Of fewer numbers than a vector has, of some more, and of more than a thread takes.
+	arch := models.Architecture{Channels: []int{3, 2, 37, 130}}
 	const parts = 3
 	r := rand.New(rand.NewPCG(3, 3))
 	u, err := network.Adam(arch.Parameters(), parts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := UpdateModel(arch.Parameters(), parts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,12 +195,18 @@ func TestAdamIsThatOfGorgoniasMachine(t *testing.T) {
 			outputs["next."+p.Name+suffix] = p.Shape
 		}
 	}
-	got := onONNXRuntime(t, m, shapes, outputs, values)
 	all := append(append(append(gorgonia.Nodes{}, u.NewParameters...), u.NewFirst...), u.NewSecond...)
 	want := onGorgonia(t, u.Graph, nodes, all)
-	for i, name := range m.Outputs {
-		if d := relative(got[name], want[i]); d > 1e-5 || math.IsNaN(d) {
-			t.Errorf("%s differs by %.2g", name, d)
+	for name, with := range bothOperators {
+		m, err := UpdateModel(arch.Parameters(), parts, with)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := onONNXRuntime(t, m, shapes, outputs, values)
+		for i, output := range m.Outputs {
+			if d := relative(got[output], want[i]); d > 1e-5 || math.IsNaN(d) {
+				t.Errorf("%s: %s differs by %.2g", name, output, d)
+			}
 		}
 	}
 }

@@ -69,6 +69,23 @@ func (l *lowering) channelsLast(v value) value {
 	return out
 }
 
+// adam lowers the whole of each parameter's update to one operator, which reads and
+// writes everything once: as twelve of ONNX's it took 4 ms for the default network, a
+// sixth of a step on eight images of 128 px.
+func (l *lowering) adam(u *network.Update) {
+	for i, p := range u.Parameters {
+		in := []value{l.done[u.StepSize], l.done[u.Correction], l.done[p], l.done[u.First[i]], l.done[u.Second[i]]}
+		for _, part := range u.Gradients {
+			in = append(in, l.done[part[i]])
+		}
+		out := l.ops(kernels.Domain, kernels.Adam, [][]int{p.Shape(), p.Shape(), p.Shape()}, in,
+			floatAttr("beta1", network.Beta1), floatAttr("rest1", 1-network.Beta1),
+			floatAttr("beta2", network.Beta2), floatAttr("rest2", 1-network.Beta2), floatAttr("epsilon", network.Epsilon))
+		l.done[u.NewParameters[i]], l.done[u.NewFirst[i]], l.done[u.NewSecond[i]] = out[0], out[1], out[2]
+	}
+	l.kernels = true
+}
+
 // windowAttributes are the geometry of a convolution as package kernels takes it, which
 // has those that keep an image's sides or halve and double them.
 func windowAttributes(op gorgonia.Op) ([]attribute, error) {

@@ -3,6 +3,7 @@ package exporter
 import (
 	"slices"
 
+	"github.com/deepmed/anomaly/internal/kernels"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/models"
 	"gorgonia.org/gorgonia"
@@ -50,12 +51,12 @@ func LowerGradient(g *network.Gradient, with Operators) (*StepModel, error) {
 // parameters, their first and their second moments, then for each part the
 // gradients of all parameters. Outputs: parameters, first and second moments as
 // they are after the step.
-func UpdateModel(ps []models.Parameter, parts int) (*StepModel, error) {
+func UpdateModel(ps []models.Parameter, parts int, with Operators) (*StepModel, error) {
 	u, err := network.Adam(ps, parts)
 	if err != nil {
 		return nil, err
 	}
-	l := newStep("update", Portable)
+	l := newStep("update", with)
 	l.in(u.StepSize, network.StepSizeName)
 	l.in(u.Correction, network.CorrectionName)
 	state := []struct {
@@ -71,6 +72,9 @@ func UpdateModel(ps []models.Parameter, parts int) (*StepModel, error) {
 		for i, p := range ps {
 			l.in(grads[i], network.GradientName(p.Name, part))
 		}
+	}
+	if l.processor && parts <= kernels.MaxParts {
+		l.adam(u)
 	}
 	for _, s := range state {
 		for i, p := range ps {

@@ -116,7 +116,7 @@ func (a *adam) prepare(parts int) error {
 	if a.update[parts] != nil {
 		return nil
 	}
-	m, err := exporter.UpdateModel(a.parameters, parts)
+	m, err := exporter.UpdateModel(a.parameters, parts, operatorsOf(a.engine))
 	if err != nil {
 		return err
 	}

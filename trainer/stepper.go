@@ -15,7 +15,7 @@ import (
 // to be started, is that of a fifth of an image of 256 px; large parts do not stay in
 // the processor's caches. Two images of 384 px, four of 256 and eight of 128 were
 // the best of what divides a batch of 16.
-const partPixels = 2 * 384 * 384
+const partPixels = 2 * 256 * 256
 
 // stepper takes the training steps of the network. A step is the exact step of the
 // whole batch: the batch is cut into parts, each part's loss is weighted by its

@@ -8,9 +8,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// ABI_VERSION is the release of the interface that these declarations are of: the first
-// whose operators can return an error (1.16).
-#define ABI_VERSION 16
+// ABI_VERSION is the release of the interface that these functions are of (1.17), and
+// OP_VERSION the one of operators: the first that can return an error (1.16).
+#define ABI_VERSION 17
+#define OP_VERSION 16
 
 typedef struct OrtStatus OrtStatus;
 typedef struct OrtValue OrtValue;
@@ -39,18 +40,21 @@ typedef struct {
 	F(61, OrtStatus *, GetDimensionsCount, (const OrtTensorTypeAndShapeInfo *info, size_t *out)) \
 	F(62, OrtStatus *, GetDimensions, (const OrtTensorTypeAndShapeInfo *info, int64_t *values, size_t length)) \
 	F(65, OrtStatus *, GetTensorTypeAndShape, (const OrtValue *value, OrtTensorTypeAndShapeInfo **out)) \
+	F(85, OrtStatus *, KernelInfoGetAttribute_float, (const OrtKernelInfo *info, const char *name, float *out)) \
 	F(86, OrtStatus *, KernelInfoGetAttribute_int64, (const OrtKernelInfo *info, const char *name, int64_t *out)) \
 	F(88, OrtStatus *, KernelContext_GetInputCount, (const OrtKernelContext *context, size_t *out)) \
 	F(90, OrtStatus *, KernelContext_GetInput, (const OrtKernelContext *context, size_t index, const OrtValue **out)) \
 	F(91, OrtStatus *, KernelContext_GetOutput, (OrtKernelContext *context, size_t index, const int64_t *dims, size_t count, OrtValue **out)) \
 	F(93, void, ReleaseStatus, (OrtStatus *status)) \
-	F(99, void, ReleaseTensorTypeAndShapeInfo, (OrtTensorTypeAndShapeInfo *info))
+	F(99, void, ReleaseTensorTypeAndShapeInfo, (OrtTensorTypeAndShapeInfo *info)) \
+	F(274, OrtStatus *, KernelContext_ParallelFor, \
+	  (const OrtKernelContext *context, void (*each)(void *data, size_t i), size_t total, size_t batches, void *data))
 
 enum { ABI_FAIL = 1 };           // OrtErrorCode
 enum { ABI_FLOAT = 1 };          // ONNXTensorElementDataType
-enum { ABI_REQUIRED, ABI_OPTIONAL }; // OrtCustomOpInputOutputCharacteristic
+enum { ABI_REQUIRED, ABI_OPTIONAL, ABI_VARIADIC }; // OrtCustomOpInputOutputCharacteristic
 
-// An operator, up to the members of ABI_VERSION.
+// An operator, up to the members of OP_VERSION.
 typedef struct OrtCustomOp {
 	uint32_t version;
 	void *(*CreateKernel)(const struct OrtCustomOp *op, OrtApi *api, const OrtKernelInfo *info);

@@ -61,32 +61,31 @@ static points take_points(char **scratch, const reach *r, long channels) {
 // of h×w. Runs shorter than a tile are copied too, as a tile reads MAX_MR numbers of each.
 static void locate(points p, const reach *r, image x, long h, long w, long first, long n) {
 	float *patch = p.patches;
-	long col = first % w, row = first / w % h, number = first / w / h;
-	for (long i = 0; i < n; i++) {
-		long left = col * r->step + r->col, right = left + r->cols;
+	size_t run = (size_t)(r->cols * x.c);
+	// The columns whose runs lie within the image; none where runs are copied anyway.
+	long inner = (-r->col + r->step - 1) / r->step, outer = (x.w - r->cols - r->col) / r->step + 1;
+	if (inner < 0) inner = 0;
+	if ((long)run < MAX_MR) outer = 0;
+	for (long i = 0, next; i < n; i = next) { // one row of places at a time
+		long col = (first + i) % w, row = (first + i) / w % h, number = (first + i) / w / h;
+		next = i + w - col < n ? i + w - col : n;
 		for (long t = 0; t < r->rows; t++) {
 			long y = row * r->step + r->row[t];
 			const float **at = p.at + t * GROUP + i;
-			if (y < 0 || y >= x.h) {
-				*at = p.zeros;
-				continue;
-			}
 			const float *line = x.data + (number * x.h + y) * x.w * x.c;
-			if (left >= 0 && right <= x.w && r->cols * x.c >= MAX_MR) {
-				*at = line + left * x.c;
-				continue;
-			}
-			long from = left < 0 ? 0 : left, to = right > x.w ? x.w : right;
-			memset(patch, 0, (size_t)(r->cols * x.c) * sizeof(float));
-			if (from < to) memcpy(patch + (from - left) * x.c, line + from * x.c, (size_t)((to - from) * x.c) * sizeof(float));
-			*at = patch;
-			patch += r->cols * x.c;
-		}
-		if (++col == w) {
-			col = 0;
-			if (++row == h) {
-				row = 0;
-				number++;
+			for (long c = col; c < col + next - i; c++) {
+				long left = c * r->step + r->col;
+				if (y < 0 || y >= x.h) {
+					*at++ = p.zeros;
+				} else if (c >= inner && c < outer) {
+					*at++ = line + left * x.c;
+				} else {
+					long from = left < 0 ? 0 : left, to = left + r->cols > x.w ? x.w : left + r->cols;
+					memset(patch, 0, run * sizeof(float));
+					if (from < to) memcpy(patch + (from - left) * x.c, line + from * x.c, (size_t)((to - from) * x.c) * sizeof(float));
+					*at++ = patch;
+					patch += run;
+				}
 			}
 		}
 	}
@@ -195,24 +194,36 @@ static int fits(window w, image small, image large) {
 	       (large.h + 2 * w.padding - w.kernel) / w.stride + 1 == small.h && (large.w + 2 * w.padding - w.kernel) / w.stride + 1 == small.w;
 }
 
+// microkernels_for are the microkernels for results of so many channels: those of narrow
+// tiles where there are few.
+static const microkernels *microkernels_for(long channels) {
+	const microkernels *m = best_microkernels();
+	return m->narrow != NULL && channels <= m->narrow->nr ? m->narrow : m;
+}
+
 size_t down_scratch(window w, image large, image small) {
 	if (!fits(w, small, large)) return 0;
 	reach r = down_reach(w);
-	return gathering_bytes(best_microkernels(), &r, large.c, small.c);
+	return gathering_bytes(microkernels_for(small.c), &r, large.c, small.c);
 }
 
 void down(window w, image large, const float *kernel, finish f, image small, void *scratch) {
-	const microkernels *m = best_microkernels();
+	const microkernels *m = microkernels_for(small.c);
 	char *room = scratch;
 	gathering g = {.reach = down_reach(w), .x = large, .n = small.n, .h = small.h, .w = small.w, .channels = small.c};
 	points p = take_points(&room, &g.reach, large.c);
 	take_weights(&room, m, &g);
 	long taps = w.kernel * w.kernel;
-	for (long s = 0; s < small.c; s++) {
-		float *lane = g.weights + s / m->nr * taps * large.c * m->nr + s % m->nr;
-		const float *from = kernel + s * large.c * taps;
+	for (long block = 0; block < small.c; block += m->nr) {
+		float *panel = g.weights + block * taps * large.c;
+		const float *from = kernel + block * large.c * taps;
+		long lanes = small.c - block < m->nr ? small.c - block : m->nr;
+		// Lanes inside: as many places are read in turn, but each in its order.
 		for (long l = 0; l < large.c; l++)
-			for (long t = 0; t < taps; t++) lane[(t * large.c + l) * m->nr] = *from++;
+			for (long t = 0; t < taps; t++) {
+				float *lane = panel + (t * large.c + l) * m->nr;
+				for (long j = 0; j < lanes; j++) lane[j] = from[(j * large.c + l) * taps + t];
+			}
 	}
 	if (f.bias) memcpy(g.bias, f.bias, (size_t)small.c * sizeof(float));
 	target t = {.y = small, .mask = f.mask, .rectify = f.rectify, .step = 1};
@@ -236,10 +247,10 @@ static void up_shifts(window w, long from, long to, long *first, long *count) {
 	*count = high < low ? 0 : high - low + 1;
 }
 
-// phases is how a transposed convolution is cut: into one computation for each phase of
-// the stride, which wastes no product, or, where the results of all phases fit into one
-// block of channels, into a single one, which wastes fewer lanes than it computes zeros.
-static int merged(const microkernels *m, window w, long channels) { return w.stride * w.stride * channels <= m->nr / 2; }
+// A transposed convolution is one computation for each phase of the stride, which wastes
+// no product; or a single one, where the results of all phases fit into one block of
+// channels. That multiplies by zeros, but leaves fewer lanes idle than four would.
+static int merged(window w, long channels) { return w.stride * w.stride * channels <= best_microkernels()->nr; }
 
 static reach up_reach(window w, long from_row, long to_row, long from_col, long to_col) {
 	reach r = {.step = 1};
@@ -252,26 +263,26 @@ static reach up_reach(window w, long from_row, long to_row, long from_col, long 
 
 size_t up_scratch(window w, image small, image large) {
 	if (!fits(w, small, large)) return 0;
-	const microkernels *m = best_microkernels();
-	long last = w.stride - 1;
-	if (merged(m, w, large.c)) {
+	long last = w.stride - 1, all = large.c * w.stride * w.stride;
+	if (merged(w, large.c)) {
 		reach r = up_reach(w, 0, last, 0, last);
-		return gathering_bytes(m, &r, small.c, large.c * w.stride * w.stride);
+		return gathering_bytes(microkernels_for(all), &r, small.c, all);
 	}
 	size_t most = 0;
 	for (long dr = 0; dr <= last; dr++)
 		for (long dc = 0; dc <= last; dc++) {
 			reach r = up_reach(w, dr, dr, dc, dc);
-			size_t bytes = gathering_bytes(m, &r, small.c, large.c);
+			size_t bytes = gathering_bytes(microkernels_for(large.c), &r, small.c, large.c);
 			if (bytes > most) most = bytes;
 		}
 	return most;
 }
 
 // up_phases computes the pixels of the phases of those rows and columns.
-static void up_phases(const microkernels *m, window w, image small, const float *kernel, finish f, image large, char *room, long from_row,
-                      long to_row, long from_col, long to_col) {
+static void up_phases(window w, image small, const float *kernel, finish f, image large, char *room, long from_row, long to_row,
+                      long from_col, long to_col) {
 	long phases = (to_row - from_row + 1) * (to_col - from_col + 1), taps = w.kernel * w.kernel;
+	const microkernels *m = microkernels_for(phases * large.c);
 	gathering g = {.reach = up_reach(w, from_row, to_row, from_col, to_col),
 	               .x = small,
 	               .n = small.n,
@@ -282,35 +293,39 @@ static void up_phases(const microkernels *m, window w, image small, const float 
 	take_weights(&room, m, &g);
 	if (phases > 1) memset(g.weights, 0, (size_t)(g.reach.rows * g.reach.cols * small.c * padded(m, g.channels)) * sizeof(float));
 	long panel = g.reach.rows * g.reach.cols * small.c * m->nr;
-	for (long phase = 0; phase < phases; phase++)
-		for (long i = 0; i < g.reach.rows; i++)
-			for (long j = 0; j < g.reach.cols; j++) {
-				long row = from_row + phase / (to_col - from_col + 1) + w.padding - w.stride * g.reach.row[i];
-				long col = from_col + phase % (to_col - from_col + 1) + w.padding - w.stride * (g.reach.col + j);
-				if (row < 0 || row >= w.kernel || col < 0 || col >= w.kernel) continue;
-				for (long s = 0; s < small.c; s++) {
-					float *lanes = g.weights + ((i * g.reach.cols + j) * small.c + s) * m->nr;
-					const float *from = kernel + s * large.c * taps + row * w.kernel + col;
-					for (long l = 0; l < large.c; l++) {
-						long channel = phase * large.c + l;
-						lanes[channel / m->nr * panel + channel % m->nr] = from[l * taps];
+	for (long s = 0; s < small.c; s++) { // outside, as all taps of a channel lie together
+		const float *taken_from = kernel + s * large.c * taps;
+		for (long phase = 0; phase < phases; phase++)
+			for (long i = 0; i < g.reach.rows; i++)
+				for (long j = 0; j < g.reach.cols; j++) {
+					long row = from_row + phase / (to_col - from_col + 1) + w.padding - w.stride * g.reach.row[i];
+					long col = from_col + phase % (to_col - from_col + 1) + w.padding - w.stride * (g.reach.col + j);
+					if (row < 0 || row >= w.kernel || col < 0 || col >= w.kernel) continue;
+					const float *from = taken_from + row * w.kernel + col;
+					float *lane = g.weights + ((i * g.reach.cols + j) * small.c + s) * m->nr;
+					if (phases > 1) { // all of them are lanes of one block
+						for (long l = 0; l < large.c; l++) lane[phase * large.c + l] = from[l * taps];
+						continue;
+					}
+					for (long block = 0; block < large.c; block += m->nr, lane += panel) {
+						long lanes = large.c - block < m->nr ? large.c - block : m->nr;
+						for (long k = 0; k < lanes; k++) lane[k] = from[(block + k) * taps];
 					}
 				}
-			}
+	}
 	for (long phase = 0; f.bias && phase < phases; phase++) memcpy(g.bias + phase * large.c, f.bias, (size_t)large.c * sizeof(float));
 	target t = {.y = large, .mask = f.mask, .rectify = f.rectify, .step = w.stride, .dr = from_row, .dc = from_col, .phases = phases > 1};
 	gather(m, &g, p, &t);
 }
 
 void up(window w, image small, const float *kernel, finish f, image large, void *scratch) {
-	const microkernels *m = best_microkernels();
 	long last = w.stride - 1;
-	if (merged(m, w, large.c)) {
-		up_phases(m, w, small, kernel, f, large, scratch, 0, last, 0, last);
+	if (merged(w, large.c)) {
+		up_phases(w, small, kernel, f, large, scratch, 0, last, 0, last);
 		return;
 	}
 	for (long dr = 0; dr <= last; dr++)
-		for (long dc = 0; dc <= last; dc++) up_phases(m, w, small, kernel, f, large, scratch, dr, dr, dc, dc);
+		for (long dc = 0; dc <= last; dc++) up_phases(w, small, kernel, f, large, scratch, dr, dr, dc, dc);
 }
 
 // elements is how many tiles of mr cover a run; the last is moved back to end with it.
@@ -327,13 +342,13 @@ static size_t sums_bytes(const microkernels *m, const reach *r, image small, ima
 
 size_t correlate_scratch(window w, image small, image large) {
 	if (!fits(w, small, large)) return 0;
-	const microkernels *m = best_microkernels();
+	const microkernels *m = microkernels_for(small.c);
 	reach r = down_reach(w);
 	return points_bytes(&r, large.c) + taken(sums_bytes(m, &r, small, large)) + taken((size_t)(GROUP * padded(m, small.c)) * sizeof(float));
 }
 
 void correlate(window w, image small, image large, float *kernel, void *scratch) {
-	const microkernels *m = best_microkernels();
+	const microkernels *m = microkernels_for(small.c);
 	char *room = scratch;
 	reach r = down_reach(w);
 	points p = take_points(&room, &r, large.c);

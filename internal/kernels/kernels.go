@@ -7,7 +7,7 @@
 package kernels
 
 /*
-#cgo linux LDFLAGS: -ldl
+#cgo linux LDFLAGS: -ldl -lm
 #include <dlfcn.h>
 #include <stdlib.h>
 #include "microkernel.h"
@@ -22,6 +22,9 @@ import (
 	"sync"
 	"unsafe"
 )
+
+// MaxParts is how many gradients Adam takes.
+const MaxParts = 1024
 
 // Domain is the operators' domain in an ONNX graph, Version its only version.
 const (
@@ -43,6 +46,11 @@ const (
 	Correlate = "Correlate"
 	// ChannelSum adds up each channel over images and pixels.
 	ChannelSum = "ChannelSum"
+	// Adam takes a step of one parameter: step size, correction (network.Update), the
+	// parameter, its first and its second moment, and the gradients of the batch's parts,
+	// to the parameter and the moments after the step. Attributes: beta1, rest1 (1−β₁),
+	// beta2, rest2, epsilon.
+	Adam = "Adam"
 	// ChannelsLast brings N×C×H×W to N×H×W×C.
 	ChannelsLast = "ChannelsLast"
 )

@@ -64,4 +64,18 @@ TARGET static void sum_rows(const float *rows, long n, long step, float *sums) {
 	EACH(j, VECTORS) *(vector *)(sums + j * LANES) = sum[j];
 }
 
-const microkernels NAME = {LABEL, MR, NR, gather, scatter, finish_pixel, sum_rows};
+TARGET static void adam(long n, const float *rates, const float *const *gradients, long parts, const float *const *before,
+                        float *const *after) {
+	for (long i = 0; i < n; i += LANES) {
+		if (n - i < LANES) i = n - LANES; // what was done already is done again
+		vector g = *(const vector *)(gradients[0] + i);
+		for (long k = 1; k < parts; k++) g += *(const vector *)(gradients[k] + i);
+		vector m = rates[2] * *(const vector *)(before[1] + i) + rates[3] * g;
+		vector v = rates[4] * *(const vector *)(before[2] + i) + rates[5] * (g * g);
+		*(vector *)(after[0] + i) = *(const vector *)(before[0] + i) - m / (ROOT(v) * rates[1] + rates[6]) * rates[0];
+		*(vector *)(after[1] + i) = m;
+		*(vector *)(after[2] + i) = v;
+	}
+}
+
+const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, scatter, finish_pixel, sum_rows, adam};

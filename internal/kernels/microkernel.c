@@ -2,6 +2,11 @@
 // the least (SSE2), 32 on arm64.
 #include "microkernel.h"
 
+#include <math.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+
 #define TARGET
 #define LANES 4
 #ifdef __aarch64__
@@ -11,6 +16,9 @@
 #define VECTORS 2
 #define MR 4
 #endif
+// No operator of GCC's vectors is a root.
+#define ROOT(v) ((vector){sqrtf((v)[0]), sqrtf((v)[1]), sqrtf((v)[2]), sqrtf((v)[3])})
+#define NARROW NULL
 #define NAME microkernels_any
 #define LABEL "any"
 #include "loops.h"
@@ -19,12 +27,39 @@
 extern const microkernels microkernels_avx2, microkernels_avx512;
 #endif
 
-const microkernels *best_microkernels(void) {
+// known are all sets there are, the best first.
+static const microkernels *const known[] = {
 #ifdef __x86_64__
-	if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-	    __builtin_cpu_supports("avx512bw"))
-		return &microkernels_avx512;
-	if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &microkernels_avx2;
+    &microkernels_avx512,
+    &microkernels_avx2,
 #endif
-	return &microkernels_any;
+    &microkernels_any,
+};
+
+static int runs(const microkernels *m) {
+#ifdef __x86_64__
+	if (m == &microkernels_avx512)
+		return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+		       __builtin_cpu_supports("avx512bw");
+	if (m == &microkernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+	return m == &microkernels_any;
+}
+
+static const microkernels *_Atomic chosen;
+
+const microkernels *best_microkernels(void) {
+	const microkernels *m = chosen;
+	for (size_t i = 0; m == NULL; i++)
+		if (runs(known[i])) chosen = m = known[i];
+	return m;
+}
+
+int choose_microkernels(const char *name) {
+	for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+		if (strcmp(known[i]->name, name) == 0 && runs(known[i])) {
+			chosen = known[i];
+			return 1;
+		}
+	return 0;
 }

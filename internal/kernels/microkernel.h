@@ -6,10 +6,14 @@
 
 #define MAX_MR 8
 #define MAX_NR 32
+#define MAX_LANES 16
 
-typedef struct {
+typedef struct microkernels {
 	const char *name;
-	long mr, nr;
+	long lanes, mr, nr;
+
+	// narrow are those whose tiles have the channels of one vector, or NULL.
+	const struct microkernels *narrow;
 
 	// gather computes a tile, mr×nr: tile[i][j] is the sum over runs r and k < len of
 	// points[r·stride + i][k] · weights[(r·len + k)·nr + j].
@@ -26,9 +30,19 @@ typedef struct {
 
 	// sum adds n rows of nr numbers, step apart, to sums.
 	void (*sum)(const float *rows, long n, long step, float *sums);
+
+	// adam takes the step of Adam of n numbers, not fewer than lanes. Before and after it
+	// are the parameters, the first and the second moments; rates are the step size, the
+	// correction, β₁, 1−β₁, β₂, 1−β₂ and ε.
+	void (*adam)(long n, const float *rates, const float *const *gradients, long parts, const float *const *before, float *const *after);
 } microkernels;
 
-// best_microkernels are those of the processor that this runs on.
+// best_microkernels are those of the processor that this runs on, unless others were
+// chosen.
 const microkernels *best_microkernels(void);
+
+// choose_microkernels takes those of that name from now on, if this processor has them,
+// and says whether it has. No computation may run meanwhile.
+int choose_microkernels(const char *name);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "abi.h"
 #include "convolution.h"
+#include "microkernel.h"
 
 #define DOMAIN "anomaly"
 
@@ -49,6 +50,7 @@ static void give_back(block *b) {
 typedef struct {
 	window window;
 	int rectify;
+	float rates[5]; // of Adam: β₁, 1−β₁, β₂, 1−β₂, ε
 } kernel;
 
 // input is an operand. One that was left out has no data.
@@ -81,9 +83,9 @@ static OrtStatus *read_input(const char *name, OrtKernelContext *context, size_t
 	return ort.GetTensorMutableData((OrtValue *)value, (void **)&in->data);
 }
 
-static OrtStatus *make_output(OrtKernelContext *context, const int64_t *dims, size_t rank, float **data) {
+static OrtStatus *make_output(OrtKernelContext *context, size_t index, const int64_t *dims, size_t rank, float **data) {
 	OrtValue *value = NULL;
-	OrtStatus *status = ort.KernelContext_GetOutput(context, 0, dims, rank, &value);
+	OrtStatus *status = ort.KernelContext_GetOutput(context, index, dims, rank, &value);
 	return status != NULL ? status : ort.GetTensorMutableData(value, (void **)data);
 }
 
@@ -110,7 +112,7 @@ static OrtStatus *convolve(const char *name, const kernel *k, OrtKernelContext *
 	image from = image_of(in[0].data, x), to = image_of(NULL, dims);
 	size_t bytes = upwards ? up_scratch(k->window, from, to) : down_scratch(k->window, from, to);
 	if (bytes == 0) return refuse(name, "the kernel's geometry does not take the image");
-	OrtStatus *status = make_output(context, dims, 4, &to.data);
+	OrtStatus *status = make_output(context, 0, dims, 4, &to.data);
 	if (status != NULL) return status;
 	block *scratch = borrow(bytes);
 	if (scratch == NULL) return refuse(name, "no memory is left");
@@ -142,7 +144,7 @@ static OrtStatus *compute_correlate(void *op_kernel, OrtKernelContext *context) 
 	if (bytes == 0) return refuse(name, "the kernel's geometry does not take the images");
 	int64_t dims[4] = {small.c, large.c, k->window.kernel, k->window.kernel};
 	float *out;
-	OrtStatus *status = make_output(context, dims, 4, &out);
+	OrtStatus *status = make_output(context, 0, dims, 4, &out);
 	if (status != NULL) return status;
 	block *scratch = borrow(bytes);
 	if (scratch == NULL) return refuse(name, "no memory is left");
@@ -159,7 +161,7 @@ static OrtStatus *compute_sum(void *k, OrtKernelContext *context) {
 	if (status != NULL) return status;
 	if (in.rank != 4) return refuse("ChannelSum", "the operand is no image");
 	float *out;
-	if ((status = make_output(context, &in.dims[3], 1, &out)) != NULL) return status;
+	if ((status = make_output(context, 0, &in.dims[3], 1, &out)) != NULL) return status;
 	sum_channels(image_of(in.data, in.dims), out);
 	return NULL;
 }
@@ -173,8 +175,83 @@ static OrtStatus *compute_last(void *k, OrtKernelContext *context) {
 	if (in.rank != 4) return refuse("ChannelsLast", "the operand is no image");
 	int64_t dims[4] = {in.dims[0], in.dims[2], in.dims[3], in.dims[1]};
 	float *out;
-	if ((status = make_output(context, dims, 4, &out)) != NULL) return status;
+	if ((status = make_output(context, 0, dims, 4, &out)) != NULL) return status;
 	channels_last(in.data, image_of(out, dims));
+	return NULL;
+}
+
+// update is a step of Adam of one parameter.
+#define MAX_PARTS 1024
+#define PIECE 16384 // numbers that one thread takes at a time
+typedef struct {
+	long n, parts;
+	float rates[7];
+	const float *before[3], *gradients[MAX_PARTS];
+	float *after[3];
+} update;
+
+static void update_piece(void *data, size_t piece) {
+	const update *u = data;
+	const microkernels *m = best_microkernels();
+	long at = (long)piece * PIECE, n = u->n - at < PIECE ? u->n - at : PIECE;
+	const float *gradients[MAX_PARTS], *before[3];
+	float *after[3], few[(3 + 3 + 1) * MAX_LANES] = {0};
+	for (long k = 0; k < u->parts; k++) gradients[k] = u->gradients[k] + at;
+	for (int i = 0; i < 3; i++) before[i] = u->before[i] + at, after[i] = u->after[i] + at;
+	if (n >= m->lanes) {
+		m->adam(n, u->rates, gradients, u->parts, before, after);
+		return;
+	}
+	// Fewer than a vector has: copied to where there is room for one.
+	for (int i = 0; i < 3; i++) {
+		memcpy(few + i * MAX_LANES, before[i], (size_t)n * sizeof(float));
+		before[i] = few + i * MAX_LANES;
+		after[i] = few + (3 + i) * MAX_LANES;
+	}
+	float *sum = few + 6 * MAX_LANES;
+	for (long k = 0; k < u->parts; k++)
+		for (long i = 0; i < n; i++) sum[i] += gradients[k][i];
+	gradients[0] = sum;
+	m->adam(m->lanes, u->rates, gradients, 1, before, after);
+	for (int i = 0; i < 3; i++) memcpy(u->after[i] + at, after[i], (size_t)n * sizeof(float));
+}
+
+// compute_adam takes a step of Adam: (step size, correction, parameter, first moment,
+// second moment, gradients), to the parameter and the moments as they are then.
+static OrtStatus *compute_adam(void *op_kernel, OrtKernelContext *context) {
+	const kernel *k = op_kernel;
+	const char *name = "Adam";
+	size_t count = 0;
+	OrtStatus *status = ort.KernelContext_GetInputCount(context, &count);
+	if (status != NULL) return status;
+	if (count < 6 || count - 5 > MAX_PARTS) return refuse(name, "there are too few gradients or too many");
+	update u = {.n = 1, .parts = (long)count - 5};
+	input first = {0};
+	for (size_t i = 0; i < count; i++) {
+		input in;
+		if ((status = read_input(name, context, i, &in)) != NULL) return status;
+		if (i < 2) {
+			if (in.rank > 1 || (in.rank == 1 && in.dims[0] != 1)) return refuse(name, "a rate is no single number");
+			u.rates[i] = *in.data;
+			continue;
+		}
+		if (i == 2) {
+			first = in;
+			for (size_t d = 0; d < in.rank; d++) u.n *= in.dims[d];
+		} else if (!has_dims(&in, first.rank, first.dims)) {
+			return refuse(name, "moments or gradients are not of the parameter's shape");
+		}
+		if (i < 5)
+			u.before[i - 2] = in.data;
+		else
+			u.gradients[i - 5] = in.data;
+	}
+	memcpy(u.rates + 2, k->rates, sizeof k->rates);
+	for (size_t i = 0; i < 3; i++)
+		if ((status = make_output(context, i, first.dims, first.rank, &u.after[i])) != NULL) return status;
+	size_t pieces = (size_t)((u.n + PIECE - 1) / PIECE);
+	if (pieces > 1) return ort.KernelContext_ParallelFor(context, update_piece, pieces, 0, &u);
+	update_piece(&u, 0);
 	return NULL;
 }
 
@@ -184,18 +261,24 @@ typedef struct {
 	OrtCustomOp op;
 	const char *name;
 	size_t required, optional;
-	int window, rectify; // which attributes it has
+	int variadic;               // whether the last operand may come several times
+	size_t outputs;
+	int window, rectify, rates; // which attributes it has
 } operator;
 
 static const char *op_name(const OrtCustomOp *op) { return ((const operator *)op)->name; }
 static const char *op_provider(const OrtCustomOp *op) { return (void)op, (const char *)NULL; }
 static int op_type(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ABI_FLOAT; }
 static size_t op_inputs(const OrtCustomOp *op) { return ((const operator *)op)->required + ((const operator *)op)->optional; }
-static size_t op_outputs(const OrtCustomOp *op) { return (void)op, 1; }
-static int op_input(const OrtCustomOp *op, size_t index) { return index < ((const operator *)op)->required ? ABI_REQUIRED : ABI_OPTIONAL; }
+static size_t op_outputs(const OrtCustomOp *op) { return ((const operator *)op)->outputs; }
+static int op_input(const OrtCustomOp *op, size_t index) {
+	const operator *o = (const operator *)op;
+	if (o->variadic && index + 1 == o->required) return ABI_VARIADIC;
+	return index < o->required ? ABI_REQUIRED : ABI_OPTIONAL;
+}
 static int op_output(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ABI_REQUIRED; }
 static int op_memory(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, 0; }
-static int op_variadic(const OrtCustomOp *op) { return (void)op, 0; }
+static int op_variadic(const OrtCustomOp *op) { return (void)op, 1; }
 static void op_destroy(void *k) { free(k); }
 
 static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelInfo *info, void **out) {
@@ -211,6 +294,8 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 		if (status == NULL) status = ort.KernelInfoGetAttribute_int64(info, "padding", &padding);
 	}
 	if (status == NULL && o->rectify) status = ort.KernelInfoGetAttribute_int64(info, "rectify", &rectify);
+	static const char *const rates[] = {"beta1", "rest1", "beta2", "rest2", "epsilon"};
+	for (int i = 0; o->rates && status == NULL && i < 5; i++) status = ort.KernelInfoGetAttribute_float(info, rates[i], &k->rates[i]);
 	if (status != NULL) {
 		free(k);
 		return status;
@@ -221,23 +306,24 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 	return NULL;
 }
 
-#define OPERATOR(text, operands, extras, has_window, has_rectify, compute) \
+#define OPERATOR(text, compute, ...) \
 	{ \
-		.op = {.version = ABI_VERSION, .GetName = op_name, .GetExecutionProviderType = op_provider, .GetInputType = op_type, \
+		.op = {.version = OP_VERSION, .GetName = op_name, .GetExecutionProviderType = op_provider, .GetInputType = op_type, \
 		       .GetInputTypeCount = op_inputs, .GetOutputType = op_type, .GetOutputTypeCount = op_outputs, .KernelDestroy = op_destroy, \
 		       .GetInputCharacteristic = op_input, .GetOutputCharacteristic = op_output, .GetInputMemoryType = op_memory, \
 		       .GetVariadicInputMinArity = op_variadic, .GetVariadicInputHomogeneity = op_variadic, \
 		       .GetVariadicOutputMinArity = op_variadic, .GetVariadicOutputHomogeneity = op_variadic, .CreateKernelV2 = op_create, \
 		       .KernelComputeV2 = compute}, \
-		.name = text, .required = operands, .optional = extras, .window = has_window, .rectify = has_rectify \
+		.name = text, __VA_ARGS__ \
 	}
 
 static const operator operators[] = {
-    OPERATOR("Down", 2, 2, 1, 1, compute_down),
-    OPERATOR("Up", 2, 2, 1, 1, compute_up),
-    OPERATOR("Correlate", 2, 0, 1, 0, compute_correlate),
-    OPERATOR("ChannelSum", 1, 0, 0, 0, compute_sum),
-    OPERATOR("ChannelsLast", 1, 0, 0, 0, compute_last),
+    OPERATOR("Down", compute_down, .required = 2, .optional = 2, .outputs = 1, .window = 1, .rectify = 1),
+    OPERATOR("Up", compute_up, .required = 2, .optional = 2, .outputs = 1, .window = 1, .rectify = 1),
+    OPERATOR("Correlate", compute_correlate, .required = 2, .outputs = 1, .window = 1),
+    OPERATOR("ChannelSum", compute_sum, .required = 1, .outputs = 1),
+    OPERATOR("ChannelsLast", compute_last, .required = 1, .outputs = 1),
+    OPERATOR("Adam", compute_adam, .required = 6, .variadic = 1, .outputs = 3, .rates = 1),
 };
 
 // told is a status's message, and the end of the status.

@@ -1,0 +1,14 @@
+// As microkernel512_amd64.c, for results of few channels.
+#include <immintrin.h>
+
+#include "microkernel.h"
+
+#define TARGET __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma")))
+#define LANES 16
+#define VECTORS 1
+#define MR 8
+#define NARROW NULL
+#define NAME microkernels_avx512_narrow
+#define ROOT(v) _mm512_sqrt_ps(v)
+#define LABEL "AVX-512"
+#include "loops.h"

@@ -1,0 +1,14 @@
+// As microkernel_amd64.c, for results of few channels.
+#include <immintrin.h>
+
+#include "microkernel.h"
+
+#define TARGET __attribute__((target("avx2,fma")))
+#define LANES 8
+#define VECTORS 1
+#define MR 8
+#define NARROW NULL
+#define NAME microkernels_avx2_narrow
+#define ROOT(v) _mm256_sqrt_ps(v)
+#define LABEL "AVX2"
+#include "loops.h"
