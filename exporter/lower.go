@@ -178,10 +178,13 @@ func (l *lowering) result(n *gorgonia.Node, name, doc string) error {
 }
 
 // operandShape is the shape Gorgonia gives operand i of the node.
-func operandShape(n *gorgonia.Node, i int) []int {
+func operandShape(n *gorgonia.Node, i int) []int { return operandOf(n, i).Shape() }
+
+// operandOf is operand i of a node.
+func operandOf(n *gorgonia.Node, i int) *gorgonia.Node {
 	it := n.Graph().From(n.ID())
 	for range i + 1 {
 		it.Next()
 	}
-	return it.Node().(*gorgonia.Node).Shape()
+	return it.Node().(*gorgonia.Node)
 }

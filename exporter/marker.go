@@ -6,7 +6,7 @@ import (
 )
 
 // MarkerGradientModel lowers the training of marker k on n images of that side.
-// Inputs: `places`, `target` and `weight` (scalar), as network.MarkerGradient has
+// Inputs: `places.0` and so on, `target` and `weight` (scalar), as network.MarkerGradient has
 // them, then the parameters. Outputs: `loss` (scalar), then the gradient of each
 // parameter.
 func MarkerGradientModel(n, side, k int, with Operators) (*StepModel, error) {
@@ -15,29 +15,33 @@ func MarkerGradientModel(n, side, k int, with Operators) (*StepModel, error) {
 		return nil, err
 	}
 	l := newStep("marker", with)
-	l.in(g.Places, network.PlacesName)
-	l.imagesLast(g.Places)
+	l.places(g)
 	l.in(g.Target, network.TargetName)
 	l.in(g.Weight, network.WeightName)
 	l.derivatives(g.Parameters, g.Loss, g.Gradients)
 	return l.finish("Forward and backward pass of what marks synthetic defects.")
 }
 
-// MarkerModel lowers marker k by itself: `places` (N×C×P×P, any N) and the
-// parameters to `logits` (N×1×P×P).
-func MarkerModel(side, k int) (*StepModel, error) {
+// MarkerModel lowers marker k by itself, for one image: `places.0` and so on as
+// network.MarkerGradient has them, and the parameters, to `logits` (1×1×P×P).
+func MarkerModel(side, k int, with Operators) (*StepModel, error) {
 	g, err := network.DifferentiateMarker(1, side, k)
 	if err != nil {
 		return nil, err
 	}
-	l := newStep("marks", Portable)
-	l.batch = "N"
-	l.in(g.Places, network.PlacesName)
+	l := newStep("marks", with)
+	l.places(g)
 	for _, p := range g.Parameters {
 		l.in(p, p.Name())
 	}
 	l.out(g.Logits, "logits")
 	return l.finish("What marks synthetic defects.")
+}
+
+func (s *step) places(g *network.MarkerGradient) {
+	for i, n := range g.Places {
+		s.in(n, network.PlacesName(i))
+	}
 }
 
 // lowerLogisticLoss is ln(1 + exp y) − t·y.

@@ -16,17 +16,21 @@ func TestMarkersGradientsAreThoseOfGorgoniasMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := rand.New(rand.NewPCG(7, 7))
-	p := models.MarkerScales(side)[0].Places
-	shapes := map[string][]int{
-		network.PlacesName: {n, models.MarkerChannels(side), p, p}, network.TargetName: {n, 1, p, p}, network.WeightName: {1},
-	}
+	scales := models.MarkerScales(side)
+	p := scales[0].Places
+	shapes := map[string][]int{network.TargetName: {n, 1, p, p}, network.WeightName: {1}}
 	values := map[string][]float32{
-		network.PlacesName: feed(r, shapes[network.PlacesName], -2, 2),
 		network.TargetName: feed(r, shapes[network.TargetName], 0, 1),
 		network.WeightName: {0.5},
 	}
 	inputs := map[*gorgonia.Node][]float32{
-		g.Places: values[network.PlacesName], g.Target: values[network.TargetName], g.Weight: values[network.WeightName],
+		g.Target: values[network.TargetName], g.Weight: values[network.WeightName],
+	}
+	for i, s := range scales {
+		name := network.PlacesName(i)
+		shapes[name] = []int{n, 2 * s.Features(), s.Places, s.Places}
+		values[name] = feed(r, shapes[name], -2, 2)
+		inputs[g.Places[i]] = values[name]
 	}
 	outputs := map[string][]int{"loss": {1}}
 	for i, q := range models.MarkerParameters(side, 1) {

@@ -135,33 +135,62 @@ func (l *lowering) layer(n *gorgonia.Node, in []value, rectify bool, mask value)
 	return out, nil
 }
 
-// joined lowers a ReLU together with the convolution before it, and the derivative of a
-// ReLU with the convolution's derivative that comes to it: each saves a pass over the
+// enlargedJoin lowers images that are enlarged and put over each other, by steps of
+// network.Enlarge and network.Join, to one operator: its result has channels last, and is
+// neither enlarged nor joined a piece at a time. Of other joins it says that they are none.
+func (l *lowering) enlargedJoin(n *gorgonia.Node) (value, bool, error) {
+	kind := func(n *gorgonia.Node) network.Kind {
+		op, _ := n.Op().(network.Step)
+		return op.Kind
+	}
+	var parts gorgonia.Nodes // the last first
+	at := n
+	for ; kind(at) == network.Join && kind(operandOf(at, 1)) == network.Enlarge; at = operandOf(at, 0) {
+		parts = append(parts, operandOf(operandOf(at, 1), 0))
+	}
+	parts = append(parts, at)
+	if len(parts) == 1 || len(parts) > kernels.MaxJoined {
+		return value{}, false, nil
+	}
+	var in []value
+	for _, p := range slices.Backward(parts) {
+		v, err := l.full(p)
+		if err != nil {
+			return value{}, false, err
+		}
+		if v.last {
+			return value{}, false, nil
+		}
+		in = append(in, v)
+	}
+	out := l.kernel(kernels.EnlargeJoin, n.Shape(), in)
+	out.last = true
+	return out, true, nil
+}
+
+// joined lowers several nodes to one operator where package kernels has one: a ReLU with
+// the convolution before it, the derivative of a ReLU with the convolution's derivative
+// that comes to it, and enlarged images with what joins them. Each saves passes over the
 // image. It tells whether it did.
 func (l *lowering) joined(n *gorgonia.Node) (value, bool, error) {
 	if !l.processor {
 		return value{}, false, nil
 	}
-	operand := func(i int) *gorgonia.Node {
-		it := n.Graph().From(n.ID())
-		for range i + 1 {
-			it.Next()
-		}
-		return it.Node().(*gorgonia.Node)
-	}
 	switch n.Op().(type) {
 	case network.ReLU:
-		return l.join(operand(0), func(layer *gorgonia.Node, in []value) (value, error) {
+		return l.join(operandOf(n, 0), func(layer *gorgonia.Node, in []value) (value, error) {
 			return l.layer(layer, in, true, value{})
 		})
 	case network.ReLUGrad:
-		return l.join(operand(1), func(layer *gorgonia.Node, in []value) (value, error) {
-			mask, err := l.lower(operand(0))
+		return l.join(operandOf(n, 1), func(layer *gorgonia.Node, in []value) (value, error) {
+			mask, err := l.lower(operandOf(n, 0))
 			if err != nil {
 				return value{}, err
 			}
 			return l.layer(layer, in, false, mask)
 		})
+	case network.Step:
+		return l.enlargedJoin(n)
 	}
 	return value{}, false, nil
 }

@@ -105,7 +105,5 @@ func (e *energies) observe(ctx context.Context, o Options, n, least, scales int,
 // Close gives the memory back; the session stays.
 func (o *observer) Close() {
 	o.in.Close()
-	for _, t := range o.out {
-		t.Close()
-	}
+	closeAll(o.out)
 }

@@ -104,14 +104,18 @@ func TestMarkersSeeInTrainingWhatTheySeeInTheModel(t *testing.T) {
 		known = append(known, place{mean: mean.Data, precision: precision.Data})
 	}
 	p := scales[0].Places
-	out := make([]float32, models.MarkerChannels(side)*p*p)
-	assemble(out, seen, known, scales)
+	inputs, err := seenTensors(scales, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(inputs)
+	show(inputs, 0, seen, known)
 
 	// The sum of both markers' logits of that is what the exported graph has: its
 	// score without the distances.
 	marks := make([]float32, p*p)
 	for k := range models.Markers {
-		for i, v := range logitsOf(t, engine, m, k, out) {
+		for i, v := range logitsOf(t, engine, m, k, inputs) {
 			marks[i] += v
 		}
 	}
@@ -146,19 +150,19 @@ func first(sd models.StateDict, name string) float32 {
 }
 
 // logitsOf are marker k's of what it sees of one image.
-func logitsOf(t *testing.T, engine *ort.Engine, m *models.Model, k int, seen []float32) []float32 {
+func logitsOf(t *testing.T, engine *ort.Engine, m *models.Model, k int, seen []*ort.Tensor) []float32 {
 	t.Helper()
-	model, err := exporter.MarkerModel(m.ImageSize, k)
+	model, err := exporter.MarkerModel(m.ImageSize, k, exporter.Processor)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := engine.NewSession(model.ONNX, model.Inputs, model.Outputs, ort.SessionOptions{Threads: 1})
+	s, err := newSession(engine, model, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
 	p := models.MarkerScales(m.ImageSize)[0].Places
-	in := []*ort.Tensor{orttest.Tensor(t, seen, 1, models.MarkerChannels(m.ImageSize), p, p)}
+	in := slices.Clone(seen)
 	for _, q := range models.MarkerParameters(m.ImageSize, k) {
 		w, _ := m.Normality.Get(q.Name)
 		in = append(in, orttest.Tensor(t, w.Data, w.Shape...))

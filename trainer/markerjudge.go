@@ -12,38 +12,29 @@ import (
 // judge sets the peaks of the images that this marker has not learnt from: twice
 // its highest logit, as the sum of both markers is what counts.
 func (t *markerTraining) judge(ctx context.Context, tensors models.StateDict, peaks []float64) error {
-	model, err := exporter.MarkerModel(t.data.Side, t.number)
+	model, err := exporter.MarkerModel(t.data.Side, t.number, operatorsOf(t.engine))
 	if err != nil {
 		return err
 	}
-	session, err := t.engine.NewSession(model.ONNX, model.Inputs, model.Outputs, ort.SessionOptions{Threads: 1})
+	session, err := newSession(t.engine, model, 1)
 	if err != nil {
 		return err
 	}
 	defer session.Close()
-	var inputs []*ort.Tensor
-	defer func() {
-		for _, x := range inputs {
-			x.Close()
-		}
-	}()
-	add := func(data []float32, shape ...int) error {
-		x, err := ort.NewTensor(shape...)
-		if err == nil {
-			copy(x.Data(), data)
-			inputs = append(inputs, x)
-		}
+	inputs, err := seenTensors(t.scales, 1)
+	if err != nil {
 		return err
 	}
-	p := t.scales[0].Places
-	if err := add(nil, 1, models.MarkerChannels(t.data.Side), p, p); err != nil {
-		return err
-	}
+	defer func() { closeAll(inputs) }()
 	for _, w := range tensors {
-		if err := add(w.Data, w.Shape...); err != nil {
+		x, err := ort.NewTensor(w.Shape...)
+		if err != nil {
 			return err
 		}
+		copy(x.Data(), w.Data)
+		inputs = append(inputs, x)
 	}
+	p := t.scales[0].Places
 	logits, err := ort.NewTensor(1, 1, p, p)
 	if err != nil {
 		return err
@@ -53,7 +44,7 @@ func (t *markerTraining) judge(ctx context.Context, tensors models.StateDict, pe
 		if k%models.Markers == t.number {
 			continue
 		}
-		assemble(inputs[0].Data(), t.good(k).seen, t.fold(k), t.scales)
+		show(inputs[:len(t.scales)], 0, t.good(k).seen, t.fold(k))
 		if err := session.Run(ctx, inputs, []*ort.Tensor{logits}); err != nil {
 			return err
 		}

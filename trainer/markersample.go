@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/internal/network"
+	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -92,28 +93,40 @@ func (t *markerTraining) good(k int) sample {
 	return s
 }
 
-// assemble writes what a marker sees of an image, as network's graph has it: of
-// each scale the features, then their deviations, enlarged to the finest scale's
-// places.
-func assemble(out []float32, seen [][]float32, known []place, scales []models.NormalityScale) {
-	p := scales[0].Places
-	at := 0
-	for i, s := range scales {
-		size := s.Places * s.Places
-		for _, deviations := range []bool{false, true} {
-			plane := make([]float32, size)
-			for f := range s.Features() {
-				from := seen[i][f*size : (f+1)*size]
-				if deviations {
-					mean, precision := known[i].mean[f*size:(f+1)*size], known[i].precision[f*size:(f+1)*size]
-					for j, v := range from {
-						plane[j] = network.DeviationOf(v, mean[j], precision[j])
-					}
-					from = plane
-				}
-				network.EnlargePlane(out[at:at+p*p], from, s.Places, p/s.Places)
-				at += p * p
-			}
+// assemble writes what a marker sees of the places of a scale: the features, then their
+// deviations.
+func assemble(out, seen []float32, known place) {
+	n := copy(out, seen)
+	deviations, mean, precision := out[n:2*n], known.mean[:n], known.precision[:n]
+	for i, v := range seen {
+		deviations[i] = network.DeviationOf(v, mean[i], precision[i])
+	}
+}
+
+// seenTensors makes the inputs of a marker's graph that take so many images' places.
+func seenTensors(scales []models.NormalityScale, images int) ([]*ort.Tensor, error) {
+	var ts []*ort.Tensor
+	for _, s := range scales {
+		t, err := ort.NewTensor(images, 2*s.Features(), s.Places, s.Places)
+		if err != nil {
+			closeAll(ts)
+			return nil, err
 		}
+		ts = append(ts, t)
+	}
+	return ts, nil
+}
+
+func closeAll(ts []*ort.Tensor) {
+	for _, t := range ts {
+		t.Close()
+	}
+}
+
+// show writes what a marker sees of an image into the inputs' image i.
+func show(inputs []*ort.Tensor, i int, seen [][]float32, known []place) {
+	for scale, t := range inputs {
+		size := 2 * len(seen[scale])
+		assemble(t.Data()[i*size:(i+1)*size], seen[scale], known[scale])
 	}
 }

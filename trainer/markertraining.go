@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
@@ -23,9 +24,10 @@ type markerTraining struct {
 	scales  []models.NormalityScale
 	samples []sample
 
-	*adam          // nil until there are samples
-	gradient       *ort.Session
-	places, target [markerParts]*ort.Tensor // of a part of a batch
+	*adam    // nil until there are samples
+	gradient *ort.Session
+	places   [markerParts][]*ort.Tensor // of a part of a batch, by scale
+	target   [markerParts]*ort.Tensor
 }
 
 // learnt are the images that the marker learns from.
@@ -100,7 +102,7 @@ func (t *markerTraining) allocate() error {
 	}
 	p := t.scales[0].Places
 	for i := range markerParts {
-		if t.places[i], err = ort.NewTensor(partImagesOfMarker, models.MarkerChannels(t.data.Side), p, p); err != nil {
+		if t.places[i], err = seenTensors(t.scales, partImagesOfMarker); err != nil {
 			return err
 		}
 		if t.target[i], err = ort.NewTensor(partImagesOfMarker, 1, p, p); err != nil {
@@ -116,7 +118,7 @@ func (t *markerTraining) Close() {
 		t.adam.Close()
 	}
 	for i := range markerParts {
-		t.places[i].Close()
+		closeAll(t.places[i])
 		t.target[i].Close()
 	}
 	t.gradient.Close()
@@ -136,13 +138,13 @@ func (t *markerTraining) step(ctx context.Context, rate float64, random *rand.Ra
 	}
 	err := t.options.inParallel(ctx, markerParts, func(running context.Context, part int) error {
 		places, target := t.places[part], t.target[part]
-		size, area := len(places.Data())/partImagesOfMarker, len(target.Data())/partImagesOfMarker
+		area := len(target.Data()) / partImagesOfMarker
 		clear(target.Data())
 		for i, s := range batches[part] {
-			assemble(places.Data()[i*size:(i+1)*size], s.seen, t.fold(s.image), t.scales)
+			show(places, i, s.seen, t.fold(s.image))
 			copy(target.Data()[i*area:], s.target)
 		}
-		return t.backward(running, t.gradient, part, 1.0/markerParts, places, target)
+		return t.backward(running, t.gradient, part, 1.0/markerParts, append(slices.Clip(places), target)...)
 	})
 	if err != nil {
 		return err

@@ -420,3 +420,57 @@ void channels_last(const float *from, image x) {
 			}
 		}
 }
+
+size_t enlarge_join_scratch(const image *from, size_t count, image y) {
+	size_t most = 0;
+	long channels = 0;
+	for (size_t i = 0; i < count; i++) {
+		image x = from[i];
+		if (x.n != y.n || x.h < 1 || x.w != x.h || y.w != y.h || y.h % x.h != 0) return 0;
+		size_t bytes = taken((size_t)(x.h * x.w * x.c) * sizeof(float)) + taken((size_t)(x.h * y.w * x.c) * sizeof(float));
+		if (bytes > most) most = bytes;
+		channels += x.c;
+	}
+	return channels == y.c ? most : 0;
+}
+
+// blend is a pixel of an enlarged line between two of the line of n that it was.
+typedef struct {
+	long low, high;
+	float share; // of the second
+} blend;
+
+static blend blend_of(long i, long n, long times) {
+	float at = ((float)i + 0.5f) / (float)times - 0.5f;
+	if (at < 0) at = 0;
+	long low = (long)at < n - 1 ? (long)at : n - 1;
+	return (blend){low, low + 1 < n ? low + 1 : n - 1, at - (float)low};
+}
+
+void enlarge_join(const image *from, size_t count, image y, void *scratch) {
+	const microkernels *m = best_microkernels();
+	for (long number = 0; number < y.n; number++) {
+		float *out = y.data + number * y.h * y.w * y.c;
+		for (size_t i = 0; i < count; i++) {
+			image x = from[i];
+			char *room = scratch;
+			long times = y.h / x.h;
+			image last = {take(&room, (size_t)(x.h * x.w * x.c) * sizeof(float)), 1, x.h, x.w, x.c};
+			float *wide = take(&room, (size_t)(x.h * y.w * x.c) * sizeof(float));
+			channels_last(x.data + number * x.h * x.w * x.c, last);
+			for (long row = 0; row < x.h; row++)
+				for (long col = 0; col < y.w; col++) {
+					blend b = blend_of(col, x.w, times);
+					const float *line = last.data + row * x.w * x.c;
+					m->blend(x.c, line + b.low * x.c, line + b.high * x.c, b.share, wide + (row * y.w + col) * x.c);
+				}
+			for (long row = 0; row < y.h; row++) {
+				blend b = blend_of(row, x.h, times);
+				const float *above = wide + b.low * y.w * x.c, *below = wide + b.high * y.w * x.c;
+				for (long col = 0; col < y.w; col++)
+					m->blend(x.c, above + col * x.c, below + col * x.c, b.share, out + (row * y.w + col) * y.c);
+			}
+			out += x.c;
+		}
+	}
+}

@@ -49,6 +49,13 @@ void correlate(window w, image small, image large, float *kernel, void *scratch)
 // sum_channels writes the sum of each channel over all pixels of all images.
 void sum_channels(image x, float *sums);
 
+// enlarge_join writes images of n×c×h×w, channels first, over each other into y, whose side
+// is that of the first: each is enlarged to it, interpolated linearly between the pixels'
+// centres. scratch is of enlarge_join_scratch bytes, 0 of which are for images that do not
+// fit.
+size_t enlarge_join_scratch(const image *from, size_t count, image y);
+void enlarge_join(const image *from, size_t count, image y, void *scratch);
+
 // channels_last writes an image of n×c×h×w as x, n×h×w×c.
 void channels_last(const float *from, image x);
 

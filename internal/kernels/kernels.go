@@ -23,8 +23,11 @@ import (
 	"unsafe"
 )
 
-// MaxParts is how many gradients Adam takes.
-const MaxParts = 1024
+// MaxParts is how many gradients Adam takes, MaxJoined how many images EnlargeJoin does.
+const (
+	MaxParts  = 1024
+	MaxJoined = 16
+)
 
 // Domain is the operators' domain in an ONNX graph, Version its only version.
 const (
@@ -51,6 +54,9 @@ const (
 	// to the parameter and the moments after the step. Attributes: beta1, rest1 (1−β₁),
 	// beta2, rest2, epsilon.
 	Adam = "Adam"
+	// EnlargeJoin puts images, N×C×P×P with channels first, over each other into one with
+	// channels last. Each is enlarged to the first's side.
+	EnlargeJoin = "EnlargeJoin"
 	// ChannelsLast brings N×C×H×W to N×H×W×C.
 	ChannelsLast = "ChannelsLast"
 )

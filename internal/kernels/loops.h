@@ -64,6 +64,14 @@ TARGET static void sum_rows(const float *rows, long n, long step, float *sums) {
 	EACH(j, VECTORS) *(vector *)(sums + j * LANES) = sum[j];
 }
 
+TARGET static void blend(long n, const float *low, const float *high, float share, float *out) {
+	float rest = 1 - share;
+	long i = 0;
+	for (; i + LANES <= n; i += LANES)
+		*(vector *)(out + i) = *(const vector *)(low + i) * rest + *(const vector *)(high + i) * share;
+	for (; i < n; i++) out[i] = low[i] * rest + high[i] * share;
+}
+
 TARGET static void adam(long n, const float *rates, const float *const *gradients, long parts, const float *const *before,
                         float *const *after) {
 	for (long i = 0; i < n; i += LANES) {
@@ -78,4 +86,4 @@ TARGET static void adam(long n, const float *rates, const float *const *gradient
 	}
 }
 
-const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, scatter, finish_pixel, sum_rows, adam};
+const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, scatter, finish_pixel, sum_rows, blend, adam};

@@ -31,6 +31,10 @@ typedef struct microkernels {
 	// sum adds n rows of nr numbers, step apart, to sums.
 	void (*sum)(const float *rows, long n, long step, float *sums);
 
+	// blend writes n numbers between those of low and of high, of which the second have
+	// that share.
+	void (*blend)(long n, const float *low, const float *high, float share, float *out);
+
 	// adam takes the step of Adam of n numbers, not fewer than lanes. Before and after it
 	// are the parameters, the first and the second moments; rates are the step size, the
 	// correction, β₁, 1−β₁, β₂, 1−β₂ and ε.

@@ -180,6 +180,35 @@ static OrtStatus *compute_last(void *k, OrtKernelContext *context) {
 	return NULL;
 }
 
+// compute_join enlarges images and joins them: (finest image, others), N×C×P×P each.
+#define MAX_JOINED 16
+static OrtStatus *compute_join(void *k, OrtKernelContext *context) {
+	(void)k;
+	const char *name = "EnlargeJoin";
+	size_t count = 0;
+	OrtStatus *status = ort.KernelContext_GetInputCount(context, &count);
+	if (status != NULL) return status;
+	if (count > MAX_JOINED) return refuse(name, "there are too many images");
+	image from[MAX_JOINED], y = {0};
+	for (size_t i = 0; i < count; i++) {
+		input in;
+		if ((status = read_input(name, context, i, &in)) != NULL) return status;
+		if (in.rank != 4) return refuse(name, "an operand is no image");
+		from[i] = (image){in.data, in.dims[0], in.dims[2], in.dims[3], in.dims[1]};
+		if (i == 0) y = (image){NULL, in.dims[0], in.dims[2], in.dims[3], 0};
+		y.c += in.dims[1];
+	}
+	size_t bytes = enlarge_join_scratch(from, count, y);
+	if (bytes == 0) return refuse(name, "the images do not fit over each other");
+	int64_t dims[4] = {y.n, y.h, y.w, y.c};
+	if ((status = make_output(context, 0, dims, 4, &y.data)) != NULL) return status;
+	block *scratch = borrow(bytes);
+	if (scratch == NULL) return refuse(name, "no memory is left");
+	enlarge_join(from, count, y, scratch->room);
+	give_back(scratch);
+	return NULL;
+}
+
 // update is a step of Adam of one parameter.
 #define MAX_PARTS 1024
 #define PIECE 16384 // numbers that one thread takes at a time
@@ -323,6 +352,7 @@ static const operator operators[] = {
     OPERATOR("Correlate", compute_correlate, .required = 2, .outputs = 1, .window = 1),
     OPERATOR("ChannelSum", compute_sum, .required = 1, .outputs = 1),
     OPERATOR("ChannelsLast", compute_last, .required = 1, .outputs = 1),
+    OPERATOR("EnlargeJoin", compute_join, .required = 1, .variadic = 1, .outputs = 1),
     OPERATOR("Adam", compute_adam, .required = 6, .variadic = 1, .outputs = 3, .rates = 1),
 };
 

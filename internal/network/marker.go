@@ -11,11 +11,11 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// Names of the inputs of a marker's training beside its parameters.
-const (
-	PlacesName = "places"
-	TargetName = "target"
-)
+// TargetName is the input of a marker's training that says where defects are.
+const TargetName = "target"
+
+// PlacesName is the input that has what is known of scale i's places.
+func PlacesName(i int) string { return fmt.Sprintf("places.%d", i) }
 
 // inputs adds the parameters as inputs of the graph.
 func (b *builder) inputs(ps []models.Parameter) gorgonia.Nodes {
@@ -30,16 +30,11 @@ func (b *builder) inputs(ps []models.Parameter) gorgonia.Nodes {
 // mean and precision of each scale's, to the sum of both markers' logits in
 // standard deviations (N×1×P×P). It gives the parameters that it needs.
 func (b *builder) markers(features gorgonia.Nodes, learnt []gorgonia.Nodes, side int) (marks *gorgonia.Node, ps gorgonia.Nodes) {
-	scales := models.MarkerScales(side)
-	var seen *gorgonia.Node
-	for i, s := range scales {
-		x := b.step(Join, 0, features[i], b.step(Deviation, 0, features[i], learnt[i][0], learnt[i][1]))
-		if i == 0 {
-			seen = x
-		} else {
-			seen = b.step(Join, 0, seen, b.step(Enlarge, scales[0].Places/s.Places, x))
-		}
+	var known gorgonia.Nodes
+	for i := range models.MarkerScales(side) {
+		known = append(known, b.step(Join, 0, features[i], b.step(Deviation, 0, features[i], learnt[i][0], learnt[i][1])))
 	}
+	seen := b.places(known, side)
 	for k := range models.Markers {
 		own := b.inputs(models.MarkerParameters(side, k))
 		ps = append(ps, own...)
@@ -54,6 +49,17 @@ func (b *builder) markers(features gorgonia.Nodes, learnt []gorgonia.Nodes, side
 	scale := b.inputs(all[len(all)-2:])
 	ps = append(ps, scale...)
 	return b.step(Standardize, 0, marks, scale[0], scale[1]), ps
+}
+
+// places puts what is known of the places of each scale over each other, at the finest
+// scale's places.
+func (b *builder) places(known gorgonia.Nodes, side int) *gorgonia.Node {
+	scales := models.MarkerScales(side)
+	seen := known[0]
+	for i, s := range scales[1:] {
+		seen = b.step(Join, 0, seen, b.step(Enlarge, scales[0].Places/s.Places, known[i+1]))
+	}
+	return seen
 }
 
 // marker is one of them: logits (N×1×P×P) of places (N×C×P×P).
@@ -75,9 +81,11 @@ func (b *builder) marker(x *gorgonia.Node, parameters gorgonia.Nodes) *gorgonia.
 // MarkerGradient is a marker with its loss and the loss's derivatives.
 type MarkerGradient struct {
 	Graph *gorgonia.ExprGraph
-	// Places are N×C×P×P as models.MarkerChannels says, Target is N×1×P×P: 1
-	// where a defect was painted, 0 where none was.
-	Places, Target *gorgonia.Node
+	// Places are, for each of models.MarkerScales, N×2F×P×P: the features, then their
+	// deviations. Target is N×1×P×P with the finest scale's P: 1 where a defect was
+	// painted, 0 where none was.
+	Places gorgonia.Nodes
+	Target *gorgonia.Node
 	// Weight is the share of the whole batch that these images are.
 	Weight *gorgonia.Node
 	// Parameters are in the order of models.MarkerParameters and bear its names.
@@ -92,13 +100,16 @@ type MarkerGradient struct {
 // differentiates it.
 func DifferentiateMarker(n, side, k int) (*MarkerGradient, error) {
 	b := newBuilder()
-	p := models.MarkerScales(side)[0].Places
+	scales := models.MarkerScales(side)
+	p := scales[0].Places
 	g := &MarkerGradient{
-		Graph:  b.graph,
-		Places: b.input(PlacesName, n, models.MarkerChannels(side), p, p), Target: b.input(TargetName, n, 1, p, p),
+		Graph: b.graph, Target: b.input(TargetName, n, 1, p, p),
 		Weight: b.input(WeightName), Parameters: b.inputs(models.MarkerParameters(side, k)),
 	}
-	g.Logits = b.marker(g.Places, g.Parameters)
+	for i, s := range scales {
+		g.Places = append(g.Places, b.input(PlacesName(i), n, 2*s.Features(), s.Places, s.Places))
+	}
+	g.Logits = b.marker(b.places(g.Places, side), g.Parameters)
 	loss := b.node(gorgonia.ApplyOp(LogisticLoss{}, b.checked(g.Logits), g.Target))
 	rows := b.node(gorgonia.Mean(b.checked(loss), 3)) // by rows first, as in Autoencoder
 	images := b.node(gorgonia.Mean(b.checked(rows), 1, 2))

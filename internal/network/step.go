@@ -278,6 +278,14 @@ func (op Step) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	return newDense(out, s...), nil
 }
 
+// DiffWRT is false for all operands: what is learnt comes behind these steps.
+func (op Step) DiffWRT(n int) []bool { return make([]bool, n) }
+
+// SymDiff gives no derivatives.
+func (op Step) SymDiff(in gorgonia.Nodes, _, _ *gorgonia.Node) (gorgonia.Nodes, error) {
+	return make(gorgonia.Nodes, len(in)), nil
+}
+
 // WriteHash writes what tells this operator from others.
 func (op Step) WriteHash(h hash.Hash) { writeHash(op, h) }
 
@@ -380,9 +388,6 @@ func enlarge(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []te
 		enlargePlane(out[i:i+size], in[0][i/size*h*w:], h, w, op.Size)
 	}
 }
-
-// EnlargePlane is what Enlarge does to one square channel of that side.
-func EnlargePlane(out, in []float32, side, times int) { enlargePlane(out, in, side, side, times) }
 
 func enlargePlane(out, in []float32, h, w, times int) {
 	if times == 1 {
