@@ -57,9 +57,6 @@ func lowerSum(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		rows := l.op("ReduceSum", nil, []value{x, l.ints(-1)}, intAttr("keepdims", 0))
 		return l.op("ReduceSum", n.Shape(), []value{rows}, intAttr("keepdims", 0)), nil
 	}
-	if x.last {
-		return value{}, fmt.Errorf("%w: %v of images with channels last", ErrNoLowering, n.Op())
-	}
 	return l.op("ReduceSum", n.Shape(), []value{x, l.ints(axes...)}, intAttr("keepdims", 0)), nil
 }
 

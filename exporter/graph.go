@@ -76,6 +76,13 @@ func intAttr(name string, v int) attribute {
 	}
 }
 
+func flagAttr(name string, set bool) attribute {
+	if set {
+		return intAttr(name, 1)
+	}
+	return intAttr(name, 0)
+}
+
 func intsAttr(name string, vs ...int) attribute {
 	return func(n *onnx.NodeProto) {
 		n.Attribute = append(n.Attribute, &onnx.AttributeProto{

@@ -23,30 +23,54 @@ func InferenceModel(m *models.Model) ([]byte, error) {
 	return Lower(f, m)
 }
 
-// VerdictModel is InferenceModel without what a verdict does not need: it gives
-// reconstruction_error, and mse of a model with tensors of normality. ONNX Runtime
-// computes what a graph declares, asked for or not: the map takes 4 % of a run.
-func VerdictModel(m *models.Model) ([]byte, error) {
+// ServedModel is InferenceModel as a detector runs it: without metadata, and without
+// images, the reconstruction and the map, unless they are asked for. ONNX Runtime
+// computes what a graph declares, asked for or not: the map takes 4 % of a run. Lowered
+// for the processor it takes package kernels' operators, and runs here alone.
+func ServedModel(m *models.Model, images bool, with Operators) (*StepModel, error) {
 	f, err := network.Autoencoder(m.Architecture, 1, m.ImageSize, m.ImageSize)
 	if err != nil {
 		return nil, err
 	}
-	return lower(f, m, false)
+	l, err := lower(f, m, images, with)
+	if err != nil {
+		return nil, err
+	}
+	b, err := l.model("", nil)
+	if err != nil {
+		return nil, err
+	}
+	s := &StepModel{ONNX: b, Inputs: []string{network.ImageName}, Outputs: []string{network.ErrorName}, Kernels: l.kernels}
+	if m.Normality != nil {
+		s.Outputs = append(s.Outputs, network.MSEName)
+	}
+	return s, nil
 }
 
 // Lower is InferenceModel for a network that is built already, for images of
 // any number: the graph is f's, weights and metadata are m's. It is an error
 // when they do not belong together.
-func Lower(f *network.Forward, m *models.Model) ([]byte, error) { return lower(f, m, true) }
+func Lower(f *network.Forward, m *models.Model) ([]byte, error) {
+	l, err := lower(f, m, true, Portable)
+	if err != nil {
+		return nil, err
+	}
+	props, err := metadataProps(m)
+	if err != nil {
+		return nil, err
+	}
+	return l.model("Convolutional autoencoder that was trained on normal images only.", props)
+}
 
 // lower declares images as outputs, too, where they are asked for: the
 // reconstruction and the map.
-func lower(f *network.Forward, m *models.Model, images bool) ([]byte, error) {
+func lower(f *network.Forward, m *models.Model, images bool, with Operators) (*lowering, error) {
 	if err := belong(f, m); err != nil {
 		return nil, err
 	}
 	l := newLowering("autoencoder", false)
 	l.batch = "N"
+	l.processor, l.fixed = with == Processor, true
 	l.input(l.source(f.Image, network.ImageName),
 		fmt.Sprintf("RGB images of %d×%d pixels, resized as Pillow's bilinear does, divided by 255", m.ImageSize, m.ImageSize))
 	l.weights(f, m.Weights)
@@ -64,11 +88,7 @@ func lower(f *network.Forward, m *models.Model, images bool) ([]byte, error) {
 			return nil, err
 		}
 	}
-	props, err := metadataProps(m)
-	if err != nil {
-		return nil, err
-	}
-	return l.model("Convolutional autoencoder that was trained on normal images only.", props)
+	return l, nil
 }
 
 // belong says what of a model does not fit the network it is to be written with.

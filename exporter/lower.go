@@ -71,6 +71,8 @@ type lowering struct {
 	done map[*gorgonia.Node]value
 	// processor says whether package kernels' operators may be used.
 	processor bool
+	// fixed says that parameters are part of the graph, not its inputs.
+	fixed bool
 }
 
 func newLowering(name string, extensions bool) *lowering {
@@ -105,21 +107,20 @@ func (l *lowering) lower(n *gorgonia.Node) (value, error) {
 
 // alone emits a node by the rule of its operator.
 func (l *lowering) alone(n *gorgonia.Node) (value, error) {
-	r, own := processorRules[reflect.TypeOf(n.Op())]
-	if !own || !l.processor {
-		own = false
-		var ok bool
-		if r, ok = ruleOf(n.Op()); !ok {
-			return value{}, fmt.Errorf("%w: %v (%T)", ErrNoLowering, n.Op(), n.Op())
-		}
-	}
 	in, err := l.operands(n)
 	if err != nil {
 		return value{}, err
 	}
-	if !own && slices.ContainsFunc(in, func(v value) bool { return v.last }) {
-		if err := worksOnChannelsLast(n.Op(), in); err != nil {
-			return value{}, err
+	if r, ok := processorRules[reflect.TypeOf(n.Op())]; ok && l.worthKernel(n, in) {
+		return r(l, n, in)
+	}
+	r, ok := ruleOf(n.Op())
+	if !ok {
+		return value{}, fmt.Errorf("%w: %v (%T)", ErrNoLowering, n.Op(), n.Op())
+	}
+	if slices.ContainsFunc(in, func(v value) bool { return v.last }) && !worksOnChannelsLast(n.Op(), in) {
+		for i := range in {
+			in[i] = l.channelsFirst(in[i])
 		}
 	}
 	return r(l, n, in)
@@ -141,13 +142,13 @@ func (l *lowering) operands(n *gorgonia.Node) ([]value, error) {
 	return in, nil
 }
 
-// full emits the node in the shape that Gorgonia gives it.
+// full emits the node in the shape that Gorgonia gives it, in ONNX's own layout.
 func (l *lowering) full(n *gorgonia.Node) (value, error) {
 	v, err := l.lower(n)
 	if err != nil {
 		return value{}, err
 	}
-	return l.expand(v, n.Shape()), nil
+	return l.expand(l.channelsFirst(v), n.Shape()), nil
 }
 
 // expand repeats the axes that stand for repeated ones. A single element serves

@@ -367,20 +367,38 @@ func TestOperatorWithoutLoweringIsNamed(t *testing.T) {
 }
 
 // What does not know the layout of package kernels must not take it for ONNX's own.
-func TestOperatorsThatDoNotKnowChannelsLastRefuseThem(t *testing.T) {
+func TestOperatorsThatDoNotKnowChannelsLastAreGivenChannelsFirst(t *testing.T) {
 	g := gorgonia.NewGraph()
 	x := gorgonia.NewTensor(g, tensor.Float32, 4, gorgonia.WithShape(1, 3, 8, 8), gorgonia.WithName("x"))
 	plain := gorgonia.NewTensor(g, tensor.Float32, 4, gorgonia.WithShape(1, 3, 8, 8), gorgonia.WithName("plain"))
-	for name, y := range map[string]*gorgonia.Node{
-		"sum of rows":   gorgonia.Must(gorgonia.Sum(x, 3)),
-		"another shape": gorgonia.Must(gorgonia.Reshape(x, tensor.Shape{3, 64})),
-		"both layouts":  gorgonia.Must(gorgonia.Add(x, plain)),
+	for name, c := range map[string]struct {
+		y          *gorgonia.Node
+		transposed int
+	}{
+		"sum of rows":     {gorgonia.Must(gorgonia.Sum(x, 3)), 1},
+		"another shape":   {gorgonia.Must(gorgonia.Reshape(x, tensor.Shape{3, 64})), 1},
+		"both layouts":    {gorgonia.Must(gorgonia.Add(x, plain)), 1},
+		"sum of all":      {gorgonia.Must(gorgonia.Sum(x)), 0},
+		"one layout":      {gorgonia.Must(gorgonia.Add(x, x)), 0},
+		"a single number": {gorgonia.Must(gorgonia.Mul(x, gorgonia.NewConstant(float32(2)))), 0},
 	} {
 		l := newLowering("test", true)
+		l.processor = true
 		l.done[x] = l.channelsLast(l.source(x, "x"))
 		l.source(plain, "plain")
-		if _, err := l.lower(y); !errors.Is(err, ErrNoLowering) {
+		v, err := l.lower(c.y)
+		if err != nil {
 			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		transposed := 0
+		for _, n := range l.proto.GetNode() {
+			if n.GetOpType() == "Transpose" {
+				transposed++
+			}
+		}
+		if transposed != c.transposed || v.last != (c.transposed == 0 && len(v.shape) == 4) {
+			t.Errorf("%s: %d operands were transposed, expected %d; channels last %v", name, transposed, c.transposed, v.last)
 		}
 	}
 }

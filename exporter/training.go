@@ -9,8 +9,8 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// StepModel is an ONNX graph of the training step with the order of its inputs
-// and outputs.
+// StepModel is an ONNX graph that only runs here, with the order of its inputs and
+// outputs.
 type StepModel struct {
 	ONNX            []byte
 	Inputs, Outputs []string

@@ -219,12 +219,10 @@ func (d *Detector) fits(pixels []byte) error {
 // floats is the number of values in one image.
 func (d *Detector) floats() int { return models.InputChannels * d.Side() * d.Side() }
 
-// export is the model as ONNX, with what a kind of run needs: made anew for each
-// session, because it is as large as the weights it is made of.
-func (d *Detector) export(k kind) ([]byte, error) {
-	switch k {
-	case rebuilding, mapping:
-		return exporter.InferenceModel(d.model)
+// Operators are those that graphs which only run here are lowered to.
+func Operators(engine *ort.Engine) exporter.Operators {
+	if provider, _ := engine.Provider(); provider == ort.CPU {
+		return exporter.Processor
 	}
-	return exporter.VerdictModel(d.model)
+	return exporter.Portable
 }

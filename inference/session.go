@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
@@ -49,14 +50,12 @@ func (d *Detector) session(k kind) (*ort.Session, error) {
 	if d.sessions[k] != nil {
 		return d.sessions[k], nil
 	}
-	onnx, err := d.export(k)
+	// Made anew for each session, because it is as large as the weights it is made of.
+	m, err := exporter.ServedModel(d.model, k == rebuilding || k == mapping, Operators(d.engine))
 	if err != nil {
 		return nil, err
 	}
-	outputs, threads := []string{network.ErrorName}, d.threads
-	if d.model.Normality != nil {
-		outputs = append(outputs, network.MSEName)
-	}
+	outputs, threads := m.Outputs, d.threads
 	switch k {
 	case beside:
 		threads = 1
@@ -65,7 +64,7 @@ func (d *Detector) session(k kind) (*ort.Session, error) {
 	case mapping:
 		outputs, threads = append(outputs, network.MapName), 1
 	}
-	s, err := d.engine.NewSession(onnx, []string{network.ImageName}, outputs, ort.SessionOptions{Threads: threads, SharedArena: true})
+	s, err := d.engine.NewSession(m.ONNX, m.Inputs, outputs, ort.SessionOptions{Threads: threads, SharedArena: true, Kernels: m.Kernels})
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
@@ -116,7 +117,7 @@ func (a *adam) prepare(parts int) error {
 	if a.update[parts] != nil {
 		return nil
 	}
-	m, err := exporter.UpdateModel(a.parameters, parts, operatorsOf(a.engine))
+	m, err := exporter.UpdateModel(a.parameters, parts, inference.Operators(a.engine))
 	if err != nil {
 		return err
 	}
@@ -127,14 +128,6 @@ func (a *adam) prepare(parts int) error {
 // newSession loads a step's graph.
 func newSession(engine *ort.Engine, m *exporter.StepModel, threads int) (*ort.Session, error) {
 	return engine.NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Threads: threads, Kernels: m.Kernels})
-}
-
-// operatorsOf are those that a training's steps are lowered to.
-func operatorsOf(engine *ort.Engine) exporter.Operators {
-	if provider, _ := engine.Provider(); provider == ort.CPU {
-		return exporter.Processor
-	}
-	return exporter.Portable
 }
 
 // weights are the tensors of the parameters as they are now.

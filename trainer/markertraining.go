@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 )
@@ -93,7 +94,7 @@ func (t *markerTraining) allocate() error {
 		return err
 	}
 	t.options.without.blind(t.weights()[0].Data(), t.scales)
-	m, err := exporter.MarkerGradientModel(partImagesOfMarker, t.data.Side, t.number, operatorsOf(t.engine))
+	m, err := exporter.MarkerGradientModel(partImagesOfMarker, t.data.Side, t.number, inference.Operators(t.engine))
 	if err != nil {
 		return err
 	}

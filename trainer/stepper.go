@@ -114,7 +114,7 @@ func (s *stepper) prepare(sizes []int) error {
 			s.images[i][n] = t
 		}
 		if s.gradient[n] == nil {
-			m, err := exporter.GradientModel(s.arch, n, s.h, s.w, operatorsOf(s.engine))
+			m, err := exporter.GradientModel(s.arch, n, s.h, s.w, inference.Operators(s.engine))
 			if err != nil {
 				return err
 			}

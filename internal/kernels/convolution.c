@@ -1,6 +1,7 @@
 #include "convolution.h"
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "microkernel.h"
@@ -97,12 +98,13 @@ static void locate(points p, const reach *r, image x, long h, long w, long first
 // gathering is a computation of places from what they reach: `channels` results a place,
 // of which lane j of block b is channel b·nr + j.
 typedef struct {
+	const microkernels *m;
 	reach reach;
 	image x;
-	long n, h, w;    // places
-	long channels;   // of a place
-	float *weights;  // by block, row, pixel of the run, channel of x, lane
-	float *bias;     // by channel, rounded up to whole blocks
+	long n, h, w;         // places
+	long channels;        // of a place
+	const float *weights; // by block, row, pixel of the run, channel of x, lane
+	const float *bias;    // by channel, rounded up to whole blocks
 } gathering;
 
 // target says where a place's results go: to pixel (step·row + dr, step·col + dc) of the
@@ -115,6 +117,14 @@ typedef struct {
 	long step, dr, dc;
 	int phases;
 } target;
+
+// gathers is a gathering and its target, cut into groups for several threads.
+typedef struct {
+	const team *team;
+	gathering g;
+	target t;
+	atomic_int failed;
+} gathers;
 
 static void write_place(const microkernels *m, const target *t, long number, long row, long col, long block, const float *tile,
                         const float *bias, long channels) {
@@ -140,30 +150,53 @@ static void write_place(const microkernels *m, const target *t, long number, lon
 	}
 }
 
-static void gather(const microkernels *m, const gathering *g, points p, const target *t) {
-	long all = g->n * g->h * g->w, run = g->reach.cols * g->x.c, panel = g->reach.rows * run * m->nr;
+static void gather_group(void *data, size_t group) {
+	gathers *all = data;
+	const gathering *g = &all->g;
+	const microkernels *m = g->m;
+	void *scratch = all->team->borrow(points_bytes(&g->reach, g->x.c));
+	if (scratch == NULL) {
+		all->failed = 1;
+		return;
+	}
+	char *room = scratch;
+	points p = take_points(&room, &g->reach, g->x.c);
+	long first = (long)group * GROUP, left = g->n * g->h * g->w - first, n = left < GROUP ? left : GROUP;
+	long run = g->reach.cols * g->x.c, panel = g->reach.rows * run * m->nr;
 	float tile[MAX_MR * MAX_NR];
-	for (long first = 0; first < all; first += GROUP) {
-		long n = all - first < GROUP ? all - first : GROUP;
-		locate(p, &g->reach, g->x, g->h, g->w, first, n);
-		for (long block = 0; block < g->channels; block += m->nr) {
-			const float *weights = g->weights + block / m->nr * panel;
-			long col = first % g->w, row = first / g->w % g->h, number = first / g->w / g->h;
-			for (long i = 0; i < n; i += m->mr) {
-				m->gather(p.at + i, GROUP, g->reach.rows, run, weights, tile);
-				for (long k = 0; k < m->mr && i + k < n; k++) {
-					write_place(m, t, number, row, col, block, tile + k * m->nr, g->bias, g->channels);
-					if (++col == g->w) {
-						col = 0;
-						if (++row == g->h) {
-							row = 0;
-							number++;
-						}
+	locate(p, &g->reach, g->x, g->h, g->w, first, n);
+	for (long block = 0; block < g->channels; block += m->nr) {
+		const float *weights = g->weights + block / m->nr * panel;
+		long col = first % g->w, row = first / g->w % g->h, number = first / g->w / g->h;
+		for (long i = 0; i < n; i += m->mr) {
+			m->gather(p.at + i, GROUP, g->reach.rows, run, weights, tile);
+			for (long k = 0; k < m->mr && i + k < n; k++) {
+				write_place(m, &all->t, number, row, col, block, tile + k * m->nr, g->bias, g->channels);
+				if (++col == g->w) {
+					col = 0;
+					if (++row == g->h) {
+						row = 0;
+						number++;
 					}
 				}
 			}
 		}
 	}
+	all->team->give_back(scratch);
+}
+
+// gather computes all places. Bias is that of y's channels, for each of so many phases.
+static int gather(const team *team, gathering g, target t, const float *bias, long phases) {
+	size_t bytes = (size_t)round_up(g.channels, g.m->nr) * sizeof(float);
+	float *repeated = team->borrow(bytes);
+	if (repeated == NULL) return 0;
+	memset(repeated, 0, bytes);
+	for (long i = 0; bias != NULL && i < phases; i++) memcpy(repeated + i * t.y.c, bias, (size_t)t.y.c * sizeof(float));
+	g.bias = repeated;
+	gathers all = {.team = team, .g = g, .t = t};
+	team->each(team, gather_group, (size_t)((g.n * g.h * g.w + GROUP - 1) / GROUP), &all);
+	team->give_back(repeated);
+	return !all.failed;
 }
 
 static reach down_reach(window w) {
@@ -174,21 +207,7 @@ static reach down_reach(window w) {
 
 static long padded(const microkernels *m, long channels) { return round_up(channels, m->nr); }
 
-static size_t gathering_bytes(const microkernels *m, const reach *r, long from, long channels) {
-	return points_bytes(r, from) + taken((size_t)(r->rows * r->cols * from * padded(m, channels)) * sizeof(float)) +
-	       taken((size_t)padded(m, channels) * sizeof(float));
-}
-
-// take_weights makes room for a gathering's weights and bias, all zero.
-static void take_weights(char **scratch, const microkernels *m, gathering *g) {
-	size_t weights = (size_t)(g->reach.rows * g->reach.cols * g->x.c * padded(m, g->channels)) * sizeof(float);
-	g->weights = take(scratch, weights);
-	g->bias = take(scratch, (size_t)padded(m, g->channels) * sizeof(float));
-	if (g->channels % m->nr) memset(g->weights, 0, weights);
-	memset(g->bias, 0, (size_t)padded(m, g->channels) * sizeof(float));
-}
-
-static int fits(window w, image small, image large) {
+int fits(window w, image small, image large) {
 	return w.kernel >= 1 && w.kernel <= MAX_KERNEL && (w.stride == 1 || w.stride == 2) && w.padding >= 0 && w.padding < w.kernel &&
 	       small.n == large.n && large.h == small.h * w.stride && large.w == small.w * w.stride &&
 	       (large.h + 2 * w.padding - w.kernel) / w.stride + 1 == small.h && (large.w + 2 * w.padding - w.kernel) / w.stride + 1 == small.w;
@@ -201,39 +220,65 @@ static const microkernels *microkernels_for(long channels) {
 	return m->narrow != NULL && channels <= m->narrow->nr ? m->narrow : m;
 }
 
-size_t down_scratch(window w, image large, image small) {
-	if (!fits(w, small, large)) return 0;
-	reach r = down_reach(w);
-	return gathering_bytes(microkernels_for(small.c), &r, large.c, small.c);
+// weights_of gives a kernel's weights in the order that gatherings read them, which order
+// writes into zeros: those that were kept, or new ones, which release ends.
+static float *weights_of(const team *t, kept *keep, size_t count, const void *what, void (*order)(const void *what, float *weights)) {
+	if (keep != NULL && *keep != NULL) return *keep;
+	size_t bytes = count * sizeof(float);
+	float *weights = keep != NULL ? malloc(bytes) : t->borrow(bytes);
+	if (weights == NULL) return NULL;
+	memset(weights, 0, bytes);
+	order(what, weights);
+	float *none = NULL;
+	if (keep != NULL && !atomic_compare_exchange_strong(keep, &none, weights)) { // another was first
+		free(weights);
+		return none;
+	}
+	return weights;
 }
 
-void down(window w, image large, const float *kernel, finish f, image small, void *scratch) {
-	const microkernels *m = microkernels_for(small.c);
-	char *room = scratch;
-	gathering g = {.reach = down_reach(w), .x = large, .n = small.n, .h = small.h, .w = small.w, .channels = small.c};
-	points p = take_points(&room, &g.reach, large.c);
-	take_weights(&room, m, &g);
-	long taps = w.kernel * w.kernel;
-	for (long block = 0; block < small.c; block += m->nr) {
-		float *panel = g.weights + block * taps * large.c;
-		const float *from = kernel + block * large.c * taps;
-		long lanes = small.c - block < m->nr ? small.c - block : m->nr;
+static void release(const team *t, kept *keep, float *weights) {
+	if (keep == NULL) t->give_back(weights);
+}
+
+// kernel_of is a kernel that is to be brought into that order.
+typedef struct {
+	window w;
+	long small, large; // channels
+	const float *kernel;
+} kernel_of;
+
+static void order_down(const void *what, float *weights) {
+	const kernel_of *k = what;
+	const microkernels *m = microkernels_for(k->small);
+	long taps = k->w.kernel * k->w.kernel;
+	for (long block = 0; block < k->small; block += m->nr) {
+		float *panel = weights + block * taps * k->large;
+		const float *from = k->kernel + block * k->large * taps;
+		long lanes = k->small - block < m->nr ? k->small - block : m->nr;
 		// Lanes inside: as many places are read in turn, but each in its order.
-		for (long l = 0; l < large.c; l++)
+		for (long l = 0; l < k->large; l++)
 			for (long t = 0; t < taps; t++) {
-				float *lane = panel + (t * large.c + l) * m->nr;
-				for (long j = 0; j < lanes; j++) lane[j] = from[(j * large.c + l) * taps + t];
+				float *lane = panel + (t * k->large + l) * m->nr;
+				for (long j = 0; j < lanes; j++) lane[j] = from[(j * k->large + l) * taps + t];
 			}
 	}
-	if (f.bias) memcpy(g.bias, f.bias, (size_t)small.c * sizeof(float));
-	target t = {.y = small, .mask = f.mask, .rectify = f.rectify, .step = 1};
-	gather(m, &g, p, &t);
 }
 
-// up_reach is what the pixels of a phase read of the small image, that is the large
-// image's pixels of the rows (or columns) from stride·q + from to stride·q + to. In an
-// axis, pixel stride·q + phase takes tap phase + padding − stride·shift of the kernel
-// from the small image's pixel q + shift.
+int down(const team *t, window w, image large, const float *kernel, kept *keep, finish f, image small) {
+	kernel_of k = {w, small.c, large.c, kernel};
+	gathering g = {.m = microkernels_for(small.c), .reach = down_reach(w), .x = large, .n = small.n, .h = small.h, .w = small.w, .channels = small.c};
+	float *weights = weights_of(t, keep, (size_t)(w.kernel * w.kernel * large.c * padded(g.m, small.c)), &k, order_down);
+	if (weights == NULL) return 0;
+	g.weights = weights;
+	int done = gather(t, g, (target){.y = small, .mask = f.mask, .rectify = f.rectify, .step = 1}, f.bias, 1);
+	release(t, keep, weights);
+	return done;
+}
+
+// up_shifts is what the pixels of phases from…to read of the small image along an axis:
+// pixel stride·q + phase of the large image takes tap phase + padding − stride·shift of
+// the kernel from the small image's pixel q + shift.
 static void up_shifts(window w, long from, long to, long *first, long *count) {
 	long low = MAX_KERNEL, high = -MAX_KERNEL;
 	for (long phase = from; phase <= to; phase++)
@@ -261,71 +306,91 @@ static reach up_reach(window w, long from_row, long to_row, long from_col, long 
 	return r;
 }
 
-size_t up_scratch(window w, image small, image large) {
-	if (!fits(w, small, large)) return 0;
-	long last = w.stride - 1, all = large.c * w.stride * w.stride;
-	if (merged(w, large.c)) {
-		reach r = up_reach(w, 0, last, 0, last);
-		return gathering_bytes(microkernels_for(all), &r, small.c, all);
+// phases are those of rows and columns that one gathering computes.
+typedef struct {
+	long from_row, to_row, from_col, to_col;
+} phases;
+
+static long count_phases(phases p) { return (p.to_row - p.from_row + 1) * (p.to_col - p.from_col + 1); }
+
+// cut gives the gatherings of a transposed convolution, at most four.
+static long cut(window w, long channels, phases out[4]) {
+	long n = 0, last = w.stride - 1;
+	if (merged(w, channels)) {
+		out[n++] = (phases){0, last, 0, last};
+		return n;
 	}
-	size_t most = 0;
-	for (long dr = 0; dr <= last; dr++)
-		for (long dc = 0; dc <= last; dc++) {
-			reach r = up_reach(w, dr, dr, dc, dc);
-			size_t bytes = gathering_bytes(microkernels_for(large.c), &r, small.c, large.c);
-			if (bytes > most) most = bytes;
-		}
-	return most;
+	for (long row = 0; row <= last; row++)
+		for (long col = 0; col <= last; col++) out[n++] = (phases){row, row, col, col};
+	return n;
 }
 
-// up_phases computes the pixels of the phases of those rows and columns.
-static void up_phases(window w, image small, const float *kernel, finish f, image large, char *room, long from_row, long to_row,
-                      long from_col, long to_col) {
-	long phases = (to_row - from_row + 1) * (to_col - from_col + 1), taps = w.kernel * w.kernel;
-	const microkernels *m = microkernels_for(phases * large.c);
-	gathering g = {.reach = up_reach(w, from_row, to_row, from_col, to_col),
-	               .x = small,
-	               .n = small.n,
-	               .h = small.h,
-	               .w = small.w,
-	               .channels = phases * large.c};
-	points p = take_points(&room, &g.reach, small.c);
-	take_weights(&room, m, &g);
-	if (phases > 1) memset(g.weights, 0, (size_t)(g.reach.rows * g.reach.cols * small.c * padded(m, g.channels)) * sizeof(float));
-	long panel = g.reach.rows * g.reach.cols * small.c * m->nr;
-	for (long s = 0; s < small.c; s++) { // outside, as all taps of a channel lie together
-		const float *taken_from = kernel + s * large.c * taps;
-		for (long phase = 0; phase < phases; phase++)
-			for (long i = 0; i < g.reach.rows; i++)
-				for (long j = 0; j < g.reach.cols; j++) {
-					long row = from_row + phase / (to_col - from_col + 1) + w.padding - w.stride * g.reach.row[i];
-					long col = from_col + phase % (to_col - from_col + 1) + w.padding - w.stride * (g.reach.col + j);
-					if (row < 0 || row >= w.kernel || col < 0 || col >= w.kernel) continue;
-					const float *from = taken_from + row * w.kernel + col;
-					float *lane = g.weights + ((i * g.reach.cols + j) * small.c + s) * m->nr;
-					if (phases > 1) { // all of them are lanes of one block
-						for (long l = 0; l < large.c; l++) lane[phase * large.c + l] = from[l * taps];
+static reach reach_of(window w, phases p) { return up_reach(w, p.from_row, p.to_row, p.from_col, p.to_col); }
+
+// phase_weights is how many weights a gathering has.
+static long phase_weights(const kernel_of *k, phases p) {
+	long channels = count_phases(p) * k->large;
+	reach r = reach_of(k->w, p);
+	return r.rows * r.cols * k->small * padded(microkernels_for(channels), channels);
+}
+
+static void order_phases(const kernel_of *k, phases p, float *weights) {
+	long count = count_phases(p), cols = p.to_col - p.from_col + 1, taps = k->w.kernel * k->w.kernel;
+	const microkernels *m = microkernels_for(count * k->large);
+	reach r = reach_of(k->w, p);
+	long panel = r.rows * r.cols * k->small * m->nr;
+	for (long s = 0; s < k->small; s++) { // outside, as all taps of a channel lie together
+		const float *all = k->kernel + s * k->large * taps;
+		for (long phase = 0; phase < count; phase++)
+			for (long i = 0; i < r.rows; i++)
+				for (long j = 0; j < r.cols; j++) {
+					long row = p.from_row + phase / cols + k->w.padding - k->w.stride * r.row[i];
+					long col = p.from_col + phase % cols + k->w.padding - k->w.stride * (r.col + j);
+					if (row < 0 || row >= k->w.kernel || col < 0 || col >= k->w.kernel) continue;
+					const float *from = all + row * k->w.kernel + col;
+					float *lane = weights + ((i * r.cols + j) * k->small + s) * m->nr;
+					if (count > 1) { // all of them are lanes of one block
+						for (long l = 0; l < k->large; l++) lane[phase * k->large + l] = from[l * taps];
 						continue;
 					}
-					for (long block = 0; block < large.c; block += m->nr, lane += panel) {
-						long lanes = large.c - block < m->nr ? large.c - block : m->nr;
-						for (long k = 0; k < lanes; k++) lane[k] = from[(block + k) * taps];
+					for (long block = 0; block < k->large; block += m->nr, lane += panel) {
+						long lanes = k->large - block < m->nr ? k->large - block : m->nr;
+						for (long l = 0; l < lanes; l++) lane[l] = from[(block + l) * taps];
 					}
 				}
 	}
-	for (long phase = 0; f.bias && phase < phases; phase++) memcpy(g.bias + phase * large.c, f.bias, (size_t)large.c * sizeof(float));
-	target t = {.y = large, .mask = f.mask, .rectify = f.rectify, .step = w.stride, .dr = from_row, .dc = from_col, .phases = phases > 1};
-	gather(m, &g, p, &t);
 }
 
-void up(window w, image small, const float *kernel, finish f, image large, void *scratch) {
-	long last = w.stride - 1;
-	if (merged(w, large.c)) {
-		up_phases(w, small, kernel, f, large, scratch, 0, last, 0, last);
-		return;
+static void order_up(const void *what, float *weights) {
+	const kernel_of *k = what;
+	phases parts[4];
+	long n = cut(k->w, k->large, parts);
+	for (long i = 0; i < n; i++) {
+		order_phases(k, parts[i], weights);
+		weights += phase_weights(k, parts[i]);
 	}
-	for (long dr = 0; dr <= last; dr++)
-		for (long dc = 0; dc <= last; dc++) up_phases(w, small, kernel, f, large, scratch, dr, dr, dc, dc);
+}
+
+int up(const team *t, window w, image small, const float *kernel, kept *keep, finish f, image large) {
+	kernel_of k = {w, small.c, large.c, kernel};
+	phases parts[4];
+	long n = cut(w, large.c, parts), count = 0;
+	for (long i = 0; i < n; i++) count += phase_weights(&k, parts[i]);
+	float *weights = weights_of(t, keep, (size_t)count, &k, order_up);
+	if (weights == NULL) return 0;
+	int done = 1;
+	const float *own = weights;
+	for (long i = 0; i < n && done; i++) {
+		phases p = parts[i];
+		long together = count_phases(p);
+		gathering g = {.m = microkernels_for(together * large.c), .reach = reach_of(w, p), .x = small, .n = small.n, .h = small.h, .w = small.w,
+		               .channels = together * large.c, .weights = own};
+		target to = {.y = large, .mask = f.mask, .rectify = f.rectify, .step = w.stride, .dr = p.from_row, .dc = p.from_col, .phases = together > 1};
+		done = gather(t, g, to, f.bias, together);
+		own += phase_weights(&k, p);
+	}
+	release(t, keep, weights);
+	return done;
 }
 
 // elements is how many tiles of mr cover a run; the last is moved back to end with it.
@@ -340,17 +405,13 @@ static size_t sums_bytes(const microkernels *m, const reach *r, image small, ima
 	return (size_t)(r->rows * tiles(m, r->cols * large.c) * m->mr * padded(m, small.c)) * sizeof(float);
 }
 
-size_t correlate_scratch(window w, image small, image large) {
-	if (!fits(w, small, large)) return 0;
+int correlate(const team *t, window w, image small, image large, float *kernel) {
 	const microkernels *m = microkernels_for(small.c);
 	reach r = down_reach(w);
-	return points_bytes(&r, large.c) + taken(sums_bytes(m, &r, small, large)) + taken((size_t)(GROUP * padded(m, small.c)) * sizeof(float));
-}
-
-void correlate(window w, image small, image large, float *kernel, void *scratch) {
-	const microkernels *m = microkernels_for(small.c);
+	void *scratch = t->borrow(points_bytes(&r, large.c) + taken(sums_bytes(m, &r, small, large)) +
+	                          taken((size_t)(GROUP * padded(m, small.c)) * sizeof(float)));
+	if (scratch == NULL) return 0;
 	char *room = scratch;
-	reach r = down_reach(w);
 	points p = take_points(&room, &r, large.c);
 	size_t bytes = sums_bytes(m, &r, small, large);
 	float *sums = take(&room, bytes), *copied = take(&room, (size_t)(GROUP * padded(m, small.c)) * sizeof(float));
@@ -384,6 +445,8 @@ void correlate(window w, image small, image large, float *kernel, void *scratch)
 					for (long j = 0; j < m->nr && block + j < small.c; j++)
 						kernel[(((block + j) * large.c + l) * w.kernel + row) * w.kernel + col] = tile[j];
 				}
+	t->give_back(scratch);
+	return 1;
 }
 
 void sum_channels(image x, float *sums) {
@@ -421,17 +484,14 @@ void channels_last(const float *from, image x) {
 		}
 }
 
-size_t enlarge_join_scratch(const image *from, size_t count, image y) {
-	size_t most = 0;
+int joins(const image *from, size_t count, image y) {
 	long channels = 0;
 	for (size_t i = 0; i < count; i++) {
 		image x = from[i];
 		if (x.n != y.n || x.h < 1 || x.w != x.h || y.w != y.h || y.h % x.h != 0) return 0;
-		size_t bytes = taken((size_t)(x.h * x.w * x.c) * sizeof(float)) + taken((size_t)(x.h * y.w * x.c) * sizeof(float));
-		if (bytes > most) most = bytes;
 		channels += x.c;
 	}
-	return channels == y.c ? most : 0;
+	return channels == y.c;
 }
 
 // blend is a pixel of an enlarged line between two of the line of n that it was.
@@ -447,8 +507,16 @@ static blend blend_of(long i, long n, long times) {
 	return (blend){low, low + 1 < n ? low + 1 : n - 1, at - (float)low};
 }
 
-void enlarge_join(const image *from, size_t count, image y, void *scratch) {
+int enlarge_join(const team *t, const image *from, size_t count, image y) {
 	const microkernels *m = best_microkernels();
+	size_t most = 0;
+	for (size_t i = 0; i < count; i++) {
+		image x = from[i];
+		size_t bytes = taken((size_t)(x.h * x.w * x.c) * sizeof(float)) + taken((size_t)(x.h * y.w * x.c) * sizeof(float));
+		if (bytes > most) most = bytes;
+	}
+	void *scratch = t->borrow(most);
+	if (scratch == NULL) return 0;
 	for (long number = 0; number < y.n; number++) {
 		float *out = y.data + number * y.h * y.w * y.c;
 		for (size_t i = 0; i < count; i++) {
@@ -473,4 +541,6 @@ void enlarge_join(const image *from, size_t count, image y, void *scratch) {
 			out += x.c;
 		}
 	}
+	t->give_back(scratch);
+	return 1;
 }

@@ -1,4 +1,4 @@
-// Convolutions of images with channels last, and their derivatives, on one thread.
+// Convolutions of images with channels last, and their derivatives.
 //
 // A convolution connects a large image with a small one: the kernel's tap t of the
 // small image's pixel q lies on the large image's pixel stride·q − padding + t, along
@@ -8,6 +8,7 @@
 #ifndef ANOMALY_CONVOLUTION_H
 #define ANOMALY_CONVOLUTION_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 
 // window is a kernel's geometry: its side, at most MAX_KERNEL, its stride, 1 or 2, and
@@ -31,30 +32,42 @@ typedef struct {
 	int rectify;
 } finish;
 
-// Memory that a computation needs for itself comes from its caller, who frees it.
-// These say how many bytes; 0 is for sizes that are refused.
-size_t down_scratch(window w, image large, image small);
-size_t up_scratch(window w, image small, image large);
-size_t correlate_scratch(window w, image small, image large);
+// team is what a computation has of its surroundings: threads, and memory for itself.
+typedef struct team {
+	// each calls f with data and every number below n, some of the calls at once.
+	void (*each)(const struct team *t, void (*f)(void *data, size_t i), size_t n, void *data);
+	void *context;
+	// borrow gives so many bytes, or NULL where there are none; what it gave is given
+	// back.
+	void *(*borrow)(size_t bytes);
+	void (*give_back)(void *memory);
+} team;
 
-// down writes the small image from the large one: a convolution.
-void down(window w, image large, const float *kernel, finish f, image small, void *scratch);
+// kept is where the weights of a kernel that never changes stay in the order in which they
+// are read. It begins as NULL, and its owner frees what it holds.
+typedef _Atomic(float *) kept;
+
+// fits says whether a kernel's geometry connects the two images.
+int fits(window w, image small, image large);
+
+// down writes the small image from the large one: a convolution. keep is NULL for a kernel
+// that changes. Like the other computations it returns 0 where there was no memory.
+int down(const team *t, window w, image large, const float *kernel, kept *keep, finish f, image small);
 
 // up writes the large image from the small one: a transposed convolution.
-void up(window w, image small, const float *kernel, finish f, image large, void *scratch);
+int up(const team *t, window w, image small, const float *kernel, kept *keep, finish f, image large);
 
-// correlate writes the derivative with regard to the kernel, S×L×K×K.
-void correlate(window w, image small, image large, float *kernel, void *scratch);
+// correlate writes the derivative with regard to the kernel, S×L×K×K. It takes one thread.
+int correlate(const team *t, window w, image small, image large, float *kernel);
 
 // sum_channels writes the sum of each channel over all pixels of all images.
 void sum_channels(image x, float *sums);
 
 // enlarge_join writes images of n×c×h×w, channels first, over each other into y, whose side
 // is that of the first: each is enlarged to it, interpolated linearly between the pixels'
-// centres. scratch is of enlarge_join_scratch bytes, 0 of which are for images that do not
-// fit.
-size_t enlarge_join_scratch(const image *from, size_t count, image y);
-void enlarge_join(const image *from, size_t count, image y, void *scratch);
+// centres. joins says whether they fit.
+int joins(const image *from, size_t count, image y);
+int enlarge_join(const team *t, const image *from, size_t count, image y);
 
 // channels_last writes an image of n×c×h×w as x, n×h×w×c.
 void channels_last(const float *from, image x);

@@ -40,7 +40,8 @@ const (
 const (
 	// Down is a convolution: the large image N×H×W×L, the kernel, and if wanted a bias
 	// (S) and a mask, which sets results to 0 where it is not above 0, to N×h×w×S.
-	// Attributes: kernel, stride, padding, and rectify, which is 1 for a ReLU behind it.
+	// Attributes: kernel, stride, padding, rectify, which is 1 for a ReLU behind it, and
+	// fixed, which is 1 for a kernel that is the same in every run.
 	Down = "Down"
 	// Up is a transposed convolution, the other way round, to N×H×W×L.
 	Up = "Up"

@@ -28,17 +28,20 @@ typedef struct {
 } block;
 static _Atomic(block *) spares[SPARES];
 
-static block *borrow(size_t bytes) {
+static void *borrow(size_t bytes) {
 	block *b = NULL;
 	for (int i = 0; i < SPARES && b == NULL; i++) b = atomic_exchange(&spares[i], NULL);
-	if (b != NULL && b->bytes >= bytes) return b;
-	free(b);
-	b = malloc(sizeof(block) + bytes);
-	if (b != NULL) b->bytes = bytes;
-	return b;
+	if (b == NULL || b->bytes < bytes) {
+		free(b);
+		b = malloc(sizeof(block) + bytes);
+		if (b == NULL) return NULL;
+		b->bytes = bytes;
+	}
+	return b->room;
 }
 
-static void give_back(block *b) {
+static void give_back(void *memory) {
+	block *b = (block *)((char *)memory - offsetof(block, room));
 	for (int i = 0; i < SPARES; i++) {
 		block *none = NULL;
 		if (atomic_compare_exchange_strong(&spares[i], &none, b)) return;
@@ -46,10 +49,22 @@ static void give_back(block *b) {
 	free(b);
 }
 
+// each has ONNX Runtime's threads take the calls.
+static void each(const team *t, void (*f)(void *data, size_t i), size_t n, void *data) {
+	OrtStatus *status = n > 1 ? ort.KernelContext_ParallelFor(t->context, f, n, 0, data) : NULL;
+	if (n == 1) f(data, 0);
+	if (status == NULL) return;
+	ort.ReleaseStatus(status); // it took none of them
+	for (size_t i = 0; i < n; i++) f(data, i);
+}
+
+static team team_of(OrtKernelContext *context) { return (team){each, context, borrow, give_back}; }
+
 // kernel is an operator of a graph: its attributes.
 typedef struct {
 	window window;
-	int rectify;
+	int rectify, fixed; // fixed: the kernel never changes
+	kept kept;
 	float rates[5]; // of Adam: β₁, 1−β₁, β₂, 1−β₂, ε
 } kernel;
 
@@ -59,6 +74,8 @@ typedef struct {
 	size_t rank;
 	int64_t dims[4];
 } input;
+
+static const char no_memory[] = "no memory is left";
 
 static OrtStatus *refuse(const char *name, const char *why) {
 	char message[160];
@@ -97,7 +114,7 @@ static image image_of(float *data, const int64_t *dims) { return (image){data, d
 
 // convolve computes an image from the other: (image, kernel, bias, mask), the last two
 // as they are wanted.
-static OrtStatus *convolve(const char *name, const kernel *k, OrtKernelContext *context, int upwards) {
+static OrtStatus *convolve(const char *name, kernel *k, OrtKernelContext *context, int upwards) {
 	input in[4];
 	for (size_t i = 0; i < 4; i++) {
 		OrtStatus *status = read_input(name, context, i, &in[i]);
@@ -110,19 +127,14 @@ static OrtStatus *convolve(const char *name, const kernel *k, OrtKernelContext *
 	int64_t dims[4] = {x[0], upwards ? x[1] * step : x[1] / step, upwards ? x[2] * step : x[2] / step, s[upwards ? 1 : 0]};
 	if (!has_dims(&in[2], 1, &dims[3]) || !has_dims(&in[3], 4, dims)) return refuse(name, "bias or mask are not of the result's shape");
 	image from = image_of(in[0].data, x), to = image_of(NULL, dims);
-	size_t bytes = upwards ? up_scratch(k->window, from, to) : down_scratch(k->window, from, to);
-	if (bytes == 0) return refuse(name, "the kernel's geometry does not take the image");
+	if (!(upwards ? fits(k->window, from, to) : fits(k->window, to, from))) return refuse(name, "the kernel's geometry does not take the image");
 	OrtStatus *status = make_output(context, 0, dims, 4, &to.data);
 	if (status != NULL) return status;
-	block *scratch = borrow(bytes);
-	if (scratch == NULL) return refuse(name, "no memory is left");
 	finish f = {in[2].data, in[3].data, k->rectify};
-	if (upwards)
-		up(k->window, from, in[1].data, f, to, scratch->room);
-	else
-		down(k->window, from, in[1].data, f, to, scratch->room);
-	give_back(scratch);
-	return NULL;
+	team t = team_of(context);
+	kept *keep = k->fixed ? &k->kept : NULL;
+	int done = upwards ? up(&t, k->window, from, in[1].data, keep, f, to) : down(&t, k->window, from, in[1].data, keep, f, to);
+	return done ? NULL : refuse(name, no_memory);
 }
 
 static OrtStatus *compute_down(void *k, OrtKernelContext *context) { return convolve("Down", k, context, 0); }
@@ -140,17 +152,13 @@ static OrtStatus *compute_correlate(void *op_kernel, OrtKernelContext *context) 
 		if (in[i].rank != 4) return refuse(name, "an operand is no image");
 	}
 	image small = image_of(in[0].data, in[0].dims), large = image_of(in[1].data, in[1].dims);
-	size_t bytes = correlate_scratch(k->window, small, large);
-	if (bytes == 0) return refuse(name, "the kernel's geometry does not take the images");
+	if (!fits(k->window, small, large)) return refuse(name, "the kernel's geometry does not take the images");
 	int64_t dims[4] = {small.c, large.c, k->window.kernel, k->window.kernel};
 	float *out;
 	OrtStatus *status = make_output(context, 0, dims, 4, &out);
 	if (status != NULL) return status;
-	block *scratch = borrow(bytes);
-	if (scratch == NULL) return refuse(name, "no memory is left");
-	correlate(k->window, small, large, out, scratch->room);
-	give_back(scratch);
-	return NULL;
+	team t = team_of(context);
+	return correlate(&t, k->window, small, large, out) ? NULL : refuse(name, no_memory);
 }
 
 // compute_sum is a bias's derivative: the sum of each channel.
@@ -198,15 +206,11 @@ static OrtStatus *compute_join(void *k, OrtKernelContext *context) {
 		if (i == 0) y = (image){NULL, in.dims[0], in.dims[2], in.dims[3], 0};
 		y.c += in.dims[1];
 	}
-	size_t bytes = enlarge_join_scratch(from, count, y);
-	if (bytes == 0) return refuse(name, "the images do not fit over each other");
+	if (!joins(from, count, y)) return refuse(name, "the images do not fit over each other");
 	int64_t dims[4] = {y.n, y.h, y.w, y.c};
 	if ((status = make_output(context, 0, dims, 4, &y.data)) != NULL) return status;
-	block *scratch = borrow(bytes);
-	if (scratch == NULL) return refuse(name, "no memory is left");
-	enlarge_join(from, count, y, scratch->room);
-	give_back(scratch);
-	return NULL;
+	team t = team_of(context);
+	return enlarge_join(&t, from, count, y) ? NULL : refuse(name, no_memory);
 }
 
 // update is a step of Adam of one parameter.
@@ -279,8 +283,8 @@ static OrtStatus *compute_adam(void *op_kernel, OrtKernelContext *context) {
 	for (size_t i = 0; i < 3; i++)
 		if ((status = make_output(context, i, first.dims, first.rank, &u.after[i])) != NULL) return status;
 	size_t pieces = (size_t)((u.n + PIECE - 1) / PIECE);
-	if (pieces > 1) return ort.KernelContext_ParallelFor(context, update_piece, pieces, 0, &u);
-	update_piece(&u, 0);
+	team t = team_of(context);
+	t.each(&t, update_piece, pieces, &u);
 	return NULL;
 }
 
@@ -292,7 +296,7 @@ typedef struct {
 	size_t required, optional;
 	int variadic;               // whether the last operand may come several times
 	size_t outputs;
-	int window, rectify, rates; // which attributes it has
+	int window, rectify, rates; // which attributes it has; fixed comes with rectify
 } operator;
 
 static const char *op_name(const OrtCustomOp *op) { return ((const operator *)op)->name; }
@@ -308,14 +312,19 @@ static int op_input(const OrtCustomOp *op, size_t index) {
 static int op_output(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ABI_REQUIRED; }
 static int op_memory(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, 0; }
 static int op_variadic(const OrtCustomOp *op) { return (void)op, 1; }
-static void op_destroy(void *k) { free(k); }
+static void op_destroy(void *op_kernel) {
+	kernel *k = op_kernel;
+	free(k->kept);
+	free(k);
+}
+
 
 static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelInfo *info, void **out) {
 	(void)api;
 	const operator *o = (const operator *)op;
 	kernel *k = calloc(1, sizeof *k);
-	if (k == NULL) return refuse(o->name, "no memory is left");
-	int64_t side = 0, stride = 0, padding = 0, rectify = 0;
+	if (k == NULL) return refuse(o->name, no_memory);
+	int64_t side = 0, stride = 0, padding = 0, rectify = 0, fixed = 0;
 	OrtStatus *status = NULL;
 	if (o->window) {
 		status = ort.KernelInfoGetAttribute_int64(info, "kernel", &side);
@@ -323,6 +332,7 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 		if (status == NULL) status = ort.KernelInfoGetAttribute_int64(info, "padding", &padding);
 	}
 	if (status == NULL && o->rectify) status = ort.KernelInfoGetAttribute_int64(info, "rectify", &rectify);
+	if (status == NULL && o->rectify) status = ort.KernelInfoGetAttribute_int64(info, "fixed", &fixed);
 	static const char *const rates[] = {"beta1", "rest1", "beta2", "rest2", "epsilon"};
 	for (int i = 0; o->rates && status == NULL && i < 5; i++) status = ort.KernelInfoGetAttribute_float(info, rates[i], &k->rates[i]);
 	if (status != NULL) {
@@ -331,6 +341,7 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 	}
 	k->window = (window){side, stride, padding};
 	k->rectify = rectify != 0;
+	k->fixed = fixed != 0;
 	*out = k;
 	return NULL;
 }
