@@ -110,3 +110,24 @@ func Register(options any, library string) error {
 
 // Instructions names the processor's vector instructions that the operators use.
 func Instructions() string { return C.GoString(C.best_microkernels().name) }
+
+// InstructionSets are the names of all sets that the operators are written for on this
+// kind of processor, the best first.
+func InstructionSets() []string {
+	var names []string
+	for i := C.size_t(0); ; i++ {
+		name := C.microkernels_name(i)
+		if name == nil {
+			return names
+		}
+		names = append(names, C.GoString(name))
+	}
+}
+
+// UseInstructions has the operators use that set instead of the best, for comparisons,
+// and says whether this processor has it. Nothing may be computed meanwhile.
+func UseInstructions(set string) bool {
+	name := C.CString(set)
+	defer C.free(unsafe.Pointer(name))
+	return C.choose_microkernels(name) != 0
+}

@@ -63,3 +63,5 @@ int choose_microkernels(const char *name) {
 		}
 	return 0;
 }
+
+const char *microkernels_name(size_t i) { return i < sizeof known / sizeof *known ? known[i]->name : NULL; }

@@ -4,6 +4,8 @@
 #ifndef ANOMALY_MICROKERNEL_H
 #define ANOMALY_MICROKERNEL_H
 
+#include <stddef.h>
+
 #define MAX_MR 8
 #define MAX_NR 32
 #define MAX_LANES 16
@@ -48,5 +50,8 @@ const microkernels *best_microkernels(void);
 // choose_microkernels takes those of that name from now on, if this processor has them,
 // and says whether it has. No computation may run meanwhile.
 int choose_microkernels(const char *name);
+
+// microkernels_name is the name of set i, the best first, NULL behind the last.
+const char *microkernels_name(size_t i);
 
 #endif

@@ -1,0 +1,335 @@
+package kernels_test
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/kernels"
+	"github.com/deepmed/anomaly/internal/onnx"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"google.golang.org/protobuf/proto"
+)
+
+// operand is a tensor with its shape; one without a shape is left out.
+type operand struct {
+	shape []int
+	data  []float32
+}
+
+func random(r *rand.Rand, shape ...int) operand {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	o := operand{shape, make([]float32, n)}
+	for i := range o.data {
+		o.data[i] = float32(r.Float64()*2 - 1)
+	}
+	return o
+}
+
+// run has ONNX Runtime run one operator.
+func run(t *testing.T, threads int, op string, attributes map[string]int, in []operand, shape ...int) ([]float32, error) {
+	t.Helper()
+	engine := orttest.Open(t)
+	node := &onnx.NodeProto{OpType: proto.String(op), Domain: proto.String(kernels.Domain), Name: proto.String("it"), Output: []string{"out"}}
+	graph := &onnx.GraphProto{Name: proto.String("test"), Node: []*onnx.NodeProto{node}}
+	describe := func(name string, shape []int) *onnx.ValueInfoProto {
+		s := &onnx.TensorShapeProto{}
+		for _, d := range shape {
+			s.Dim = append(s.Dim, &onnx.TensorShapeProto_Dimension{Value: &onnx.TensorShapeProto_Dimension_DimValue{DimValue: int64(d)}})
+		}
+		return &onnx.ValueInfoProto{Name: proto.String(name), Type: &onnx.TypeProto{Value: &onnx.TypeProto_TensorType{
+			TensorType: &onnx.TypeProto_Tensor{ElemType: proto.Int32(int32(onnx.TensorProto_FLOAT)), Shape: s}}}}
+	}
+	for name, v := range attributes {
+		node.Attribute = append(node.Attribute, &onnx.AttributeProto{Name: proto.String(name), Type: onnx.AttributeProto_INT.Enum(), I: proto.Int64(int64(v))})
+	}
+	var names []string
+	var tensors []*ort.Tensor
+	for i, o := range in {
+		if o.shape == nil {
+			node.Input = append(node.Input, "")
+			continue
+		}
+		name := fmt.Sprint("in", i)
+		node.Input = append(node.Input, name)
+		graph.Input = append(graph.Input, describe(name, o.shape))
+		names = append(names, name)
+		tensors = append(tensors, orttest.Tensor(t, o.data, o.shape...))
+	}
+	graph.Output = append(graph.Output, describe("out", shape))
+	model, err := proto.Marshal(&onnx.ModelProto{IrVersion: proto.Int64(8), Graph: graph, OpsetImport: []*onnx.OperatorSetIdProto{
+		{Domain: proto.String(""), Version: proto.Int64(17)}, {Domain: proto.String(kernels.Domain), Version: proto.Int64(kernels.Version)},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	session, err := engine.NewSession(model, names, []string{"out"}, ort.SessionOptions{Threads: threads, Kernels: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	out := orttest.Tensor(t, nil, shape...)
+	err = session.Run(t.Context(), tensors, []*ort.Tensor{out})
+	return slices.Clone(out.Data()), err
+}
+
+// convolution is a case: n small images of h×w with so many channels, and large ones.
+type convolution struct{ kernel, stride, n, h, w, small, large int }
+
+func (c convolution) String() string {
+	return fmt.Sprintf("%d×%d stride %d, %d×%d×%d, channels %d and %d", c.kernel, c.kernel, c.stride, c.n, c.h, c.w, c.small, c.large)
+}
+
+func (c convolution) attributes() map[string]int {
+	return map[string]int{"kernel": c.kernel, "stride": c.stride, "padding": c.kernel / 2}
+}
+
+func (c convolution) layer(rectify, fixed int) map[string]int {
+	a := c.attributes()
+	a["rectify"], a["fixed"] = rectify, fixed
+	return a
+}
+
+// each calls f with the offsets of every product, in images with channels last.
+func (c convolution) each(f func(small, large, kernel int)) {
+	height, width := c.h*c.stride, c.w*c.stride
+	for i := range c.n * c.h * c.w {
+		n, y, x := i/c.w/c.h, i/c.w%c.h, i%c.w
+		for tap := range c.kernel * c.kernel {
+			Y, X := y*c.stride-c.kernel/2+tap/c.kernel, x*c.stride-c.kernel/2+tap%c.kernel
+			if Y < 0 || X < 0 || Y >= height || X >= width {
+				continue
+			}
+			for s := range c.small {
+				for l := range c.large {
+					f(i*c.small+s, ((n*height+Y)*width+X)*c.large+l, (s*c.large+l)*c.kernel*c.kernel+tap)
+				}
+			}
+		}
+	}
+}
+
+// convolutions have more and fewer channels than a tile, places that no tile ends with,
+// kernels that lie beyond the image, and groups of places that end within a row.
+var convolutions = []convolution{
+	{3, 2, 2, 5, 7, 32, 16}, {3, 2, 1, 8, 8, 33, 3}, {3, 2, 2, 4, 4, 64, 37}, {3, 2, 1, 1, 1, 8, 9}, {3, 2, 3, 11, 13, 5, 2},
+	{3, 1, 2, 6, 5, 32, 92}, {1, 1, 2, 6, 5, 32, 92}, {1, 1, 3, 4, 4, 1, 32}, {3, 1, 1, 3, 3, 1, 3}, {5, 1, 1, 4, 9, 6, 7}, {7, 2, 1, 4, 3, 4, 4}, {1, 2, 1, 3, 3, 4, 5},
+	{3, 2, 1, 16, 16, 70, 40},
+}
+
+// onEachSet runs a test with every set of instructions that this processor has.
+func onEachSet(t *testing.T, f func(t *testing.T)) {
+	best := kernels.Instructions()
+	t.Cleanup(func() { kernels.UseInstructions(best) })
+	for _, set := range kernels.InstructionSets() {
+		t.Run(set, func(t *testing.T) {
+			if !kernels.UseInstructions(set) {
+				t.Skip("this processor has none of it")
+			}
+			f(t)
+		})
+	}
+}
+
+// near fails unless two tensors are the same up to the rounding of their sums.
+func near(t *testing.T, what string, got []float32, want []float64) {
+	t.Helper()
+	difference, norm := 0.0, 1e-30
+	for i, w := range want {
+		difference += (float64(got[i]) - w) * (float64(got[i]) - w)
+		norm += w * w
+	}
+	if d := math.Sqrt(difference / norm); !(d < 2e-6) {
+		t.Errorf("%s differs by %.2g of its norm", what, d)
+	}
+}
+
+func biased(n int, bias []float32) []float64 {
+	out := make([]float64, n)
+	for i := range out {
+		out[i] = float64(bias[i%len(bias)])
+	}
+	return out
+}
+
+func finished(sums []float64, mask []float32) []float64 {
+	for i := range sums {
+		if sums[i] < 0 || !(mask[i] > 0) {
+			sums[i] = 0
+		}
+	}
+	return sums
+}
+
+func TestConvolutionsAndTheirDerivativesAreTheSumsOfTheirProducts(t *testing.T) {
+	onEachSet(t, func(t *testing.T) {
+		for _, c := range convolutions {
+			t.Run(c.String(), func(t *testing.T) {
+				r := rand.New(rand.NewPCG(1, 1))
+				smallShape, largeShape := []int{c.n, c.h, c.w, c.small}, []int{c.n, c.h * c.stride, c.w * c.stride, c.large}
+				small, large, kernel := random(r, smallShape...), random(r, largeShape...), random(r, c.small, c.large, c.kernel, c.kernel)
+				toSmall, toLarge := random(r, smallShape...), random(r, largeShape...) // masks
+				smallBias, largeBias := random(r, c.small), random(r, c.large)
+				down, up := biased(len(small.data), smallBias.data), biased(len(large.data), largeBias.data)
+				bare, derivative := make([]float64, len(small.data)), make([]float64, len(kernel.data))
+				c.each(func(s, l, k int) {
+					product := float64(large.data[l]) * float64(kernel.data[k])
+					down[s] += product
+					bare[s] += product
+					up[l] += float64(small.data[s]) * float64(kernel.data[k])
+					derivative[k] += float64(small.data[s]) * float64(large.data[l])
+				})
+				for _, threads := range []int{1, 2} {
+					for fixed := range 2 {
+						got, err := run(t, threads, kernels.Down, c.layer(1, fixed), []operand{large, kernel, smallBias, toSmall}, smallShape...)
+						if err != nil {
+							t.Fatal(err)
+						}
+						near(t, "down", got, finished(slices.Clone(down), toSmall.data))
+						if got, err = run(t, threads, kernels.Up, c.layer(1, fixed), []operand{small, kernel, largeBias, toLarge}, largeShape...); err != nil {
+							t.Fatal(err)
+						}
+						near(t, "up", got, finished(slices.Clone(up), toLarge.data))
+					}
+				}
+				got, err := run(t, 1, kernels.Down, c.layer(0, 0), []operand{large, kernel}, smallShape...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				near(t, "down without bias, ReLU and mask", got, bare)
+				if got, err = run(t, 1, kernels.Correlate, c.attributes(), []operand{small, large}, kernel.shape...); err != nil {
+					t.Fatal(err)
+				}
+				near(t, "correlate", got, derivative)
+				sums := make([]float64, c.large)
+				for i, v := range large.data {
+					sums[i%c.large] += float64(v)
+				}
+				if got, err = run(t, 1, kernels.ChannelSum, nil, []operand{large}, c.large); err != nil {
+					t.Fatal(err)
+				}
+				near(t, "channel sum", got, sums)
+			})
+		}
+	})
+}
+
+// What a model says of an image must not depend on the machine's processor.
+func TestProcessorsWithFusedProductsGiveTheSameBits(t *testing.T) {
+	results := map[string][]float32{}
+	onEachSet(t, func(t *testing.T) {
+		var all []float32
+		for _, c := range convolutions {
+			r := rand.New(rand.NewPCG(2, 2))
+			large, kernel := random(r, c.n, c.h*c.stride, c.w*c.stride, c.large), random(r, c.small, c.large, c.kernel, c.kernel)
+			small, err := run(t, 2, kernels.Down, c.layer(0, 0), []operand{large, kernel, random(r, c.small)}, c.n, c.h, c.w, c.small)
+			if err != nil {
+				t.Fatal(err)
+			}
+			up, err := run(t, 2, kernels.Up, c.layer(0, 0), []operand{{[]int{c.n, c.h, c.w, c.small}, small}, kernel}, large.shape...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			derivative, err := run(t, 2, kernels.Correlate, c.attributes(), []operand{{[]int{c.n, c.h, c.w, c.small}, small}, large}, kernel.shape...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = slices.Concat(all, small, up, derivative)
+		}
+		results[kernels.Instructions()] = all
+	})
+	a, b := results["AVX2"], results["AVX-512"]
+	if a == nil || b == nil {
+		t.Skip("this processor has not both AVX2 and AVX-512")
+	}
+	if !slices.Equal(a, b) {
+		t.Error("AVX2 and AVX-512 give different bits")
+	}
+}
+
+func TestLayoutsAreExchanged(t *testing.T) {
+	onEachSet(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(3, 3))
+		x := random(r, 2, 19, 5, 7)
+		got, err := run(t, 1, kernels.ChannelsLast, nil, []operand{x}, 2, 5, 7, 19)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range got {
+			n, y, w, c := i/19/7/5, i/19/7%5, i/19%7, i%19
+			if want := x.data[((n*19+c)*5+y)*7+w]; v != want {
+				t.Fatalf("element %d is %v, expected %v", i, v, want)
+			}
+		}
+	})
+}
+
+func TestImagesAreEnlargedBetweenTheCentresOfTheirPixels(t *testing.T) {
+	onEachSet(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(4, 4))
+		images := []operand{random(r, 2, 3, 12, 12), random(r, 2, 18, 6, 6), random(r, 2, 5, 3, 3), random(r, 2, 1, 1, 1)}
+		const side, channels = 12, 27
+		got, err := run(t, 1, kernels.EnlargeJoin, nil, images, 2, side, side, channels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := make([]float64, len(got))
+		between := func(i, n int) (low, high int, share float64) {
+			at := max((float64(i)+0.5)*float64(n)/side-0.5, 0)
+			low = min(int(at), n-1)
+			return low, min(low+1, n-1), at - float64(low)
+		}
+		first := 0
+		for _, x := range images {
+			c, n := x.shape[1], x.shape[2]
+			for i := range 2 * side * side * c {
+				k, y, col, image := i%c, i/c/side%side, i/c%side, i/c/side/side
+				top, bottom, below := between(y, n)
+				left, right, beside := between(col, n)
+				at := func(y, x2 int) float64 { return float64(x.data[((image*c+k)*n+y)*n+x2]) }
+				want[((image*side+y)*side+col)*channels+first+k] = (at(top, left)*(1-beside)+at(top, right)*beside)*(1-below) +
+					(at(bottom, left)*(1-beside)+at(bottom, right)*beside)*below
+			}
+			first += c
+		}
+		near(t, "the enlarged images", got, want)
+	})
+}
+
+// The graphs are our own, but a mistake in one must be an error, not a crash.
+func TestOperandsThatDoNotFitAreRefused(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	half := map[string]int{"kernel": 3, "stride": 2, "padding": 1, "rectify": 0, "fixed": 0}
+	window := map[string]int{"kernel": 3, "stride": 2, "padding": 1}
+	image, kernel := random(r, 1, 8, 8, 4), random(r, 6, 4, 3, 3)
+	for name, c := range map[string]struct {
+		op         string
+		attributes map[string]int
+		in         []operand
+	}{
+		"channels":            {kernels.Down, half, []operand{random(r, 1, 8, 8, 5), kernel}},
+		"an odd side":         {kernels.Down, half, []operand{random(r, 1, 7, 8, 4), kernel}},
+		"another kernel":      {kernels.Down, half, []operand{image, random(r, 6, 4, 5, 5)}},
+		"bias":                {kernels.Down, half, []operand{image, kernel, random(r, 5)}},
+		"mask":                {kernels.Down, half, []operand{image, kernel, {}, random(r, 1, 4, 4, 5)}},
+		"no image":            {kernels.Down, half, []operand{random(r, 8, 8, 4), kernel}},
+		"upwards":             {kernels.Up, half, []operand{image, kernel}},
+		"stride 3":            {kernels.Down, map[string]int{"kernel": 3, "stride": 3, "padding": 1, "rectify": 0, "fixed": 0}, []operand{image, kernel}},
+		"images of two sizes": {kernels.Correlate, window, []operand{random(r, 1, 3, 4, 6), image}},
+		"sides to enlarge":    {kernels.EnlargeJoin, nil, []operand{random(r, 1, 2, 8, 8), random(r, 1, 2, 3, 3)}},
+		"no square":           {kernels.EnlargeJoin, nil, []operand{random(r, 1, 2, 8, 4)}},
+		"a vector":            {kernels.ChannelsLast, nil, []operand{random(r, 8)}},
+	} {
+		_, err := run(t, 1, c.op, c.attributes, c.in, 1, 4, 4, 6)
+		if err == nil || !strings.Contains(err.Error(), c.op) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
