@@ -23,13 +23,13 @@ const (
 	// spoiltShare is the part of a marker's time for painting defects, the rest
 	// is for its steps.
 	spoiltShare = 0.4
-	// samplesPerStep is how many spoilt images are painted for each step, and
-	// maxSampleBytes bounds what they take in memory.
-	samplesPerStep = 2
+	// samplesPerStep is how many spoilt images are painted for each step, which sees
+	// twelve of all of them; two were no better. maxSampleBytes bounds what they take in
+	// memory.
+	samplesPerStep = 1
 	maxSampleBytes = 160 << 20
-	// A batch comes in parts of so many spoilt and normal images each. Four parts keep
-	// two threads busy to the end, when one of them is held up, and a part's images
-	// stay in a processor's second cache: 9.9 ms a step instead of 11.6 with two.
+	// A batch comes in parts of so many spoilt and normal images each: four, so that two
+	// threads are both busy to the end, when one of them was held up.
 	markerParts              = 4
 	spoiltImages, goodImages = 3, 1
 	partImagesOfMarker       = spoiltImages + goodImages

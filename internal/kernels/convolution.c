@@ -1,10 +1,10 @@
 #include "convolution.h"
 
-#include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "microkernel.h"
+#include "scratch.h"
+#include "squares.h"
 
 // All three computations walk over the small image's pixels, or over the places of an
 // image of the small one's size. At such a place, and for each row of the kernel that
@@ -24,17 +24,6 @@
 typedef struct {
 	long step, rows, row[MAX_KERNEL], col, cols;
 } reach;
-
-static long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
-
-// Scratch memory is handed out in pieces that begin at a cache line.
-static void *take(char **scratch, size_t bytes) {
-	char *at = (char *)(((uintptr_t)*scratch + 63) & ~(uintptr_t)63);
-	*scratch = at + bytes;
-	return at;
-}
-
-static size_t taken(size_t bytes) { return bytes + 64; }
 
 // points are the places of a group: for each row of the reach GROUP pointers, the zeros
 // that rows beyond the image read, and the runs that are patched together at its edges.
@@ -220,27 +209,6 @@ static const microkernels *microkernels_for(long channels) {
 	return m->narrow != NULL && channels <= m->narrow->nr ? m->narrow : m;
 }
 
-// weights_of gives a kernel's weights in the order that gatherings read them, which order
-// writes into zeros: those that were kept, or new ones, which release ends.
-static float *weights_of(const team *t, kept *keep, size_t count, const void *what, void (*order)(const void *what, float *weights)) {
-	if (keep != NULL && *keep != NULL) return *keep;
-	size_t bytes = count * sizeof(float);
-	float *weights = keep != NULL ? malloc(bytes) : t->borrow(bytes);
-	if (weights == NULL) return NULL;
-	memset(weights, 0, bytes);
-	order(what, weights);
-	float *none = NULL;
-	if (keep != NULL && !atomic_compare_exchange_strong(keep, &none, weights)) { // another was first
-		free(weights);
-		return none;
-	}
-	return weights;
-}
-
-static void release(const team *t, kept *keep, float *weights) {
-	if (keep == NULL) t->give_back(weights);
-}
-
 // kernel_of is a kernel that is to be brought into that order.
 typedef struct {
 	window w;
@@ -266,6 +234,7 @@ static void order_down(const void *what, float *weights) {
 }
 
 int down(const team *t, window w, image large, const float *kernel, kept *keep, finish f, image small) {
+	if (by_squares(w, large, small)) return down_squares(t, w, large, kernel, keep, f, small);
 	kernel_of k = {w, small.c, large.c, kernel};
 	gathering g = {.m = microkernels_for(small.c), .reach = down_reach(w), .x = large, .n = small.n, .h = small.h, .w = small.w, .channels = small.c};
 	float *weights = weights_of(t, keep, (size_t)(w.kernel * w.kernel * large.c * padded(g.m, small.c)), &k, order_down);
@@ -372,6 +341,7 @@ static void order_up(const void *what, float *weights) {
 }
 
 int up(const team *t, window w, image small, const float *kernel, kept *keep, finish f, image large) {
+	if (w.stride == 1 && by_squares(w, small, large)) return up_squares(t, w, small, kernel, keep, f, large);
 	kernel_of k = {w, small.c, large.c, kernel};
 	phases parts[4];
 	long n = cut(w, large.c, parts), count = 0;
@@ -406,6 +376,7 @@ static size_t sums_bytes(const microkernels *m, const reach *r, image small, ima
 }
 
 int correlate(const team *t, window w, image small, image large, float *kernel) {
+	if (by_squares(w, large, small)) return correlate_squares(t, w, small, large, kernel);
 	const microkernels *m = microkernels_for(small.c);
 	reach r = down_reach(w);
 	void *scratch = t->borrow(points_bytes(&r, large.c) + taken(sums_bytes(m, &r, small, large)) +

@@ -57,6 +57,139 @@ TARGET static void finish_pixel(const float *tile, const float *bias, const floa
 	}
 }
 
+// The transforms of squares.h, of LANES channels at a time.
+
+// along gives the products of an axis: those of its pixels, or of what was made of them.
+#define ALONG_1(x, v) \
+	(v)[0] = (x)[0] - (x)[2], (v)[1] = (x)[1] + (x)[2], (v)[2] = (x)[2] - (x)[1], (v)[3] = (x)[1] - (x)[3]
+#define ALONG_2(x, v) \
+	(v)[0] = (x)[2], (v)[1] = (x)[0] - (x)[2], (v)[2] = (x)[1], (v)[3] = (x)[4] - (x)[2], (v)[4] = (x)[3]
+
+#define ANALYSE(name, N, ALONG) \
+	TARGET static void name(const float *const *x, long channels, const unsigned char *place, float *out) { \
+		for (long c = 0; c < channels; c += LANES) { \
+			vector rows[N][N]; \
+			EACH(col, N) { \
+				vector line[N], made[N]; \
+				EACH(row, N) line[row] = *(const vector *)(x[row * N + col] + c); \
+				ALONG(line, made); \
+				EACH(row, N) rows[row][col] = made[row]; \
+			} \
+			EACH(row, N) { \
+				vector made[N]; \
+				ALONG(rows[row], made); \
+				EACH(col, N) *(vector *)(out + place[row * N + col] * channels + c) = made[col]; \
+			} \
+		} \
+	}
+ANALYSE(analyse_1, 4, ALONG_1)
+ANALYSE(analyse_2, 5, ALONG_2)
+
+// The kernel's three taps along an axis, as the products take them.
+#define TAPS_1(g, u) \
+	(u)[0] = (g)[0], (u)[1] = ((g)[0] + (g)[2] + (g)[1]) * 0.5f, (u)[2] = ((g)[0] + (g)[2] - (g)[1]) * 0.5f, (u)[3] = (g)[2]
+#define TAPS_2(g, u) \
+	(u)[0] = (g)[0] + (g)[2], (u)[1] = (g)[0], (u)[2] = (g)[1], (u)[3] = (g)[2], (u)[4] = (g)[1]
+
+#define FORM(name, N, TAPS) \
+	TARGET static void name(const float *taps, long step, const unsigned char *place, long apart, float *out) { \
+		EACH(j, VECTORS) { \
+			vector rows[N][3]; \
+			EACH(col, 3) { \
+				vector line[3], made[N]; \
+				EACH(row, 3) line[row] = *(const vector *)(taps + (row * 3 + col) * step + j * LANES); \
+				TAPS(line, made); \
+				EACH(row, N) rows[row][col] = made[row]; \
+			} \
+			EACH(row, N) { \
+				vector made[N]; \
+				TAPS(rows[row], made); \
+				EACH(col, N) *(vector *)(out + place[row * N + col] * apart + j * LANES) = made[col]; \
+			} \
+		} \
+	}
+FORM(form_1, 4, TAPS_1)
+FORM(form_2, 5, TAPS_2)
+
+// The two pixels of an axis from its sums of products.
+#define PIXELS_1(m, y) (y)[0] = (m)[0] + (m)[1] + (m)[2], (y)[1] = (m)[1] - (m)[2] - (m)[3]
+#define PIXELS_2(m, y) (y)[0] = (m)[0] + (m)[1], (y)[1] = (m)[0] + (m)[2]
+
+#define SYNTHESISE(name, N, PIXELS) \
+	TARGET static void name(const float *sums, long step, const float *bias, const float *const *masks, int rectify, float *const *out) { \
+		const vector zero = {0}; \
+		EACH(j, VECTORS) { \
+			vector rows[2][N], add = *(const vector *)(bias + j * LANES); \
+			EACH(col, N) { \
+				vector line[N], made[2]; \
+				EACH(row, N) line[row] = *(const vector *)(sums + (row * N + col) * step + j * LANES); \
+				PIXELS(line, made); \
+				EACH(row, 2) rows[row][col] = made[row]; \
+			} \
+			EACH(row, 2) { \
+				vector made[2]; \
+				PIXELS(rows[row], made); \
+				EACH(col, 2) { \
+					vector v = made[col] + add; \
+					if (rectify) v = (vector)((bits)v & (bits)(v > zero)); \
+					if (masks) v = (vector)((bits)v & (bits)(*(const vector *)(masks[row * 2 + col] + j * LANES) > zero)); \
+					*(vector *)(out[row * 2 + col] + j * LANES) = v; \
+				} \
+			} \
+		} \
+	}
+SYNTHESISE(synthesise_1, 4, PIXELS_1)
+SYNTHESISE(synthesise_2, 3, PIXELS_2)
+
+// synthesise transposed: what each sum of products has of a square's derivatives.
+#define SHARES_1(y, d) (d)[0] = (y)[0], (d)[1] = (y)[0] + (y)[1], (d)[2] = (y)[0] - (y)[1], (d)[3] = -(y)[1]
+#define SHARES_2(y, d) (d)[0] = (y)[0] + (y)[1], (d)[1] = (y)[0], (d)[2] = (y)[1]
+
+#define DISTRIBUTE(name, N, SHARES) \
+	TARGET static void name(const float *const *y, long channels, float *out) { \
+		for (long c = 0; c < channels; c += LANES) { \
+			vector rows[N][2]; \
+			EACH(col, 2) { \
+				vector line[2], made[N]; \
+				EACH(row, 2) line[row] = *(const vector *)(y[row * 2 + col] + c); \
+				SHARES(line, made); \
+				EACH(row, N) rows[row][col] = made[row]; \
+			} \
+			EACH(row, N) { \
+				vector made[N]; \
+				SHARES(rows[row], made); \
+				EACH(col, N) *(vector *)(out + (row * N + col) * channels + c) = made[col]; \
+			} \
+		} \
+	}
+DISTRIBUTE(distribute_1, 4, SHARES_1)
+DISTRIBUTE(distribute_2, 3, SHARES_2)
+
+// form transposed: the derivatives of nine taps from those of the products.
+#define BACK_1(u, g) \
+	(g)[0] = (u)[0] + ((u)[1] + (u)[2]) * 0.5f, (g)[1] = ((u)[1] - (u)[2]) * 0.5f, (g)[2] = ((u)[1] + (u)[2]) * 0.5f + (u)[3]
+#define BACK_2(u, g) (g)[0] = (u)[0] + (u)[1], (g)[1] = (u)[2] + (u)[4], (g)[2] = (u)[0] + (u)[3]
+
+#define UNFORM(name, N, BACK) \
+	TARGET static void name(const float *const *products, float *taps) { \
+		EACH(j, VECTORS) { \
+			vector rows[3][N]; \
+			EACH(col, N) { \
+				vector line[N], made[3]; \
+				EACH(row, N) line[row] = *(const vector *)(products[row * N + col] + j * LANES); \
+				BACK(line, made); \
+				EACH(row, 3) rows[row][col] = made[row]; \
+			} \
+			EACH(row, 3) { \
+				vector made[3]; \
+				BACK(rows[row], made); \
+				EACH(col, 3) *(vector *)(taps + (row * 3 + col) * NR + j * LANES) = made[col]; \
+			} \
+		} \
+	}
+UNFORM(unform_1, 4, BACK_1)
+UNFORM(unform_2, 5, BACK_2)
+
 TARGET static void sum_rows(const float *rows, long n, long step, float *sums) {
 	vector sum[VECTORS];
 	EACH(j, VECTORS) sum[j] = *(vector *)(sums + j * LANES);
@@ -86,4 +219,5 @@ TARGET static void adam(long n, const float *rates, const float *const *gradient
 	}
 }
 
-const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, scatter, finish_pixel, sum_rows, blend, adam};
+const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, scatter, finish_pixel, sum_rows, blend, adam,
+                           {{analyse_1, form_1, synthesise_1, distribute_1, unform_1}, {analyse_2, form_2, synthesise_2, distribute_2, unform_2}}};
