@@ -247,10 +247,10 @@ func (l *lowering) channelsFirst(v value) value {
 const worthwhile = 800
 
 // worthKernel says whether package kernels' operator is to be used for a node that it has
-// one for.
+// one for: for all of a training's, as nothing else is between them.
 func (l *lowering) worthKernel(n *gorgonia.Node, in []value) bool {
-	if !l.processor {
-		return false
+	if !l.processor || !l.fixed {
+		return l.processor
 	}
 	switch n.Op().(type) {
 	case network.Conv2D, network.ConvTranspose2D, network.ConvInputGrad, network.ConvTransposeInputGrad:

@@ -75,28 +75,45 @@ func (o Options) hasMarkers(level Level, normals int) bool {
 // markers trains the markers of defects for so many steps, each on half of the
 // images. What is left of the training's time bounds them; 0 is for no bound.
 // Where there is no time, and when the caller asks for an end, it gives none.
+//
+// Markers have nothing to do with each other. Where there are several threads they are
+// trained side by side, as none then waits for another at the end of each step.
 func markers(ctx context.Context, engine *ort.Engine, e *energies, data *Dataset, m marking, steps int, left time.Duration, o Options) (*marked, error) {
 	n := len(m.order)
 	began := time.Now()
-	out := &marked{steps: steps}
 	peaks := make([]float64, n)
-	for k := range models.Markers {
+	var tensors [models.Markers]models.StateDict
+	var came [models.Markers]int // to so many steps
+	own := o
+	own.Threads = (o.Threads + models.Markers - 1) / models.Markers
+	err := o.inParallel(ctx, models.Markers, func(running context.Context, k int) (err error) {
 		deadline := time.Time{}
 		if left > 0 {
-			share := markerShare * float64(left) * float64(k+1) / models.Markers
+			share := markerShare * float64(left)
+			if o.Threads == 1 { // one after the other
+				share *= float64(k+1) / models.Markers
+			}
 			deadline = began.Add(time.Duration(share))
 		}
-		t := &markerTraining{engine: engine, energies: e, data: data, marking: m, options: o, number: k, scales: models.MarkerScales(data.Side)}
-		tensors, err := t.train(ctx, steps, deadline)
+		t := &markerTraining{engine: engine, energies: e, data: data, marking: m, options: own, number: k, scales: models.MarkerScales(data.Side)}
+		tensors[k], err = t.train(running, steps, deadline)
 		t.Close()
-		if err != nil || tensors == nil {
-			return nil, err
+		if err != nil || tensors[k] == nil {
+			return err
 		}
-		if err := t.judge(ctx, tensors, peaks); err != nil {
-			return nil, err
+		came[k] = t.steps
+		return t.judge(running, tensors[k], peaks)
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &marked{steps: steps}
+	for k, ts := range tensors {
+		if ts == nil {
+			return nil, nil
 		}
-		out.tensors = append(out.tensors, tensors...)
-		out.steps = min(out.steps, t.steps)
+		out.tensors = append(out.tensors, ts...)
+		out.steps = min(out.steps, came[k])
 	}
 	mean, std := meanStd(peaks)
 	offset, slope := float32(mean), float32(1/max(std, 1e-3))
