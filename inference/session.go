@@ -64,7 +64,7 @@ func (d *Detector) session(k kind) (*ort.Session, error) {
 	case mapping:
 		outputs, threads = append(outputs, network.MapName), 1
 	}
-	s, err := d.engine.NewSession(m.ONNX, m.Inputs, outputs, ort.SessionOptions{Threads: threads, SharedArena: true, Kernels: m.Kernels})
+	s, err := d.engine.NewSession(m.ONNX, m.Inputs, outputs, ort.SessionOptions{Threads: threads, SharedArena: true, Spin: k == alone, Kernels: m.Kernels})
 	if err != nil {
 		return nil, err
 	}

@@ -112,6 +112,7 @@ typedef struct {
 	const team *team;
 	gathering g;
 	target t;
+	long blocks; // of channels that a thread takes of a group
 	atomic_int failed;
 } gathers;
 
@@ -139,10 +140,17 @@ static void write_place(const microkernels *m, const target *t, long number, lon
 	}
 }
 
-static void gather_group(void *data, size_t group) {
+static long pieces(const gathers *all) {
+	long blocks = (all->g.channels + all->g.m->nr - 1) / all->g.m->nr;
+	return (blocks + all->blocks - 1) / all->blocks;
+}
+
+static void gather_group(void *data, size_t piece) {
 	gathers *all = data;
 	const gathering *g = &all->g;
 	const microkernels *m = g->m;
+	long group = (long)piece / pieces(all), from = (long)piece % pieces(all) * all->blocks * m->nr, to = from + all->blocks * m->nr;
+	if (to > g->channels) to = g->channels;
 	void *scratch = all->team->borrow(points_bytes(&g->reach, g->x.c));
 	if (scratch == NULL) {
 		all->failed = 1;
@@ -150,11 +158,11 @@ static void gather_group(void *data, size_t group) {
 	}
 	char *room = scratch;
 	points p = take_points(&room, &g->reach, g->x.c);
-	long first = (long)group * GROUP, left = g->n * g->h * g->w - first, n = left < GROUP ? left : GROUP;
+	long first = group * GROUP, left = g->n * g->h * g->w - first, n = left < GROUP ? left : GROUP;
 	long run = g->reach.cols * g->x.c, panel = g->reach.rows * run * m->nr;
 	float tile[MAX_MR * MAX_NR];
 	locate(p, &g->reach, g->x, g->h, g->w, first, n);
-	for (long block = 0; block < g->channels; block += m->nr) {
+	for (long block = from; block < to; block += m->nr) {
 		const float *weights = g->weights + block / m->nr * panel;
 		long col = first % g->w, row = first / g->w % g->h, number = first / g->w / g->h;
 		for (long i = 0; i < n; i += m->mr) {
@@ -174,18 +182,50 @@ static void gather_group(void *data, size_t group) {
 	all->team->give_back(scratch);
 }
 
-// gather computes all places. Bias is that of y's channels, for each of so many phases.
-static int gather(const team *team, gathering g, target t, const float *bias, long phases) {
-	size_t bytes = (size_t)round_up(g.channels, g.m->nr) * sizeof(float);
-	float *repeated = team->borrow(bytes);
+// together are the gatherings of a convolution, of which none waits for another.
+#define MOST_TOGETHER 4
+typedef struct {
+	gathers all[MOST_TOGETHER];
+	size_t end[MOST_TOGETHER]; // of a gathering's pieces, counted from the first's
+} together;
+
+static void gather_piece(void *data, size_t piece) {
+	together *t = data;
+	long i = 0;
+	while (piece >= t->end[i]) i++;
+	gather_group(&t->all[i], piece - (i > 0 ? t->end[i - 1] : 0));
+}
+
+// gather computes all places of n gatherings. Bias is that of y's channels, which a
+// gathering of several phases has several times.
+static int gather(const team *team, const gathering *g, const target *t, long n, const float *bias) {
+	together all;
+	size_t most = 0, pieces_of_all = 0;
+	for (long i = 0; i < n; i++) {
+		size_t bytes = (size_t)round_up(g[i].channels, g[i].m->nr) * sizeof(float);
+		if (bytes > most) most = bytes;
+	}
+	float *repeated = team->borrow(most);
 	if (repeated == NULL) return 0;
-	memset(repeated, 0, bytes);
-	for (long i = 0; bias != NULL && i < phases; i++) memcpy(repeated + i * t.y.c, bias, (size_t)t.y.c * sizeof(float));
-	g.bias = repeated;
-	gathers all = {.team = team, .g = g, .t = t};
-	team->each(team, gather_group, (size_t)((g.n * g.h * g.w + GROUP - 1) / GROUP), &all);
+	memset(repeated, 0, most);
+	for (long c = 0; bias != NULL && c < g[0].channels; c += t[0].y.c) memcpy(repeated + c, bias, (size_t)t[0].y.c * sizeof(float));
+	for (long i = 0; i < n; i++) {
+		gathers *one = &all.all[i];
+		*one = (gathers){.team = team, .g = g[i], .t = t[i]};
+		one->g.bias = repeated;
+		long groups = (g[i].n * g[i].h * g[i].w + GROUP - 1) / GROUP, blocks = (g[i].channels + g[i].m->nr - 1) / g[i].m->nr;
+		// Small images of many channels are few groups. Where threads may wait for work, a
+		// group's channels are several pieces of it.
+		long wanted = (team->pieces + groups * n - 1) / (groups * n);
+		one->blocks = wanted >= blocks ? 1 : blocks / wanted;
+		pieces_of_all += (size_t)(groups * pieces(one));
+		all.end[i] = pieces_of_all;
+	}
+	team->each(team, gather_piece, pieces_of_all, &all);
 	team->give_back(repeated);
-	return !all.failed;
+	int failed = 0;
+	for (long i = 0; i < n; i++) failed |= all.all[i].failed;
+	return !failed;
 }
 
 static reach down_reach(window w) {
@@ -240,7 +280,8 @@ int down(const team *t, window w, image large, const float *kernel, kept *keep, 
 	float *weights = weights_of(t, keep, (size_t)(w.kernel * w.kernel * large.c * padded(g.m, small.c)), &k, order_down);
 	if (weights == NULL) return 0;
 	g.weights = weights;
-	int done = gather(t, g, (target){.y = small, .mask = f.mask, .rectify = f.rectify, .step = 1}, f.bias, 1);
+	target to = {.y = small, .mask = f.mask, .rectify = f.rectify, .step = 1};
+	int done = gather(t, &g, &to, 1, f.bias);
 	release(t, keep, weights);
 	return done;
 }
@@ -282,8 +323,8 @@ typedef struct {
 
 static long count_phases(phases p) { return (p.to_row - p.from_row + 1) * (p.to_col - p.from_col + 1); }
 
-// cut gives the gatherings of a transposed convolution, at most four.
-static long cut(window w, long channels, phases out[4]) {
+// cut gives the phases of the gatherings of a transposed convolution.
+static long cut(window w, long channels, phases out[MOST_TOGETHER]) {
 	long n = 0, last = w.stride - 1;
 	if (merged(w, channels)) {
 		out[n++] = (phases){0, last, 0, last};
@@ -332,7 +373,7 @@ static void order_phases(const kernel_of *k, phases p, float *weights) {
 
 static void order_up(const void *what, float *weights) {
 	const kernel_of *k = what;
-	phases parts[4];
+	phases parts[MOST_TOGETHER];
 	long n = cut(k->w, k->large, parts);
 	for (long i = 0; i < n; i++) {
 		order_phases(k, parts[i], weights);
@@ -343,22 +384,23 @@ static void order_up(const void *what, float *weights) {
 int up(const team *t, window w, image small, const float *kernel, kept *keep, finish f, image large) {
 	if (w.stride == 1 && by_squares(w, small, large)) return up_squares(t, w, small, kernel, keep, f, large);
 	kernel_of k = {w, small.c, large.c, kernel};
-	phases parts[4];
+	phases parts[MOST_TOGETHER];
 	long n = cut(w, large.c, parts), count = 0;
 	for (long i = 0; i < n; i++) count += phase_weights(&k, parts[i]);
 	float *weights = weights_of(t, keep, (size_t)count, &k, order_up);
 	if (weights == NULL) return 0;
-	int done = 1;
 	const float *own = weights;
-	for (long i = 0; i < n && done; i++) {
+	gathering g[MOST_TOGETHER];
+	target to[MOST_TOGETHER];
+	for (long i = 0; i < n; i++) {
 		phases p = parts[i];
-		long together = count_phases(p);
-		gathering g = {.m = microkernels_for(together * large.c), .reach = reach_of(w, p), .x = small, .n = small.n, .h = small.h, .w = small.w,
-		               .channels = together * large.c, .weights = own};
-		target to = {.y = large, .mask = f.mask, .rectify = f.rectify, .step = w.stride, .dr = p.from_row, .dc = p.from_col, .phases = together > 1};
-		done = gather(t, g, to, f.bias, together);
+		long count = count_phases(p);
+		g[i] = (gathering){.m = microkernels_for(count * large.c), .reach = reach_of(w, p), .x = small, .n = small.n, .h = small.h,
+		                   .w = small.w, .channels = count * large.c, .weights = own};
+		to[i] = (target){.y = large, .mask = f.mask, .rectify = f.rectify, .step = w.stride, .dr = p.from_row, .dc = p.from_col, .phases = count > 1};
 		own += phase_weights(&k, p);
 	}
+	int done = gather(t, g, to, n, f.bias);
 	release(t, keep, weights);
 	return done;
 }

@@ -37,6 +37,7 @@ typedef struct team {
 	// each calls f with data and every number below n, some of the calls at once.
 	void (*each)(const struct team *t, void (*f)(void *data, size_t i), size_t n, void *data);
 	void *context;
+	long pieces; // that a computation should be cut into at least, if it can be
 	// borrow gives so many bytes, or NULL where there are none; what it gave is given
 	// back.
 	void *(*borrow)(size_t bytes);

@@ -49,16 +49,21 @@ static void give_back(void *memory) {
 	free(b);
 }
 
-// each has ONNX Runtime's threads take the calls.
+// each has ONNX Runtime's threads take the calls, one by one: cut into as many batches as there
+// are threads, as it does by itself, the pieces at an image's end made one thread wait.
 static void each(const team *t, void (*f)(void *data, size_t i), size_t n, void *data) {
-	OrtStatus *status = n > 1 ? ort.KernelContext_ParallelFor(t->context, f, n, 0, data) : NULL;
+	OrtStatus *status = n > 1 ? ort.KernelContext_ParallelFor(t->context, f, n, n, data) : NULL;
 	if (n == 1) f(data, 0);
 	if (status == NULL) return;
 	ort.ReleaseStatus(status); // it took none of them
 	for (size_t i = 0; i < n; i++) f(data, i);
 }
 
-static team team_of(OrtKernelContext *context) { return (team){each, context, borrow, give_back}; }
+// PIECES is how many pieces a verdict's operators have for the threads. A training's are
+// computed by one thread each.
+#define PIECES 8
+
+static team team_of(OrtKernelContext *context, long pieces) { return (team){each, context, pieces, borrow, give_back}; }
 
 // kernel is an operator of a graph: its attributes.
 typedef struct {
@@ -131,7 +136,7 @@ static OrtStatus *convolve(const char *name, kernel *k, OrtKernelContext *contex
 	OrtStatus *status = make_output(context, 0, dims, 4, &to.data);
 	if (status != NULL) return status;
 	finish f = {in[2].data, in[3].data, k->rectify};
-	team t = team_of(context);
+	team t = team_of(context, k->fixed ? PIECES : 1);
 	kept *keep = k->fixed ? &k->kept : NULL;
 	int done = upwards ? up(&t, k->window, from, in[1].data, keep, f, to) : down(&t, k->window, from, in[1].data, keep, f, to);
 	return done ? NULL : refuse(name, no_memory);
@@ -157,7 +162,7 @@ static OrtStatus *compute_correlate(void *op_kernel, OrtKernelContext *context) 
 	float *out;
 	OrtStatus *status = make_output(context, 0, dims, 4, &out);
 	if (status != NULL) return status;
-	team t = team_of(context);
+	team t = team_of(context, 1);
 	return correlate(&t, k->window, small, large, out) ? NULL : refuse(name, no_memory);
 }
 
@@ -209,7 +214,7 @@ static OrtStatus *compute_join(void *k, OrtKernelContext *context) {
 	if (!joins(from, count, y)) return refuse(name, "the images do not fit over each other");
 	int64_t dims[4] = {y.n, y.h, y.w, y.c};
 	if ((status = make_output(context, 0, dims, 4, &y.data)) != NULL) return status;
-	team t = team_of(context);
+	team t = team_of(context, 1);
 	return enlarge_join(&t, from, count, y) ? NULL : refuse(name, no_memory);
 }
 
@@ -283,7 +288,7 @@ static OrtStatus *compute_adam(void *op_kernel, OrtKernelContext *context) {
 	for (size_t i = 0; i < 3; i++)
 		if ((status = make_output(context, i, first.dims, first.rank, &u.after[i])) != NULL) return status;
 	size_t pieces = (size_t)((u.n + PIECE - 1) / PIECE);
-	team t = team_of(context);
+	team t = team_of(context, 1);
 	t.each(&t, update_piece, pieces, &u);
 	return NULL;
 }

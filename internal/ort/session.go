@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"strconv"
 
 	"github.com/deepmed/anomaly/internal/kernels"
 	onnxruntime "github.com/yalue/onnxruntime_go"
@@ -29,6 +28,9 @@ type SessionOptions struct {
 	// sessions that stay, and run in turns. One that ends with its work gives
 	// its own memory back then.
 	SharedArena bool
+	// Spin has a run's threads wait for each other awake, until the run ends: waking one
+	// takes as long as a tenth of an operator, of which a verdict is a dozen.
+	Spin bool
 	// Kernels makes the operators of package kernels known to the graph.
 	Kernels bool
 	// Profile is the prefix of a file for per-operator times; empty for none.
@@ -46,13 +48,17 @@ func (e *Engine) NewSession(onnx []byte, inputs, outputs []string, o SessionOpti
 	if o.Threads <= 0 {
 		o.Threads = e.threads
 	}
+	spin := "0"
+	if o.Spin {
+		spin = "1"
+	}
 	err = errors.Join(
 		options.SetIntraOpNumThreads(o.Threads),
 		options.SetInterOpNumThreads(1),
-		// Idle threads of a session sleep instead of spinning: sessions stay
-		// loaded side by side, and a spinning one takes the processor from
-		// those that work.
-		options.AddSessionConfigEntry("session.intra_op.allow_spinning", strconv.Itoa(0)),
+		options.AddSessionConfigEntry("session.intra_op.allow_spinning", spin),
+		// Threads of a session that does not run sleep: sessions stay loaded side by
+		// side, and a spinning one takes the processor from those that work.
+		options.AddSessionConfigEntry("session.force_spinning_stop", "1"),
 	)
 	if o.SharedArena {
 		err = errors.Join(err,
