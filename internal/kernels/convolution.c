@@ -277,7 +277,7 @@ int down(const team *t, window w, image large, const float *kernel, kept *keep, 
 	if (by_squares(w, large, small)) return down_squares(t, w, large, kernel, keep, f, small);
 	kernel_of k = {w, small.c, large.c, kernel};
 	gathering g = {.m = microkernels_for(small.c), .reach = down_reach(w), .x = large, .n = small.n, .h = small.h, .w = small.w, .channels = small.c};
-	float *weights = weights_of(t, keep, (size_t)(w.kernel * w.kernel * large.c * padded(g.m, small.c)), &k, order_down);
+	float *weights = weights_of(t, keep, (size_t)(w.kernel * w.kernel * large.c * padded(g.m, small.c)), small.c % g.m->nr != 0, &k, order_down);
 	if (weights == NULL) return 0;
 	g.weights = weights;
 	target to = {.y = small, .mask = f.mask, .rectify = f.rectify, .step = 1};
@@ -387,7 +387,7 @@ int up(const team *t, window w, image small, const float *kernel, kept *keep, fi
 	phases parts[MOST_TOGETHER];
 	long n = cut(w, large.c, parts), count = 0;
 	for (long i = 0; i < n; i++) count += phase_weights(&k, parts[i]);
-	float *weights = weights_of(t, keep, (size_t)count, &k, order_up);
+	float *weights = weights_of(t, keep, (size_t)count, large.c % best_microkernels()->nr != 0, &k, order_up);
 	if (weights == NULL) return 0;
 	const float *own = weights;
 	gathering g[MOST_TOGETHER];

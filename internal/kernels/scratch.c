@@ -10,12 +10,12 @@ void *take(char **scratch, size_t bytes) {
 	return at;
 }
 
-float *weights_of(const team *t, kept *keep, size_t count, const void *what, void (*order)(const void *what, float *weights)) {
+float *weights_of(const team *t, kept *keep, size_t count, int zeros, const void *what, void (*order)(const void *what, float *weights)) {
 	if (keep != NULL && *keep != NULL) return *keep;
 	size_t bytes = count * sizeof(float);
 	float *weights = keep != NULL ? malloc(bytes) : t->borrow(bytes);
 	if (weights == NULL) return NULL;
-	memset(weights, 0, bytes);
+	if (zeros) memset(weights, 0, bytes);
 	order(what, weights);
 	float *none = NULL;
 	if (keep != NULL && !atomic_compare_exchange_strong(keep, &none, weights)) { // another was first

@@ -148,7 +148,7 @@ static void order(const void *what, float *weights) {
 
 static int square(const team *t, window w, image x, image y, const kernel_of *k, kept *keep, finish f) {
 	squared q = {.team = t, .m = best_microkernels(), .w = w, .s = scheme_of(w.stride), .x = x, .y = y, .f = f};
-	float *weights = weights_of(t, keep, (size_t)(q.s.products * q.s.products * x.c * y.c), k, order);
+	float *weights = weights_of(t, keep, (size_t)(q.s.products * q.s.products * x.c * y.c), 0, k, order);
 	if (weights == NULL) return 0;
 	float *none = t->borrow((size_t)y.c * sizeof(float));
 	if (none != NULL) {
