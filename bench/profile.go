@@ -62,6 +62,7 @@ func profile(ctx context.Context, side, batch, dir string) error {
 		tensor(&in, p.Shape...)
 		tensor(&out, p.Shape...)
 	}
+	tensor(&in, 1) // the version
 	if err != nil {
 		return err
 	}
@@ -72,7 +73,8 @@ func profile(ctx context.Context, side, batch, dir string) error {
 		in[0].Data()[i] = float32(i%251) / 250
 	}
 	in[1].Data()[0] = 1
-	for range profileRuns {
+	for i := range profileRuns {
+		in[len(in)-1].Data()[0] = float32(i) // as if each were the first part of a step
 		if err := session.Run(ctx, in, out); err != nil {
 			return err
 		}

@@ -71,6 +71,9 @@ type lowering struct {
 	done map[*gorgonia.Node]value
 	// processor says whether package kernels' operators may be used.
 	processor bool
+	// version is the input that tells one step's parameters from another's, if there
+	// is one.
+	version value
 	// fixed says that parameters are part of the graph, not its inputs.
 	fixed bool
 }

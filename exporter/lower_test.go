@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"reflect"
@@ -80,6 +81,8 @@ func onONNXRuntime(t *testing.T, m *StepModel, inputs, outputs map[string][]int,
 		t.Fatal(err)
 	}
 	defer s.Close()
+	inputs = maps.Clone(inputs)
+	inputs[VersionName] = []int{1}
 	make := func(names []string, shapes map[string][]int) []*ort.Tensor {
 		var ts []*ort.Tensor
 		for _, n := range names {

@@ -118,11 +118,15 @@ func (l *lowering) layer(n *gorgonia.Node, in []value, rectify bool, mask value)
 		op = kernels.Up
 	}
 	in[0] = l.channelsLast(l.expand(in[0], operandShape(n, 0)))
+	for len(in) < 3 {
+		in = append(in, value{})
+	}
 	if mask.name != "" {
-		for len(in) < 3 {
-			in = append(in, value{})
-		}
-		in = append(in, l.channelsLast(mask))
+		mask = l.channelsLast(mask)
+	}
+	in = append(in, mask, l.version)
+	for in[len(in)-1].name == "" {
+		in = in[:len(in)-1]
 	}
 	attrs = append(attrs, flagAttr("rectify", rectify), flagAttr("fixed", l.fixed))
 	out := l.kernel(op, n.Shape(), in, attrs...)

@@ -20,7 +20,8 @@ type StepModel struct {
 
 // GradientModel lowers the forward pass, the loss and Gorgonia's derivative of
 // it for n images of h×w pixels. Inputs: `image` (n×3×h×w), `weight` (scalar:
-// the share these images have in their batch), then the parameters. Outputs:
+// the share these images have in their batch), then the parameters, and for the
+// processor `version` (see VersionName). Outputs:
 // `loss` (scalar, the weighted share of the batch's mean squared error), then
 // the gradient of each parameter.
 func GradientModel(arch models.Architecture, n, h, w int, with Operators) (*StepModel, error) {
@@ -84,6 +85,10 @@ func UpdateModel(ps []models.Parameter, parts int, with Operators) (*StepModel, 
 	return l.finish("One step of Adam.")
 }
 
+// VersionName is the input of a graph for the processor that is another number in each
+// step, so that what is made of a kernel is made once for all parts of a batch.
+const VersionName = "version"
+
 // step is a lowering that remembers the order of inputs and outputs, and the
 // first error.
 type step struct {
@@ -130,6 +135,11 @@ func (s *step) out(n *gorgonia.Node, name string) {
 func (s *step) derivatives(parameters gorgonia.Nodes, loss *gorgonia.Node, gradients gorgonia.Nodes) {
 	for _, p := range parameters {
 		s.in(p, p.Name())
+	}
+	if s.processor {
+		s.version = value{name: VersionName, shape: []int{1}}
+		s.input(s.version, "")
+		s.inputs = append(s.inputs, VersionName)
 	}
 	s.out(loss, "loss")
 	for i, p := range parameters {

@@ -49,6 +49,7 @@ type Detector struct {
 	model   *models.Model
 	engine  *ort.Engine
 	threads int
+	with    exporter.Operators
 
 	closing  sync.RWMutex // held for reading by every run
 	closed   bool
@@ -67,7 +68,17 @@ type Detector struct {
 // computed by so many threads; 0 means all of the engine's, which judges a
 // single image soonest. Where many images are judged at once, 1 judges the most.
 func NewDetector(engine *ort.Engine, m *models.Model, threads int) (*Detector, error) {
-	d := &Detector{model: m, engine: engine, threads: threads}
+	return newDetector(engine, m, threads, Operators(engine))
+}
+
+// NewExportDetector is NewDetector by the operators of the exported file, which others
+// run: its figures are those that the file gives, to the last bit.
+func NewExportDetector(engine *ort.Engine, m *models.Model, threads int) (*Detector, error) {
+	return newDetector(engine, m, threads, exporter.Portable)
+}
+
+func newDetector(engine *ort.Engine, m *models.Model, threads int, with exporter.Operators) (*Detector, error) {
+	d := &Detector{model: m, engine: engine, threads: threads, with: with}
 	if _, err := d.session(alone); err != nil {
 		return nil, err
 	}

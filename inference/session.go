@@ -51,7 +51,7 @@ func (d *Detector) session(k kind) (*ort.Session, error) {
 		return d.sessions[k], nil
 	}
 	// Made anew for each session, because it is as large as the weights it is made of.
-	m, err := exporter.ServedModel(d.model, k == rebuilding || k == mapping, Operators(d.engine))
+	m, err := exporter.ServedModel(d.model, k == rebuilding || k == mapping, d.with)
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,7 @@ type adam struct {
 	// the parameters, the first and the second moments, in that order.
 	now, next         []*ort.Tensor
 	stepSize, correct *ort.Tensor
+	version           *ort.Tensor          // of the parameters; see exporter.VersionName
 	update            map[int]*ort.Session // by the number of parts
 	parts             []*gradients
 	steps             int // taken
@@ -53,7 +54,7 @@ func newAdam(engine *ort.Engine, ps []models.Parameter, weights models.StateDict
 }
 
 func (a *adam) allocate(weights models.StateDict) error {
-	for _, t := range []**ort.Tensor{&a.stepSize, &a.correct} {
+	for _, t := range []**ort.Tensor{&a.stepSize, &a.correct, &a.version} {
 		var err error
 		if *t, err = ort.NewTensor(1); err != nil {
 			return err
@@ -86,7 +87,7 @@ func appendTensors(to *[]*ort.Tensor, ps []models.Parameter) error {
 
 // Close gives all memory and sessions back.
 func (a *adam) Close() {
-	all := slices.Concat(a.now, a.next, []*ort.Tensor{a.stepSize, a.correct})
+	all := slices.Concat(a.now, a.next, []*ort.Tensor{a.stepSize, a.correct, a.version})
 	for _, p := range a.parts {
 		all = append(append(all, p.weight, p.loss), p.of...)
 	}
@@ -127,7 +128,7 @@ func (a *adam) prepare(parts int) error {
 
 // newSession loads a step's graph.
 func newSession(engine *ort.Engine, m *exporter.StepModel, threads int) (*ort.Session, error) {
-	return engine.NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Threads: threads, Kernels: m.Kernels})
+	return engine.NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Threads: threads, Spin: true, Kernels: m.Kernels})
 }
 
 // weights are the tensors of the parameters as they are now.
@@ -149,6 +150,9 @@ func (a *adam) backward(ctx context.Context, session *ort.Session, part int, wei
 	p := a.parts[part]
 	p.weight.Data()[0] = weight
 	inputs := slices.Concat(seen, []*ort.Tensor{p.weight}, a.weights())
+	if inference.Operators(a.engine) == exporter.Processor {
+		inputs = append(inputs, a.version)
+	}
 	return session.Run(ctx, inputs, append([]*ort.Tensor{p.loss}, p.of...))
 }
 
@@ -175,5 +179,6 @@ func (a *adam) apply(ctx context.Context, parts int, learningRate float64) (floa
 	}
 	a.now, a.next = a.next, a.now
 	a.steps++
+	a.version.Data()[0] = float32(a.steps)
 	return loss, nil
 }

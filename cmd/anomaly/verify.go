@@ -63,16 +63,20 @@ type comparison struct {
 }
 
 type measured struct {
+	// ONNXRuntime is what it gives for the export, Gorgonia its machine for the graph,
+	// and Served what detect says, by the operators that it has for this machine.
 	ONNXRuntime float64 `json:"reconstruction_error"`
 	Gorgonia    float64 `json:"gorgonia_error"`
+	Served      float64 `json:"served_error"`
 }
 
-// difference is that of the two errors, as a share of the larger.
+// difference is that of the errors that are furthest apart, as a share of the largest.
 func (m measured) difference() float64 {
-	if m.ONNXRuntime == m.Gorgonia {
+	low, high := min(m.ONNXRuntime, m.Gorgonia, m.Served), max(m.ONNXRuntime, m.Gorgonia, m.Served)
+	if low == high {
 		return 0
 	}
-	return math.Abs(m.ONNXRuntime-m.Gorgonia) / max(math.Abs(m.ONNXRuntime), math.Abs(m.Gorgonia))
+	return (high - low) / max(math.Abs(low), math.Abs(high))
 }
 
 func verifyCommand() *cobra.Command {
@@ -85,7 +89,8 @@ func verifyCommand() *cobra.Command {
 		Short: "Check that an exported model says what the network says: exit 0 when it does, 1 when not, 2 on an error",
 		Long: "Exports the model to ONNX, reads the export back with an independent decoder into the graph that the\n" +
 			"trainer builds, and exports that again: the bytes must be the same. Then ONNX Runtime computes the errors\n" +
-			fmt.Sprintf("of the images from the export, and Gorgonia's machine from the graph: they may be %g apart, relatively,\n", agreement) +
+			"of the images from the export, Gorgonia's machine from the graph, and detect as it always does:\n" +
+			fmt.Sprintf("they may be %g apart, relatively,\n", agreement) +
 			fmt.Sprintf("and above %d×%d pixels more, as rounding grows. Without images a fixed pattern is taken.\n\n", agreementSide, agreementSide) +
 			"Gorgonia's machine is plain Go and slow: an image of 256×256 pixels takes it seconds, and four times as\n" +
 			"long for twice the side. A few images are enough.",
@@ -175,14 +180,23 @@ func verify(ctx context.Context, e *ort.Engine, m *models.Model, files []string,
 		return v, err
 	}
 	defer machine.Close()
-	d, err := inference.NewDetector(e, m, 0)
+	d, err := inference.NewExportDetector(e, m, 0)
 	if err != nil {
 		return v, err
 	}
 	defer d.Close()
+	serving, err := inference.NewDetector(e, m, 0)
+	if err != nil {
+		return v, err
+	}
+	defer serving.Close()
 	planes := make([]float32, models.InputChannels*d.Side()*d.Side())
 	compare := func(pixels []byte) (*measured, error) {
 		figure, err := d.Measure(ctx, pixels)
+		if err != nil {
+			return nil, err
+		}
+		served, err := serving.Measure(ctx, pixels)
 		if err != nil {
 			return nil, err
 		}
@@ -194,8 +208,8 @@ func verify(ctx context.Context, e *ort.Engine, m *models.Model, files []string,
 		if err != nil {
 			return nil, err
 		}
-		r := &measured{ONNXRuntime: figure, Gorgonia: float64(figures[0])}
-		if sum := r.ONNXRuntime + r.Gorgonia; math.IsNaN(sum) || math.IsInf(sum, 0) {
+		r := &measured{ONNXRuntime: figure, Gorgonia: float64(figures[0]), Served: served}
+		if sum := r.ONNXRuntime + r.Gorgonia + r.Served; math.IsNaN(sum) || math.IsInf(sum, 0) {
 			return nil, fmt.Errorf("the errors %v of ONNX Runtime and %v of Gorgonia are no numbers to compare", r.ONNXRuntime, r.Gorgonia)
 		}
 		return r, nil
@@ -266,12 +280,12 @@ func pattern(side int) []byte {
 
 func (v verification) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "IMAGE\tONNX RUNTIME\tGORGONIA\tDIFFERENCE")
+	fmt.Fprintln(t, "IMAGE\tONNX RUNTIME\tGORGONIA\tDETECT\tDIFFERENCE")
 	for _, c := range v.Images {
 		if c.measured == nil {
-			fmt.Fprintf(t, "%s\t\t\tcannot be compared: %s\n", c.File, c.Error)
+			fmt.Fprintf(t, "%s\t\t\t\tcannot be compared: %s\n", c.File, c.Error)
 		} else {
-			fmt.Fprintf(t, "%s\t%.9f\t%.9f\t%.1e\n", c.File, c.ONNXRuntime, c.Gorgonia, c.difference())
+			fmt.Fprintf(t, "%s\t%.9f\t%.9f\t%.9f\t%.1e\n", c.File, c.ONNXRuntime, c.Gorgonia, c.Served, c.difference())
 		}
 	}
 	if err := t.Flush(); err != nil {

@@ -185,7 +185,7 @@ func TestVerifyDoesNotWaitWhenItIsInterrupted(t *testing.T) {
 }
 
 func TestVerificationIsWhatItsPartsSay(t *testing.T) {
-	near, far := comparison{File: "near", measured: &measured{1, 1.000001}}, comparison{File: "far", measured: &measured{1, 1.1}}
+	near, far := comparison{File: "near", measured: &measured{1, 1.000001, 0.999999}}, comparison{File: "far", measured: &measured{1, 1, 1.1}}
 	unread := comparison{File: "unread", Error: "no picture"}
 	for _, c := range []struct {
 		name   string

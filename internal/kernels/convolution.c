@@ -273,11 +273,11 @@ static void order_down(const void *what, float *weights) {
 	}
 }
 
-int down(const team *t, window w, image large, const float *kernel, kept *keep, finish f, image small) {
-	if (by_squares(w, large, small)) return down_squares(t, w, large, kernel, keep, f, small);
+int down(const team *t, window w, image large, const float *kernel, kept *keep, float version, finish f, image small) {
+	if (by_squares(w, large, small)) return down_squares(t, w, large, kernel, keep, version, f, small);
 	kernel_of k = {w, small.c, large.c, kernel};
 	gathering g = {.m = microkernels_for(small.c), .reach = down_reach(w), .x = large, .n = small.n, .h = small.h, .w = small.w, .channels = small.c};
-	float *weights = weights_of(t, keep, (size_t)(w.kernel * w.kernel * large.c * padded(g.m, small.c)), small.c % g.m->nr != 0, &k, order_down);
+	float *weights = weights_of(t, keep, version, (size_t)(w.kernel * w.kernel * large.c * padded(g.m, small.c)), small.c % g.m->nr != 0, &k, order_down);
 	if (weights == NULL) return 0;
 	g.weights = weights;
 	target to = {.y = small, .mask = f.mask, .rectify = f.rectify, .step = 1};
@@ -381,13 +381,13 @@ static void order_up(const void *what, float *weights) {
 	}
 }
 
-int up(const team *t, window w, image small, const float *kernel, kept *keep, finish f, image large) {
-	if (w.stride == 1 && by_squares(w, small, large)) return up_squares(t, w, small, kernel, keep, f, large);
+int up(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large) {
+	if (w.stride == 1 && by_squares(w, small, large)) return up_squares(t, w, small, kernel, keep, version, f, large);
 	kernel_of k = {w, small.c, large.c, kernel};
 	phases parts[MOST_TOGETHER];
 	long n = cut(w, large.c, parts), count = 0;
 	for (long i = 0; i < n; i++) count += phase_weights(&k, parts[i]);
-	float *weights = weights_of(t, keep, (size_t)count, large.c % best_microkernels()->nr != 0, &k, order_up);
+	float *weights = weights_of(t, keep, version, (size_t)count, large.c % best_microkernels()->nr != 0, &k, order_up);
 	if (weights == NULL) return 0;
 	const float *own = weights;
 	gathering g[MOST_TOGETHER];

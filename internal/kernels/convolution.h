@@ -8,6 +8,7 @@
 #ifndef ANOMALY_CONVOLUTION_H
 #define ANOMALY_CONVOLUTION_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
 
@@ -44,19 +45,26 @@ typedef struct team {
 	void (*give_back)(void *memory);
 } team;
 
-// kept is where the weights of a kernel that never changes stay in the order in which they
-// are read. It begins as NULL, and its owner frees what it holds.
-typedef _Atomic(float *) kept;
+// kept is where the weights of a kernel stay in the order in which they are read, for as
+// long as the kernel is of one version. Computations of a version end before one of
+// another begins; those of the same may run at once. Its owner makes it with all bytes
+// zero and a lock, and frees the weights.
+typedef struct {
+	pthread_mutex_t lock;
+	float *weights;
+	float version;
+	int filled;
+} kept;
 
 // fits says whether a kernel's geometry connects the two images.
 int fits(window w, image small, image large);
 
 // down writes the small image from the large one: a convolution. keep is NULL for a kernel
-// that changes. Like the other computations it returns 0 where there was no memory.
-int down(const team *t, window w, image large, const float *kernel, kept *keep, finish f, image small);
+// that may change from one computation to the next; else version is the kernel's. Like the other computations it returns 0 where there was no memory.
+int down(const team *t, window w, image large, const float *kernel, kept *keep, float version, finish f, image small);
 
 // up writes the large image from the small one: a transposed convolution.
-int up(const team *t, window w, image small, const float *kernel, kept *keep, finish f, image large);
+int up(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large);
 
 // correlate writes the derivative with regard to the kernel, S×L×K×K. It takes one thread.
 int correlate(const team *t, window w, image small, image large, float *kernel);

@@ -39,7 +39,9 @@ const (
 // the small image × channels of the large one × rows × columns.
 const (
 	// Down is a convolution: the large image N×H×W×L, the kernel, and if wanted a bias
-	// (S) and a mask, which sets results to 0 where it is not above 0, to N×h×w×S.
+	// (S), a mask, which sets results to 0 where it is not above 0, and the kernel's
+	// version (one number), to N×h×w×S. What must be made of a kernel is made once for
+	// each version; runs of one version end before those of another begin.
 	// Attributes: kernel, stride, padding, rectify, which is 1 for a ReLU behind it, and
 	// fixed, which is 1 for a kernel that is the same in every run.
 	Down = "Down"

@@ -36,6 +36,14 @@ func random(r *rand.Rand, shape ...int) operand {
 // run has ONNX Runtime run one operator.
 func run(t *testing.T, threads int, op string, attributes map[string]int, in []operand, shape ...int) ([]float32, error) {
 	t.Helper()
+	s, tensors, out := session(t, threads, op, attributes, in, shape...)
+	err := s.Run(t.Context(), tensors, []*ort.Tensor{out})
+	return slices.Clone(out.Data()), err
+}
+
+// session is ready to run one operator.
+func session(t *testing.T, threads int, op string, attributes map[string]int, in []operand, shape ...int) (*ort.Session, []*ort.Tensor, *ort.Tensor) {
+	t.Helper()
 	engine := orttest.Open(t)
 	node := &onnx.NodeProto{OpType: proto.String(op), Domain: proto.String(kernels.Domain), Name: proto.String("it"), Output: []string{"out"}}
 	graph := &onnx.GraphProto{Name: proto.String("test"), Node: []*onnx.NodeProto{node}}
@@ -70,14 +78,12 @@ func run(t *testing.T, threads int, op string, attributes map[string]int, in []o
 	if err != nil {
 		t.Fatal(err)
 	}
-	session, err := engine.NewSession(model, names, []string{"out"}, ort.SessionOptions{Threads: threads, Kernels: true})
+	s, err := engine.NewSession(model, names, []string{"out"}, ort.SessionOptions{Threads: threads, Kernels: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer session.Close()
-	out := orttest.Tensor(t, nil, shape...)
-	err = session.Run(t.Context(), tensors, []*ort.Tensor{out})
-	return slices.Clone(out.Data()), err
+	t.Cleanup(s.Close)
+	return s, tensors, orttest.Tensor(t, nil, shape...)
 }
 
 // convolution is a case: n small images of h×w with so many channels, and large ones.
@@ -332,6 +338,44 @@ func TestOperandsThatDoNotFitAreRefused(t *testing.T) {
 		_, err := run(t, 1, c.op, c.attributes, c.in, 1, 4, 4, 6)
 		if err == nil || !strings.Contains(err.Error(), c.op) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A kernel is brought into order once for each version, and so must be when it changes.
+func TestKernelsOfANewVersionAreTakenAnew(t *testing.T) {
+	r := rand.New(rand.NewPCG(6, 6))
+	for _, c := range []convolution{{3, 2, 1, 4, 4, 5, 4}, {3, 1, 1, 4, 4, 32, 32}} {
+		a := c.layer(0, 0)
+		large := random(r, c.n, c.h*c.stride, c.w*c.stride, c.large)
+		first, second := random(r, c.small, c.large, 3, 3), random(r, c.small, c.large, 3, 3)
+		shape := []int{c.n, c.h, c.w, c.small}
+		want := map[int][]float32{}
+		for i, kernel := range []operand{first, second} {
+			out, err := run(t, 1, kernels.Down, a, []operand{large, kernel}, shape...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want[i] = out
+		}
+		s, in, out := session(t, 1, kernels.Down, a, []operand{large, first, {}, {}, {[]int{1}, []float32{7}}}, shape...)
+		kernel, version := in[1].Data(), in[2].Data()
+		for i, step := range []struct {
+			kernel  []float32
+			version float32
+			want    []float32
+		}{
+			{first.data, 7, want[0]}, {first.data, 7, want[0]}, {second.data, 8, want[1]}, {first.data, 9, want[0]},
+			{second.data, 9, want[0]}, // against the promise: the version says it is the one before
+		} {
+			copy(kernel, step.kernel)
+			version[0] = step.version
+			if err := s.Run(t.Context(), in, []*ort.Tensor{out}); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(out.Data(), step.want) {
+				t.Errorf("%v: run %d has another kernel's result", c, i)
+			}
 		}
 	}
 }

@@ -117,11 +117,11 @@ static int has_dims(const input *in, size_t rank, const int64_t *dims) {
 
 static image image_of(float *data, const int64_t *dims) { return (image){data, dims[0], dims[1], dims[2], dims[3]}; }
 
-// convolve computes an image from the other: (image, kernel, bias, mask), the last two
-// as they are wanted.
+// convolve computes an image from the other: (image, kernel, bias, mask, version), the
+// last three as they are wanted.
 static OrtStatus *convolve(const char *name, kernel *k, OrtKernelContext *context, int upwards) {
-	input in[4];
-	for (size_t i = 0; i < 4; i++) {
+	input in[5];
+	for (size_t i = 0; i < 5; i++) {
 		OrtStatus *status = read_input(name, context, i, &in[i]);
 		if (status != NULL) return status;
 	}
@@ -130,6 +130,8 @@ static OrtStatus *convolve(const char *name, kernel *k, OrtKernelContext *contex
 	    x[3] != s[upwards ? 0 : 1])
 		return refuse(name, "the kernel does not take the image");
 	int64_t dims[4] = {x[0], upwards ? x[1] * step : x[1] / step, upwards ? x[2] * step : x[2] / step, s[upwards ? 1 : 0]};
+	static const int64_t one = 1;
+	if (!has_dims(&in[4], 1, &one)) return refuse(name, "the version is no single number");
 	if (!has_dims(&in[2], 1, &dims[3]) || !has_dims(&in[3], 4, dims)) return refuse(name, "bias or mask are not of the result's shape");
 	image from = image_of(in[0].data, x), to = image_of(NULL, dims);
 	if (!(upwards ? fits(k->window, from, to) : fits(k->window, to, from))) return refuse(name, "the kernel's geometry does not take the image");
@@ -137,8 +139,9 @@ static OrtStatus *convolve(const char *name, kernel *k, OrtKernelContext *contex
 	if (status != NULL) return status;
 	finish f = {in[2].data, in[3].data, k->rectify};
 	team t = team_of(context, k->fixed ? PIECES : 1);
-	kept *keep = k->fixed ? &k->kept : NULL;
-	int done = upwards ? up(&t, k->window, from, in[1].data, keep, f, to) : down(&t, k->window, from, in[1].data, keep, f, to);
+	kept *keep = k->fixed || in[4].data != NULL ? &k->kept : NULL;
+	float version = in[4].data != NULL ? *in[4].data : 0;
+	int done = upwards ? up(&t, k->window, from, in[1].data, keep, version, f, to) : down(&t, k->window, from, in[1].data, keep, version, f, to);
 	return done ? NULL : refuse(name, no_memory);
 }
 
@@ -319,7 +322,8 @@ static int op_memory(const OrtCustomOp *op, size_t index) { return (void)op, (vo
 static int op_variadic(const OrtCustomOp *op) { return (void)op, 1; }
 static void op_destroy(void *op_kernel) {
 	kernel *k = op_kernel;
-	free(k->kept);
+	pthread_mutex_destroy(&k->kept.lock);
+	free(k->kept.weights);
 	free(k);
 }
 
@@ -344,6 +348,7 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 		free(k);
 		return status;
 	}
+	pthread_mutex_init(&k->kept.lock, NULL);
 	k->window = (window){side, stride, padding};
 	k->rectify = rectify != 0;
 	k->fixed = fixed != 0;
@@ -363,8 +368,8 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 	}
 
 static const operator operators[] = {
-    OPERATOR("Down", compute_down, .required = 2, .optional = 2, .outputs = 1, .window = 1, .rectify = 1),
-    OPERATOR("Up", compute_up, .required = 2, .optional = 2, .outputs = 1, .window = 1, .rectify = 1),
+    OPERATOR("Down", compute_down, .required = 2, .optional = 3, .outputs = 1, .window = 1, .rectify = 1),
+    OPERATOR("Up", compute_up, .required = 2, .optional = 3, .outputs = 1, .window = 1, .rectify = 1),
     OPERATOR("Correlate", compute_correlate, .required = 2, .outputs = 1, .window = 1),
     OPERATOR("ChannelSum", compute_sum, .required = 1, .outputs = 1),
     OPERATOR("ChannelsLast", compute_last, .required = 1, .outputs = 1),

@@ -10,19 +10,26 @@ void *take(char **scratch, size_t bytes) {
 	return at;
 }
 
-float *weights_of(const team *t, kept *keep, size_t count, int zeros, const void *what, void (*order)(const void *what, float *weights)) {
-	if (keep != NULL && *keep != NULL) return *keep;
-	size_t bytes = count * sizeof(float);
-	float *weights = keep != NULL ? malloc(bytes) : t->borrow(bytes);
+static float *ordered(float *weights, size_t bytes, int zeros, const void *what, void (*order)(const void *what, float *weights)) {
 	if (weights == NULL) return NULL;
 	if (zeros) memset(weights, 0, bytes);
 	order(what, weights);
-	float *none = NULL;
-	if (keep != NULL && !atomic_compare_exchange_strong(keep, &none, weights)) { // another was first
-		free(weights);
-		return none;
-	}
 	return weights;
+}
+
+float *weights_of(const team *t, kept *keep, float version, size_t count, int zeros, const void *what,
+                  void (*order)(const void *what, float *weights)) {
+	size_t bytes = count * sizeof(float);
+	if (keep == NULL) return ordered(t->borrow(bytes), bytes, zeros, what, order);
+	// Who comes second waits for the first, and finds the next kernel in order then.
+	pthread_mutex_lock(&keep->lock);
+	if (keep->weights == NULL) keep->weights = malloc(bytes);
+	if (!keep->filled || keep->version != version) {
+		keep->filled = ordered(keep->weights, bytes, zeros, what, order) != NULL;
+		keep->version = version;
+	}
+	pthread_mutex_unlock(&keep->lock);
+	return keep->weights;
 }
 
 void release(const team *t, kept *keep, float *weights) {

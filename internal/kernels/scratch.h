@@ -15,7 +15,8 @@ static inline size_t taken(size_t bytes) { return bytes + 64; }
 // weights_of gives a kernel's weights in the order that a computation reads them, which
 // order writes: those that were kept, or new ones, which release ends. Where order leaves
 // lanes out, it writes into zeros. It gives NULL where there is no memory.
-float *weights_of(const team *t, kept *keep, size_t count, int zeros, const void *what, void (*order)(const void *what, float *weights));
+float *weights_of(const team *t, kept *keep, float version, size_t count, int zeros, const void *what,
+                  void (*order)(const void *what, float *weights));
 void release(const team *t, kept *keep, float *weights);
 
 #endif

@@ -146,9 +146,9 @@ static void order(const void *what, float *weights) {
 		}
 }
 
-static int square(const team *t, window w, image x, image y, const kernel_of *k, kept *keep, finish f) {
+static int square(const team *t, window w, image x, image y, const kernel_of *k, kept *keep, float version, finish f) {
 	squared q = {.team = t, .m = best_microkernels(), .w = w, .s = scheme_of(w.stride), .x = x, .y = y, .f = f};
-	float *weights = weights_of(t, keep, (size_t)(q.s.products * q.s.products * x.c * y.c), 0, k, order);
+	float *weights = weights_of(t, keep, version, (size_t)(q.s.products * q.s.products * x.c * y.c), 0, k, order);
 	if (weights == NULL) return 0;
 	float *none = t->borrow((size_t)y.c * sizeof(float));
 	if (none != NULL) {
@@ -162,14 +162,14 @@ static int square(const team *t, window w, image x, image y, const kernel_of *k,
 	return none != NULL && !q.failed;
 }
 
-int down_squares(const team *t, window w, image large, const float *kernel, kept *keep, finish f, image small) {
+int down_squares(const team *t, window w, image large, const float *kernel, kept *keep, float version, finish f, image small) {
 	kernel_of k = {w, small.c, large.c, kernel, 0};
-	return square(t, w, large, small, &k, keep, f);
+	return square(t, w, large, small, &k, keep, version, f);
 }
 
-int up_squares(const team *t, window w, image small, const float *kernel, kept *keep, finish f, image large) {
+int up_squares(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large) {
 	kernel_of k = {w, small.c, large.c, kernel, 1};
-	return square(t, w, small, large, &k, keep, f);
+	return square(t, w, small, large, &k, keep, version, f);
 }
 
 // correlated is how many squares are prepared at a time for the derivative with regard to

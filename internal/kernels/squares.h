@@ -30,8 +30,8 @@
 int by_squares(window w, image x, image y);
 
 // down_squares is down, and up_squares up with a stride of 1, where by_squares allows it.
-int down_squares(const team *t, window w, image large, const float *kernel, kept *keep, finish f, image small);
-int up_squares(const team *t, window w, image small, const float *kernel, kept *keep, finish f, image large);
+int down_squares(const team *t, window w, image large, const float *kernel, kept *keep, float version, finish f, image small);
+int up_squares(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large);
 
 // correlate_squares is correlate, where by_squares allows it from large to small.
 int correlate_squares(const team *t, window w, image small, image large, float *kernel);
