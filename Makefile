@@ -68,10 +68,14 @@ venv:
 snippets: ## bring what the tests need to run the programs in a model's README
 	@[ -n "$$ANOMALY_TEST_SNIPPETS" ] || scripts/snippets.sh
 
-lint: ## go vet, gofmt, staticcheck, govulncheck
+lint: ## go vet, gofmt, staticcheck, govulncheck, warnings of the C compiler
 	$(GO) vet ./...
 	@bad=$$(find . -name '*.go' -not -path './.*' -exec gofmt -l {} +); \
 	if [ -n "$$bad" ]; then echo "not as gofmt writes it:"; echo "$$bad"; exit 1; fi
+	@for f in internal/kernels/*.c; do \
+		case $$f in *_amd64.c) [ "$$($(GO) env GOARCH)" = amd64 ] || continue ;; esac; \
+		$$($(GO) env CC) -O2 -Wall -Wextra -Werror -c -o /dev/null "$$f" || exit 1; \
+	done
 	@for f in scripts/*.sh; do sh -n "$$f" || exit 1; done
 	$(GO) run $(STATICCHECK) ./...
 	@scripts/govulncheck.sh

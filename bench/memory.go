@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/disintegration/imaging"
@@ -37,12 +36,11 @@ func memory(ctx context.Context, _ options, _, dir string) error {
 		cmd := exec.CommandContext(ctx, "bin/anomaly", "train", folder, "--level", "2", "--image-size", "256", "--max-time", c.time.String(),
 			"--out", model, "--force", "--quiet")
 		began := time.Now()
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("training on %d images: %w\n%s", c.images, err, out)
-		}
-		usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-		if !ok {
-			return fmt.Errorf("this system does not tell a process's memory")
+		var log strings.Builder
+		cmd.Stderr = &log
+		peak, err := peakOf(cmd)
+		if err != nil {
+			return fmt.Errorf("training on %d images: %w\n%s", c.images, err, log.String())
 		}
 		described, err := output(ctx, "bin/anomaly", "inspect", "--json", model)
 		if err != nil {
@@ -52,9 +50,29 @@ func memory(ctx context.Context, _ options, _, dir string) error {
 		if err := json.Unmarshal([]byte(described), &m); err != nil {
 			return err
 		}
-		fmt.Fprintf(t, "%d\t%.2f\t%d\t%d\t%.0f\n", c.images, m.Metadata.Training.EpochsDone(), c.images*256*256*3>>20, usage.Maxrss>>10, time.Since(began).Seconds())
+		fmt.Fprintf(t, "%d\t%.2f\t%d\t%d\t%.0f\n", c.images, m.Metadata.Training.EpochsDone(), c.images*256*256*3>>20, int(peak), time.Since(began).Seconds())
 	}
 	return t.Flush()
+}
+
+// peakOf runs a program and gives the memory in MB that it took at most. What the system
+// says of it when it has ended (ru_maxrss) would be at least what this program has, from
+// which it was forked.
+func peakOf(cmd *exec.Cmd) (float64, error) {
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	peak := 0.0
+	for tick := time.Tick(100 * time.Millisecond); ; {
+		select {
+		case err := <-done:
+			return peak, err
+		case <-tick:
+			peak = max(peak, memoryOf(cmd.Process.Pid, "VmHWM"))
+		}
+	}
 }
 
 // augmented fills a folder with so many images: the tiles turned over, cut and

@@ -78,8 +78,11 @@ func (s *service) stop() {
 func (s *service) resident() float64 { return s.memory("VmRSS") }
 
 // memory is a line of the server's /proc status, in MB.
-func (s *service) memory(field string) float64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+func (s *service) memory(field string) float64 { return memoryOf(s.cmd.Process.Pid, field) }
+
+// memoryOf is a field of what Linux says of a process's memory, in MB; 0 elsewhere.
+func memoryOf(pid int, field string) float64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}

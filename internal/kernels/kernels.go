@@ -1,7 +1,7 @@
-// Package kernels holds the convolutions of a training and their derivatives as operators
-// that ONNX Runtime runs beside its own, on the processor. They are written in C, for the
-// processor's vector instructions; package exporter lowers training steps to them. What a
-// model is judged by is lowered to ONNX's own operators and needs none of these.
+// Package kernels holds convolutions, their derivatives and Adam's step as operators that
+// ONNX Runtime runs beside its own, on the processor. They are written in C, for the
+// processor's vector instructions; package exporter lowers to them what runs here, a
+// training's steps and verdicts. Files that users take away hold none of them.
 //
 // Nothing else lives here: no graph, no training, no reading of files.
 package kernels

@@ -9,7 +9,12 @@
 typedef float vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
+// Loops over a tile are unrolled, so that its numbers can be in registers.
+#ifdef __clang__
+#define EACH(i, n) _Pragma("unroll") for (long i = 0; i < (n); i++)
+#else
 #define EACH(i, n) _Pragma("GCC unroll 16") for (long i = 0; i < (n); i++)
+#endif
 
 TARGET static void gather(const float *const *points, long stride, long runs, long len, const float *weights, float *tile) {
 	vector sum[MR][VECTORS];
