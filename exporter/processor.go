@@ -258,6 +258,9 @@ func (l *lowering) worthKernel(n *gorgonia.Node, in []value) bool {
 	}
 	switch n.Op().(type) {
 	case network.Conv2D, network.ConvTranspose2D, network.ConvInputGrad, network.ConvTransposeInputGrad:
+		if _, err := windowAttributes(n.Op()); err != nil {
+			return false
+		}
 		return in[0].last || tensor.Shape(operandShape(n, 1)).TotalSize() >= worthwhile
 	}
 	return true

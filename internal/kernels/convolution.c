@@ -249,7 +249,7 @@ static const microkernels *microkernels_for(long channels) {
 	return m->narrow != NULL && channels <= m->narrow->nr ? m->narrow : m;
 }
 
-// kernel_of is a kernel that is to be brought into that order.
+// kernel_of is a kernel that is to be brought into the order in which products read it.
 typedef struct {
 	window w;
 	long small, large; // channels
