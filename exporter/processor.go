@@ -12,10 +12,11 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// A training step on the processor, and what makes a verdict there, are lowered to the operators of package kernels, which
-// have images with their channels last. What works element by element is ONNX's own, on
-// the same layout. A value's shape stays N×C×H×W, what it means; value.last tells how it
-// lies in memory. Images of one channel lie the same either way, and count as ONNX's.
+// A training step on the processor, and what makes a verdict there, are lowered to the
+// operators of package kernels, which have images with their channels last. What works
+// element by element is ONNX's own, on the same layout. A value's shape stays N×C×H×W,
+// what it means; value.last tells how it lies in memory. Images of one channel lie the
+// same either way, and count as ONNX's.
 
 // Operators says what a graph that runs here is lowered to.
 type Operators int

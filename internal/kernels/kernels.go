@@ -10,6 +10,7 @@ package kernels
 #cgo linux LDFLAGS: -ldl -lm
 #include <dlfcn.h>
 #include <stdlib.h>
+#include "convolution.h"
 #include "microkernel.h"
 #include "operators.h"
 */
@@ -25,8 +26,8 @@ import (
 
 // MaxParts is how many gradients Adam takes, MaxJoined how many images EnlargeJoin does.
 const (
-	MaxParts  = 1024
-	MaxJoined = 16
+	MaxParts  = C.MAX_PARTS
+	MaxJoined = C.MAX_JOINED
 )
 
 // Domain is the operators' domain in an ONNX graph, Version its only version.
@@ -65,7 +66,7 @@ const (
 )
 
 // MaxKernel is the largest side of a kernel.
-const MaxKernel = 7
+const MaxKernel = C.MAX_KERNEL
 
 // ErrRegister is returned, wrapped, when ONNX Runtime or the package that binds it is not
 // one that the operators can be registered with.

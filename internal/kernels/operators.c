@@ -197,7 +197,6 @@ static OrtStatus *compute_last(void *k, OrtKernelContext *context) {
 }
 
 // compute_join enlarges images and joins them: (finest image, others), N×C×P×P each.
-#define MAX_JOINED 16
 static OrtStatus *compute_join(void *k, OrtKernelContext *context) {
 	(void)k;
 	const char *name = "EnlargeJoin";
@@ -222,7 +221,6 @@ static OrtStatus *compute_join(void *k, OrtKernelContext *context) {
 }
 
 // update is a step of Adam of one parameter.
-#define MAX_PARTS 1024
 #define PIECE 16384 // numbers that one thread takes at a time
 typedef struct {
 	long n, parts;
