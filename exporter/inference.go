@@ -79,6 +79,11 @@ func lower(f *network.Forward, m *models.Model, images bool, with Operators) (*l
 			return nil, err
 		}
 	}
+	if l.processor {
+		if err := l.reconstructionError(f); err != nil {
+			return nil, err
+		}
+	}
 	j, err := l.judged(f, m)
 	if err != nil {
 		return nil, err

@@ -69,6 +69,8 @@ func ruleOf(op gorgonia.Op) (rule, bool) {
 type lowering struct {
 	*graph
 	done map[*gorgonia.Node]value
+	// lasts are values that were brought to package kernels' layout, by name.
+	lasts map[string]value
 	// processor says whether package kernels' operators may be used.
 	processor bool
 	// version is the input that tells one step's parameters from another's, if there
@@ -79,7 +81,7 @@ type lowering struct {
 }
 
 func newLowering(name string, extensions bool) *lowering {
-	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}}
+	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}, lasts: map[string]value{}}
 }
 
 // source declares a node that is not computed: an input or a parameter.

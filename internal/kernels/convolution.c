@@ -14,10 +14,11 @@
 // where it lies. Nothing is copied but at the left and right edges, where zeros belong
 // beside the image.
 
-// GROUP is how many places are prepared at a time: the pointers and what they point at
-// stay in the second-level cache while all channels of the result are computed. It is a
-// multiple of every mr.
-#define GROUP 240
+// GROUP is how many places are prepared at a time at most: the pointers and what they point
+// at stay in the second-level cache while all channels of the result are computed. It is a
+// multiple of every mr, and not below the 16×16 places of the deepest layers of an image of
+// 256 px, whose weights would be read again for what is left over.
+#define GROUP 264
 
 // reach is what is read at a place, counted from step times the place: rows, and in each
 // the run of cols pixels from col on.
@@ -112,9 +113,21 @@ typedef struct {
 	const team *team;
 	gathering g;
 	target t;
+	long size;   // of a group, in places
 	long blocks; // of channels that a thread takes of a group
 	atomic_int failed;
 } gathers;
+
+// copy_few is memcpy for a dozen numbers, whose call takes longer than they do.
+static void copy_few(float *to, const float *from, long n) {
+	typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+	long i = 0;
+	for (; i + 4 <= n; i += 4) *(four *)(to + i) = *(const four *)(from + i);
+	if (i < n && n >= 4) // the last four, some of them again
+		*(four *)(to + n - 4) = *(const four *)(from + n - 4);
+	else
+		for (; i < n; i++) to[i] = from[i];
+}
 
 static void write_place(const microkernels *m, const target *t, long number, long row, long col, long block, const float *tile,
                         const float *bias, long channels) {
@@ -136,6 +149,10 @@ static void write_place(const microkernels *m, const target *t, long number, lon
 	for (long phase = 0; phase < t->step; phase++) {
 		const float *from = whole + phase * t->step * y.c;
 		long at = (((number * y.h + row * t->step + phase) * y.w) + col * t->step) * y.c;
+		if (t->mask == NULL) {
+			copy_few(y.data + at, from, t->step * y.c);
+			continue;
+		}
 		for (long j = 0; j < t->step * y.c; j++) y.data[at + j] = t->mask && !(t->mask[at + j] > 0) ? 0 : from[j];
 	}
 }
@@ -158,7 +175,7 @@ static void gather_group(void *data, size_t piece) {
 	}
 	char *room = scratch;
 	points p = take_points(&room, &g->reach, g->x.c);
-	long first = group * GROUP, left = g->n * g->h * g->w - first, n = left < GROUP ? left : GROUP;
+	long first = group * all->size, left = g->n * g->h * g->w - first, n = left < all->size ? left : all->size;
 	long run = g->reach.cols * g->x.c, panel = g->reach.rows * run * m->nr;
 	float tile[MAX_MR * MAX_NR];
 	locate(p, &g->reach, g->x, g->h, g->w, first, n);
@@ -213,7 +230,8 @@ static int gather(const team *team, const gathering *g, const target *t, long n,
 		gathers *one = &all.all[i];
 		*one = (gathers){.team = team, .g = g[i], .t = t[i]};
 		one->g.bias = repeated;
-		long groups = (g[i].n * g[i].h * g[i].w + GROUP - 1) / GROUP, blocks = (g[i].channels + g[i].m->nr - 1) / g[i].m->nr;
+		long places = g[i].n * g[i].h * g[i].w, blocks = (g[i].channels + g[i].m->nr - 1) / g[i].m->nr;
+		long groups = even_groups(places, (places + GROUP - 1) / GROUP, g[i].m->mr, &one->size);
 		// Small images of many channels are few groups. Where threads may wait for work, a
 		// group's channels are several pieces of it.
 		long wanted = (team->pieces + groups * n - 1) / (groups * n);
@@ -323,15 +341,16 @@ typedef struct {
 
 static long count_phases(phases p) { return (p.to_row - p.from_row + 1) * (p.to_col - p.from_col + 1); }
 
-// cut gives the phases of the gatherings of a transposed convolution.
+// cut gives the phases of the gatherings of a transposed convolution: those of the most taps
+// first, as threads end sooner after each other when what they take last is small.
 static long cut(window w, long channels, phases out[MOST_TOGETHER]) {
 	long n = 0, last = w.stride - 1;
 	if (merged(w, channels)) {
 		out[n++] = (phases){0, last, 0, last};
 		return n;
 	}
-	for (long row = 0; row <= last; row++)
-		for (long col = 0; col <= last; col++) out[n++] = (phases){row, row, col, col};
+	for (long row = last; row >= 0; row--)
+		for (long col = last; col >= 0; col--) out[n++] = (phases){row, row, col, col};
 	return n;
 }
 

@@ -79,6 +79,10 @@ int joins(const image *from, size_t count, image y);
 int enlarge_join(const team *t, const image *from, size_t count, image y);
 
 // channels_last writes an image of n×c×h×w as x, n×h×w×c.
-void channels_last(const float *from, image x);
+void channels_last(const team *t, const float *from, image x);
+
+// sigmoid_mse writes the mean squared error between the sigmoids of x and the image y, of the
+// same shape, one number for each image of the batch.
+int sigmoid_mse(const team *t, image x, image y, float *errors);
 
 #endif

@@ -30,18 +30,80 @@ void sum_channels(image x, float *sums) {
 	}
 }
 
-void channels_last(const float *from, image x) {
-	long pixels = x.h * x.w;
-	enum { piece = 16 }; // pixels at a time, so that what is written stays in the cache
-	for (long i = 0; i < x.n; i++)
-		for (long first = 0; first < pixels; first += piece) {
-			long n = pixels - first < piece ? pixels - first : piece;
-			for (long c = 0; c < x.c; c++) {
-				const float *plane = from + (i * x.c + c) * pixels + first;
-				float *to = x.data + (i * pixels + first) * x.c + c;
-				for (long k = 0; k < n; k++) to[k * x.c] = plane[k];
-			}
+// layout is a change of an image's layout, cut into pieces.
+typedef struct {
+	const float *from;
+	image x;
+	long pieces; // of an image
+} layout;
+
+#define LAYOUT_PIECE 4096 // pixels of an image that a thread takes at a time
+
+static void channels_last_piece(void *data, size_t piece) {
+	const layout *l = data;
+	image x = l->x;
+	long pixels = x.h * x.w, number = (long)piece / l->pieces, begin = (long)piece % l->pieces * LAYOUT_PIECE;
+	long end = begin + LAYOUT_PIECE < pixels ? begin + LAYOUT_PIECE : pixels;
+	const float *planes = l->from + number * pixels * x.c;
+	float *out = x.data + number * pixels * x.c;
+	if (x.c == 3) { // a photograph
+		for (long k = begin; k < end; k++)
+			for (long c = 0; c < 3; c++) out[3 * k + c] = planes[c * pixels + k];
+		return;
+	}
+	enum { few = 16 }; // pixels at a time, so that what is written stays in the cache
+	for (long first = begin; first < end; first += few) {
+		long n = end - first < few ? end - first : few;
+		for (long c = 0; c < x.c; c++) {
+			const float *plane = planes + c * pixels + first;
+			float *to = out + first * x.c + c;
+			for (long k = 0; k < n; k++) to[k * x.c] = plane[k];
 		}
+	}
+}
+
+void channels_last(const team *t, const float *from, image x) {
+	layout l = {from, x, (x.h * x.w + LAYOUT_PIECE - 1) / LAYOUT_PIECE};
+	t->each(t, channels_last_piece, (size_t)(x.n * l.pieces), &l);
+}
+
+// difference is a comparison of images, cut into pieces that have a sum each.
+typedef struct {
+	image x, y;
+	long pieces; // of an image
+	float *sums;
+} difference;
+
+#define ERROR_PIECE 8192 // numbers that a thread takes at a time; a multiple of MAX_LANES
+
+static void error_piece(void *data, size_t piece) {
+	const difference *d = data;
+	const microkernels *m = best_microkernels();
+	long all = d->x.h * d->x.w * d->x.c, number = (long)piece / d->pieces, begin = (long)piece % d->pieces * ERROR_PIECE;
+	long n = all - begin < ERROR_PIECE ? all - begin : ERROR_PIECE, whole = n / MAX_LANES * MAX_LANES;
+	const float *x = d->x.data + number * all + begin, *y = d->y.data + number * all + begin;
+	d->sums[piece] = m->sigmoid_error(whole, x, y);
+	if (whole == n) return;
+	float lastx[MAX_LANES] = {0}, lasty[MAX_LANES]; // the sigmoid of 0 is a half, exactly
+	for (long i = 0; i < MAX_LANES; i++) lasty[i] = 0.5f;
+	memcpy(lastx, x + whole, (size_t)(n - whole) * sizeof(float));
+	memcpy(lasty, y + whole, (size_t)(n - whole) * sizeof(float));
+	d->sums[piece] += m->sigmoid_error(MAX_LANES, lastx, lasty);
+}
+
+int sigmoid_mse(const team *t, image x, image y, float *errors) {
+	long all = x.h * x.w * x.c;
+	difference d = {.x = x, .y = y, .pieces = (all + ERROR_PIECE - 1) / ERROR_PIECE};
+	d.sums = t->borrow((size_t)(x.n * d.pieces) * sizeof(float));
+	if (d.sums == NULL) return 0;
+	t->each(t, error_piece, (size_t)(x.n * d.pieces), &d);
+	for (long i = 0; i < x.n; i++) {
+		double sum = 0;
+		for (long k = 0; k < d.pieces; k++) sum += d.sums[i * d.pieces + k];
+		errors[i] = (float)(sum / (double)all);
+	}
+	t->give_back(d.sums);
+	return 1;
 }
 
 int joins(const image *from, size_t count, image y) {
@@ -85,7 +147,7 @@ int enlarge_join(const team *t, const image *from, size_t count, image y) {
 			long times = y.h / x.h;
 			image last = {take(&room, (size_t)(x.h * x.w * x.c) * sizeof(float)), 1, x.h, x.w, x.c};
 			float *wide = take(&room, (size_t)(x.h * y.w * x.c) * sizeof(float));
-			channels_last(x.data + number * x.h * x.w * x.c, last);
+			channels_last(t, x.data + number * x.h * x.w * x.c, last);
 			for (long row = 0; row < x.h; row++)
 				for (long col = 0; col < y.w; col++) {
 					blend b = blend_of(col, x.w, times);

@@ -61,6 +61,9 @@ const (
 	// EnlargeJoin puts images, N×C×P×P with channels first, over each other into one with
 	// channels last. Each is enlarged to the first's side.
 	EnlargeJoin = "EnlargeJoin"
+	// SigmoidMSE compares a result before its sigmoid with an image of the same shape: to
+	// the mean squared error of each of the batch (N).
+	SigmoidMSE = "SigmoidMSE"
 	// ChannelsLast brings N×C×H×W to N×H×W×C.
 	ChannelsLast = "ChannelsLast"
 )

@@ -251,6 +251,12 @@ func TestProcessorsWithFusedProductsGiveTheSameBits(t *testing.T) {
 			}
 			all = slices.Concat(all, small, up, derivative)
 		}
+		r := rand.New(rand.NewPCG(2, 3))
+		errors, err := run(t, 2, kernels.SigmoidMSE, nil, []operand{random(r, 2, 61, 53, 3), random(r, 2, 61, 53, 3)}, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, errors...)
 		results[kernels.Instructions()] = all
 	})
 	a, b := results["AVX2"], results["AVX-512"]
@@ -263,17 +269,77 @@ func TestProcessorsWithFusedProductsGiveTheSameBits(t *testing.T) {
 }
 
 func TestLayoutsAreExchanged(t *testing.T) {
-	onEachSet(t, func(t *testing.T) {
-		r := rand.New(rand.NewPCG(3, 3))
-		x := random(r, 2, 19, 5, 7)
-		got, err := run(t, 1, kernels.ChannelsLast, nil, []operand{x}, 2, 5, 7, 19)
-		if err != nil {
-			t.Fatal(err)
+	// Of few pixels and of several pieces of them, which end within a row.
+	for _, c := range []struct{ channels, h, w int }{{19, 5, 7}, {3, 5, 7}, {3, 67, 70}, {5, 67, 70}} {
+		x := random(rand.New(rand.NewPCG(3, 3)), 2, c.channels, c.h, c.w)
+		for _, threads := range []int{1, 2} {
+			got, err := run(t, threads, kernels.ChannelsLast, nil, []operand{x}, 2, c.h, c.w, c.channels)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, v := range got {
+				channel, pixel, n := i%c.channels, i/c.channels%(c.h*c.w), i/c.channels/c.h/c.w
+				if want := x.data[(n*c.channels+channel)*c.h*c.w+pixel]; v != want {
+					t.Fatalf("%+v: element %d is %v, expected %v", c, i, v, want)
+				}
+			}
 		}
-		for i, v := range got {
-			n, y, w, c := i/19/7/5, i/19/7%5, i/19%7, i%19
-			if want := x.data[((n*19+c)*5+y)*7+w]; v != want {
-				t.Fatalf("element %d is %v, expected %v", i, v, want)
+	}
+}
+
+func TestSigmoidsAreHeldAgainstImages(t *testing.T) {
+	onEachSet(t, func(t *testing.T) {
+		// Of less than a vector, of more than one, and of several pieces.
+		for _, shape := range [][]int{{3, 1, 1, 3}, {2, 5, 7, 3}, {2, 61, 53, 3}} {
+			r := rand.New(rand.NewPCG(7, 7))
+			x, image := random(r, shape...), random(r, shape...)
+			for i := range x.data {
+				x.data[i] *= float32(math.Pow(10, float64(i%4))) // up to 1000, where a sigmoid is 0 or 1
+				image.data[i] = (image.data[i] + 1) / 2
+			}
+			per := shape[1] * shape[2] * shape[3]
+			want := make([]float64, shape[0])
+			for i, v := range x.data {
+				d := 1/(1+math.Exp(-float64(v))) - float64(image.data[i])
+				want[i/per] += d * d / float64(per)
+			}
+			one, err := run(t, 1, kernels.SigmoidMSE, nil, []operand{x, image}, shape[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			near(t, fmt.Sprint("the errors of ", shape), one, want)
+			two, err := run(t, 2, kernels.SigmoidMSE, nil, []operand{x, image}, shape[0])
+			if err != nil || !slices.Equal(one, two) {
+				t.Errorf("%v: two threads give %v, one %v (%v)", shape, two, one, err)
+			}
+		}
+	})
+}
+
+func TestASingleSigmoidIsThatOfItsNumber(t *testing.T) {
+	onEachSet(t, func(t *testing.T) {
+		for x := float32(-100); x <= 100; x += 0.37 {
+			want := 1 / (1 + math.Exp(-float64(x)))
+			got, err := run(t, 1, kernels.SigmoidMSE, nil, []operand{{[]int{1, 1, 1, 1}, []float32{x}}, {[]int{1, 1, 1, 1}, []float32{0}}}, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := math.Abs(math.Sqrt(float64(got[0])) - want); d > 2e-7*want+1e-19 {
+				t.Errorf("the sigmoid of %v is %v, expected %v", x, math.Sqrt(float64(got[0])), want)
+			}
+		}
+	})
+}
+
+// A model whose results are no numbers is refused, so they must come through.
+func TestWhatIsNoNumberStaysNone(t *testing.T) {
+	onEachSet(t, func(t *testing.T) {
+		for at := range 20 {
+			x := operand{[]int{1, 1, 20, 1}, make([]float32, 20)}
+			x.data[at] = float32(math.NaN())
+			got, err := run(t, 1, kernels.SigmoidMSE, nil, []operand{x, {x.shape, make([]float32, 20)}}, 1)
+			if err != nil || got[0] == got[0] {
+				t.Errorf("the error of an image whose number %d is none is %v (%v)", at, got, err)
 			}
 		}
 	})
@@ -333,6 +399,7 @@ func TestOperandsThatDoNotFitAreRefused(t *testing.T) {
 		"images of two sizes": {kernels.Correlate, window, []operand{random(r, 1, 3, 4, 6), image}},
 		"sides to enlarge":    {kernels.EnlargeJoin, nil, []operand{random(r, 1, 2, 8, 8), random(r, 1, 2, 3, 3)}},
 		"no square":           {kernels.EnlargeJoin, nil, []operand{random(r, 1, 2, 8, 4)}},
+		"two shapes":          {kernels.SigmoidMSE, nil, []operand{image, random(r, 1, 8, 8, 3)}},
 		"a vector":            {kernels.ChannelsLast, nil, []operand{random(r, 8)}},
 	} {
 		_, err := run(t, 1, c.op, c.attributes, c.in, 1, 4, 4, 6)

@@ -42,6 +42,10 @@ typedef struct microkernels {
 	// correction, β₁, 1−β₁, β₂, 1−β₂ and ε.
 	void (*adam)(long n, const float *rates, const float *const *gradients, long parts, const float *const *before, float *const *after);
 
+	// sigmoid_error is the sum of the squared differences between the sigmoids of n numbers,
+	// a multiple of MAX_LANES, and those of the image.
+	float (*sigmoid_error)(long n, const float *x, const float *image);
+
 	// squares are the transforms of squares.h for a stride of 1 and of 2. Pixels and
 	// products are by row and column; place says at which product's place one is written.
 	struct {

@@ -192,8 +192,27 @@ static OrtStatus *compute_last(void *k, OrtKernelContext *context) {
 	int64_t dims[4] = {in.dims[0], in.dims[2], in.dims[3], in.dims[1]};
 	float *out;
 	if ((status = make_output(context, 0, dims, 4, &out)) != NULL) return status;
-	channels_last(in.data, image_of(out, dims));
+	team t = team_of(context, 1);
+	channels_last(&t, in.data, image_of(out, dims));
 	return NULL;
+}
+
+// compute_error compares sigmoids with an image: (before the sigmoid, image).
+static OrtStatus *compute_error(void *k, OrtKernelContext *context) {
+	(void)k;
+	const char *name = "SigmoidMSE";
+	input in[2];
+	for (size_t i = 0; i < 2; i++) {
+		OrtStatus *status = read_input(name, context, i, &in[i]);
+		if (status != NULL) return status;
+		if (in[i].rank != 4) return refuse(name, "an operand is no image");
+	}
+	if (!has_dims(&in[1], 4, in[0].dims)) return refuse(name, "the images are not of one shape");
+	float *out;
+	OrtStatus *status = make_output(context, 0, in[0].dims, 1, &out);
+	if (status != NULL) return status;
+	team t = team_of(context, 1);
+	return sigmoid_mse(&t, image_of(in[0].data, in[0].dims), image_of(in[1].data, in[1].dims), out) ? NULL : refuse(name, no_memory);
 }
 
 // compute_join enlarges images and joins them: (finest image, others), N×C×P×P each.
@@ -371,6 +390,7 @@ static const operator operators[] = {
     OPERATOR("Correlate", compute_correlate, .required = 2, .outputs = 1, .window = 1),
     OPERATOR("ChannelSum", compute_sum, .required = 1, .outputs = 1),
     OPERATOR("ChannelsLast", compute_last, .required = 1, .outputs = 1),
+    OPERATOR("SigmoidMSE", compute_error, .required = 2, .outputs = 1),
     OPERATOR("EnlargeJoin", compute_join, .required = 1, .variadic = 1, .outputs = 1),
     OPERATOR("Adam", compute_adam, .required = 6, .variadic = 1, .outputs = 3, .rates = 1),
 };

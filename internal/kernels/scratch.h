@@ -7,6 +7,14 @@
 
 static inline long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
 
+// even_groups cuts n into so many groups, or fewer, that are as large as each other, but for
+// the last, and a multiple of unit: what is left over would be a group of its own that reads
+// all weights, and a thread's, for which the others wait.
+static inline long even_groups(long n, long groups, long unit, long *size) {
+	*size = round_up((n + groups - 1) / groups, unit);
+	return (n + *size - 1) / *size;
+}
+
 // take hands scratch memory out in pieces that begin at a cache line; taken is how much a
 // piece takes at most.
 void *take(char **scratch, size_t bytes);

@@ -54,6 +54,7 @@ typedef struct {
 	const float *weights; // by block of y's channels, sum, product, channel of x, lane
 	finish f;
 	const float *bias;
+	long size; // of a group, in squares
 	atomic_int failed;
 } squared;
 
@@ -92,7 +93,7 @@ static void square_group(void *data, size_t group) {
 	char *room = scratch;
 	float *analysed = take(&room, own), *zeros = take(&room, empty);
 	memset(zeros, 0, empty);
-	long first = (long)group * SQUARES, left = count_squares(y) - first, n = left < SQUARES ? left : SQUARES;
+	long first = (long)group * q->size, left = count_squares(y) - first, n = left < q->size ? left : q->size;
 	for (long i = 0; i < n; i++) {
 		const float *at[25];
 		pixels_of(s, q->w, x, y, first + i, zeros, at);
@@ -155,7 +156,10 @@ static int square(const team *t, window w, image x, image y, const kernel_of *k,
 		memset(none, 0, (size_t)y.c * sizeof(float));
 		q.weights = weights;
 		q.bias = f.bias != NULL ? f.bias : none;
-		t->each(t, square_group, (size_t)((count_squares(y) + SQUARES - 1) / SQUARES), &q);
+		long all = count_squares(y), groups = (all + SQUARES - 1) / SQUARES;
+		if (groups < t->pieces) groups = t->pieces;
+		groups = even_groups(all, groups, q.m->mr, &q.size);
+		t->each(t, square_group, (size_t)groups, &q);
 		t->give_back(none);
 	}
 	release(t, keep, weights);
