@@ -8,18 +8,21 @@ import (
 )
 
 // toRGB converts what a decoder gave as Pillow's convert("RGB") does, dropping
-// alpha. It does so by its own loops in the calling goroutine: an imaging
+// alpha; grey of 8 bits as a plane. It does so by its own loops in the calling goroutine: an imaging
 // library's workers would panic on a crafted image where no recover reaches.
 func toRGB(m image.Image) (*RGB, error) {
 	b := m.Bounds()
-	// All of it is written below; Prepare gives it back.
-	out := &RGB{W: b.Dx(), H: b.Dy(), Pix: *borrow(3 * b.Dx() * b.Dy())}
-	switch m := m.(type) {
-	case *image.Gray:
+	out := &RGB{W: b.Dx(), H: b.Dy()}
+	if m, ok := m.(*image.Gray); ok {
+		out.plane = *borrow(out.W * out.H)
 		for y := range out.H {
-			repeat(out.Pix[3*y*out.W:3*(y+1)*out.W], m.Pix[y*m.Stride:y*m.Stride+out.W])
+			copy(out.plane[y*out.W:(y+1)*out.W], m.Pix[y*m.Stride:])
 		}
-		out.grey = true
+		return out, nil
+	}
+	// All of it is written below; Prepare gives it back.
+	out.Pix = *borrow(3 * out.W * out.H)
+	switch m := m.(type) {
 	case *image.Gray16:
 		// The high byte comes first: dropping the low one is >> 8.
 		eachRow(out, m.Pix, m.Stride, 2, func(d, s []byte) { d[0], d[1], d[2] = s[0], s[0], s[0] })

@@ -37,7 +37,18 @@ type RGB struct {
 	// top to bottom without padding: 3·W·H bytes.
 	Pix []byte
 
-	grey bool // the three are known to be equal everywhere
+	// plane holds the one value of each pixel of a grey image, W·H bytes; nil for
+	// images of colour. Pix may be missing then, until spread makes it.
+	plane []byte
+}
+
+// spread makes Pix of a grey image's plane.
+func (img *RGB) spread() *RGB {
+	if img.Pix == nil {
+		img.Pix = *borrow(3 * len(img.plane))
+		repeat(img.Pix, img.plane)
+	}
+	return img
 }
 
 func newRGB(w, h int) *RGB { return &RGB{W: w, H: h, Pix: make([]byte, 3*w*h)} }
@@ -94,7 +105,16 @@ func (l ImageLimits) check(w, h int) error {
 // The dimensions in the header are held against lim before anything of the
 // image's size is allocated, and so is what the file's length can hold at all.
 // It returns ErrImage or ErrImageTooLarge, wrapped.
-func Decode(data []byte, lim ImageLimits) (img *RGB, err error) {
+func Decode(data []byte, lim ImageLimits) (*RGB, error) {
+	img, err := decode(data, lim)
+	if err != nil {
+		return nil, err
+	}
+	return img.spread(), nil
+}
+
+// decode is Decode that leaves grey images as planes.
+func decode(data []byte, lim ImageLimits) (img *RGB, err error) {
 	lim = lim.orDefault()
 	if int64(len(data)) > lim.MaxBytes {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d are read", ErrImageTooLarge, len(data), lim.MaxBytes)
@@ -232,6 +252,8 @@ func readTIFF(data []byte, lim ImageLimits) (*RGB, error) {
 	if err != nil {
 		return nil, err
 	}
+	img.spread()
+	img.plane = nil // what follows is done with the pixels
 	if dir.inverted() {
 		for i, v := range img.Pix {
 			img.Pix[i] = 255 - v

@@ -1,7 +1,6 @@
 package inference
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
@@ -18,21 +17,24 @@ var ErrSide = errors.New("unusable image side")
 // keeps these bytes in memory. It returns ErrImage, ErrImageTooLarge or, for a
 // side below 1 or above models.MaxImageSize, ErrSide, wrapped.
 func Prepare(data []byte, side int, lim ImageLimits) ([]byte, error) {
+	return prepare(data, side, lim, func(n int) []byte { return make([]byte, n) })
+}
+
+// prepare is Prepare into so many bytes of memory.
+func prepare(data []byte, side int, lim ImageLimits, memory func(n int) []byte) ([]byte, error) {
 	if side < 1 || side > models.MaxImageSize {
 		return nil, fmt.Errorf("%w: %d pixels, expected 1 to %d", ErrSide, side, models.MaxImageSize)
 	}
-	img, err := Decode(data, lim)
+	img, err := decode(data, lim)
 	if err != nil {
 		return nil, err
 	}
-	if img.W == side && img.H == side {
-		// The caller keeps it, and must not keep what is behind it.
-		defer giveBack(&img.Pix)
-		return bytes.Clone(img.Pix), nil
-	}
-	resized := img.Resize(side, side)
-	giveBack(&img.Pix) // nobody else has it
-	return resized.Pix, nil
+	// The caller has what is made of it, and nobody what it is made of.
+	defer giveBack(&img.Pix)
+	defer giveBack(&img.plane)
+	pixels := memory(channels * side * side)
+	img.resizeTo(pixels, side, side)
+	return pixels, nil
 }
 
 // unit holds float32(v)/255, which is what PyTorch's .float()/255 gives;

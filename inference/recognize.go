@@ -43,26 +43,29 @@ func (c *Cache) Recognizer() *Recognizer {
 	return r
 }
 
-// Next takes the bytes that come next, and says whether a known file goes on
-// with them. After it said no, it must not be called again.
-func (r *Recognizer) Next(p []byte) bool {
-	from := len(r.seen)
+// Next takes the bytes that come next, and says with how many of them a known file
+// goes on: fewer than all where it ends within them, none where they differ from
+// each. After it took fewer than all, it must not be called again.
+func (r *Recognizer) Next(p []byte) int {
+	from, most := len(r.seen), 0
 	kept := r.files[:0]
 	for _, f := range r.files {
-		if bytes.HasPrefix(f.data[from:], p) {
-			kept = append(kept, f)
+		n := min(len(f.data)-from, len(p))
+		if n < most || !bytes.Equal(f.data[from:from+n], p[:n]) {
+			continue
 		}
+		if n > most {
+			most, kept = n, kept[:0] // what ended before is another
+		}
+		kept = append(kept, f)
 	}
-	r.files = kept
-	if len(kept) == 0 {
-		return false
+	if r.files = kept; most > 0 {
+		r.seen = kept[0].data[:from+most]
 	}
-	r.seen = kept[0].data[:from+len(p)]
-	return true
+	return most
 }
 
-// Seen are the bytes that a known file went on with, all but those that Next
-// said no to. They are the file's own and must not be written to.
+// Seen are the bytes that Next took. They are the file's own and must not be written to.
 func (r *Recognizer) Seen() []byte { return r.seen[:len(r.seen):len(r.seen)] }
 
 // Whole says which file it was, by its SHA-256, when the bytes so far are the

@@ -83,23 +83,25 @@ func (img *RGB) Resize(w, h int) *RGB {
 		panic(fmt.Sprintf("inference: resize to %d×%d pixels", w, h))
 	}
 	out := newRGB(w, h)
-	out.grey = img.grey
+	img.resizeTo(out.Pix, w, h)
+	return out
+}
+
+// resizeTo writes the pixels of Resize.
+func (img *RGB) resizeTo(pix []byte, w, h int) {
 	switch {
+	case w == img.W && h == img.H && img.plane == nil:
+		copy(pix, img.Pix)
 	case w == img.W && h == img.H:
-		copy(out.Pix, img.Pix)
-	case img.grey && img.W*img.H <= maxPooledBytes: // a third of the work
-		from, to := borrow(img.W*img.H), borrow(w*h)
-		for i := range *from {
-			(*from)[i] = img.Pix[3*i]
-		}
-		img.resize(*to, *from, w, h, 1, horizontalGrey)
-		repeat(out.Pix, *to)
-		giveBack(from)
+		repeat(pix, img.plane)
+	case img.plane != nil: // a third of the work
+		to := borrow(w * h)
+		img.resize(*to, img.plane, w, h, 1, horizontalGrey)
+		repeat(pix, *to)
 		giveBack(to)
 	default:
-		img.resize(out.Pix, img.Pix, w, h, channels, horizontal)
+		img.resize(pix, img.Pix, w, h, channels, horizontal)
 	}
-	return out
 }
 
 // channels are those of an RGB image.
@@ -153,7 +155,7 @@ func borrow(n int) *[]byte {
 }
 
 func giveBack(buf *[]byte) {
-	if cap(*buf) <= maxPooledBytes {
+	if *buf != nil && cap(*buf) <= maxPooledBytes {
 		intermediate.Put(buf)
 	}
 }

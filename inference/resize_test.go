@@ -57,11 +57,11 @@ func TestGreyIsResizedAsColourIs(t *testing.T) {
 			plane.Pix[i] = byte(r.Uint32())
 		}
 		img, err := toRGB(plane)
-		if err != nil || !img.grey {
-			t.Fatalf("grey %v, %v", img.grey, err)
+		if err != nil || img.plane == nil {
+			t.Fatalf("no plane of a grey image, %v", err)
 		}
 		got := img.Resize(c[2], c[3])
-		img.grey = false
+		img.spread().plane = nil
 		if !bytes.Equal(got.Pix, img.Resize(c[2], c[3]).Pix) {
 			t.Errorf("%v differs", c)
 		}

@@ -131,7 +131,7 @@ func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, e
 	}()
 	var pixels []byte
 	err := s.Work(ctx, func() (err error) {
-		pixels, err = Prepare(t.Image, d.Side(), t.Limits)
+		pixels, err = prepare(t.Image, d.Side(), t.Limits, func(n int) []byte { return *borrow(n) })
 		return err
 	})
 	if err != nil {
@@ -141,7 +141,10 @@ func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, e
 		t.Decoded()
 	}
 	expected = false
-	j := &job{ctx: ctx, image: func(dst []float32) { Normalize(dst, pixels) }}
+	j := &job{ctx: ctx, image: func(dst []float32) {
+		Normalize(dst, pixels)
+		giveBack(&pixels) // not sooner: the run may begin after its caller has left
+	}}
 	if err := s.wait(d, &d.errors, alone, []*job{j}); err != nil {
 		return Verdict{}, err
 	}

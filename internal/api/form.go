@@ -13,6 +13,7 @@ import (
 	"mime/multipart"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -99,11 +100,16 @@ func (f *form) unused(name string) { f.spare = append(f.spare, name) }
 func (f *form) text(name string) string { return string(bytes.TrimSpace(f.memory[name])) }
 
 // readAhead is how much of a body is read at a time, largestGuess how much memory
-// is taken for a part before its bytes are there.
+// is taken for a part before its bytes are there, and largestImageGuess for one of many
+// parts: who sends a hundred of them must not have a hundred times the body's length.
 const (
-	readAhead    = 256 << 10
-	largestGuess = 8 << 20
+	readAhead         = 256 << 10
+	largestGuess      = 8 << 20
+	largestImageGuess = 64 << 10
 )
+
+// readers read ahead of bodies.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readAhead) }}
 
 // maxParts bounds the parts of a form, known and unknown.
 const maxParts = 100
@@ -123,8 +129,14 @@ func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) 
 	}
 	f := newForm(int64(c.Request().Header.ContentLength()), shareOf(c))
 	// The multipart reader takes 4 KiB at a time; a model is a thousand times that.
-	buffered := bufio.NewReaderSize(body, readAhead)
-	if err := f.read(multipart.NewReader(buffered, params["boundary"]), fields, s.options.TempDir); err != nil {
+	buffered := readers.Get().(*bufio.Reader)
+	buffered.Reset(&steady{Reader: body})
+	defer func() {
+		buffered.Reset(nil) // or the connection would stay with it
+		readers.Put(buffered)
+	}()
+	rest := f.recognizeFirst(buffered, params["boundary"], fields)
+	if err := f.read(multipart.NewReader(rest, params["boundary"]), fields, s.options.TempDir); err != nil {
 		f.Close()
 		return nil, s.refuse(c, body, formError(err))
 	}
@@ -202,9 +214,9 @@ func (f *form) recognize(name string, part io.Reader, known *inference.Recognize
 	defer chunks.Put(chunk)
 	for {
 		n, err := part.Read(chunk[:])
-		if !known.Next(chunk[:n]) {
+		if taken := known.Next(chunk[:n]); taken < n {
 			// The chunk is used again before this is read.
-			return io.MultiReader(bytes.NewReader(known.Seen()), bytes.NewReader(bytes.Clone(chunk[:n])), part), nil
+			return io.MultiReader(bytes.NewReader(known.Seen()), bytes.NewReader(bytes.Clone(chunk[taken:n])), part), nil
 		}
 		if errors.Is(err, io.EOF) {
 			break
@@ -217,9 +229,77 @@ func (f *form) recognize(name string, part io.Reader, known *inference.Recognize
 	if !whole {
 		return bytes.NewReader(known.Seen()), nil
 	}
-	f.memory[name], f.sums[name] = known.Seen(), sum
-	f.length -= int64(len(known.Seen()))
+	f.found(name, known.Seen(), sum)
 	return nil, nil
+}
+
+// found keeps a known file as a part.
+func (f *form) found(name string, file []byte, sum string) {
+	f.memory[name], f.sums[name] = file, sum
+	f.length -= int64(len(file))
+}
+
+// maxPartHeader is how much of a form is looked at for the header of its first part.
+const maxPartHeader = 1 << 10
+
+// recognizeFirst passes over a form's first part where it is a known file, which then
+// stands for it, and gives the rest of the form; else it gives all of it. Most forms
+// begin with a model that was sent before, of several megabytes, and are compared here
+// where they come in: a reader of any form copies them twice and looks for the boundary
+// in them. (Who draws a boundary that stands in their own file gets it whole.)
+func (f *form) recognizeFirst(body *bufio.Reader, boundary string, fields map[string]field) io.Reader {
+	// Whatever is wrong with the form is found by who reads the rest.
+	start, _ := body.Peek(maxPartHeader)
+	end := bytes.Index(start, []byte("\r\n\r\n"))
+	if end < 0 {
+		return body
+	}
+	header := bytes.Clone(start[:end+4])
+	part, err := multipart.NewReader(bytes.NewReader(header), boundary).NextRawPart()
+	if err != nil || !bytes.HasPrefix(header, []byte("--"+boundary+"\r\n")) || fields[part.FormName()].known == nil {
+		return body
+	}
+	_, _ = body.Discard(len(header))
+	known := fields[part.FormName()].known()
+	for {
+		_, err := body.Peek(1) // reads on when all was taken
+		chunk, _ := body.Peek(body.Buffered())
+		taken := known.Next(chunk)
+		_, _ = body.Discard(taken)
+		if taken < len(chunk) || err != nil {
+			break
+		}
+	}
+	if sum, whole := known.Whole(); whole && atBoundary(body, boundary) {
+		f.found(part.FormName(), known.Seen(), sum)
+		return body
+	}
+	return io.MultiReader(bytes.NewReader(header), bytes.NewReader(known.Seen()), body)
+}
+
+// atBoundary says whether a part ends here, and nothing but the next one or the end of the
+// form follows.
+func atBoundary(body *bufio.Reader, boundary string) bool {
+	delimiter := "\r\n--" + boundary
+	next, _ := body.Peek(len(delimiter) + len("--\r\n"))
+	after, ok := strings.CutPrefix(string(next), delimiter)
+	return ok && (strings.HasPrefix(after, "\r\n") || after == "--" || after == "--\r\n")
+}
+
+// steady is a reader that ends for good with its first error: who peeks at a form may
+// meet it and leave it to who reads on.
+type steady struct {
+	io.Reader
+	err error
+}
+
+func (s *steady) Read(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.Reader.Read(p)
+	s.err = err
+	return n, err
 }
 
 // chunkBytes stay in the processor's cache while they are compared.
@@ -234,10 +314,13 @@ func (f *form) append(name string, part *multipart.Part, known field) error {
 	for _, u := range f.lists[name] {
 		before += int64(len(u.data))
 	}
-	data, err := io.ReadAll(charged{io.LimitReader(part, min(known.limit, known.many-before)+1), f.share})
-	if err != nil {
+	limit := min(known.limit, known.many-before)
+	// An image is most of what is left of a body, where it is the last.
+	buffer := bytes.NewBuffer(make([]byte, 0, max(min(f.length, limit, largestImageGuess), 0)+bytes.MinRead))
+	if _, err := buffer.ReadFrom(charged{io.LimitReader(part, limit+1), f.share}); err != nil {
 		return err
 	}
+	data := buffer.Bytes()
 	f.length -= int64(len(data))
 	f.lists[name] = append(f.lists[name], upload{part.FileName(), data})
 	if err := within(name, int64(len(data)), known.limit); err != nil {
