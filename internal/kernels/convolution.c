@@ -129,11 +129,16 @@ static void copy_few(float *to, const float *from, long n) {
 		for (; i < n; i++) to[i] = from[i];
 }
 
+// pixel_at is where a place's result goes in y, of a target without phases.
+static long pixel_at(const target *t, long number, long row, long col) {
+	return ((number * t->y.h + row * t->step + t->dr) * t->y.w + col * t->step + t->dc) * t->y.c;
+}
+
 static void write_place(const microkernels *m, const target *t, long number, long row, long col, long block, const float *tile,
                         const float *bias, long channels) {
 	image y = t->y;
 	if (!t->phases) {
-		long at = (((number * y.h + row * t->step + t->dr) * y.w) + col * t->step + t->dc) * y.c + block;
+		long at = pixel_at(t, number, row, col) + block;
 		if (channels - block >= m->nr) {
 			m->finish(tile, bias + block, t->mask ? t->mask + at : NULL, t->rectify, y.data + at);
 			return;
@@ -179,13 +184,21 @@ static void gather_group(void *data, size_t piece) {
 	long run = g->reach.cols * g->x.c, panel = g->reach.rows * run * m->nr;
 	float tile[MAX_MR * MAX_NR];
 	locate(p, &g->reach, g->x, g->h, g->w, first, n);
+	const target *t = &all->t;
 	for (long block = from; block < to; block += m->nr) {
 		const float *weights = g->weights + block / m->nr * panel;
 		long col = first % g->w, row = first / g->w % g->h, number = first / g->w / g->h;
+		int whole = t->mask == NULL && !t->phases && g->channels - block >= m->nr;
 		for (long i = 0; i < n; i += m->mr) {
-			m->gather(p.at + i, GROUP, g->reach.rows, run, weights, tile);
-			for (long k = 0; k < m->mr && i + k < n; k++) {
-				write_place(m, &all->t, number, row, col, block, tile + k * m->nr, g->bias, g->channels);
+			float *out[MAX_MR];
+			long places = n - i < m->mr ? n - i : m->mr;
+			int at_once = whole && places == m->mr;
+			if (!at_once) m->gather(p.at + i, GROUP, g->reach.rows, run, weights, tile);
+			for (long k = 0; k < places; k++) {
+				if (at_once)
+					out[k] = t->y.data + pixel_at(t, number, row, col) + block;
+				else
+					write_place(m, t, number, row, col, block, tile + k * m->nr, g->bias, g->channels);
 				if (++col == g->w) {
 					col = 0;
 					if (++row == g->h) {
@@ -194,6 +207,7 @@ static void gather_group(void *data, size_t piece) {
 					}
 				}
 			}
+			if (at_once) m->gather_into(p.at + i, GROUP, g->reach.rows, run, weights, g->bias + block, t->rectify, out);
 		}
 	}
 	all->team->give_back(scratch);

@@ -22,24 +22,43 @@ typedef int bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 #define AHEAD 12
 #define CACHE_LINE 16
 
+// SUM_UP declares the sums of a tile and computes them.
+#define SUM_UP(sum, points, stride, runs, len, weights) \
+	vector sum[MR][VECTORS]; \
+	EACH(i, MR) EACH(j, VECTORS) sum[i][j] = (vector){0}; \
+	for (long r = 0; r < runs; r++) { \
+		const float *p[MR]; \
+		EACH(i, MR) p[i] = points[r * stride + i]; \
+		for (long k = 0; k < len; k++) { \
+			vector w[VECTORS]; \
+			EACH(j, VECTORS) w[j] = *(const vector *)(weights + j * LANES); \
+			EACH(line, NR / CACHE_LINE + (NR % CACHE_LINE > 0)) __builtin_prefetch(weights + AHEAD * NR + line * CACHE_LINE); \
+			weights += NR; \
+			EACH(i, MR) { \
+				vector x = p[i][k] - (vector){0}; \
+				EACH(j, VECTORS) sum[i][j] += x * w[j]; \
+			} \
+		} \
+	}
+
 TARGET static void gather(const float *const *points, long stride, long runs, long len, const float *weights, float *tile) {
-	vector sum[MR][VECTORS];
-	EACH(i, MR) EACH(j, VECTORS) sum[i][j] = (vector){0};
-	for (long r = 0; r < runs; r++) {
-		const float *p[MR];
-		EACH(i, MR) p[i] = points[r * stride + i];
-		for (long k = 0; k < len; k++) {
-			vector w[VECTORS];
-			EACH(j, VECTORS) w[j] = *(const vector *)(weights + j * LANES);
-			EACH(line, NR / CACHE_LINE + (NR % CACHE_LINE > 0)) __builtin_prefetch(weights + AHEAD * NR + line * CACHE_LINE);
-			weights += NR;
-			EACH(i, MR) {
-				vector x = p[i][k] - (vector){0};
-				EACH(j, VECTORS) sum[i][j] += x * w[j];
-			}
+	SUM_UP(sum, points, stride, runs, len, weights)
+	EACH(i, MR) EACH(j, VECTORS) *(vector *)(tile + i * NR + j * LANES) = sum[i][j];
+}
+
+TARGET static void gather_into(const float *const *points, long stride, long runs, long len, const float *weights, const float *bias,
+                               int rectify, float *const *out) {
+	SUM_UP(sum, points, stride, runs, len, weights)
+	// A comparison gives all bits where it holds: here that all are to stay as they are.
+	const vector zero = {0};
+	const bits all = rectify ? (bits){0} : ~(bits){0};
+	EACH(j, VECTORS) {
+		vector add = *(const vector *)(bias + j * LANES);
+		EACH(i, MR) {
+			vector v = sum[i][j] + add;
+			*(vector *)(out[i] + j * LANES) = (vector)((bits)v & ((bits)(v > zero) | all));
 		}
 	}
-	EACH(i, MR) EACH(j, VECTORS) *(vector *)(tile + i * NR + j * LANES) = sum[i][j];
 }
 
 TARGET static void scatter(const float *const *points, long n, long at, const float *small, long step, float *sums) {
@@ -272,5 +291,5 @@ TARGET static float sigmoid_error(long n, const float *x, const float *image) {
 	return all;
 }
 
-const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, scatter, finish_pixel, sum_rows, blend, adam, sigmoid_error,
+const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, gather_into, scatter, finish_pixel, sum_rows, blend, adam, sigmoid_error,
                            {{analyse_1, form_1, synthesise_1, distribute_1, unform_1}, {analyse_2, form_2, synthesise_2, distribute_2, unform_2}}};

@@ -21,6 +21,11 @@ typedef struct microkernels {
 	// points[r·stride + i][k] · weights[(r·len + k)·nr + j].
 	void (*gather)(const float *const *points, long stride, long runs, long len, const float *weights, float *tile);
 
+	// gather_into is gather whose tile is finished as by finish, without masks, and written
+	// to mr places instead.
+	void (*gather_into)(const float *const *points, long stride, long runs, long len, const float *weights, const float *bias, int rectify,
+	                    float *const *out);
+
 	// scatter adds to a tile, of mr rows that lie nr apart: sums[i·nr + j] grows by the
 	// sum over k < n of points[k][at + i] · small[k·step + j].
 	void (*scatter)(const float *const *points, long n, long at, const float *small, long step, float *sums);
