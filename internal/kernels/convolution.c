@@ -5,6 +5,7 @@
 #include "microkernel.h"
 #include "scratch.h"
 #include "squares.h"
+#include "taps.h"
 
 // All three computations walk over the small image's pixels, or over the places of an
 // image of the small one's size. At such a place, and for each row of the kernel that
@@ -117,17 +118,6 @@ typedef struct {
 	long blocks; // of channels that a thread takes of a group
 	atomic_int failed;
 } gathers;
-
-// copy_few is memcpy for a dozen numbers, whose call takes longer than they do.
-static void copy_few(float *to, const float *from, long n) {
-	typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
-	long i = 0;
-	for (; i + 4 <= n; i += 4) *(four *)(to + i) = *(const four *)(from + i);
-	if (i < n && n >= 4) // the last four, some of them again
-		*(four *)(to + n - 4) = *(const four *)(from + n - 4);
-	else
-		for (; i < n; i++) to[i] = from[i];
-}
 
 // pixel_at is where a place's result goes in y, of a target without phases.
 static long pixel_at(const target *t, long number, long row, long col) {
@@ -416,6 +406,7 @@ static void order_up(const void *what, float *weights) {
 
 int up(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large) {
 	if (w.stride == 1 && by_squares(w, small, large)) return up_squares(t, w, small, kernel, keep, version, f, large);
+	if (by_taps(w, large, f)) return up_taps(t, w, small, kernel, keep, version, f, large);
 	kernel_of k = {w, small.c, large.c, kernel};
 	phases parts[MOST_TOGETHER];
 	long n = cut(w, large.c, parts), count = 0;

@@ -128,6 +128,8 @@ var convolutions = []convolution{
 	{3, 2, 2, 5, 7, 32, 16}, {3, 2, 1, 8, 8, 33, 3}, {3, 2, 2, 4, 4, 64, 37}, {3, 2, 1, 1, 1, 8, 9}, {3, 2, 3, 11, 13, 5, 2},
 	{3, 1, 2, 6, 5, 32, 92}, {1, 1, 2, 6, 5, 32, 92}, {1, 1, 3, 4, 4, 1, 32}, {3, 1, 1, 3, 3, 1, 3}, {5, 1, 1, 4, 9, 6, 7}, {7, 2, 1, 4, 3, 4, 4}, {1, 2, 1, 3, 3, 4, 5},
 	{3, 2, 1, 16, 16, 70, 40},
+	// To few channels, by taps: of one piece and of several.
+	{3, 2, 2, 9, 5, 16, 3}, {3, 2, 1, 35, 24, 32, 1}, {3, 2, 1, 17, 9, 32, 2},
 	// By squares: of each stride one group of them, and several.
 	{3, 2, 2, 4, 6, 64, 32}, {3, 1, 3, 6, 4, 32, 96}, {3, 2, 1, 2, 2, 32, 32}, {3, 1, 1, 22, 24, 32, 32}, {3, 2, 1, 30, 30, 32, 64},
 }
@@ -163,6 +165,14 @@ func biased(n int, bias []float32) []float64 {
 	out := make([]float64, n)
 	for i := range out {
 		out[i] = float64(bias[i%len(bias)])
+	}
+	return out
+}
+
+func rectified(sums []float64) []float64 {
+	out := slices.Clone(sums)
+	for i, v := range out {
+		out[i] = max(v, 0)
 	}
 	return out
 }
@@ -205,6 +215,14 @@ func TestConvolutionsAndTheirDerivativesAreTheSumsOfTheirProducts(t *testing.T) 
 							t.Fatal(err)
 						}
 						near(t, "up", got, finished(slices.Clone(up), toLarge.data))
+						if got, err = run(t, threads, kernels.Up, c.layer(0, fixed), []operand{small, kernel, largeBias}, largeShape...); err != nil {
+							t.Fatal(err)
+						}
+						near(t, "up without ReLU and mask", got, up)
+						if got, err = run(t, threads, kernels.Down, c.layer(1, fixed), []operand{large, kernel, smallBias}, smallShape...); err != nil {
+							t.Fatal(err)
+						}
+						near(t, "down without mask", got, rectified(down))
 					}
 				}
 				got, err := run(t, 1, kernels.Down, c.layer(0, 0), []operand{large, kernel}, smallShape...)

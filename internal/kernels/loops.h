@@ -61,6 +61,20 @@ TARGET static void gather_into(const float *const *points, long stride, long run
 	}
 }
 
+TARGET static void join(const float *const parts[4], const int masks[4][MAX_LANES], const float *bias, long n, long step, long half,
+                        float *upper, float *lower) {
+	for (long i = 0; i < n; i++) {
+		float sums[MAX_LANES];
+		EACH(j, MAX_LANES / LANES) {
+			vector sum = *(const vector *)(bias + j * LANES);
+			EACH(p, 4) sum += (vector)(*(const bits *)(parts[p] + i * step + j * LANES) & *(const bits *)(masks[p] + j * LANES));
+			*(vector *)(sums + j * LANES) = sum;
+		}
+		copy_few(upper + i * half, sums, half);
+		copy_few(lower + i * half, sums + half, half);
+	}
+}
+
 TARGET static void scatter(const float *const *points, long n, long at, const float *small, long step, float *sums) {
 	vector sum[MR][VECTORS];
 	EACH(i, MR) EACH(j, VECTORS) sum[i][j] = (vector){0};
@@ -291,5 +305,5 @@ TARGET static float sigmoid_error(long n, const float *x, const float *image) {
 	return all;
 }
 
-const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, gather_into, scatter, finish_pixel, sum_rows, blend, adam, sigmoid_error,
+const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, gather_into, join, scatter, finish_pixel, sum_rows, blend, adam, sigmoid_error,
                            {{analyse_1, form_1, synthesise_1, distribute_1, unform_1}, {analyse_2, form_2, synthesise_2, distribute_2, unform_2}}};

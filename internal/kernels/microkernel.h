@@ -10,6 +10,17 @@
 #define MAX_NR 32
 #define MAX_LANES 16
 
+// copy_few is memcpy for a dozen numbers, whose call takes longer than they do.
+static inline void copy_few(float *to, const float *from, long n) {
+	typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+	long i = 0;
+	for (; i + 4 <= n; i += 4) *(four *)(to + i) = *(const four *)(from + i);
+	if (i < n && n >= 4) // the last four, some of them again
+		*(four *)(to + n - 4) = *(const four *)(from + n - 4);
+	else
+		for (; i < n; i++) to[i] = from[i];
+}
+
 typedef struct microkernels {
 	const char *name;
 	long lanes, mr, nr;
@@ -25,6 +36,12 @@ typedef struct microkernels {
 	// to mr places instead.
 	void (*gather_into)(const float *const *points, long stride, long runs, long len, const float *weights, const float *bias, int rectify,
 	                    float *const *out);
+
+	// join adds the parts of n places of taps.h, step apart, to those of bias. A part's
+	// numbers count where all bits of its mask are set, as none are elsewhere. Of the first
+	// 2·half sums of a place half are written above, and half below.
+	void (*join)(const float *const parts[4], const int masks[4][MAX_LANES], const float *bias, long n, long step, long half, float *upper,
+	             float *lower);
 
 	// scatter adds to a tile, of mr rows that lie nr apart: sums[i·nr + j] grows by the
 	// sum over k < n of points[k][at + i] · small[k·step + j].
