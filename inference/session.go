@@ -188,7 +188,7 @@ func (b *buffers) close() {
 
 // What a session holds beside its buffers: the weights, them in the order that its
 // operators read, of which some take 25 products for 9 taps, and the graph itself.
-// Measured as 2.3 times the weights of the default network.
+// Measured as 2.5 times the weights of the default network.
 const (
 	sessionHalves = 5 // halves of the weights
 	sessionGraph  = 512 << 10

@@ -131,7 +131,7 @@ var convolutions = []convolution{
 	// To few channels, by taps: of one piece and of several.
 	{3, 2, 2, 9, 5, 16, 3}, {3, 2, 1, 35, 24, 32, 1}, {3, 2, 1, 17, 9, 32, 2},
 	// By squares: of each stride one group of them, and several.
-	{3, 2, 2, 4, 6, 64, 32}, {3, 1, 3, 6, 4, 32, 96}, {3, 2, 1, 2, 2, 32, 32}, {3, 1, 1, 22, 24, 32, 32}, {3, 2, 1, 30, 30, 32, 64},
+	{3, 2, 2, 4, 6, 64, 32}, {3, 2, 1, 14, 30, 64, 64}, {3, 1, 3, 6, 4, 32, 96}, {3, 2, 1, 2, 2, 32, 32}, {3, 1, 1, 22, 24, 32, 32}, {3, 2, 1, 30, 30, 32, 64},
 }
 
 // onEachSet runs a test with every set of instructions that this processor has.

@@ -109,32 +109,36 @@ TARGET static void finish_pixel(const float *tile, const float *bias, const floa
 	(v)[0] = (x)[0] - (x)[2], (v)[1] = (x)[1] + (x)[2], (v)[2] = (x)[2] - (x)[1], (v)[3] = (x)[1] - (x)[3]
 #define ALONG_2(x, v) \
 	(v)[0] = (x)[2], (v)[1] = (x)[0] - (x)[2], (v)[2] = (x)[1], (v)[3] = (x)[4] - (x)[2], (v)[4] = (x)[3]
+#define ALONG_UP(x, v) (v)[0] = (x)[0] - (x)[1], (v)[1] = (x)[1], (v)[2] = (x)[2] - (x)[1], (v)[3] = (x)[0]
 
-#define ANALYSE(name, N, ALONG) \
+#define ANALYSE(name, IN, OUT, ALONG) \
 	TARGET static void name(const float *const *x, long channels, const unsigned char *place, float *out) { \
 		for (long c = 0; c < channels; c += LANES) { \
-			vector rows[N][N]; \
-			EACH(col, N) { \
-				vector line[N], made[N]; \
-				EACH(row, N) line[row] = *(const vector *)(x[row * N + col] + c); \
+			vector rows[OUT][IN]; \
+			EACH(col, IN) { \
+				vector line[IN], made[OUT]; \
+				EACH(row, IN) line[row] = *(const vector *)(x[row * IN + col] + c); \
 				ALONG(line, made); \
-				EACH(row, N) rows[row][col] = made[row]; \
+				EACH(row, OUT) rows[row][col] = made[row]; \
 			} \
-			EACH(row, N) { \
-				vector made[N]; \
+			EACH(row, OUT) { \
+				vector made[OUT]; \
 				ALONG(rows[row], made); \
-				EACH(col, N) *(vector *)(out + place[row * N + col] * channels + c) = made[col]; \
+				EACH(col, OUT) *(vector *)(out + place[row * OUT + col] * channels + c) = made[col]; \
 			} \
 		} \
 	}
-ANALYSE(analyse_1, 4, ALONG_1)
-ANALYSE(analyse_2, 5, ALONG_2)
+ANALYSE(analyse_1, 4, 4, ALONG_1)
+ANALYSE(analyse_2, 5, 5, ALONG_2)
+ANALYSE(analyse_up, 3, 4, ALONG_UP)
 
 // The kernel's three taps along an axis, as the products take them.
 #define TAPS_1(g, u) \
 	(u)[0] = (g)[0], (u)[1] = ((g)[0] + (g)[2] + (g)[1]) * 0.5f, (u)[2] = ((g)[0] + (g)[2] - (g)[1]) * 0.5f, (u)[3] = (g)[2]
 #define TAPS_2(g, u) \
 	(u)[0] = (g)[0] + (g)[2], (u)[1] = (g)[0], (u)[2] = (g)[1], (u)[3] = (g)[2], (u)[4] = (g)[1]
+#define TAPS_UP(g, u) \
+	(u)[0] = (g)[2], (u)[1] = (g)[0] + (g)[2], (u)[2] = (g)[0], (u)[3] = (g)[1], (u)[4] = (g)[1]
 
 #define FORM(name, N, TAPS) \
 	TARGET static void name(const float *taps, long step, const unsigned char *place, long apart, float *out) { \
@@ -155,36 +159,39 @@ ANALYSE(analyse_2, 5, ALONG_2)
 	}
 FORM(form_1, 4, TAPS_1)
 FORM(form_2, 5, TAPS_2)
+FORM(form_up, 5, TAPS_UP)
 
-// The two pixels of an axis from its sums of products.
+// The pixels of an axis from its sums of products.
 #define PIXELS_1(m, y) (y)[0] = (m)[0] + (m)[1] + (m)[2], (y)[1] = (m)[1] - (m)[2] - (m)[3]
 #define PIXELS_2(m, y) (y)[0] = (m)[0] + (m)[1], (y)[1] = (m)[0] + (m)[2]
+#define PIXELS_UP(m, y) (y)[0] = (m)[3], (y)[1] = (m)[0] + (m)[1], (y)[2] = (m)[4], (y)[3] = (m)[1] + (m)[2]
 
-#define SYNTHESISE(name, N, PIXELS) \
+#define SYNTHESISE(name, N, OUT, PIXELS) \
 	TARGET static void name(const float *sums, long step, const float *bias, const float *const *masks, int rectify, float *const *out) { \
 		const vector zero = {0}; \
 		EACH(j, VECTORS) { \
-			vector rows[2][N], add = *(const vector *)(bias + j * LANES); \
+			vector rows[OUT][N], add = *(const vector *)(bias + j * LANES); \
 			EACH(col, N) { \
-				vector line[N], made[2]; \
+				vector line[N], made[OUT]; \
 				EACH(row, N) line[row] = *(const vector *)(sums + (row * N + col) * step + j * LANES); \
 				PIXELS(line, made); \
-				EACH(row, 2) rows[row][col] = made[row]; \
+				EACH(row, OUT) rows[row][col] = made[row]; \
 			} \
-			EACH(row, 2) { \
-				vector made[2]; \
+			EACH(row, OUT) { \
+				vector made[OUT]; \
 				PIXELS(rows[row], made); \
-				EACH(col, 2) { \
+				EACH(col, OUT) { \
 					vector v = made[col] + add; \
 					if (rectify) v = (vector)((bits)v & (bits)(v > zero)); \
-					if (masks) v = (vector)((bits)v & (bits)(*(const vector *)(masks[row * 2 + col] + j * LANES) > zero)); \
-					*(vector *)(out[row * 2 + col] + j * LANES) = v; \
+					if (masks) v = (vector)((bits)v & (bits)(*(const vector *)(masks[row * OUT + col] + j * LANES) > zero)); \
+					*(vector *)(out[row * OUT + col] + j * LANES) = v; \
 				} \
 			} \
 		} \
 	}
-SYNTHESISE(synthesise_1, 4, PIXELS_1)
-SYNTHESISE(synthesise_2, 3, PIXELS_2)
+SYNTHESISE(synthesise_1, 4, 2, PIXELS_1)
+SYNTHESISE(synthesise_2, 3, 2, PIXELS_2)
+SYNTHESISE(synthesise_up, 5, 4, PIXELS_UP)
 
 // synthesise transposed: what each sum of products has of a square's derivatives.
 #define SHARES_1(y, d) (d)[0] = (y)[0], (d)[1] = (y)[0] + (y)[1], (d)[2] = (y)[0] - (y)[1], (d)[3] = -(y)[1]
@@ -306,4 +313,4 @@ TARGET static float sigmoid_error(long n, const float *x, const float *image) {
 }
 
 const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, gather_into, join, scatter, finish_pixel, sum_rows, blend, adam, sigmoid_error,
-                           {{analyse_1, form_1, synthesise_1, distribute_1, unform_1}, {analyse_2, form_2, synthesise_2, distribute_2, unform_2}}};
+                           {{analyse_1, form_1, synthesise_1, distribute_1, unform_1}, {analyse_2, form_2, synthesise_2, distribute_2, unform_2}, {analyse_up, form_up, synthesise_up, NULL, NULL}}};

@@ -68,22 +68,23 @@ typedef struct microkernels {
 	// a multiple of MAX_LANES, and those of the image.
 	float (*sigmoid_error)(long n, const float *x, const float *image);
 
-	// squares are the transforms of squares.h for a stride of 1 and of 2. Pixels and
-	// products are by row and column; place says at which product's place one is written.
+	// squares are the transforms of squares.h for a stride of 1 and of 2, and for the way up
+	// with a stride of 2, which has no derivatives. Pixels and products are by row and
+	// column; place says at which product's place one is written.
 	struct {
 		// analyse writes the products' side of a square from its pixels. Channels are a
 		// multiple of lanes here and in distribute.
 		void (*analyse)(const float *const *pixels, long channels, const unsigned char *place, float *products);
 		// form writes nr lanes of the products' side of nine taps, which lie step apart.
 		void (*form)(const float *taps, long step, const unsigned char *place, long apart, float *products);
-		// synthesise writes a square's four pixels, with nr channels, from sums of products
+		// synthesise writes a square's pixels, with nr channels, from sums of products
 		// that lie step apart, and finishes them as finish does.
 		void (*synthesise)(const float *sums, long step, const float *bias, const float *const *masks, int rectify, float *const *pixels);
 		// distribute writes what each sum has of the derivatives of a square's four pixels.
 		void (*distribute)(const float *const *pixels, long channels, float *sums);
 		// unform writes nr lanes of the derivatives of nine taps from those of the products.
 		void (*unform)(const float *const *products, float *taps);
-	} squares[2];
+	} squares[3];
 } microkernels;
 
 // best_microkernels are those of the processor that this runs on, unless others were

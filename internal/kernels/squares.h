@@ -17,6 +17,15 @@
 //	m₁ = (x[−1] − x[1])·g₀ + x[0]·g₁           y[1] = m₀ + m₂
 //	m₂ = (x[3] − x[1])·g₂ + x[2]·g₁
 //
+// A transposed convolution with a stride of 2 makes four pixels of x[0], x[1] and x[2], which
+// take six products, of five:
+//
+//	m₀ = (x[0] − x[1])·g₂            y[0] = m₃
+//	m₁ = x[1]·(g₀+g₂)                y[1] = m₀ + m₁
+//	m₂ = (x[2] − x[1])·g₀            y[2] = m₄
+//	m₃ = x[0]·g₁                     y[3] = m₁ + m₂
+//	m₄ = x[1]·g₁
+//
 // In two dimensions that is 16 products for each pair of channels instead of 36, or 25.
 // The sums are over the channels too, so they are products of matrices, and the transforms
 // before and behind them are little work where there are many channels.
@@ -29,7 +38,7 @@
 // x, with its channels, to y, of y's size.
 int by_squares(window w, image x, image y);
 
-// down_squares is down, and up_squares up with a stride of 1, where by_squares allows it.
+// down_squares is down, and up_squares up, where by_squares allows it.
 int down_squares(const team *t, window w, image large, const float *kernel, kept *keep, float version, finish f, image small);
 int up_squares(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large);
 
