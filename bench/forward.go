@@ -18,6 +18,9 @@ type forward struct {
 	session *ort.Session
 	image   *ort.Tensor
 	outputs []*ort.Tensor
+	// served computes the same as the service does, of the same pixels.
+	served *inference.Detector
+	pixels []byte
 }
 
 // newForward prepares the pass by so many threads.
@@ -49,20 +52,31 @@ func newForward(engine *ort.Engine, file, image []byte, threads int) (*forward, 
 		}
 		f.outputs = append(f.outputs, t)
 	}
-	pixels, err := inference.Prepare(image, m.ImageSize, inference.ImageLimits{})
-	if err != nil {
+	if f.pixels, err = inference.Prepare(image, m.ImageSize, inference.ImageLimits{}); err != nil {
 		return nil, err
 	}
-	inference.Normalize(f.image.Data(), pixels)
-	return f, nil
+	inference.Normalize(f.image.Data(), f.pixels)
+	f.served, err = inference.NewDetector(engine, m, threads)
+	return f, err
 }
 
-// times runs the pass so often, and gives the milliseconds of each run.
-func (f *forward) times(ctx context.Context, n int) (series, error) {
-	var s series
+// export runs the pass of autoencoder.onnx.
+func (f *forward) export(ctx context.Context) error {
+	return f.session.Run(ctx, []*ort.Tensor{f.image}, f.outputs)
+}
+
+// verdict runs the pass that the service takes.
+func (f *forward) verdict(ctx context.Context) error {
+	_, err := f.served.Measure(ctx, f.pixels)
+	return err
+}
+
+// times calls f so often, and gives the milliseconds of each call.
+func times(n int, f func() error) (series, error) {
+	s := make(series, 0, n)
 	for range n {
 		began := time.Now()
-		if err := f.session.Run(ctx, []*ort.Tensor{f.image}, f.outputs); err != nil {
+		if err := f(); err != nil {
 			return nil, err
 		}
 		s = append(s, time.Since(began).Seconds()*1e3)
@@ -71,6 +85,7 @@ func (f *forward) times(ctx context.Context, n int) (series, error) {
 }
 
 func (f *forward) close() {
+	f.served.Close()
 	f.session.Close()
 	f.image.Close()
 	for _, t := range f.outputs {

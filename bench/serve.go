@@ -191,13 +191,13 @@ func (r *row) round(ctx context.Context, clients, requests int) {
 	}
 }
 
-// bareRow is a model's forward pass alone.
+// bareRow is a model's forward pass alone: of its export, and as a verdict computes it.
 type bareRow struct {
-	name    string
-	model   []byte
-	threads int
-	pass    *forward
-	p50     series
+	name         string
+	model        []byte
+	threads      int
+	pass         *forward
+	p50, verdict series
 }
 
 func bareRows(plain, own, image []byte) ([]*bareRow, error) {
@@ -218,8 +218,13 @@ func bareRows(plain, own, image []byte) ([]*bareRow, error) {
 }
 
 func (b *bareRow) round(ctx context.Context) error {
-	s, err := b.pass.times(ctx, forwardPasses)
-	b.p50 = append(b.p50, s.at(0.5))
+	// Not in turns: each would find the other's weights in the caches.
+	export, err := times(forwardPasses, func() error { return b.pass.export(ctx) })
+	if err != nil {
+		return err
+	}
+	verdict, err := times(forwardPasses, func() error { return b.pass.verdict(ctx) })
+	b.p50, b.verdict = append(b.p50, export.at(0.5)), append(b.verdict, verdict.at(0.5))
 	return err
 }
 
@@ -227,9 +232,9 @@ func (b *bareRow) round(ctx context.Context) error {
 // forward pass is held against the pass by all threads for one client; eight keep
 // each thread at a pass of its own.
 func printServed(rows []*row, bare []*bareRow) error {
-	t := table("FORWARD PASS, 256 px", "threads", "p50, ms")
+	t := table("FORWARD PASS, 256 px", "threads", "of the export: p50, ms", "of a verdict", "ratio")
 	for _, b := range bare {
-		fmt.Fprintf(t, "%s\t%d\t%v\n", b.name, b.threads, b.p50)
+		fmt.Fprintf(t, "%s\t%d\t%v\t%v\t%s\n", b.name, b.threads, b.p50, b.verdict, b.verdict.over(b.p50).fine())
 	}
 	fmt.Fprintln(t)
 	if err := t.Flush(); err != nil {
