@@ -70,7 +70,11 @@ func (e *Engine) NewSession(onnx []byte, inputs, outputs []string, o SessionOpti
 		err = errors.Join(err, options.EnableProfiling(o.Profile))
 	}
 	if o.Kernels {
-		err = errors.Join(err, kernels.Register(options, e.library))
+		err = errors.Join(err, kernels.Register(options, e.library),
+			// All but ONNX Runtime's own layout for convolutions: of those few that are
+			// left to it, which find the energies of places, each would be followed by a
+			// change of the layout by one thread, a twelfth of a verdict.
+			options.SetGraphOptimizationLevel(onnxruntime.GraphOptimizationLevelEnableExtended))
 	}
 	if e.provider == CUDA {
 		err = errors.Join(err, addCUDA(options))
