@@ -406,7 +406,7 @@ static void order_up(const void *what, float *weights) {
 
 int up(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large) {
 	if (by_squares(w, small, large)) return up_squares(t, w, small, kernel, keep, version, f, large);
-	if (by_taps(w, large, f)) return up_taps(t, w, small, kernel, keep, version, f, large);
+	if (by_taps(w, large, f)) return up_taps(t, small, kernel, keep, version, f, large);
 	kernel_of k = {w, small.c, large.c, kernel};
 	phases parts[MOST_TOGETHER];
 	long n = cut(w, large.c, parts), count = 0;

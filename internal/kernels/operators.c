@@ -105,6 +105,16 @@ static OrtStatus *read_input(const char *name, OrtKernelContext *context, size_t
 	return ort.GetTensorMutableData((OrtValue *)value, (void **)&in->data);
 }
 
+// read_images reads the first n operands, which must be images.
+static OrtStatus *read_images(const char *name, OrtKernelContext *context, size_t n, input *in) {
+	for (size_t i = 0; i < n; i++) {
+		OrtStatus *status = read_input(name, context, i, &in[i]);
+		if (status != NULL) return status;
+		if (in[i].rank != 4) return refuse(name, "an operand is no image");
+	}
+	return NULL;
+}
+
 static OrtStatus *make_output(OrtKernelContext *context, size_t index, const int64_t *dims, size_t rank, float **data) {
 	OrtValue *value = NULL;
 	OrtStatus *status = ort.KernelContext_GetOutput(context, index, dims, rank, &value);
@@ -154,17 +164,13 @@ static OrtStatus *compute_correlate(void *op_kernel, OrtKernelContext *context) 
 	const kernel *k = op_kernel;
 	const char *name = "Correlate";
 	input in[2];
-	for (size_t i = 0; i < 2; i++) {
-		OrtStatus *status = read_input(name, context, i, &in[i]);
-		if (status != NULL) return status;
-		if (in[i].rank != 4) return refuse(name, "an operand is no image");
-	}
+	OrtStatus *status = read_images(name, context, 2, in);
+	if (status != NULL) return status;
 	image small = image_of(in[0].data, in[0].dims), large = image_of(in[1].data, in[1].dims);
 	if (!fits(k->window, small, large)) return refuse(name, "the kernel's geometry does not take the images");
 	int64_t dims[4] = {small.c, large.c, k->window.kernel, k->window.kernel};
 	float *out;
-	OrtStatus *status = make_output(context, 0, dims, 4, &out);
-	if (status != NULL) return status;
+	if ((status = make_output(context, 0, dims, 4, &out)) != NULL) return status;
 	team t = team_of(context, 1);
 	return correlate(&t, k->window, small, large, out) ? NULL : refuse(name, no_memory);
 }
@@ -173,9 +179,8 @@ static OrtStatus *compute_correlate(void *op_kernel, OrtKernelContext *context) 
 static OrtStatus *compute_sum(void *k, OrtKernelContext *context) {
 	(void)k;
 	input in;
-	OrtStatus *status = read_input("ChannelSum", context, 0, &in);
+	OrtStatus *status = read_images("ChannelSum", context, 1, &in);
 	if (status != NULL) return status;
-	if (in.rank != 4) return refuse("ChannelSum", "the operand is no image");
 	float *out;
 	if ((status = make_output(context, 0, &in.dims[3], 1, &out)) != NULL) return status;
 	sum_channels(image_of(in.data, in.dims), out);
@@ -186,9 +191,8 @@ static OrtStatus *compute_sum(void *k, OrtKernelContext *context) {
 static OrtStatus *compute_last(void *k, OrtKernelContext *context) {
 	(void)k;
 	input in;
-	OrtStatus *status = read_input("ChannelsLast", context, 0, &in);
+	OrtStatus *status = read_images("ChannelsLast", context, 1, &in);
 	if (status != NULL) return status;
-	if (in.rank != 4) return refuse("ChannelsLast", "the operand is no image");
 	int64_t dims[4] = {in.dims[0], in.dims[2], in.dims[3], in.dims[1]};
 	float *out;
 	if ((status = make_output(context, 0, dims, 4, &out)) != NULL) return status;
@@ -202,15 +206,11 @@ static OrtStatus *compute_error(void *k, OrtKernelContext *context) {
 	(void)k;
 	const char *name = "SigmoidMSE";
 	input in[2];
-	for (size_t i = 0; i < 2; i++) {
-		OrtStatus *status = read_input(name, context, i, &in[i]);
-		if (status != NULL) return status;
-		if (in[i].rank != 4) return refuse(name, "an operand is no image");
-	}
+	OrtStatus *status = read_images(name, context, 2, in);
+	if (status != NULL) return status;
 	if (!has_dims(&in[1], 4, in[0].dims)) return refuse(name, "the images are not of one shape");
 	float *out;
-	OrtStatus *status = make_output(context, 0, in[0].dims, 1, &out);
-	if (status != NULL) return status;
+	if ((status = make_output(context, 0, in[0].dims, 1, &out)) != NULL) return status;
 	team t = team_of(context, 1);
 	return sigmoid_mse(&t, image_of(in[0].data, in[0].dims), image_of(in[1].data, in[1].dims), out) ? NULL : refuse(name, no_memory);
 }

@@ -119,8 +119,7 @@ static void order(const void *what, float *weights) {
 // LEAST_ROWS is how many rows a piece has at least: the one below it is computed, too.
 #define LEAST_ROWS 8
 
-int up_taps(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large) {
-	(void)w;
+int up_taps(const team *t, image small, const float *kernel, kept *keep, float version, finish f, image large) {
 	kernel_of k = {small.c, large.c, kernel};
 	float *weights = weights_of(t, keep, version, (size_t)(TAP_LANES * small.c), 1, &k, order);
 	if (weights == NULL) return 0;

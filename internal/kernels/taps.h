@@ -12,10 +12,10 @@
 
 #include "convolution.h"
 
-// by_taps says whether a transposed convolution can be computed so, which it is faster.
+// by_taps says whether a transposed convolution can be computed so, which is faster.
 int by_taps(window w, image large, finish f);
 
 // up_taps is up where by_taps allows it.
-int up_taps(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large);
+int up_taps(const team *t, image small, const float *kernel, kept *keep, float version, finish f, image large);
 
 #endif
