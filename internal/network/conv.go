@@ -76,11 +76,9 @@ func (op Conv2D) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 // gradient with the same weight, to the weight ConvWeightGrad, to the bias
 // ChannelSum.
 func (op Conv2D) SymDiff(in gorgonia.Nodes, _, grad *gorgonia.Node) (gorgonia.Nodes, error) {
-	xs := in[0].Shape()
-	w := op.Window
-	w.OutputPadding = xs[2] - Window{w.Kernel, w.Stride, w.Padding, 0}.Up(w.Down(xs[2]))
-	if got := w.Up(w.Down(xs[3])); got != xs[3] {
-		return nil, fmt.Errorf("%v: the sides of %v leave different remainders", op, xs)
+	w, err := op.Window.forDerivative(op, in[0].Shape())
+	if err != nil {
+		return nil, err
 	}
 	return derivatives(ConvInputGrad{Window: w}, in[1], grad, in[0], grad, w)
 }
@@ -198,19 +196,30 @@ func fillChannels(out []float32, s tensor.Shape, bias []float32) {
 // downConvolve adds to small (N×O×h×w) the convolution of large (N×I×H×W) with
 // kernel (O×I×K×K).
 func downConvolve(small []float32, ss tensor.Shape, large []float32, ls tensor.Shape, kernel []float32, w Window) {
-	eachTap(ss, ls, w, func(s, l, k int) { small[s] += large[l] * kernel[k] })
+	eachRow(ss, ls, w, func(s, l, n, stride, k int) {
+		f := kernel[k]
+		for i := range small[s : s+n] {
+			small[s+i] += large[l+i*stride] * f
+		}
+	})
 }
 
 // upConvolve adds to large (N×I×H×W) the transposed convolution of small
 // (N×O×h×w) with kernel (O×I×K×K).
 func upConvolve(large []float32, ls tensor.Shape, small []float32, ss tensor.Shape, kernel []float32, w Window) {
-	eachTap(ss, ls, w, func(s, l, k int) { large[l] += small[s] * kernel[k] })
+	eachRow(ss, ls, w, func(s, l, n, stride, k int) {
+		f := kernel[k]
+		for i, v := range small[s : s+n] {
+			large[l+i*stride] += v * f
+		}
+	})
 }
 
-// eachTap calls f with the offsets into the small image, the large image and
-// the kernel (small channels × large channels × K × K) of every product that a
-// convolution consists of.
-func eachTap(ss, ls tensor.Shape, w Window, f func(s, l, k int)) {
+// eachRow calls f for every row of products that a convolution consists of: with
+// the offsets into the small image and the large one, how many products they are,
+// how far apart they lie in the large image, and the offset into the kernel (small
+// channels × large channels × K × K).
+func eachRow(ss, ls tensor.Shape, w Window, f func(s, l, n, stride, k int)) {
 	kk := w.Kernel * w.Kernel
 	for n := range ss[0] {
 		for o := range ss[1] {
@@ -218,10 +227,8 @@ func eachTap(ss, ls tensor.Shape, w Window, f func(s, l, k int)) {
 				small := (n*ss[1] + o) * ss[2] * ss[3]
 				large := (n*ls[1] + i) * ls[2] * ls[3]
 				kernel := (o*ls[1] + i) * kk
-				w.taps(ss[2], ls[2], func(sy, ly, ty int) {
-					w.taps(ss[3], ls[3], func(sx, lx, tx int) {
-						f(small+sy*ss[3]+sx, large+ly*ls[3]+lx, kernel+ty*w.Kernel+tx)
-					})
+				w.rows([2]int(ss[2:4]), [2]int(ls[2:4]), func(s, l, n, stride, tap int) {
+					f(small+s, large+l, n, stride, kernel+tap)
 				})
 			}
 		}

@@ -131,8 +131,8 @@ func (op ConvWeightGrad) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	// Summed in float64: a kernel's element has a term for every pixel of
 	// every image.
 	sum := make([]float64, s.TotalSize())
-	eachTap(in[0].Shape(), in[1].Shape(), op.Window, func(i, j, k int) {
-		sum[k] += float64(small[i]) * float64(large[j])
+	eachRow(in[0].Shape(), in[1].Shape(), op.Window, func(s, l, n, stride, k int) {
+		sum[k] += products(small[s:s+n], large[l:], stride)
 	})
 	return newDense(narrow(sum), s...), nil
 }
@@ -211,6 +211,16 @@ func gradValues(op gorgonia.Op, in []gorgonia.Value) (a, b []float32, out tensor
 	}
 	out, err = op.InferShape(in[0].Shape(), in[1].Shape())
 	return
+}
+
+// products is the sum of the products of all small numbers with the large ones
+// that lie stride apart.
+func products(small, large []float32, stride int) float64 {
+	sum := 0.0
+	for i, v := range small {
+		sum += float64(v) * float64(large[i*stride])
+	}
+	return sum
 }
 
 func narrow(in []float64) []float32 {

@@ -103,7 +103,14 @@ func TestGradientsAgreeWithFiniteDifferences(t *testing.T) {
 		{"transposed convolution of a square", ConvTranspose2D{Window: half}, [][]int{{2, 4, 4, 4}, {4, 3, 3, 3}, {3}}},
 		{"transposed convolution of a rectangle", ConvTranspose2D{Window: half}, [][]int{{1, 3, 2, 5}, {3, 2, 3, 3}, {2}}},
 		{"transposed convolution to odd sides", ConvTranspose2D{Window: odd}, [][]int{{1, 2, 3, 4}, {2, 2, 3, 3}, {2}}},
+		{"convolution with a surplus of zeros", Conv2D{Window: Same(3, 2)}, [][]int{{2, 3, 4, 6}, {2, 3, 3, 3}, {2}}},
+		{"convolution of single pixels", Conv2D{Window: Same(1, 1)}, [][]int{{2, 3, 4, 6}, {5, 3, 1, 1}, {5}}},
+		{"depthwise convolution", DepthwiseConv2D{Window: Same(3, 1)}, [][]int{{2, 3, 4, 5}, {3, 1, 3, 3}, {3}}},
+		{"depthwise convolution of stride 2", DepthwiseConv2D{Window: Same(3, 2)}, [][]int{{2, 3, 4, 6}, {3, 1, 3, 3}, {3}}},
+		{"depthwise convolution 5×5", DepthwiseConv2D{Window: Same(5, 1)}, [][]int{{1, 2, 3, 6}, {2, 1, 5, 5}, {2}}},
+		{"depthwise convolution 5×5 of stride 2", DepthwiseConv2D{Window: Same(5, 2)}, [][]int{{1, 2, 8, 4}, {2, 1, 5, 5}, {2}}},
 		{"ReLU", ReLU{}, [][]int{{2, 3, 4, 5}}},
+		{"ReLU6", ReLU6{}, [][]int{{2, 3, 4, 5}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(7, uint64(len(c.name))))
@@ -188,6 +195,11 @@ func TestOperatorsRefuseShapesThatDoNotFit(t *testing.T) {
 		{"other channels, transposed", ConvTranspose2D{Window: Half()}, []gorgonia.DimSizer{s(1, 3, 8, 8), s(4, 3, 3, 3), s(3)}},
 		{"gradient of other channels", ConvInputGrad{Window: Half()}, []gorgonia.DimSizer{s(1, 3, 4, 4), s(4, 3, 3, 3)}},
 		{"sides that do not belong together", ConvWeightGrad{Window: Half()}, []gorgonia.DimSizer{s(1, 3, 4, 4), s(1, 3, 4, 4)}},
+		{"a weight of other channels, depthwise", DepthwiseConv2D{Window: Same(3, 1)}, []gorgonia.DimSizer{s(1, 3, 8, 8), s(4, 1, 3, 3), s(3)}},
+		{"a weight of several channels, depthwise", DepthwiseConv2D{Window: Same(3, 1)}, []gorgonia.DimSizer{s(1, 3, 8, 8), s(3, 3, 3, 3), s(3)}},
+		{"another kernel, depthwise", DepthwiseConv2D{Window: Same(3, 1)}, []gorgonia.DimSizer{s(1, 3, 8, 8), s(3, 1, 5, 5), s(3)}},
+		{"gradient of other channels, depthwise", DepthwiseInputGrad{Window: Same(3, 1)}, []gorgonia.DimSizer{s(1, 4, 8, 8), s(3, 1, 3, 3)}},
+		{"sides that do not belong together, depthwise", DepthwiseWeightGrad{Window: Same(3, 2)}, []gorgonia.DimSizer{s(1, 3, 8, 8), s(1, 3, 8, 8)}},
 		{"a vector", ChannelSum{}, []gorgonia.DimSizer{s(4)}},
 		{"a matrix", ReLU{}, []gorgonia.DimSizer{s(4, 4)}},
 	} {
