@@ -20,6 +20,8 @@ func windowOf(op gorgonia.Op) (network.Window, error) {
 		return op.Window, nil
 	case network.ConvWeightGrad:
 		return op.Window, nil
+	case network.DepthwiseConv2D:
+		return op.Window, nil
 	}
 	return network.Window{}, fmt.Errorf("%w: %v has no window", ErrNoLowering, op)
 }
@@ -28,7 +30,7 @@ func windowAttrs(w network.Window) []attribute {
 	return []attribute{
 		intsAttr("kernel_shape", w.Kernel, w.Kernel),
 		intsAttr("strides", w.Stride, w.Stride),
-		intsAttr("pads", w.Padding, w.Padding, w.Padding, w.Padding),
+		intsAttr("pads", w.Padding, w.Padding, w.Padding+w.Surplus, w.Padding+w.Surplus),
 	}
 }
 
@@ -42,6 +44,18 @@ func lowerConv(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	}
 	in[0] = l.expand(in[0], operandShape(n, 0))
 	return l.op("Conv", n.Shape(), in, windowAttrs(w)...), nil
+}
+
+// lowerDepthwise lowers a convolution of as many groups as channels (x, weight,
+// bias).
+func lowerDepthwise(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+	w, err := windowOf(n.Op())
+	if err != nil {
+		return value{}, err
+	}
+	in[0] = l.expand(in[0], operandShape(n, 0))
+	attrs := append(windowAttrs(w), intAttr("group", n.Shape()[1]))
+	return l.op("Conv", n.Shape(), in, attrs...), nil
 }
 
 // lowerConvInputGrad lowers the derivative of the plain convolution (gradient,

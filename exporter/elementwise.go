@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/deepmed/anomaly/internal/network"
 	"gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 )
@@ -26,6 +27,11 @@ func elementwise(op string) rule {
 // lowerSquare multiplies by itself: Pow takes several times as long.
 func lowerSquare(l *lowering, _ *gorgonia.Node, in []value) (value, error) {
 	return l.op("Mul", in[0].shape, []value{in[0], in[0]}).lying(in[0].last), nil
+}
+
+// lowerReLU6 holds numbers within its limits, which ONNX has as operands.
+func lowerReLU6(l *lowering, _ *gorgonia.Node, in []value) (value, error) {
+	return l.op("Clip", in[0].shape, []value{in[0], l.floats(nil, 0), l.floats(nil, network.Six)}).lying(in[0].last), nil
 }
 
 // lowerReLUGrad is the gradient times (result > 0). The mask as a product

@@ -1,0 +1,162 @@
+package exporter
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/backbone"
+	"github.com/deepmed/anomaly/internal/network"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+)
+
+// goldenSide is the side of the image of testdata/features.json.
+const goldenSide = 64
+
+// goldenTap is what PyTorch computes of that image at one tap.
+type goldenTap struct {
+	Block  int
+	Shape  []int
+	RMS    float64
+	Every  int
+	Values []float64
+}
+
+func goldenTaps(t testing.TB) (taps []goldenTap, blocks []int) {
+	t.Helper()
+	data, err := os.ReadFile("../internal/backbone/testdata/features.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &taps); err != nil {
+		t.Fatal(err)
+	}
+	for _, tap := range taps {
+		blocks = append(blocks, tap.Block)
+	}
+	return taps, blocks
+}
+
+// pattern is the image of make_features.py, for any side.
+func pattern(side int) []float32 {
+	x := make([]float32, 3*side*side)
+	for i := range x {
+		channel, row, col := float64(i/side/side), i/side%side, i%side
+		step := -0.15
+		if row+2*col > 90 {
+			step = 0.15
+		}
+		x[i] = float32(0.5 + 0.3*math.Sin(0.2*float64(row)+channel)*math.Cos(0.13*float64(col)) + step)
+	}
+	return x
+}
+
+// check holds what was computed at a tap against PyTorch, relative to the tap's
+// root mean square.
+func (tap goldenTap) check(t *testing.T, got []float32) {
+	t.Helper()
+	worst := 0.0
+	for i, want := range tap.Values {
+		worst = max(worst, math.Abs(float64(got[i*tap.Every])-want)/tap.RMS)
+	}
+	if !(worst < 1e-5) {
+		t.Errorf("block %d differs by %.2g of its root mean square", tap.Block, worst)
+	}
+}
+
+func TestTheReferencesFeaturesAreThoseOfPyTorch(t *testing.T) {
+	taps, blocks := goldenTaps(t)
+	image, features, parameters, err := network.Features(1, goldenSide, backbone.Lite0(), blocks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	weights, err := backbone.Weights(backbone.Lite0().Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	let := func(n *gorgonia.Node, data []float32) {
+		if err := gorgonia.Let(n, tensor.New(tensor.WithShape(n.Shape()...), tensor.WithBacking(slices.Clone(data)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	let(image, pattern(goldenSide))
+	for i, p := range parameters {
+		let(p, weights[i].Data)
+	}
+	out := make([]gorgonia.Value, len(features))
+	for i, n := range features {
+		gorgonia.Read(n, &out[i])
+	}
+	m := gorgonia.NewTapeMachine(image.Graph())
+	defer m.Close()
+	if err := m.RunAll(); err != nil {
+		t.Fatal(err)
+	}
+	for i, tap := range taps {
+		tap.check(t, out[i].Data().([]float32))
+	}
+}
+
+// runFeatures runs a backbone on so many threads, on images of that side.
+func runFeatures(t testing.TB, with Operators, threads, side int, blocks []int, images []float32) [][]float32 {
+	t.Helper()
+	run, out := featuresSession(t, with, threads, side, blocks, images)
+	run()
+	data := make([][]float32, len(out))
+	for i, x := range out {
+		data[i] = x.Data()
+	}
+	return data
+}
+
+func featuresSession(t testing.TB, with Operators, threads, side int, blocks []int, images []float32) (run func(), out []*ort.Tensor) {
+	t.Helper()
+	m, err := FeaturesModel(side, backbone.Lite0(), blocks, with)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := orttest.OpenThreads(t, threads).NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Threads: threads, Kernels: m.Kernels, Spin: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	n := len(images) / (3 * side * side)
+	in := orttest.Tensor(t, images, n, 3, side, side)
+	for _, b := range blocks {
+		tap := backbone.Lite0().Tap(b)
+		out = append(out, orttest.Tensor(t, nil, n, tap.Channels, side/tap.Stride, side/tap.Stride))
+	}
+	return func() {
+		if err := s.Run(t.Context(), []*ort.Tensor{in}, out); err != nil {
+			t.Fatal(err)
+		}
+	}, out
+}
+
+func TestLoweredFeaturesAreThoseOfPyTorch(t *testing.T) {
+	taps, blocks := goldenTaps(t)
+	for name, with := range map[string]Operators{"ONNX's operators": Portable, "package kernels": Processor} {
+		t.Run(name, func(t *testing.T) {
+			got := runFeatures(t, with, 2, goldenSide, blocks, pattern(goldenSide))
+			for i, tap := range taps {
+				tap.check(t, got[i])
+			}
+		})
+	}
+}
+
+func TestFeaturesOfAnotherNetworkThanTheEmbeddedOneAreRefused(t *testing.T) {
+	other := backbone.Lite0()
+	if backbone.Embedded == other.Name {
+		other = backbone.Lite2()
+	}
+	if _, err := FeaturesModel(64, other, []int{3}, Portable); !errors.Is(err, backbone.ErrNotEmbedded) {
+		t.Errorf("%s: %v", other.Name, err)
+	}
+}
