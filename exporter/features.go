@@ -29,6 +29,13 @@ func FeaturesModel(side int, spec backbone.Spec, taps []int, with Operators) (*S
 	if err := l.backbone(spec.Name, parameters); err != nil {
 		return nil, err
 	}
+	// All are lowered before any is made an output, in ONNX's layout: what comes behind a
+	// block takes its result as it lies.
+	for _, n := range features {
+		if _, err := l.lower(n); err != nil {
+			return nil, err
+		}
+	}
 	s := &StepModel{Inputs: []string{network.ImageName}}
 	for i, n := range features {
 		name := FeaturesName(taps[i])

@@ -114,20 +114,22 @@ func windowAttributes(op gorgonia.Op) ([]attribute, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.Kernel > kernels.MaxKernel || w.Stride > 2 || w.Padding != w.Kernel/2 || w.Kernel%2 == 0 {
+	same := network.Same(w.Kernel, w.Stride)
+	same.OutputPadding = w.OutputPadding
+	if w.Kernel > kernels.MaxKernel || w.Stride > 2 || w.Kernel%2 == 0 || w != same && (w.Padding != w.Kernel/2 || w.Surplus != 0) {
 		return nil, fmt.Errorf("%w: %v", ErrNoLowering, op)
 	}
 	return []attribute{intAttr("kernel", w.Kernel), intAttr("stride", w.Stride), intAttr("padding", w.Padding)}, nil
 }
 
 func lowerLayer(l *lowering, n *gorgonia.Node, in []value) (value, error) {
-	return l.layer(n, in, false, value{})
+	return l.layer(n, in, kernels.RectifyNone, value{})
 }
 
 // layer lowers a convolution of either direction from its operands (image, kernel, and a
-// bias if there is one), with the ReLU behind it, or with the derivative of the ReLU
-// before it, whose result is the mask.
-func (l *lowering) layer(n *gorgonia.Node, in []value, rectify bool, mask value) (value, error) {
+// bias if there is one), with the ReLU or ReLU6 behind it, or with the derivative of the
+// ReLU before it, whose result is the mask.
+func (l *lowering) layer(n *gorgonia.Node, in []value, rectify int, mask value) (value, error) {
 	attrs, err := windowAttributes(n.Op())
 	if err != nil {
 		return value{}, err
@@ -148,7 +150,7 @@ func (l *lowering) layer(n *gorgonia.Node, in []value, rectify bool, mask value)
 	for in[len(in)-1].name == "" {
 		in = in[:len(in)-1]
 	}
-	attrs = append(attrs, flagAttr("rectify", rectify), flagAttr("fixed", l.fixed))
+	attrs = append(attrs, intAttr("rectify", rectify), flagAttr("fixed", l.fixed))
 	out := l.kernel(op, n.Shape(), in, attrs...)
 	if out.shape[1] == 1 {
 		return l.op("Reshape", out.shape, []value{out, l.ints(out.shape...)}), nil
@@ -189,7 +191,8 @@ func (l *lowering) enlargedJoin(n *gorgonia.Node) (value, bool, error) {
 
 // joined lowers several nodes to one operator where package kernels has one: a ReLU with
 // the convolution before it, the derivative of a ReLU with the convolution's derivative
-// that comes to it, and enlarged images with what joins them. Each saves passes over the
+// that comes to it, enlarged images with what joins them, and the convolutions of an
+// inverted residual block. Each saves passes over the
 // image. It tells whether it did.
 func (l *lowering) joined(n *gorgonia.Node) (value, bool, error) {
 	if !l.processor {
@@ -198,7 +201,11 @@ func (l *lowering) joined(n *gorgonia.Node) (value, bool, error) {
 	switch n.Op().(type) {
 	case network.ReLU:
 		return l.join(operandOf(n, 0), func(layer *gorgonia.Node, in []value) (value, error) {
-			return l.layer(layer, in, true, value{})
+			return l.layer(layer, in, kernels.Rectify, value{})
+		})
+	case network.ReLU6:
+		return l.join(operandOf(n, 0), func(layer *gorgonia.Node, in []value) (value, error) {
+			return l.layer(layer, in, kernels.RectifySix, value{})
 		})
 	case network.ReLUGrad:
 		return l.join(operandOf(n, 1), func(layer *gorgonia.Node, in []value) (value, error) {
@@ -206,12 +213,12 @@ func (l *lowering) joined(n *gorgonia.Node) (value, bool, error) {
 			if err != nil {
 				return value{}, err
 			}
-			return l.layer(layer, in, false, mask)
+			return l.layer(layer, in, kernels.RectifyNone, mask)
 		})
 	case network.Step:
 		return l.enlargedJoin(n)
 	}
-	return value{}, false, nil
+	return l.invertedResidual(n)
 }
 
 // join lowers the operands of a layer and has it emitted, unless the node is none, or
@@ -245,7 +252,7 @@ func worksOnChannelsLast(op gorgonia.Op, in []value) bool {
 		return false
 	}
 	switch op := op.(type) {
-	case network.ReLU, network.ReLUGrad:
+	case network.ReLU, network.ReLUGrad, network.ReLU6:
 		return true
 	case network.Step:
 		return op.Kind == network.Softplus

@@ -57,7 +57,7 @@ static void locate(points p, const reach *r, image x, long h, long w, long first
 	// The columns whose runs lie within the image; none where runs are copied anyway.
 	long inner = (-r->col + r->step - 1) / r->step, outer = (x.w - r->cols - r->col) / r->step + 1;
 	if (inner < 0) inner = 0;
-	if ((long)run < MAX_MR) outer = 0;
+	if ((long)run < MAX_MR || x.w < r->cols + r->col) outer = 0;
 	for (long i = 0, next; i < n; i = next) { // one row of places at a time
 		long col = (first + i) % w, row = (first + i) / w % h, number = (first + i) / w / h;
 		next = i + w - col < n ? i + w - col : n;
@@ -259,9 +259,10 @@ static reach down_reach(window w) {
 static long padded(const microkernels *m, long channels) { return round_up(channels, m->nr); }
 
 int fits(window w, image small, image large) {
+	// How far the kernel of the last pixel reaches beyond the image's end.
+	long below = (small.h - 1) * w.stride + w.kernel - w.padding - large.h, beside = (small.w - 1) * w.stride + w.kernel - w.padding - large.w;
 	return w.kernel >= 1 && w.kernel <= MAX_KERNEL && (w.stride == 1 || w.stride == 2) && w.padding >= 0 && w.padding < w.kernel &&
-	       small.n == large.n && large.h == small.h * w.stride && large.w == small.w * w.stride &&
-	       (large.h + 2 * w.padding - w.kernel) / w.stride + 1 == small.h && (large.w + 2 * w.padding - w.kernel) / w.stride + 1 == small.w;
+	       small.n == large.n && large.h == small.h * w.stride && large.w == small.w * w.stride && below < w.kernel && beside < w.kernel;
 }
 
 // microkernels_for are the microkernels for results of so many channels: those of narrow
@@ -296,7 +297,7 @@ static void order_down(const void *what, float *weights) {
 }
 
 int down(const team *t, window w, image large, const float *kernel, kept *keep, float version, finish f, image small) {
-	if (by_squares(w, large, small)) return down_squares(t, w, large, kernel, keep, version, f, small);
+	if (f.rectify != RECTIFY_SIX && by_squares(w, large, small)) return down_squares(t, w, large, kernel, keep, version, f, small);
 	kernel_of k = {w, small.c, large.c, kernel};
 	gathering g = {.m = microkernels_for(small.c), .reach = down_reach(w), .x = large, .n = small.n, .h = small.h, .w = small.w, .channels = small.c};
 	float *weights = weights_of(t, keep, version, (size_t)(w.kernel * w.kernel * large.c * padded(g.m, small.c)), small.c % g.m->nr != 0, &k, order_down);
@@ -405,7 +406,7 @@ static void order_up(const void *what, float *weights) {
 }
 
 int up(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large) {
-	if (by_squares(w, small, large)) return up_squares(t, w, small, kernel, keep, version, f, large);
+	if (f.rectify != RECTIFY_SIX && by_squares(w, small, large)) return up_squares(t, w, small, kernel, keep, version, f, large);
 	if (by_taps(w, large, f)) return up_taps(t, small, kernel, keep, version, f, large);
 	kernel_of k = {w, small.c, large.c, kernel};
 	phases parts[MOST_TOGETHER];

@@ -2,7 +2,7 @@
 //
 // A convolution connects a large image with a small one: the kernel's tap t of the
 // small image's pixel q lies on the large image's pixel stride·q − padding + t, along
-// rows and columns alike. The images are N×H×W×C in float32, the kernel is
+// rows and columns alike, of zeros where that lies beside it. The images are N×H×W×C in float32, the kernel is
 // S×L×K×K: small channels × large channels × rows × columns, as PyTorch has it both
 // for Conv2d and for ConvTranspose2d.
 #ifndef ANOMALY_CONVOLUTION_H
@@ -26,8 +26,10 @@ typedef struct {
 } image;
 
 // finish is what is done with a result before it is written: the bias of its channels
-// is added (NULL for none), where rectify is set what is below 0 becomes 0, and where
-// the mask, of the result's shape, is not above 0, the result becomes 0 (NULL for none).
+// is added (NULL for none), where rectify is set what is below 0 becomes 0, and what is above
+// 6 becomes 6 where it is RECTIFY_SIX, and where the mask, of the result's shape, is not above
+// 0, the result becomes 0 (NULL for none).
+#define RECTIFY_SIX 2
 typedef struct {
 	const float *bias, *mask;
 	int rectify;

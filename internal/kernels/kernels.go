@@ -43,11 +43,19 @@ const (
 	// (S), a mask, which sets results to 0 where it is not above 0, and the kernel's
 	// version (one number), to N×h×w×S. What must be made of a kernel is made once for
 	// each version; runs of one version end before those of another begin.
-	// Attributes: kernel, stride, padding, rectify, which is 1 for a ReLU behind it, and
-	// fixed, which is 1 for a kernel that is the same in every run.
+	// Attributes: kernel, stride, padding, which is that at the top and left, rectify, which
+	// is Rectify for a ReLU behind it and RectifySix for a ReLU6, and fixed, which is 1 for a
+	// kernel that is the same in every run.
 	Down = "Down"
 	// Up is a transposed convolution, the other way round, to N×H×W×L.
 	Up = "Up"
+	// InvertedResidual is a depthwise convolution with the 1×1 convolutions around it: the
+	// image N×H×W×I, kernel (C×1×K×K) and bias (C) of the depthwise one, kernel (O×C×1×1) and
+	// bias (O) of the one behind it, and of the one before it, C×I×1×1 and C, if there is one,
+	// to N×h×w×O. The first two have a ReLU6 behind them. Attributes: kernel, which is 3 or
+	// 5, stride and padding of the depthwise one, residual, which is 1 where the image is
+	// added to the result, and fixed.
+	InvertedResidual = "InvertedResidual"
 	// Correlate is the derivative with regard to the kernel: the small image and the
 	// large one, one of them the gradient. Attributes: kernel, stride, padding.
 	Correlate = "Correlate"
@@ -66,6 +74,13 @@ const (
 	SigmoidMSE = "SigmoidMSE"
 	// ChannelsLast brings N×C×H×W to N×H×W×C.
 	ChannelsLast = "ChannelsLast"
+)
+
+// What stands behind a convolution: nothing, a ReLU or a ReLU6.
+const (
+	RectifyNone = 0
+	Rectify     = 1
+	RectifySix  = C.RECTIFY_SIX
 )
 
 // MaxKernel is the largest side of a kernel.

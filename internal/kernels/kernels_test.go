@@ -104,12 +104,15 @@ func (c convolution) layer(rectify, fixed int) map[string]int {
 }
 
 // each calls f with the offsets of every product, in images with channels last.
-func (c convolution) each(f func(small, large, kernel int)) {
+func (c convolution) each(f func(small, large, kernel int)) { c.eachFrom(c.kernel/2, f) }
+
+// eachFrom is each with that padding at the top and left.
+func (c convolution) eachFrom(padding int, f func(small, large, kernel int)) {
 	height, width := c.h*c.stride, c.w*c.stride
 	for i := range c.n * c.h * c.w {
 		n, y, x := i/c.w/c.h, i/c.w%c.h, i%c.w
 		for tap := range c.kernel * c.kernel {
-			Y, X := y*c.stride-c.kernel/2+tap/c.kernel, x*c.stride-c.kernel/2+tap%c.kernel
+			Y, X := y*c.stride-padding+tap/c.kernel, x*c.stride-padding+tap%c.kernel
 			if Y < 0 || X < 0 || Y >= height || X >= width {
 				continue
 			}

@@ -16,6 +16,11 @@ typedef int bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 #define EACH(i, n) _Pragma("GCC unroll 16") for (long i = 0; i < (n); i++)
 #endif
 
+// LOWER is the lower one of a limit and a number, and UPPER the higher one, which where it is no
+// number stays none. SELECT is a vector of the one's numbers where all bits of the condition
+// are set, else of the other's.
+#define SELECT(condition, a, b) ((vector)(((bits)(a) & (condition)) | ((bits)(b) & ~(condition))))
+
 // Weights come from the second-level cache, as a panel of them is larger than the first, and
 // are asked for AHEAD rows before they are needed: that is worth a twentieth of a verdict.
 // CACHE_LINE is how many numbers a line of a cache has.
@@ -52,10 +57,12 @@ TARGET static void gather_into(const float *const *points, long stride, long run
 	// A comparison gives all bits where it holds: here that all are to stay as they are.
 	const vector zero = {0};
 	const bits all = rectify ? (bits){0} : ~(bits){0};
+	const vector most = (rectify == RECTIFY_SIX ? 6.0f : __builtin_inff()) - zero;
 	EACH(j, VECTORS) {
 		vector add = *(const vector *)(bias + j * LANES);
 		EACH(i, MR) {
 			vector v = sum[i][j] + add;
+			v = LOWER(most, v);
 			*(vector *)(out[i] + j * LANES) = (vector)((bits)v & ((bits)(v > zero) | all));
 		}
 	}
@@ -97,6 +104,7 @@ TARGET static void finish_pixel(const float *tile, const float *bias, const floa
 		vector v = *(const vector *)(tile + j * LANES) + *(const vector *)(bias + j * LANES);
 		// A comparison gives all bits where it holds, and no bits are the number 0.
 		if (rectify) v = (vector)((bits)v & (bits)(v > zero));
+		if (rectify == RECTIFY_SIX) v = LOWER(6.0f - zero, v);
 		if (mask) v = (vector)((bits)v & (bits)(*(const vector *)(mask + j * LANES) > zero));
 		*(vector *)(out + j * LANES) = v;
 	}
@@ -312,5 +320,7 @@ TARGET static float sigmoid_error(long n, const float *x, const float *image) {
 	return all;
 }
 
-const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, gather_into, join, scatter, finish_pixel, sum_rows, blend, adam, sigmoid_error,
+#include "inverted_loops.h"
+
+const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, gather, gather_into, pointwise, depthwise, join, scatter, finish_pixel, sum_rows, blend, adam, sigmoid_error,
                            {{analyse_1, form_1, synthesise_1, distribute_1, unform_1}, {analyse_2, form_2, synthesise_2, distribute_2, unform_2}, {analyse_up, form_up, synthesise_up, NULL, NULL}}};

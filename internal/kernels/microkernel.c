@@ -18,6 +18,8 @@
 #endif
 // No operator of GCC's vectors is a root.
 #define ROOT(v) ((vector){sqrtf((v)[0]), sqrtf((v)[1]), sqrtf((v)[2]), sqrtf((v)[3])})
+#define LOWER(limit, v) SELECT((bits)((v) > (limit)), limit, v)
+#define UPPER(limit, v) SELECT((bits)((v) < (limit)), limit, v)
 #define NARROW NULL
 #define NAME microkernels_any
 #define LABEL "any"

@@ -6,6 +6,8 @@
 
 #include <stddef.h>
 
+#include "convolution.h" // for RECTIFY_SIX
+
 #define MAX_MR 8
 #define MAX_NR 32
 #define MAX_LANES 16
@@ -37,6 +39,19 @@ typedef struct microkernels {
 	void (*gather_into)(const float *const *points, long stride, long runs, long len, const float *weights, const float *bias, int rectify,
 	                    float *const *out);
 
+	// pointwise computes a tile as gather does, of one run and places that lie step apart
+	// from x on. The bias is added, what is beyond the limits becomes them, the numbers that
+	// add points to are added (add may be NULL), and the tile is written to mr places.
+	void (*pointwise)(const float *x, long step, long len, const float *weights, const float *bias, float least, float most,
+	                  const float *const *add, float *const *out);
+
+	// depthwise computes n pixels of a row, of nr channels: the sum over the rows and columns
+	// of a kernel of 3×3 or 5×5 of x[row·row_step + (pixel·stride + column)·nr + j] ·
+	// weights[(row·kernel + column)·nr + j], and the bias, held within the limits. They are
+	// written out_step apart.
+	void (*depthwise)(const float *x, long row_step, long kernel, long stride, long n, const float *weights, const float *bias, float least,
+	                  float most, float *out, long out_step);
+
 	// join adds the parts of n places of taps.h, step apart, to those of bias. A part's
 	// numbers count where all bits of its mask are set, as none are elsewhere. Of the first
 	// 2·half sums of a place half are written above, and half below.
@@ -48,8 +63,8 @@ typedef struct microkernels {
 	void (*scatter)(const float *const *points, long n, long at, const float *small, long step, float *sums);
 
 	// finish writes nr channels of one pixel: bias is added, then what is below 0
-	// becomes 0 if rectify says so, and what has a mask that is not above 0 (mask may be
-	// NULL).
+	// becomes 0 if rectify says so, what is above 6 becomes 6 if it is RECTIFY_SIX, and what
+	// has a mask that is not above 0 becomes 0 (mask may be NULL).
 	void (*finish)(const float *tile, const float *bias, const float *mask, int rectify, float *out);
 
 	// sum adds n rows of nr numbers, step apart, to sums.

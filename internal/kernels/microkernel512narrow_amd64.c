@@ -10,5 +10,7 @@
 #define NARROW NULL
 #define NAME microkernels_avx512_narrow
 #define ROOT(v) _mm512_sqrt_ps(v)
+#define LOWER(limit, v) _mm512_min_ps(limit, v)
+#define UPPER(limit, v) _mm512_max_ps(limit, v)
 #define LABEL "AVX-512"
 #include "loops.h"

@@ -12,5 +12,7 @@ extern const microkernels microkernels_avx2_narrow;
 #define NARROW &microkernels_avx2_narrow
 #define NAME microkernels_avx2
 #define ROOT(v) _mm256_sqrt_ps(v)
+#define LOWER(limit, v) _mm256_min_ps(limit, v)
+#define UPPER(limit, v) _mm256_max_ps(limit, v)
 #define LABEL "AVX2"
 #include "loops.h"

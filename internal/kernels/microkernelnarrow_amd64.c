@@ -10,5 +10,7 @@
 #define NARROW NULL
 #define NAME microkernels_avx2_narrow
 #define ROOT(v) _mm256_sqrt_ps(v)
+#define LOWER(limit, v) _mm256_min_ps(limit, v)
+#define UPPER(limit, v) _mm256_max_ps(limit, v)
 #define LABEL "AVX2"
 #include "loops.h"

@@ -8,6 +8,7 @@
 
 #include "abi.h"
 #include "convolution.h"
+#include "inverted.h"
 #include "microkernel.h"
 
 #define DOMAIN "anomaly"
@@ -68,7 +69,7 @@ static team team_of(OrtKernelContext *context, long pieces) { return (team){each
 // kernel is an operator of a graph: its attributes.
 typedef struct {
 	window window;
-	int rectify, fixed; // fixed: the kernel never changes
+	int rectify, fixed, residual; // fixed: the kernel never changes
 	kept kept;
 	float rates[5]; // of Adam: β₁, 1−β₁, β₂, 1−β₂, ε
 } kernel;
@@ -153,6 +154,32 @@ static OrtStatus *convolve(const char *name, kernel *k, OrtKernelContext *contex
 	float version = in[4].data != NULL ? *in[4].data : 0;
 	int done = upwards ? up(&t, k->window, from, in[1].data, keep, version, f, to) : down(&t, k->window, from, in[1].data, keep, version, f, to);
 	return done ? NULL : refuse(name, no_memory);
+}
+
+// compute_inverted is an inverted residual block: (image, kernel and bias of the depthwise
+// convolution, of the one that leads back, and of the one that expands, if there is one).
+static OrtStatus *compute_inverted(void *op_kernel, OrtKernelContext *context) {
+	kernel *k = op_kernel;
+	const char *name = "InvertedResidual";
+	input in[7];
+	for (size_t i = 0; i < 7; i++) {
+		OrtStatus *status = read_input(name, context, i, &in[i]);
+		if (status != NULL) return status;
+	}
+	if (in[0].rank != 4 || in[3].rank != 4) return refuse(name, "an operand is no image or no kernel");
+	const int64_t *x = in[0].dims, hidden = in[1].dims[0], out = in[3].dims[0], side = k->window.kernel, step = k->window.stride;
+	const int64_t depthwise[] = {hidden, 1, side, side}, project[] = {out, hidden, 1, 1}, expand[] = {hidden, x[3], 1, 1};
+	if (!has_dims(&in[1], 4, depthwise) || !has_dims(&in[2], 1, &hidden) || !has_dims(&in[3], 4, project) || !has_dims(&in[4], 1, &out) ||
+	    !has_dims(&in[5], 4, expand) || !has_dims(&in[6], 1, &hidden) || (in[5].data == NULL) != (in[6].data == NULL))
+		return refuse(name, "the kernels do not belong together");
+	inverted b = {k->window, x[3], hidden, out, in[5].data, in[6].data, in[1].data, in[2].data, in[3].data, in[4].data, k->residual};
+	int64_t dims[4] = {x[0], x[1] / step, x[2] / step, out};
+	image from = image_of(in[0].data, x), to = image_of(NULL, dims);
+	if (!inverts(&b, from, to)) return refuse(name, "the block does not take the image");
+	OrtStatus *status = make_output(context, 0, dims, 4, &to.data);
+	if (status != NULL) return status;
+	team t = team_of(context, k->fixed ? PIECES : 1);
+	return inverted_residual(&t, &b, k->fixed ? &k->kept : NULL, from, to) ? NULL : refuse(name, no_memory);
 }
 
 static OrtStatus *compute_down(void *k, OrtKernelContext *context) { return convolve("Down", k, context, 0); }
@@ -321,7 +348,7 @@ typedef struct {
 	size_t required, optional;
 	int variadic;               // whether the last operand may come several times
 	size_t outputs;
-	int window, rectify, rates; // which attributes it has; fixed comes with rectify
+	int window, rectify, residual, rates; // which attributes it has; fixed comes with rectify and residual
 } operator;
 
 static const char *op_name(const OrtCustomOp *op) { return ((const operator *)op)->name; }
@@ -350,7 +377,7 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 	const operator *o = (const operator *)op;
 	kernel *k = calloc(1, sizeof *k);
 	if (k == NULL) return refuse(o->name, no_memory);
-	int64_t side = 0, stride = 0, padding = 0, rectify = 0, fixed = 0;
+	int64_t side = 0, stride = 0, padding = 0, rectify = 0, fixed = 0, residual = 0;
 	OrtStatus *status = NULL;
 	if (o->window) {
 		status = ort.KernelInfoGetAttribute_int64(info, "kernel", &side);
@@ -358,7 +385,8 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 		if (status == NULL) status = ort.KernelInfoGetAttribute_int64(info, "padding", &padding);
 	}
 	if (status == NULL && o->rectify) status = ort.KernelInfoGetAttribute_int64(info, "rectify", &rectify);
-	if (status == NULL && o->rectify) status = ort.KernelInfoGetAttribute_int64(info, "fixed", &fixed);
+	if (status == NULL && o->residual) status = ort.KernelInfoGetAttribute_int64(info, "residual", &residual);
+	if (status == NULL && (o->rectify || o->residual)) status = ort.KernelInfoGetAttribute_int64(info, "fixed", &fixed);
 	static const char *const rates[] = {"beta1", "rest1", "beta2", "rest2", "epsilon"};
 	for (int i = 0; o->rates && status == NULL && i < 5; i++) status = ort.KernelInfoGetAttribute_float(info, rates[i], &k->rates[i]);
 	if (status != NULL) {
@@ -367,8 +395,9 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 	}
 	pthread_mutex_init(&k->kept.lock, NULL);
 	k->window = (window){side, stride, padding};
-	k->rectify = rectify != 0;
+	k->rectify = (int)rectify;
 	k->fixed = fixed != 0;
+	k->residual = residual != 0;
 	*out = k;
 	return NULL;
 }
@@ -387,6 +416,7 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 static const operator operators[] = {
     OPERATOR("Down", compute_down, .required = 2, .optional = 3, .outputs = 1, .window = 1, .rectify = 1),
     OPERATOR("Up", compute_up, .required = 2, .optional = 3, .outputs = 1, .window = 1, .rectify = 1),
+    OPERATOR("InvertedResidual", compute_inverted, .required = 5, .optional = 2, .outputs = 1, .window = 1, .residual = 1),
     OPERATOR("Correlate", compute_correlate, .required = 2, .outputs = 1, .window = 1),
     OPERATOR("ChannelSum", compute_sum, .required = 1, .outputs = 1),
     OPERATOR("ChannelsLast", compute_last, .required = 1, .outputs = 1),

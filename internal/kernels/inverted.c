@@ -1,0 +1,220 @@
+#include "inverted.h"
+
+#include <string.h>
+
+#include "microkernel.h"
+#include "scratch.h"
+
+// What is between the convolutions of a block is several times as large as what comes in
+// and goes out. So the first two are computed together, for a part of the channels and of
+// the rows at a time: the expanded pixels stay in the second-level cache, in a buffer that
+// has zeros where the image ends. A part is of as many channels as a tile; parts have
+// nothing in common but what they read. The third convolution adds up all channels, and
+// begins when the others have ended.
+
+// BUFFER is how many bytes the expanded pixels of a part take at most, where a part has
+// several rows: they, the weights, and what is read and written share 1 MB, the second-level
+// cache of a server's processor.
+#define BUFFER (256 << 10)
+
+// A piece of the third convolution has that many pixels: enough that the weights, which are
+// read again for each, are little, and as few as leave something to each thread.
+#define LEAST_PIXELS 64
+#define MOST_PIXELS 512
+
+static const float six = 6; // ReLU6's limit
+static const float none = __builtin_inff();
+
+// part_of are the microkernels for the channels from block on: those of narrow tiles for a
+// rest that is no more than such a tile.
+static const microkernels *part_of(long channels, long block) {
+	const microkernels *m = best_microkernels();
+	return m->narrow != NULL && channels - block <= m->narrow->nr ? m->narrow : m;
+}
+
+static long parts_of(long channels) { return (channels + best_microkernels()->nr - 1) / best_microkernels()->nr; }
+
+// padded is how many lanes the parts of so many channels have together.
+static long padded(long channels) {
+	long last = (parts_of(channels) - 1) * best_microkernels()->nr;
+	return last + part_of(channels, last)->nr;
+}
+
+// packing is where the weights of a block lie in the order in which they are read, by
+// number: the panels of each convolution, by part, product and lane, and its bias by lane.
+typedef struct {
+	long expand, expand_bias, depthwise, depthwise_bias, project, project_bias, all;
+} packing;
+
+static packing packing_of(const inverted *b) {
+	packing p = {0};
+	long hidden = padded(b->hidden), out = padded(b->out);
+	p.expand_bias = p.expand + (b->expand != NULL ? hidden * b->in : 0);
+	p.depthwise = p.expand_bias + hidden;
+	p.depthwise_bias = p.depthwise + hidden * b->w.kernel * b->w.kernel;
+	p.project = p.depthwise_bias + hidden;
+	p.project_bias = p.project + out * b->hidden;
+	p.all = p.project_bias + out;
+	return p;
+}
+
+// order_layer brings kernels of so many products a channel into order; its lanes to spare
+// are zeros already.
+static void order_layer(const float *kernel, const float *bias, long channels, long products, float *weights, float *biases) {
+	for (long block = 0; block < channels;) {
+		const microkernels *m = part_of(channels, block);
+		long lanes = channels - block < m->nr ? channels - block : m->nr;
+		for (long j = 0; j < lanes; j++)
+			for (long k = 0; k < products; k++) weights[block * products + k * m->nr + j] = kernel[(block + j) * products + k];
+		block += m->nr;
+	}
+	memcpy(biases, bias, (size_t)channels * sizeof(float));
+}
+
+static void order(const void *what, float *weights) {
+	const inverted *b = what;
+	packing p = packing_of(b);
+	if (b->expand != NULL) order_layer(b->expand, b->expand_bias, b->hidden, b->in, weights + p.expand, weights + p.expand_bias);
+	order_layer(b->depthwise, b->depthwise_bias, b->hidden, b->w.kernel * b->w.kernel, weights + p.depthwise, weights + p.depthwise_bias);
+	order_layer(b->project, b->project_bias, b->out, b->hidden, weights + p.project, weights + p.project_bias);
+}
+
+// blocked is a block's computation for one image, cut into pieces.
+typedef struct {
+	const team *team;
+	const inverted *b;
+	packing p;
+	const float *weights, *x;
+	float *hidden, *y;  // hidden: the depthwise convolution's result, step numbers a pixel
+	long step;
+	image from, to;     // their sizes
+	long rows, pixels;  // of a piece
+	atomic_int failed;
+} blocked;
+
+// expand_rows writes rows of expanded pixels, of which the first is row y of the image and
+// may lie beside it, with the zeros around them. line is how many pixels a row has in out.
+static void expand_rows(const blocked *all, const microkernels *m, long block, long y, long rows, long line, float *out) {
+	const inverted *b = all->b;
+	long w = all->from.w, left = b->w.padding, right = line - left - w, first = y < 0 ? -y : 0;
+	long end = y + rows > all->from.h ? all->from.h - y : rows, n = (end - first) * w;
+	memset(out, 0, (size_t)(first * line * m->nr) * sizeof(float));
+	memset(out + end * line * m->nr, 0, (size_t)((rows - end) * line * m->nr) * sizeof(float));
+	for (long row = first; row < end; row++) {
+		memset(out + row * line * m->nr, 0, (size_t)(left * m->nr) * sizeof(float));
+		memset(out + (row * line + left + w) * m->nr, 0, (size_t)(right * m->nr) * sizeof(float));
+	}
+	const float *x = all->x + (y + first) * w * b->in;
+	out += (first * line + left) * m->nr;
+	if (b->expand == NULL) {
+		long lanes = b->hidden - block < m->nr ? b->hidden - block : m->nr;
+		for (long i = 0; i < n; i++) {
+			float *to = out + (i / w * line + i % w) * m->nr;
+			memcpy(to, x + i * b->in + block, (size_t)lanes * sizeof(float));
+			memset(to + lanes, 0, (size_t)(m->nr - lanes) * sizeof(float));
+		}
+		return;
+	}
+	const float *weights = all->weights + all->p.expand + block * b->in, *bias = all->weights + all->p.expand_bias + block;
+	float spare[MAX_NR];
+	long tile = n < m->mr ? 1 : m->mr; // of less than a tile one pixel after the other
+	for (long i = 0; i < n; i += tile) {
+		if (i + tile > n) i = n - tile; // some of them again
+		float *to[MAX_MR];
+		long row = i / w, col = i % w;
+		for (long k = 0; k < m->mr; k++) {
+			to[k] = k < tile ? out + (row * line + col) * m->nr : spare;
+			if (++col == w) col = 0, row++;
+		}
+		m->pointwise(x + i * b->in, tile == 1 ? 0 : b->in, b->in, weights, bias, 0, six, NULL, to);
+	}
+}
+
+static void hidden_piece(void *data, size_t piece) {
+	blocked *all = data;
+	const inverted *b = all->b;
+	window w = b->w;
+	long parts = parts_of(b->hidden), block = (long)piece % parts * best_microkernels()->nr, row = (long)piece / parts * all->rows;
+	const microkernels *m = part_of(b->hidden, block);
+	long n = all->to.h - row < all->rows ? all->to.h - row : all->rows;
+	long rows = (n - 1) * w.stride + w.kernel, line = (all->to.w - 1) * w.stride + w.kernel;
+	void *scratch = all->team->borrow(taken((size_t)(rows * line * m->nr) * sizeof(float)));
+	if (scratch == NULL) {
+		all->failed = 1;
+		return;
+	}
+	char *room = scratch;
+	float *expanded = take(&room, (size_t)(rows * line * m->nr) * sizeof(float));
+	expand_rows(all, m, block, row * w.stride - w.padding, rows, line, expanded);
+	const float *weights = all->weights + all->p.depthwise + block * w.kernel * w.kernel, *bias = all->weights + all->p.depthwise_bias + block;
+	for (long i = 0; i < n; i++)
+		m->depthwise(expanded + i * w.stride * line * m->nr, line * m->nr, w.kernel, w.stride, all->to.w, weights, bias, 0, six,
+		             all->hidden + (row + i) * all->to.w * all->step + block, all->step);
+	all->team->give_back(scratch);
+}
+
+static void project_piece(void *data, size_t piece) {
+	blocked *all = data;
+	const inverted *b = all->b;
+	long parts = parts_of(b->out), block = (long)piece % parts * best_microkernels()->nr, first = (long)piece / parts * all->pixels;
+	const microkernels *m = part_of(b->out, block);
+	long n = all->to.h * all->to.w - first < all->pixels ? all->to.h * all->to.w - first : all->pixels;
+	long lanes = b->out - block < m->nr ? b->out - block : m->nr;
+	const float *weights = all->weights + all->p.project + block * b->hidden, *bias = all->weights + all->p.project_bias + block;
+	const float *from = all->hidden + first * all->step, *added = b->residual ? all->x + first * b->out + block : NULL;
+	float *y = all->y + first * b->out + block, spare[MAX_MR * MAX_NR];
+	int whole = lanes == m->nr;
+	long tile = n < m->mr ? 1 : m->mr;
+	for (long i = 0; i < n; i += tile) {
+		if (i + tile > n) i = n - tile;
+		const float *add[MAX_MR];
+		float *to[MAX_MR];
+		for (long k = 0; k < m->mr; k++) {
+			int used = whole && k < tile;
+			to[k] = used ? y + (i + k) * b->out : spare + k * m->nr;
+			add[k] = b->residual && used ? added + (i + k) * b->out : bias; // what is spare adds anything
+		}
+		m->pointwise(from + i * all->step, tile == 1 ? 0 : all->step, b->hidden, weights, bias, -none, none, b->residual && whole ? add : NULL, to);
+		for (long k = 0; !whole && k < tile; k++) {
+			for (long j = 0; b->residual && j < lanes; j++) spare[k * m->nr + j] += added[(i + k) * b->out + j];
+			copy_few(y + (i + k) * b->out, spare + k * m->nr, lanes);
+		}
+	}
+}
+
+int inverts(const inverted *b, image x, image y) {
+	window w = b->w;
+	return (w.kernel == 3 || w.kernel == 5) && fits(w, y, x) && x.c == b->in && y.c == b->out && (b->expand != NULL || b->hidden == b->in) &&
+	       (!b->residual || (w.stride == 1 && b->in == b->out));
+}
+
+int inverted_residual(const team *t, const inverted *b, kept *keep, image x, image y) {
+	blocked all = {.team = t, .b = b, .p = packing_of(b), .from = x, .to = y, .step = padded(b->hidden)};
+	float *weights = weights_of(t, keep, 0, (size_t)all.p.all, 1, b, order);
+	if (weights == NULL) return 0;
+	all.weights = weights;
+	void *scratch = t->borrow(taken((size_t)(y.h * y.w * all.step) * sizeof(float)));
+	if (scratch == NULL) {
+		release(t, keep, weights);
+		return 0;
+	}
+	char *room = scratch;
+	all.hidden = take(&room, (size_t)(y.h * y.w * all.step) * sizeof(float));
+	// As many rows as the buffer has room for, and pieces of the same size.
+	window w = b->w;
+	long line = ((y.w - 1) * w.stride + w.kernel) * best_microkernels()->nr * (long)sizeof(float);
+	long most = (BUFFER / line - w.kernel) / w.stride + 1, pixels = y.h * y.w;
+	if (most < 1) most = 1;
+	long strips = even_groups(y.h, (y.h + most - 1) / most, 1, &all.rows);
+	long size = pixels / t->pieces < LEAST_PIXELS ? LEAST_PIXELS : pixels / t->pieces > MOST_PIXELS ? MOST_PIXELS : pixels / t->pieces;
+	long groups = even_groups(pixels, (pixels + size - 1) / size, best_microkernels()->mr, &all.pixels);
+	for (long i = 0; i < x.n && !all.failed; i++) {
+		all.x = x.data + i * x.h * x.w * x.c;
+		all.y = y.data + i * y.h * y.w * y.c;
+		t->each(t, hidden_piece, (size_t)(strips * parts_of(b->hidden)), &all);
+		t->each(t, project_piece, (size_t)(groups * parts_of(b->out)), &all);
+	}
+	t->give_back(scratch);
+	release(t, keep, weights);
+	return !all.failed;
+}
