@@ -2,6 +2,7 @@ package exporter
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/deepmed/anomaly/internal/kernels"
 	"github.com/deepmed/anomaly/internal/network"
@@ -97,6 +98,46 @@ func (l *lowering) invertedResidual(n *gorgonia.Node) (value, bool, error) {
 	out := l.kernel(kernels.InvertedResidual, n.Shape(), in,
 		intAttr("kernel", w.Kernel), intAttr("stride", w.Stride), intAttr("padding", w.Padding),
 		flagAttr("residual", b.residual), flagAttr("fixed", l.fixed))
+	out.last = true
+	return out, true, nil
+}
+
+// numberOf gives the number that a node is, if it is a constant of one.
+func numberOf(n *gorgonia.Node) (float32, bool) {
+	if n.Op() == nil || !strings.HasPrefix(fmt.Sprint(n.Op()), "const") {
+		return 0, false
+	}
+	v, ok := n.Value().(*gorgonia.F32)
+	if !ok {
+		return 0, false
+	}
+	return float32(*v), true
+}
+
+// normalized lowers (x − mean)/deviation of images that lie with channels first, and are
+// not needed in the other layout, to one operator that gives them there.
+func (l *lowering) normalized(n *gorgonia.Node) (value, bool, error) {
+	is := func(n *gorgonia.Node, op string) bool {
+		return n.Op() != nil && strings.HasPrefix(fmt.Sprint(n.Op()), op)
+	}
+	if !is(n, "÷") || !is(operandOf(n, 0), "-") {
+		return value{}, false, nil
+	}
+	difference := operandOf(n, 0)
+	deviation, ok := numberOf(operandOf(n, 1))
+	mean, ok2 := numberOf(operandOf(difference, 1))
+	image := operandOf(difference, 0)
+	if s := image.Shape(); !ok || !ok2 || deviation == 0 || len(s) != 4 || s[1] == 1 {
+		return value{}, false, nil
+	}
+	x, err := l.lower(image)
+	if err != nil {
+		return value{}, false, err
+	}
+	if _, ok := l.lasts[x.name]; ok || x.last {
+		return value{}, false, nil
+	}
+	out := l.kernel(kernels.Normalize, n.Shape(), []value{x}, floatAttr("mean", mean), floatAttr("scale", 1/deviation))
 	out.last = true
 	return out, true, nil
 }

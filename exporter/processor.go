@@ -191,8 +191,8 @@ func (l *lowering) enlargedJoin(n *gorgonia.Node) (value, bool, error) {
 
 // joined lowers several nodes to one operator where package kernels has one: a ReLU with
 // the convolution before it, the derivative of a ReLU with the convolution's derivative
-// that comes to it, enlarged images with what joins them, and the convolutions of an
-// inverted residual block. Each saves passes over the
+// that comes to it, enlarged images with what joins them, the convolutions of an inverted
+// residual block, and what normalizes an image with the change of its layout. Each saves passes over the
 // image. It tells whether it did.
 func (l *lowering) joined(n *gorgonia.Node) (value, bool, error) {
 	if !l.processor {
@@ -217,6 +217,9 @@ func (l *lowering) joined(n *gorgonia.Node) (value, bool, error) {
 		})
 	case network.Step:
 		return l.enlargedJoin(n)
+	}
+	if v, ok, err := l.normalized(n); ok || err != nil {
+		return v, ok, err
 	}
 	return l.invertedResidual(n)
 }

@@ -80,8 +80,8 @@ void sum_channels(image x, float *sums);
 int joins(const image *from, size_t count, image y);
 int enlarge_join(const team *t, const image *from, size_t count, image y);
 
-// channels_last writes an image of n×c×h×w as x, n×h×w×c.
-void channels_last(const team *t, const float *from, image x);
+// channels_last writes an image of n×c×h×w as x, n×h×w×c, less the mean and times the scale.
+void channels_last(const team *t, const float *from, float mean, float scale, image x);
 
 // sigmoid_mse writes the mean squared error between the sigmoids of x and the image y, of the
 // same shape, one number for each image of the batch.

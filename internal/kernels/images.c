@@ -34,6 +34,7 @@ void sum_channels(image x, float *sums) {
 typedef struct {
 	const float *from;
 	image x;
+	float mean, scale;
 	long pieces; // of an image
 } layout;
 
@@ -48,7 +49,7 @@ static void channels_last_piece(void *data, size_t piece) {
 	float *out = x.data + number * pixels * x.c;
 	if (x.c == 3) { // a photograph
 		for (long k = begin; k < end; k++)
-			for (long c = 0; c < 3; c++) out[3 * k + c] = planes[c * pixels + k];
+			for (long c = 0; c < 3; c++) out[3 * k + c] = (planes[c * pixels + k] - l->mean) * l->scale;
 		return;
 	}
 	enum { few = 16 }; // pixels at a time, so that what is written stays in the cache
@@ -57,13 +58,13 @@ static void channels_last_piece(void *data, size_t piece) {
 		for (long c = 0; c < x.c; c++) {
 			const float *plane = planes + c * pixels + first;
 			float *to = out + first * x.c + c;
-			for (long k = 0; k < n; k++) to[k * x.c] = plane[k];
+			for (long k = 0; k < n; k++) to[k * x.c] = (plane[k] - l->mean) * l->scale;
 		}
 	}
 }
 
-void channels_last(const team *t, const float *from, image x) {
-	layout l = {from, x, (x.h * x.w + LAYOUT_PIECE - 1) / LAYOUT_PIECE};
+void channels_last(const team *t, const float *from, float mean, float scale, image x) {
+	layout l = {from, x, mean, scale, (x.h * x.w + LAYOUT_PIECE - 1) / LAYOUT_PIECE};
 	t->each(t, channels_last_piece, (size_t)(x.n * l.pieces), &l);
 }
 
@@ -147,7 +148,7 @@ int enlarge_join(const team *t, const image *from, size_t count, image y) {
 			long times = y.h / x.h;
 			image last = {take(&room, (size_t)(x.h * x.w * x.c) * sizeof(float)), 1, x.h, x.w, x.c};
 			float *wide = take(&room, (size_t)(x.h * y.w * x.c) * sizeof(float));
-			channels_last(t, x.data + number * x.h * x.w * x.c, last);
+			channels_last(t, x.data + number * x.h * x.w * x.c, 0, 1, last);
 			for (long row = 0; row < x.h; row++)
 				for (long col = 0; col < y.w; col++) {
 					blend b = blend_of(col, x.w, times);

@@ -22,9 +22,6 @@
 #define LEAST_PIXELS 64
 #define MOST_PIXELS 512
 
-static const float six = 6; // ReLU6's limit
-static const float none = __builtin_inff();
-
 // part_of are the microkernels for the channels from block on: those of narrow tiles for a
 // rest that is no more than such a tile.
 static const microkernels *part_of(long channels, long block) {
@@ -126,7 +123,7 @@ static void expand_rows(const blocked *all, const microkernels *m, long block, l
 			to[k] = k < tile ? out + (row * line + col) * m->nr : spare;
 			if (++col == w) col = 0, row++;
 		}
-		m->pointwise(x + i * b->in, tile == 1 ? 0 : b->in, b->in, weights, bias, 0, six, NULL, to);
+		m->pointwise(x + i * b->in, tile == 1 ? 0 : b->in, b->in, weights, bias, 1, NULL, to);
 	}
 }
 
@@ -148,7 +145,7 @@ static void hidden_piece(void *data, size_t piece) {
 	expand_rows(all, m, block, row * w.stride - w.padding, rows, line, expanded);
 	const float *weights = all->weights + all->p.depthwise + block * w.kernel * w.kernel, *bias = all->weights + all->p.depthwise_bias + block;
 	for (long i = 0; i < n; i++)
-		m->depthwise(expanded + i * w.stride * line * m->nr, line * m->nr, w.kernel, w.stride, all->to.w, weights, bias, 0, six,
+		m->depthwise(expanded + i * w.stride * line * m->nr, line * m->nr, w.kernel, w.stride, all->to.w, weights, bias,
 		             all->hidden + (row + i) * all->to.w * all->step + block, all->step);
 	all->team->give_back(scratch);
 }
@@ -174,7 +171,7 @@ static void project_piece(void *data, size_t piece) {
 			to[k] = used ? y + (i + k) * b->out : spare + k * m->nr;
 			add[k] = b->residual && used ? added + (i + k) * b->out : bias; // what is spare adds anything
 		}
-		m->pointwise(from + i * all->step, tile == 1 ? 0 : all->step, b->hidden, weights, bias, -none, none, b->residual && whole ? add : NULL, to);
+		m->pointwise(from + i * all->step, tile == 1 ? 0 : all->step, b->hidden, weights, bias, 0, b->residual && whole ? add : NULL, to);
 		for (long k = 0; !whole && k < tile; k++) {
 			for (long j = 0; b->residual && j < lanes; j++) spare[k * m->nr + j] += added[(i + k) * b->out + j];
 			copy_few(y + (i + k) * b->out, spare + k * m->nr, lanes);

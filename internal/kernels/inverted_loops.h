@@ -1,23 +1,18 @@
 // The loops of inverted.c, a part of loops.h.
 
-// HELD is a vector within limits; what is no number stays none.
-#define HELD(v, least, most) LOWER(most, UPPER(least, v))
+// HELD is a vector within ReLU6's limits; what is no number stays none.
+#define HELD(v) LOWER(6 - (vector){0}, UPPER((vector){0}, v))
 
-TARGET static void pointwise(const float *x, long step, long len, const float *weights, const float *bias, float least, float most,
-                             const float *const *add, float *const *out) {
-	const float *points[MR];
-	EACH(i, MR) points[i] = x + i * step;
-	SUM_UP(sum, points, 0, 1, len, weights)
-	const vector low = least - (vector){0}, high = most - (vector){0};
-	EACH(j, VECTORS) {
-		vector plus = *(const vector *)(bias + j * LANES);
-		EACH(i, MR) {
-			vector v = sum[i][j] + plus;
-			v = HELD(v, low, high);
-			if (add) v += *(const vector *)(add[i] + j * LANES);
-			*(vector *)(out[i] + j * LANES) = v;
-		}
-	}
+TARGET static void pointwise(const float *x, long step, long len, const float *weights, const float *bias, int held, const float *const *add,
+                             float *const *out) {
+	const float *p[MR];
+	vector sum[MR][VECTORS];
+	EACH(i, MR) p[i] = x + i * step;
+	EACH(j, VECTORS) EACH(i, MR) sum[i][j] = *(const vector *)(bias + j * LANES);
+	ADD_UP(sum, p, len, weights)
+	if (add) EACH(i, MR) EACH(j, VECTORS) sum[i][j] += *(const vector *)(add[i] + j * LANES);
+	if (held) EACH(i, MR) EACH(j, VECTORS) sum[i][j] = HELD(sum[i][j]);
+	EACH(i, MR) EACH(j, VECTORS) *(vector *)(out[i] + j * LANES) = sum[i][j];
 }
 
 // COLUMNS is how many pixels of a row are computed at once: their sums stay in registers.
@@ -37,7 +32,7 @@ TARGET static void pointwise(const float *x, long step, long len, const float *w
 				EACH(i, count) sum[i] += *(const vector *)(line + (i * (stride) + col) * NR) * f; \
 			} \
 		} \
-		EACH(i, count) *(vector *)(out + (at + i) * out_step + j) = HELD(sum[i], low, high); \
+		EACH(i, count) *(vector *)(out + (at + i) * out_step + j) = HELD(sum[i]); \
 	}
 
 #define DEPTHWISE(kernel, stride) \
@@ -47,9 +42,8 @@ TARGET static void pointwise(const float *x, long step, long len, const float *w
 		for (; at < n; at++) SLIDE(1, kernel, stride) \
 	}
 
-TARGET static void depthwise(const float *x, long row_step, long kernel, long stride, long n, const float *weights, const float *bias, float least,
-                             float most, float *out, long out_step) {
-	const vector low = least - (vector){0}, high = most - (vector){0};
+TARGET static void depthwise(const float *x, long row_step, long kernel, long stride, long n, const float *weights, const float *bias, float *out,
+                             long out_step) {
 	if (kernel == 3 && stride == 1) DEPTHWISE(3, 1)
 	if (kernel == 3 && stride == 2) DEPTHWISE(3, 2)
 	if (kernel == 5 && stride == 1) DEPTHWISE(5, 1)

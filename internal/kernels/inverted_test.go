@@ -234,3 +234,19 @@ func TestEveryConvolutionTakesAReLU6(t *testing.T) {
 		}
 	})
 }
+
+func TestImagesAreNormalizedWithTheirLayout(t *testing.T) {
+	for _, channels := range []int{3, 5} {
+		x := random(rand.New(rand.NewPCG(12, 12)), 2, channels, 67, 70)
+		got, err := runNumbers(t, 2, kernels.Normalize, map[string]float32{"mean": 0.25, "scale": 2}, []operand{x}, 2, 67, 70, channels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range got {
+			k, pixel, n := i%channels, i/channels%(67*70), i/channels/67/70
+			if want := (x.data[(n*channels+k)*67*70+pixel] - 0.25) * 2; v != want {
+				t.Fatalf("%d channels: element %d is %v, expected %v", channels, i, v, want)
+			}
+		}
+	}
+}

@@ -74,6 +74,9 @@ const (
 	SigmoidMSE = "SigmoidMSE"
 	// ChannelsLast brings N×C×H×W to N×H×W×C.
 	ChannelsLast = "ChannelsLast"
+	// Normalize does so too, and makes of each number (x − mean)·scale. Attributes: mean,
+	// scale.
+	Normalize = "Normalize"
 )
 
 // What stands behind a convolution: nothing, a ReLU or a ReLU6.

@@ -36,13 +36,19 @@ func random(r *rand.Rand, shape ...int) operand {
 // run has ONNX Runtime run one operator.
 func run(t *testing.T, threads int, op string, attributes map[string]int, in []operand, shape ...int) ([]float32, error) {
 	t.Helper()
+	return runNumbers(t, threads, op, attributes, in, shape...)
+}
+
+// runNumbers is run with attributes that are integers, or float32.
+func runNumbers[N int | float32](t *testing.T, threads int, op string, attributes map[string]N, in []operand, shape ...int) ([]float32, error) {
+	t.Helper()
 	s, tensors, out := session(t, threads, op, attributes, in, shape...)
 	err := s.Run(t.Context(), tensors, []*ort.Tensor{out})
 	return slices.Clone(out.Data()), err
 }
 
 // session is ready to run one operator.
-func session(t *testing.T, threads int, op string, attributes map[string]int, in []operand, shape ...int) (*ort.Session, []*ort.Tensor, *ort.Tensor) {
+func session[N int | float32](t *testing.T, threads int, op string, attributes map[string]N, in []operand, shape ...int) (*ort.Session, []*ort.Tensor, *ort.Tensor) {
 	t.Helper()
 	engine := orttest.Open(t)
 	node := &onnx.NodeProto{OpType: proto.String(op), Domain: proto.String(kernels.Domain), Name: proto.String("it"), Output: []string{"out"}}
@@ -56,7 +62,11 @@ func session(t *testing.T, threads int, op string, attributes map[string]int, in
 			TensorType: &onnx.TypeProto_Tensor{ElemType: proto.Int32(int32(onnx.TensorProto_FLOAT)), Shape: s}}}}
 	}
 	for name, v := range attributes {
-		node.Attribute = append(node.Attribute, &onnx.AttributeProto{Name: proto.String(name), Type: onnx.AttributeProto_INT.Enum(), I: proto.Int64(int64(v))})
+		a := &onnx.AttributeProto{Name: proto.String(name), Type: onnx.AttributeProto_INT.Enum(), I: proto.Int64(int64(v))}
+		if f, ok := any(v).(float32); ok {
+			a = &onnx.AttributeProto{Name: proto.String(name), Type: onnx.AttributeProto_FLOAT.Enum(), F: proto.Float32(f)}
+		}
+		node.Attribute = append(node.Attribute, a)
 	}
 	var names []string
 	var tensors []*ort.Tensor

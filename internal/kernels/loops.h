@@ -27,6 +27,19 @@ typedef int bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 #define AHEAD 12
 #define CACHE_LINE 16
 
+// ADD_UP adds to the sums of a tile the products of len numbers of each of its places.
+#define ADD_UP(sum, p, len, weights) \
+	for (long k = 0; k < (len); k++) { \
+		vector w[VECTORS]; \
+		EACH(j, VECTORS) w[j] = *(const vector *)((weights) + j * LANES); \
+		EACH(line, NR / CACHE_LINE + (NR % CACHE_LINE > 0)) __builtin_prefetch((weights) + AHEAD * NR + line * CACHE_LINE); \
+		(weights) += NR; \
+		EACH(i, MR) { \
+			vector x = p[i][k] - (vector){0}; \
+			EACH(j, VECTORS) sum[i][j] += x * w[j]; \
+		} \
+	}
+
 // SUM_UP declares the sums of a tile and computes them.
 #define SUM_UP(sum, points, stride, runs, len, weights) \
 	vector sum[MR][VECTORS]; \
@@ -34,16 +47,7 @@ typedef int bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 	for (long r = 0; r < runs; r++) { \
 		const float *p[MR]; \
 		EACH(i, MR) p[i] = points[r * stride + i]; \
-		for (long k = 0; k < len; k++) { \
-			vector w[VECTORS]; \
-			EACH(j, VECTORS) w[j] = *(const vector *)(weights + j * LANES); \
-			EACH(line, NR / CACHE_LINE + (NR % CACHE_LINE > 0)) __builtin_prefetch(weights + AHEAD * NR + line * CACHE_LINE); \
-			weights += NR; \
-			EACH(i, MR) { \
-				vector x = p[i][k] - (vector){0}; \
-				EACH(j, VECTORS) sum[i][j] += x * w[j]; \
-			} \
-		} \
+		ADD_UP(sum, p, len, weights) \
 	}
 
 TARGET static void gather(const float *const *points, long stride, long runs, long len, const float *weights, float *tile) {

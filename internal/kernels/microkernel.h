@@ -40,17 +40,18 @@ typedef struct microkernels {
 	                    float *const *out);
 
 	// pointwise computes a tile as gather does, of one run and places that lie step apart
-	// from x on. The bias is added, what is beyond the limits becomes them, the numbers that
-	// add points to are added (add may be NULL), and the tile is written to mr places.
-	void (*pointwise)(const float *x, long step, long len, const float *weights, const float *bias, float least, float most,
-	                  const float *const *add, float *const *out);
+	// from x on, and writes it to mr places. The sums begin with the bias. The numbers that
+	// add points to are added (add may be NULL), and where held is set what is beyond the
+	// limits of a ReLU6 becomes them.
+	void (*pointwise)(const float *x, long step, long len, const float *weights, const float *bias, int held, const float *const *add,
+	                  float *const *out);
 
-	// depthwise computes n pixels of a row, of nr channels: the sum over the rows and columns
-	// of a kernel of 3×3 or 5×5 of x[row·row_step + (pixel·stride + column)·nr + j] ·
-	// weights[(row·kernel + column)·nr + j], and the bias, held within the limits. They are
+	// depthwise computes n pixels of a row, of nr channels: the bias and the sum over the rows
+	// and columns of a kernel of 3×3 or 5×5 of x[row·row_step + (pixel·stride + column)·nr +
+	// j] · weights[(row·kernel + column)·nr + j], held within the limits of a ReLU6. They are
 	// written out_step apart.
-	void (*depthwise)(const float *x, long row_step, long kernel, long stride, long n, const float *weights, const float *bias, float least,
-	                  float most, float *out, long out_step);
+	void (*depthwise)(const float *x, long row_step, long kernel, long stride, long n, const float *weights, const float *bias, float *out,
+	                  long out_step);
 
 	// join adds the parts of n places of taps.h, step apart, to those of bias. A part's
 	// numbers count where all bits of its mask are set, as none are elsewhere. Of the first

@@ -71,7 +71,7 @@ typedef struct {
 	window window;
 	int rectify, fixed, residual; // fixed: the kernel never changes
 	kept kept;
-	float rates[5]; // of Adam: β₁, 1−β₁, β₂, 1−β₂, ε
+	float rates[5]; // of Adam: β₁, 1−β₁, β₂, 1−β₂, ε; of Normalize: mean, scale
 } kernel;
 
 // input is an operand. One that was left out has no data.
@@ -214,18 +214,23 @@ static OrtStatus *compute_sum(void *k, OrtKernelContext *context) {
 	return NULL;
 }
 
-// compute_last brings an image of N×C×H×W to N×H×W×C.
-static OrtStatus *compute_last(void *k, OrtKernelContext *context) {
-	(void)k;
+// to_last brings an image of N×C×H×W to N×H×W×C, less the mean and times the scale.
+static OrtStatus *to_last(const char *name, OrtKernelContext *context, float mean, float scale) {
 	input in;
-	OrtStatus *status = read_images("ChannelsLast", context, 1, &in);
+	OrtStatus *status = read_images(name, context, 1, &in);
 	if (status != NULL) return status;
 	int64_t dims[4] = {in.dims[0], in.dims[2], in.dims[3], in.dims[1]};
 	float *out;
 	if ((status = make_output(context, 0, dims, 4, &out)) != NULL) return status;
 	team t = team_of(context, 1);
-	channels_last(&t, in.data, image_of(out, dims));
+	channels_last(&t, in.data, mean, scale, image_of(out, dims));
 	return NULL;
+}
+
+static OrtStatus *compute_last(void *k, OrtKernelContext *context) { return (void)k, to_last("ChannelsLast", context, 0, 1); }
+
+static OrtStatus *compute_normalize(void *k, OrtKernelContext *context) {
+	return to_last("Normalize", context, ((const kernel *)k)->rates[0], ((const kernel *)k)->rates[1]);
 }
 
 // compute_error compares sigmoids with an image: (before the sigmoid, image).
@@ -348,7 +353,8 @@ typedef struct {
 	size_t required, optional;
 	int variadic;               // whether the last operand may come several times
 	size_t outputs;
-	int window, rectify, residual, rates; // which attributes it has; fixed comes with rectify and residual
+	int window, rectify, residual; // which attributes it has; fixed comes with rectify and residual
+	const char *const *rates;      // names of numbers that it has, up to NULL
 } operator;
 
 static const char *op_name(const OrtCustomOp *op) { return ((const operator *)op)->name; }
@@ -387,8 +393,8 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 	if (status == NULL && o->rectify) status = ort.KernelInfoGetAttribute_int64(info, "rectify", &rectify);
 	if (status == NULL && o->residual) status = ort.KernelInfoGetAttribute_int64(info, "residual", &residual);
 	if (status == NULL && (o->rectify || o->residual)) status = ort.KernelInfoGetAttribute_int64(info, "fixed", &fixed);
-	static const char *const rates[] = {"beta1", "rest1", "beta2", "rest2", "epsilon"};
-	for (int i = 0; o->rates && status == NULL && i < 5; i++) status = ort.KernelInfoGetAttribute_float(info, rates[i], &k->rates[i]);
+	for (int i = 0; o->rates != NULL && status == NULL && o->rates[i] != NULL; i++)
+		status = ort.KernelInfoGetAttribute_float(info, o->rates[i], &k->rates[i]);
 	if (status != NULL) {
 		free(k);
 		return status;
@@ -413,6 +419,9 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 		.name = text, __VA_ARGS__ \
 	}
 
+static const char *const adam_rates[] = {"beta1", "rest1", "beta2", "rest2", "epsilon", NULL};
+static const char *const normalize_rates[] = {"mean", "scale", NULL};
+
 static const operator operators[] = {
     OPERATOR("Down", compute_down, .required = 2, .optional = 3, .outputs = 1, .window = 1, .rectify = 1),
     OPERATOR("Up", compute_up, .required = 2, .optional = 3, .outputs = 1, .window = 1, .rectify = 1),
@@ -420,9 +429,10 @@ static const operator operators[] = {
     OPERATOR("Correlate", compute_correlate, .required = 2, .outputs = 1, .window = 1),
     OPERATOR("ChannelSum", compute_sum, .required = 1, .outputs = 1),
     OPERATOR("ChannelsLast", compute_last, .required = 1, .outputs = 1),
+    OPERATOR("Normalize", compute_normalize, .required = 1, .outputs = 1, .rates = normalize_rates),
     OPERATOR("SigmoidMSE", compute_error, .required = 2, .outputs = 1),
     OPERATOR("EnlargeJoin", compute_join, .required = 1, .variadic = 1, .outputs = 1),
-    OPERATOR("Adam", compute_adam, .required = 6, .variadic = 1, .outputs = 3, .rates = 1),
+    OPERATOR("Adam", compute_adam, .required = 6, .variadic = 1, .outputs = 3, .rates = adam_rates),
 };
 
 // told is a status's message, and the end of the status.
