@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/deepmed/anomaly/internal/backbone"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/owulveryck/onnx-go"
 	"gorgonia.org/gorgonia"
@@ -13,11 +14,13 @@ import (
 
 // operators are the ONNX operators of an inference model, and how each is read.
 var operators = map[string]func(*value, onnx.Operation) error{
-	"Conv":          convolution(network.Convolve, false),
-	"ConvTranspose": convolution(network.ConvolveTransposed, true),
+	"Conv":          plainConvolution,
+	"ConvTranspose": convolution(network.ConvolveTransposed, true, network.Half()),
 	"Relu":          elementwise(1, func(x []*gorgonia.Node) (*gorgonia.Node, error) { return network.Rectify(x[0]) }),
 	"Sigmoid":       elementwise(1, func(x []*gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.Sigmoid(x[0]) }),
-	"Sub":           elementwise(2, func(x []*gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.Sub(x[0], x[1]) }),
+	"Clip":          clip,
+	"Add":           elementwise(2, func(x []*gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.Add(x[0], x[1]) }),
+	"Sub":           subtraction,
 	"Mul":           multiplication,
 	"ReduceSum":     reduction,
 	"Div":           division,
@@ -95,38 +98,6 @@ func elementwise(n int, apply func([]*gorgonia.Node) (*gorgonia.Node, error)) fu
 	}
 }
 
-// convolution reads a convolution of the one window there is here. A plain one
-// has no output padding in ONNX; in Gorgonia's graph its window has, because
-// its derivative needs it.
-func convolution(apply func(x, weight, bias *gorgonia.Node, w network.Window) (*gorgonia.Node, error), transposed bool) func(*value, onnx.Operation) error {
-	w := network.Half()
-	square := func(side, times int) []int64 { return slices.Repeat([]int64{int64(side)}, times) }
-	want := map[string]any{
-		"kernel_shape": square(w.Kernel, 2),
-		"strides":      square(w.Stride, 2),
-		"pads":         square(w.Padding, 4),
-	}
-	if transposed {
-		want["output_padding"] = square(w.OutputPadding, 2)
-	}
-	return func(v *value, op onnx.Operation) error {
-		if err := attributes(op, want); err != nil {
-			return err
-		}
-		return v.compute(3, func(in []*gorgonia.Node) (*gorgonia.Node, error) {
-			weight, bias := in[1].Shape(), in[2].Shape()
-			if weight.Dims() != 4 || weight[2] != w.Kernel || weight[3] != w.Kernel || bias.Dims() != 1 {
-				return nil, fmt.Errorf("a weight of shape %v and a bias of shape %v, expected a kernel of %d×%d", weight, bias, w.Kernel, w.Kernel)
-			}
-			out, err := apply(in[0], in[1], in[2], w)
-			if err == nil && bias[0] != out.Shape()[1] {
-				return nil, fmt.Errorf("%d biases for %d channels", bias[0], out.Shape()[1])
-			}
-			return out, err
-		})
-	}
-}
-
 // multiplication reads the square of a value, or multiplies sizes.
 func multiplication(v *value, op onnx.Operation) error {
 	if err := attributes(op, nil); err != nil {
@@ -173,14 +144,17 @@ func reduction(v *value, op onnx.Operation) error {
 	return nil
 }
 
-// division reads the second half of a mean: the sum by the sizes of its axes.
-// The size of the batch is not in the file, which is for any number of images.
+// division reads the second half of a mean: the sum by the sizes of its axes. Or
+// it divides by the deviation that a backbone's images are normalized with. The size of the batch is not in the file, which is for any number of images.
 func division(v *value, op onnx.Operation) error {
 	if err := attributes(op, nil); err != nil {
 		return err
 	}
 	if err := v.known(); err != nil {
 		return err
+	}
+	if v.byNumber(backbone.Deviation) {
+		return v.withNumber(backbone.Deviation, gorgonia.Div)
 	}
 	if len(v.operands) != 2 || v.operands[0].sum == nil || v.operands[1].factors == nil {
 		return fmt.Errorf("%w: expected a sum by the sizes of its axes, for a mean", ErrUnsupported)
