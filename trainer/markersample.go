@@ -9,6 +9,7 @@ import (
 
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/synthetic"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -56,7 +57,7 @@ func (t *markerTraining) paint(ctx context.Context, n int, began, deadline time.
 			if err != nil {
 				return nil, err
 			}
-			newSpoiler(random, side).spoil(spoilt, mask, image, other)
+			synthetic.NewPainter(random, side).Paint(spoilt, mask, image, other)
 			samples[i] = sample{image: k, target: highestOf(mask, side, p)}
 			return spoilt, nil
 		}

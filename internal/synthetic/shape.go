@@ -1,12 +1,12 @@
-package trainer
+package synthetic
 
 import (
 	"image"
 	"math"
 )
 
-// The sizes of synthetic defects: from a pixel that is scratched to a fifth of
-// the image that is missing.
+// Sizes of shapes, from a pixel that is scratched to a fifth of the image that is
+// missing.
 const (
 	// shortestScratch, longestScratch are parts of the side, thinnestScratch and
 	// thickestScratch pixels of referenceSide. None is thinner than half of a
@@ -47,7 +47,7 @@ const (
 	denseEnough, shapeTries = 0.3, 6
 )
 
-// shape is the outline of a defect.
+// shape is the outline of an anomaly.
 type shape int
 
 const (
@@ -58,27 +58,27 @@ const (
 	shapes // how many there are
 )
 
-// stencil is where a defect lies, and how much it covers of each pixel there.
+// stencil is where an anomaly lies, and how much it covers of each pixel there.
 type stencil struct {
-	box   image.Rectangle // within the image
-	cover []float32       // of the pixels in the box, 0…1
+	box     image.Rectangle // within the image
+	opacity []float32       // of the pixels in the box, 0…1
 }
 
 // draw makes a shape and puts it into the stencil.
-func (s *spoiler) draw() (drawn shape) {
+func (p *Painter) draw() (drawn shape) {
 	for range shapeTries {
-		drawn = shape(s.r.IntN(int(shapes)))
+		drawn = shape(p.r.IntN(int(shapes)))
 		switch drawn {
 		case scratch:
-			s.scratch()
+			p.scratch()
 		case ellipse:
-			s.ellipse()
+			p.ellipse()
 		case rectangle:
-			s.rectangle()
+			p.rectangle()
 		case islands:
-			s.islands()
+			p.islands()
 		}
-		for _, a := range s.stencil.cover {
+		for _, a := range p.stencil.opacity {
 			if a > denseEnough {
 				return drawn
 			}
@@ -89,38 +89,38 @@ func (s *spoiler) draw() (drawn shape) {
 
 // lay makes room for a shape between these coordinates; what lies outside of the
 // image is cut off.
-func (s *spoiler) lay(left, top, right, bottom float64) *stencil {
+func (p *Painter) lay(left, top, right, bottom float64) *stencil {
 	box := image.Rect(int(math.Floor(left)), int(math.Floor(top)), int(math.Ceil(right))+1, int(math.Ceil(bottom))+1)
-	t := &s.stencil
-	t.box = box.Intersect(image.Rect(0, 0, s.side, s.side))
-	t.cover = grown(t.cover, t.box.Dx()*t.box.Dy())
-	clear(t.cover)
+	t := &p.stencil
+	t.box = box.Intersect(image.Rect(0, 0, p.side, p.side))
+	t.opacity = grown(t.opacity, t.box.Dx()*t.box.Dy())
+	clear(t.opacity)
 	return t
 }
 
 // centre draws a point of the image, in pixels.
-func (s *spoiler) centre() (x, y float64) {
-	side := float64(s.side)
-	return s.between(0, side), s.between(0, side)
+func (p *Painter) centre() (x, y float64) {
+	side := float64(p.side)
+	return p.between(0, side), p.between(0, side)
 }
 
 // scratch draws a line that wobbles.
-func (s *spoiler) scratch() {
+func (p *Painter) scratch() {
 	var xs, ys [scratchPieces + 1]float64
-	xs[0], ys[0] = s.centre()
-	angle, wobble := s.between(0, 2*math.Pi), s.between(0, strongestWobble)
-	piece := s.logUniform(shortestScratch, longestScratch) * float64(s.side) / scratchPieces
+	xs[0], ys[0] = p.centre()
+	angle, wobble := p.between(0, 2*math.Pi), p.between(0, strongestWobble)
+	piece := p.logUniform(shortestScratch, longestScratch) * float64(p.side) / scratchPieces
 	for i := range scratchPieces {
-		angle += s.r.NormFloat64() * wobble
+		angle += p.r.NormFloat64() * wobble
 		xs[i+1], ys[i+1] = xs[i]+math.Cos(angle)*piece, ys[i]+math.Sin(angle)*piece
 	}
-	width := max(thinnestScratch, s.logUniform(thinnestScratch, thickestScratch)*s.scale)
+	width := max(thinnestScratch, p.logUniform(thinnestScratch, thickestScratch)*p.scale)
 	reach := width/2 + 0.5 // half of a pixel more, where it covers only a part
 	left, top, right, bottom := xs[0], ys[0], xs[0], ys[0]
 	for i, x := range xs {
 		left, top, right, bottom = min(left, x), min(top, ys[i]), max(right, x), max(bottom, ys[i])
 	}
-	t := s.lay(left-reach, top-reach, right+reach, bottom+reach)
+	t := p.lay(left-reach, top-reach, right+reach, bottom+reach)
 	for i := range scratchPieces {
 		t.stroke(xs[i], ys[i], xs[i+1], ys[i+1], reach, min(1, width))
 	}
@@ -136,7 +136,7 @@ func (t *stencil) stroke(x0, y0, x1, y1, reach, most float64) {
 	dx, dy := x1-x0, y1-y0
 	squared := dx*dx + dy*dy // above 0: a scratch has a length
 	for y := part.Min.Y; y < part.Max.Y; y++ {
-		line := t.cover[(y-t.box.Min.Y)*t.box.Dx():]
+		line := t.opacity[(y-t.box.Min.Y)*t.box.Dx():]
 		for x := part.Min.X; x < part.Max.X; x++ {
 			u, v := float64(x)+0.5-x0, float64(y)+0.5-y0
 			along := min(max((u*dx+v*dy)/squared, 0), 1)
@@ -149,58 +149,58 @@ func (t *stencil) stroke(x0, y0, x1, y1, reach, most float64) {
 }
 
 // ellipse draws a spot, of a smooth or a noisy outline, of a sharp or a soft rim.
-func (s *spoiler) ellipse() {
-	radius := s.logUniform(smallestEllipse, largestEllipse) * float64(s.side)
-	cx, cy := s.centre()
-	sin, cos := math.Sincos(s.between(0, math.Pi))
-	flat := s.between(flattestEllipse, 1)
-	rim := [...]float64{sharpRim, sharpRim, softRim * s.scale, 0.3 * (radius + s.scale)}[s.r.IntN(4)]
+func (p *Painter) ellipse() {
+	radius := p.logUniform(smallestEllipse, largestEllipse) * float64(p.side)
+	cx, cy := p.centre()
+	sin, cos := math.Sincos(p.between(0, math.Pi))
+	flat := p.between(flattestEllipse, 1)
+	rim := [...]float64{sharpRim, sharpRim, softRim * p.scale, 0.3 * (radius + p.scale)}[p.r.IntN(4)]
 	rim = max(rim, sharpRim)
 	const furthest = 3 // deviations of the noise
-	rugged := s.r.IntN(2) == 0
+	rugged := p.r.IntN(2) == 0
 	reach := radius + rimEnd*rim
 	if rugged {
 		reach += radius * ruggedness * furthest
 	}
-	t := s.lay(cx-reach, cy-reach, cx+reach, cy+reach)
+	t := p.lay(cx-reach, cy-reach, cx+reach, cy+reach)
 	w := t.box.Dx()
 	var noise []float32
 	if rugged {
-		noise = s.noise(w, t.box.Dy(), max(1, ruggedSize*s.scale))
+		noise = p.noise(w, t.box.Dy(), max(1, ruggedSize*p.scale))
 	}
-	for i := range t.cover {
+	for i := range t.opacity {
 		x, y := float64(t.box.Min.X+i%w)+0.5-cx, float64(t.box.Min.Y+i/w)+0.5-cy
 		u, v := x*cos+y*sin, (y*cos-x*sin)/flat
 		edge := radius
 		if rugged {
 			edge += radius * ruggedness * min(max(float64(noise[i]), -furthest), furthest)
 		}
-		t.cover[i] = inside((edge - math.Sqrt(u*u+v*v)) / rim)
+		t.opacity[i] = inside((edge - math.Sqrt(u*u+v*v)) / rim)
 	}
 }
 
 // rectangle draws one along the pixels, as a part that is missing or a label.
-func (s *spoiler) rectangle() {
-	side := float64(s.side)
-	w, h := s.logUniform(shortestRectangle, longestRectangle)*side, s.logUniform(shortestRectangle, longestRectangle)*side
-	x, y := s.centre()
-	t := s.lay(math.Floor(x), math.Floor(y), math.Floor(x+w), math.Floor(y+h))
-	for i := range t.cover {
-		t.cover[i] = 1
+func (p *Painter) rectangle() {
+	side := float64(p.side)
+	w, h := p.logUniform(shortestRectangle, longestRectangle)*side, p.logUniform(shortestRectangle, longestRectangle)*side
+	x, y := p.centre()
+	t := p.lay(math.Floor(x), math.Floor(y), math.Floor(x+w), math.Floor(y+h))
+	for i := range t.opacity {
+		t.opacity[i] = 1
 	}
 }
 
 // islands draws a frayed patch with specks around it.
-func (s *spoiler) islands() {
-	size := [...]float64{3, 6, 12}[s.r.IntN(3)] * s.scale
-	radius := s.between(smallestWindow, largestWindow) * float64(s.side)
-	cx, cy := s.centre()
+func (p *Painter) islands() {
+	size := [...]float64{3, 6, 12}[p.r.IntN(3)] * p.scale
+	radius := p.between(smallestWindow, largestWindow) * float64(p.side)
+	cx, cy := p.centre()
 	// Further out the window adds nothing: 0.8 % of its height. Noise alone must
 	// not exceed the level there.
 	const end, furthest = 2.2, 2
-	t := s.lay(cx-end*radius, cy-end*radius, cx+end*radius, cy+end*radius)
+	t := p.lay(cx-end*radius, cy-end*radius, cx+end*radius, cy+end*radius)
 	w, h := t.box.Dx(), t.box.Dy()
-	noise := s.noise(w, h, max(1, size))
+	noise := p.noise(w, h, max(1, size))
 	bell := func(first, n int, centre float64) []float64 {
 		b := make([]float64, n)
 		for i := range b {
@@ -210,9 +210,9 @@ func (s *spoiler) islands() {
 		return b
 	}
 	across, down := bell(t.box.Min.X, w, cx), bell(t.box.Min.Y, h, cy)
-	for i := range t.cover {
+	for i := range t.opacity {
 		v := min(float64(noise[i]), furthest) + islandWindow*across[i%w]*down[i/w] - islandLevel
-		t.cover[i] = inside(v * islandSharpness)
+		t.opacity[i] = inside(v * islandSharpness)
 	}
 }
 

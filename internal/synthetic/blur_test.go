@@ -1,4 +1,4 @@
-package trainer
+package synthetic
 
 import (
 	"image"
@@ -45,7 +45,7 @@ func TestBlurIsNearlyGaussian(t *testing.T) {
 // A part is blurred as it is in the whole image, whatever lies around it.
 func TestBlurOfAPart(t *testing.T) {
 	const side = 64
-	img := hashedImage(3, side*side*3)
+	img := uniformImage(3, side)
 	var whole, part blur
 	box := image.Rect(0, 20, 31, 64)
 	a, b := whole.of(img, side, image.Rect(0, 0, side, side), 2.5), part.of(img, side, box, 2.5)

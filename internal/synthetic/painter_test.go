@@ -1,54 +1,103 @@
-package trainer
+package synthetic
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"image"
 	"math"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 
-	"github.com/deepmed/anomaly/inference"
-	"github.com/deepmed/anomaly/models"
+	"github.com/disintegration/imaging"
 )
 
 // tiles are photographs of tiles, of the first of that data set.
 func tiles(t testing.TB, n, side int) [][]byte {
 	t.Helper()
-	names, err := filepath.Glob("../testdata/tiles/train/good/*.jpg")
+	names, err := filepath.Glob("../../testdata/tiles/train/good/*.jpg")
 	if err != nil || len(names) < n {
 		t.Fatalf("%d tiles: %v", len(names), err)
 	}
 	var out [][]byte
 	for _, name := range names[:n] {
-		data, err := os.ReadFile(name)
+		img, err := imaging.Open(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		prepared, err := inference.Prepare(data, side, imageLimits)
-		if err != nil {
-			t.Fatal(err)
+		resized := imaging.Resize(img, side, side, imaging.Linear)
+		pixels := make([]byte, 0, side*side*channels)
+		for i := 0; i < len(resized.Pix); i += 4 {
+			pixels = append(pixels, resized.Pix[i:i+channels]...)
 		}
-		out = append(out, prepared)
+		out = append(out, pixels)
 	}
 	return out
 }
 
-func spoilerOf(seed uint64, side int) *spoiler {
-	return newSpoiler(rand.New(rand.NewPCG(seed, 1)), side)
+// uniformImage is noise of which nothing is smooth.
+func uniformImage(seed uint64, side int) []byte {
+	r, out := rand.New(rand.NewPCG(seed, 0)), make([]byte, side*side*channels)
+	for i := range out {
+		out[i] = byte(r.IntN(256))
+	}
+	return out
 }
 
-func TestSpoiltImagesDependOnTheSeedAlone(t *testing.T) {
+func painterOf(seed uint64, side int) *Painter {
+	return NewPainter(rand.New(rand.NewPCG(seed, 1)), side)
+}
+
+// A model's markers depend on every pixel that is painted: a change here changes
+// what a seed gives.
+func TestPaintedImagesAreThoseOfEarlierVersions(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("elsewhere products and sums are rounded once")
+	}
+	pattern := func(phase, side int) []byte {
+		out := make([]byte, 0, side*side*channels)
+		for y := range side {
+			for x := range side {
+				for c := range channels {
+					out = append(out, byte(64+(x*(phase+c)+3*y*phase)%128))
+				}
+			}
+		}
+		return out
+	}
+	for side, want := range map[int]string{
+		48:  "01049da4ade1e375b96060581f6ac8fe441e3174eea6d9be961c620f38329f83",
+		128: "bca40401c38220db4e90d358e397f62b795ce95f9dc8ebb2f14da8b635cd3ec3",
+	} {
+		sum, p := sha256.New(), painterOf(5, side)
+		normal, other := pattern(1, side), pattern(2, side)
+		out, mask := make([]byte, len(normal)), make([]float32, side*side)
+		for range 100 {
+			p.Paint(out, mask, normal, other)
+			sum.Write(out)
+			if err := binary.Write(sum, binary.LittleEndian, mask); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := hex.EncodeToString(sum.Sum(nil)); got != want {
+			t.Errorf("side %d: SHA-256 %s, expected %s", side, got, want)
+		}
+	}
+}
+
+func TestPaintedImagesDependOnTheSeedAlone(t *testing.T) {
 	const side = 96
 	normal := tiles(t, 2, side)
 	draw := func(seed uint64) (all []byte, masks []float32) {
-		s := spoilerOf(seed, side)
+		p := painterOf(seed, side)
 		out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
 		for range 20 {
-			s.spoil(out, mask, normal[0], normal[1])
+			p.Paint(out, mask, normal[0], normal[1])
 			all, masks = append(all, out...), append(masks, mask...)
 		}
 		return all, masks
@@ -92,28 +141,28 @@ func visibility(before, after []byte, side int) []float32 {
 	return out
 }
 
-func TestSpoilingTellsWhatItChanged(t *testing.T) {
+func TestMaskTellsWhatWasChanged(t *testing.T) {
 	for _, side := range []int{16, 64, 100, 128, 256} {
 		t.Run(fmt.Sprint(side), func(t *testing.T) {
 			normal := tiles(t, 2, side)
 			kept := slices.Clone(normal[0])
-			s := spoilerOf(uint64(side), side)
+			p := painterOf(uint64(side), side)
 			out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
 			for range 60 {
-				s.spoil(out, mask, normal[0], normal[1])
+				p.Paint(out, mask, normal[0], normal[1])
 				if !bytes.Equal(normal[0], kept) {
 					t.Fatal("the normal image was changed")
 				}
-				if n := len(s.defects); n != 1 && n != 2 {
-					t.Fatalf("%d defects", n)
+				if n := len(p.anomalies); n != 1 && n != 2 {
+					t.Fatalf("%d anomalies", n)
 				}
 				for i := range side * side {
 					at, in := image.Pt(i%side, i/side), false
-					for _, d := range s.defects {
-						in = in || at.In(d.box)
+					for _, a := range p.anomalies {
+						in = in || at.In(a.box)
 					}
 					if !in && !bytes.Equal(out[3*i:3*i+3], kept[3*i:3*i+3]) {
-						t.Fatalf("pixel %v was changed, outside of %v", at, s.defects)
+						t.Fatalf("pixel %v was changed, outside of %v", at, p.anomalies)
 					}
 				}
 				for i, want := range visibility(kept, out, side) {
@@ -128,20 +177,20 @@ func TestSpoilingTellsWhatItChanged(t *testing.T) {
 
 // What is drawn covers all there is to draw, and can be seen. All is the same at
 // any side, as the sizes are relative to it.
-func TestSpoiltImagesAreOfAllKinds(t *testing.T) {
+func TestPaintedImagesAreOfAllKinds(t *testing.T) {
 	for _, side := range []int{64, 128, 256} {
 		t.Run(fmt.Sprint(side), func(t *testing.T) {
 			normal := tiles(t, 3, side)
-			s := spoilerOf(7, side)
+			p := painterOf(7, side)
 			out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
 			const draws = 800
-			byShape, byChange := map[shape]int{}, map[change]int{}
+			byShape, byAppearance := map[shape]int{}, map[appearance]int{}
 			pairs := map[[2]int]int{}
 			brighter, darker, coloured, two, visible := 0, 0, 0, 0, 0
 			var areas []float64
 			for i := range draws {
 				normal := [][]byte{normal[i%3], normal[(i+1)%3]}
-				s.spoil(out, mask, normal[0], normal[1])
+				p.Paint(out, mask, normal[0], normal[1])
 				area, saturated := 0, false
 				for _, m := range mask {
 					if m > 0 {
@@ -152,17 +201,17 @@ func TestSpoiltImagesAreOfAllKinds(t *testing.T) {
 				if area > 0 {
 					visible++
 				}
-				for _, d := range s.defects {
-					byShape[d.shape]++
-					byChange[d.change]++
-					pairs[[2]int{int(d.shape), int(d.change)}]++
+				for _, a := range p.anomalies {
+					byShape[a.shape]++
+					byAppearance[a.appearance]++
+					pairs[[2]int{int(a.shape), int(a.appearance)}]++
 				}
-				if len(s.defects) == 2 {
+				if len(p.anomalies) == 2 {
 					two++
 					continue
 				}
 				areas = append(areas, float64(area)/float64(side*side))
-				if s.defects[0].change != offset || !saturated {
+				if p.anomalies[0].appearance != offset || !saturated {
 					continue
 				}
 				var by [3]int
@@ -179,27 +228,27 @@ func TestSpoiltImagesAreOfAllKinds(t *testing.T) {
 				}
 			}
 			slices.Sort(areas)
-			t.Logf("shapes %v, changes %v, brighter %d, darker %d, coloured %d, two %d, visible %d; areas %.4f %.4f %.4f %.4f %.4f", byShape, byChange,
+			t.Logf("shapes %v, appearances %v, brighter %d, darker %d, coloured %d, two %d, visible %d; areas %.4f %.4f %.4f %.4f %.4f", byShape, byAppearance,
 				brighter, darker, coloured, two, visible, areas[0], areas[len(areas)/10], areas[len(areas)/2], areas[len(areas)*9/10], areas[len(areas)-1])
 			if visible < draws*95/100 {
 				t.Errorf("%d of %d can be seen", visible, draws)
 			}
 			if two < draws*25/100 || two > draws*40/100 {
-				t.Errorf("%d of %d have two defects", two, draws)
+				t.Errorf("%d of %d have two anomalies", two, draws)
 			}
 			for k := range shapes {
 				if byShape[k] < draws/6 {
 					t.Errorf("shape %d was drawn %d times", k, byShape[k])
 				}
-				for _, c := range changes {
+				for _, c := range appearances {
 					if pairs[[2]int{int(k), int(c)}] == 0 {
-						t.Errorf("shape %d never had change %d", k, c)
+						t.Errorf("shape %d never had appearance %d", k, c)
 					}
 				}
 			}
-			for _, c := range changes {
-				if byChange[c] < draws/30 {
-					t.Errorf("change %d was drawn %d times", c, byChange[c])
+			for _, c := range appearances {
+				if byAppearance[c] < draws/30 {
+					t.Errorf("appearance %d was drawn %d times", c, byAppearance[c])
 				}
 			}
 			if brighter < draws/40 || darker < draws/40 || coloured < draws/100 {
@@ -216,16 +265,16 @@ func TestSpoiltImagesAreOfAllKinds(t *testing.T) {
 	}
 }
 
-func TestSpoilingTakesImagesWithoutTexture(t *testing.T) {
+func TestPaintingTakesImagesWithoutTexture(t *testing.T) {
 	for _, side := range []int{16, 64, 100, 256} {
 		for _, level := range []byte{0, 255} {
-			s := spoilerOf(uint64(side), side)
+			p := painterOf(uint64(side), side)
 			flat := bytes.Repeat([]byte{level}, side*side*3)
 			out, mask := make([]byte, len(flat)), make([]float32, side*side)
 			visible := 0
 			const draws = 100
 			for range draws {
-				s.spoil(out, mask, flat, flat)
+				p.Paint(out, mask, flat, flat)
 				if slices.Max(mask) > 0 {
 					visible++
 				}
@@ -238,12 +287,12 @@ func TestSpoilingTakesImagesWithoutTexture(t *testing.T) {
 }
 
 // Any seed works on any side, of noise of which nothing is smooth.
-func TestSpoilingBearsManySeeds(t *testing.T) {
+func TestPaintingBearsManySeeds(t *testing.T) {
 	for _, side := range []int{16, 17, 48, 100} {
-		normal := [][]byte{hashedImage(1, side*side*3), hashedImage(2, side*side*3)}
+		normal := [][]byte{uniformImage(1, side), uniformImage(2, side)}
 		out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
 		for seed := range uint64(1500) {
-			spoilerOf(seed, side).spoil(out, mask, normal[0], normal[1])
+			painterOf(seed, side).Paint(out, mask, normal[0], normal[1])
 			for i, m := range mask {
 				if !(m >= 0 && m <= 1) {
 					t.Fatalf("side %d, seed %d: the mask is %v at pixel %d", side, seed, m, i)
@@ -255,12 +304,12 @@ func TestSpoilingBearsManySeeds(t *testing.T) {
 
 // Noise has the deviation that its strength is a multiple of.
 func TestNoiseHasUnitVariance(t *testing.T) {
-	s := spoilerOf(1, 128)
+	p := painterOf(1, 128)
 	for _, size := range []float64{1.5, 2, 4, 7.3} {
 		mean, std := 0.0, 0.0
 		const n, fields = 128, 40
 		for range fields {
-			for _, v := range s.noise(n, n, size) {
+			for _, v := range p.noise(n, n, size) {
 				mean += float64(v) / (fields * n * n)
 				std += float64(v*v) / (fields * n * n)
 			}
@@ -271,14 +320,14 @@ func TestNoiseHasUnitVariance(t *testing.T) {
 	}
 }
 
-func BenchmarkSpoil(b *testing.B) {
+func BenchmarkPaint(b *testing.B) {
 	for _, side := range []int{128, 256, 1024} {
 		b.Run(fmt.Sprintf("side=%d", side), func(b *testing.B) {
 			normal := tiles(b, 2, side)
-			s := spoilerOf(1, side)
-			out, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
+			p := painterOf(1, side)
+			out, mask := make([]byte, side*side*channels), make([]float32, side*side)
 			for b.Loop() {
-				s.spoil(out, mask, normal[0], normal[1])
+				p.Paint(out, mask, normal[0], normal[1])
 			}
 		})
 	}

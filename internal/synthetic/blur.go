@@ -1,10 +1,8 @@
-package trainer
+package synthetic
 
 import (
 	"image"
 	"math"
-
-	"github.com/deepmed/anomaly/models"
 )
 
 // blur is a Gaussian one of a part of an image, by boxBlurs moving means one
@@ -25,19 +23,19 @@ func (b *blur) of(pixels []byte, side int, box image.Rectangle, deviation float6
 	reach, rest := window(deviation)
 	part := box.Inset(-boxBlurs * (reach + 1)).Intersect(image.Rect(0, 0, side, side))
 	w, h := part.Dx(), part.Dy()
-	row := w * models.InputChannels
+	row := w * channels
 	b.upright, b.turned = grown(b.upright, h*row), grown(b.turned, h*row)
 	for y := range h {
 		line := b.upright[y*row:][:row]
-		for i, v := range pixels[((y+part.Min.Y)*side+part.Min.X)*models.InputChannels:][:row] {
+		for i, v := range pixels[((y+part.Min.Y)*side+part.Min.X)*channels:][:row] {
 			line[i] = float32(v)
 		}
 	}
 	b.rows(b.turned, b.upright, w, h, reach, rest)
 	b.rows(b.upright, b.turned, h, w, reach, rest)
 	return func(x, y int) []float32 {
-		at := ((y-part.Min.Y)*w + x - part.Min.X) * models.InputChannels
-		return b.upright[at : at+models.InputChannels]
+		at := ((y-part.Min.Y)*w + x - part.Min.X) * channels
+		return b.upright[at : at+channels]
 	}
 }
 
@@ -53,7 +51,7 @@ func window(deviation float64) (reach int, rest float32) {
 
 // rows blurs the h rows of w pixels and writes them as columns.
 func (b *blur) rows(to, from []float32, w, h, reach int, rest float32) {
-	const c = models.InputChannels
+	const c = channels
 	b.line, b.next = grown(b.line, w*c), grown(b.next, w*c)
 	for y := range h {
 		copy(b.line, from[y*w*c:][:w*c])
@@ -70,7 +68,7 @@ func (b *blur) rows(to, from []float32, w, h, reach int, rest float32) {
 // movingMean averages over 2·reach+1 pixels and, with the weight rest, one more
 // on both sides; beyond the ends are the last ones.
 func movingMean(to, from []float32, reach int, rest float32) {
-	const c = models.InputChannels
+	const c = channels
 	last := len(from)/c - 1
 	share := 1 / (float32(2*reach+1) + 2*rest)
 	for k := range c {
