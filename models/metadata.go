@@ -43,6 +43,9 @@ type Metadata struct {
 	// Decision is how the model decides when it is not by the plain mean
 	// squared error; nil means by MeasureMSE and Threshold.
 	Decision *Decision `json:"decision,omitempty"`
+	// Detectability tells which synthetic anomalies the model finds; nil where that
+	// was not measured.
+	Detectability *Detectability `json:"detectability,omitempty"`
 
 	FormatVersion int              `json:"format_version,omitempty"`
 	Architecture  *Architecture    `json:"architecture,omitempty"`
@@ -212,6 +215,11 @@ func (m Metadata) Validate() error {
 	}
 	if m.ModelType != "" && m.ModelType != ModelType {
 		return fmt.Errorf("%w: model_type is %.60q, expected %q", ErrMetadata, m.ModelType, ModelType)
+	}
+	if m.Detectability != nil {
+		if err := m.Detectability.Validate(); err != nil {
+			return err
+		}
 	}
 	if m.Decision != nil {
 		if m.Decision.Measure != MeasureMSE && m.Decision.Measure != MeasureBandMahalanobis {
