@@ -160,3 +160,42 @@ func TestFeaturesOfAnotherNetworkThanTheEmbeddedOneAreRefused(t *testing.T) {
 		t.Errorf("%s: %v", other.Name, err)
 	}
 }
+
+// What a model says of an image must not depend on the machine or on other images.
+func TestFeaturesHaveTheSameBitsOnAnyNumberOfThreadsAndInAnyBatch(t *testing.T) {
+	blocks := []int{2, 4, 10, 15}
+	for _, side := range []int{32, 96, 160} {
+		first, second := pattern(side), pattern(side)
+		for i := range second {
+			second[i] = 1 - second[i]
+		}
+		alone := runFeatures(t, Processor, 1, side, blocks, second)
+		both := runFeatures(t, Processor, 3, side, blocks, slices.Concat(first, second))
+		portable := runFeatures(t, Portable, 2, side, blocks, second)
+		for i, got := range alone {
+			if !slices.Equal(got, both[i][len(got):]) {
+				t.Errorf("%d px, block %d: other bits in a batch on three threads", side, blocks[i])
+			}
+			difference, norm := 0.0, 0.0
+			for k, v := range got {
+				d := float64(v) - float64(portable[i][k])
+				difference += d * d
+				norm += float64(v) * float64(v)
+			}
+			if d := math.Sqrt(difference / norm); !(d < 1e-5) {
+				t.Errorf("%d px, block %d: differs from ONNX's operators by %.2g of its norm", side, blocks[i], d)
+			}
+		}
+	}
+}
+
+func BenchmarkFeatures(b *testing.B) {
+	for name, with := range map[string]Operators{"ONNX's operators": Portable, "package kernels": Processor} {
+		b.Run(name, func(b *testing.B) {
+			run, _ := featuresSession(b, with, 2, 256, []int{10, 12, 15}, pattern(256))
+			for b.Loop() {
+				run()
+			}
+		})
+	}
+}
