@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -48,7 +49,7 @@ func comesBack(t *testing.T, m *models.Model) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if *got.Metadata.Decision != *m.Metadata.Decision || len(got.Normality) != len(m.Normality) {
+		if !reflect.DeepEqual(got.Metadata.Decision, m.Metadata.Decision) || len(got.Normality) != len(m.Normality) {
 			t.Errorf("%s: %+v, %d tensors", name, got.Metadata.Decision, len(got.Normality))
 			continue
 		}

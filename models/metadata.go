@@ -70,6 +70,32 @@ type Decision struct {
 	// Normals + 1.
 	Normals       int     `json:"normals,omitempty"`
 	SupportedRate float64 `json:"supported_rate,omitempty"`
+	// Scores are quantiles, at equal steps from the smallest to the largest, of the
+	// anomaly scores that Threshold was drawn from: all of them where there are no
+	// more than MaxScores. They ascend. A model without them can judge, but nobody
+	// can tell how far later images are from those of its calibration.
+	Scores []float64 `json:"scores,omitempty"`
+	// CalibratedOn tells of the images that Threshold was drawn from when they were
+	// given for that; nil for those of the training.
+	CalibratedOn *CalibrationSummary `json:"calibrated_on,omitempty"`
+}
+
+// MaxScores is the largest number of quantiles in Decision.Scores: the percentiles,
+// both ends included.
+const MaxScores = 101
+
+// CalibrationSummary tells what a model was calibrated on after its training. It has
+// no date, so that the same images give the same bytes.
+type CalibrationSummary struct {
+	// Images is how many images were measured, Skipped how many could not be read;
+	// SkippedFiles names the first hundred of those.
+	Images       int           `json:"images"`
+	Skipped      int           `json:"skipped"`
+	SkippedFiles []SkippedFile `json:"skipped_files,omitempty"`
+	// Model is the SHA-256 of the model file that was calibrated anew, in
+	// hexadecimal; empty for a calibration that ended a training.
+	Model    string   `json:"model,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Preprocessing records how an image became the network's input, so that
@@ -225,7 +251,22 @@ func (m Metadata) Validate() error {
 		if m.Decision.Measure != MeasureMSE && m.Decision.Measure != MeasureBandMahalanobis {
 			return fmt.Errorf("%w: it decides by %.60q, which this version does not know", ErrMetadata, m.Decision.Measure)
 		}
-		return validThreshold(m.Decision.Threshold)
+		if err := validThreshold(m.Decision.Threshold); err != nil {
+			return err
+		}
+		return validScores(m.Decision.Scores)
+	}
+	return nil
+}
+
+func validScores(scores []float64) error {
+	if len(scores) > MaxScores {
+		return fmt.Errorf("%w: %d scores of the calibration, at most %d are read", ErrMetadata, len(scores), MaxScores)
+	}
+	for i, v := range scores {
+		if math.IsNaN(v) || math.IsInf(v, 0) || i > 0 && v < scores[i-1] {
+			return fmt.Errorf("%w: score %d of the calibration is %v, expected ascending finite numbers", ErrMetadata, i, v)
+		}
 	}
 	return nil
 }

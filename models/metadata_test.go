@@ -2,6 +2,7 @@ package models
 
 import (
 	"errors"
+	"math"
 	"testing"
 )
 
@@ -28,6 +29,42 @@ func TestMetadataWithoutAThresholdDecidesNothing(t *testing.T) {
 		if _, got := m.Measure(); err != nil || got != c.want {
 			t.Errorf("%s: threshold %v, %v, expected %v", name, got, err, c.want)
 		}
+	}
+}
+
+func TestScoresOfACalibrationAreFewFiniteAndAscending(t *testing.T) {
+	ascending := func(n int) []float64 {
+		out := make([]float64, n)
+		for i := range out {
+			out[i] = float64(i)
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		scores []float64
+		valid  bool
+	}{
+		"none, as of older models": {nil, true},
+		"one":                      {[]float64{1}, true},
+		"equal ones":               {[]float64{1, 1, 2}, true},
+		"as many as may be":        {ascending(MaxScores), true},
+		"one more":                 {ascending(MaxScores + 1), false},
+		"descending":               {[]float64{2, 1}, false},
+		"no number":                {[]float64{1, math.NaN()}, false},
+		"infinite":                 {[]float64{1, math.Inf(1)}, false},
+	} {
+		m := Metadata{Threshold: 1, Decision: &Decision{Measure: MeasureMSE, Threshold: 1, Scores: c.scores}}
+		if err := m.Validate(); (err == nil) != c.valid || err != nil && !errors.Is(err, ErrMetadata) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// What is written is read again.
+	read, err := ParseMetadata([]byte(`{"threshold":1,"decision":{"measure":"mse","threshold":2,"scores":[0.5,1.5],"calibrated_on":{"images":9,"skipped":1,"model":"ab"}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := read.Decision; len(d.Scores) != 2 || d.Scores[1] != 1.5 || d.CalibratedOn == nil || d.CalibratedOn.Images != 9 || d.CalibratedOn.Model != "ab" {
+		t.Errorf("%+v", d)
 	}
 }
 

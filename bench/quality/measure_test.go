@@ -182,7 +182,7 @@ func TestBriefTrainingDecidesAlike(t *testing.T) {
 	if a, b := whole.model.Metadata.Training.Steps, brief.model.Metadata.Training.Steps; a <= 1 || b != 1 {
 		t.Errorf("%d and %d steps", a, b)
 	}
-	if *whole.model.Metadata.Decision != *brief.model.Metadata.Decision || !reflect.DeepEqual(whole.model.Normality, brief.model.Normality) {
+	if !reflect.DeepEqual(whole.model.Metadata.Decision, brief.model.Metadata.Decision) || !reflect.DeepEqual(whole.model.Normality, brief.model.Normality) {
 		t.Errorf("%+v and %+v", whole.model.Metadata.Decision, brief.model.Metadata.Decision)
 	}
 }

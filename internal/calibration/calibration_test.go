@@ -1,0 +1,194 @@
+package calibration
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/deepmed/anomaly/models"
+)
+
+func TestThresholdIsTheConformalQuantile(t *testing.T) {
+	for _, c := range []struct {
+		n                          int
+		rate, threshold, supported float64
+	}{
+		{99, 0.05, 95, 0.01},
+		{99, 0.01, 99, 0.01},
+		{99, 0.001, 99, 0.01}, // too few: the highest there is
+		{19, 0.05, 19, 0.05},
+		{10, 0.05, 10, 1.0 / 11},
+		{100, 0.5, 51, 1.0 / 101},
+		{8, 0.999, 1, 1.0 / 9},
+	} {
+		scores := make([]float64, c.n)
+		for i := range scores {
+			scores[(i*7)%c.n] = float64(i + 1) // in some order
+		}
+		got, err := FitScores(scores, c.rate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Threshold != c.threshold*(1+RoundingShare) || math.Abs(got.SupportedRate-c.supported) > 1e-12 || got.FalseAlarmRate != c.rate || len(got.Scores) != c.n {
+			t.Errorf("%d images, rate %v: %+v, expected threshold %v", c.n, c.rate, got, c.threshold)
+		}
+	}
+}
+
+// exchangeable draws an image's raw values: members that depend on one another, one
+// of them with heavy tails.
+func exchangeable(r *rand.Rand, members int) []float64 {
+	common := r.NormFloat64()
+	raw := make([]float64, members)
+	for m := range raw {
+		raw[m] = 3 + float64(m)*(common+r.NormFloat64())
+	}
+	raw[0] = math.Exp(1.5 * r.NormFloat64())
+	return raw
+}
+
+func TestFalseAlarmsKeepToTheRateOnExchangeableImages(t *testing.T) {
+	const members, rate = 8, 0.05
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, c := range []struct {
+		n       int
+		weights []float64
+	}{{20, nil}, {50, nil}, {200, nil}, {50, []float64{1, 2, 3, 4, 5, 6, 7, 0}}} {
+		alarms, all := 0, 0
+		for range 400 {
+			raw := make([][]float64, c.n)
+			for i := range raw {
+				raw[i] = exchangeable(r, members)
+			}
+			fit, err := Fit(raw, c.weights, rate)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 50 {
+				all++
+				if fit.Join(exchangeable(r, members)) > fit.Threshold {
+					alarms++
+				}
+			}
+		}
+		// 20,000 verdicts, 50 of which share a threshold.
+		if got := float64(alarms) / float64(all); got > rate+0.008 || got < rate-0.02 {
+			t.Errorf("%d images: %.4f false alarms, %v were promised", c.n, got, rate)
+		}
+	}
+}
+
+func TestJoinedScoreIsThatOfFloat32(t *testing.T) {
+	raw := make([][]float64, 20)
+	r := rand.New(rand.NewPCG(3, 4))
+	for i := range raw {
+		raw[i] = exchangeable(r, 6)
+	}
+	c, err := Fit(raw, []float64{1, 1, 2, 0, 1, 1}, 0.05)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range raw {
+		var sum float32
+		for m := range row {
+			a := float32(row[m]) - c.Offsets[m]
+			b := a * c.Slopes[m]
+			w := b * c.Weights[m]
+			sum = sum + w
+		}
+		want := math.Log1p(math.Exp(float64(Gain * sum)))
+		if got := c.Join(row); math.Abs(got-want) > 1e-6*want || got != float64(float32(got)) || got <= 0 {
+			t.Errorf("%v instead of %v", got, want)
+		}
+	}
+	if c.Weights[3] != 0 || c.Weights[2] != 2*c.Weights[0] {
+		t.Errorf("weights %v", c.Weights)
+	}
+}
+
+func TestScoreIsPositiveAndRises(t *testing.T) {
+	last := 0.0
+	for z := float32(-20); z <= 200; z += 0.5 {
+		s := Score(z)
+		if s <= last || math.IsInf(s, 0) {
+			t.Fatalf("%v of %v after %v", s, z, last)
+		}
+		last = s
+	}
+}
+
+func TestImagesThatAreAllAlikeAreNormal(t *testing.T) {
+	raw := make([][]float64, 10)
+	for i := range raw {
+		raw[i] = []float64{2.5, -1}
+	}
+	c, err := Fit(raw, nil, 0.05)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := c.Join(raw[0]); s > c.Threshold {
+		t.Errorf("%v is above the threshold of %v", s, c.Threshold)
+	}
+	if s := c.Join([]float64{2.6, -0.9}); s <= c.Threshold {
+		t.Errorf("another image is normal by %v", s)
+	}
+}
+
+func TestUnusableValuesAreRefused(t *testing.T) {
+	rows := func(n int, row ...float64) [][]float64 {
+		out := make([][]float64, n)
+		for i := range out {
+			out[i] = row
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		raw     [][]float64
+		weights []float64
+		rate    float64
+		want    error
+	}{
+		"none":                     {nil, nil, 0.05, ErrTooFew},
+		"seven images":             {rows(7, 1, 2), nil, 0.05, ErrTooFew},
+		"a rate of 0":              {rows(8, 1), nil, 0, ErrRate},
+		"a rate of 1":              {rows(8, 1), nil, 1, ErrRate},
+		"a rate that is no number": {rows(8, 1), nil, math.NaN(), ErrRate},
+		"no members":               {rows(8), nil, 0.05, ErrValues},
+		"rows of two lengths":      {append(rows(8, 1, 2), []float64{1}), nil, 0.05, ErrValues},
+		"no number":                {rows(8, math.NaN()), nil, 0.05, ErrValues},
+		"infinite":                 {rows(8, math.Inf(1)), nil, 0.05, ErrValues},
+		"beyond float32":           {rows(8, 1e39), nil, 0.05, ErrValues},
+		"one weight of two":        {rows(8, 1, 2), []float64{1}, 0.05, ErrValues},
+		"a negative weight":        {rows(8, 1, 2), []float64{2, -1}, 0.05, ErrValues},
+		"weights of 0":             {rows(8, 1, 2), []float64{0, 0}, 0.05, ErrValues},
+	} {
+		if _, err := Fit(c.raw, c.weights, c.rate); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v instead of %v", name, err, c.want)
+		}
+	}
+}
+
+func TestDecisionCarriesTheScoresAndIsValid(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for _, n := range []int{8, 101, 102, 1000} {
+		scores := make([]float64, n)
+		for i := range scores {
+			scores[i] = math.Exp(r.NormFloat64())
+		}
+		c, err := FitScores(scores, 0.1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := c.Decision(models.MeasureMSE)
+		md := models.Metadata{Threshold: 1, Decision: &d}
+		if err := md.Validate(); err != nil {
+			t.Error(err)
+		}
+		slices.Sort(scores)
+		if len(d.Scores) != min(n, models.MaxScores) || d.Scores[0] != scores[0] || d.Scores[len(d.Scores)-1] != scores[n-1] || d.Normals != n {
+			t.Errorf("%d images: %d scores, %+v", n, len(d.Scores), d)
+		}
+	}
+}
