@@ -105,11 +105,9 @@ static void expand_rows(const blocked *all, const microkernels *m, long block, l
 	out += (first * line + left) * m->nr;
 	if (b->expand == NULL) {
 		long lanes = b->hidden - block < m->nr ? b->hidden - block : m->nr;
-		for (long i = 0; i < n; i++) {
-			float *to = out + (i / w * line + i % w) * m->nr;
-			memcpy(to, x + i * b->in + block, (size_t)lanes * sizeof(float));
-			memset(to + lanes, 0, (size_t)(m->nr - lanes) * sizeof(float));
-		}
+		if (lanes < m->nr) memset(out, 0, (size_t)(((end - first) * line - left) * m->nr) * sizeof(float)); // lanes to spare
+		for (long row = first; row < end; row++, out += (line - w) * m->nr)
+			for (long col = 0; col < w; col++, x += b->in, out += m->nr) copy_few(out, x + block, lanes);
 		return;
 	}
 	const float *weights = all->weights + all->p.expand + block * b->in, *bias = all->weights + all->p.expand_bias + block;
