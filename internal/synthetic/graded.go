@@ -15,16 +15,29 @@ const (
 	leastContrast = 0.5
 )
 
+// Form is the outline of a graded anomaly. Of the same extent, that of a Scratch is
+// the smallest in area and that of a Square the largest.
+type Form int
+
+// The forms: a Blob is an ellipse that is nearly a disc, a Scratch a straight line of
+// an eighth of its length in width, what CutPaste calls a scar, and a Square lies
+// along the pixels.
+const (
+	Blob Form = iota
+	Scratch
+	Square
+	Forms // how many there are
+)
+
 // PaintOffset copies image into out with one anomaly that is contrast grey levels
 // brighter than what it covers, or darker where contrast is below 0: all channels
-// alike, within 0…255. It is an ellipse, a scratch or a square whose largest extent
-// is diameter pixels of the image, 1 at least, and lies anywhere in the image, as a
-// whole where it fits. Where less than half of the contrast would fit into 0…255 on
+// alike, within 0…255. It is of that form, whose largest extent is diameter pixels of
+// the image, 1 at least, and lies anywhere in the image, as a whole where it fits. Where less than half of the contrast would fit into 0…255 on
 // average and more would on the other side, as of a brighter one on white, it is
 // painted on that side. Images are side×side×3 bytes; out is not image.
-func (p *Painter) PaintOffset(out, image []byte, diameter, contrast float64) {
+func (p *Painter) PaintOffset(out, image []byte, form Form, diameter, contrast float64) {
 	copy(out, image)
-	p.drawGraded(diameter)
+	p.drawGraded(form, diameter)
 	if fits := p.fitting(out, contrast); fits < leastContrast*math.Abs(contrast) && fits < p.fitting(out, -contrast) {
 		contrast = -contrast
 	}
@@ -32,12 +45,12 @@ func (p *Painter) PaintOffset(out, image []byte, diameter, contrast float64) {
 	p.apply(out, func(_, _ int, r, g, b float32) (float32, float32, float32) { return r + v, g + v, b + v })
 }
 
-// PaintCutPaste copies image into out with one anomaly of such a shape and size,
+// PaintCutPaste copies image into out with one anomaly of such a form and size,
 // which is cut from another place of other, another normal image (CutPaste, Li et
 // al., 2021). It is opaque, and may be turned by quarters.
-func (p *Painter) PaintCutPaste(out, image, other []byte, diameter float64) {
+func (p *Painter) PaintCutPaste(out, image, other []byte, form Form, diameter float64) {
 	copy(out, image)
-	p.drawGraded(diameter)
+	p.drawGraded(form, diameter)
 	place := p.elsewhere(other)
 	p.apply(out, func(x, y int, _, _, _ float32) (float32, float32, float32) {
 		v := place(x, y)
@@ -45,12 +58,12 @@ func (p *Painter) PaintCutPaste(out, image, other []byte, diameter float64) {
 	})
 }
 
-// PaintBlur copies image into out with one place of such a shape and size blurred
+// PaintBlur copies image into out with one place of such a form and size blurred
 // by a Gaussian, whose standard deviation is that of the softest blur of Paint: 3
 // pixels of 128.
-func (p *Painter) PaintBlur(out, image []byte, diameter float64) {
+func (p *Painter) PaintBlur(out, image []byte, form Form, diameter float64) {
 	copy(out, image)
-	p.drawGraded(diameter)
+	p.drawGraded(form, diameter)
 	at := p.blur.of(out, p.side, p.stencil.box, max(sharpestBlur, softestBlur*p.scale))
 	p.apply(out, func(x, y int, _, _, _ float32) (float32, float32, float32) {
 		v := at(x, y)
@@ -58,16 +71,16 @@ func (p *Painter) PaintBlur(out, image []byte, diameter float64) {
 	})
 }
 
-// drawGraded makes a shape of that extent and puts it into the stencil.
-func (p *Painter) drawGraded(diameter float64) {
+// drawGraded makes a shape of that form and extent and puts it into the stencil.
+func (p *Painter) drawGraded(form Form, diameter float64) {
 	diameter = max(diameter, 1)
-	switch [...]shape{ellipse, scratch, rectangle}[p.r.IntN(3)] {
-	case ellipse:
-		p.gradedEllipse(diameter)
-	case scratch:
+	switch form {
+	case Scratch:
 		p.gradedScratch(diameter)
-	case rectangle:
+	case Square:
 		p.gradedSquare(diameter)
+	default:
+		p.gradedBlob(diameter)
 	}
 }
 
@@ -77,7 +90,7 @@ func (p *Painter) within(length float64) float64 {
 	return p.between(0, max(0, float64(p.side)-length))
 }
 
-func (p *Painter) gradedEllipse(diameter float64) {
+func (p *Painter) gradedBlob(diameter float64) {
 	radius := diameter / 2
 	cx, cy := p.within(diameter)+radius, p.within(diameter)+radius
 	sin, cos := math.Sincos(p.between(0, math.Pi))

@@ -33,8 +33,8 @@ func TestGradedAnomaliesHaveTheirSizeAndContrast(t *testing.T) {
 			t.Run(fmt.Sprint(diameter, contrast), func(t *testing.T) {
 				p := painterOf(uint64(diameter), side)
 				longest := 0
-				for range 100 {
-					p.PaintOffset(out, flat, diameter, contrast)
+				for i := range 100 {
+					p.PaintOffset(out, flat, Form(i%int(Forms)), diameter, contrast)
 					box, pixels, up, down := differing(flat, out, side)
 					if pixels == 0 {
 						t.Fatal("nothing was painted")
@@ -78,7 +78,7 @@ func TestContrastThatDoesNotFitIsPaintedOnTheOtherSide(t *testing.T) {
 	} {
 		flat := bytes.Repeat([]byte{c.level}, side*side*channels)
 		out := make([]byte, len(flat))
-		painterOf(1, side).PaintOffset(out, flat, 16, c.contrast)
+		painterOf(1, side).PaintOffset(out, flat, Blob, 16, c.contrast)
 		if _, _, up, down := differing(flat, out, side); (up > 0) != c.up || (down > 0) == c.up {
 			t.Errorf("%v on %d: up to %d brighter and %d darker", c.contrast, c.level, up, down)
 		}
@@ -90,15 +90,15 @@ func TestGradedPatchesStayInTheirShape(t *testing.T) {
 		normal, other := uniformImage(1, side), uniformImage(2, side)
 		kept := bytes.Clone(normal)
 		out := make([]byte, len(normal))
-		for name, paint := range map[string]func(p *Painter, diameter float64){
-			"cut and pasted": func(p *Painter, d float64) { p.PaintCutPaste(out, normal, other, d) },
-			"blurred":        func(p *Painter, d float64) { p.PaintBlur(out, normal, d) },
-			"offset":         func(p *Painter, d float64) { p.PaintOffset(out, normal, d, 50) },
+		for name, paint := range map[string]func(p *Painter, form Form, diameter float64){
+			"cut and pasted": func(p *Painter, form Form, d float64) { p.PaintCutPaste(out, normal, other, form, d) },
+			"blurred":        func(p *Painter, form Form, d float64) { p.PaintBlur(out, normal, form, d) },
+			"offset":         func(p *Painter, form Form, d float64) { p.PaintOffset(out, normal, form, d, 50) },
 		} {
 			p := painterOf(3, side)
 			for _, diameter := range []float64{0, 1, 5.5, 14, float64(side), 2 * float64(side)} {
-				for range 30 {
-					paint(p, diameter)
+				for i := range 30 {
+					paint(p, Form(i%int(Forms)), diameter)
 					box, pixels, _, _ := differing(normal, out, side)
 					if extent := float64(max(box.Dx(), box.Dy())); pixels == 0 || extent > max(diameter, 1)+6 {
 						t.Fatalf("side %d, %s, diameter %v: %d pixels in %v", side, name, diameter, pixels, box)
