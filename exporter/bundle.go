@@ -9,11 +9,16 @@ import (
 	"io"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/detectability"
 	"github.com/deepmed/anomaly/models"
 )
 
 // BundleFile is the file name of the zip that a training answers with.
 const BundleFile = "anomaly_detection_model.zip"
+
+// DetectabilityFile is the plot in the zip of a model that tells which synthetic
+// anomalies it finds.
+const DetectabilityFile = "detectability.svg"
 
 var (
 	//go:embed files/predict.py
@@ -24,7 +29,8 @@ var (
 
 // WriteBundle writes the zip of a trained model: the checkpoint, the ONNX files
 // that take a tensor and an image, the metadata with the SHA-256 of each, and
-// what is needed to use them with no server. Same model, same bytes.
+// what is needed to use them with no server; and the plot of DetectabilityFile where
+// the metadata has figures for it. Same model, same bytes.
 func WriteBundle(w io.Writer, m *models.Model) error {
 	var checkpoint bytes.Buffer
 	if err := WriteCheckpoint(&checkpoint, m); err != nil {
@@ -52,12 +58,12 @@ func WriteBundle(w io.Writer, m *models.Model) error {
 	if err != nil {
 		return err
 	}
-	z := zip.NewWriter(w)
-	for _, f := range []struct {
+	type file struct {
 		name   string
 		data   []byte
 		method uint16
-	}{
+	}
+	files := []file{
 		{models.CheckpointFile, checkpoint.Bytes(), zip.Store}, // weights do not compress
 		{models.ONNXFile, onnx, zip.Store},
 		{models.ImageONNXFile, image, zip.Store},
@@ -65,7 +71,16 @@ func WriteBundle(w io.Writer, m *models.Model) error {
 		{"predict.py", predictScript, zip.Deflate},
 		{"requirements.txt", requirements, zip.Deflate},
 		{"README.md", readme, zip.Deflate},
-	} {
+	}
+	if d := m.Metadata.Detectability; d != nil {
+		svg, err := detectability.SVG(d)
+		if err != nil {
+			return fmt.Errorf("exporter: %s: %w", DetectabilityFile, err)
+		}
+		files = append(files, file{DetectabilityFile, svg, zip.Deflate})
+	}
+	z := zip.NewWriter(w)
+	for _, f := range files {
 		h := &zip.FileHeader{Name: f.name, Method: f.method, Modified: bundleTime}
 		h.SetMode(0o644)
 		out, err := z.CreateHeader(h)

@@ -8,6 +8,7 @@ import (
 	"text/template"
 	"unicode"
 
+	"github.com/deepmed/anomaly/internal/detectability"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -43,6 +44,11 @@ type readmeView struct {
 	Training    *models.TrainingSummary
 	Classes     []string
 	MoreClasses int
+	// Detectability tells in Markdown which synthetic anomalies are found, empty
+	// where that was not measured; OtherThreshold says that it was at another
+	// threshold than the model's, as before it was calibrated anew.
+	Detectability  string
+	OtherThreshold bool
 }
 
 // bundleReadme is the README.md of a model: what it was trained on, as far as
@@ -57,6 +63,9 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 	}
 	if n := len(view.Classes); n > shownClasses {
 		view.Classes, view.MoreClasses = view.Classes[:shownClasses], n-shownClasses
+	}
+	if d := m.Metadata.Detectability; d != nil {
+		view.Detectability, view.OtherThreshold = detectability.Markdown(d), d.Threshold != threshold
 	}
 	var b bytes.Buffer
 	if err := readmeTemplate.Execute(&b, view); err != nil {

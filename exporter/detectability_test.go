@@ -1,0 +1,98 @@
+package exporter
+
+import (
+	"archive/zip"
+	"bytes"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/detectability"
+	"github.com/deepmed/anomaly/models"
+)
+
+// detectable is a model that tells which synthetic anomalies it finds.
+func detectable() *models.Model {
+	m := sample()
+	m.Metadata.Detectability = &models.Detectability{
+		Threshold: m.Metadata.Threshold, NormalImages: 46, FalseAlarms: 0.05, ImagesPerCell: 12,
+		Diameters: []float64{4, 8}, Contrasts: []float64{8, 128}, Found: [][]float64{{0, 0.25}, {0.5, 1}},
+		CutPaste: []float64{0, 0.5}, Blur: []float64{0, 0},
+	}
+	return m
+}
+
+// unpacked is what the files of a model's zip hold.
+func unpacked(t *testing.T, m *models.Model) (files map[string]string, whole []byte) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := WriteBundle(&b, m); err != nil {
+		t.Fatal(err)
+	}
+	z, err := zip.NewReader(bytes.NewReader(b.Bytes()), int64(b.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = map[string]string{}
+	for _, f := range z.File {
+		r, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[f.Name] = string(data)
+	}
+	return files, b.Bytes()
+}
+
+func TestZipShowsWhatTheModelWouldFind(t *testing.T) {
+	m := detectable()
+	files, first := unpacked(t, m)
+	if _, second := unpacked(t, m); !bytes.Equal(first, second) {
+		t.Error("the same model gives other bytes")
+	}
+	if svg := files[DetectabilityFile]; !strings.Contains(svg, "<svg") {
+		t.Errorf("the plot is %.100q", svg)
+	}
+	readme := files["README.md"]
+	for _, want := range []string{
+		"## What would it find?\n\n", detectability.Caveat, "| 128 grey levels brighter or darker | 50 % | 100 % |\n", "| blurred | 0 % | 0 % |\n\n![", "](" + DetectabilityFile + ")\n\n## Files", "\n- `" + DetectabilityFile + "`: ",
+	} {
+		if !strings.Contains(readme, want) {
+			t.Errorf("the README does not say %q", want)
+		}
+	}
+	if strings.Contains(readme, "threshold is now") {
+		t.Error("the README tells of another threshold")
+	}
+	for form, data := range map[string][]byte{"zip": first, "checkpoint": []byte(files[models.CheckpointFile]), "ONNX": []byte(files[models.ONNXFile])} {
+		got, err := models.Read(data, models.DefaultLimits())
+		if err != nil || !reflect.DeepEqual(got.Metadata.Detectability, m.Metadata.Detectability) {
+			t.Errorf("%s: %+v, %v", form, got, err)
+		}
+	}
+
+	m.Metadata.Detectability.Threshold *= 2
+	files, _ = unpacked(t, m)
+	if !strings.Contains(files["README.md"], "\n\nThe threshold is now 0.125, above which other shares lie.\n\n![") {
+		t.Error("the README does not say that the threshold is another one")
+	}
+
+	m.Metadata.Detectability = nil
+	files, _ = unpacked(t, m)
+	if _, ok := files[DetectabilityFile]; ok || strings.Contains(files["README.md"], "What would it find") || strings.Contains(files["README.md"], DetectabilityFile) {
+		t.Error("a model without is shown with it")
+	}
+}
+
+func TestModelWhoseSharesAreNoneIsNotWritten(t *testing.T) {
+	m := detectable()
+	m.Metadata.Detectability.Found[0][0] = 2
+	if err := WriteBundle(io.Discard, m); err == nil {
+		t.Error("it was written")
+	}
+}
