@@ -2,6 +2,7 @@ package trainer
 
 import (
 	"math"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -49,7 +50,7 @@ func TestMarkersAreTheSameOnAnyNumberOfThreads(t *testing.T) {
 			t.Errorf("%s differs", a.Name)
 		}
 	}
-	if decided != decidedByTwo {
+	if !reflect.DeepEqual(decided, decidedByTwo) {
 		t.Errorf("%+v and %+v", decided, decidedByTwo)
 	}
 	without := slices.IndexFunc(Ablations(), func(a Ablation) bool { return a.Name == "no markers" })

@@ -1,0 +1,309 @@
+package trainer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/calibration"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
+)
+
+// drawnMembers is a measure of drawn images: the members are the brightness of their
+// channels and its spread, as logarithms.
+type drawnMembers struct{ offsets, slopes []float32 }
+
+func (f *drawnMembers) Members(_ context.Context, pixels []byte) ([]float64, error) {
+	out := make([]float64, 6)
+	n := float64(len(pixels) / 3)
+	for c := range 3 {
+		sum, squares := 0.0, 0.0
+		for i := c; i < len(pixels); i += 3 {
+			v := float64(pixels[i])
+			sum, squares = sum+v, squares+v*v
+		}
+		out[c] = math.Log(1 + sum/n)
+		out[c+3] = math.Log(1 + squares/n - sum/n*sum/n)
+	}
+	return out, nil
+}
+
+// score joins the members as the model does that has these offsets and slopes.
+func (f *drawnMembers) score(ctx context.Context, pixels []byte) (float64, error) {
+	raw, err := f.Members(ctx, pixels)
+	if err != nil {
+		return 0, err
+	}
+	c := calibration.Calibration{Offsets: f.offsets, Slopes: f.slopes, Weights: slices.Repeat([]float32{1.0 / 6}, 6)}
+	return c.Join(raw), nil
+}
+
+func (f *drawnMembers) gauge() gauge {
+	return gauge{
+		score: f.score, members: f,
+		mse: func(context.Context, []byte) (float64, error) { return 0.25, nil },
+		standardize: func(_ *models.Model, offsets, slopes []float32) error {
+			f.offsets, f.slopes = offsets, slopes
+			return nil
+		},
+	}
+}
+
+// normalsOf are n noisy images, so much brighter.
+func normalsOf(t *testing.T, r *rand.Rand, n int, brighter float64) *Dataset {
+	t.Helper()
+	const side = 16
+	files := map[string][]byte{}
+	for i := range n {
+		img := image.NewRGBA(image.Rect(0, 0, side, side))
+		base, spread := 90+brighter+8*r.NormFloat64(), math.Exp(2+0.3*r.NormFloat64())
+		for k := range side * side {
+			v := uint8(min(max(base+spread*r.NormFloat64(), 0), 255))
+			img.Set(k%side, k/side, color.RGBA{v, uint8(0.9 * float64(v)), uint8(0.8 * float64(v)), 255})
+		}
+		var b bytes.Buffer
+		if err := png.Encode(&b, img); err != nil {
+			t.Fatal(err)
+		}
+		files[fmt.Sprintf("%04d.png", i)] = b.Bytes()
+	}
+	data, err := LoadNormals(t.Context(), orttest.Open(t), zipSource(t, files), Options{ImageSize: side, Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { data.Close() })
+	return data
+}
+
+// falseAlarms is the share of images above the model's threshold.
+func falseAlarms(t *testing.T, m *models.Model, g gauge, data *Dataset) float64 {
+	t.Helper()
+	_, threshold := m.Metadata.Measure()
+	var buffer []byte
+	alarms := 0
+	for i := range data.Len() {
+		pixels, err := data.Image(i, &buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		score, err := g.score(t.Context(), pixels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if score > threshold {
+			alarms++
+		}
+	}
+	return float64(alarms) / float64(data.Len())
+}
+
+func TestCalibratingOnShiftedNormalsRestoresThePromiseOnOthersOfThatShift(t *testing.T) {
+	const rate, shift = 0.05, 30
+	r := rand.New(rand.NewPCG(1, 2))
+	f := &drawnMembers{offsets: make([]float32, 6), slopes: slices.Repeat([]float32{1}, 6)}
+	g := f.gauge()
+	o := Options{FalseAlarmRate: rate, Threads: 2}
+	m := &models.Model{Metadata: models.Metadata{Decision: &models.Decision{Measure: models.MeasureBandMahalanobis, Threshold: 1}}}
+	first, report, err := recalibrate(t.Context(), m, normalsOf(t, r, 199, 0), g, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Shift != nil {
+		t.Errorf("a model without scores is compared: %+v", report.Shift)
+	}
+	if got := falseAlarms(t, first, g, normalsOf(t, r, 200, 0)); got > 2*rate {
+		t.Errorf("%v false alarms without a shift", got)
+	}
+	shifted := normalsOf(t, r, 200, shift)
+	if got := falseAlarms(t, first, g, shifted); got < 0.5 {
+		t.Fatalf("the shift raises false alarms to %v only", got)
+	}
+	second, report, err := recalibrate(t.Context(), first, normalsOf(t, r, 199, shift), g, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := falseAlarms(t, second, g, shifted); got > 2*rate {
+		t.Errorf("%v false alarms after the calibration, %v are promised", got, rate)
+	}
+	if s := report.Shift; s == nil || !s.Significant() || s.Deviations < 1 || report.AboveBefore.Share < 0.5 || s.Above != report.AboveBefore {
+		t.Errorf("report %+v, shift %+v", report, s)
+	}
+	if first.Metadata.Decision.Threshold == second.Metadata.Decision.Threshold || report.Before != first.Metadata.Decision.Threshold {
+		t.Errorf("thresholds %v and %v, reported %v", first.Metadata.Decision.Threshold, second.Metadata.Decision.Threshold, report.Before)
+	}
+}
+
+// The figures at the top stay those of the mean squared error, the training what it
+// was, and the given model as it is.
+func TestCalibrationDescribesItselfAndLeavesTheTrainingAlone(t *testing.T) {
+	e := orttest.Open(t)
+	trained, err := Train(t.Context(), e, aFewTiles(t), brief(Options{Level: 1, ImageSize: 32, FalseAlarmRate: 0.2}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trained.SHA256 = "of a file"
+	before := *trained.Metadata.Decision
+	files := tileData(t, 30)
+	files["broken.png"] = []byte("prose")
+	data, err := LoadNormals(t.Context(), e, zipSource(t, files), Options{ImageSize: 32})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	var bundles [][]byte
+	for _, threads := range []int{1, 2} {
+		m, r, err := Recalibrate(t.Context(), e, trained, data, Options{Threads: threads})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := m.Metadata.Decision
+		if d.Normals != 30 || d.FalseAlarmRate != 0.2 || d.Measure != before.Measure || len(d.Scores) != 30 || d.Threshold != r.After || r.Before != before.Threshold {
+			t.Errorf("%+v, report %+v", d, r)
+		}
+		if on := d.CalibratedOn; on == nil || on.Images != 30 || on.Skipped != 1 || on.SkippedFiles[0].Name != "broken.png" || on.Model != "of a file" {
+			t.Errorf("%+v", on)
+		}
+		if m.Metadata.Training != trained.Metadata.Training || trained.Metadata.Decision.Threshold != before.Threshold || trained.Metadata.Decision.CalibratedOn != nil {
+			t.Error("the training's account or the model that was given is changed")
+		}
+		if md := m.Metadata; math.Abs(md.Threshold-(md.MeanError+2*md.StdError)) > 1e-12 || md.MeanError == trained.Metadata.MeanError {
+			t.Errorf("threshold %v, mean %v, deviation %v", md.Threshold, md.MeanError, md.StdError)
+		}
+		var b bytes.Buffer
+		if err := exporter.WriteBundle(&b, m); err != nil {
+			t.Fatal(err)
+		}
+		bundles = append(bundles, b.Bytes())
+		if read, err := models.Read(b.Bytes(), models.DefaultLimits()); err != nil || read.Metadata.Decision.CalibratedOn == nil || len(read.Metadata.Decision.Scores) != 30 {
+			t.Errorf("read again: %v", err)
+		}
+	}
+	if !bytes.Equal(bundles[0], bundles[1]) {
+		t.Error("the same images give other bytes on two threads")
+	}
+}
+
+func TestModelsThatDecideByTheirErrorGetAThresholdOfIt(t *testing.T) {
+	e := orttest.Open(t)
+	plain, err := Train(t.Context(), e, zipSource(t, tileData(t, 4)), brief(Options{Level: 1, ImageSize: 32}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := LoadNormals(t.Context(), e, aFewTiles(t), Options{ImageSize: 32})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	m, r, err := Recalibrate(t.Context(), e, plain, data, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := m.Metadata.Decision
+	if d == nil || d.Measure != models.MeasureMSE || d.Threshold != d.Scores[17]*(1+calibration.RoundingShare) || r.Before != plain.Metadata.Threshold {
+		t.Errorf("%+v, report %+v", d, r)
+	}
+	// 18 images support one in 19.
+	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "0.053") || !slices.Equal(d.CalibratedOn.Warnings, r.Warnings) {
+		t.Errorf("warnings %q", r.Warnings)
+	}
+}
+
+func TestTooFewNormalsAreRefusedBeforeTheyAreMeasured(t *testing.T) {
+	e := orttest.Open(t)
+	broken := tileData(t, 7)
+	for i := range 4 {
+		broken[fmt.Sprint(i, ".png")] = []byte("prose")
+	}
+	for name, c := range map[string]struct {
+		files map[string][]byte
+		want  error
+		says  string
+	}{
+		"none":           {nil, ErrNoImages, ""},
+		"seven":          {tileData(t, 7), ErrTooFewNormals, "there are 7, and 8 are needed"},
+		"seven readable": {broken, ErrTooFewNormals, "there are 7 and 4 that cannot be read, and 8 are needed"},
+	} {
+		_, err := LoadNormals(t.Context(), e, zipSource(t, c.files), Options{ImageSize: 16})
+		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestCalibrationEndsWithItsContextAndItsTime(t *testing.T) {
+	f := &drawnMembers{offsets: make([]float32, 6), slopes: make([]float32, 6)}
+	g := f.gauge()
+	m := &models.Model{Metadata: models.Metadata{Threshold: 1}}
+	data := normalsOf(t, rand.New(rand.NewPCG(3, 4)), 30, 0)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	left := errors.New("the client left")
+	g.mse = func(context.Context, []byte) (float64, error) {
+		cancel(left)
+		return 1, nil
+	}
+	if _, _, err := recalibrate(ctx, m, data, g, Options{Threads: 2}); !errors.Is(err, left) {
+		t.Errorf("%v", err)
+	}
+	g = f.gauge()
+	_, r, err := recalibrate(t.Context(), m, data, g, Options{Threads: 1, MaxTime: time.Nanosecond})
+	if err != nil || r.Images != calibration.MinImages || !strings.Contains(strings.Join(r.Warnings, " "), "time for 8 of 30") {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestUnusableFiguresAndRatesAreRefused(t *testing.T) {
+	f := &drawnMembers{}
+	m := &models.Model{Metadata: models.Metadata{Threshold: 1}}
+	data := normalsOf(t, rand.New(rand.NewPCG(5, 6)), 8, 0)
+	for _, rate := range []float64{-1, 1, math.NaN()} {
+		if _, _, err := recalibrate(t.Context(), m, data, f.gauge(), Options{Threads: 1, FalseAlarmRate: rate}); !errors.Is(err, ErrFalseAlarmRate) {
+			t.Errorf("rate %v: %v", rate, err)
+		}
+	}
+	g := f.gauge()
+	g.mse = func(context.Context, []byte) (float64, error) { return math.NaN(), nil }
+	if _, _, err := recalibrate(t.Context(), m, data, g, Options{Threads: 1}); !errors.Is(err, inference.ErrNotFinite) {
+		t.Errorf("%v", err)
+	}
+	// A model's own rate that is none does not count.
+	m.Metadata.Decision = &models.Decision{Measure: models.MeasureMSE, Threshold: 1, FalseAlarmRate: 7}
+	if _, r, err := recalibrate(t.Context(), m, data, f.gauge(), Options{Threads: 1}); err != nil || r.FalseAlarmRate != DefaultFalseAlarmRate {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestSourcesJoinWithinTheLimits(t *testing.T) {
+	lim := DefaultLimits()
+	zipped := zipSource(t, tileData(t, 3))
+	single, err := OpenFiles([]string{normalTiles + "/nowhere.jpg"}, lim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined, err := JoinSources([]*Source{zipped, single, folder(t)}, lim)
+	if err != nil || joined.Images() != 3+1+folder(t).Images() || joined.packed != 0 {
+		t.Errorf("%d images, %d bytes packed, %v", joined.Images(), joined.packed, err)
+	}
+	if joined, err = JoinSources([]*Source{zipped, zipped}, lim); err != nil || joined.packed != 2*zipped.packed {
+		t.Errorf("%d bytes packed, %v", joined.packed, err)
+	}
+	lim.Entries = 3
+	if _, err := JoinSources([]*Source{zipped, single}, lim); !errors.Is(err, ErrDatasetTooLarge) {
+		t.Errorf("%v", err)
+	}
+	if _, err := OpenFiles(make([]string, 4), lim); !errors.Is(err, ErrDatasetTooLarge) {
+		t.Errorf("%v", err)
+	}
+}
