@@ -26,6 +26,8 @@ const shown = 10
 type evaluated struct {
 	Dataset string `json:"dataset"`
 	*evaluation.Result
+	// Detectability tells which painted defects are found; nil without a report.
+	Detectability *models.Detectability `json:"detectability,omitempty"`
 	// Seconds are those of the parts, PeakBytes the most memory the process held.
 	Seconds   map[string]float64 `json:"seconds"`
 	PeakBytes int64              `json:"peak_bytes"`
@@ -47,7 +49,8 @@ func evaluateCommand() *cobra.Command {
 			"Prints for each kind of defect how often it scores higher than a normal image (AUROC, with its 95 % interval),\n" +
 			"the average precision, the best F1, the hits at 1, 5 and 10 % false alarms, and the hits at the model's own threshold.\n" +
 			"With masks in DATASET/ground_truth/<defect> (<image>_mask.png, not black where the defect is) also how well the map\n" +
-			"shows where it is: the AUROC of pixels and the per-region overlap (PRO) up to 30 % false alarms.",
+			"shows where it is: the AUROC of pixels and the per-region overlap (PRO) up to 30 % false alarms.\n" +
+			"With --report also which defects painted on the normal images are found, by their size and contrast.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			options, _, err := settle(c, options)
@@ -82,18 +85,33 @@ func evaluateCommand() *cobra.Command {
 				return err
 			}
 			r.Seconds["detection"] = time.Since(began).Seconds()
+			if report != "" {
+				began = time.Now()
+				if r.Detectability, err = evaluation.Detectability(c.Context(), d, set, e.Threads()); err != nil {
+					return err
+				}
+				r.Seconds["painted defects"] = time.Since(began).Seconds()
+			}
 			r.PeakBytes = peakBytes()
 			if report != "" {
 				if err := writeReport(c.Context(), report, d, args[0], r); err != nil {
 					return err
 				}
 			}
+			remark := shifted(&d.Model().Metadata, r.normalScores())
 			if asJSON {
+				if remark != "" {
+					fmt.Fprintln(c.ErrOrStderr(), remark)
+				}
 				enc := json.NewEncoder(c.OutOrStdout())
 				enc.SetIndent("", "  ")
 				return enc.Encode(r)
 			}
-			return r.print(c.OutOrStdout())
+			if err := r.print(c.OutOrStdout()); err != nil || remark == "" {
+				return err
+			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), remark)
+			return err
 		},
 	}
 	f := c.Flags()
@@ -132,7 +150,7 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 	highestBad, lowestBad, highestGood := r.Certain(shown)
 	page := evaluation.Report{
 		Title: "Evaluation on " + filepath.Base(filepath.Clean(dataset)), Result: r.Result,
-		Metadata: d.Model().Metadata, Seconds: r.Seconds,
+		Metadata: d.Model().Metadata, Seconds: r.Seconds, Detectability: r.Detectability,
 	}
 	if d.Model().Normality != nil {
 		for _, g := range []struct {
@@ -159,6 +177,16 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 		}
 	}
 	return writeAtomically(path, func(w io.Writer) error { return evaluation.WriteReport(w, page) })
+}
+
+// normalScores are the scores of the normal test images.
+func (r evaluated) normalScores() []float64 {
+	_, _, good := r.Certain(r.Normal)
+	scores := make([]float64, len(good))
+	for i, j := range good {
+		scores[i] = j.Score
+	}
+	return scores
 }
 
 func (r evaluated) print(w io.Writer) error {

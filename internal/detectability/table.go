@@ -10,6 +10,7 @@ import (
 
 // Caveat says what the shares are not.
 const Caveat = "Painted defects are not real ones: real ones may be found less often, or more often. " +
+	"A model with markers has also learnt from painted defects, which favours these. " +
 	"Measure with defects of your own where you have some."
 
 // Row is a line of the table: what was painted, and the share found of each

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/detectability"
 )
 
 const tiles = "../../testdata/tiles"
@@ -76,12 +77,24 @@ func TestEvaluationOfRealTiles(t *testing.T) {
 	if x.ReconstructionError != highest[0].Score || len(x.Regions) == 0 || x.Regions[0].Score <= r.Threshold {
 		t.Errorf("%+v of an image whose score is %v", x.Regions, highest[0].Score)
 	}
+	found, err := Detectability(t.Context(), d, set, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// All of the largest and strongest and of the smallest and faintest no more
+	// than by chance.
+	last, most := len(found.Contrasts)-1, len(found.Diameters)-1
+	if err := found.Validate(); err != nil || found.NormalImages != 20 || found.FalseAlarms != r.FalseAlarms || found.Found[last][most] < 0.9 ||
+		found.Found[0][0] > found.FalseAlarms+0.3 {
+		t.Errorf("%+v, %v, and %v false alarms", found, err, r.FalseAlarms)
+	}
+	t.Log(detectability.Markdown(found))
 	var page bytes.Buffer
-	if err := WriteReport(&page, Report{Title: "<tiles>", Result: r, Metadata: d.Model().Metadata,
+	if err := WriteReport(&page, Report{Title: "<tiles>", Result: r, Metadata: d.Model().Metadata, Detectability: found,
 		Galleries: []Gallery{{"some", []Picture{{highest[0], x.Heatmap}}}}}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"&lt;tiles&gt;", "blowhole", "data:image/png;base64,", "<svg"} {
+	for _, want := range []string{"&lt;tiles&gt;", "blowhole", "data:image/png;base64,", "<svg", "What would it find?", detectability.Caveat, ">128 grey levels<"} {
 		if !strings.Contains(page.String(), want) {
 			t.Errorf("the report has no %s", want)
 		}

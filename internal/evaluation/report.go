@@ -9,6 +9,7 @@ import (
 	"image/color"
 	"io"
 
+	"github.com/deepmed/anomaly/internal/detectability"
 	"github.com/deepmed/anomaly/models"
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -46,6 +47,9 @@ type Report struct {
 	Metadata  models.Metadata
 	Seconds   map[string]float64
 	Galleries []Gallery
+	// Detectability tells which synthetic anomalies are found; nil where that was
+	// not measured.
+	Detectability *models.Detectability
 }
 
 // WriteReport writes one HTML page that needs nothing else: figures, plots and
@@ -60,17 +64,29 @@ func WriteReport(w io.Writer, r Report) error {
 		if p == nil {
 			continue
 		}
-		svg, err := render(p)
+		svg, err := render(p, plotWidth)
 		if err != nil {
 			return fmt.Errorf("evaluation: drawing: %w", err)
 		}
 		plots = append(plots, svg)
 	}
+	var foundPlot template.HTML
+	if r.Detectability != nil {
+		p, err := detectability.Plot(r.Detectability)
+		if err != nil {
+			return fmt.Errorf("evaluation: %w", err)
+		}
+		if foundPlot, err = render(p, foundPlotWidth); err != nil {
+			return fmt.Errorf("evaluation: drawing: %w", err)
+		}
+	}
 	var page bytes.Buffer // whole, or nothing
 	if err := reportTemplate.Execute(&page, struct {
 		Report
-		Plots []template.HTML
-	}{r, plots}); err != nil {
+		Plots     []template.HTML
+		Found     *found
+		FoundPlot template.HTML
+	}{r, plots, tellFound(r.Detectability), foundPlot}); err != nil {
 		return fmt.Errorf("evaluation: %w", err)
 	}
 	_, err := page.WriteTo(w)
@@ -159,8 +175,11 @@ func losses(r Report) (*plot.Plot, error) {
 	return p, nil
 }
 
-func render(p *plot.Plot) (template.HTML, error) {
-	c := vgsvg.New(11*vg.Centimeter, 8*vg.Centimeter)
+// The sizes of the plots; that of painted defects has its legend beside the lines.
+const plotWidth, foundPlotWidth, plotHeight = 11 * vg.Centimeter, 16 * vg.Centimeter, 8 * vg.Centimeter
+
+func render(p *plot.Plot, width vg.Length) (template.HTML, error) {
+	c := vgsvg.New(width, plotHeight)
 	p.Draw(draw.New(c))
 	var b bytes.Buffer
 	if _, err := c.WriteTo(&b); err != nil {
