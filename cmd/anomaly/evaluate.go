@@ -98,20 +98,12 @@ func evaluateCommand() *cobra.Command {
 					return err
 				}
 			}
-			remark := shifted(&d.Model().Metadata, r.normalScores())
 			if asJSON {
-				if remark != "" {
-					fmt.Fprintln(c.ErrOrStderr(), remark)
-				}
 				enc := json.NewEncoder(c.OutOrStdout())
 				enc.SetIndent("", "  ")
 				return enc.Encode(r)
 			}
-			if err := r.print(c.OutOrStdout()); err != nil || remark == "" {
-				return err
-			}
-			_, err = fmt.Fprintln(c.OutOrStdout(), remark)
-			return err
+			return r.print(c.OutOrStdout())
 		},
 	}
 	f := c.Flags()
@@ -177,16 +169,6 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 		}
 	}
 	return writeAtomically(path, func(w io.Writer) error { return evaluation.WriteReport(w, page) })
-}
-
-// normalScores are the scores of the normal test images.
-func (r evaluated) normalScores() []float64 {
-	_, _, good := r.Certain(r.Normal)
-	scores := make([]float64, len(good))
-	for i, j := range good {
-		scores[i] = j.Score
-	}
-	return scores
 }
 
 func (r evaluated) print(w io.Writer) error {
