@@ -229,6 +229,7 @@ func FuzzParseMetadata(f *testing.F) {
 	f.Add([]byte(`{"model_type":"autoencoder","image_size":256,"threshold":1e-3,"class_names":["a"],"decision":{"measure":"mse","threshold":1}}`))
 	f.Add([]byte(`{"threshold":1,"architecture":{"channels":[3,1]},"training":{"skipped_files":[{}]},"files":{"autoencoder.pt":"00"}}`))
 	f.Add([]byte(`{"threshold":0.5,"THRESHOLD":-1,"decision":null,"preprocessing":{"scale":1e400}}`))
+	f.Add([]byte(`{"threshold":1,"detectability":{"threshold":1,"normal_images":1,"images_per_cell":1,"diameters":[4],"contrasts":[8],"found":[[0.5]],"blur":[]}}`))
 	f.Add(bytes.Repeat([]byte("["), 100))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := ParseMetadata(data)

@@ -4,5 +4,9 @@
 // normal images that the model has not learnt from. They are not real defects,
 // which may be found less or more often; what is written of a measurement says so.
 //
-// The package knows nothing of how images are judged: a Judge gives the score.
+// The package knows nothing of how images are judged: a Judge gives the score. Who
+// judges many images in a pass of its own, as a training does by the folds of its
+// cross-validation, takes a Plan instead of Measure: its Painter gives the samples,
+// its Image the normal image that each was painted on, so that only what has not
+// learnt from that image judges it, and Result makes shares of the scores.
 package detectability
