@@ -88,7 +88,7 @@ func tooFew(images, skipped int) error {
 	if skipped > 0 {
 		more = fmt.Sprintf(" and %d that cannot be read", skipped)
 	}
-	return fmt.Errorf("%w: there are %d%s, and %d are needed", ErrTooFewNormals, images, more, calibration.MinImages)
+	return fmt.Errorf("%w: got %d%s, expected at least %d", ErrTooFewNormals, images, more, calibration.MinImages)
 }
 
 // forCalibration fills in defaults that no training settled.

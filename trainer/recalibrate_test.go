@@ -233,8 +233,8 @@ func TestTooFewNormalsAreRefusedBeforeTheyAreMeasured(t *testing.T) {
 		says  string
 	}{
 		"none":           {nil, ErrNoImages, ""},
-		"seven":          {tileData(t, 7), ErrTooFewNormals, "there are 7, and 8 are needed"},
-		"seven readable": {broken, ErrTooFewNormals, "there are 7 and 4 that cannot be read, and 8 are needed"},
+		"seven":          {tileData(t, 7), ErrTooFewNormals, "got 7, expected at least 8"},
+		"seven readable": {broken, ErrTooFewNormals, "got 7 and 4 that cannot be read, expected at least 8"},
 	} {
 		_, err := LoadNormals(t.Context(), e, zipSource(t, c.files), Options{ImageSize: 16})
 		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {

@@ -62,7 +62,9 @@ func detectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			remarks := c.OutOrStdout()
 			if asJSON {
+				remarks = c.ErrOrStderr()
 				enc := json.NewEncoder(c.OutOrStdout())
 				enc.SetIndent("", "  ")
 				err = enc.Encode(results)
@@ -71,6 +73,9 @@ func detectCommand() *cobra.Command {
 			}
 			if err != nil {
 				return err
+			}
+			if s := shiftedVerdicts(d, meta, results); s != "" {
+				fmt.Fprintln(remarks, s)
 			}
 			return statusOf(results)
 		},

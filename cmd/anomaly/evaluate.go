@@ -98,12 +98,20 @@ func evaluateCommand() *cobra.Command {
 					return err
 				}
 			}
+			remark := shifted(&d.Model().Metadata, r.normalScores())
 			if asJSON {
+				if remark != "" {
+					fmt.Fprintln(c.ErrOrStderr(), remark)
+				}
 				enc := json.NewEncoder(c.OutOrStdout())
 				enc.SetIndent("", "  ")
 				return enc.Encode(r)
 			}
-			return r.print(c.OutOrStdout())
+			if err := r.print(c.OutOrStdout()); err != nil || remark == "" {
+				return err
+			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), remark)
+			return err
 		},
 	}
 	f := c.Flags()
@@ -169,6 +177,16 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 		}
 	}
 	return writeAtomically(path, func(w io.Writer) error { return evaluation.WriteReport(w, page) })
+}
+
+// normalScores are the scores of the normal test images.
+func (r evaluated) normalScores() []float64 {
+	_, _, good := r.Certain(r.Normal)
+	scores := make([]float64, len(good))
+	for i, j := range good {
+		scores[i] = j.Score
+	}
+	return scores
 }
 
 func (r evaluated) print(w io.Writer) error {

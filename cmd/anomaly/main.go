@@ -93,6 +93,6 @@ func rootCommand() *cobra.Command {
 			}
 		},
 	}
-	root.AddCommand(serveCommand(), trainCommand(), detectCommand(), evaluateCommand(), inspectCommand(), convertCommand(), exportCommand(), verifyCommand(), healthCommand())
+	root.AddCommand(serveCommand(), trainCommand(), detectCommand(), evaluateCommand(), calibrateCommand(), inspectCommand(), convertCommand(), exportCommand(), verifyCommand(), healthCommand())
 	return root
 }

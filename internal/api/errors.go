@@ -58,6 +58,7 @@ var callerErrors = []struct {
 	{trainer.ErrFalseAlarmRate, fiber.StatusBadRequest},
 	{trainer.ErrBase, fiber.StatusUnprocessableEntity},
 	{trainer.ErrNoImages, fiber.StatusBadRequest},
+	{trainer.ErrTooFewNormals, fiber.StatusUnprocessableEntity},
 	{trainer.ErrDatasetTooLarge, fiber.StatusRequestEntityTooLarge},
 	{trainer.ErrTooLittleTime, fiber.StatusUnprocessableEntity},
 	{trainer.ErrNotZip, fiber.StatusUnprocessableEntity},

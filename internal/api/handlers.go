@@ -41,6 +41,7 @@ func (s *Server) train(c *fiber.Ctx) error {
 		"max_seconds": {limit: maxFieldBytes},
 		"baseModel":   {limit: s.options.Models.MaxBytes},
 
+		"calibrationFile":  {limit: s.options.BodyBytes, spool: true},
 		"false_alarm_rate": {limit: maxFieldBytes},
 	})
 	if err != nil {
@@ -49,12 +50,11 @@ func (s *Server) train(c *fiber.Ctx) error {
 	defer f.Close()
 	laps := s.metrics.laps(workTrain, began)
 	laps.done(stageReceive)
-	file, ok := f.files["zipFile"]
-	if !ok {
+	if f.files["zipFile"] == nil {
 		return errNoZip
 	}
-	o := trainer.Options{Seed: s.options.Seed, Limits: s.options.Dataset, Images: s.options.Images, TempDir: s.options.TempDir,
-		Threads: s.options.TrainingThreads, Niceness: s.options.TrainingNiceness, Progress: s.metrics.progress}
+	o := s.trainingOptions()
+	o.Progress = s.metrics.progress
 	if o.Level, err = number(f.text("level"), trainer.DefaultLevel, trainer.ErrLevel); err != nil {
 		return err
 	}
@@ -65,10 +65,8 @@ func (s *Server) train(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if text := f.text("false_alarm_rate"); text != "" {
-		if o.FalseAlarmRate, err = strconv.ParseFloat(text, 64); err != nil || o.FalseAlarmRate == 0 {
-			return fmt.Errorf("%w: %.40q, expected a number between 0 and 1", trainer.ErrFalseAlarmRate, text)
-		}
+	if o.FalseAlarmRate, err = falseAlarmRate(f.text("false_alarm_rate")); err != nil {
+		return err
 	}
 	if base := f.memory["baseModel"]; len(base) > 0 {
 		if o.Base, err = models.Read(base, s.options.Models); err != nil {
@@ -81,13 +79,15 @@ func (s *Server) train(c *fiber.Ctx) error {
 	if largest := s.options.Models.MaxSide; o.ImageSize > largest {
 		return fmt.Errorf("%w: %d, this service trains at %d at most", trainer.ErrImageSize, o.ImageSize, largest)
 	}
-	info, err := file.Stat()
+	src, err := f.source("zipFile", o.Limits)
 	if err != nil {
 		return err
 	}
-	src, err := trainer.OpenZip(file, info.Size(), o.Limits)
-	if err != nil {
-		return err
+	var normals *trainer.Source
+	if f.files["calibrationFile"] != nil {
+		if normals, err = f.source("calibrationFile", o.Limits); err != nil {
+			return inCalibration(err)
+		}
 	}
 	ctx, done := s.working(c)
 	defer done()
@@ -97,9 +97,16 @@ func (s *Server) train(c *fiber.Ctx) error {
 	defer s.training.leave()
 	laps.done(stageQueue)
 	started := time.Now()
+	held, err := s.hold(ctx, normals, o)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	var end time.Time
 	if maxTime > 0 {
 		// The caller's clock began with the request: its upload and its wait count.
-		if o.MaxTime = maxTime - started.Sub(began); o.MaxTime <= 0 {
+		end = began.Add(maxTime)
+		if o.MaxTime = held.training(time.Until(end)); o.MaxTime <= 0 {
 			return trainer.ErrTooLittleTime
 		}
 	}
@@ -109,6 +116,9 @@ func (s *Server) train(c *fiber.Ctx) error {
 		return err
 	}
 	s.metrics.trained(string(m.Metadata.Training.Ended))
+	if m, err = s.calibrateHeld(ctx, c, m, held, o, end); err != nil {
+		return err
+	}
 	var bundle bytes.Buffer
 	if err := exporter.WriteBundle(&bundle, m); err != nil {
 		return err
@@ -120,9 +130,7 @@ func (s *Server) train(c *fiber.Ctx) error {
 	summary := m.Metadata.Training
 	c.Set(headerTrainingEnded, string(summary.Ended))
 	c.Set(headerTrainingEpochs, fmt.Sprintf("%.2f/%d", summary.EpochsDone(), summary.Epochs))
-	c.Attachment(exporter.BundleFile)
-	c.Set(fiber.HeaderContentType, "application/zip")
-	return c.Send(bundle.Bytes())
+	return sendBundle(c, bundle.Bytes())
 }
 
 // The headers of /train's answer that say what the training came to, for those

@@ -205,6 +205,7 @@ func (s *Server) route() error {
 	s.app.Get(pathMetrics, s.metrics.scrape)
 	s.app.Get(pathOpenAPI, describeAPI)
 	s.app.Post("/train", bounded(s.options.TrainTime), s.train)
+	s.app.Post("/calibrate", bounded(s.options.TrainTime), s.calibrate)
 	s.app.Post("/detect", bounded(s.options.DetectTime), s.detect)
 	s.app.Post("/detect"+heatmapSuffix, bounded(s.options.DetectTime), s.detect)
 	s.routeModels()

@@ -222,7 +222,7 @@ func shares(weights []float64, members int) ([]float32, error) {
 
 func enough(images int) error {
 	if images < MinImages {
-		return fmt.Errorf("%w: there are %d, and %d are needed", ErrTooFew, images, MinImages)
+		return fmt.Errorf("%w: got %d, expected at least %d", ErrTooFew, images, MinImages)
 	}
 	return nil
 }
