@@ -181,6 +181,8 @@ func recalibrate(ctx context.Context, m *models.Model, data *Dataset, g gauge, o
 		if err := g.standardize(again, c.Offsets, c.Slopes); err != nil {
 			return nil, nil, err
 		}
+		// Its shares are of scores that the model does not give any more.
+		again.Metadata.Detectability = nil
 	}
 	return again, r, nil
 }

@@ -138,6 +138,9 @@ func TestCalibrateBringsFalseAlarmsUnderAnotherLightBackToThePromise(t *testing.
 	if on := m.Metadata.Decision.CalibratedOn; on == nil || on.Images != 20 || on.Model != models.Identity(read(t, in("same.zip"))) || m.Metadata.Training == nil || m.Metadata.Training.Images != 20 {
 		t.Errorf("%+v", m.Metadata.Decision)
 	}
+	if r := run(t, "inspect", in("calibrated.zip")); !strings.Contains(r.stdout, "20 other images, 0 skipped") {
+		t.Errorf("inspect says %s", r.stdout)
+	}
 	forms := unpacked(t, in("calibrated.zip"))
 	want := []string{"README.md", "autoencoder.onnx", "autoencoder.pt", "autoencoder_image.onnx", "metadata.json", "predict.py", "requirements.txt"}
 	if got := names(t, forms); !slices.Equal(got, want) {
@@ -229,5 +232,34 @@ func TestCalibrateRefusesInOneSentenceAndWritesNothing(t *testing.T) {
 	}
 	if left := names(t, dir); len(left) != 2 || string(read(t, mine)) != "mine" {
 		t.Errorf("there is %v", left)
+	}
+}
+
+// A model without scores, and few images, say nothing of a shift.
+func TestShiftsAreToldOfEnoughImagesThatDiffer(t *testing.T) {
+	scores := func(n int, from float64) []float64 {
+		out := make([]float64, n)
+		for i := range out {
+			out[i] = from + float64(i)/float64(n)
+		}
+		return out
+	}
+	known := &models.Decision{Measure: models.MeasureMSE, Threshold: 1.9, Normals: 60, Scores: scores(60, 1)}
+	for name, c := range map[string]struct {
+		decision *models.Decision
+		batch    []float64
+		says     string
+	}{
+		"alike":            {known, scores(40, 1), ""},
+		"higher":           {known, scores(40, 2), "these 40 images lie 3."},
+		"lower":            {known, scores(40, 0), "standard deviations below the scores of the 60 images"},
+		"higher and few":   {known, scores(fewestToCompare-1, 2), ""},
+		"without scores":   {&models.Decision{Measure: models.MeasureMSE, Threshold: 1}, scores(40, 2), ""},
+		"without decision": {nil, scores(40, 2), ""},
+	} {
+		got := shifted(&models.Metadata{Decision: c.decision}, c.batch)
+		if (got == "") != (c.says == "") || !strings.Contains(got, c.says) || strings.Contains(got, "\n") {
+			t.Errorf("%s: %q", name, got)
+		}
 	}
 }

@@ -77,6 +77,9 @@ func printModel(c *cobra.Command, m *models.Model) error {
 		row("trained on", fmt.Sprintf("%d images, %d skipped", s.Images, s.Skipped))
 		row("level", fmt.Sprintf("%d: %d epochs, batch %d, learning rate %g, seed %d", s.Level, s.Epochs, s.BatchSize, s.LearningRate, s.Seed))
 	}
+	if d := m.Metadata.Decision; d != nil && d.CalibratedOn != nil {
+		row("calibrated on", fmt.Sprintf("%d other images, %d skipped", d.CalibratedOn.Images, d.CalibratedOn.Skipped))
+	}
 	if l := m.Metadata.TrainingLosses; len(l) > 0 {
 		row("loss, first and last epoch", fmt.Sprintf("%g, %g", l[0], l[len(l)-1]))
 	}

@@ -12,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/internal/hostile"
 	"github.com/deepmed/anomaly/models"
+	"github.com/deepmed/anomaly/trainer"
 )
 
 // others is a zip of the n normal tiles of the test, which no model learnt from.
@@ -219,6 +221,38 @@ func TestCalibrationQueuesAsTrainingsDo(t *testing.T) {
 	if a := s.post(t, "/calibrate", model, zipped); a.status != 200 {
 		t.Errorf("afterwards status %d: %s", a.status, a.body)
 	}
+}
+
+func TestCalibrationEndsWhenItsClientLeaves(t *testing.T) {
+	s := start(t, nil)
+	// A network that takes its time for each image.
+	arch := models.DefaultArchitecture()
+	slow := &models.Model{Architecture: arch, Weights: trainer.InitialWeights(arch, 1), ImageSize: 1024,
+		Metadata: models.Metadata{ModelType: models.ModelType, ImageSize: 1024, Threshold: 1}}
+	var model bytes.Buffer
+	if err := exporter.WriteCheckpoint(&model, slow); err != nil {
+		t.Fatal(err)
+	}
+	body, kind := encode(t, file("modelFile", "m", model.Bytes()), file("calibrationFile", "c.zip", normals(t, 60, nil)))
+	ctx, leave := context.WithCancel(t.Context())
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/calibrate", body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		r.Header.Set("Content-Type", kind)
+		if res, err := http.DefaultClient.Do(r); err == nil {
+			res.Body.Close()
+			t.Errorf("status %d before the client left", res.StatusCode)
+		}
+	}()
+	eventually(t, "it runs", func() bool { return s.training.inside() == 1 })
+	leave()
+	<-gone
+	eventually(t, "it ends, and leaves nothing", func() bool { return s.training.inside() == 0 && s.uploads(t) == 0 })
 }
 
 func TestCalibrationThatTakesTooLongIsTold(t *testing.T) {
