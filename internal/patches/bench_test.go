@@ -1,0 +1,63 @@
+package patches
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// synthetic gives feature maps with correlated channels, different means at each
+// place and variances that fall off as those of real features do.
+func synthetic(m Map, n int, seed uint64) [][]float32 {
+	random := rand.New(rand.NewPCG(seed, 1))
+	c, places := m.Channels, m.Places()
+	mixing := make([]float64, c*c)
+	for i := range mixing {
+		mixing[i] = random.NormFloat64() / math.Sqrt(1+float64(i%c))
+	}
+	means := make([]float64, m.Len())
+	for i := range means {
+		means[i] = 3 * random.NormFloat64()
+	}
+	images := make([][]float32, n)
+	z := make([]float64, c)
+	common := make([]float64, c)
+	for k := range images {
+		images[k] = make([]float32, m.Len())
+		for j := range common {
+			common[j] = random.NormFloat64()
+		}
+		for p := range places {
+			for j := range z {
+				z[j] = common[j] + random.NormFloat64()*(1+float64((p+j)%3))
+			}
+			for i := range c {
+				v := means[i*places+p]
+				for j, e := range z[:min(c, 24)] {
+					v += mixing[i*c+j] * e
+				}
+				images[k][i*places+p] = float32(v + 0.3*random.NormFloat64())
+			}
+		}
+	}
+	return images
+}
+
+var benchMaps = []Map{{112, 16}, {192, 8}}
+
+func BenchmarkFitGaussians(b *testing.B) {
+	for _, n := range []int{100, 200, 780} {
+		for _, m := range benchMaps {
+			images := synthetic(m, n, 1)
+			b.Run(fmt.Sprintf("n=%d/C=%d", n, m.Channels), func(b *testing.B) {
+				for b.Loop() {
+					if _, err := FitGaussians(context.Background(), m, images, 5, 16, 2); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
