@@ -61,3 +61,39 @@ func BenchmarkFitGaussians(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkPeak(b *testing.B) {
+	for _, m := range benchMaps {
+		images := synthetic(m, 40, 1)
+		g, err := FitGaussians(context.Background(), m, images, 0, 16, 2)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("C=%d", m.Channels), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				g[0].Peak(images[0])
+			}
+		})
+	}
+}
+
+func BenchmarkFitPooled(b *testing.B) {
+	m := benchMaps[1]
+	images := synthetic(m, 200, 1)
+	for b.Loop() {
+		if _, err := FitPooled(m, images, 5, 2); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkFitNeighbours(b *testing.B) {
+	m := benchMaps[1]
+	images := synthetic(m, 200, 1)
+	for b.Loop() {
+		if _, err := FitNeighbours(m, images, 5, 100, 2); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package patches
 
 import (
+	"slices"
 	"sync"
 
 	"gonum.org/v1/gonum/blas/blas32"
@@ -26,9 +27,10 @@ type Gaussian struct {
 	// Directions are the directions of largest variance at each place, multiplied by
 	// the root of what precision is less there, Places×Rank×Channels.
 	Directions []float32
-
-	scratch sync.Pool // of *[]float32, 2·Len
 }
+
+// scratch holds memory for what a map's distances are computed from.
+var scratch = sync.Pool{New: func() any { return new([]float32) }}
 
 // Distances stores the squared Mahalanobis distance at each place of the feature
 // map x, Channels×Side×Side, in out, Side×Side. It may be called by several
@@ -49,12 +51,9 @@ func (g *Gaussian) Peak(x []float32) float64 {
 // each calls f with the squared distance at each place.
 func (g *Gaussian) each(x []float32, f func(place int, d float64)) {
 	c, places := g.Channels, g.Places()
-	held, _ := g.scratch.Get().(*[]float32)
-	if held == nil {
-		s := make([]float32, 2*c*places)
-		held = &s
-	}
-	defer g.scratch.Put(held)
+	held := scratch.Get().(*[]float32)
+	defer scratch.Put(held)
+	*held = slices.Grow((*held)[:0], 2*c*places)[:2*c*places]
 	deviation, y := (*held)[:c*places], (*held)[c*places:]
 	for i, v := range x[:c*places] {
 		deviation[i] = v - g.Mean[i]

@@ -127,6 +127,7 @@ func TestGaussiansAgreeWithFullDecompositions(t *testing.T) {
 		{Map{1, 4}, 5, 2, 1},
 		{Map{40, 4}, 60, 3, 16},
 		{Map{40, 4}, 12, 3, 16},
+		{Map{112, 2}, 50, 0, 16},
 	} {
 		images := synthetic(c.m, c.n, 3)
 		others := synthetic(c.m, 3, 4)

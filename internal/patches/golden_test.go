@@ -1,0 +1,83 @@
+package patches
+
+import (
+	"encoding/json"
+	"os"
+	"testing"
+)
+
+// The distances are NumPy's: see testdata/make_golden.py.
+func TestDistancesAreNumPys(t *testing.T) {
+	var golden struct {
+		Channels, Side, Folds, Rank, Most int
+		Images, Queries                   [][]float32
+		Fits                              []struct {
+			Gaussian           [][]float64
+			Pooled, Neighbours []float64
+		}
+	}
+	data, err := os.ReadFile("testdata/golden.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &golden); err != nil {
+		t.Fatal(err)
+	}
+	m := Map{golden.Channels, golden.Side}
+	gaussians := fit(t, m, golden.Images, golden.Folds, golden.Rank, 2)
+	pooled, err := FitPooled(m, golden.Images, golden.Folds, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	neighbours, err := FitNeighbours(m, golden.Images, golden.Folds, golden.Most, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(golden.Fits) != len(gaussians) {
+		t.Fatalf("%d fits, want %d", len(gaussians), len(golden.Fits))
+	}
+	out := make([]float32, m.Places())
+	for i, want := range golden.Fits {
+		if got := len(neighbours[i].Bank); got != golden.Most*m.Channels {
+			t.Errorf("fit %d: a bank of %d numbers", i, got)
+		}
+		for k, x := range golden.Queries {
+			gaussians[i].Distances(out, x)
+			for p, v := range out {
+				near(t, "Gaussian", float64(v), want.Gaussian[k][p], 1e-5)
+			}
+			near(t, "pooled", pooled[i].Distance(x), want.Pooled[k], 1e-5)
+			near(t, "neighbours", neighbours[i].Distance(x), want.Neighbours[k], 1e-5)
+		}
+	}
+}
+
+func TestStoredTensorsGiveTheDistances(t *testing.T) {
+	m := Map{6, 3}
+	images := synthetic(m, 15, 2)
+	for _, g := range fit(t, m, images, 2, 2, 2) {
+		c, places := m.Channels, m.Places()
+		out := make([]float32, places)
+		g.Distances(out, images[3])
+		for p := range places {
+			y := make([]float64, c)
+			squares := 0.0
+			for i := range c {
+				for j := range c {
+					w := g.Whitening[i*c+j]
+					if j > i && w != 0 {
+						t.Fatal("the whitening is not lower triangular")
+					}
+					y[i] += float64(w) * float64(images[3][j*places+p]-g.Mean[j*places+p])
+				}
+				squares += y[i] * y[i]
+			}
+			want := float64(g.Scale[p]) * squares
+			for r := range g.Rank {
+				along := dot(g.Directions[(p*g.Rank+r)*c:][:c], y)
+				want -= along * along
+			}
+			near(t, "distance", float64(out[p]), want, 1e-5)
+		}
+	}
+}
