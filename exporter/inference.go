@@ -23,16 +23,25 @@ func InferenceModel(m *models.Model) ([]byte, error) {
 	return Lower(f, m)
 }
 
-// ServedModel is InferenceModel as a detector runs it: without metadata, and without
-// images, the reconstruction and the map, unless they are asked for. ONNX Runtime
-// computes what a graph declares, asked for or not: the map takes 4 % of a run. Lowered
-// for the processor it takes package kernels' operators, and runs here alone.
-func ServedModel(m *models.Model, images bool, with Operators) (*StepModel, error) {
+// Results says what a served model gives beside its figures.
+type Results struct {
+	// Images are the reconstruction and the map.
+	Images bool
+	// Members are the figures that models.MeasurePatchMahalanobis joins, N×M×1×1; a
+	// model that decides by another measure gives none.
+	Members bool
+}
+
+// ServedModel is InferenceModel as a detector runs it: without metadata, and with
+// those results only that are asked for. ONNX Runtime computes what a graph declares,
+// asked for or not: the map takes 4 % of a run. Lowered for the processor it takes
+// package kernels' operators, and runs here alone.
+func ServedModel(m *models.Model, also Results, with Operators) (*StepModel, error) {
 	f, err := network.Autoencoder(m.Architecture, 1, m.ImageSize, m.ImageSize)
 	if err != nil {
 		return nil, err
 	}
-	l, err := lower(f, m, images, with)
+	l, err := lower(f, m, also, with)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +60,7 @@ func ServedModel(m *models.Model, images bool, with Operators) (*StepModel, erro
 // any number: the graph is f's, weights and metadata are m's. It is an error
 // when they do not belong together.
 func Lower(f *network.Forward, m *models.Model) ([]byte, error) {
-	l, err := lower(f, m, true, Portable)
+	l, err := lower(f, m, Results{Images: true}, Portable)
 	if err != nil {
 		return nil, err
 	}
@@ -62,9 +71,8 @@ func Lower(f *network.Forward, m *models.Model) ([]byte, error) {
 	return l.model("Convolutional autoencoder that was trained on normal images only.", props)
 }
 
-// lower declares images as outputs, too, where they are asked for: the
-// reconstruction and the map.
-func lower(f *network.Forward, m *models.Model, images bool, with Operators) (*lowering, error) {
+// lower declares as outputs, beside the figures, what is asked for.
+func lower(f *network.Forward, m *models.Model, also Results, with Operators) (*lowering, error) {
 	if err := belong(f, m); err != nil {
 		return nil, err
 	}
@@ -74,7 +82,7 @@ func lower(f *network.Forward, m *models.Model, images bool, with Operators) (*l
 	l.input(l.source(f.Image, network.ImageName),
 		fmt.Sprintf("RGB images of %d×%d pixels, resized as Pillow's bilinear does, divided by 255", m.ImageSize, m.ImageSize))
 	l.weights(f, m.Weights)
-	if images {
+	if also.Images {
 		if err := l.result(f.Reconstruction, network.ReconstructionName, "what the autoencoder makes of the images, in 0…1"); err != nil {
 			return nil, err
 		}
@@ -88,8 +96,13 @@ func lower(f *network.Forward, m *models.Model, images bool, with Operators) (*l
 	if err != nil {
 		return nil, err
 	}
-	if j != nil && images {
+	if j != nil && also.Images {
 		if err := l.result(j.Map, network.MapName, "how unusual each pixel's surroundings are"); err != nil {
+			return nil, err
+		}
+	}
+	if j != nil && j.Members != nil && also.Members {
+		if err := l.result(j.Members, network.MembersName, ""); err != nil {
 			return nil, err
 		}
 	}
@@ -120,22 +133,23 @@ func (l *lowering) judged(f *network.Forward, m *models.Model) (*network.Judgeme
 	if m.Normality == nil {
 		return nil, l.result(f.Error, network.ErrorName, mse+"; above the threshold it is an anomaly")
 	}
-	j, err := f.Judge(models.HasMarkers(m.Normality))
+	j, err := f.Judge(m.Normality)
 	if err != nil {
 		return nil, err
 	}
 	if err := l.normality(j, m.Normality); err != nil {
 		return nil, err
 	}
-	if err := l.result(j.Score, network.ErrorName, "how far each image is from normal ones ("+models.MeasureBandMahalanobis+"); above the threshold it is an anomaly"); err != nil {
+	measure, _ := m.Metadata.Measure()
+	if err := l.result(j.Score, network.ErrorName, "how far each image is from normal ones ("+measure+"); above the threshold it is an anomaly"); err != nil {
 		return nil, err
 	}
 	return j, l.result(f.Error, network.MSEName, mse)
 }
 
-// filters declares the fixed kernels of a judgement.
-func (l *lowering) filters(j *network.Judgement) {
-	for _, f := range j.Filters {
+// fixedTensors declares tensors of a graph that nothing is learnt of.
+func (l *lowering) fixedTensors(fixed []network.Fixed) {
+	for _, f := range fixed {
 		l.parameter(f.Node.Name(), f.Node.Shape(), f.Data)
 		l.source(f.Node, f.Node.Name())
 	}
@@ -147,7 +161,7 @@ func (l *lowering) normality(j *network.Judgement, learnt models.StateDict) erro
 	if len(learnt) != len(j.Parameters) {
 		return fmt.Errorf("exporter: %d tensors of normality, expected %d", len(learnt), len(j.Parameters))
 	}
-	l.filters(j)
+	l.fixedTensors(j.Filters)
 	for i, t := range learnt {
 		if p := j.Parameters[i]; p.Name() != t.Name || !slices.Equal(p.Shape(), t.Shape) {
 			return fmt.Errorf("exporter: the graph's %s of shape %v and the model's %s of shape %v", p.Name(), p.Shape(), t.Name, t.Shape)
@@ -156,29 +170,6 @@ func (l *lowering) normality(j *network.Judgement, learnt models.StateDict) erro
 		l.source(j.Parameters[i], t.Name)
 	}
 	return nil
-}
-
-// EnergiesModel lowers the graph from images (N×3×S×S in 0…1, any N) to the
-// features of their places, one output for each of models.NormalityScales: names
-// gives those of the outputs, in that order.
-func EnergiesModel(side int) (onnx []byte, names []string, err error) {
-	image, j, err := network.Energies(1, side)
-	if err != nil {
-		return nil, nil, err
-	}
-	l := newLowering("energies", false)
-	l.batch = "N"
-	l.input(l.source(image, network.ImageName), "")
-	l.filters(j)
-	for i, s := range models.NormalityScales(side) {
-		name := fmt.Sprintf("features.%d", s.Places)
-		if err := l.result(j.Features[i], name, ""); err != nil {
-			return nil, nil, err
-		}
-		names = append(names, name)
-	}
-	onnx, err = l.model("", nil)
-	return onnx, names, err
 }
 
 // weights declares a network's parameters with what was learnt.

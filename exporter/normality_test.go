@@ -52,7 +52,7 @@ func TestJudgementIsThatOfGorgoniasMachine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		j, err := f.Judge(models.HasMarkers(m.Normality))
+		j, err := f.Judge(m.Normality)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -66,6 +66,9 @@ func lowerStep(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	op := n.Op().(network.Step)
 	r, ok := stepRules[op.Kind]
 	if !ok {
+		r, ok = patchRules[op.Kind]
+	}
+	if !ok {
 		return value{}, fmt.Errorf("%w: %v", ErrNoLowering, op)
 	}
 	for i := range in {

@@ -197,6 +197,43 @@ func (d *Detector) Measure(ctx context.Context, pixels []byte) (float64, error) 
 	return float64(j.figure), nil
 }
 
+// members is how many figures the measure is joined of, 0 where it is one figure.
+func (d *Detector) members() int {
+	if !models.HasPatches(d.model.Normality) {
+		return 0
+	}
+	return len(models.Members(models.HasHeads(d.model.Normality)))
+}
+
+// HasMembers reports whether the model decides by a measure that is joined of several
+// figures, which Members gives.
+func (d *Detector) HasMembers() bool { return d.members() > 0 }
+
+// Members returns the figures that the measure is joined of, of a prepared image, in
+// the order of models.Members and before they are standardized; and what the model
+// says of the image, the measure and the mean squared error. It returns ErrMeasure for
+// a model that decides by another measure.
+func (d *Detector) Members(ctx context.Context, pixels []byte) (members []float64, figure, mse float64, err error) {
+	if err := d.fits(pixels); err != nil {
+		return nil, 0, 0, err
+	}
+	n := d.members()
+	if n == 0 {
+		return nil, 0, 0, fmt.Errorf("%w: the measure is one figure", ErrMeasure)
+	}
+	j := &job{image: func(dst []float32) { Normalize(dst, pixels) }, members: make([]float32, n)}
+	if err := d.run(ctx, measuring, []*job{j}); err != nil {
+		return nil, 0, 0, err
+	}
+	if !models.Finite(j.members...) || !models.Finite(j.figure, j.mse) {
+		return nil, 0, 0, ErrNotFinite
+	}
+	for _, v := range j.members {
+		members = append(members, float64(v))
+	}
+	return members, float64(j.figure), float64(j.mse), nil
+}
+
 // MSE is the mean squared error between a prepared image (side×side×3 bytes)
 // and its reconstruction, in 0…1².
 func (d *Detector) MSE(ctx context.Context, pixels []byte) (float64, error) {

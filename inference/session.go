@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/backbone"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
@@ -22,6 +23,8 @@ const (
 	rebuilding
 	// mapping gives the anomaly maps, too.
 	mapping
+	// measuring gives the members of the measure, too.
+	measuring
 	kinds
 )
 
@@ -34,6 +37,8 @@ type job struct {
 	rebuilt []float32
 	// anomaly takes the anomaly map, side×side; nil where nobody asks for it.
 	anomaly []float32
+	// members takes the members of the measure; nil where nobody asks for them.
+	members []float32
 	mse     float32
 	// figure is what the model decides by: the mse, or another measure.
 	figure float32
@@ -51,7 +56,8 @@ func (d *Detector) session(k kind) (*ort.Session, error) {
 		return d.sessions[k], nil
 	}
 	// Made anew for each session, because it is as large as the weights it is made of.
-	m, err := exporter.ServedModel(d.model, k == rebuilding || k == mapping, d.with)
+	also := exporter.Results{Images: k == rebuilding || k == mapping, Members: k == measuring}
+	m, err := exporter.ServedModel(d.model, also, d.with)
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +69,8 @@ func (d *Detector) session(k kind) (*ort.Session, error) {
 		outputs = append(outputs, network.ReconstructionName)
 	case mapping:
 		outputs, threads = append(outputs, network.MapName), 1
+	case measuring:
+		outputs, threads = append(outputs, network.MembersName), 1
 	}
 	s, err := d.engine.NewSession(m.ONNX, m.Inputs, outputs, ort.SessionOptions{Threads: threads, SharedArena: true, Spin: k == alone, Kernels: m.Kernels})
 	if err != nil {
@@ -98,7 +106,7 @@ func (d *Detector) run(ctx context.Context, k kind, jobs []*job) error {
 		outputs = append(outputs, b.errors)
 	}
 	switch k {
-	case rebuilding, mapping:
+	case rebuilding, mapping, measuring:
 		outputs = append(outputs, b.rebuilt)
 	}
 	if err := session.Run(ctx, []*ort.Tensor{b.image}, outputs); err != nil {
@@ -116,6 +124,9 @@ func (d *Detector) run(ctx context.Context, k kind, jobs []*job) error {
 		case mapping:
 			n := n / models.InputChannels
 			copy(j.anomaly, b.rebuilt.Data()[i*n:(i+1)*n])
+		case measuring:
+			n := len(j.members)
+			copy(j.members, b.rebuilt.Data()[i*n:(i+1)*n])
 		}
 	}
 	return nil
@@ -125,7 +136,7 @@ func (d *Detector) run(ctx context.Context, k kind, jobs []*job) error {
 type buffers struct {
 	image           *ort.Tensor
 	figures, errors *ort.Tensor
-	rebuilt         *ort.Tensor // or maps; nil but for rebuilding and mapping
+	rebuilt         *ort.Tensor // or maps or members; nil but for rebuilding, mapping and measuring
 }
 
 // A detector keeps mostIdle buffers between runs, those of single images of at
@@ -159,6 +170,9 @@ func (d *Detector) take(n int, k kind) (*buffers, error) {
 	}
 	if err == nil && k == mapping {
 		b.rebuilt, err = ort.NewTensor(n, d.Side(), d.Side())
+	}
+	if err == nil && k == measuring {
+		b.rebuilt, err = ort.NewTensor(n, d.members(), 1, 1)
 	}
 	if err != nil {
 		b.close()
@@ -202,6 +216,9 @@ func (d *Detector) Bytes() int64 {
 	weights := int64(0)
 	for _, t := range slices.Concat(d.model.Weights, d.model.Normality) {
 		weights += int64(len(t.Data)) * bytesPerFloat
+	}
+	if models.HasPatches(d.model.Normality) {
+		weights += backbone.Bytes()
 	}
 	made := int64(0)
 	d.making.Lock()

@@ -74,9 +74,12 @@ func HasMarkers(normality StateDict) bool {
 	return slices.ContainsFunc(normality, func(t Tensor) bool { return strings.HasPrefix(t.Name, markerPrefix) })
 }
 
-// expected are the parameters that tensors of normality must be, with markers
-// where there are any.
+// expected are the parameters that tensors of normality must be, with heads or
+// markers where there are any.
 func (sd StateDict) expected(side int) []Parameter {
+	if HasPatches(sd) {
+		return PatchParameters(side, HasHeads(sd), BankSize(sd))
+	}
 	ps := NormalityParameters(side)
 	if HasMarkers(sd) {
 		ps = append(ps, MarkersParameters(side)...)

@@ -63,6 +63,8 @@ const FormatVersion = 1
 type Decision struct {
 	Measure   string  `json:"measure"`
 	Threshold float64 `json:"threshold"`
+	// Backbone is what features come from, nil for a measure without.
+	Backbone *Backbone `json:"backbone,omitempty"`
 	// FalseAlarmRate is the share of normal images expected above Threshold.
 	FalseAlarmRate float64 `json:"false_alarm_rate,omitempty"`
 	// Normals is how many normal images, not learnt from, Threshold was drawn
@@ -129,9 +131,10 @@ type TrainingSummary struct {
 	// empty when it started from random weights.
 	Base   string `json:"base,omitempty"`
 	Images int    `json:"images"`
-	// MarkerSteps is how many steps each marker of defects was trained for; 0 for a
-	// model without.
+	// MarkerSteps is how many steps each marker of defects was trained for in a model
+	// of an earlier version, HeadSteps how many each head was; 0 for a model without.
 	MarkerSteps int `json:"marker_steps,omitempty"`
+	HeadSteps   int `json:"head_steps,omitempty"`
 	// Calibrated is how many of the images the threshold comes from: all, or as
 	// many as there was time for.
 	Calibrated int `json:"calibrated,omitempty"`
@@ -248,8 +251,13 @@ func (m Metadata) Validate() error {
 		}
 	}
 	if m.Decision != nil {
-		if m.Decision.Measure != MeasureMSE && m.Decision.Measure != MeasureBandMahalanobis {
+		switch m.Decision.Measure {
+		case MeasureMSE, MeasureBandMahalanobis, MeasurePatchMahalanobis:
+		default:
 			return fmt.Errorf("%w: it decides by %.60q, which this version does not know", ErrMetadata, m.Decision.Measure)
+		}
+		if err := m.Decision.checkBackbone(); err != nil {
+			return err
 		}
 		if err := validThreshold(m.Decision.Threshold); err != nil {
 			return err

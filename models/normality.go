@@ -121,7 +121,8 @@ func NormalityParameters(side int) []Parameter {
 }
 
 // normalityName is what the names of these tensors look like.
-var normalityName = regexp.MustCompile(`^normality\.(\d{1,3}\.(mean|precision|whitening|offset|slope)|marker\.(\d\.\d\.(weight|bias)|offset|slope))$`)
+var normalityName = regexp.MustCompile(`^normality\.(\d{1,3}\.(mean|precision|whitening|offset|slope)|marker\.(\d\.\d\.(weight|bias)|offset|slope)|` +
+	`(patch|pooled|neighbour)\.\d{1,2}\.(mean|precision|whitening|scale|directions|bank)|head\.\d\.\d\.(weight|bias)|member\.(offset|slope|weight))$`)
 
 // checkNormality returns ErrArchitecture, wrapped, when names and shapes are not
 // those of any such tensors, and ErrTooLarge when they have more elements than
@@ -150,21 +151,33 @@ func (l Limits) checkNormality(shapes StateDict) error {
 // it is not to be judged by them any more.
 func (m *Model) Describe(md Metadata) {
 	m.Metadata = md
-	if measure, _ := md.Measure(); measure != MeasureBandMahalanobis {
+	if measure, _ := md.Measure(); measure != m.measureOfTensors() {
 		m.Normality = nil
 	}
 }
 
-// CheckNormality returns an error unless a model that decides by
-// MeasureBandMahalanobis has the tensors for it, all finite, and any other none.
+// measureOfTensors is the measure that the model has the tensors for.
+func (m *Model) measureOfTensors() string {
+	switch {
+	case m.Normality == nil:
+		return MeasureMSE
+	case HasPatches(m.Normality):
+		return MeasurePatchMahalanobis
+	}
+	return MeasureBandMahalanobis
+}
+
+// CheckNormality returns an error unless a model has the tensors of the measure that
+// it decides by, all finite, and one that decides by MeasureMSE none.
 func (m *Model) CheckNormality() error {
-	if measure, _ := m.Metadata.Measure(); measure != MeasureBandMahalanobis {
+	measure, _ := m.Metadata.Measure()
+	if measure == MeasureMSE {
 		if m.Normality != nil {
 			return fmt.Errorf("%w: tensors of normality in a model that decides by %s", ErrMetadata, measure)
 		}
 		return nil
 	}
-	if err := fitsNormality(m.Normality, m.ImageSize); err != nil {
+	if err := fitsNormality(m.Normality, measure, m.ImageSize); err != nil {
 		return err
 	}
 	if name, ok := m.Normality.Finite(); !ok {
@@ -173,12 +186,18 @@ func (m *Model) CheckNormality() error {
 	return nil
 }
 
-// fitsNormality returns ErrArchitecture, wrapped, when the tensors are not those
-// of NormalityParameters for that side, with or without those of markers.
-func fitsNormality(sd StateDict, side int) error {
+// fitsNormality returns ErrArchitecture, wrapped, when the tensors are not those of
+// the measure for that side.
+func fitsNormality(sd StateDict, measure string, side int) error {
+	if patches := measure == MeasurePatchMahalanobis; patches != HasPatches(sd) {
+		return fmt.Errorf("%w: it decides by %s, whose tensors it has not", ErrArchitecture, measure)
+	}
+	if n := BankSize(sd); n > MaxNeighbours {
+		return fmt.Errorf("%w: %d normal images to compare with, expected at most %d", ErrArchitecture, n, MaxNeighbours)
+	}
 	want := sd.expected(side)
 	if len(want) == 0 {
-		return fmt.Errorf("%w: it decides by %s, which images of %d×%d pixels are too small for", ErrArchitecture, MeasureBandMahalanobis, side, side)
+		return fmt.Errorf("%w: it decides by %s, which images of %d×%d pixels are too small for", ErrArchitecture, measure, side, side)
 	}
 	if len(sd) != len(want) {
 		return fmt.Errorf("%w: %d tensors of normality, expected %d for images of %d×%d pixels", ErrArchitecture, len(sd), len(want), side, side)

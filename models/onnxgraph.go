@@ -253,18 +253,19 @@ func (g *onnxGraph) follow() error {
 	return nil
 }
 
-// filterPrefix begins the names of the fixed kernels that judge an image beside
-// the network.
-const filterPrefix = "filters."
+// besidePrefixes begin the names of kernels that judge an image beside the network:
+// the fixed ones of earlier versions, the backbone's, and what was learnt of normal
+// images.
+var besidePrefixes = []string{"filters.", "backbone.", normalityPrefix}
 
-// filters reports whether the node convolves with such a kernel or with one of a
-// marker, which must be an initializer.
+// filters reports whether the node convolves with such a kernel, which must be an
+// initializer.
 func (g *onnxGraph) filters(n *onnxNode) bool {
-	if string(n.op) != "Conv" || len(n.inputs) < 2 ||
-		!bytes.HasPrefix(n.inputs[1], []byte(filterPrefix)) && !bytes.HasPrefix(n.inputs[1], []byte(markerPrefix)) {
+	if string(n.op) != "Conv" || len(n.inputs) < 2 {
 		return false
 	}
-	return g.values[string(n.inputs[1])].initializer
+	beside := slices.ContainsFunc(besidePrefixes, func(p string) bool { return bytes.HasPrefix(n.inputs[1], []byte(p)) })
+	return beside && g.values[string(n.inputs[1])].initializer
 }
 
 // advance returns ErrArchitecture, wrapped, when the node is not the given step

@@ -209,10 +209,11 @@ func (c contents) model() (*Model, error) {
 
 // normal gives the tensors of normality of a model that decides by them.
 func (c contents) normal(md Metadata, size int) (StateDict, error) {
-	if measure, _ := md.Measure(); measure != MeasureBandMahalanobis {
+	measure, _ := md.Measure()
+	if measure == MeasureMSE {
 		return nil, nil
 	}
-	if err := fitsNormality(c.normality, size); err != nil {
+	if err := fitsNormality(c.normality, measure, size); err != nil {
 		return nil, err
 	}
 	if name, ok := c.normality.Finite(); !ok {

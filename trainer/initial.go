@@ -14,7 +14,11 @@ const (
 	streamShuffle
 	streamCalibration
 	streamNormals
-	streamMarkers // one more for each marker
+	streamHeads // two for each head, see headTraining
+	_
+	_
+	_
+	streamDetectability
 )
 
 func stream(seed int64, use uint64) *rand.Rand {

@@ -19,18 +19,17 @@ type Level struct {
 	Epochs       int
 	BatchSize    int
 	LearningRate float64
-	// MarkerSteps is how many steps each marker of defects is trained for beside
-	// the network; 0 is for none. With 150 steps defects were found no better than
-	// without, with 400 and more they were.
-	MarkerSteps int
+	// HeadSteps is how many steps each head is trained for on synthetic anomalies
+	// beside the network; 0 is for none.
+	HeadSteps int
 }
 
 var levels = []Level{
 	{1, 5, 16, 1e-3, 0},
-	{2, 10, 16, 1e-3, 300},
-	{3, 30, 16, 1e-3, 500},
-	{4, 50, 8, 5e-4, 700},
-	{5, 100, 8, 1e-4, 1000},
+	{2, 10, 16, 1e-3, 250},
+	{3, 30, 16, 1e-3, 400},
+	{4, 50, 8, 5e-4, 600},
+	{5, 100, 8, 1e-4, 800},
 }
 
 // Levels lists the presets from the quickest to the most thorough.

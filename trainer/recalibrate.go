@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -41,7 +42,41 @@ type gauge struct {
 }
 
 // gaugeOf is the gauge of a detector.
-func gaugeOf(d *inference.Detector) gauge { return gauge{score: d.Measure, mse: d.MSE} }
+func gaugeOf(d *inference.Detector) gauge {
+	g := gauge{score: d.Measure, mse: d.MSE}
+	if d.HasMembers() {
+		join := d.Model().Normality[len(d.Model().Normality)-3:]
+		for _, w := range join[2].Data {
+			g.weights = append(g.weights, float64(w))
+		}
+		g.members, g.standardize = memberGauge{d}, standardize
+	}
+	return g
+}
+
+// memberGauge measures the members of a detector's measure.
+type memberGauge struct{ *inference.Detector }
+
+// Members gives the figures that the measure is joined of.
+func (g memberGauge) Members(ctx context.Context, pixels []byte) ([]float64, error) {
+	members, _, _, err := g.Detector.Members(ctx, pixels)
+	return members, err
+}
+
+// standardize gives the model other offsets and slopes of its members: the last but
+// two and the last but one of its tensors.
+func standardize(m *models.Model, offsets, slopes []float32) error {
+	m.Normality = slices.Clone(m.Normality)
+	at := len(m.Normality) - 3
+	for i, data := range [][]float32{offsets, slopes} {
+		t := &m.Normality[at+i]
+		if len(t.Data) != len(data) {
+			return fmt.Errorf("trainer: %d numbers for %s of shape %v", len(data), t.Name, t.Shape)
+		}
+		t.Data = data
+	}
+	return nil
+}
 
 // Recalibration tells what a calibration on other normal images came to.
 type Recalibration struct {

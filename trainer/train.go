@@ -173,22 +173,21 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		start = o.Base.Weights
 	}
 	var (
-		weights, normal models.StateDict
-		fitted          fitted
-		decision        *models.Decision
-		marked          int
+		weights models.StateDict
+		fitted  fitted
+		known   learnt
 	)
 	epochs := func() (err error) {
-		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began, decision != nil)
+		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began, known.decision != nil)
 		return err
 	}
-	places := func() (err error) {
-		normal, decision, marked, err = normality(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), level, o, began)
+	normal := func() (err error) {
+		known, err = learn(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), level, o, began)
 		return err
 	}
 	// The epochs show how far a training is, so they come first. Where time is
 	// short they fill what the rest leaves of it, and must know how much that is.
-	parts := []func() error{epochs, places}
+	parts := []func() error{epochs, normal}
 	if o.MaxTime > 0 {
 		slices.Reverse(parts)
 	}
@@ -200,16 +199,17 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		// kept beside what the next one takes from outside of Go's heap.
 		debug.FreeOSMemory()
 	}
-	if decision != nil && marked == 0 && o.hasMarkers(level, decision.Normals) && o.stopped() {
+	if known.decision != nil && known.headSteps == 0 && o.hasHeads(level, known.decision.Normals) && o.stopped() {
 		fitted.ended = models.EndedByCaller
 	}
 	m := &models.Model{
 		Architecture: arch,
 		Weights:      weights,
 		ImageSize:    o.ImageSize,
-		Normality:    normal,
+		Normality:    known.tensors,
 		Metadata: models.Metadata{
-			Decision:       decision,
+			Decision:       known.decision,
+			Detectability:  known.detectability,
 			ModelType:      models.ModelType,
 			ImageSize:      o.ImageSize,
 			TrainingLosses: fitted.losses,
@@ -220,7 +220,7 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 			Training:       summarize(level, o, data, fitted),
 		},
 	}
-	m.Metadata.Training.MarkerSteps = marked
+	m.Metadata.Training.HeadSteps = known.headSteps
 	if m.Metadata.ClassNames == nil && o.Base != nil {
 		m.Metadata.ClassNames = o.Base.Metadata.Classes()
 	}

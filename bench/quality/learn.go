@@ -36,7 +36,7 @@ func learn(ctx context.Context, e *ort.Engine, folder string, o trainer.Options,
 	if err != nil {
 		return nil, err
 	}
-	brief = brief && level.MarkerSteps == 0
+	brief = brief && level.HeadSteps == 0
 	src, err := trainer.OpenFolder(folder, trainer.DefaultLimits())
 	if err != nil {
 		return nil, err

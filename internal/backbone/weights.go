@@ -36,6 +36,9 @@ var embedded = sync.OnceValues(func() ([]Tensor, error) {
 
 var sum = sync.OnceValue(func() [sha256.Size]byte { return sha256.Sum256(file) })
 
+// Bytes returns what the weights of the embedded network take as float32, in bytes.
+func Bytes() int64 { return 2 * int64(len(file)) }
+
 // SHA256 returns the SHA-256 of the file of weights that the program holds.
 func SHA256() [sha256.Size]byte { return sum() }
 

@@ -24,7 +24,7 @@ type Machine struct {
 // tensors in the order of its Parameters. It adds that to the graph, which must
 // not have it yet.
 func (f *Forward) JudgingMachine(weights, normality models.StateDict) (*Machine, error) {
-	j, err := f.Judge(models.HasMarkers(normality))
+	j, err := f.Judge(normality)
 	if err != nil {
 		return nil, err
 	}

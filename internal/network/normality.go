@@ -51,27 +51,26 @@ type Judgement struct {
 	// models.MarkersParameters behind them where there are markers, and bear their
 	// names.
 	Parameters gorgonia.Nodes
-	// Score is models.MeasureBandMahalanobis of each image, N elements.
+	// Members are the figures that models.MeasurePatchMahalanobis joins, N×M×1×1, in
+	// the order of models.Members; nil for models.MeasureBandMahalanobis.
+	Members *gorgonia.Node
+	// Score is the measure of each image, N elements.
 	Score *gorgonia.Node
 	// Map is the same at every pixel, N×S×S; Score is about its maximum.
 	Map *gorgonia.Node
 }
 
-// Energies builds the graph from images (N×3×S×S in 0…1) to the features of
-// their places.
-func Energies(n, side int) (image *gorgonia.Node, j *Judgement, err error) {
-	b := newBuilder()
-	image = b.input(ImageName, n, models.InputChannels, side, side)
-	j = b.energies(image, side)
-	if b.err != nil {
-		return nil, nil, fmt.Errorf("network: %w", b.err)
+// Judge adds to the network's graph what judges its images, by the measure that
+// those tensors of normality are for.
+func (f *Forward) Judge(normality models.StateDict) (*Judgement, error) {
+	if models.HasPatches(normality) {
+		return f.JudgePatches(models.HasHeads(normality), models.BankSize(normality))
 	}
-	return image, j, nil
+	return f.judgeBands(models.HasMarkers(normality))
 }
 
-// Judge adds to the network's graph what judges its images, with markers or
-// without.
-func (f *Forward) Judge(markers bool) (*Judgement, error) {
+// judgeBands judges by models.MeasureBandMahalanobis, as models of earlier versions do.
+func (f *Forward) judgeBands(markers bool) (*Judgement, error) {
 	b := &builder{graph: f.Graph}
 	side := f.Image.Shape()[2]
 	j := b.energies(f.Image, side)

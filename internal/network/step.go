@@ -3,6 +3,7 @@ package network
 import (
 	"fmt"
 	"hash"
+	"maps"
 	"math"
 
 	"github.com/chewxy/hm"
@@ -201,6 +202,7 @@ func init() { // a table literal would be an initialization cycle
 			return max(x, 0) + float32(math.Log1p(math.Exp(-math.Abs(float64(x)))))
 		})},
 	}
+	maps.Copy(stepRules, patchRules())
 }
 
 // apply makes a node of a step.

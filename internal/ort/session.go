@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 
 	"github.com/deepmed/anomaly/internal/kernels"
 	onnxruntime "github.com/yalue/onnxruntime_go"
@@ -82,12 +83,21 @@ func (e *Engine) NewSession(onnx []byte, inputs, outputs []string, o SessionOpti
 	if err != nil {
 		return nil, fmt.Errorf("ort: session options: %w", err)
 	}
+	if o.Kernels {
+		registering.Lock()
+		defer registering.Unlock()
+	}
 	s, err := onnxruntime.NewDynamicAdvancedSessionWithONNXData(onnx, inputs, outputs, options)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", ErrGraph, oneLine(err))
 	}
 	return &Session{s}, nil
 }
+
+// registering is held while a session with operators of our own is made: ONNX Runtime
+// enters their domain into a table of the process when it makes one, and refuses the
+// second of two that do so at once ("the domain is already exist").
+var registering sync.Mutex
 
 // Run computes the outputs from the inputs, both in the order NewSession was
 // given, writing into the outputs' memory. When the context ends first the run

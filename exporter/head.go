@@ -5,45 +5,6 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// MarkerGradientModel lowers the training of marker k on n images of that side.
-// Inputs: `places.0` and so on, `target` and `weight` (scalar), as network.MarkerGradient has
-// them, then the parameters. Outputs: `loss` (scalar), then the gradient of each
-// parameter.
-func MarkerGradientModel(n, side, k int, with Operators) (*StepModel, error) {
-	g, err := network.DifferentiateMarker(n, side, k)
-	if err != nil {
-		return nil, err
-	}
-	l := newStep("marker", with)
-	l.places(g)
-	l.in(g.Target, network.TargetName)
-	l.in(g.Weight, network.WeightName)
-	l.derivatives(g.Parameters, g.Loss, g.Gradients)
-	return l.finish("Forward and backward pass of what marks synthetic defects.")
-}
-
-// MarkerModel lowers marker k by itself, for one image: `places.0` and so on as
-// network.MarkerGradient has them, and the parameters, to `logits` (1×1×P×P).
-func MarkerModel(side, k int, with Operators) (*StepModel, error) {
-	g, err := network.DifferentiateMarker(1, side, k)
-	if err != nil {
-		return nil, err
-	}
-	l := newStep("marks", with)
-	l.places(g)
-	for _, p := range g.Parameters {
-		l.in(p, p.Name())
-	}
-	l.out(g.Logits, "logits")
-	return l.finish("What marks synthetic defects.")
-}
-
-func (s *step) places(g *network.MarkerGradient) {
-	for i, n := range g.Places {
-		s.in(n, network.PlacesName(i))
-	}
-}
-
 // lowerLogisticLoss is ln(1 + exp y) − t·y.
 func lowerLogisticLoss(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	s := n.Shape()
