@@ -204,6 +204,9 @@ func recalibrate(ctx context.Context, m *models.Model, data *Dataset, g gauge, o
 		r.Warnings = append(r.Warnings, fmt.Sprintf("there was time for %d of %d normal images", r.Images, data.Len()))
 	}
 	decision := c.Decision(measure)
+	if before := m.Metadata.Decision; before != nil {
+		decision.Backbone = before.Backbone
+	}
 	decision.CalibratedOn = &models.CalibrationSummary{
 		Images: r.Images, Skipped: r.Skipped, SkippedFiles: r.SkippedFiles, Model: m.SHA256, Warnings: r.Warnings,
 	}
