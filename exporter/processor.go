@@ -67,7 +67,7 @@ func (l *lowering) channelsLast(v value) value {
 		return out
 	}
 	if s := v.shape; s[1] == 1 {
-		return l.op("Reshape", s, []value{v, l.ints(s[0], s[2], s[3], 1)})
+		return l.op("Reshape", s, []value{v, l.ints(0, s[2], s[3], 1)}) // 0 is for as many as there are
 	}
 	out := l.kernel(kernels.ChannelsLast, v.shape, []value{v})
 	out.last = true
@@ -153,7 +153,8 @@ func (l *lowering) layer(n *gorgonia.Node, in []value, rectify int, mask value) 
 	attrs = append(attrs, intAttr("rectify", rectify), flagAttr("fixed", l.fixed))
 	out := l.kernel(op, n.Shape(), in, attrs...)
 	if out.shape[1] == 1 {
-		return l.op("Reshape", out.shape, []value{out, l.ints(out.shape...)}), nil
+		s := out.shape
+		return l.op("Reshape", s, []value{out, l.ints(0, s[1], s[2], s[3])}), nil
 	}
 	out.last = true
 	return out, nil
