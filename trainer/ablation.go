@@ -1,6 +1,8 @@
 package trainer
 
 import (
+	"slices"
+
 	"github.com/deepmed/anomaly/internal/patches"
 	"github.com/deepmed/anomaly/models"
 )
@@ -53,8 +55,9 @@ type ingredients struct {
 func (w ingredients) weights(ms []models.Member) []float64 {
 	out := make([]float64, len(ms))
 	for i, m := range ms {
+		tap := slices.IndexFunc(models.Taps(), func(t models.Tap) bool { return t.Block == m.Block })
 		if w.member == nil || !w.member(m) {
-			out[i] = memberWeights[m.Kind] / float64(len(models.Taps()))
+			out[i] = memberWeights[m.Kind][tap]
 		}
 	}
 	return out

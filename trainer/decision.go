@@ -33,9 +33,12 @@ const (
 	perCell = 6
 )
 
-// memberWeights is what each kind of member counts, divided among its taps. What
-// heads count is found for each data set; see headWeight.
-var memberWeights = map[models.MemberKind]float64{models.PatchGaussian: 3, models.PooledGaussian: 2, models.PooledNeighbour: 1}
+// memberWeights is what each kind of member counts, by its tap: what is seen at a
+// stride of 32 pixels more than at 16. What heads count is found for each data set;
+// see headWeight.
+var memberWeights = map[models.MemberKind][]float64{
+	models.PatchGaussian: {1.2, 1.8}, models.PooledGaussian: {0.5, 1}, models.PooledNeighbour: {0.25, 0.5},
+}
 
 // learnt is what a model decides by. The zero value is a model that decides by its
 // plain error.
