@@ -11,13 +11,7 @@ import (
 var patchRules = map[network.Kind]rule{
 	network.PatchDistance: lowerPatchDistance,
 	network.Nearest:       lowerNearest,
-	network.WeightedMean: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
-		x, s := operandShape(n, 0), n.Shape()
-		each := l.op("Mul", x, []value{l.op("Mul", x, []value{l.op("Sub", x, in[:2]), in[2]}), in[3]})
-		sum := l.op("ReduceSum", s, []value{each, l.ints(1)}, intAttr("keepdims", 1))
-		all := l.op("ReduceSum", []int{1, 1, 1}, []value{in[3], l.ints(0)}, intAttr("keepdims", 1))
-		return l.op("Div", s, []value{sum, all}), nil
-	},
+	network.WeightedMean:  lowerWeightedMean,
 	network.First: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		return l.op("Slice", n.Shape(), []value{in[0], l.ints(0), l.ints(sizeOf(n)), l.ints(0)}), nil
 	},
@@ -25,6 +19,24 @@ var patchRules = map[network.Kind]rule{
 		p, s := sizeOf(n), n.Shape()
 		return l.op("Slice", s, []value{in[0], l.ints(p, p), l.ints(p+s[2], p+s[3]), l.ints(2, 3)}), nil
 	},
+}
+
+// lowerWeightedMean takes the mean of one place as that of the products by that of the
+// weights, each a pool over one row: a reduction adds the numbers of an image in another
+// order when they lie elsewhere in memory, as they do in a batch.
+func lowerWeightedMean(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+	x, s := operandShape(n, 0), n.Shape()
+	each := l.op("Mul", x, []value{l.op("Mul", x, []value{l.op("Sub", x, in[:2]), in[2]}), in[3]})
+	if s[2] == 1 && s[3] == 1 {
+		mean := func(v value, rows, m int) value {
+			row := l.op("Reshape", []int{rows, 1, 1, m}, []value{v, l.ints(-1, 1, 1, m)})
+			return l.op("GlobalAveragePool", []int{rows, 1, 1, 1}, []value{row})
+		}
+		return l.op("Div", s, []value{mean(each, s[0], x[1]), mean(in[3], 1, x[1])}), nil
+	}
+	sum := l.op("ReduceSum", s, []value{each, l.ints(1)}, intAttr("keepdims", 1))
+	all := l.op("ReduceSum", []int{1, 1, 1}, []value{in[3], l.ints(0)}, intAttr("keepdims", 1))
+	return l.op("Div", s, []value{sum, all}), nil
 }
 
 // whiten lowers the whitening (C×C×1×1) of the deviation of features from their mean,
@@ -46,10 +58,11 @@ func lowerPatchDistance(l *lowering, n *gorgonia.Node, in []value) (value, error
 	x, s, rank := operandShape(n, 0), n.Shape(), operandShape(n, 4)[1]
 	images, c, p := x[0], x[1], x[2]
 	y := l.whiten(in[0], in[1], in[2], x)
-	length := l.op("Mul", s, []value{l.squares(y, 1), in[3]})
 	columns := l.op("Reshape", []int{images, c, p * p, 1}, []value{y, l.ints(0, c, p*p, 1)})
 	places := l.op("Transpose", []int{images, p * p, c, 1}, []value{columns}, intsAttr("perm", 0, 2, 1, 3))
 	along := l.op("MatMul", []int{images, p * p, rank, 1}, []value{in[4], places})
+	// Both are sums of rows, which are the same in a batch of any size.
+	length := l.op("Mul", s, []value{l.op("Reshape", s, []value{l.squares(places, 2), l.ints(0, 1, p, p)}), in[3]})
 	taken := l.op("Reshape", s, []value{l.squares(along, 2), l.ints(0, 1, p, p)})
 	return l.op("Relu", s, []value{l.op("Sub", s, []value{length, taken})}), nil
 }

@@ -117,6 +117,11 @@ func lowerMahalanobis(l *lowering, n *gorgonia.Node, in []value) (value, error) 
 	split := reshape(deviation, d, blocks, side, blocks, side)
 	sorted := reshape(transpose(split, 0, 2, 4, 1, 3, 5), blocks*blocks, d, side*side)
 	white := l.op("MatMul", sorted.shape, []value{in[3], sorted})
+	if p == 1 {
+		// By rows: a reduction of N×D×1×1 adds up in another order for one image than
+		// for several.
+		return l.op("Reshape", []int{images, 1, 1, 1}, []value{l.squares(reshape(white, d), 1), l.ints(0, 1, 1, 1)}), nil
+	}
 	squares := l.op("Mul", white.shape, []value{white, white})
 	sums := l.op("ReduceSum", []int{images, blocks * blocks, side * side}, []value{squares, l.ints(2)}, intAttr("keepdims", 0))
 	places := reshape(sums, blocks, blocks, side, side)

@@ -85,14 +85,15 @@ func (f *Forward) JudgePatches(heads bool, bank int) (*Judgement, error) {
 		x := ofBlock[m.Block]
 		switch m.Kind {
 		case models.PatchGaussian:
-			distance := b.step(Logarithm, 0, b.step(PatchDistance, 0, x, ps[0], ps[1], ps[2], ps[3]))
-			maps, figures = append(maps, distance), append(figures, b.step(Peak, 0, distance))
+			distance := b.step(PatchDistance, 0, x, ps[0], ps[1], ps[2], ps[3])
+			maps = append(maps, b.step(Logarithm, 0, distance))
+			figures = append(figures, b.logarithm(b.step(Peak, 0, distance)))
 		case models.PooledGaussian:
 			pooled := b.step(AveragePool, x.Shape()[2], x)
-			figures = append(figures, b.step(Logarithm, 0, b.step(Mahalanobis, 1, pooled, ps[0], ps[1], ps[2])))
+			figures = append(figures, b.logarithm(b.step(Mahalanobis, 1, pooled, ps[0], ps[1], ps[2])))
 		case models.PooledNeighbour:
 			pooled := b.step(AveragePool, x.Shape()[2], x)
-			figures = append(figures, b.step(Logarithm, 0, b.step(Nearest, 0, pooled, ps[0], ps[1], ps[2])))
+			figures = append(figures, b.logarithm(b.step(Nearest, 0, pooled, ps[0], ps[1], ps[2])))
 		case models.Heads:
 			marked = i
 			maps, figures = append(maps, nil), append(figures, nil)
@@ -120,7 +121,7 @@ func (f *Forward) JudgePatches(heads bool, bank int) (*Judgement, error) {
 		members = b.step(Join, 0, members, n)
 	}
 	j.Members = members
-	// Elements of its own for each image, as in Judge.
+	// Elements of its own for each image, as in judgeBands.
 	z := b.step(Enlarge, vectorSide, b.step(WeightedMean, 0, members, join[0], join[1], join[2]))
 	j.Score = b.step(Single, 0, b.step(Peak, 0, b.step(Softplus, 0, z)))
 	j.Map = b.placeMap(maps, join, side)
@@ -128,6 +129,12 @@ func (f *Forward) JudgePatches(heads bool, bank int) (*Judgement, error) {
 		return nil, fmt.Errorf("network: %w", b.err)
 	}
 	return j, nil
+}
+
+// logarithm is that of one figure for each image (N×1×1×1), with elements of its own for
+// each, as in judgeBands: its bits do not depend on how many images there are.
+func (b *builder) logarithm(x *gorgonia.Node) *gorgonia.Node {
+	return b.step(Peak, 0, b.step(Logarithm, 0, b.step(Enlarge, vectorSide, x)))
 }
 
 // placeMap is the weighted mean of the members that have a figure for each place, at
