@@ -163,7 +163,7 @@ func TestFeaturesOfAnotherNetworkThanTheEmbeddedOneAreRefused(t *testing.T) {
 
 // What a model says of an image must not depend on the machine or on other images.
 func TestFeaturesHaveTheSameBitsOnAnyNumberOfThreadsAndInAnyBatch(t *testing.T) {
-	blocks := []int{2, 4, 10, 15}
+	blocks := []int{2, 4, 10, 12}
 	for _, side := range []int{32, 96, 160} {
 		first, second := pattern(side), pattern(side)
 		for i := range second {
@@ -192,7 +192,7 @@ func TestFeaturesHaveTheSameBitsOnAnyNumberOfThreadsAndInAnyBatch(t *testing.T) 
 func BenchmarkFeatures(b *testing.B) {
 	for name, with := range map[string]Operators{"ONNX's operators": Portable, "package kernels": Processor} {
 		b.Run(name, func(b *testing.B) {
-			run, _ := featuresSession(b, with, 2, 256, []int{10, 12, 15}, pattern(256))
+			run, _ := featuresSession(b, with, 2, 256, []int{4, 10, 12}, pattern(256))
 			for b.Loop() {
 				run()
 			}

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-SIDE, STEP, TAPS = 64, 7, (2, 4, 10, 12, 15)
-STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)  # of the blocks of EfficientNet-Lite0
+SIDE, STEP, TAPS = 64, 7, (2, 4, 10, 12)
+STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of the blocks of EfficientNet-Lite0 that the file has
 
 here = pathlib.Path(__file__).parent
 file = (here.parent / "efficientnet-lite0.safetensors").read_bytes()
