@@ -34,8 +34,9 @@ type readmeView struct {
 	// Decision says that the metadata has a threshold of that name beside the one
 	// of the mean squared error.
 	Decision bool
-	// Markers says that the model has some.
-	Markers bool
+	// Heads says that the model has heads, Markers that it has what earlier versions
+	// had in their place.
+	Heads, Markers bool
 	// MeanError and StdError are 0 where the model does not say them.
 	MeanError, StdError float64
 	// Losses are those of the epochs, empty where they are not known.
@@ -57,7 +58,7 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 	measure, threshold := m.Metadata.Measure()
 	view := readmeView{
 		ImageSize: m.ImageSize, Measure: measure, Threshold: threshold,
-		Decision: m.Metadata.Decision != nil, Markers: models.HasMarkers(m.Normality),
+		Decision: m.Metadata.Decision != nil, Heads: models.HasHeads(m.Normality), Markers: models.HasMarkers(m.Normality),
 		MeanError: m.Metadata.MeanError, StdError: m.Metadata.StdError,
 		Losses: m.Metadata.TrainingLosses, Training: m.Metadata.Training, Classes: m.Metadata.Classes(),
 	}
@@ -74,9 +75,14 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// Patches says that the model decides by the features of patches.
+func (v readmeView) Patches() bool { return v.Measure == models.MeasurePatchMahalanobis }
+
 // Places says that the model decides by how unusual an image's places are, and
 // not by its mean squared error.
-func (v readmeView) Places() bool { return v.Measure == models.MeasureBandMahalanobis }
+func (v readmeView) Places() bool {
+	return v.Patches() || v.Measure == models.MeasureBandMahalanobis
+}
 
 // FirstLoss is the mean loss of the first epoch.
 func (v readmeView) FirstLoss() float64 { return v.Losses[0] }

@@ -120,7 +120,7 @@ func TestReadmeNamesTheThresholdThatDecides(t *testing.T) {
 // that its ONNX files have, and no others.
 func TestReadmeIsThatOfTheModelsMeasure(t *testing.T) {
 	random := func() *rand.Rand { return rand.New(rand.NewPCG(3, 3)) }
-	const rebuilt, places, painted = "what it rebuilt", "the same place", "painted"
+	const rebuilt, places, painted, backbone = "what it rebuilt", "the same place", "painted", "EfficientNet-Lite0"
 	for _, c := range []struct {
 		name      string
 		model     *models.Model
@@ -128,9 +128,11 @@ func TestReadmeIsThatOfTheModelsMeasure(t *testing.T) {
 		saysNot   []string
 		threshold string
 	}{
-		{"the mean squared error", sample(), []string{rebuilt}, []string{places, painted, "`decision`"}, "mse"},
-		{"places", normal(sample(), random()), []string{places, "`decision`"}, []string{rebuilt, painted}, "band_mahalanobis"},
-		{"places and markers", marked(sample(), random()), []string{places, painted, "`decision`"}, []string{rebuilt}, "band_mahalanobis"},
+		{"the mean squared error", sample(), []string{rebuilt}, []string{places, painted, backbone, "`decision`"}, "mse"},
+		{"places", normal(sample(), random()), []string{places, "`decision`"}, []string{rebuilt, painted, backbone}, "band_mahalanobis"},
+		{"places and markers", marked(sample(), random()), []string{places, painted, "`decision`"}, []string{rebuilt, backbone}, "band_mahalanobis"},
+		{"patches", patched(32, false), []string{places, "`decision`", backbone, "Apache License 2.0", "anomaly calibrate", "normality_state_dict"}, []string{rebuilt, painted}, "patch_mahalanobis"},
+		{"patches and heads", patched(32, true), []string{places, painted, "`decision`", backbone, "the heads"}, []string{rebuilt}, "patch_mahalanobis"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			readme, err := bundleReadme(c.model)

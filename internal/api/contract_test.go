@@ -14,6 +14,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/models"
+	"github.com/deepmed/anomaly/trainer"
 )
 
 func TestHealthIsTheContracts(t *testing.T) {
@@ -269,12 +270,16 @@ func TestTrainingEndsInTheTimeItWasGiven(t *testing.T) {
 	if tr := m.Training; tr.Ended != models.EndedByTime || tr.Steps < 1 || tr.Steps >= tr.PlannedSteps || !(tr.MaxSeconds > 0 && tr.MaxSeconds <= 20) || m.Threshold <= 0 {
 		t.Errorf("%+v", tr)
 	}
-	// The lowest level that trains markers, on the fewest images that it takes.
+	// The lowest level that trains heads, on the fewest images that they take.
 	whole := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 16, nil)), text("level", "2"), text("image_size", "16"), text("max_seconds", " 3600.5 "))
 	if whole.status != 200 || whole.header.Get("X-Training-Ended") != "complete" || whole.header.Get("X-Training-Epochs") != "10.00/10" {
 		t.Fatalf("status %d, headers %v", whole.status, whole.header)
 	}
-	if tr := metadataOf(t, unzip(t, whole.body)).Training; tr.MarkerSteps != 300 {
+	level, err := trainer.LevelOf(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tr := metadataOf(t, unzip(t, whole.body)).Training; tr.HeadSteps != level.HeadSteps || tr.HeadSteps == 0 {
 		t.Errorf("%+v", tr)
 	}
 }

@@ -29,7 +29,7 @@ func TestExplanationBelongsToTheVerdict(t *testing.T) {
 	yes := part{name: "explain", data: []byte("true")}
 
 	plain := as[inference.Verdict](t, send("/detect", file, shot))
-	if plain.Measure != models.MeasureBandMahalanobis {
+	if plain.Measure != models.MeasurePatchMahalanobis {
 		t.Fatalf("the model decides by %s", plain.Measure)
 	}
 	if a := send("/detect", file, shot); bytes.Contains(a.body, []byte("regions")) || bytes.Contains(a.body, []byte("heatmap")) {
