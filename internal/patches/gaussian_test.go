@@ -67,7 +67,7 @@ func direct(t *testing.T, m Map, images [][]float32, rank int, x []float32) []fl
 		var vectors mat.Dense
 		eigen.VectorsTo(&vectors)
 		values := eigen.Values(nil)
-		share := float64(c) / float64(c+imagesWeight*n)
+		share := shrinkage
 		rest := 0.0
 		for _, v := range values[:c-rank] {
 			rest += ((1-share)*v + share) / float64(c-rank)

@@ -25,7 +25,7 @@ def gaussians(x, queries):
     a += np.diag(0.01 * np.diag(a) + 1e-6 * np.trace(a) / C)
     w = np.linalg.inv(np.linalg.cholesky(a))
     y, q = d @ w.T, (queries - x.mean(0)) @ w.T
-    s = C / (C + 2 * n)
+    s = 0.2
     out = np.zeros(q.shape[:2])
     for p in range(P * P):
         values, vectors = np.linalg.eigh(y[:, p].T @ y[:, p] / (n - 1))
