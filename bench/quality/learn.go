@@ -21,22 +21,22 @@ import (
 type learnt struct {
 	model *models.Model
 	// seconds of the parts: reading the images, the epochs, and calibration, which
-	// is all that the verdict comes from: describing the images, the markers, the
-	// threshold and the plain error.
+	// is all that the verdict comes from: describing the images, the heads, the
+	// threshold and the plain error. Of a brief training all but an epoch is reading.
 	seconds map[string]float64
 }
 
+// briefTime is a limit of time that bounds nothing: a training that has one learns
+// what it decides by before its epochs, and not after them.
+const briefTime = 24 * time.Hour
+
 // learn trains on a folder. A brief training ends after its first step: no epoch
 // changes what a model decides by, so that the verdicts are those of a whole
-// training (TestBriefTrainingDecidesAlike holds it to that). A level that trains
-// markers is trained whole all the same: they come after the epochs, and a training
-// that is told to end leaves them out.
+// training (TestBriefTrainingDecidesAlike holds it to that).
 func learn(ctx context.Context, e *ort.Engine, folder string, o trainer.Options, brief bool) (*learnt, error) {
-	_, level, err := o.Settle()
-	if err != nil {
-		return nil, err
+	if brief {
+		o.MaxTime = briefTime
 	}
-	brief = brief && level.HeadSteps == 0
 	src, err := trainer.OpenFolder(folder, trainer.DefaultLimits())
 	if err != nil {
 		return nil, err

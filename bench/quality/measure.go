@@ -102,7 +102,7 @@ type measuring struct {
 	plan, recipe   string
 	generated, out string
 	drawn          drawing
-	floors         bool
+	floors, brief  bool
 }
 
 func measureCommand() *cobra.Command {
@@ -118,10 +118,11 @@ func measureCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&m.plan, "configurations", "1@128x3,3@128x3,3@256,5@128", "what to measure: level@pixels, and x and the number of seeds")
+	f.StringVar(&m.plan, "configurations", "1@256x3,3@256x3,1@384", "what to measure: level@pixels, and x and the number of seeds")
 	f.StringVar(&m.recipe, "recipe", "3@128", "the same of the Python service's recipe; empty for nothing")
 	f.StringVar(&m.generated, "generated", ".cache/quality", "draw data sets into this folder and measure on them, too; empty for none")
 	f.StringVar(&m.out, "out", ".cache/quality/rows.jsonl", "append JSON lines to this file")
+	f.BoolVar(&m.brief, "brief", false, "end each training of ours after its first step: the verdicts are the same, the seconds are not")
 	f.BoolVar(&m.floors, "floors", false, "end with an error when a data set's AUROC is below its floor")
 	return c
 }
@@ -179,7 +180,7 @@ func (m *measuring) run(ctx context.Context, sets []string, out, log io.Writer) 
 					if who.recipe {
 						err = row.peer(ctx, python)
 					} else {
-						err = row.measure(ctx, e)
+						err = row.measure(ctx, e, m.brief)
 					}
 					if err != nil {
 						return err
@@ -213,14 +214,14 @@ func (m measured) String() string {
 		m.Mean.AUROC, m.FalseAlarmsPercent(), m.Seconds["training"]+m.Seconds["detection"])
 }
 
-// measure trains and evaluates.
-func (m *measured) measure(ctx context.Context, e *ort.Engine) error {
+// measure trains, whole or briefly, and evaluates.
+func (m *measured) measure(ctx context.Context, e *ort.Engine, brief bool) error {
 	s, err := evaluation.Open(m.Folder)
 	if err != nil {
 		return err
 	}
 	o := trainer.Options{Level: m.Level, ImageSize: m.Side, Seed: m.Seed}
-	l, err := learn(ctx, e, filepath.Join(m.Folder, evaluation.TrainFolder), o, false)
+	l, err := learn(ctx, e, filepath.Join(m.Folder, evaluation.TrainFolder), o, brief)
 	if err != nil {
 		return err
 	}

@@ -187,13 +187,13 @@ func TestBriefTrainingDecidesAlike(t *testing.T) {
 	}
 }
 
-// A level that trains markers has them however brief the training is to be.
-func TestBriefTrainingHasItsMarkers(t *testing.T) {
+// A brief training has the heads of its level.
+func TestBriefTrainingHasItsHeads(t *testing.T) {
 	l, err := learn(t.Context(), orttest.Open(t), filepath.Join("../../testdata/tiles", evaluation.TrainFolder), trainer.Options{Level: 2, ImageSize: 16}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !models.HasMarkers(l.model.Normality) {
-		t.Error("it has none")
+	if !models.HasHeads(l.model.Normality) || l.model.Metadata.Training.Steps != 1 {
+		t.Errorf("%+v", l.model.Metadata.Training)
 	}
 }
