@@ -26,7 +26,7 @@ const (
 	RoundingShare = 1e-4
 	// deviationFloor is the least standard deviation that is assumed of a member, of
 	// logarithms of squared distances: images that are all alike have none.
-	deviationFloor = 1e-3
+	deviationFloor = 1e-2
 )
 
 // Errors of a calibration.

@@ -34,10 +34,11 @@ const (
 	// relativeFloor is added to variances as a share of their mean, so that a
 	// feature that never varied doesn't decide alone.
 	relativeFloor = 1e-6
-	// roundingFloor is the smallest deviation of a feature relative to its root mean
-	// square: what one runtime's rounding may differ by from another's. It matters
-	// only where all images are alike.
-	roundingFloor = 1e-5
+	// roundingFloor is the deviation of features, relative to their root mean square,
+	// below which images are all alike: one runtime's rounding differs from another's
+	// by less. Then their root mean square is taken for the deviation, so that
+	// rounding is no distance.
+	roundingFloor = 1e-4
 )
 
 // Map is the shape of an image's feature map: Channels×Side×Side numbers, channels
@@ -134,7 +135,10 @@ func inParallel(ctx context.Context, n, threads int, start func() func(task int)
 // floor returns what is added to variances of that mean, of features with that mean
 // square. It is positive.
 func floor(variance, square float64) float64 {
-	f := max(relativeFloor*variance, roundingFloor*roundingFloor*square)
+	f := relativeFloor * variance
+	if variance < roundingFloor*roundingFloor*square {
+		f = square
+	}
 	if f < math.SmallestNonzeroFloat32 {
 		return relativeFloor
 	}
