@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -67,12 +68,13 @@ func TestCalibrateAnswersTheWholeZipWithANewThreshold(t *testing.T) {
 	if m.Training.Images != before.Training.Images || math.Abs(m.Threshold-(m.MeanError+2*m.StdError)) > 1e-12 || m.MeanError == before.MeanError {
 		t.Errorf("metadata %+v", m)
 	}
-	// The calibrated model is a model: it can be calibrated again, tells the shift, and
-	// gives the same bytes for the same.
+	// The calibrated model is a model: it can be calibrated again, tells the shift, which
+	// is next to none, and gives the same bytes for the same.
 	var again [2]answer
 	for i := range again {
 		again[i] = s.post(t, "/calibrate", file("modelFile", "m", a.body), file("calibrationFile", "c.zip", others(t, 20, nil)))
-		if again[i].status != 200 || again[i].header.Get(headerCalibrationShift) != "0.00" {
+		shift, err := strconv.ParseFloat(again[i].header.Get(headerCalibrationShift), 64)
+		if again[i].status != 200 || err != nil || math.Abs(shift) > 0.1 {
 			t.Errorf("status %d, headers %v", again[i].status, again[i].header)
 		}
 	}
@@ -179,7 +181,8 @@ func TestCalibrateRefusesInTheContractsWay(t *testing.T) {
 		t.Errorf("GET: status %d: %s", a.status, a.body)
 	}
 	s.draining.Store(true)
-	a := s.post(t, "/calibrate", model, zipped)
+	// It is refused before it is read: a large form might not be sent to its end.
+	a := s.post(t, "/calibrate", file("modelFile", "m", []byte("prose")), zipped)
 	s.draining.Store(false)
 	if conforms(t, d, document, http.MethodPost, "/calibrate", a); a.status != 503 {
 		t.Errorf("at the end: status %d: %s", a.status, a.body)
