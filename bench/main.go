@@ -1,5 +1,5 @@
 // Command bench measures this service beside PyTorch in one run and prints a
-// table: the training step, how the loss falls, a whole training through HTTP, a training from a
+// table: the training step, the forward pass of the backbone, how the loss falls, a whole training through HTTP, a training from a
 // cold start, /detect under load, alone and beside a training, the memory of trainings on many
 // images, and of an upload of 2 GB. Run it by `make bench`, which brings the peers.
 //
@@ -37,7 +37,7 @@ func main() {
 	batches := flag.String("batches", "16,8", "batch sizes of the step")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds that the two sides take turns in")
 	flag.IntVar(&o.steps, "steps", 5, "steps in a round")
-	flag.StringVar(&o.only, "only", "", "one part alone: step, losses, train, start, serve, pressure, memory or upload")
+	flag.StringVar(&o.only, "only", "", "one part alone: step, backbone, losses, train, start, serve, pressure, memory or upload")
 	flag.IntVar(&o.level, "level", 3, "level of the trainings through POST /train")
 	flag.IntVar(&o.trainRounds, "train-rounds", 2, "rounds of those, which take minutes")
 	flag.BoolVar(&o.profile, "profile", false, "also say what the step's operators take")
@@ -66,7 +66,7 @@ func run(ctx context.Context, o options) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context, options, string, string) error
-	}{{"step", steps}, {"losses", losses}, {"train", trainings}, {"start", starts}, {"serve", serve}, {"pressure", pressure}, {"memory", memory}, {"upload", upload}} {
+	}{{"step", steps}, {"backbone", backbones}, {"losses", losses}, {"train", trainings}, {"start", starts}, {"serve", serve}, {"pressure", pressure}, {"memory", memory}, {"upload", upload}} {
 		if o.only != "" && o.only != part.name {
 			continue
 		}
