@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -151,6 +152,12 @@ func FuzzONNX(f *testing.F) {
 	for _, file := range seeds(hostile.ONNX) {
 		f.Add(file.Data, uint8(asModel))
 	}
+	// Convolutions that judge the image beside the network, and tensors of what was
+	// learnt of patches.
+	for _, kernel := range []string{"backbone.stem.weight", "normality.patch.10.whitening", "normality.head.0.1.weight", "filters.grey"} {
+		f.Add(encode(&onnx.NodeProto{OpType: proto.String("Conv"), Input: []string{"image", kernel}, Output: []string{"seen"}}), uint8(asNode))
+		f.Add(encode(&onnx.TensorProto{Name: proto.String(kernel), DataType: proto.Int32(1), Dims: []int64{1, 3, 1, 1}, RawData: make([]byte, 12)}), uint8(asTensor))
+	}
 	f.Fuzz(func(t *testing.T, data []byte, place uint8) {
 		switch place % onnxPlaces {
 		case asGraph:
@@ -204,6 +211,9 @@ func misread(data []byte, m *Model) (wrong []string) {
 		if n.GetOpType() != "Conv" && n.GetOpType() != "ConvTranspose" {
 			continue
 		}
+		if len(n.Input) > 1 && slices.ContainsFunc(besidePrefixes, func(p string) bool { return strings.HasPrefix(n.Input[1], p) }) {
+			continue // it judges the image beside the network
+		}
 		layer, place := "encoder", convolutions
 		if convolutions >= m.Architecture.Layers() {
 			layer, place = "decoder", convolutions-m.Architecture.Layers()
@@ -230,6 +240,9 @@ func FuzzParseMetadata(f *testing.F) {
 	f.Add([]byte(`{"threshold":1,"architecture":{"channels":[3,1]},"training":{"skipped_files":[{}]},"files":{"autoencoder.pt":"00"}}`))
 	f.Add([]byte(`{"threshold":0.5,"THRESHOLD":-1,"decision":null,"preprocessing":{"scale":1e400}}`))
 	f.Add([]byte(`{"threshold":1,"detectability":{"threshold":1,"normal_images":1,"images_per_cell":1,"diameters":[4],"contrasts":[8],"found":[[0.5]],"blur":[]}}`))
+	f.Add(fmt.Appendf(nil, `{"threshold":1,"decision":{"measure":"patch_mahalanobis","threshold":1,"backbone":{"name":%q,"sha256":%q}}}`,
+		EmbeddedBackbone().Name, EmbeddedBackbone().SHA256))
+	f.Add([]byte(`{"threshold":1,"decision":{"measure":"patch_mahalanobis","threshold":1,"backbone":{"name":"x","sha256":""}}}`))
 	f.Add(bytes.Repeat([]byte("["), 100))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := ParseMetadata(data)

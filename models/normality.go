@@ -192,8 +192,8 @@ func fitsNormality(sd StateDict, measure string, side int) error {
 	if patches := measure == MeasurePatchMahalanobis; patches != HasPatches(sd) {
 		return fmt.Errorf("%w: it decides by %s, whose tensors it has not", ErrArchitecture, measure)
 	}
-	if n := BankSize(sd); n > MaxNeighbours {
-		return fmt.Errorf("%w: %d normal images to compare with, expected at most %d", ErrArchitecture, n, MaxNeighbours)
+	if n := BankSize(sd); HasPatches(sd) && (n < 1 || n > MaxNeighbours) {
+		return fmt.Errorf("%w: %d normal images to compare with, expected 1 to %d", ErrArchitecture, n, MaxNeighbours)
 	}
 	want := sd.expected(side)
 	if len(want) == 0 {
