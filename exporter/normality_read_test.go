@@ -82,10 +82,11 @@ func TestModelThatDoesNotFitItsDecisionIsNotWritten(t *testing.T) {
 // A file whose tensors of normality are not what its decision needs, or whose
 // network sees a filtered image, is refused.
 func TestFileThatDoesNotFitItsDecisionIsRefused(t *testing.T) {
-	file, err := InferenceModel(judging())
+	bands, err := InferenceModel(judging())
 	if err != nil {
 		t.Fatal(err)
 	}
+	patches := inferenceFile(t, patched(32, true))
 	initializer := func(g *onnx.GraphProto, name string) *onnx.TensorProto {
 		for _, i := range g.Initializer {
 			if i.GetName() == name {
@@ -95,11 +96,53 @@ func TestFileThatDoesNotFitItsDecisionIsRefused(t *testing.T) {
 		t.Fatalf("no initializer %s", name)
 		return nil
 	}
-	for name, c := range map[string]struct {
+	type refusal struct {
 		edit func(g *onnx.GraphProto)
 		want error
 		says string
-	}{
+	}
+	check := func(name string, file []byte, c refusal) {
+		var m onnx.ModelProto
+		if err := proto.Unmarshal(file, &m); err != nil {
+			t.Fatal(err)
+		}
+		c.edit(m.Graph)
+		data, err := proto.Marshal(&m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = models.Read(data, models.Limits{}); err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, c := range map[string]refusal{
+		"a tensor of patches is missing": {func(g *onnx.GraphProto) {
+			initializer(g, "normality.patch.10.mean").Name = proto.String("other")
+		}, models.ErrFormat, "normality.patch.10.mean"},
+		"a head's tensor is missing": {func(g *onnx.GraphProto) {
+			initializer(g, "normality.head.1.2.weight").Name = proto.String("other")
+		}, models.ErrFormat, "normality.head.1.2.weight"},
+		"directions of another shape": {func(g *onnx.GraphProto) {
+			i := initializer(g, "normality.patch.10.directions")
+			i.Dims = []int64{i.Dims[1], i.Dims[0], i.Dims[2]}
+		}, models.ErrArchitecture, "shape"},
+		"weights that are not finite": {func(g *onnx.GraphProto) {
+			copy(initializer(g, "normality.member.weight").RawData, []byte{0, 0, 0x80, 0x7f})
+		}, models.ErrFormat, "finite"},
+		"the network sees the backbone": {func(g *onnx.GraphProto) {
+			i := slices.IndexFunc(g.Node, func(n *onnx.NodeProto) bool {
+				return n.GetOpType() == "Conv" && strings.HasPrefix(n.Input[1], "backbone.")
+			})
+			kernel := g.Node[i]
+			kernel.Input[0] = "image"
+			g.Node = append([]*onnx.NodeProto{kernel}, slices.Delete(g.Node, i, i+1)...)
+			first := slices.IndexFunc(g.Node, func(n *onnx.NodeProto) bool { return len(n.Input) > 1 && n.Input[1] == "encoder.0.weight" })
+			g.Node[first].Input[0] = kernel.Output[0]
+		}, models.ErrArchitecture, "fixed filter"},
+	} {
+		check(name, patches, c)
+	}
+	for name, c := range map[string]refusal{
 		"a tensor is missing": {func(g *onnx.GraphProto) { initializer(g, "normality.8.mean").Name = proto.String("other") }, models.ErrFormat, "normality.8.mean"},
 		"a marker's tensor is missing": {func(g *onnx.GraphProto) {
 			initializer(g, "normality.marker.1.2.weight").Name = proto.String("other")
@@ -126,17 +169,6 @@ func TestFileThatDoesNotFitItsDecisionIsRefused(t *testing.T) {
 			g.Node[first].Input[0] = filter.Output[0]
 		}, models.ErrArchitecture, "fixed filter"},
 	} {
-		var m onnx.ModelProto
-		if err := proto.Unmarshal(file, &m); err != nil {
-			t.Fatal(err)
-		}
-		c.edit(m.Graph)
-		data, err := proto.Marshal(&m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err = models.Read(data, models.Limits{}); err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%s: %v", name, err)
-		}
+		check(name, bands, c)
 	}
 }

@@ -1,0 +1,202 @@
+package inference
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/calibration"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
+)
+
+// patchModel is a small model of 32 pixels that decides by patch features, of random
+// weights and tensors.
+func patchModel(heads bool) *models.Model {
+	const side = 32
+	arch := models.Architecture{Channels: []int{3, 4, 6}}
+	m := &models.Model{Architecture: arch, ImageSize: side, Metadata: models.Metadata{Threshold: 1, ImageSize: side,
+		Decision: &models.Decision{Measure: models.MeasurePatchMahalanobis, Threshold: 1.5, Backbone: models.EmbeddedBackbone()}}}
+	r := rand.New(rand.NewPCG(2, 2))
+	draw := func(ps []models.Parameter, bounds func(name string, axes int) (low, high float64)) (sd models.StateDict) {
+		for _, p := range ps {
+			low, high := bounds(p.Name[strings.LastIndexByte(p.Name, '.')+1:], len(p.Shape))
+			data := make([]float32, p.Size())
+			for i := range data {
+				data[i] = float32(low + (high-low)*r.Float64())
+			}
+			sd = append(sd, models.Tensor{Name: p.Name, Shape: p.Shape, Data: data})
+		}
+		return sd
+	}
+	m.Weights = draw(arch.Parameters(), func(string, int) (float64, float64) { return -0.5, 0.5 })
+	m.Normality = draw(models.PatchParameters(side, heads, 4), func(name string, axes int) (float64, float64) {
+		switch {
+		case name == "whitening":
+			return -0.2, 0.2
+		case name == "directions":
+			return -0.02, 0.02
+		case name == "precision" || name == "scale" || name == "slope":
+			return 0.5, 1
+		case name == "weight" && axes == 3:
+			return 0.05, 0.2
+		case name == "weight":
+			return -0.1, 0.1
+		case name == "offset":
+			return 5, 7
+		}
+		return -1, 1
+	})
+	return m
+}
+
+func someTiles(t *testing.T, n int) (files []string, data [][]byte) {
+	t.Helper()
+	files, err := filepath.Glob("../testdata/tiles/test/*/*.jpg")
+	if err != nil || len(files) < n {
+		t.Fatal(len(files), err)
+	}
+	for _, f := range files[:n] {
+		image, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data = append(data, image)
+	}
+	return files[:n], data
+}
+
+func TestPatchModelIsJudgedAlikeByAllOfItsFiles(t *testing.T) {
+	for name, heads := range map[string]bool{"heads": true, "no heads": false} {
+		t.Run(name, func(t *testing.T) {
+			m := patchModel(heads)
+			served, err := NewDetector(orttest.Open(t), m, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer served.Close()
+			exported, err := NewExportDetector(orttest.Open(t), m, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer exported.Close()
+			image := newImageModel(t, m)
+			files, data := someTiles(t, 4)
+			for i, file := range files {
+				want, err := served.Detect(t.Context(), data[i], nil, DefaultImageLimits())
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := exported.Detect(t.Context(), data[i], nil, DefaultImageLimits())
+				if err != nil || apart(got.ReconstructionError, want.ReconstructionError) > 1e-5 || apart(got.MSE, want.MSE) > 1e-5 {
+					t.Errorf("%s: %+v, exported %+v, %v", file, want, got, err)
+				}
+				decoded, err := Decode(data[i], DefaultImageLimits())
+				if err != nil {
+					t.Fatal(err)
+				}
+				figure, anomaly, perPixel := image.run(t, decoded)
+				if apart(figure, want.ReconstructionError) > resizeTolerance || anomaly != (figure > 1.5) {
+					t.Errorf("%s: the file of the whole image gives %v, %v, Detect %v", file, figure, anomaly, want.ReconstructionError)
+				}
+				pixels, err := Prepare(data[i], m.ImageSize, DefaultImageLimits())
+				if err != nil {
+					t.Fatal(err)
+				}
+				drawn, of, err := served.Map(t.Context(), pixels)
+				if err != nil || of != want.ReconstructionError || len(drawn) != len(perPixel) {
+					t.Fatalf("%s: a map of %d figures of %v, %v", file, len(drawn), of, err)
+				}
+				for k, v := range drawn {
+					if math.Abs(float64(v-perPixel[k])) > 1e-2*max(1, math.Abs(float64(v))) {
+						t.Fatalf("%s: pixel %d is %v in the map, %v by the file of the whole image", file, k, v, perPixel[k])
+					}
+				}
+			}
+		})
+	}
+}
+
+// Members, joined, are the score; they, the score and the error have the same bits
+// whoever else asks meanwhile.
+func TestMembersJoinToTheScore(t *testing.T) {
+	m := patchModel(true)
+	d, err := NewDetector(orttest.Open(t), m, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !d.HasMembers() {
+		t.Fatal("it has no members")
+	}
+	join := m.Normality[len(m.Normality)-3:]
+	sum := float32(0)
+	for _, w := range join[2].Data {
+		sum += w
+	}
+	c := calibration.Calibration{Offsets: join[0].Data, Slopes: join[1].Data, Weights: slices.Clone(join[2].Data)}
+	for i := range c.Weights {
+		c.Weights[i] /= sum // a model's own add up to 1
+	}
+	_, data := someTiles(t, 3)
+	var group sync.WaitGroup
+	for _, file := range data {
+		pixels, err := Prepare(file, m.ImageSize, DefaultImageLimits())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			group.Go(func() {
+				members, figure, mse, err := d.Members(t.Context(), pixels)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if len(members) != len(models.Members(true)) || math.Abs(c.Join(members)-figure) > 1e-5*max(1, figure) {
+					t.Errorf("%v give %v, the score is %v", members, c.Join(members), figure)
+				}
+				score, err := d.Measure(t.Context(), pixels)
+				if err != nil || score != figure {
+					t.Errorf("the score is %v, with the members %v; %v", score, figure, err)
+				}
+				if plain, err := d.MSE(t.Context(), pixels); err != nil || plain != mse {
+					t.Errorf("the error is %v, with the members %v; %v", plain, mse, err)
+				}
+			})
+		}
+	}
+	group.Wait()
+	if _, _, _, err := d.Members(t.Context(), make([]byte, 5)); err == nil {
+		t.Error("an image of another size is measured")
+	}
+	d.Close()
+	if _, _, _, err := d.Members(t.Context(), make([]byte, 3*32*32)); !errors.Is(err, ErrClosed) {
+		t.Errorf("closed: %v", err)
+	}
+}
+
+func TestModelsWhoseWeightsAddUpToNothingGiveNoVerdict(t *testing.T) {
+	m := patchModel(false)
+	clear(m.Normality[len(m.Normality)-1].Data)
+	d, err := NewDetector(orttest.Open(t), m, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	_, data := someTiles(t, 1)
+	if v, err := d.Detect(t.Context(), data[0], nil, DefaultImageLimits()); !errors.Is(err, ErrNotFinite) {
+		t.Errorf("%+v, %v", v, err)
+	}
+	pixels, err := Prepare(data[0], m.ImageSize, DefaultImageLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := d.Members(t.Context(), pixels); !errors.Is(err, ErrNotFinite) {
+		t.Errorf("members: %v", err)
+	}
+}
