@@ -12,7 +12,7 @@ import (
 
 func TestTrainingGoesOnFromAnEarlierModel(t *testing.T) {
 	e := orttest.Open(t)
-	first := withMarkers(t, e)
+	first := withHeads(t, e)
 	first.SHA256 = "known"
 	first.Metadata.ClassNames = []string{"fine", "broken"}
 	before := slices.Clone(first.Weights[0].Data)

@@ -52,21 +52,21 @@ func brief(o Options) Options {
 	return o
 }
 
-// withMarkers is a model of level 2, the lowest that trains markers. It is trained
+// withHeads is a model of level 2, the lowest that trains heads. It is trained
 // once; what a test may change of it is its own.
-func withMarkers(t *testing.T, e *ort.Engine) *models.Model {
+func withHeads(t *testing.T, e *ort.Engine) *models.Model {
 	t.Helper()
-	markersOnce.Do(func() {
+	headsOnce.Do(func() {
 		m, err := Train(t.Context(), e, folder(t), Options{Level: 2, ImageSize: 32, Seed: 4})
 		if err != nil {
 			t.Fatal(err)
 		}
-		markersModel = m
+		headsModel = m
 	})
-	if markersModel == nil {
+	if headsModel == nil {
 		t.Fatal("the model could not be trained")
 	}
-	own := *markersModel
+	own := *headsModel
 	for _, sd := range []*models.StateDict{&own.Weights, &own.Normality} {
 		*sd = slices.Clone(*sd)
 		for i := range *sd {
@@ -77,6 +77,6 @@ func withMarkers(t *testing.T, e *ort.Engine) *models.Model {
 }
 
 var (
-	markersOnce  sync.Once
-	markersModel *models.Model
+	headsOnce  sync.Once
+	headsModel *models.Model
 )

@@ -47,7 +47,7 @@ func TestSameSeedGivesTheSameBytes(t *testing.T) {
 }
 
 func TestTrainingLearnsAndItsThresholdIsItsImages(t *testing.T) {
-	m := withMarkers(t, orttest.Open(t))
+	m := withHeads(t, orttest.Open(t))
 	l := m.Metadata.TrainingLosses
 	if len(l) != 10 || l[9] > l[0]/2 {
 		t.Errorf("losses %v", l)

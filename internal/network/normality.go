@@ -3,7 +3,6 @@ package network
 import (
 	"fmt"
 	"math"
-	"strings"
 
 	"github.com/deepmed/anomaly/models"
 	"gorgonia.org/gorgonia"
@@ -264,7 +263,3 @@ func repeat(v float32, n int) []float32 {
 	}
 	return out
 }
-
-// IsFilter reports whether an initializer of that name is a fixed kernel of a
-// Judgement.
-func IsFilter(name string) bool { return strings.HasPrefix(name, "filters.") }

@@ -80,8 +80,8 @@ const LightnessOffset = 0.1
 // is far from normal places is so, and how far must not outshine all else.
 const DeviationLimit = 8
 
-// DeviationOf is what Deviation does to one number.
-func DeviationOf(x, mean, precision float32) float32 {
+// deviationOf is what Deviation does to one number.
+func deviationOf(x, mean, precision float32) float32 {
 	return min(max((x-mean)*precision, -DeviationLimit), DeviationLimit) * 0.5
 }
 
@@ -154,7 +154,7 @@ func init() { // a table literal would be an initialization cycle
 		}, func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
 			n := len(in[1])
 			for i, x := range in[0] {
-				out[i] = DeviationOf(x, in[1][i%n], in[2][i%n])
+				out[i] = deviationOf(x, in[1][i%n], in[2][i%n])
 			}
 		}},
 		Standardize: {[]int{4, 1, 1}, 4, same, func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
