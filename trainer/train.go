@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"runtime/debug"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -185,13 +184,9 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		known, err = learn(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), level, o, began)
 		return err
 	}
-	// The epochs show how far a training is, so they come first. Where time is
-	// short they fill what the rest leaves of it, and must know how much that is.
-	parts := []func() error{epochs, normal}
-	if o.MaxTime > 0 {
-		slices.Reverse(parts)
-	}
-	for _, part := range parts {
+	// What decides comes first: a limit of time, or a caller who asks for an end, cuts
+	// the epochs, which fill what is left.
+	for _, part := range []func() error{normal, epochs} {
 		if err := part(); err != nil {
 			return nil, err
 		}
