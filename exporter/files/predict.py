@@ -6,9 +6,10 @@
     python predict.py folder/ --model old.pt              # by PyTorch, where it is installed
 
 A folder stands for the images in it and below; so does a pattern in quotes, in which **
-stands for any folders. A .pt holds an autoencoder alone: one that decides by anything else than its mean
-squared error needs the autoencoder.onnx of the same training. Needs onnxruntime, Pillow and numpy (requirements.txt). Exit status:
-0 all normal, 1 some anomalous, 2 an image or the model could not be read.
+stands for any folders. A .pt holds an autoencoder alone: a model that decides by anything
+else than its mean squared error needs the autoencoder.onnx of the same training. Needs
+onnxruntime, Pillow and numpy (requirements.txt). Exit status: 0 all normal, 1 some
+anomalous, 2 an image or the model could not be read.
 """
 import argparse
 import collections
