@@ -38,10 +38,10 @@ class Anomaly:
 
 
 class Model:
-    """A case's folder, and what bin/anomaly says of its images. markers: whether the model has
+    """A case's folder, and what bin/anomaly says of its images. heads: whether the model has
     them, without which their operators would go unseen."""
 
-    def __init__(self, name, folder, zipped, anomaly, photos, written=None, writer=None, markers=False):
+    def __init__(self, name, folder, zipped, anomaly, photos, written=None, writer=None, heads=False):
         self.name, self.folder, self.zip, self.writer = name, folder, zipped, writer
         with zipfile.ZipFile(zipped) as z:
             for member in ("autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx", "metadata.json", "predict.py"):
@@ -50,9 +50,9 @@ class Model:
         with open(os.path.join(folder, "metadata.json")) as f:
             metadata = json.load(f)
         self.side = metadata["image_size"]
-        self.markers = (metadata.get("training") or {}).get("marker_steps", 0) > 0
-        if self.markers != markers:
-            sys.exit(f"the model {name} {'has' if self.markers else 'has no'} markers, which is not what it is here for")
+        self.heads = (metadata.get("training") or {}).get("head_steps", 0) > 0
+        if self.heads != heads:
+            sys.exit(f"the model {name} {'has' if self.heads else 'has no'} heads, which is not what it is here for")
         self.fitting = [fitting(p, self.side, os.path.join(folder, "fitting")) for p in photos.tinted]
         tensors = np.stack([np.asarray(Image.open(p), np.float32).transpose(2, 0, 1) for p in self.fitting]) / np.float32(255)
         tensors.astype("<f4").tofile(os.path.join(folder, "tensors.f32"))
@@ -120,7 +120,7 @@ def spread(paths, n):
 
 
 def make(folder, anomaly, tiles, tests, torches):
-    """All models: trained ones of two sizes, with markers and without, and one converted from the file that each Python of
+    """All models: trained ones of two sizes, with heads and without, and one converted from the file that each Python of
     torches (name: path) writes. tiles: images to train with, tests: more to look at."""
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
@@ -140,11 +140,11 @@ def make(folder, anomaly, tiles, tests, torches):
     def trained(data, level, side):
         return lambda zipped: anomaly("train", data, "--level", str(level), "--image-size", str(side), "--threads", "2", "--quiet", "--out", zipped)
 
-    # Level 1 is the one without markers; from 16 images on the others have them.
+    # Level 1 is the one without heads; from 16 images on the others have them.
     models = [
         model("trained 128", trained(os.path.dirname(tiles[0]), 1, 128)),
-        model("trained 128, markers", trained(few, 2, 128), markers=True),
-        model("trained 256, markers", trained(few, 2, 256), markers=True),
+        model("trained 128, heads", trained(few, 2, 128), heads=True),
+        model("trained 256, heads", trained(few, 2, 256), heads=True),
     ]
     for i, (name, python) in enumerate(torches.items()):
         written = os.path.join(folder, f"{name}.pt")

@@ -1,5 +1,5 @@
 """The runner of the predict.py that lies in a model's zip, with autoencoder.pt: what PyTorch
-computes there is all that the model decides by, markers too, and not the network alone."""
+computes there is the network's own error, also of a model that decides by another measure."""
 
 import sys
 
@@ -17,23 +17,21 @@ def loaded(case):
     return predict, predict.load(case.path("autoencoder.pt"))
 
 
-def figures(predict, model, batches):
-    """What the model decides by, of each image of the batches, and the threshold."""
-    measure, threshold, _ = predict.settle(model.metadata, model.another)
-    both = (model.measure(x) for x in batches)
-    return [float(e) for mse, other in both for e in (mse if measure == "mse" else other)], threshold
+def errors(model, batches):
+    """The mean squared error of each image of the batches."""
+    return [float(e) for x in batches for e in model.measure(x)[0]]
 
 
 def of_tensors(case):
-    return {"tensor": figures(*loaded(case), case.batches())[0]}
+    _, model = loaded(case)
+    return {"tensor": errors(model, case.batches())}
 
 
 def of_images(case):
     if int(PIL.__version__.split(".")[0]) < 13:
         return {}  # it resizes otherwise, which torch_errors.py shows
     predict, model = loaded(case)
-    errors, threshold = figures(predict, model, (predict.prepare(i["file"], model.size)[None] for i in case.images))
-    return {"image": errors, "anomalous": [e > threshold for e in errors]}
+    return {"image": errors(model, (predict.prepare(i["file"], model.size)[None] for i in case.images))}
 
 
 torch.set_num_threads(2)

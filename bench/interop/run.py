@@ -54,7 +54,7 @@ class Row:
         self.expected, self.available = runtime.expected, True
         self.writer = model.writer
         # PyTorch's class is the network alone, and so its plain error; what judges beside it is
-        # in the ONNX files and in predict.py.
+        # in the ONNX files only.
         self.plain = runtime.plain
         try:
             answer = runtime.run(model.folder)

@@ -182,8 +182,8 @@ def runtimes(anomaly):
     return [
         Runtime("PyTorch", here("torch_errors.py"), plain=True),
         Runtime("Debian's PyTorch", lambda: (python(debian_torch(), "torch_errors.py"), {}), plain=True),
-        Runtime("predict.py, PyTorch", here("predict_errors.py")),
-        Runtime("predict.py, Debian's PyTorch", lambda: (python(debian_torch(), "predict_errors.py"), {}), expected=("tensor",),
+        Runtime("predict.py, PyTorch", here("predict_errors.py"), plain=True),
+        Runtime("predict.py, Debian's PyTorch", lambda: (python(debian_torch(), "predict_errors.py"), {}), expected=("tensor",), plain=True,
                 why="its Pillow resizes otherwise, which the lines of Debian's PyTorch hold"),
         Runtime("ONNX Runtime for Python", here("onnxruntime_errors.py")),
         Runtime("ONNX Runtime for Node", node),
