@@ -27,7 +27,7 @@ const (
 	featureShare = 0.2
 	// Images that were not learnt from are judged in folds: manyFolds of less than
 	// fewImages images, fewFolds of more.
-	manyFolds, fewFolds, fewImages = 10, 5, 100
+	manyFolds, fewFolds, fewImages = 10, 5, 40
 	// perCell is how many painted anomalies of each size and contrast are judged, to
 	// tell what a model would find.
 	perCell = 6
