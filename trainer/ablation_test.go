@@ -1,62 +1,57 @@
 package trainer
 
 import (
-	"strings"
+	"slices"
 	"testing"
-	"time"
 
+	"github.com/deepmed/anomaly/internal/patches"
 	"github.com/deepmed/anomaly/models"
 )
 
 // Each ablation leaves out what it says, and no more; the first leaves out nothing.
 func TestAblationsLeaveOutWhatTheySay(t *testing.T) {
-	data := readTiles(t, tileData(t, 16))
+	taps := models.Taps()
+	left := map[string]func(models.Member) bool{
+		"no Gaussians of patches":          func(m models.Member) bool { return m.Kind == models.PatchGaussian },
+		"no Gaussians of pooled features":  func(m models.Member) bool { return m.Kind == models.PooledGaussian },
+		"no neighbours of pooled features": func(m models.Member) bool { return m.Kind == models.PooledNeighbour },
+		"no features of stride 16":         func(m models.Member) bool { return m.Block == taps[0].Block },
+		"no features of stride 32":         func(m models.Member) bool { return m.Block == taps[1].Block },
+	}
+	members := models.Members(false)
 	names := map[string]bool{}
+	var all []float64
 	for i, a := range Ablations() {
 		if names[a.Name] || (i == 0) != (a.Name == "as it is") {
 			t.Errorf("ablation %d is %q, there before: %v", i, a.Name, names[a.Name])
 		}
 		names[a.Name] = true
-		// With a limit nothing is judged to tell what would be found.
-		known := learnFrom(t, data, fewSteps, 2, a.Of(Options{MaxTime: time.Hour}), time.Now())
-		modelOf(t, known, data.Side)
-		withHeads := models.HasHeads(known.tensors)
-		if withHeads != (a.Name != "no heads") {
-			t.Errorf("%s: heads %v", a.Name, withHeads)
+		o := a.Of(Options{})
+		weights := o.without.weights(members)
+		if i == 0 {
+			all = weights
 		}
-		taps := models.Taps()
-		out := map[string]func(models.Member) bool{
-			"no Gaussians of patches":          func(m models.Member) bool { return m.Kind == models.PatchGaussian },
-			"no Gaussians of pooled features":  func(m models.Member) bool { return m.Kind == models.PooledGaussian },
-			"no neighbours of pooled features": func(m models.Member) bool { return m.Kind == models.PooledNeighbour },
-			"no features of stride 16":         func(m models.Member) bool { return m.Block == taps[0].Block },
-			"no features of stride 32":         func(m models.Member) bool { return m.Block == taps[1].Block },
-		}[a.Name]
-		weights := known.tensors[len(known.tensors)-1].Data
-		sum := float32(0)
-		for k, m := range models.Members(withHeads) {
-			sum += weights[k]
-			if m.Kind == models.Heads { // which count nothing where the others find all
-				continue
+		for k, m := range members {
+			want := all[k]
+			if out := left[a.Name]; out != nil && out(m) {
+				want = 0
 			}
-			if left := out != nil && out(m); (weights[k] == 0) != left {
-				t.Errorf("%s: member %v counts %v", a.Name, m, weights[k])
+			if weights[k] != want || all[k] <= 0 {
+				t.Errorf("%s: member %v counts %v, expected %v", a.Name, m, weights[k], want)
 			}
 		}
-		if sum < 0.9999 || sum > 1.0001 {
-			t.Errorf("%s: weights add up to %v", a.Name, sum)
+		g := &patches.Gaussian{Scale: []float32{3, 4}, Directions: []float32{5, 6, 7}}
+		o.without.leave([]*patches.Gaussian{g})
+		if plain := slices.Equal(g.Directions, make([]float32, 3)) && slices.Equal(g.Scale, []float32{1, 1}); plain != (a.Name == "no directions of each place") {
+			t.Errorf("%s: scale %v and directions %v of a place", a.Name, g.Scale, g.Directions)
 		}
-		for _, tensor := range known.tensors {
-			if !strings.HasSuffix(tensor.Name, ".directions") {
-				continue
-			}
-			silent := true
-			for _, v := range tensor.Data {
-				silent = silent && v == 0
-			}
-			if silent != (a.Name == "no directions of each place") {
-				t.Errorf("%s: %s is all zeros: %v", a.Name, tensor.Name, silent)
-			}
+		if heads := o.hasHeads(fewSteps, minForHeads); heads != (a.Name != "no heads") {
+			t.Errorf("%s: heads %v", a.Name, heads)
+		}
+	}
+	for name := range left {
+		if !names[name] {
+			t.Errorf("there is no ablation %q", name)
 		}
 	}
 }
