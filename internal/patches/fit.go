@@ -64,10 +64,20 @@ func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank, t
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				s.sum(place)
+				if p.few(m.Channels) {
+					s.sumFew(place)
+				} else {
+					s.sum(place)
+				}
 				for fit, g := range out {
-					s.scatter(w.moment, fit)
-					if err := w.describe(g, whitening[fit], s.first+place, p.size(fit)); err != nil {
+					var deviations []float64
+					if p.few(m.Channels) {
+						w.deviations = s.deviations(w.deviations, place, fit)
+						deviations = w.deviations
+					} else {
+						s.scatter(w.moment, fit)
+					}
+					if err := w.describe(g, whitening[fit], deviations, s.first+place, p.size(fit)); err != nil {
 						return err
 					}
 				}
@@ -150,10 +160,14 @@ type worker struct {
 	product    []float64
 	leading    *leading
 	directions [][]float64
+	// Of few images: their deviations and those whitened, image by image, and what
+	// solves the matrix of products of so many.
+	deviations, white []float64
+	byImages          map[int]*leading
 }
 
 func newWorker(c, rank int) *worker {
-	w := &worker{c: c, moment: make([]float64, c*c), product: make([]float64, c*c), leading: newLeading(c), directions: make([][]float64, rank)}
+	w := &worker{c: c, moment: make([]float64, c*c), product: make([]float64, c*c), leading: newLeading(c), directions: make([][]float64, rank), byImages: map[int]*leading{}}
 	for i := range w.directions {
 		w.directions[i] = make([]float64, c)
 	}
@@ -161,19 +175,24 @@ func newWorker(c, rank int) *worker {
 }
 
 // describe stores in g what is known of a place whose n images have the worker's
-// moment.
-func (w *worker) describe(g *Gaussian, whitening []float64, place, n int) error {
+// moment, or of few images those deviations.
+func (w *worker) describe(g *Gaussian, whitening, deviations []float64, place, n int) error {
 	c, r := w.c, g.Rank
-	w.whiten(whitening, float64(n-1))
-	trace := 0.0
-	for i := range c {
-		trace += w.moment[i*c+i]
+	trace, ok := 0.0, false
+	if deviations != nil {
+		trace, ok = w.solveFew(whitening, deviations)
+	} else {
+		w.whiten(whitening, float64(n-1))
+		for i := range c {
+			trace += w.moment[i*c+i]
+		}
+		ok = w.leading.reduce(w.moment)
 	}
-	if !w.leading.reduce(w.moment) {
+	if !ok {
 		return fmt.Errorf("%w: no eigenvalues at place %d", ErrValues, place)
 	}
 	for i := range r {
-		trace -= max(w.leading.value(i), 0)
+		trace -= w.leadingValue(i)
 	}
 	const s = shrinkage
 	rest := (1-s)*max(trace, 0)/float64(c-r) + s
@@ -181,7 +200,11 @@ func (w *worker) describe(g *Gaussian, whitening []float64, place, n int) error 
 	for kept < r && w.weight(kept, s, rest) > 0 {
 		kept++
 	}
-	w.leading.vectors(w.moment, w.directions[:kept])
+	if deviations != nil {
+		w.vectorsFew(w.directions[:kept])
+	} else {
+		w.leading.vectors(w.moment, w.directions[:kept])
+	}
 	g.Scale[place] = float32(1 / rest)
 	for i, u := range w.directions[:kept] {
 		f := math.Sqrt(w.weight(i, s, rest))
@@ -196,7 +219,7 @@ func (w *worker) describe(g *Gaussian, whitening []float64, place, n int) error 
 // weight returns how much less precision there is along the ith direction than in
 // the rest, or zero if it is not less. Directions without images have none.
 func (w *worker) weight(i int, s, rest float64) float64 {
-	return max(0, 1/rest-1/((1-s)*max(w.leading.value(i), 0)+s))
+	return max(0, 1/rest-1/((1-s)*w.leadingValue(i)+s))
 }
 
 // whiten replaces the moment M by W·M·Wᵀ/by, of whose rows only the lower triangle
