@@ -9,6 +9,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/backbone"
 	"github.com/deepmed/anomaly/internal/detectability"
 	"github.com/deepmed/anomaly/models"
 )
@@ -20,6 +21,10 @@ const BundleFile = "anomaly_detection_model.zip"
 // anomalies it finds.
 const DetectabilityFile = "detectability.svg"
 
+// LicenseFile is the license of the backbone in the zip of a model whose ONNX files
+// hold it.
+const LicenseFile = "LICENSE-backbone.txt"
+
 var (
 	//go:embed files/predict.py
 	predictScript []byte
@@ -29,8 +34,8 @@ var (
 
 // WriteBundle writes the zip of a trained model: the checkpoint, the ONNX files
 // that take a tensor and an image, the metadata with the SHA-256 of each, and
-// what is needed to use them with no server; and the plot of DetectabilityFile where
-// the metadata has figures for it. Same model, same bytes.
+// what is needed to use them with no server; LicenseFile where a backbone is in them,
+// and the plot of DetectabilityFile where the metadata has figures for it. Same model, same bytes.
 func WriteBundle(w io.Writer, m *models.Model) error {
 	var checkpoint bytes.Buffer
 	if err := WriteCheckpoint(&checkpoint, m); err != nil {
@@ -71,6 +76,9 @@ func WriteBundle(w io.Writer, m *models.Model) error {
 		{"predict.py", predictScript, zip.Deflate},
 		{"requirements.txt", requirements, zip.Deflate},
 		{"README.md", readme, zip.Deflate},
+	}
+	if models.HasPatches(m.Normality) {
+		files = append(files, file{LicenseFile, backbone.License(), zip.Deflate})
 	}
 	if d := m.Metadata.Detectability; d != nil {
 		svg, err := detectability.SVG(d)

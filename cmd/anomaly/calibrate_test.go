@@ -142,11 +142,11 @@ func TestCalibrateBringsFalseAlarmsUnderAnotherLightBackToThePromise(t *testing.
 		t.Errorf("inspect says %s", r.stdout)
 	}
 	forms := unpacked(t, in("calibrated.zip"))
-	want := []string{"README.md", "autoencoder.onnx", "autoencoder.pt", "autoencoder_image.onnx", "metadata.json", "predict.py", "requirements.txt"}
+	want := []string{"LICENSE-backbone.txt", "README.md", "autoencoder.onnx", "autoencoder.pt", "autoencoder_image.onnx", "metadata.json", "predict.py", "requirements.txt"}
 	if got := names(t, forms); !slices.Equal(got, want) {
 		t.Errorf("the zip holds %v", got)
 	}
-	for _, form := range want[1:4] {
+	for _, form := range want[2:5] {
 		if again, _, err := readModel(filepath.Join(forms, form), ""); err != nil || again.Metadata.Decision.Threshold != report.After {
 			t.Errorf("%s: %v", form, err)
 		}

@@ -21,6 +21,17 @@ const LastBlock = 12
 //go:embed efficientnet-lite0.safetensors
 var file []byte
 
+var (
+	//go:embed NOTICE
+	notice []byte
+	//go:embed LICENSE
+	license []byte
+)
+
+// License returns where the weights are from and the text of their license, which go
+// with every copy of them.
+func License() []byte { return slices.Concat(notice, []byte("\n"), license) }
+
 // ErrNotEmbedded is returned, wrapped with the name, for a network whose weights
 // the program does not hold.
 var ErrNotEmbedded = errors.New("backbone: no weights of this network in the program")
