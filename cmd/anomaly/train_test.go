@@ -124,11 +124,11 @@ func TestTrainRefusesBeforeAnythingIsWritten(t *testing.T) {
 	})
 }
 
-// trainUntilRunning starts a long training into dir and waits for its first
-// epoch.
+// trainUntilRunning starts a training into dir whose epochs take seconds each, and
+// waits for the first of them: what the model decides by comes before.
 func trainUntilRunning(t *testing.T, dir string) (*exec.Cmd, *lockedBuffer) {
 	t.Helper()
-	c := command(t, "train", filepath.Join(tiles, "train/good"), "--level", "5", "--image-size", "256", "--out", filepath.Join(dir, "model.zip"))
+	c := command(t, "train", filepath.Join(tiles, "train/good"), "--level", "1", "--image-size", "384", "--out", filepath.Join(dir, "model.zip"))
 	stderr := &lockedBuffer{}
 	c.Stderr = stderr
 	if err := c.Start(); err != nil {
