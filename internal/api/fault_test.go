@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ import (
 // that fails, not a bound on how long it takes.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if holds() {
 			return
 		}
@@ -30,7 +31,14 @@ func eventually(t *testing.T, what string, holds func() bool) {
 // longTraining is a request that trains for minutes.
 func longTraining(t *testing.T, s *service, ctx context.Context) chan error {
 	t.Helper()
-	body, kind := encode(t, file("zipFile", "a.zip", normals(t, 60, nil)), text("level", "5"), text("image_size", "128"))
+	return trainingOf(t, s, ctx, 60, 128)
+}
+
+// trainingOf is a request that trains at level 5 on so many images of that side. Of
+// fewer than 8 nothing is learnt before the epochs.
+func trainingOf(t *testing.T, s *service, ctx context.Context, images, side int) chan error {
+	t.Helper()
+	body, kind := encode(t, file("zipFile", "a.zip", normals(t, images, nil)), text("level", "5"), text("image_size", strconv.Itoa(side)))
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/train", body)
 	if err != nil {
 		t.Fatal(err)
