@@ -11,9 +11,9 @@ import (
 )
 
 // mostGrowth is how much memory a service may take for files that mean harm,
-// one after another. A detector of a model with a backbone takes some 50 MB while it is
-// made, for each of its sessions, and the race detector four times that.
-const mostGrowth = 400 << 20
+// one after another. The race detector remembers who touched which memory, in several
+// times as much.
+const mostGrowth = raceFactor * (200 << 20)
 
 func TestHostileModelFilesAreRefusedAndTouchNothing(t *testing.T) {
 	s := start(t, nil)
