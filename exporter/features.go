@@ -29,6 +29,11 @@ func FeaturesModel(side int, spec backbone.Spec, taps []int, with Operators) (*S
 	if err := l.backbone(spec.Name, parameters); err != nil {
 		return nil, err
 	}
+	return l.features(features, taps)
+}
+
+// features finishes a graph whose outputs are those features, of the blocks.
+func (l *lowering) features(features gorgonia.Nodes, blocks []int) (*StepModel, error) {
 	// All are lowered before any is made an output, in ONNX's layout: what comes behind a
 	// block takes its result as it lies.
 	for _, n := range features {
@@ -38,13 +43,14 @@ func FeaturesModel(side int, spec backbone.Spec, taps []int, with Operators) (*S
 	}
 	s := &StepModel{Inputs: []string{network.ImageName}}
 	for i, n := range features {
-		name := FeaturesName(taps[i])
+		name := FeaturesName(blocks[i])
 		if err := l.result(n, name, ""); err != nil {
 			return nil, err
 		}
 		s.Outputs = append(s.Outputs, name)
 	}
 	s.Kernels = l.kernels
+	var err error
 	s.ONNX, err = l.model("", nil)
 	return s, err
 }

@@ -96,24 +96,11 @@ func PatchFeaturesModel(side int, with Operators) (*StepModel, error) {
 	l.processor, l.fixed = with == Processor, true
 	l.input(l.source(image, network.ImageName), "")
 	l.fixedTensors(p.Backbone)
-	// All are lowered before any is made an output, in ONNX's layout: what comes behind
-	// a block takes its result as it lies.
-	for _, n := range p.Features {
-		if _, err := l.lower(n); err != nil {
-			return nil, err
-		}
+	var blocks []int
+	for _, t := range models.HeadTaps() {
+		blocks = append(blocks, t.Block)
 	}
-	s := &StepModel{Inputs: []string{network.ImageName}}
-	for i, t := range models.HeadTaps() {
-		name := FeaturesName(t.Block)
-		if err := l.result(p.Features[i], name, ""); err != nil {
-			return nil, err
-		}
-		s.Outputs = append(s.Outputs, name)
-	}
-	s.Kernels = l.kernels
-	s.ONNX, err = l.model("", nil)
-	return s, err
+	return l.features(p.Features, blocks)
 }
 
 // HeadGradientModel lowers the training of head k on n images of that side. Inputs:
@@ -125,7 +112,7 @@ func HeadGradientModel(n, side, k int, with Operators) (*StepModel, error) {
 		return nil, err
 	}
 	l := newStep("head", with)
-	l.features(g)
+	l.headInputs(g)
 	l.in(g.Target, network.TargetName)
 	l.in(g.Weight, network.WeightName)
 	l.derivatives(g.Parameters, g.Loss, g.Gradients)
@@ -140,7 +127,7 @@ func HeadModel(side, k int, with Operators) (*StepModel, error) {
 		return nil, err
 	}
 	l := newStep("heads", with)
-	l.features(g)
+	l.headInputs(g)
 	for _, p := range g.Parameters {
 		l.in(p, p.Name())
 	}
@@ -148,7 +135,7 @@ func HeadModel(side, k int, with Operators) (*StepModel, error) {
 	return l.finish("What marks synthetic anomalies.")
 }
 
-func (s *step) features(g *network.HeadGradient) {
+func (s *step) headInputs(g *network.HeadGradient) {
 	for i, t := range models.HeadTaps() {
 		s.in(g.Features[i], FeaturesName(t.Block))
 	}

@@ -154,7 +154,7 @@ func withHead(others []float64, head float64) []float64 {
 // extract sees the images, until the time is over; at least calibration.MinImages are.
 // It keeps those that it came to. The finest map is for heads only.
 func (x *normals) extract(ctx context.Context, e *extractor.Extractor, finest bool, o Options, until time.Time) error {
-	first := 1
+	first := firstTap()
 	if finest {
 		first = 0
 	}
@@ -222,7 +222,7 @@ func (x *normals) detectable(ctx context.Context, e *extractor.Extractor, s *sta
 	if err != nil {
 		return nil, err
 	}
-	first := 1
+	first := firstTap()
 	if h != nil {
 		first = 0
 	}

@@ -222,7 +222,7 @@ func TestThresholdIsThatOfImagesNotLearntFrom(t *testing.T) {
 		}
 		return mean, above
 	}
-	promised, _ := meanStd(what.decision.Scores)
+	promised, _ := calibration.MeanDeviation(what.decision.Scores)
 	own, _ := scores(data)
 	other, alarms := scores(readTiles(t, others))
 	if alarms > 3*rate {

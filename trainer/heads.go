@@ -132,7 +132,7 @@ func headWeight(raw, painted [][]float64, o Options) (float64, error) {
 			joined[k] += (v - float64(c.Offsets[i])) * float64(c.Slopes[i]) * float64(c.Weights[i])
 		}
 	}
-	_, deviation := meanStd(joined)
+	_, deviation := calibration.MeanDeviation(joined)
 	sum := 0.0
 	for _, w := range weights {
 		sum += w

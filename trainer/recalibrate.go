@@ -212,7 +212,7 @@ func recalibrate(ctx context.Context, m *models.Model, data *Dataset, g gauge, o
 	}
 	again := described(m)
 	again.Metadata.Decision = &decision
-	mean, std := meanStd(seen.errors)
+	mean, std := calibration.MeanDeviation(seen.errors)
 	again.Metadata.MeanError, again.Metadata.StdError = mean, std
 	again.Metadata.Threshold = mean + thresholdDeviations*std
 	if seen.members != nil {

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/calibration"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 	"golang.org/x/sync/errgroup"
@@ -272,7 +272,7 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *D
 	}
 	// Every image whose number was taken was measured.
 	errs = errs[:min(int(next.Load()), len(errs))]
-	mean, std := meanStd(errs)
+	mean, std := calibration.MeanDeviation(errs)
 	m.Metadata.MeanError, m.Metadata.StdError = mean, std
 	m.Metadata.Threshold = mean + thresholdDeviations*std
 	m.Metadata.Training.Calibrated = len(errs)
@@ -287,18 +287,6 @@ func (o Options) stopped() bool {
 	default:
 		return false
 	}
-}
-
-// meanStd is the mean and the population's standard deviation.
-func meanStd(xs []float64) (mean, std float64) {
-	for _, x := range xs {
-		mean += x
-	}
-	mean /= float64(len(xs))
-	for _, x := range xs {
-		std += (x - mean) * (x - mean)
-	}
-	return mean, math.Sqrt(std / float64(len(xs)))
 }
 
 // maxNamedSkips bounds the skipped files that the metadata names.

@@ -92,7 +92,7 @@ func Fit(raw [][]float64, weights []float64, rate float64) (*Calibration, error)
 		for i, row := range raw {
 			column[i] = row[m]
 		}
-		mean, deviation := meanDeviation(column)
+		mean, deviation := MeanDeviation(column)
 		c.Offsets[m], c.Slopes[m] = float32(mean), slope(deviation)
 		own[m] = slopesWithout(column, mean, deviation)
 	}
@@ -237,8 +237,8 @@ func finite(values []float64) error {
 	return nil
 }
 
-// meanDeviation gives the mean and the population's standard deviation.
-func meanDeviation(xs []float64) (mean, deviation float64) {
+// MeanDeviation returns the mean and the population's standard deviation.
+func MeanDeviation(xs []float64) (mean, deviation float64) {
 	for _, x := range xs {
 		mean += x
 	}

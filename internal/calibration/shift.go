@@ -108,8 +108,8 @@ type Shift struct {
 // Compare gives the shift of a batch's scores, one or more finite ones, in any order.
 func (r Reference) Compare(scores []float64) Shift {
 	sorted := slices.Sorted(slices.Values(scores))
-	mean, deviation := meanDeviation(r.scores)
-	batch, _ := meanDeviation(sorted)
+	mean, deviation := MeanDeviation(r.scores)
+	batch, _ := MeanDeviation(sorted)
 	s := Shift{
 		Images: len(sorted), CalibrationImages: len(r.scores),
 		Deviations: (batch - mean) / max(deviation, deviationFloor),
