@@ -13,7 +13,7 @@ func (b *builder) markers(features gorgonia.Nodes, learnt []gorgonia.Nodes, side
 	for i := range models.MarkerScales(side) {
 		known = append(known, b.step(Join, 0, features[i], b.step(Deviation, 0, features[i], learnt[i][0], learnt[i][1])))
 	}
-	seen := b.places(known, side)
+	seen := b.joinTaps(known)
 	for k := range models.Markers {
 		own := b.inputs(models.MarkerParameters(side, k))
 		ps = append(ps, own...)
@@ -28,15 +28,4 @@ func (b *builder) markers(features gorgonia.Nodes, learnt []gorgonia.Nodes, side
 	scale := b.inputs(all[len(all)-2:])
 	ps = append(ps, scale...)
 	return b.step(Standardize, 0, marks, scale[0], scale[1]), ps
-}
-
-// places puts what is known of the places of each scale over each other, at the finest
-// scale's places.
-func (b *builder) places(known gorgonia.Nodes, side int) *gorgonia.Node {
-	scales := models.MarkerScales(side)
-	seen := known[0]
-	for i, s := range scales[1:] {
-		seen = b.step(Join, 0, seen, b.step(Enlarge, scales[0].Places/s.Places, known[i+1]))
-	}
-	return seen
 }

@@ -171,8 +171,8 @@ func (b *builder) placeMap(maps, join gorgonia.Nodes, side int) *gorgonia.Node {
 	return b.step(Plane, 0, b.step(Softplus, 0, x))
 }
 
-// joinTaps puts the features of several blocks over each other, at the first one's
-// places.
+// joinTaps puts the features of several blocks, or scales, over each other, at the first
+// one's places.
 func (b *builder) joinTaps(features gorgonia.Nodes) *gorgonia.Node {
 	x := features[0]
 	for _, f := range features[1:] {
