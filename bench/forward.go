@@ -6,6 +6,7 @@ import (
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
@@ -52,10 +53,10 @@ func newForward(engine *ort.Engine, file, image []byte, threads int) (*forward, 
 		}
 		f.outputs = append(f.outputs, t)
 	}
-	if f.pixels, err = inference.Prepare(image, m.ImageSize, inference.ImageLimits{}); err != nil {
+	if f.pixels, err = imagefile.Prepare(image, m.ImageSize, imagefile.Limits{}); err != nil {
 		return nil, err
 	}
-	inference.Normalize(f.image.Data(), f.pixels)
+	imagefile.Normalize(f.image.Data(), f.pixels)
 	f.served, err = inference.NewDetector(engine, m, threads)
 	return f, err
 }

@@ -13,7 +13,9 @@ import (
 	"strconv"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/streams"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 )
@@ -66,7 +68,7 @@ func profile(ctx context.Context, side, batch, dir string) error {
 	if err != nil {
 		return err
 	}
-	for i, v := range trainer.InitialWeights(arch, 0) {
+	for i, v := range network.InitialWeights(arch.Parameters(), streams.New(0, streams.Weights)) {
 		copy(in[2+i].Data(), v.Data)
 	}
 	for i := range in[0].Data() {

@@ -62,7 +62,7 @@ func ImageModel(m *models.Model) ([]byte, error) {
 	return l.model("Convolutional autoencoder that was trained on normal images only, with its preprocessing and its decision.", props)
 }
 
-// prepare emits what inference.Prepare and inference.Normalize do: Pillow 13's
+// prepare emits what imagefile.Prepare and imagefile.Normalize do: Pillow 13's
 // resize, all but bit for bit. Resize works on bytes, with the coefficients of 22
 // fractional bits and the rounding between its two passes that Pillow has, and
 // leaves out what lies beyond the border. Channels stay last until it is done,

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 )
@@ -68,7 +69,7 @@ func TestCacheIsBoundedByBytesAndNeverClosesOneInUse(t *testing.T) {
 	if s := c.Stats(); s.Models != 2 || s.Bytes > 2*room || s.Bytes < room || s.Leaving != 1 || s.Hits != 1 || s.Misses != 3 || s.Evictions != 1 {
 		t.Errorf("%+v with room for %d", s, room)
 	}
-	if _, err := first.Detect(t.Context(), tile(t), nil, DefaultImageLimits()); err != nil {
+	if _, err := first.Detect(t.Context(), tile(t), nil, imagefile.DefaultLimits()); err != nil {
 		t.Errorf("a model in use was closed: %v", err)
 	}
 	releaseFirst()
@@ -76,7 +77,7 @@ func TestCacheIsBoundedByBytesAndNeverClosesOneInUse(t *testing.T) {
 	if s := c.Stats(); s.Leaving != 0 {
 		t.Errorf("%+v", s)
 	}
-	if _, err := first.Detect(t.Context(), tile(t), nil, DefaultImageLimits()); !errors.Is(err, ErrClosed) {
+	if _, err := first.Detect(t.Context(), tile(t), nil, imagefile.DefaultLimits()); !errors.Is(err, ErrClosed) {
 		t.Errorf("a model that left is open still: %v", err)
 	}
 	if d, release := get(0); d == first {
@@ -182,7 +183,7 @@ func TestCacheServesManyAtOnce(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if v, err := d.Detect(t.Context(), image, nil, DefaultImageLimits()); err != nil || v.ModelSHA256 != models.Identity(file) {
+				if v, err := d.Detect(t.Context(), image, nil, imagefile.DefaultLimits()); err != nil || v.ModelSHA256 != models.Identity(file) {
 					t.Errorf("%v from %s", err, v.ModelSHA256)
 				}
 				release()

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 )
@@ -107,10 +108,10 @@ func (d *Detector) Close() {
 }
 
 // Detect prepares an image file's bytes and judges it by the model's own
-// metadata, or by the metadata given. It returns ErrImage or ErrImageTooLarge
+// metadata, or by the metadata given. It returns imagefile.ErrImage or imagefile.ErrTooLarge
 // for an image that cannot be used, ErrMeasure and ErrNotFinite.
-func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (Verdict, error) {
-	pixels, err := Prepare(image, d.Side(), lim)
+func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metadata, lim imagefile.Limits) (Verdict, error) {
+	pixels, err := imagefile.Prepare(image, d.Side(), lim)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -155,7 +156,7 @@ func (d *Detector) measure(ctx context.Context, pixels []byte) (*job, error) {
 	if err := d.fits(pixels); err != nil {
 		return nil, err
 	}
-	j := &job{image: func(dst []float32) { Normalize(dst, pixels) }}
+	j := &job{image: func(dst []float32) { imagefile.Normalize(dst, pixels) }}
 	return j, d.run(ctx, alone, []*job{j})
 }
 
@@ -177,7 +178,7 @@ func (d *Detector) mapped(ctx context.Context, pixels []byte) ([]float32, *job, 
 	if d.model.Normality == nil {
 		return nil, nil, fmt.Errorf("%w: it decides by its plain error; train it anew", ErrNoMap)
 	}
-	j := &job{image: func(dst []float32) { Normalize(dst, pixels) }, anomaly: make([]float32, d.Side()*d.Side())}
+	j := &job{image: func(dst []float32) { imagefile.Normalize(dst, pixels) }, anomaly: make([]float32, d.Side()*d.Side())}
 	if err := d.run(ctx, mapping, []*job{j}); err != nil {
 		return nil, nil, err
 	}
@@ -221,7 +222,7 @@ func (d *Detector) Members(ctx context.Context, pixels []byte) (members []float6
 	if n == 0 {
 		return nil, 0, 0, fmt.Errorf("%w: the measure is one figure", ErrMeasure)
 	}
-	j := &job{image: func(dst []float32) { Normalize(dst, pixels) }, members: make([]float32, n)}
+	j := &job{image: func(dst []float32) { imagefile.Normalize(dst, pixels) }, members: make([]float32, n)}
 	if err := d.run(ctx, measuring, []*job{j}); err != nil {
 		return nil, 0, 0, err
 	}
@@ -250,7 +251,7 @@ func (d *Detector) Reconstruct(ctx context.Context, pixels []byte) ([]byte, erro
 	if err := d.fits(pixels); err != nil {
 		return nil, err
 	}
-	j := job{image: func(dst []float32) { Normalize(dst, pixels) }, rebuilt: make([]float32, len(pixels))}
+	j := job{image: func(dst []float32) { imagefile.Normalize(dst, pixels) }, rebuilt: make([]float32, len(pixels))}
 	if err := d.run(ctx, rebuilding, []*job{&j}); err != nil {
 		return nil, err
 	}

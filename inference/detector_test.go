@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 )
@@ -53,7 +54,7 @@ func modelFiles(t testing.TB, n int) [][]byte {
 
 func TestDetectorJudgesAlikeFromManyGoroutines(t *testing.T) {
 	d, image := goldenDetector(t), tile(t)
-	want, err := d.Detect(t.Context(), image, nil, DefaultImageLimits())
+	want, err := d.Detect(t.Context(), image, nil, imagefile.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +62,7 @@ func TestDetectorJudgesAlikeFromManyGoroutines(t *testing.T) {
 	for range 8 {
 		group.Go(func() {
 			for range 5 {
-				got, err := d.Detect(t.Context(), image, nil, DefaultImageLimits())
+				got, err := d.Detect(t.Context(), image, nil, imagefile.DefaultLimits())
 				if err != nil || got.MSE != want.MSE {
 					t.Errorf("%v, %v; before it was %v", got.MSE, err, want.MSE)
 				}
@@ -90,10 +91,10 @@ func TestResultsThatAreNoNumbersAreNoVerdicts(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer d.Close()
-		if v, err := d.Detect(t.Context(), tile(t), nil, DefaultImageLimits()); !errors.Is(err, ErrNotFinite) {
+		if v, err := d.Detect(t.Context(), tile(t), nil, imagefile.DefaultLimits()); !errors.Is(err, ErrNotFinite) {
 			t.Errorf("enormous numbers of %s: %+v, %v", name, v, err)
 		}
-		if x, err := d.Explain(t.Context(), tile(t), nil, DefaultImageLimits()); !errors.Is(err, ErrNotFinite) {
+		if x, err := d.Explain(t.Context(), tile(t), nil, imagefile.DefaultLimits()); !errors.Is(err, ErrNotFinite) {
 			t.Errorf("enormous numbers of %s, where: %+v, %v", name, x, err)
 		}
 		*sd = was
@@ -104,10 +105,10 @@ func TestClosedDetectorSaysSo(t *testing.T) {
 	d := goldenDetector(t)
 	d.Close()
 	d.Close()
-	if _, err := d.Detect(t.Context(), tile(t), nil, DefaultImageLimits()); !errors.Is(err, ErrClosed) {
+	if _, err := d.Detect(t.Context(), tile(t), nil, imagefile.DefaultLimits()); !errors.Is(err, ErrClosed) {
 		t.Errorf("%v", err)
 	}
-	if _, err := d.Picture(t.Context(), tile(t), DefaultImageLimits()); !errors.Is(err, ErrClosed) {
+	if _, err := d.Picture(t.Context(), tile(t), imagefile.DefaultLimits()); !errors.Is(err, ErrClosed) {
 		t.Errorf("%v", err)
 	}
 }
@@ -116,14 +117,14 @@ func TestDetectionEndsWithItsContext(t *testing.T) {
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
-	if _, err := goldenDetector(t).Detect(ctx, tile(t), nil, DefaultImageLimits()); !errors.Is(err, cause) {
+	if _, err := goldenDetector(t).Detect(ctx, tile(t), nil, imagefile.DefaultLimits()); !errors.Is(err, cause) {
 		t.Errorf("%v", err)
 	}
 }
 
 func TestPictureShowsThreeViews(t *testing.T) {
 	d := goldenDetector(t)
-	data, err := d.Picture(t.Context(), tile(t), DefaultImageLimits())
+	data, err := d.Picture(t.Context(), tile(t), imagefile.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +136,7 @@ func TestPictureShowsThreeViews(t *testing.T) {
 		t.Errorf("the picture is %v", b)
 	}
 	// The first view is the image itself.
-	pixels, err := Prepare(tile(t), d.Side(), DefaultImageLimits())
+	pixels, err := imagefile.Prepare(tile(t), d.Side(), imagefile.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +150,7 @@ func TestPictureShowsThreeViews(t *testing.T) {
 func BenchmarkDetect(b *testing.B) {
 	d, image := goldenDetector(b), tile(b)
 	for b.Loop() {
-		if _, err := d.Detect(b.Context(), image, nil, DefaultImageLimits()); err != nil {
+		if _, err := d.Detect(b.Context(), image, nil, imagefile.DefaultLimits()); err != nil {
 			b.Fatal(err)
 		}
 	}

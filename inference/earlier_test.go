@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
@@ -69,7 +70,7 @@ func TestModelsOfEarlierVersionsAreJudgedAsTheyWere(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					v, err := d.Detect(t.Context(), image, nil, DefaultImageLimits())
+					v, err := d.Detect(t.Context(), image, nil, imagefile.DefaultLimits())
 					if err != nil {
 						t.Fatalf("%s: %v", w.File, err)
 					}

@@ -8,6 +8,7 @@ import (
 	"image"
 	"slices"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 	"github.com/disintegration/imaging"
 	"gonum.org/v1/plot/palette/moreland"
@@ -48,8 +49,8 @@ const maxRegions = 20
 // Explain judges an image by the model's own metadata, or by the metadata given,
 // and says where what it found lies. It returns ErrNoMap when the decision is by
 // the plain error, and the errors of Detect.
-func (d *Detector) Explain(ctx context.Context, data []byte, meta *models.Metadata, lim ImageLimits) (*Explanation, error) {
-	img, err := Decode(data, lim)
+func (d *Detector) Explain(ctx context.Context, data []byte, meta *models.Metadata, lim imagefile.Limits) (*Explanation, error) {
+	img, err := imagefile.Decode(data, lim)
 	if err != nil {
 		return nil, err
 	}

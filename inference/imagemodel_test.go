@@ -13,6 +13,7 @@ import (
 	onnxruntime "github.com/yalue/onnxruntime_go"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -37,7 +38,7 @@ func newImageModel(t *testing.T, m *models.Model) imageModel {
 	return imageModel{s, m.ImageSize}
 }
 
-func (m imageModel) run(t *testing.T, img *RGB) (loss float64, anomaly bool, perPixel []float32) {
+func (m imageModel) run(t *testing.T, img *imagefile.RGB) (loss float64, anomaly bool, perPixel []float32) {
 	t.Helper()
 	in, err := onnxruntime.NewTensor(onnxruntime.NewShape(int64(img.H), int64(img.W), 3), img.Pix)
 	if err != nil {
@@ -78,7 +79,7 @@ func TestImageModelSaysOfADecodedImageWhatDetectSays(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		decoded, err := Decode(data, DefaultImageLimits())
+		decoded, err := imagefile.Decode(data, imagefile.DefaultLimits())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +104,7 @@ func TestImageModelTakesImagesOfAnySize(t *testing.T) {
 		if err := png.Encode(&data, picture); err != nil {
 			t.Fatal(err)
 		}
-		decoded, err := Decode(data.Bytes(), DefaultImageLimits())
+		decoded, err := imagefile.Decode(data.Bytes(), imagefile.DefaultLimits())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,9 +112,9 @@ func TestImageModelTakesImagesOfAnySize(t *testing.T) {
 	}
 }
 
-func checkImageModel(t *testing.T, what string, d *Detector, m imageModel, file []byte, decoded *RGB) {
+func checkImageModel(t *testing.T, what string, d *Detector, m imageModel, file []byte, decoded *imagefile.RGB) {
 	t.Helper()
-	want, err := d.Detect(t.Context(), file, nil, DefaultImageLimits())
+	want, err := d.Detect(t.Context(), file, nil, imagefile.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +138,7 @@ func checkImageModel(t *testing.T, what string, d *Detector, m imageModel, file 
 // the graph's float32.
 func TestImageModelDecidesAtTheThresholdAsDetectDoes(t *testing.T) {
 	d := goldenDetector(t)
-	img := newRGB(d.Side(), d.Side())
+	img := &imagefile.RGB{W: d.Side(), H: d.Side(), Pix: make([]byte, 3*d.Side()*d.Side())}
 	for i := range img.Pix {
 		img.Pix[i] = byte(i * 7)
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 )
@@ -54,7 +55,7 @@ func TestErrorsOfRealImagesAreThoseOfPillowAndPyTorch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v, err := d.Detect(t.Context(), image, nil, DefaultImageLimits())
+		v, err := d.Detect(t.Context(), image, nil, imagefile.DefaultLimits())
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

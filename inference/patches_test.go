@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/calibration"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 )
@@ -89,15 +90,15 @@ func TestPatchModelIsJudgedAlikeByAllOfItsFiles(t *testing.T) {
 			image := newImageModel(t, m)
 			files, data := someTiles(t, 4)
 			for i, file := range files {
-				want, err := served.Detect(t.Context(), data[i], nil, DefaultImageLimits())
+				want, err := served.Detect(t.Context(), data[i], nil, imagefile.DefaultLimits())
 				if err != nil {
 					t.Fatal(err)
 				}
-				got, err := exported.Detect(t.Context(), data[i], nil, DefaultImageLimits())
+				got, err := exported.Detect(t.Context(), data[i], nil, imagefile.DefaultLimits())
 				if err != nil || apart(got.ReconstructionError, want.ReconstructionError) > 1e-5 || apart(got.MSE, want.MSE) > 1e-5 {
 					t.Errorf("%s: %+v, exported %+v, %v", file, want, got, err)
 				}
-				decoded, err := Decode(data[i], DefaultImageLimits())
+				decoded, err := imagefile.Decode(data[i], imagefile.DefaultLimits())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -105,7 +106,7 @@ func TestPatchModelIsJudgedAlikeByAllOfItsFiles(t *testing.T) {
 				if apart(figure, want.ReconstructionError) > resizeTolerance || anomaly != (figure > 1.5) {
 					t.Errorf("%s: the file of the whole image gives %v, %v, Detect %v", file, figure, anomaly, want.ReconstructionError)
 				}
-				pixels, err := Prepare(data[i], m.ImageSize, DefaultImageLimits())
+				pixels, err := imagefile.Prepare(data[i], m.ImageSize, imagefile.DefaultLimits())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -146,7 +147,7 @@ func TestMembersJoinToTheScore(t *testing.T) {
 	_, data := someTiles(t, 3)
 	var group sync.WaitGroup
 	for _, file := range data {
-		pixels, err := Prepare(file, m.ImageSize, DefaultImageLimits())
+		pixels, err := imagefile.Prepare(file, m.ImageSize, imagefile.DefaultLimits())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -189,10 +190,10 @@ func TestModelsWhoseWeightsAddUpToNothingGiveNoVerdict(t *testing.T) {
 	}
 	defer d.Close()
 	_, data := someTiles(t, 1)
-	if v, err := d.Detect(t.Context(), data[0], nil, DefaultImageLimits()); !errors.Is(err, ErrNotFinite) {
+	if v, err := d.Detect(t.Context(), data[0], nil, imagefile.DefaultLimits()); !errors.Is(err, ErrNotFinite) {
 		t.Errorf("%+v, %v", v, err)
 	}
-	pixels, err := Prepare(data[0], m.ImageSize, DefaultImageLimits())
+	pixels, err := imagefile.Prepare(data[0], m.ImageSize, imagefile.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"image"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 	"github.com/disintegration/imaging"
 )
@@ -16,9 +17,9 @@ const pictureGain = 10
 
 // Picture draws an image as the network saw it, what the network made of it,
 // and the absolute difference of the two brightened tenfold, side by side, as a
-// PNG. It returns ErrImage or ErrImageTooLarge for an image that cannot be used.
-func (d *Detector) Picture(ctx context.Context, data []byte, lim ImageLimits) ([]byte, error) {
-	pixels, err := Prepare(data, d.Side(), lim)
+// PNG. It returns imagefile.ErrImage or imagefile.ErrTooLarge for an image that cannot be used.
+func (d *Detector) Picture(ctx context.Context, data []byte, lim imagefile.Limits) ([]byte, error) {
+	pixels, err := imagefile.Prepare(data, d.Side(), lim)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 	"golang.org/x/sync/semaphore"
@@ -113,7 +114,7 @@ type Task struct {
 	Image []byte // the file
 	// Metadata replaces the model's own; nil for that.
 	Metadata *models.Metadata
-	Limits   ImageLimits
+	Limits   imagefile.Limits
 	// Decoded is called between the image's decoding and its run; may be nil.
 	Decoded func()
 }
@@ -131,7 +132,7 @@ func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, e
 	}()
 	var pixels []byte
 	err := s.Work(ctx, func() (err error) {
-		pixels, err = prepare(t.Image, d.Side(), t.Limits, func(n int) []byte { return *borrow(n) })
+		pixels, err = imagefile.PreparePooled(t.Image, d.Side(), t.Limits)
 		return err
 	})
 	if err != nil {
@@ -142,8 +143,8 @@ func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, e
 	}
 	expected = false
 	j := &job{ctx: ctx, image: func(dst []float32) {
-		Normalize(dst, pixels)
-		giveBack(&pixels) // not sooner: the run may begin after its caller has left
+		imagefile.Normalize(dst, pixels)
+		imagefile.Release(pixels) // not sooner: the run may begin after its caller has left
 	}}
 	if err := s.wait(d, &d.errors, alone, []*job{j}); err != nil {
 		return Verdict{}, err

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 )
@@ -240,7 +241,7 @@ func TestBatchRunsUntilAllOfItsCallersLeft(t *testing.T) {
 
 func TestSchedulerJudgesAsTheDetectorDoes(t *testing.T) {
 	d, image := goldenDetector(t), tile(t)
-	want, err := d.Detect(t.Context(), image, nil, DefaultImageLimits())
+	want, err := d.Detect(t.Context(), image, nil, imagefile.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,13 +251,13 @@ func TestSchedulerJudgesAsTheDetectorDoes(t *testing.T) {
 			var group sync.WaitGroup
 			for range 12 {
 				group.Go(func() {
-					got, err := s.Detect(t.Context(), d, Task{Image: image, Limits: DefaultImageLimits()})
+					got, err := s.Detect(t.Context(), d, Task{Image: image, Limits: imagefile.DefaultLimits()})
 					if err != nil || got.ReconstructionError != want.ReconstructionError || got.IsAnomaly != want.IsAnomaly {
 						t.Errorf("%+v, %d threads: %+v, %v, expected %+v", o, threads, got, err, want)
 					}
 				})
 			}
-			if _, err := s.Detect(t.Context(), d, Task{Image: []byte("prose"), Limits: DefaultImageLimits()}); !errors.Is(err, ErrImage) {
+			if _, err := s.Detect(t.Context(), d, Task{Image: []byte("prose"), Limits: imagefile.DefaultLimits()}); !errors.Is(err, imagefile.ErrImage) {
 				t.Errorf("prose gives %v", err)
 			}
 			group.Wait()

@@ -7,8 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/streams"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -26,7 +28,7 @@ func BenchmarkStep(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			s, err := newStepper(engine, arch, InitialWeights(arch, 0), c.side, c.side, Options{Threads: engine.Threads()})
+			s, err := newStepper(engine, arch, network.InitialWeights(arch.Parameters(), streams.New(0, streams.Weights)), c.side, c.side, Options{Threads: engine.Threads()})
 			if err != nil {
 				b.Fatal(err)
 			}

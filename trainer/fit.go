@@ -4,7 +4,9 @@ import (
 	"context"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/streams"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -18,13 +20,13 @@ type fitted struct {
 }
 
 // loadInTime loads the data set, within MaxTime.
-func loadInTime(ctx context.Context, src *Source, o Options, began time.Time) (*Dataset, error) {
+func loadInTime(ctx context.Context, src *dataset.Source, o Options, began time.Time) (*dataset.Dataset, error) {
 	if o.MaxTime > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, began.Add(o.MaxTime), ErrTooLittleTime)
 		defer cancel()
 	}
-	return Load(ctx, src, o.Threads, o)
+	return dataset.Load(ctx, src, o.dataset())
 }
 
 // fit runs the epochs. The last batch of an epoch may be short and is a step
@@ -32,7 +34,7 @@ func loadInTime(ctx context.Context, src *Source, o Options, began time.Time) (*
 // its steps' losses. Where something was learnt before, the first step is taken
 // whatever the caller asked for, so that there is a model to hold it.
 func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weights models.StateDict,
-	data *Dataset, level Level, o Options, began time.Time, learnt bool,
+	data *dataset.Dataset, level Level, o Options, began time.Time, learnt bool,
 ) (models.StateDict, fitted, error) {
 	s, err := newStepper(engine, arch, weights, data.Side, data.Side, o)
 	if err != nil {
@@ -49,7 +51,7 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 		}
 	}
 	p := newPace(f.planned, data.Len(), level.BatchSize, began, o.MaxTime)
-	b := batches{data: data, shuffle: stream(o.Seed, streamShuffle), size: level.BatchSize}
+	b := batches{data: data, shuffle: streams.New(o.Seed, streams.Shuffle), size: level.BatchSize}
 	started := time.Now()
 	sum := 0.0
 	for {
@@ -106,7 +108,7 @@ func ending(p *pace, stopped bool) models.Ending {
 
 // batches deals the images out in a new order each epoch.
 type batches struct {
-	data    *Dataset
+	data    *dataset.Dataset
 	shuffle interface{ Perm(n int) []int }
 	size    int
 	order   []int // what is left of this epoch

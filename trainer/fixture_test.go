@@ -1,48 +1,55 @@
 package trainer
 
 import (
-	"os"
-	"path/filepath"
+	"bytes"
 	"slices"
 	"sync"
 	"testing"
 
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 )
 
 const normalTiles = "../testdata/tiles/train/good"
 
 // folder is all normal tiles.
-func folder(t *testing.T) *Source {
+func folder(t *testing.T) *dataset.Source {
 	t.Helper()
-	src, err := OpenFolder(normalTiles, DefaultLimits())
+	src, err := dataset.OpenFolder(normalTiles, dataset.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return src
 }
 
-// tileData are the first n normal tiles by name.
-func tileData(t *testing.T, n int) map[string][]byte {
+// zipSource returns the files as a source.
+func zipSource(t testing.TB, files map[string][]byte) *dataset.Source {
 	t.Helper()
-	list, err := filepath.Glob(normalTiles + "/*.jpg")
-	if err != nil || len(list) < n {
-		t.Fatalf("%d tiles, %v", len(list), err)
+	data := testkit.Zip(t, files)
+	src, err := dataset.OpenZip(bytes.NewReader(data), int64(len(data)), dataset.DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
 	}
-	files := map[string][]byte{}
-	for _, f := range list[:n] {
-		if files[filepath.Base(f)], err = os.ReadFile(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return files
+	return src
 }
 
-// aFewTiles are for tests to which the number of images does not matter.
-func aFewTiles(t *testing.T) *Source {
+// loadTiles returns the files as a data set of 32×32 pixels.
+func loadTiles(t *testing.T, files map[string][]byte) *dataset.Dataset {
 	t.Helper()
-	return zipSource(t, tileData(t, 18))
+	d, err := dataset.Load(t.Context(), zipSource(t, files), dataset.Options{Side: 32, Limits: dataset.DefaultLimits()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+// aFewTiles returns tiles for tests to which their number does not matter.
+func aFewTiles(t *testing.T) *dataset.Source {
+	t.Helper()
+	return zipSource(t, testkit.Tiles(t, 18))
 }
 
 // brief gives the options of a training that ends after its first step.

@@ -6,7 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -132,7 +134,7 @@ func TestThresholdComesFromTheImagesThereWasTimeFor(t *testing.T) {
 	}
 	o, _, _ = o.Settle()
 	o.Threads = engine.Threads()
-	data, err := Load(t.Context(), src, 1, o)
+	data, err := dataset.Load(t.Context(), src, o.dataset())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +187,7 @@ func TestStoppedTrainingGivesTheModelSoFar(t *testing.T) {
 		t.Errorf("threshold %v", m.Metadata.Threshold)
 	}
 	// Of so few images nothing is learnt that could decide without a step.
-	if _, err := Train(t.Context(), orttest.Open(t), zipSource(t, tileData(t, 4)), o); !errors.Is(err, ErrStopped) {
+	if _, err := Train(t.Context(), orttest.Open(t), zipSource(t, testkit.Tiles(t, 4)), o); !errors.Is(err, ErrStopped) {
 		t.Errorf("stopped before the first step: %v", err)
 	}
 }

@@ -11,7 +11,10 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/calibration"
+	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/streams"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -103,12 +106,12 @@ type Recalibration struct {
 // LoadNormals reads normal images to calibrate on, resized to o.ImageSize, as Load
 // does. It returns Load's errors, and ErrTooFewNormals, before any is decoded where
 // there are too few files.
-func LoadNormals(ctx context.Context, engine *ort.Engine, src *Source, o Options) (*Dataset, error) {
+func LoadNormals(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Options) (*dataset.Dataset, error) {
 	o = o.forCalibration(engine)
 	if n := src.Images(); n > 0 && n < calibration.MinImages {
 		return nil, tooFew(n, 0)
 	}
-	data, err := Load(ctx, src, o.Threads, o)
+	data, err := dataset.Load(ctx, src, o.dataset())
 	if err != nil {
 		return nil, err
 	}
@@ -128,11 +131,11 @@ func tooFew(images, skipped int) error {
 
 // forCalibration fills in defaults that no training settled.
 func (o Options) forCalibration(engine *ort.Engine) Options {
-	if o.Limits == (Limits{}) {
-		o.Limits = DefaultLimits()
+	if o.Limits == (dataset.Limits{}) {
+		o.Limits = dataset.DefaultLimits()
 	}
-	if o.Images == (inference.ImageLimits{}) {
-		o.Images = inference.DefaultImageLimits()
+	if o.Images == (imagefile.Limits{}) {
+		o.Images = imagefile.DefaultLimits()
 	}
 	if o.Threads <= 0 || o.Threads > engine.Threads() {
 		o.Threads = engine.Threads()
@@ -153,7 +156,7 @@ func (o Options) forCalibration(engine *ort.Engine) Options {
 //
 // It returns ErrTooFewNormals, ErrFalseAlarmRate, inference.ErrNotFinite and the
 // context's cause when that ends first.
-func Recalibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *Dataset, o Options) (*models.Model, *Recalibration, error) {
+func Recalibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *dataset.Dataset, o Options) (*models.Model, *Recalibration, error) {
 	d, err := inference.NewDetector(engine, m, 1)
 	if err != nil {
 		return nil, nil, err
@@ -162,7 +165,7 @@ func Recalibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data 
 	return recalibrate(ctx, m, data, gaugeOf(d), o.forCalibration(engine))
 }
 
-func recalibrate(ctx context.Context, m *models.Model, data *Dataset, g gauge, o Options) (*models.Model, *Recalibration, error) {
+func recalibrate(ctx context.Context, m *models.Model, data *dataset.Dataset, g gauge, o Options) (*models.Model, *Recalibration, error) {
 	if o.FalseAlarmRate == 0 {
 		o.FalseAlarmRate = DefaultFalseAlarmRate
 		if d := m.Metadata.Decision; d != nil && d.FalseAlarmRate > 0 && d.FalseAlarmRate < 1 {
@@ -246,8 +249,8 @@ type seen struct {
 // measure measures the images, each with one thread, as many at a time as the options
 // say, in the order of the seed: when the time is over those that are done count, eight
 // at least.
-func (g gauge) measure(ctx context.Context, measure string, data *Dataset, o Options) (seen, error) {
-	order := stream(o.Seed, streamCalibration).Perm(data.Len())
+func (g gauge) measure(ctx context.Context, measure string, data *dataset.Dataset, o Options) (seen, error) {
+	order := streams.New(o.Seed, streams.Calibration).Perm(data.Len())
 	s := seen{scores: make([]float64, len(order)), errors: make([]float64, len(order))}
 	if g.members != nil {
 		s.members = make([][]float64, len(order))
@@ -257,7 +260,7 @@ func (g gauge) measure(ctx context.Context, measure string, data *Dataset, o Opt
 		until = time.Now().Add(o.MaxTime)
 	}
 	var next atomic.Int64
-	err := o.inParallel(ctx, o.Threads, func(running context.Context, _ int) error {
+	err := o.workers().Each(ctx, o.Threads, func(running context.Context, _ int) error {
 		var buffer []byte
 		for {
 			if running.Err() != nil {

@@ -18,7 +18,9 @@ import (
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/calibration"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -63,7 +65,7 @@ func (f *drawnMembers) gauge() gauge {
 }
 
 // normalsOf are n noisy images, so much brighter.
-func normalsOf(t *testing.T, r *rand.Rand, n int, brighter float64) *Dataset {
+func normalsOf(t *testing.T, r *rand.Rand, n int, brighter float64) *dataset.Dataset {
 	t.Helper()
 	const side = 16
 	files := map[string][]byte{}
@@ -89,7 +91,7 @@ func normalsOf(t *testing.T, r *rand.Rand, n int, brighter float64) *Dataset {
 }
 
 // falseAlarms is the share of images above the model's threshold.
-func falseAlarms(t *testing.T, m *models.Model, g gauge, data *Dataset) float64 {
+func falseAlarms(t *testing.T, m *models.Model, g gauge, data *dataset.Dataset) float64 {
 	t.Helper()
 	_, threshold := m.Metadata.Measure()
 	var buffer []byte
@@ -156,7 +158,7 @@ func TestCalibrationDescribesItselfAndLeavesTheTrainingAlone(t *testing.T) {
 	}
 	trained.SHA256 = "of a file"
 	before := *trained.Metadata.Decision
-	files := tileData(t, 30)
+	files := testkit.Tiles(t, 30)
 	files["broken.png"] = []byte("prose")
 	data, err := LoadNormals(t.Context(), e, zipSource(t, files), Options{ImageSize: 32})
 	if err != nil {
@@ -198,7 +200,7 @@ func TestCalibrationDescribesItselfAndLeavesTheTrainingAlone(t *testing.T) {
 
 func TestModelsThatDecideByTheirErrorGetAThresholdOfIt(t *testing.T) {
 	e := orttest.Open(t)
-	plain, err := Train(t.Context(), e, zipSource(t, tileData(t, 4)), brief(Options{Level: 1, ImageSize: 32}))
+	plain, err := Train(t.Context(), e, zipSource(t, testkit.Tiles(t, 4)), brief(Options{Level: 1, ImageSize: 32}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +225,7 @@ func TestModelsThatDecideByTheirErrorGetAThresholdOfIt(t *testing.T) {
 
 func TestTooFewNormalsAreRefusedBeforeTheyAreMeasured(t *testing.T) {
 	e := orttest.Open(t)
-	broken := tileData(t, 7)
+	broken := testkit.Tiles(t, 7)
 	for i := range 4 {
 		broken[fmt.Sprint(i, ".png")] = []byte("prose")
 	}
@@ -232,8 +234,8 @@ func TestTooFewNormalsAreRefusedBeforeTheyAreMeasured(t *testing.T) {
 		want  error
 		says  string
 	}{
-		"none":           {nil, ErrNoImages, ""},
-		"seven":          {tileData(t, 7), ErrTooFewNormals, "got 7, expected at least 8"},
+		"none":           {nil, dataset.ErrNoImages, ""},
+		"seven":          {testkit.Tiles(t, 7), ErrTooFewNormals, "got 7, expected at least 8"},
 		"seven readable": {broken, ErrTooFewNormals, "got 7 and 4 that cannot be read, expected at least 8"},
 	} {
 		_, err := LoadNormals(t.Context(), e, zipSource(t, c.files), Options{ImageSize: 16})
@@ -285,25 +287,73 @@ func TestUnusableFiguresAndRatesAreRefused(t *testing.T) {
 	}
 }
 
-func TestSourcesJoinWithinTheLimits(t *testing.T) {
-	lim := DefaultLimits()
-	zipped := zipSource(t, tileData(t, 3))
-	single, err := OpenFiles([]string{normalTiles + "/nowhere.jpg"}, lim)
+// Calibrated anew a model has other offsets, slopes and thresholds, and all else is the
+// same.
+func TestCalibrationStandardizesTheMembersAnew(t *testing.T) {
+	m := withHeads(t, orttest.Open(t))
+	m.Metadata.Detectability = &models.Detectability{}
+	given := slices.Clone(m.Normality)
+	files := testkit.Tiles(t, 60)
+	for name := range testkit.Tiles(t, 30) {
+		delete(files, name)
+	}
+	fresh := loadTiles(t, files)
+	again, report, err := Recalibrate(t.Context(), orttest.Open(t), m, fresh, Options{FalseAlarmRate: 0.1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	joined, err := JoinSources([]*Source{zipped, single, folder(t)}, lim)
-	if err != nil || joined.Images() != 3+1+folder(t).Images() || joined.packed != 0 {
-		t.Errorf("%d images, %d bytes packed, %v", joined.Images(), joined.packed, err)
+	if !sameTensors(m.Normality, given) || m.Metadata.Detectability == nil {
+		t.Error("the model that was given is changed")
 	}
-	if joined, err = JoinSources([]*Source{zipped, zipped}, lim); err != nil || joined.packed != 2*zipped.packed {
-		t.Errorf("%d bytes packed, %v", joined.packed, err)
+	if err := again.CheckNormality(); err != nil {
+		t.Fatal(err)
 	}
-	lim.Entries = 3
-	if _, err := JoinSources([]*Source{zipped, single}, lim); !errors.Is(err, ErrDatasetTooLarge) {
-		t.Errorf("%v", err)
+	last := len(m.Normality) - 3
+	if !sameTensors(again.Normality[:last], m.Normality[:last]) {
+		t.Error("what was learnt of patches is changed")
 	}
-	if _, err := OpenFiles(make([]string, 4), lim); !errors.Is(err, ErrDatasetTooLarge) {
-		t.Errorf("%v", err)
+	for i, changed := range []bool{true, true, false} {
+		if before, after := m.Normality[last+i], again.Normality[last+i]; slices.Equal(before.Data, after.Data) == changed {
+			t.Errorf("%s is %v, was %v", after.Name, after.Data, before.Data)
+		}
 	}
+	d := again.Metadata.Decision
+	if d.Backbone == nil || *d.Backbone != *models.EmbeddedBackbone() || d.Normals != 30 || d.Threshold != report.After || again.Metadata.Detectability != nil {
+		t.Errorf("%+v", d)
+	}
+	if err := again.Metadata.Validate(); err != nil {
+		t.Error(err)
+	}
+	// The model's scores of these images are by others' scale than its own, and about
+	// the same.
+	detector, err := inference.NewDetector(orttest.Open(t), again, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer detector.Close()
+	var scores []float64
+	var buffer []byte
+	for i := range fresh.Len() {
+		pixels, err := fresh.Image(i, &buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := detector.Measure(t.Context(), pixels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scores = append(scores, v)
+	}
+	slices.Sort(scores)
+	for i, v := range scores {
+		if math.Abs(v-d.Scores[i]) > 0.15*max(1, v) {
+			t.Errorf("score %d is %v, the calibration has %v", i, v, d.Scores[i])
+		}
+	}
+}
+
+func sameTensors(a, b models.StateDict) bool {
+	return slices.EqualFunc(a, b, func(a, b models.Tensor) bool {
+		return a.Name == b.Name && slices.Equal(a.Shape, b.Shape) && slices.Equal(a.Data, b.Data)
+	})
 }

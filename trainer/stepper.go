@@ -5,6 +5,8 @@ import (
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/internal/optimizer"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 )
@@ -21,7 +23,8 @@ const partPixels = 2 * 256 * 256
 // share, and the gradients are added up in a fixed order, whatever the number of
 // threads. It is for one goroutine.
 type stepper struct {
-	*adam
+	*optimizer.Adam
+	engine *ort.Engine
 	// options say with how many threads of which priority.
 	options  Options
 	arch     models.Architecture
@@ -33,16 +36,16 @@ type stepper struct {
 // newStepper starts from those weights with Adam's moments at zero. It must be
 // closed.
 func newStepper(engine *ort.Engine, arch models.Architecture, weights models.StateDict, h, w int, o Options) (*stepper, error) {
-	a, err := newAdam(engine, arch.Parameters(), weights, o.Threads)
+	a, err := optimizer.New(engine, arch.Parameters(), weights, o.Threads)
 	if err != nil {
 		return nil, err
 	}
-	return &stepper{adam: a, options: o, arch: arch, h: h, w: w, gradient: map[int]*ort.Session{}}, nil
+	return &stepper{Adam: a, engine: engine, options: o, arch: arch, h: h, w: w, gradient: map[int]*ort.Session{}}, nil
 }
 
 // Close gives all memory and sessions back.
 func (s *stepper) Close() {
-	s.adam.Close()
+	s.Adam.Close()
 	for _, part := range s.images {
 		for _, t := range part {
 			t.Close()
@@ -67,13 +70,13 @@ func (s *stepper) Step(ctx context.Context, images [][]byte, learningRate float6
 	for i, n := range sizes {
 		batches[i], images = images[:n], images[n:]
 	}
-	err := s.options.inParallel(ctx, len(sizes), func(running context.Context, i int) error {
+	err := s.options.workers().Each(ctx, len(sizes), func(running context.Context, i int) error {
 		return s.backwardImages(running, i, batches[i], float32(float64(len(batches[i]))/float64(all)))
 	})
 	if err != nil {
 		return 0, err
 	}
-	return s.apply(ctx, len(sizes), learningRate)
+	return s.Apply(ctx, len(sizes), learningRate)
 }
 
 // PartSizes is how a step cuts a batch of n images of h×w pixels: into parts whose
@@ -98,7 +101,7 @@ func PartSizes(n, h, w int) []int {
 
 // prepare makes the sessions and the memory that parts of these sizes need.
 func (s *stepper) prepare(sizes []int) error {
-	if err := s.adam.prepare(len(sizes)); err != nil {
+	if err := s.Adam.Prepare(len(sizes)); err != nil {
 		return err
 	}
 	for len(s.images) < len(sizes) {
@@ -117,7 +120,7 @@ func (s *stepper) prepare(sizes []int) error {
 			if err != nil {
 				return err
 			}
-			if s.gradient[n], err = newSession(s.engine, m, max(1, s.options.Threads/len(sizes))); err != nil {
+			if s.gradient[n], err = optimizer.NewSession(s.engine, m, max(1, s.options.Threads/len(sizes))); err != nil {
 				return err
 			}
 		}
@@ -131,7 +134,7 @@ func (s *stepper) backwardImages(ctx context.Context, part int, images [][]byte,
 	in := s.images[part][n]
 	size := models.InputChannels * s.h * s.w
 	for i, pixels := range images {
-		inference.Normalize(in.Data()[i*size:(i+1)*size], pixels)
+		imagefile.Normalize(in.Data()[i*size:(i+1)*size], pixels)
 	}
-	return s.backward(ctx, s.gradient[n], part, weight, in)
+	return s.Backward(ctx, s.gradient[n], part, weight, in)
 }

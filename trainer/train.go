@@ -10,7 +10,13 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/calibration"
+	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/decision"
+	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/streams"
+	"github.com/deepmed/anomaly/internal/workers"
 	"github.com/deepmed/anomaly/models"
 	"golang.org/x/sync/errgroup"
 )
@@ -50,9 +56,9 @@ type Options struct {
 	// Base is a model whose weights the training starts from instead of random
 	// ones; nil for none. Adam's moments start anew.
 	Base *models.Model
-	// Limits and Images bound the data set; zero means the defaults.
-	Limits Limits
-	Images inference.ImageLimits
+	// Limits bounds the data set and Images each of its files; zero means the defaults.
+	Limits dataset.Limits
+	Images imagefile.Limits
 	// TempDir is where images lie that Limits.MemoryBytes keeps out of memory;
 	// empty means the system's folder for temporary files.
 	TempDir string
@@ -64,7 +70,7 @@ type Options struct {
 	// engine's. The model does not depend on it.
 	Threads int
 	// Niceness is how far the training's threads stand back behind others, up to
-	// MaxNiceness; 0 for not at all. It counts on Linux only.
+	// workers.MaxNiceness; 0 for not at all. It counts on Linux only.
 	Niceness int
 	// Stop, when closed, ends the training after the step under way: the model
 	// is the one so far, and its metadata says so.
@@ -75,7 +81,14 @@ type Options struct {
 	// Progress, when set, is called after every step, before the next begins.
 	Progress func(Progress)
 
-	without ingredients // of the measure; see Ablation
+	// Without leaves an ingredient of the anomaly score out; the zero value leaves out
+	// none.
+	Without decision.Ablation
+}
+
+// workers returns the goroutines of the training.
+func (o Options) workers() workers.Pool {
+	return workers.Pool{Threads: o.Threads, Niceness: o.Niceness}
 }
 
 // Progress tells how far a training is.
@@ -108,11 +121,11 @@ func (o Options) Settle() (Options, Level, error) {
 	if !(o.FalseAlarmRate > 0 && o.FalseAlarmRate < 1) {
 		return o, Level{}, fmt.Errorf("%w: %v, expected a number between 0 and 1", ErrFalseAlarmRate, o.FalseAlarmRate)
 	}
-	if o.Limits == (Limits{}) {
-		o.Limits = DefaultLimits()
+	if o.Limits == (dataset.Limits{}) {
+		o.Limits = dataset.DefaultLimits()
 	}
-	if o.Images == (inference.ImageLimits{}) {
-		o.Images = inference.DefaultImageLimits()
+	if o.Images == (imagefile.Limits{}) {
+		o.Images = imagefile.DefaultLimits()
 	}
 	level, err := LevelOf(o.Level)
 	if err != nil {
@@ -139,7 +152,7 @@ func (o Options) Settle() (Options, Level, error) {
 // calibrates its threshold. It returns the errors of Settle and Load,
 // ErrTooLittleTime and ErrStopped when time or caller ended it before there was a
 // model, ErrDiverged, and the context's cause when that ends first, within a step.
-func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (m *models.Model, err error) {
+func Train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Options) (m *models.Model, err error) {
 	began := time.Now()
 	o, level, err := o.Settle()
 	if err != nil {
@@ -150,7 +163,7 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (m *
 	}
 	// A goroutine of its own may keep a thread of lower priority.
 	var alone errgroup.Group
-	alone.Go(o.worker(func() error {
+	alone.Go(o.workers().Wrap(func() error {
 		m, err = train(ctx, engine, src, o, level, began)
 		return err
 	}))
@@ -160,28 +173,28 @@ func Train(ctx context.Context, engine *ort.Engine, src *Source, o Options) (m *
 	return m, nil
 }
 
-func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, level Level, began time.Time) (*models.Model, error) {
+func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Options, level Level, began time.Time) (*models.Model, error) {
 	data, err := loadInTime(ctx, src, o, began)
 	if err != nil {
 		return nil, err
 	}
 	defer data.Close()
 	arch := models.DefaultArchitecture()
-	start := InitialWeights(arch, o.Seed)
+	start := network.InitialWeights(arch.Parameters(), streams.New(o.Seed, streams.Weights))
 	if o.Base != nil {
 		start = o.Base.Weights
 	}
 	var (
 		weights models.StateDict
 		fitted  fitted
-		known   learnt
+		known   decision.Learned
 	)
 	epochs := func() (err error) {
-		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began, known.decision != nil)
+		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began, known.Decision != nil)
 		return err
 	}
 	normal := func() (err error) {
-		known, err = learn(ctx, engine, data, stream(o.Seed, streamNormals).Perm(data.Len()), level, o, began)
+		known, err = decision.Learn(ctx, engine, data, o.decision(level, began))
 		return err
 	}
 	// What decides comes first: a limit of time, or a caller who asks for an end, cuts
@@ -194,17 +207,17 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 		// kept beside what the next one takes from outside of Go's heap.
 		debug.FreeOSMemory()
 	}
-	if known.decision != nil && known.headSteps == 0 && o.hasHeads(level, known.decision.Normals) && o.stopped() {
+	if known.Decision != nil && known.HeadSteps == 0 && o.decision(level, began).HasHeads(known.Decision.Normals) && o.stopped() {
 		fitted.ended = models.EndedByCaller
 	}
 	m := &models.Model{
 		Architecture: arch,
 		Weights:      weights,
 		ImageSize:    o.ImageSize,
-		Normality:    known.tensors,
+		Normality:    known.Tensors,
 		Metadata: models.Metadata{
-			Decision:       known.decision,
-			Detectability:  known.detectability,
+			Decision:       known.Decision,
+			Detectability:  known.Detectability,
 			ModelType:      models.ModelType,
 			ImageSize:      o.ImageSize,
 			TrainingLosses: fitted.losses,
@@ -215,7 +228,7 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 			Training:       summarize(level, o, data, fitted),
 		},
 	}
-	m.Metadata.Training.HeadSteps = known.headSteps
+	m.Metadata.Training.HeadSteps = known.HeadSteps
 	if m.Metadata.ClassNames == nil && o.Base != nil {
 		m.Metadata.ClassNames = o.Base.Metadata.Classes()
 	}
@@ -226,10 +239,25 @@ func train(ctx context.Context, engine *ort.Engine, src *Source, o Options, leve
 	if o.MaxTime > 0 {
 		until = began.Add(finishBy(o.MaxTime))
 	}
-	if err := calibrate(ctx, engine, m, data, stream(o.Seed, streamCalibration).Perm(data.Len()), o, until); err != nil {
+	if err := calibrate(ctx, engine, m, data, streams.New(o.Seed, streams.Calibration).Perm(data.Len()), o, until); err != nil {
 		return nil, err
 	}
 	return m, nil
+}
+
+// dataset returns the options of reading the data set.
+func (o Options) dataset() dataset.Options {
+	return dataset.Options{Side: o.ImageSize, Limits: o.Limits, Images: o.Images, TempDir: o.TempDir, Workers: o.workers()}
+}
+
+// decision returns the options of what the model decides by.
+func (o Options) decision(level Level, began time.Time) decision.Options {
+	d := decision.Options{Seed: o.Seed, HeadSteps: level.HeadSteps, FalseAlarmRate: o.FalseAlarmRate,
+		Stop: o.Stop, Workers: o.workers(), Without: o.Without}
+	if o.MaxTime > 0 {
+		d.Deadline = began.Add(o.MaxTime)
+	}
+	return d
 }
 
 // thresholdDeviations is how many standard deviations above the mean error of
@@ -240,7 +268,7 @@ const thresholdDeviations = 2
 // through the same detector that will serve it, and sets mean, standard deviation
 // (of the population, as numpy's std) and threshold. When until is not zero it
 // ends there, once minCalibrated are measured; the summary says how many were.
-func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *Dataset, order []int, o Options, until time.Time) error {
+func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *dataset.Dataset, order []int, o Options, until time.Time) error {
 	d, err := inference.NewDetector(engine, m, 1)
 	if err != nil {
 		return err
@@ -248,7 +276,7 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *D
 	defer d.Close()
 	errs := make([]float64, len(order))
 	var next atomic.Int64
-	err = o.inParallel(ctx, o.Threads, func(running context.Context, _ int) error {
+	err = o.workers().Each(ctx, o.Threads, func(running context.Context, _ int) error {
 		var buffer []byte
 		for {
 			if !until.IsZero() && next.Load() >= minCalibrated && time.Now().After(until) {
@@ -292,7 +320,7 @@ func (o Options) stopped() bool {
 // maxNamedSkips bounds the skipped files that the metadata names.
 const maxNamedSkips = 100
 
-func summarize(level Level, o Options, data *Dataset, f fitted) *models.TrainingSummary {
+func summarize(level Level, o Options, data *dataset.Dataset, f fitted) *models.TrainingSummary {
 	base := ""
 	if o.Base != nil {
 		base = o.Base.SHA256

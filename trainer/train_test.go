@@ -5,19 +5,19 @@ import (
 	"context"
 	"errors"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/heads"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 )
 
-func bundle(t *testing.T, e *ort.Engine, src *Source, o Options) []byte {
+func bundle(t *testing.T, e *ort.Engine, src *dataset.Source, o Options) []byte {
 	t.Helper()
 	m, err := Train(t.Context(), e, src, o)
 	if err != nil {
@@ -125,7 +125,7 @@ func TestCancelledTrainingEndsWithinAStepAndWithItsCause(t *testing.T) {
 		}
 	}}
 	// Of so few images nothing is learnt before the first step.
-	m, err := Train(ctx, orttest.Open(t), zipSource(t, tileData(t, 4)), o)
+	m, err := Train(ctx, orttest.Open(t), zipSource(t, testkit.Tiles(t, 4)), o)
 	if !errors.Is(err, cause) || m != nil || steps != 2 {
 		t.Errorf("after %d steps: %v, %v", steps, m, err)
 	}
@@ -169,72 +169,7 @@ func TestUnusableOptionsAreRefused(t *testing.T) {
 		}
 	}
 	o, level, err := Options{}.Settle()
-	if err != nil || o.ImageSize != 256 || level.Number != 3 || level.Epochs != 30 || level.BatchSize != 16 || level.LearningRate != 1e-3 || level.HeadSteps < minHeadSteps {
+	if err != nil || o.ImageSize != 256 || level.Number != 3 || level.Epochs != 30 || level.BatchSize != 16 || level.LearningRate != 1e-3 || level.HeadSteps < heads.MinSteps {
 		t.Errorf("no options give %+v, %+v, %v", o, level, err)
-	}
-}
-
-// PyTorch draws from U(−1/√f, 1/√f), f being the second axis times the kernel's
-// area for weights of either kind.
-func TestInitialWeightsHavePyTorchsDistribution(t *testing.T) {
-	arch := models.DefaultArchitecture()
-	sd := InitialWeights(arch, 3)
-	if got, err := models.ArchitectureOf(sd); err != nil || !got.Equal(arch) {
-		t.Fatal(err)
-	}
-	fan := 0.0
-	for _, w := range sd {
-		if len(w.Shape) == 4 {
-			fan = float64(w.Shape[1] * 9)
-		}
-		bound := 1 / math.Sqrt(fan)
-		sum, squares, top := 0.0, 0.0, 0.0
-		for _, v := range w.Data {
-			sum += float64(v)
-			squares += float64(v) * float64(v)
-			top = max(top, math.Abs(float64(v)))
-		}
-		n := float64(len(w.Data))
-		if top > bound*(1+1e-6) {
-			t.Errorf("%s reaches %v beyond %v", w.Name, top, bound)
-		}
-		if n < 500 {
-			continue
-		}
-		if std := math.Sqrt(squares / n); math.Abs(std-bound/math.Sqrt(3)) > 0.05*bound || math.Abs(sum/n) > 0.1*bound || top < 0.98*bound {
-			t.Errorf("%s: mean %v, deviation %v, largest %v for a bound of %v", w.Name, sum/n, std, top, bound)
-		}
-	}
-	if slices.Equal(sd[0].Data, InitialWeights(arch, 4)[0].Data) {
-		t.Error("two seeds draw the same weights")
-	}
-}
-
-func TestFolderAndItsZipGiveTheSameData(t *testing.T) {
-	files := tileData(t, 20)
-	dir := t.TempDir()
-	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	src, err := OpenFolder(dir, DefaultLimits())
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := Options{ImageSize: 32, Limits: DefaultLimits(), Images: imageLimits}
-	a, err := Load(t.Context(), src, 2, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := Load(t.Context(), zipSource(t, files), 2, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a.Len() != len(files) || !slices.EqualFunc(images(t, a), images(t, b), bytes.Equal) {
-		t.Errorf("%d and %d images, or they differ", a.Len(), b.Len())
-	}
-	if _, err := OpenFolder(normalTiles+"/nothing", DefaultLimits()); err == nil || strings.Contains(err.Error(), "panic") {
-		t.Errorf("a folder that is not there gives %v", err)
 	}
 }

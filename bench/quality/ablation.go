@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/decision"
 	"github.com/deepmed/anomaly/internal/evaluation"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/trainer"
@@ -59,14 +60,14 @@ func ablationCommand() *cobra.Command {
 }
 
 // ablations are those of the names, or all.
-func ablations(names []string) ([]trainer.Ablation, error) {
-	all := trainer.Ablations()
+func ablations(names []string) ([]decision.Ablation, error) {
+	all := decision.Ablations()
 	if len(names) == 0 {
 		return all, nil
 	}
-	var out []trainer.Ablation
+	var out []decision.Ablation
 	for _, name := range names {
-		i := slices.IndexFunc(all, func(a trainer.Ablation) bool { return a.Name == name })
+		i := slices.IndexFunc(all, func(a decision.Ablation) bool { return a.Name == name })
 		if i < 0 {
 			var known []string
 			for _, a := range all {
@@ -79,7 +80,7 @@ func ablations(names []string) ([]trainer.Ablation, error) {
 	return out, nil
 }
 
-func ablate(ctx context.Context, e *ort.Engine, sets []string, all []trainer.Ablation, o trainer.Options, file string, out, log io.Writer) error {
+func ablate(ctx context.Context, e *ort.Engine, sets []string, all []decision.Ablation, o trainer.Options, file string, out, log io.Writer) error {
 	program, err := fingerprint()
 	if err != nil {
 		return err
@@ -105,7 +106,7 @@ func ablate(ctx context.Context, e *ort.Engine, sets []string, all []trainer.Abl
 			if i >= 0 {
 				row = done[i]
 			} else {
-				if row.AUROC, err = without(ctx, e, folder, a.Of(o)); err != nil {
+				if row.AUROC, err = without(ctx, e, folder, leaving(o, a)); err != nil {
 					return fmt.Errorf("%s: %w", a.Name, err)
 				}
 				fmt.Fprintf(log, "%s, %s: AUROC %.3f\n", a.Name, row.Set, row.AUROC)
@@ -142,4 +143,10 @@ func without(ctx context.Context, e *ort.Engine, folder string, o trainer.Option
 		return err
 	})
 	return auroc, err
+}
+
+// leaving returns the options of the same training with the ablation.
+func leaving(o trainer.Options, a decision.Ablation) trainer.Options {
+	o.Without = a
+	return o
 }

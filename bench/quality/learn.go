@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/evaluation"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
@@ -29,7 +30,7 @@ type learnt struct {
 // changes what a model decides by, so that the verdicts are those of a whole
 // training (TestBriefTrainingDecidesAlike holds it to that).
 func learn(ctx context.Context, e *ort.Engine, folder string, o trainer.Options, brief bool) (*learnt, error) {
-	src, err := trainer.OpenFolder(folder, trainer.DefaultLimits())
+	src, err := dataset.OpenFolder(folder, dataset.DefaultLimits())
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +72,7 @@ func judge(e *ort.Engine, m *models.Model, f func(*inference.Detector) error) er
 func imagesIn(folder string) ([]string, error) {
 	var out []string
 	err := filepath.WalkDir(folder, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && trainer.IsImage(p) {
+		if err == nil && !d.IsDir() && dataset.IsImage(p) {
 			out = append(out, p)
 		}
 		return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/evaluation"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
@@ -162,11 +163,11 @@ func montage(ctx context.Context, d *inference.Detector, title string, judged []
 		if err != nil {
 			return nil, err
 		}
-		pixels, err := inference.Prepare(data, d.Side(), inference.DefaultImageLimits())
+		pixels, err := imagefile.Prepare(data, d.Side(), imagefile.DefaultLimits())
 		if err != nil {
 			return nil, err
 		}
-		x, err := d.Explain(ctx, data, nil, inference.DefaultImageLimits())
+		x, err := d.Explain(ctx, data, nil, imagefile.DefaultLimits())
 		if err != nil {
 			return nil, err
 		}

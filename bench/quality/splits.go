@@ -14,6 +14,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/evaluation"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/spf13/cobra"
@@ -156,7 +157,7 @@ func (s *splitting) shrink(ctx context.Context, set, folder string) ([]string, e
 			if err != nil {
 				return err
 			}
-			pixels, err := inference.Prepare(data, side, inference.DefaultImageLimits())
+			pixels, err := imagefile.Prepare(data, side, imagefile.DefaultLimits())
 			if err != nil {
 				return fmt.Errorf("%s: %w", original, err)
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/calibration"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
@@ -20,7 +21,7 @@ import (
 func calibrateCommand() *cobra.Command {
 	var (
 		engine  engineFlags
-		options = trainer.Options{Limits: trainer.DefaultLimits()}
+		options = trainer.Options{Limits: dataset.DefaultLimits()}
 		out     string
 		check   bool
 		asJSON  bool
@@ -97,9 +98,9 @@ func calibrateCommand() *cobra.Command {
 }
 
 // openSources opens folders, zips and single images as one source.
-func openSources(paths []string, lim trainer.Limits) (*trainer.Source, func(), error) {
+func openSources(paths []string, lim dataset.Limits) (*dataset.Source, func(), error) {
 	var (
-		sources []*trainer.Source
+		sources []*dataset.Source
 		single  []string
 		closers []func()
 	)
@@ -109,7 +110,7 @@ func openSources(paths []string, lim trainer.Limits) (*trainer.Source, func(), e
 		}
 	}
 	for _, p := range paths {
-		if info, err := os.Stat(p); err == nil && !info.IsDir() && trainer.IsImage(p) {
+		if info, err := os.Stat(p); err == nil && !info.IsDir() && dataset.IsImage(p) {
 			single = append(single, p)
 			continue
 		}
@@ -121,14 +122,14 @@ func openSources(paths []string, lim trainer.Limits) (*trainer.Source, func(), e
 		sources, closers = append(sources, src), append(closers, closer)
 	}
 	if len(single) > 0 {
-		src, err := trainer.OpenFiles(single, lim)
+		src, err := dataset.OpenFiles(single, lim)
 		if err != nil {
 			closeAll()
 			return nil, nil, err
 		}
 		sources = append(sources, src)
 	}
-	src, err := trainer.JoinSources(sources, lim)
+	src, err := dataset.JoinSources(sources, lim)
 	if err != nil {
 		closeAll()
 		return nil, nil, err
@@ -137,7 +138,7 @@ func openSources(paths []string, lim trainer.Limits) (*trainer.Source, func(), e
 }
 
 // recalibrated calibrates a model on the source's images.
-func recalibrated(ctx context.Context, e *ort.Engine, m *models.Model, src *trainer.Source, o trainer.Options) (*models.Model, *trainer.Recalibration, error) {
+func recalibrated(ctx context.Context, e *ort.Engine, m *models.Model, src *dataset.Source, o trainer.Options) (*models.Model, *trainer.Recalibration, error) {
 	o.ImageSize = m.ImageSize
 	data, err := trainer.LoadNormals(ctx, e, src, o)
 	if err != nil {

@@ -11,8 +11,9 @@ import (
 	"text/tabwriter"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
-	"github.com/deepmed/anomaly/trainer"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 )
@@ -136,7 +137,7 @@ func imageFiles(args []string) ([]string, error) {
 			continue
 		}
 		err = filepath.WalkDir(arg, func(p string, d fs.DirEntry, err error) error {
-			if err == nil && !d.IsDir() && trainer.IsImage(p) {
+			if err == nil && !d.IsDir() && dataset.IsImage(p) {
 				files = append(files, p)
 			}
 			return err
@@ -161,7 +162,7 @@ func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadat
 			data, err := os.ReadFile(file)
 			if err == nil {
 				var v inference.Verdict
-				if v, err = d.Detect(ctx, data, meta, inference.DefaultImageLimits()); err == nil {
+				if v, err = d.Detect(ctx, data, meta, imagefile.DefaultLimits()); err == nil {
 					results[i].Verdict = &v
 				}
 			}
@@ -184,7 +185,7 @@ type drawings struct{ pictures, heatmaps string }
 // verdict goes by, so that the colours do, too.
 func (f drawings) draw(ctx context.Context, d *inference.Detector, meta *models.Metadata, image []byte, name string) error {
 	if f.pictures != "" {
-		png, err := d.Picture(ctx, image, inference.DefaultImageLimits())
+		png, err := d.Picture(ctx, image, imagefile.DefaultLimits())
 		if err == nil {
 			err = writePNG(filepath.Join(f.pictures, name), png)
 		}
@@ -195,7 +196,7 @@ func (f drawings) draw(ctx context.Context, d *inference.Detector, meta *models.
 	if f.heatmaps == "" {
 		return nil
 	}
-	x, err := d.Explain(ctx, image, meta, inference.DefaultImageLimits())
+	x, err := d.Explain(ctx, image, meta, imagefile.DefaultLimits())
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/evaluation"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
@@ -167,7 +168,7 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 				if err != nil {
 					return err
 				}
-				x, err := d.Explain(ctx, data, nil, inference.DefaultImageLimits())
+				x, err := d.Explain(ctx, data, nil, imagefile.DefaultLimits())
 				if err != nil {
 					return err
 				}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 )
@@ -51,7 +52,7 @@ func TestHeatmapsAreDrawnByTheThresholdOfTheVerdict(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	x, err := d.Explain(t.Context(), read(t, image), meta, inference.DefaultImageLimits())
+	x, err := d.Explain(t.Context(), read(t, image), meta, imagefile.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}

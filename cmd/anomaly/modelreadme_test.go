@@ -16,7 +16,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 )
 
@@ -192,7 +192,7 @@ func picture(t *testing.T, width, height int, opaque bool) []byte {
 // pixmap is an image as a PPM.
 func pixmap(t *testing.T, data []byte) []byte {
 	t.Helper()
-	img, err := inference.Decode(data, inference.DefaultImageLimits())
+	img, err := imagefile.Decode(data, imagefile.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/schollz/progressbar/v3"
@@ -21,7 +22,7 @@ import (
 func trainCommand() *cobra.Command {
 	var (
 		engine  engineFlags
-		options = trainer.Options{Limits: trainer.DefaultLimits()}
+		options = trainer.Options{Limits: dataset.DefaultLimits()}
 		out     string
 		force   bool
 		quiet   bool
@@ -159,20 +160,20 @@ func settle(c *cobra.Command, o trainer.Options) (trainer.Options, trainer.Level
 	return o.Settle()
 }
 
-func openSource(path string, lim trainer.Limits) (*trainer.Source, func(), error) {
+func openSource(path string, lim dataset.Limits) (*dataset.Source, func(), error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, nil, err
 	}
 	if info.IsDir() {
-		src, err := trainer.OpenFolder(path, lim)
+		src, err := dataset.OpenFolder(path, lim)
 		return src, func() {}, err
 	}
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	src, err := trainer.OpenZip(file, info.Size(), lim)
+	src, err := dataset.OpenZip(file, info.Size(), lim)
 	if err != nil {
 		file.Close()
 		return nil, nil, fmt.Errorf("%s: %w", path, err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/importer"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
@@ -200,7 +201,7 @@ func verify(ctx context.Context, e *ort.Engine, m *models.Model, files []string,
 		if err != nil {
 			return nil, err
 		}
-		inference.Normalize(planes, pixels)
+		imagefile.Normalize(planes, pixels)
 		if _, _, err := machine.Run(planes); err != nil {
 			return nil, err
 		}
@@ -234,7 +235,7 @@ func verify(ctx context.Context, e *ort.Engine, m *models.Model, files []string,
 		data, err := os.ReadFile(file)
 		var pixels []byte
 		if err == nil {
-			pixels, err = inference.Prepare(data, d.Side(), inference.DefaultImageLimits())
+			pixels, err = imagefile.Prepare(data, d.Side(), imagefile.DefaultLimits())
 		}
 		add(file, pixels, err)
 		step()

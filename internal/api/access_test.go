@@ -8,8 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"log/slog"
+
+	"github.com/deepmed/anomaly/internal/ort/orttest"
 )
 
 func TestTokenIsWantedEverywhereButByProbes(t *testing.T) {

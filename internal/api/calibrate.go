@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/gofiber/fiber/v2"
@@ -109,13 +110,13 @@ func sendBundle(c *fiber.Ctx, bundle []byte) error {
 }
 
 // source opens a part that is a zip of images and was spooled.
-func (f *form) source(name string, lim trainer.Limits) (*trainer.Source, error) {
+func (f *form) source(name string, lim dataset.Limits) (*dataset.Source, error) {
 	file := f.files[name]
 	info, err := file.Stat()
 	if err != nil {
 		return nil, err
 	}
-	return trainer.OpenZip(file, info.Size(), lim)
+	return dataset.OpenZip(file, info.Size(), lim)
 }
 
 // trainingOptions are those of every training here, and of every calibration.
@@ -138,10 +139,10 @@ func falseAlarmRate(text string) (float64, error) {
 
 // held is the normal images that a training's threshold is to be drawn from. They are
 // read before the training, so that nobody waits for one in vain; nil is none.
-type held struct{ data *trainer.Dataset }
+type held struct{ data *dataset.Dataset }
 
 // hold reads the part calibrationFile of a training's form.
-func (s *Server) hold(ctx context.Context, src *trainer.Source, o trainer.Options) (*held, error) {
+func (s *Server) hold(ctx context.Context, src *dataset.Source, o trainer.Options) (*held, error) {
 	if src == nil {
 		return nil, nil
 	}

@@ -15,8 +15,9 @@ import (
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/internal/hostile"
+	"github.com/deepmed/anomaly/internal/network"
+	"github.com/deepmed/anomaly/internal/streams"
 	"github.com/deepmed/anomaly/models"
-	"github.com/deepmed/anomaly/trainer"
 )
 
 // others is a zip of the n normal tiles of the test, which no model learnt from.
@@ -230,7 +231,7 @@ func TestCalibrationEndsWhenItsClientLeaves(t *testing.T) {
 	s := start(t, nil)
 	// A network that takes its time for each image.
 	arch := models.DefaultArchitecture()
-	slow := &models.Model{Architecture: arch, Weights: trainer.InitialWeights(arch, 1), ImageSize: 1024,
+	slow := &models.Model{Architecture: arch, Weights: network.InitialWeights(arch.Parameters(), streams.New(1, streams.Weights)), ImageSize: 1024,
 		Metadata: models.Metadata{ModelType: models.ModelType, ImageSize: 1024, Threshold: 1}}
 	var model bytes.Buffer
 	if err := exporter.WriteCheckpoint(&model, slow); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 	"github.com/gofiber/fiber/v2"
 	"golang.org/x/sync/errgroup"
@@ -154,7 +155,7 @@ func (s *Server) judge(c *fiber.Ctx, laps *laps, f *form, get func(context.Conte
 				x.Verdict, err = s.judgeImage(ctx, *laps, d, image.data, meta)
 			}
 			switch {
-			case errors.Is(err, inference.ErrImage), errors.Is(err, inference.ErrImageTooLarge):
+			case errors.Is(err, imagefile.ErrImage), errors.Is(err, imagefile.ErrTooLarge):
 				list[i].Error = sentence(err)
 				return nil
 			case err != nil:

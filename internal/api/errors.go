@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
@@ -57,14 +59,14 @@ var callerErrors = []struct {
 	{trainer.ErrImageSize, fiber.StatusBadRequest},
 	{trainer.ErrFalseAlarmRate, fiber.StatusBadRequest},
 	{trainer.ErrBase, fiber.StatusUnprocessableEntity},
-	{trainer.ErrNoImages, fiber.StatusBadRequest},
+	{dataset.ErrNoImages, fiber.StatusBadRequest},
 	{trainer.ErrTooFewNormals, fiber.StatusUnprocessableEntity},
-	{trainer.ErrDatasetTooLarge, fiber.StatusRequestEntityTooLarge},
+	{dataset.ErrTooLarge, fiber.StatusRequestEntityTooLarge},
 	{trainer.ErrTooLittleTime, fiber.StatusUnprocessableEntity},
-	{trainer.ErrNotZip, fiber.StatusUnprocessableEntity},
+	{dataset.ErrNotZip, fiber.StatusUnprocessableEntity},
 	{trainer.ErrDiverged, fiber.StatusUnprocessableEntity},
-	{inference.ErrImageTooLarge, fiber.StatusRequestEntityTooLarge},
-	{inference.ErrImage, fiber.StatusUnprocessableEntity},
+	{imagefile.ErrTooLarge, fiber.StatusRequestEntityTooLarge},
+	{imagefile.ErrImage, fiber.StatusUnprocessableEntity},
 	{registry.ErrName, fiber.StatusBadRequest},
 	{registry.ErrUnknown, fiber.StatusNotFound},
 	{registry.ErrBroken, fiber.StatusUnprocessableEntity},

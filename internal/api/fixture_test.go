@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
@@ -223,7 +224,7 @@ func normals(t testing.TB, n int, more map[string][]byte) []byte {
 func trained(t testing.TB) map[string][]byte {
 	t.Helper()
 	if fixture == nil {
-		src, err := trainer.OpenFolder(filepath.Join(tiles, "train/good"), trainer.DefaultLimits())
+		src, err := dataset.OpenFolder(filepath.Join(tiles, "train/good"), dataset.DefaultLimits())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/gofiber/fiber/v2"
@@ -83,7 +84,7 @@ func (s *Server) train(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	var normals *trainer.Source
+	var normals *dataset.Source
 	if f.files["calibrationFile"] != nil {
 		if normals, err = f.source("calibrationFile", o.Limits); err != nil {
 			return inCalibration(err)

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
 )
 
 // inferring is a service that keeps the model tiles, of 32 px, with two images as
@@ -26,12 +27,12 @@ func inferring(t testing.TB) (s *service, images []float32, errs []float64) {
 	}
 	for _, f := range tileFiles(t, "test/crack", 2) {
 		image := read(t, f)
-		pixels, err := inference.Prepare(image, 32, inference.DefaultImageLimits())
+		pixels, err := imagefile.Prepare(image, 32, imagefile.DefaultLimits())
 		if err != nil {
 			t.Fatal(err)
 		}
 		values := make([]float32, len(pixels))
-		inference.Normalize(values, pixels)
+		imagefile.Normalize(values, pixels)
 		images = append(images, values...)
 		errs = append(errs, as[inference.Verdict](t, s.byName(t, "tiles", image)).ReconstructionError)
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
@@ -38,8 +40,8 @@ type Options struct {
 	DetectTime, TrainTime time.Duration
 	// Models, Images and Dataset bound what an upload may hold.
 	Models  models.Limits
-	Images  inference.ImageLimits
-	Dataset trainer.Limits
+	Images  imagefile.Limits
+	Dataset dataset.Limits
 	// CacheBytes is how much memory loaded models may take.
 	CacheBytes int64
 	// Batch says how images of one model run together.
@@ -85,8 +87,8 @@ func DefaultOptions() Options {
 		DetectTime:        2 * time.Minute,
 		TrainTime:         24 * time.Hour,
 		Models:            models.DefaultLimits(),
-		Images:            inference.DefaultImageLimits(),
-		Dataset:           trainer.DefaultLimits(),
+		Images:            imagefile.DefaultLimits(),
+		Dataset:           dataset.DefaultLimits(),
 		CacheBytes:        256 << 20,
 		Batch:             inference.BatchOptions{Delay: inference.MaxBatchDelay},
 		RequestImages:     128 << 20,

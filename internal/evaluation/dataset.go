@@ -10,7 +10,8 @@ import (
 	"slices"
 
 	"github.com/deepmed/anomaly/inference"
-	"github.com/deepmed/anomaly/trainer"
+	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -81,7 +82,7 @@ func Open(folder string) (*Set, error) {
 func images(folder string) ([]string, error) {
 	var files []string
 	err := filepath.WalkDir(folder, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && trainer.IsImage(p) {
+		if err == nil && !d.IsDir() && dataset.IsImage(p) {
 			files = append(files, p)
 		}
 		return err
@@ -101,7 +102,7 @@ type Judged struct {
 func Score(ctx context.Context, d *inference.Detector, files []string, threads int) ([]Judged, error) {
 	out := make([]Judged, len(files))
 	return out, eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte) error {
-		v, err := d.Detect(ctx, data, nil, inference.DefaultImageLimits())
+		v, err := d.Detect(ctx, data, nil, imagefile.DefaultLimits())
 		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
 		}

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/detectability"
+	"github.com/deepmed/anomaly/internal/imagefile"
 )
 
 const tiles = "../../testdata/tiles"
@@ -70,7 +70,7 @@ func TestEvaluationOfRealTiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, err := d.Explain(t.Context(), data, nil, inference.DefaultImageLimits())
+	x, err := d.Explain(t.Context(), data, nil, imagefile.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}

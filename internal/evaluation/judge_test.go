@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
@@ -17,7 +18,7 @@ func judge(t *testing.T) *inference.Detector {
 	t.Helper()
 	e := orttest.Open(t)
 	tilesOnce.Do(func() {
-		src, err := trainer.OpenFolder(filepath.Join(tiles, TrainFolder), trainer.DefaultLimits())
+		src, err := dataset.OpenFolder(filepath.Join(tiles, TrainFolder), dataset.DefaultLimits())
 		if err != nil {
 			t.Fatal(err)
 		}

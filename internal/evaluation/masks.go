@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
 )
 
 // truthFolder has a folder for each defect, with a mask for each of its images.
@@ -61,7 +61,7 @@ func readMask(file string, width, height int) (*mask, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMask, err)
 	}
-	img, err := inference.Decode(data, inference.DefaultImageLimits())
+	img, err := imagefile.Decode(data, imagefile.DefaultLimits())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrMask, file, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
 )
 
 // proLimit is the share of normal pixels up to which the per-region overlap is
@@ -156,7 +157,7 @@ func pixelFigures(good, bad *pixelMap) PixelFigures {
 func collect(ctx context.Context, d *inference.Detector, files, masks []string, threads int) (*pixelMap, error) {
 	parts := make([]pixelMap, len(files))
 	err := eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte) error {
-		img, err := inference.Decode(data, inference.DefaultImageLimits())
+		img, err := imagefile.Decode(data, imagefile.DefaultLimits())
 		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
 		}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/disintegration/imaging"
 )
 
@@ -203,7 +204,7 @@ func drawMask(t *testing.T, d *inference.Detector, file string, highest bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := inference.Decode(data, inference.DefaultImageLimits())
+	img, err := imagefile.Decode(data, imagefile.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,15 +1,18 @@
-// Package extractor sees images through a backbone that was trained on ImageNet: it
-// says which feature maps there are, of which sizes, and computes them of prepared
-// images. What features mean, and what is decided by them, is not told here.
+// Package extractor computes the feature maps that a backbone, trained on ImageNet,
+// has of prepared images. It defines which feature maps there are and their shapes.
+// What is learned or decided from features does not belong here.
 package extractor
 
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/workers"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -19,8 +22,8 @@ type Map struct{ Block, Channels, Side int }
 // Floats is the number of elements of the map.
 func (m Map) Floats() int { return m.Channels * m.Side * m.Side }
 
-// MapsOf are the feature maps of a model's images of that side, the finest first:
-// those of models.HeadTaps.
+// MapsOf returns the feature maps of an image of side×side pixels: those of
+// models.HeadTaps, the finest first.
 func MapsOf(side int) []Map {
 	var ms []Map
 	for _, t := range models.HeadTaps() {
@@ -29,8 +32,8 @@ func MapsOf(side int) []Map {
 	return ms
 }
 
-// Extractor computes feature maps of images of one size. Several goroutines may make
-// observers of it at once. It must be closed.
+// Extractor computes the feature maps of images of one size. It may be used by several
+// goroutines, each with an Observer of its own. It must be closed.
 type Extractor struct {
 	session *ort.Session
 	side    int
@@ -50,13 +53,14 @@ func New(engine *ort.Engine, side int) (*Extractor, error) {
 	return &Extractor{session: session, side: side, maps: MapsOf(side)}, nil
 }
 
-// Maps are the feature maps, in the order in which Observer.See gives them.
+// Maps returns the feature maps in the order in which Observer.See returns them.
 func (e *Extractor) Maps() []Map { return e.maps }
 
-// Close gives the session back. It must not be called while an observer sees.
+// Close releases the session. No observer may be in use.
 func (e *Extractor) Close() { e.session.Close() }
 
-// Observer is one goroutine's memory for an Extractor. It must be closed.
+// Observer holds the tensors with which one goroutine uses an Extractor. It must be
+// closed.
 type Observer struct {
 	extractor *Extractor
 	in        *ort.Tensor
@@ -81,10 +85,10 @@ func (e *Extractor) Observer() (*Observer, error) {
 	return o, nil
 }
 
-// See returns the feature maps of a prepared image (side×side×3 bytes), from the map
-// of number first on; those before are nil.
+// See returns the feature maps of a prepared image (side×side×3 bytes). Maps before
+// the one with index first are nil.
 func (o *Observer) See(ctx context.Context, image []byte, first int) ([][]float32, error) {
-	inference.Normalize(o.in.Data(), image)
+	imagefile.Normalize(o.in.Data(), image)
 	if err := o.extractor.session.Run(ctx, []*ort.Tensor{o.in}, o.out); err != nil {
 		return nil, err
 	}
@@ -95,7 +99,7 @@ func (o *Observer) See(ctx context.Context, image []byte, first int) ([][]float3
 	return seen, nil
 }
 
-// Close gives the memory back; the extractor stays.
+// Close releases the tensors. The extractor stays open.
 func (o *Observer) Close() {
 	o.in.Close()
 	for _, t := range o.out {
@@ -103,8 +107,51 @@ func (o *Observer) Close() {
 	}
 }
 
-// PatchOf returns the patch, along an axis, of map m that pixel x of an image of that
-// side lies in.
+// Request selects what ObserveAll computes.
+type Request struct {
+	// Images is the number of images.
+	Images int
+	// First is the index of the first feature map to keep; earlier ones are nil.
+	First int
+	// Until is when to stop, once AtLeast images are done; zero means never.
+	Until   time.Time
+	AtLeast int
+	// Painter returns a function that returns image i. It is called once in each
+	// goroutine, and the function may reuse its memory for the next image.
+	Painter func() func(i int) ([]byte, error)
+}
+
+// ObserveAll returns the feature maps of the images, by image and map; nil for images
+// that there was no time for.
+func (e *Extractor) ObserveAll(ctx context.Context, pool workers.Pool, r Request) ([][][]float32, error) {
+	seen := make([][][]float32, r.Images)
+	threads := max(pool.Threads, 1)
+	err := pool.Each(ctx, threads, func(running context.Context, worker int) error {
+		observer, err := e.Observer()
+		if err != nil {
+			return err
+		}
+		defer observer.Close()
+		paint := r.Painter()
+		for i := worker; i < r.Images; i += threads {
+			if i >= r.AtLeast && !r.Until.IsZero() && time.Now().After(r.Until) {
+				return nil
+			}
+			image, err := paint(i)
+			if err != nil {
+				return err
+			}
+			if seen[i], err = observer.See(running, image, r.First); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return seen, err
+}
+
+// PatchOf returns the index, along one axis, of the patch of map m that contains pixel
+// x of an image of that side.
 func PatchOf(m Map, side, x int) int {
 	in := models.BackboneInputOf(side)
 	return (x*in.Times + in.Times/2 + in.Border) * m.Side / in.Side

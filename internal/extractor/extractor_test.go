@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/exporter"
-	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
@@ -54,7 +54,7 @@ func TestFeatureMapsAreThoseOfTheGraph(t *testing.T) {
 		}
 		defer s.Close()
 		in := orttest.Tensor(t, nil, 1, models.InputChannels, side, side)
-		inference.Normalize(in.Data(), image)
+		imagefile.Normalize(in.Data(), image)
 		var out []*ort.Tensor
 		for _, f := range e.Maps() {
 			out = append(out, orttest.Tensor(t, nil, 1, f.Channels, f.Side, f.Side))

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
@@ -45,7 +46,7 @@ func untrained(side int, channels ...int) *models.Model {
 // trained is the default network, trained on a few tiles.
 func trained(t *testing.T) *models.Model {
 	t.Helper()
-	src, err := trainer.OpenFolder("../../testdata/tiles/test/crack", trainer.DefaultLimits())
+	src, err := dataset.OpenFolder("../../testdata/tiles/test/crack", dataset.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/deepmed/anomaly/internal/workers"
 )
 
 // synthetic gives feature maps with correlated channels, different means at each
@@ -53,7 +55,7 @@ func BenchmarkFitGaussians(b *testing.B) {
 			images := synthetic(m, n, 1)
 			b.Run(fmt.Sprintf("n=%d/C=%d", n, m.Channels), func(b *testing.B) {
 				for b.Loop() {
-					if _, err := FitGaussians(context.Background(), m, images, 5, 16, 2); err != nil {
+					if _, err := FitGaussians(context.Background(), m, images, 5, 16, workers.Pool{Threads: 2}); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -65,7 +67,7 @@ func BenchmarkFitGaussians(b *testing.B) {
 func BenchmarkPeak(b *testing.B) {
 	for _, m := range benchMaps {
 		images := synthetic(m, 40, 1)
-		g, err := FitGaussians(context.Background(), m, images, 0, 16, 2)
+		g, err := FitGaussians(context.Background(), m, images, 0, 16, workers.Pool{Threads: 2})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -82,7 +84,7 @@ func BenchmarkFitPooled(b *testing.B) {
 	m := benchMaps[1]
 	images := synthetic(m, 200, 1)
 	for b.Loop() {
-		if _, err := FitPooled(m, images, 5, 2); err != nil {
+		if _, err := FitPooled(m, images, 5, workers.Pool{Threads: 2}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -92,7 +94,7 @@ func BenchmarkFitNeighbours(b *testing.B) {
 	m := benchMaps[1]
 	images := synthetic(m, 200, 1)
 	for b.Loop() {
-		if _, err := FitNeighbours(m, images, 5, 100, 2); err != nil {
+		if _, err := FitNeighbours(m, images, 5, 100, workers.Pool{Threads: 2}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/deepmed/anomaly/internal/workers"
 	"gonum.org/v1/gonum/floats"
 )
 
@@ -33,7 +34,7 @@ const (
 //
 // FitGaussians returns ErrTooFew if a fit has fewer than 2 images, ErrValues if a
 // feature is not finite, or ctx's error if that is done before the end.
-func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank, threads int) ([]*Gaussian, error) {
+func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank int, pool workers.Pool) ([]*Gaussian, error) {
 	p, err := check(m, images, folds)
 	if err != nil {
 		return nil, err
@@ -46,7 +47,7 @@ func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank, t
 		g.Directions = make([]float32, m.Places()*g.Rank*m.Channels)
 		out[i] = g
 	}
-	whitening, err := fitShared(ctx, m, images, p, threads, out)
+	whitening, err := fitShared(ctx, m, images, p, pool, out)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank, t
 		}
 	}
 	blocks := (m.Places() + blockPlaces - 1) / blockPlaces
-	err = inParallel(ctx, blocks, threads, func() func(int) error {
+	err = pool.EachWith(ctx, blocks, func(context.Context) func(int) error {
 		s, w := newSums(m, images, p), newWorker(m.Channels, out[0].Rank)
 		return func(block int) error {
 			s.load(block * blockPlaces)
@@ -94,13 +95,13 @@ func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank, t
 // fitShared returns each fit's whitening by the covariance that all places share,
 // and stores the means. The second moments of each place are summed again later:
 // to hold them would take more memory than it saves time.
-func fitShared(ctx context.Context, m Map, images [][]float32, p partition, threads int, out []*Gaussian) ([][]float64, error) {
+func fitShared(ctx context.Context, m Map, images [][]float32, p partition, pool workers.Pool, out []*Gaussian) ([][]float64, error) {
 	c := m.Channels
 	blocks := (m.Places() + blockPlaces - 1) / blockPlaces
 	blocksOf := (blocks + maxParts - 1) / maxParts // in a part
 	parts := make([][][]float64, (blocks+blocksOf-1)/blocksOf)
 	squares := make([]float64, len(parts))
-	err := inParallel(ctx, len(parts), threads, func() func(int) error {
+	err := pool.EachWith(ctx, len(parts), func(context.Context) func(int) error {
 		s, moment := newSums(m, images, p), make([]float64, c*c)
 		return func(part int) error {
 			sum := make([][]float64, p.fits())
@@ -131,7 +132,7 @@ func fitShared(ctx context.Context, m Map, images [][]float32, p partition, thre
 	}
 	square := floats.Sum(squares) / float64(p.n*m.Len())
 	whitening := make([][]float64, p.fits())
-	err = inParallel(ctx, p.fits(), threads, func() func(int) error {
+	err = pool.EachWith(ctx, p.fits(), func(context.Context) func(int) error {
 		return func(fit int) error {
 			shared := make([]float64, c*c)
 			for _, part := range parts { // in their order, on any number of threads

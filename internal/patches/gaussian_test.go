@@ -9,6 +9,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/deepmed/anomaly/internal/workers"
 	"gonum.org/v1/gonum/mat"
 )
 
@@ -87,7 +88,7 @@ func direct(t *testing.T, m Map, images [][]float32, rank int, x []float32) []fl
 
 func fit(t *testing.T, m Map, images [][]float32, folds, rank, threads int) []*Gaussian {
 	t.Helper()
-	g, err := FitGaussians(context.Background(), m, images, folds, rank, threads)
+	g, err := FitGaussians(context.Background(), m, images, folds, rank, workers.Pool{Threads: threads})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,22 +151,22 @@ func TestFoldsAreFitsOfTheOtherImages(t *testing.T) {
 	m := Map{12, 5}
 	images := synthetic(m, 31, 5)
 	const folds = 5
-	pooled, err := FitPooled(m, images, folds, 2)
+	pooled, err := FitPooled(m, images, folds, workers.Pool{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	neighbours, err := FitNeighbours(m, images, folds, 10, 2)
+	neighbours, err := FitNeighbours(m, images, folds, 10, workers.Pool{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for fold, g := range fit(t, m, images, folds, 4, 2) {
 		rest := without(images, folds, fold)
 		alone := fit(t, m, rest, 0, 4, 1)[0]
-		p, err := FitPooled(m, rest, 0, 1)
+		p, err := FitPooled(m, rest, 0, workers.Pool{Threads: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
-		q, err := FitNeighbours(m, rest, 0, 10, 1)
+		q, err := FitNeighbours(m, rest, 0, 10, workers.Pool{Threads: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -184,11 +185,11 @@ func TestFoldsAreFitsOfTheOtherImages(t *testing.T) {
 func TestFitsAreTheSameOnAnyNumberOfThreads(t *testing.T) {
 	m := Map{20, 7}
 	images := synthetic(m, 40, 6)
-	one, err := FitNeighbours(m, images, 3, 11, 1)
+	one, err := FitNeighbours(m, images, 3, 11, workers.Pool{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := FitPooled(m, images, 3, 1)
+	p, err := FitPooled(m, images, 3, workers.Pool{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,10 +198,10 @@ func TestFitsAreTheSameOnAnyNumberOfThreads(t *testing.T) {
 		if !reflect.DeepEqual(g, fit(t, m, images, 3, 6, threads)) {
 			t.Errorf("Gaussians differ on %d threads", threads)
 		}
-		if other, err := FitNeighbours(m, images, 3, 11, threads); err != nil || !reflect.DeepEqual(one, other) {
+		if other, err := FitNeighbours(m, images, 3, 11, workers.Pool{Threads: threads}); err != nil || !reflect.DeepEqual(one, other) {
 			t.Errorf("neighbours differ on %d threads, %v", threads, err)
 		}
-		if other, err := FitPooled(m, images, 3, threads); err != nil || !reflect.DeepEqual(p, other) {
+		if other, err := FitPooled(m, images, 3, workers.Pool{Threads: threads}); err != nil || !reflect.DeepEqual(p, other) {
 			t.Errorf("pooled Gaussians differ on %d threads, %v", threads, err)
 		}
 	}
@@ -235,11 +236,11 @@ func TestImagesThatAreAlike(t *testing.T) {
 				images[k][i] = value(i, k)
 			}
 		}
-		p, err := FitPooled(m, images, 3, 2)
+		p, err := FitPooled(m, images, 3, workers.Pool{Threads: 2})
 		if err != nil {
 			t.Fatal(name, err)
 		}
-		q, err := FitNeighbours(m, images, 3, 4, 2)
+		q, err := FitNeighbours(m, images, 3, 4, workers.Pool{Threads: 2})
 		if err != nil {
 			t.Fatal(name, err)
 		}
@@ -281,16 +282,16 @@ func TestWhatCannotBeFitted(t *testing.T) {
 		"short":            {short, 2, nil},
 		"folds below none": {synthetic(m, 3, 1), -1, nil},
 	} {
-		_, gaussians := FitGaussians(context.Background(), m, c.images, c.folds, 2, 2)
-		_, pooled := FitPooled(m, c.images, c.folds, 2)
-		_, neighbours := FitNeighbours(m, c.images, c.folds, 3, 2)
+		_, gaussians := FitGaussians(context.Background(), m, c.images, c.folds, 2, workers.Pool{Threads: 2})
+		_, pooled := FitPooled(m, c.images, c.folds, workers.Pool{Threads: 2})
+		_, neighbours := FitNeighbours(m, c.images, c.folds, 3, workers.Pool{Threads: 2})
 		for _, err := range []error{gaussians, pooled, neighbours} {
 			if err == nil || c.want != nil && !errors.Is(err, c.want) {
 				t.Errorf("%s: %v, want %v", name, err, c.want)
 			}
 		}
 	}
-	if _, err := FitNeighbours(m, synthetic(m, 5, 1), 2, 0, 1); err == nil {
+	if _, err := FitNeighbours(m, synthetic(m, 5, 1), 2, 0, workers.Pool{}); err == nil {
 		t.Error("a bank of no images")
 	}
 }
@@ -299,7 +300,7 @@ func TestFitGaussiansEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	m := Map{3, 4}
-	if _, err := FitGaussians(ctx, m, synthetic(m, 9, 1), 2, 2, 2); !errors.Is(err, context.Canceled) {
+	if _, err := FitGaussians(ctx, m, synthetic(m, 9, 1), 2, 2, workers.Pool{Threads: 2}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -312,7 +313,7 @@ func TestDistancesOnSeveralGoroutines(t *testing.T) {
 	for k, x := range images {
 		want[k] = g.Peak(x)
 	}
-	err := inParallel(context.Background(), 200, 4, func() func(int) error {
+	err := workers.Pool{Threads: 4}.EachWith(context.Background(), 200, func(context.Context) func(int) error {
 		return func(task int) error {
 			if k := task % len(images); g.Peak(images[k]) != want[k] {
 				return errors.New("another distance")

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"os"
 	"testing"
+
+	"github.com/deepmed/anomaly/internal/workers"
 )
 
 // The distances are NumPy's: see testdata/make_golden.py.
@@ -25,11 +27,11 @@ func TestDistancesAreNumPys(t *testing.T) {
 	}
 	m := Map{golden.Channels, golden.Side}
 	gaussians := fit(t, m, golden.Images, golden.Folds, golden.Rank, 2)
-	pooled, err := FitPooled(m, golden.Images, golden.Folds, 2)
+	pooled, err := FitPooled(m, golden.Images, golden.Folds, workers.Pool{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	neighbours, err := FitNeighbours(m, golden.Images, golden.Folds, golden.Most, 2)
+	neighbours, err := FitNeighbours(m, golden.Images, golden.Folds, golden.Most, workers.Pool{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/deepmed/anomaly/internal/workers"
 	"gonum.org/v1/gonum/floats"
 	"gonum.org/v1/gonum/mat"
 )
@@ -33,11 +34,11 @@ type Neighbours struct {
 // algorithm for k centres chooses as a core-set (Sener and Savarese, 2018; PatchCore;
 // Roth et al., 2022), beginning with the one closest to the mean. It returns ErrTooFew
 // if a fit has fewer than 2 images, or ErrValues if a feature is not finite.
-func FitNeighbours(m Map, images [][]float32, folds, most, threads int) ([]*Neighbours, error) {
+func FitNeighbours(m Map, images [][]float32, folds, most int, pool workers.Pool) ([]*Neighbours, error) {
 	if most < 1 {
 		return nil, fmt.Errorf("patches: no bank of %d images", most)
 	}
-	return fitVectors(m, images, folds, threads, func(v vectors) (*Neighbours, error) {
+	return fitVectors(m, images, folds, pool, func(v vectors) (*Neighbours, error) {
 		w, err := whitenSpectrum(v, m.Channels)
 		if err != nil {
 			return nil, err
@@ -127,7 +128,7 @@ func coreSet(q [][]float64, most int) []int {
 // to its nearest neighbour. It may be called by several goroutines at once.
 func (g *Neighbours) Distance(x []float32) float64 {
 	c := len(g.Mean)
-	f := pool(x, c)
+	f := average(x, c)
 	for i := range f {
 		f[i] -= float64(g.Mean[i])
 	}

@@ -13,13 +13,10 @@
 package patches
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
-	"sync"
-	"sync/atomic"
 )
 
 var (
@@ -96,40 +93,6 @@ func check(m Map, images [][]float32, folds int) (partition, error) {
 		}
 	}
 	return p, nil
-}
-
-// inParallel calls work for each of n tasks on that many threads, and returns the
-// error of the first task that failed. After an error no further task is begun.
-// The function that start returns is called by one goroutine only.
-func inParallel(ctx context.Context, n, threads int, start func() func(task int) error) error {
-	var wg sync.WaitGroup
-	var next atomic.Int64
-	var failed atomic.Bool
-	errs := make([]error, n)
-	for range min(max(threads, 1), n) {
-		wg.Go(func() {
-			work := start()
-			for !failed.Load() {
-				task := int(next.Add(1)) - 1
-				if task >= n {
-					return
-				}
-				if errs[task] = ctx.Err(); errs[task] == nil {
-					errs[task] = work(task)
-				}
-				if errs[task] != nil {
-					failed.Store(true)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // floor returns what is added to variances of that mean, of features with that mean

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 
+	"github.com/deepmed/anomaly/internal/workers"
 	"gonum.org/v1/gonum/floats"
 )
 
@@ -29,8 +30,8 @@ type Pooled struct {
 // FitPooled fits Gaussians to the means over all places of the images' feature
 // maps: folds+1 of them, as the package's description says. It returns ErrTooFew if
 // a fit has fewer than 2 images, or ErrValues if a feature is not finite.
-func FitPooled(m Map, images [][]float32, folds, threads int) ([]*Pooled, error) {
-	return fitVectors(m, images, folds, threads, func(v vectors) (*Pooled, error) {
+func FitPooled(m Map, images [][]float32, folds int, pool workers.Pool) ([]*Pooled, error) {
+	return fitVectors(m, images, folds, pool, func(v vectors) (*Pooled, error) {
 		c := m.Channels
 		for i := range c {
 			for j := range i {
@@ -59,7 +60,7 @@ func FitPooled(m Map, images [][]float32, folds, threads int) ([]*Pooled, error)
 // Channels×Side×Side. It may be called by several goroutines at once.
 func (g *Pooled) Distance(x []float32) float64 {
 	c := len(g.Mean)
-	z := pool(x, c)
+	z := average(x, c)
 	for i := range z {
 		z[i] = (z[i] - float64(g.Mean[i])) * float64(g.Precision[i])
 	}
@@ -80,7 +81,7 @@ type vectors struct {
 }
 
 // fitVectors calls fit for each fit of the images' pooled features.
-func fitVectors[T any](m Map, images [][]float32, folds, threads int, fit func(vectors) (T, error)) ([]T, error) {
+func fitVectors[T any](m Map, images [][]float32, folds int, pool workers.Pool, fit func(vectors) (T, error)) ([]T, error) {
 	p, err := check(m, images, folds)
 	if err != nil {
 		return nil, err
@@ -88,10 +89,10 @@ func fitVectors[T any](m Map, images [][]float32, folds, threads int, fit func(v
 	c := m.Channels
 	x := make([][]float64, p.n)
 	for k, image := range images {
-		x[k] = pool(image, c)
+		x[k] = average(image, c)
 	}
 	out := make([]T, p.fits())
-	err = inParallel(context.Background(), len(out), threads, func() func(int) error {
+	err = pool.EachWith(context.Background(), len(out), func(context.Context) func(int) error {
 		return func(i int) error {
 			v := vectors{mean: make([]float64, c), covariance: make([]float64, c*c)}
 			for k, f := range x {
@@ -131,8 +132,8 @@ func fitVectors[T any](m Map, images [][]float32, folds, threads int, fit func(v
 	return out, nil
 }
 
-// pool returns the mean over all places of each of c channels.
-func pool(x []float32, c int) []float64 {
+// average returns the mean over all places of each of c channels.
+func average(x []float32, c int) []float64 {
 	places := len(x) / c
 	f := make([]float64, c)
 	for i := range f {

@@ -1,0 +1,109 @@
+package dataset
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// maxYAMLBytes bounds a YAML file of class names, and maxYAMLFiles how many files
+// are looked into for some: a data set has one.
+const (
+	maxYAMLBytes = 1 << 20
+	maxYAMLFiles = 100
+)
+
+// maxClassNames and maxClassName bound what is taken from it, in names and in
+// bytes of one.
+const (
+	maxClassNames = 10_000
+	maxClassName  = 1_000
+)
+
+// errNoClassNames is returned for a YAML file that holds no class names.
+var errNoClassNames = errors.New("no names, classes or labels in it")
+
+// parseClassNames reads the class names from a YAML file: under `names`,
+// `classes` or `labels`, as a list or as YOLO's mapping from number to name,
+// which is put in the order of its numbers.
+func parseClassNames(data []byte) ([]string, error) {
+	if len(data) > maxYAMLBytes {
+		return nil, fmt.Errorf("%d bytes, at most %d are read", len(data), maxYAMLBytes)
+	}
+	var doc map[string]yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		return nil, errors.New(strings.ReplaceAll(err.Error(), "\n", " "))
+	}
+	for _, key := range []string{"names", "classes", "labels"} {
+		node, ok := doc[key]
+		if !ok {
+			continue
+		}
+		names, err := classNames(&node)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		for _, n := range names {
+			if len(n) > maxClassName {
+				return nil, fmt.Errorf("%s: a name of %d bytes", key, len(n))
+			}
+		}
+		if len(names) > 0 {
+			return names, nil
+		}
+	}
+	return nil, errNoClassNames
+}
+
+func classNames(node *yaml.Node) ([]string, error) {
+	if n := len(node.Content); n > 2*maxClassNames {
+		return nil, fmt.Errorf("%d entries, at most %d are read", n, maxClassNames)
+	}
+	switch node.Kind {
+	case yaml.SequenceNode:
+		var names []string
+		for _, item := range node.Content {
+			if item.Kind != yaml.ScalarNode {
+				return nil, fmt.Errorf("line %d: a class name must be plain text", item.Line)
+			}
+			names = append(names, item.Value)
+		}
+		return names, nil
+	case yaml.MappingNode:
+		byNumber := map[int]string{}
+		if err := node.Decode(&byNumber); err != nil {
+			return nil, errors.New("expected a list of names or a mapping from number to name")
+		}
+		numbers := make([]int, 0, len(byNumber))
+		for n := range byNumber {
+			numbers = append(numbers, n)
+		}
+		slices.Sort(numbers)
+		names := make([]string, len(numbers))
+		for i, n := range numbers {
+			names[i] = byNumber[n]
+		}
+		return names, nil
+	}
+	return nil, errors.New("expected a list of names or a mapping from number to name")
+}
+
+func isYAML(name string) bool {
+	ext := strings.ToLower(path.Ext(name))
+	return ext == ".yaml" || ext == ".yml"
+}
+
+// yamlRank puts data.yaml and classes.yaml before any other YAML file.
+func yamlRank(name string) int {
+	switch base := strings.ToLower(path.Base(name)); strings.TrimSuffix(strings.TrimSuffix(base, ".yaml"), ".yml") {
+	case "data":
+		return 0
+	case "classes":
+		return 1
+	}
+	return 2
+}

@@ -1,0 +1,72 @@
+package decision
+
+import (
+	"context"
+
+	"github.com/deepmed/anomaly/internal/calibration"
+	"github.com/deepmed/anomaly/internal/detectability"
+	"github.com/deepmed/anomaly/internal/extractor"
+	"github.com/deepmed/anomaly/internal/heads"
+	"github.com/deepmed/anomaly/internal/streams"
+	"github.com/deepmed/anomaly/models"
+)
+
+// perCell is how many synthetic anomalies of each size and contrast are judged for the
+// table of detectability.
+const perCell = 6
+
+// detectable measures which synthetic anomalies are found, each on a normal image that
+// what judges it has not learned from.
+func (x *reference) detectable(ctx context.Context, e *extractor.Extractor, s *statistics, h *heads.Heads, c *calibration.Calibration, o Options) (*models.Detectability, error) {
+	plan, err := detectability.NewPlan(detectability.Images{Count: x.len(), Side: x.data.Side, At: x.image},
+		perCell, streams.New(o.Seed, streams.Detectability))
+	if err != nil {
+		return nil, err
+	}
+	first := firstTap()
+	if h != nil {
+		first = 0
+	}
+	scores := make([]float64, plan.Len())
+	threads := max(o.Workers.Threads, 1)
+	err = o.Workers.Each(ctx, threads, func(running context.Context, worker int) error {
+		observer, err := e.Observer()
+		if err != nil {
+			return err
+		}
+		defer observer.Close()
+		var judge *heads.Judge
+		if h != nil {
+			if judge, err = h.Judge(); err != nil {
+				return err
+			}
+			defer judge.Close()
+		}
+		paint := plan.Painter()
+		for i := worker; i < len(scores); i += threads {
+			image, err := paint(i)
+			if err != nil {
+				return err
+			}
+			maps, err := observer.See(running, image, first)
+			if err != nil {
+				return err
+			}
+			k := plan.Image(i)
+			members := s.members(k%x.folds, maps)
+			if judge != nil {
+				peak, err := judge.Peak(running, heads.Unseen(k), maps)
+				if err != nil {
+					return err
+				}
+				members = withHead(members, peak)
+			}
+			scores[i] = c.Join(members)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return plan.Result(scores, c.Threshold)
+}

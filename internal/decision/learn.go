@@ -1,0 +1,233 @@
+package decision
+
+import (
+	"context"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/deepmed/anomaly/internal/calibration"
+	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/extractor"
+	"github.com/deepmed/anomaly/internal/heads"
+	"github.com/deepmed/anomaly/internal/network"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/streams"
+	"github.com/deepmed/anomaly/internal/workers"
+	"github.com/deepmed/anomaly/models"
+)
+
+// The numbers here were chosen on data sets of several kinds together; see
+// docs/detection.md.
+const (
+	// maxImages and maxFeatureBytes bound how many images are described: more add
+	// little, and their features are held in memory.
+	maxImages       = 1000
+	maxFeatureBytes = 256 << 20
+	// featureShare is the share of the time left, once the images are read, that
+	// extracting features may take.
+	featureShare = 0.2
+	// headGain is the weight of the heads, in standard deviations of the join of all
+	// other members, where those find no synthetic anomaly.
+	headGain = 0.75
+)
+
+// memberWeights are the weights of each kind of member by tap: stride 32 has more
+// weight than stride 16. The weight of the heads is found for each data set; see
+// headWeight.
+var memberWeights = map[models.MemberKind][]float64{
+	models.PatchGaussian: {1.2, 1.8}, models.PooledGaussian: {0.5, 1}, models.PooledNeighbour: {0.25, 0.5},
+}
+
+// Options say how to learn.
+type Options struct {
+	Seed int64
+	// HeadSteps is the number of steps of each defect head; 0 for no heads.
+	HeadSteps int
+	// FalseAlarmRate is the share of normal images above the threshold.
+	FalseAlarmRate float64
+	// Deadline is when the whole training must end; zero for no limit.
+	Deadline time.Time
+	// Stop, when closed, ends the training of heads and leaves them out.
+	Stop    <-chan struct{}
+	Workers workers.Pool
+	// Without leaves an ingredient out; the zero value leaves out none.
+	Without Ablation
+}
+
+// stopped reports whether the caller asked for an end.
+func (o Options) stopped() bool {
+	select {
+	case <-o.Stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// HasHeads reports whether defect heads are trained on that number of normal images.
+func (o Options) HasHeads(images int) bool {
+	return o.HeadSteps > 0 && images >= heads.MinImages && !o.Without.heads
+}
+
+// Learned is what a model decides by. The zero value is a model that decides by its
+// mean squared error.
+type Learned struct {
+	Tensors       models.StateDict
+	Decision      *models.Decision
+	Detectability *models.Detectability
+	// HeadSteps is the smaller number of steps that a head took, 0 without heads.
+	HeadSteps int
+}
+
+// Learn describes the data set's images and calibrates the threshold. With fewer than
+// calibration.MinImages images it returns the zero value and adds a warning.
+func Learn(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Options) (Learned, error) {
+	order := drawImages(data, o.Seed)
+	if len(order) < calibration.MinImages {
+		data.Warn("%d images are too few to tell what is usual among them, %d are needed: the model decides by its plain error, which finds few defects", len(order), calibration.MinImages)
+		return Learned{}, nil
+	}
+	var left time.Duration // once the images are read
+	until := time.Time{}
+	if !o.Deadline.IsZero() {
+		left = max(1, time.Until(o.Deadline))
+		until = time.Now().Add(time.Duration(featureShare * float64(left)))
+	}
+	e, err := extractor.New(engine, data.Side)
+	if err != nil {
+		return Learned{}, err
+	}
+	defer e.Close()
+	x := &reference{data: data, order: order, maps: e.Maps()}
+	if err := x.extract(ctx, e, o, until); err != nil {
+		return Learned{}, err
+	}
+	s, err := x.describe(ctx, o)
+	if err != nil {
+		return Learned{}, err
+	}
+	scores, err := x.crossFit(ctx, s, o)
+	if err != nil {
+		return Learned{}, err
+	}
+	h, err := x.trainHeads(ctx, engine, e, s, left, o)
+	if err != nil {
+		return Learned{}, err
+	}
+	c, err := x.calibrate(scores, h, o)
+	if err != nil {
+		return Learned{}, err
+	}
+	d := c.Decision(models.MeasurePatchMahalanobis)
+	d.Backbone = models.EmbeddedBackbone()
+	if d.SupportedRate > d.FalseAlarmRate {
+		data.Warn("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow", x.len(), d.SupportedRate, d.FalseAlarmRate)
+	}
+	out := Learned{Tensors: s.tensors(data.Side, h, c), Decision: &d}
+	if h != nil {
+		out.HeadSteps = h.Steps
+	}
+	if until.IsZero() && !o.stopped() {
+		out.Detectability, err = x.detectable(ctx, e, s, h, c, o)
+	}
+	return out, err
+}
+
+// drawImages returns the indices of the images to describe, in random order.
+func drawImages(data *dataset.Dataset, seed int64) []int {
+	floats := 0
+	for _, m := range extractor.MapsOf(data.Side) {
+		floats += m.Floats()
+	}
+	order := streams.New(seed, streams.ReferenceImages).Perm(data.Len())
+	return order[:min(len(order), maxImages, max(calibration.MinImages, maxFeatureBytes/(4*floats)))]
+}
+
+// crossFit returns the members of each image, without those of heads, by statistics
+// that were fitted without the image.
+func (x *reference) crossFit(ctx context.Context, s *statistics, o Options) ([][]float64, error) {
+	members := make([][]float64, x.len())
+	return members, o.Workers.Each(ctx, x.len(), func(_ context.Context, k int) error {
+		members[k] = s.members(k%x.folds, x.features[k])
+		return nil
+	})
+}
+
+// trainHeads trains the defect heads. It returns nil, with a warning where they were
+// asked for, when there are none.
+func (x *reference) trainHeads(ctx context.Context, engine *ort.Engine, e *extractor.Extractor, s *statistics, left time.Duration, o Options) (*heads.Heads, error) {
+	if !o.HasHeads(x.len()) {
+		return nil, nil
+	}
+	images := heads.Images{Side: x.data.Side, Features: x.features, Maps: x.maps, At: x.image}
+	h, err := heads.Train(ctx, engine, e, images, heads.Options{
+		Steps: o.HeadSteps, Seed: o.Seed, Left: left, Stop: o.Stop, Workers: o.Workers,
+		Describe: func(k int, maps [][]float32) []float64 { return s.members(k%x.folds, maps) },
+	})
+	if err == nil && h == nil {
+		reason := "there was no time for %d steps of each of them"
+		if o.stopped() {
+			reason = "it was stopped before %d steps of each of them"
+		}
+		x.data.Warn("the model has no heads for synthetic anomalies: "+reason, min(o.HeadSteps, heads.MinSteps))
+	}
+	return h, err
+}
+
+// calibrate fits how the members are standardized and joined, and the threshold, to
+// the cross-fitted members of normal images. Heads, if any, join them.
+func (x *reference) calibrate(members [][]float64, h *heads.Heads, o Options) (*calibration.Calibration, error) {
+	weights := o.Without.weights(models.Members(false))
+	if h != nil {
+		w, err := headWeight(members, h.Painted, o)
+		if err != nil {
+			return nil, err
+		}
+		weights = withHead(weights, w)
+		for k := range members {
+			members[k] = withHead(members[k], h.Peaks[k])
+		}
+	}
+	return calibration.Fit(members, weights, o.FalseAlarmRate)
+}
+
+// withHead inserts the heads' value among those of all other members.
+func withHead(others []float64, head float64) []float64 {
+	return slices.Insert(slices.Clone(others), models.LocalMembers(false), head)
+}
+
+// headWeight returns the weight of the heads: the larger, the fewer synthetic
+// anomalies the other members find at their threshold. Where those find nearly all, as
+// on images of screws, heads could add little but noise; where they find few, as on
+// circuit boards, heads find most of what is found. normal are cross-fitted members of
+// normal images, painted those of synthetic anomalies.
+func headWeight(normal, painted [][]float64, o Options) (float64, error) {
+	weights := o.Without.weights(models.Members(false))
+	c, err := calibration.Fit(normal, weights, o.FalseAlarmRate)
+	if err != nil {
+		return 0, err
+	}
+	missed := 0
+	for _, p := range painted {
+		if c.Join(p) <= c.Threshold {
+			missed++
+		}
+	}
+	share := float64(missed) / float64(max(len(painted), 1))
+	joined := make([]float64, len(normal))
+	for k, figures := range normal {
+		for i, v := range figures {
+			joined[k] += (v - float64(c.Offsets[i])) * float64(c.Slopes[i]) * float64(c.Weights[i])
+		}
+	}
+	_, deviation := calibration.MeanDeviation(joined)
+	sum := 0.0
+	for _, w := range weights {
+		sum += w
+	}
+	return headGain * share * share * deviation * sum, nil
+}
+
+// logarithm returns the member of a squared distance.
+func logarithm(squared float64) float64 { return math.Log(squared + network.LogarithmOffset) }

@@ -1,0 +1,303 @@
+package decision
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/calibration"
+	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/extractor"
+	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/internal/network"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/streams"
+	"github.com/deepmed/anomaly/internal/testkit"
+	"github.com/deepmed/anomaly/internal/workers"
+	"github.com/deepmed/anomaly/models"
+)
+
+// fewSteps is a number of steps of heads that takes no time and teaches nothing.
+const fewSteps = 5
+
+// readTiles returns the files as a data set of 32×32 pixels.
+func readTiles(t *testing.T, files map[string][]byte) *dataset.Dataset {
+	t.Helper()
+	data := testkit.Zip(t, files)
+	src, err := dataset.OpenZip(bytes.NewReader(data), int64(len(data)), dataset.DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := dataset.Load(t.Context(), src, dataset.Options{Side: 32, Limits: dataset.DefaultLimits(), Workers: workers.Pool{Threads: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+// learnFrom learns from the data set with heads of steps steps, and a false alarm rate
+// of 0.05 if the options have none.
+func learnFrom(t *testing.T, data *dataset.Dataset, steps, threads int, o Options) Learned {
+	t.Helper()
+	o.HeadSteps, o.Workers = steps, workers.Pool{Threads: threads}
+	if o.FalseAlarmRate == 0 {
+		o.FalseAlarmRate = 0.05
+	}
+	data.Warnings = nil
+	known, err := Learn(t.Context(), orttest.Open(t), data, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return known
+}
+
+// modelOf returns a model of untrained weights that decides by what was learned.
+func modelOf(t *testing.T, known Learned, side int) *models.Model {
+	t.Helper()
+	arch := models.DefaultArchitecture()
+	m := &models.Model{Architecture: arch, Weights: network.InitialWeights(arch.Parameters(), streams.New(1, streams.Weights)), ImageSize: side, Normality: known.Tensors,
+		Metadata: models.Metadata{Decision: known.Decision, ImageSize: side, Threshold: 1}}
+	if err := m.CheckNormality(); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func sameTensors(a, b models.StateDict) bool {
+	return slices.EqualFunc(a, b, func(a, b models.Tensor) bool {
+		return a.Name == b.Name && slices.Equal(a.Shape, b.Shape) && slices.Equal(a.Data, b.Data)
+	})
+}
+
+func TestSameSeedLearnsTheSameOnAnyNumberOfThreads(t *testing.T) {
+	data := readTiles(t, testkit.Tiles(t, 17)) // of which no thread has the same number
+	one := learnFrom(t, data, fewSteps, 1, Options{Seed: 3})
+	two := learnFrom(t, data, fewSteps, 2, Options{Seed: 3})
+	if one.HeadSteps != fewSteps || !models.HasHeads(one.Tensors) {
+		t.Fatalf("%d steps, warnings %q", one.HeadSteps, data.Warnings)
+	}
+	if !sameTensors(one.Tensors, two.Tensors) || !reflect.DeepEqual(one.Decision, two.Decision) || !reflect.DeepEqual(one.Detectability, two.Detectability) {
+		t.Error("one thread and two give other models")
+	}
+}
+
+func TestWhatIsLearntDependsOnHowManyImagesThereAre(t *testing.T) {
+	for _, c := range []struct {
+		images         int
+		decides, heads bool
+		warns          string
+	}{
+		{7, false, false, "7 images are too few"},
+		{8, true, false, "false alarm rate of 0.111 at best"},
+		{15, true, false, "false alarm rate of 0.062 at best"},
+		{19, true, true, ""},
+	} {
+		data := readTiles(t, testkit.Tiles(t, c.images))
+		known := learnFrom(t, data, fewSteps, 2, Options{})
+		said := strings.Join(data.Warnings, "\n")
+		if (known.Decision != nil) != c.decides || models.HasPatches(known.Tensors) != c.decides || models.HasHeads(known.Tensors) != c.heads ||
+			(known.HeadSteps > 0) != c.heads || !strings.Contains(said, c.warns) || (c.warns == "") != (said == "") {
+			t.Errorf("%d images: decision %+v, %d steps of heads, warnings %q", c.images, known.Decision, known.HeadSteps, said)
+		}
+		if d := known.Decision; d != nil && (d.Measure != models.MeasurePatchMahalanobis || d.Normals != c.images || len(d.Scores) != c.images ||
+			*d.Backbone != *models.EmbeddedBackbone()) {
+			t.Errorf("%d images: %+v", c.images, d)
+		}
+		if known.Tensors != nil && models.BankSize(known.Tensors) != c.images {
+			t.Errorf("%d images: a bank of %d", c.images, models.BankSize(known.Tensors))
+		}
+	}
+}
+
+func TestImagesThatAreAllAlikeAreNormal(t *testing.T) {
+	two := testkit.Tiles(t, 2)
+	names := slices.Sorted(maps.Keys(two))
+	tile, other := two[names[0]], two[names[1]]
+	for _, n := range []int{18} {
+		files := map[string][]byte{}
+		for i := range n {
+			files[fmt.Sprintf("%02d.jpg", i)] = tile
+		}
+		data := readTiles(t, files)
+		known := learnFrom(t, data, fewSteps, 2, Options{})
+		m := modelOf(t, known, data.Side)
+		for _, open := range []func(*ort.Engine, *models.Model, int) (*inference.Detector, error){inference.NewDetector, inference.NewExportDetector} {
+			d, err := open(orttest.Open(t), m, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			if v, err := d.Detect(t.Context(), tile, nil, imagefile.DefaultLimits()); err != nil || v.IsAnomaly {
+				t.Errorf("%d images: %+v, %v", n, v, err)
+			}
+			if v, err := d.Detect(t.Context(), other, nil, imagefile.DefaultLimits()); err != nil || !v.IsAnomaly {
+				t.Errorf("%d images, another one: %+v, %v", n, v, err)
+			}
+		}
+	}
+}
+
+// The time that reading the images took is not taken from that of learning from
+// them, as long as there is some. Heads are left out before images are.
+func TestTimeBoundsWhatIsLearnt(t *testing.T) {
+	data := readTiles(t, testkit.Tiles(t, 20))
+	for _, c := range []struct {
+		name    string
+		steps   int
+		passed  time.Duration
+		normals int
+		heads   bool
+		warns   string
+	}{
+		{"most of it passed", fewSteps, 50 * time.Minute, 20, true, ""},
+		{"all of it passed", fewSteps, 2 * time.Hour, calibration.MinImages, false, "at best"},
+		{"seconds are left", 100_000, time.Hour - 4*time.Second, 20, false, "no time for 100 steps"},
+	} {
+		known := learnFrom(t, data, c.steps, 2, Options{Deadline: time.Now().Add(time.Hour - c.passed)})
+		said := strings.Join(data.Warnings, "\n")
+		if known.Decision.Normals != c.normals || !strings.Contains(said, c.warns) || c.heads && known.HeadSteps == 0 {
+			t.Errorf("%s: %d images, %d steps of heads, warnings %q", c.name, known.Decision.Normals, known.HeadSteps, said)
+		}
+		if known.Detectability != nil {
+			t.Errorf("%s: it took time to tell what would be found", c.name)
+		}
+	}
+}
+
+func TestStoppingLeavesHeadsOut(t *testing.T) {
+	data := readTiles(t, testkit.Tiles(t, 19))
+	stop := make(chan struct{})
+	close(stop)
+	known := learnFrom(t, data, fewSteps, 2, Options{Stop: stop})
+	if known.Decision == nil || known.Decision.Normals != 19 || models.HasHeads(known.Tensors) || known.Detectability != nil ||
+		!strings.Contains(strings.Join(data.Warnings, "\n"), "it was stopped before 5 steps") {
+		t.Errorf("%+v, %d steps, warnings %q", known.Decision, known.HeadSteps, data.Warnings)
+	}
+}
+
+// The scores that the threshold is drawn from are of images that were not learnt from:
+// so others like them have such scores, too, and those that were learnt from have lower
+// ones.
+func TestThresholdIsThatOfImagesNotLearntFrom(t *testing.T) {
+	const rate = 0.1
+	files := testkit.Tiles(t, 60)
+	known, others := map[string][]byte{}, map[string][]byte{}
+	for i, name := range slices.Sorted(maps.Keys(files)) {
+		if i%2 == 0 {
+			known[name] = files[name]
+		} else {
+			others[name] = files[name]
+		}
+	}
+	data := readTiles(t, known)
+	// Heads of some steps take sides with the images that they saw.
+	what := learnFrom(t, data, 20, 2, Options{FalseAlarmRate: rate})
+	m := modelOf(t, what, data.Side)
+	d, err := inference.NewDetector(orttest.Open(t), m, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	scores := func(data *dataset.Dataset) (mean, above float64) {
+		var buffer []byte
+		for i := range data.Len() {
+			pixels, err := data.Image(i, &buffer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := d.Measure(t.Context(), pixels)
+			if err != nil {
+				t.Fatal(err)
+			}
+			mean += s / float64(data.Len())
+			if s > what.Decision.Threshold {
+				above += 1 / float64(data.Len())
+			}
+		}
+		return mean, above
+	}
+	promised, _ := calibration.MeanDeviation(what.Decision.Scores)
+	own, _ := scores(data)
+	other, alarms := scores(readTiles(t, others))
+	if alarms > 3*rate {
+		t.Errorf("%.2f false alarms on images like those, %v are promised", alarms, rate)
+	}
+	if own > 0.8*promised {
+		t.Errorf("the mean score of images that were learnt from is %.3f, of the threshold's %.3f: they were learnt from, too", own, promised)
+	}
+	if math.Abs(other-promised) > 0.35*promised {
+		t.Errorf("the mean score of other images is %.3f, of the threshold's %.3f", other, promised)
+	}
+}
+
+// A model's members are what the training had for them, and joined they are its score.
+func TestMembersAreTheTrainingsAndGiveTheScore(t *testing.T) {
+	engine := orttest.Open(t)
+	data := readTiles(t, testkit.Tiles(t, 19))
+	known := learnFrom(t, data, fewSteps, 2, Options{})
+	m := modelOf(t, known, data.Side)
+	d, err := inference.NewDetector(engine, m, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	join := m.Normality[len(m.Normality)-3:]
+	c := calibration.Calibration{Offsets: join[0].Data, Slopes: join[1].Data, Weights: join[2].Data}
+
+	// What the training knows without a fold, of all images.
+	e, err := extractor.New(engine, data.Side)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	x := &reference{data: data, order: drawImages(data, 0), maps: e.Maps()}
+	o := Options{HeadSteps: fewSteps, Workers: workers.Pool{Threads: 2}}
+	if err := x.extract(t.Context(), e, o, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := x.describe(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var buffer []byte
+	for k := range 5 {
+		pixels, err := x.image(k, &buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		members, figure, mse, err := d.Members(t.Context(), pixels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if score, err := d.Measure(t.Context(), pixels); err != nil || score != figure {
+			t.Errorf("image %d: the score is %v, with the members %v; %v", k, score, figure, err)
+		}
+		if plain, err := d.MSE(t.Context(), pixels); err != nil || plain != mse {
+			t.Errorf("image %d: the error is %v, with the members %v; %v", k, plain, mse, err)
+		}
+		if joined := c.Join(members); math.Abs(joined-figure) > 1e-5*max(1, figure) {
+			t.Errorf("image %d: the members give %v, the score is %v", k, joined, figure)
+		}
+		want := s.members(x.folds, x.features[k])
+		want = withHead(want, members[models.LocalMembers(false)])
+		for i, v := range members {
+			// The nearest neighbour of an image that was learnt from is itself: what
+			// is left is rounding, below the offset of the logarithm.
+			if math.Abs(v-want[i]) > 2e-4*max(1, math.Abs(want[i])) {
+				t.Errorf("image %d, member %d of %d: %v, the training has %v", k, i, len(members), v, want[i])
+			}
+		}
+	}
+	if _, _, _, err := d.Members(t.Context(), make([]byte, 5)); err == nil {
+		t.Error("an image of another size is measured")
+	}
+}

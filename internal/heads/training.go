@@ -1,0 +1,319 @@
+package heads
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/extractor"
+	"github.com/deepmed/anomaly/internal/network"
+	"github.com/deepmed/anomaly/internal/optimizer"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/streams"
+	"github.com/deepmed/anomaly/internal/synthetic"
+	"github.com/deepmed/anomaly/models"
+)
+
+const (
+	// paintingShare is the part of a head's time for painting anomalies, the rest is
+	// for its steps.
+	paintingShare = 0.4
+	// samplesPerStep is how many synthetic anomalies are painted for each step, which
+	// draws twelve of all of them; two were no better. maxSampleBytes bounds their
+	// memory, in bytes.
+	samplesPerStep = 1
+	maxSampleBytes = 160 << 20
+	// A batch is cut into this many micro-batches of painted and normal images. With
+	// four, two threads stay busy when one of them is delayed.
+	microBatches                = 4
+	paintedImages, normalImages = 3, 1
+	microBatchSize              = paintedImages + normalImages
+	// The learning rate rises over the first warmUp of the steps, from startRate of
+	// peakRate to peakRate, and falls to 0 along a cosine (Smith and Topin,
+	// "Super-Convergence", 2018; PyTorch's OneCycleLR).
+	peakRate, warmUp, startRate = 3e-3, 0.3, 1.0 / 25
+	// minDeviation is the least standard deviation of a channel. Features of 0 to 6
+	// behind a ReLU6 are below it only where they are constant.
+	minDeviation = 1e-3
+)
+
+// sample is an image that a head learns from: its feature maps, and the share of each
+// patch that is covered by a synthetic anomaly (nil for none).
+type sample struct {
+	image  int
+	maps   [][]float32
+	target []float32
+}
+
+// training trains one head. It must be closed.
+type training struct {
+	engine    *ort.Engine
+	extractor *extractor.Extractor
+	images    Images
+	options   Options
+	number    int
+	samples   []sample
+	// mean and precision standardize the channels of all maps, in their order.
+	mean, precision []float32
+
+	*optimizer.Adam // nil until there are samples
+	gradient        *ort.Session
+	features        [microBatches][]*ort.Tensor // by micro-batch and map
+	target          [microBatches]*ort.Tensor
+}
+
+// own returns the images that the head learns from.
+func (t *training) own() []int {
+	var ks []int
+	for k := range t.images.Features {
+		if learnsFrom(k) == t.number {
+			ks = append(ks, k)
+		}
+	}
+	return ks
+}
+
+// train returns the head's parameters, or nil when there was no time or it was
+// stopped.
+func (t *training) train(ctx context.Context, deadline time.Time) (models.StateDict, error) {
+	began := time.Now()
+	steps := t.options.Steps
+	if err := t.paint(ctx, steps*samplesPerStep, began, deadline); err != nil || len(t.samples) < microBatchSize {
+		return nil, err
+	}
+	t.standardize()
+	if err := t.allocate(); err != nil {
+		return nil, err
+	}
+	random := streams.New(t.options.Seed, streams.HeadSteps(t.number))
+	stepping := time.Now()
+	for step := range steps {
+		if t.options.stopped() {
+			return nil, nil
+		}
+		progress := float64(step) / float64(steps)
+		if !deadline.IsZero() {
+			progress = max(progress, float64(time.Since(stepping))/float64(deadline.Sub(stepping)))
+			if deadline.Before(stepping) || progress >= 1 {
+				break
+			}
+		}
+		if err := t.step(ctx, oneCycle(progress), random); err != nil {
+			return nil, err
+		}
+	}
+	if t.Steps() < min(steps, MinSteps) {
+		return nil, nil
+	}
+	return t.folded(t.StateDict()), nil
+}
+
+// errStopped ends the painting when the training is stopped.
+var errStopped = errors.New("heads: stopped")
+
+// paint makes n samples with synthetic anomalies, fewer where memory or time do not
+// suffice, and none when it is stopped.
+func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) error {
+	finest := t.images.Maps[0]
+	bytes := 4 * finest.Side * finest.Side
+	for _, m := range t.images.Maps {
+		bytes += 4 * m.Floats()
+	}
+	n = min(n, max(maxSampleBytes/bytes, microBatchSize))
+	until := time.Time{}
+	if !deadline.IsZero() {
+		until = began.Add(time.Duration(paintingShare * float64(deadline.Sub(began))))
+	}
+	own, side := t.own(), t.images.Side
+	samples := make([]sample, n)
+	seen, err := t.extractor.ObserveAll(ctx, t.options.Workers, extractor.Request{Images: n, Until: until, Painter: func() func(int) ([]byte, error) {
+		painted, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
+		var buffer, second []byte
+		return func(i int) ([]byte, error) {
+			if t.options.stopped() {
+				return nil, errStopped
+			}
+			random := streams.Sample(t.options.Seed, t.number, i)
+			k := own[i%len(own)]
+			image, err := t.images.At(k, &buffer)
+			if err != nil {
+				return nil, err
+			}
+			other, err := t.images.At(own[random.IntN(len(own))], &second)
+			if err != nil {
+				return nil, err
+			}
+			synthetic.NewPainter(random, side).Paint(painted, mask, image, other)
+			samples[i] = sample{image: k, target: maxPool(mask, side, finest)}
+			return painted, nil
+		}
+	}})
+	if errors.Is(err, errStopped) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for i := range samples {
+		samples[i].maps = seen[i]
+	}
+	t.samples = slices.DeleteFunc(samples, func(s sample) bool { return s.maps == nil })
+	return nil
+}
+
+// maxPool returns the largest value of the mask in each patch of map m.
+func maxPool(mask []float32, side int, m extractor.Map) []float32 {
+	out, at := make([]float32, m.Side*m.Side), make([]int, side)
+	for x := range at {
+		at[x] = extractor.PatchOf(m, side, x)
+	}
+	for i, v := range mask {
+		p := at[i/side]*m.Side + at[i%side]
+		out[p] = max(out[p], v)
+	}
+	return out
+}
+
+// standardize computes the mean and the precision of each channel over all patches of
+// the images that the head learns from.
+func (t *training) standardize() {
+	for i, m := range t.images.Maps {
+		area := m.Side * m.Side
+		for c := range m.Channels {
+			n, sum, squares := 0.0, 0.0, 0.0
+			for _, k := range t.own() {
+				for _, v := range t.images.Features[k][i][c*area : (c+1)*area] {
+					sum += float64(v)
+					squares += float64(v) * float64(v)
+				}
+				n += float64(area)
+			}
+			mean := sum / n
+			t.mean = append(t.mean, float32(mean))
+			t.precision = append(t.precision, float32(1/max(math.Sqrt(max(squares/n-mean*mean, 0)), minDeviation)))
+		}
+	}
+}
+
+// folded returns the parameters with the standardization folded into the first layer,
+// so that the head takes features as they are.
+func (t *training) folded(sd models.StateDict) models.StateDict {
+	weight, bias := sd[0].Data, sd[1].Data
+	channels := len(t.mean)
+	for o := range bias {
+		sum := 0.0
+		for c := range channels {
+			w := &weight[o*channels+c]
+			*w *= t.precision[c]
+			sum += float64(*w) * float64(t.mean[c])
+		}
+		bias[o] -= float32(sum)
+	}
+	return sd
+}
+
+// allocate creates the tensors and sessions of the steps.
+func (t *training) allocate() error {
+	side := t.images.Side
+	ps := models.HeadParameters(t.number)
+	start := network.InitialWeights(ps, streams.New(t.options.Seed, streams.HeadWeights(t.number)))
+	var err error
+	if t.Adam, err = optimizer.New(t.engine, ps, start, 1); err != nil {
+		return err
+	}
+	if err := t.Prepare(microBatches); err != nil {
+		return err
+	}
+	m, err := exporter.HeadGradientModel(microBatchSize, side, t.number, inference.Operators(t.engine))
+	if err != nil {
+		return err
+	}
+	if t.gradient, err = optimizer.NewSession(t.engine, m, 1); err != nil {
+		return err
+	}
+	p := t.images.Maps[0].Side
+	for i := range microBatches {
+		if t.features[i], err = featureTensors(t.images.Maps, microBatchSize); err != nil {
+			return err
+		}
+		if t.target[i], err = ort.NewTensor(microBatchSize, 1, p, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close releases all tensors and sessions.
+func (t *training) Close() {
+	if t.Adam != nil {
+		t.Adam.Close()
+	}
+	for i := range microBatches {
+		closeAll(t.features[i])
+		t.target[i].Close()
+	}
+	t.gradient.Close()
+}
+
+// step draws a batch, in the order of its micro-batches, and takes a step of Adam.
+func (t *training) step(ctx context.Context, rate float64, random *rand.Rand) error {
+	own := t.own()
+	var batches [microBatches][]sample
+	for i := range batches {
+		for range paintedImages {
+			batches[i] = append(batches[i], t.samples[random.IntN(len(t.samples))])
+		}
+		for range normalImages {
+			k := own[random.IntN(len(own))]
+			batches[i] = append(batches[i], sample{image: k, maps: t.images.Features[k]})
+		}
+	}
+	err := t.options.Workers.Each(ctx, microBatches, func(running context.Context, part int) error {
+		features, target := t.features[part], t.target[part]
+		area := len(target.Data()) / microBatchSize
+		clear(target.Data())
+		for i, s := range batches[part] {
+			t.show(features, i, s.maps)
+			copy(target.Data()[i*area:], s.target)
+		}
+		return t.Backward(running, t.gradient, part, 1.0/microBatches, append(slices.Clip(features), target)...)
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := t.Apply(ctx, microBatches, rate); err != nil {
+		return fmt.Errorf("training head %d: %w", t.number, err)
+	}
+	return nil
+}
+
+// show writes an image's standardized feature maps into image i of the inputs.
+func (t *training) show(inputs []*ort.Tensor, i int, maps [][]float32) {
+	channel := 0
+	for k, m := range t.images.Maps {
+		area := m.Side * m.Side
+		out := inputs[k].Data()[i*m.Floats() : (i+1)*m.Floats()]
+		for c := range m.Channels {
+			mean, precision := t.mean[channel], t.precision[channel]
+			for p, v := range maps[k][c*area : (c+1)*area] {
+				out[c*area+p] = (v - mean) * precision
+			}
+			channel++
+		}
+	}
+}
+
+// oneCycle returns the learning rate at a share of the steps, 0 to 1.
+func oneCycle(progress float64) float64 {
+	wave := func(from, to, at float64) float64 { return to + (from-to)*(1+math.Cos(math.Pi*at))/2 }
+	if progress < warmUp {
+		return wave(peakRate*startRate, peakRate, progress/warmUp)
+	}
+	return wave(peakRate, 0, (progress-warmUp)/(1-warmUp))
+}

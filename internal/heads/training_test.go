@@ -1,0 +1,91 @@
+package heads
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/deepmed/anomaly/internal/extractor"
+	"github.com/deepmed/anomaly/internal/network"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/models"
+)
+
+func TestTraining_FoldsStandardizationIntoTheFirstLayer(t *testing.T) {
+	const side = 32
+	maps := extractor.MapsOf(side)
+	r := rand.New(rand.NewPCG(1, 1))
+	h := &training{images: Images{Maps: maps}}
+	var raw, standardized [][]float32
+	for _, m := range maps {
+		area := m.Side * m.Side
+		a, b := make([]float32, m.Floats()), make([]float32, m.Floats())
+		for c := range m.Channels {
+			mean, precision := float32(r.NormFloat64()), float32(0.2+2*r.Float64())
+			h.mean, h.precision = append(h.mean, mean), append(h.precision, precision)
+			for i := c * area; i < (c+1)*area; i++ {
+				b[i] = float32(r.NormFloat64())
+				a[i] = b[i]/precision + mean
+			}
+		}
+		raw, standardized = append(raw, a), append(standardized, b)
+	}
+	weights := network.InitialWeights(models.HeadParameters(0), r)
+	engine := orttest.Open(t)
+	judge := func(sd models.StateDict) *Judge {
+		j, err := (&Heads{engine: engine, maps: maps, imageSide: side, Tensors: [models.HeadCount]models.StateDict{sd, sd}}).Judge()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(j.Close)
+		return j
+	}
+	logits := func(j *Judge, features [][]float32) []float32 {
+		if _, err := j.Peak(t.Context(), 0, features); err != nil {
+			t.Fatal(err)
+		}
+		return slices.Clone(j.logits.Data())
+	}
+	want := logits(judge(weights), standardized)
+	got := logits(judge(h.folded(weights)), raw)
+	for i, w := range want {
+		if math.Abs(float64(got[i]-w)) > 1e-4 {
+			t.Fatalf("logit %d is %v, of standardized features %v", i, got[i], w)
+		}
+	}
+	if slices.Max(want) == slices.Min(want) {
+		t.Error("the logits are all the same")
+	}
+}
+
+func TestMaxPool_MarksThePatchOfAPixel(t *testing.T) {
+	for _, side := range []int{16, 48, 144, 256} {
+		in := models.BackboneInputOf(side)
+		for _, m := range extractor.MapsOf(side) {
+			stride := in.Side / m.Side
+			for _, at := range [][2]int{{0, 0}, {side / 3, side / 2}, {side - 1, side - 1}, {5, side - 2}} {
+				mask := make([]float32, side*side)
+				mask[at[1]*side+at[0]] = 0.75
+				target := maxPool(mask, side, m)
+				marked := 0
+				for p, v := range target {
+					if v == 0 {
+						continue
+					}
+					marked++
+					// The middle of the pixel, as the backbone sees it, lies in the patch.
+					for axis, patch := range []int{p % m.Side, p / m.Side} {
+						middle := (float64(at[axis])+0.5)*float64(in.Times) + float64(in.Border)
+						if v != 0.75 || middle < float64(patch*stride) || middle > float64((patch+1)*stride) {
+							t.Errorf("%d px, block %d: pixel %v is at patch %d of value %v", side, m.Block, at, p, v)
+						}
+					}
+				}
+				if marked != 1 {
+					t.Errorf("%d px, block %d: pixel %v marks %d patches", side, m.Block, at, marked)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,122 @@
+package imagefile
+
+import (
+	"encoding/binary"
+	"fmt"
+	"image"
+	"image/color"
+)
+
+// toRGB converts what a decoder gave as Pillow's convert("RGB") does, dropping
+// alpha; grey of 8 bits as a plane. It does so by its own loops in the calling goroutine: an imaging
+// library's workers would panic on a crafted image where no recover reaches.
+func toRGB(m image.Image) (*RGB, error) {
+	b := m.Bounds()
+	out := &RGB{W: b.Dx(), H: b.Dy()}
+	if m, ok := m.(*image.Gray); ok {
+		out.plane = *borrow(out.W * out.H)
+		for y := range out.H {
+			copy(out.plane[y*out.W:(y+1)*out.W], m.Pix[y*m.Stride:])
+		}
+		return out, nil
+	}
+	// All of it is written below; Prepare gives it back.
+	out.Pix = *borrow(3 * out.W * out.H)
+	switch m := m.(type) {
+	case *image.Gray16:
+		// The high byte comes first: dropping the low one is >> 8.
+		eachRow(out, m.Pix, m.Stride, 2, func(d, s []byte) { d[0], d[1], d[2] = s[0], s[0], s[0] })
+	case *image.Paletted:
+		p := paletteOf(m.Palette)
+		eachRow(out, m.Pix, m.Stride, 1, func(d, s []byte) { copy(d, p[s[0]][:]) })
+	case *image.NRGBA:
+		eachRow(out, m.Pix, m.Stride, 4, func(d, s []byte) { d[0], d[1], d[2] = s[0], s[1], s[2] })
+	case *image.NRGBA64:
+		eachRow(out, m.Pix, m.Stride, 8, func(d, s []byte) { d[0], d[1], d[2] = s[0], s[2], s[4] })
+	case *image.RGBA:
+		eachRow(out, m.Pix, m.Stride, 4, func(d, s []byte) { unpremultiply(d, s[0], s[1], s[2], s[3]) })
+	case *image.RGBA64:
+		eachRow(out, m.Pix, m.Stride, 8, func(d, s []byte) { unpremultiply(d, s[0], s[2], s[4], s[6]) })
+	case *image.CMYK:
+		eachRow(out, m.Pix, m.Stride, 4, cmykToRGB)
+	case *image.YCbCr:
+		if err := ycbcrToRGB(out, m); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("%w: its pixels are of an unknown kind, %T", ErrImage, m)
+	}
+	return out, nil
+}
+
+// repeat writes each value of a plane as red, green and blue: four values make
+// twelve bytes, which are two words.
+func repeat(dst, plane []byte) {
+	for len(plane) >= 4 && len(dst) >= 12 {
+		a, b, c, d := uint64(plane[0]), uint64(plane[1]), uint64(plane[2]), uint32(plane[3])
+		binary.LittleEndian.PutUint64(dst, a*0x010101|b*0x010101<<24|c*0x0101<<48)
+		binary.LittleEndian.PutUint32(dst[8:], uint32(c)|d*0x01010100)
+		plane, dst = plane[4:], dst[12:]
+	}
+	for i, v := range plane {
+		d := dst[3*i : 3*i+3 : 3*i+3]
+		d[0], d[1], d[2] = v, v, v
+	}
+}
+
+// eachRow calls pixel for every pixel of the source, whose rows are stride
+// bytes apart and whose pixels are size bytes.
+func eachRow(out *RGB, pix []byte, stride, size int, pixel func(dst, src []byte)) {
+	for y := range out.H {
+		src := pix[y*stride : y*stride+out.W*size]
+		dst := out.Pix[y*out.W*3 : (y+1)*out.W*3]
+		for len(dst) >= 3 {
+			pixel(dst[:3:3], src[:size:size])
+			dst, src = dst[3:], src[size:]
+		}
+	}
+}
+
+// paletteOf gives the colours of a palette without their alpha. Indexes beyond
+// it are black, as in Pillow.
+func paletteOf(p color.Palette) (t [256][3]byte) {
+	for i, c := range p[:min(len(p), len(t))] {
+		switch c := c.(type) {
+		case color.RGBA:
+			t[i] = [3]byte{c.R, c.G, c.B}
+		case color.NRGBA:
+			t[i] = [3]byte{c.R, c.G, c.B}
+		case color.RGBA64:
+			t[i] = [3]byte{byte(c.R >> 8), byte(c.G >> 8), byte(c.B >> 8)}
+		default:
+			r, g, b, _ := c.RGBA()
+			t[i] = [3]byte{byte(r >> 8), byte(g >> 8), byte(b >> 8)}
+		}
+	}
+	return t
+}
+
+// unpremultiply is Pillow's unpacking of TIFF's associated alpha ("RGBa"):
+// rounded down, and black where alpha is 0.
+func unpremultiply(d []byte, r, g, b, a byte) {
+	switch a {
+	case 255:
+		d[0], d[1], d[2] = r, g, b
+	case 0:
+		d[0], d[1], d[2] = 0, 0, 0
+	default:
+		for i, v := range [3]byte{r, g, b} {
+			d[i] = byte(min(255*int(v)/int(a), 255))
+		}
+	}
+}
+
+// cmykToRGB is Pillow's cmyk2rgb: what black leaves, less the ink's share of
+// it.
+func cmykToRGB(d, s []byte) {
+	white := 255 - int(s[3])
+	for i := range 3 {
+		t := int(s[i])*white + 128
+		d[i] = byte(max(white-(t>>8+t)>>8, 0))
+	}
+}

@@ -1,0 +1,266 @@
+package imagefile
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"image"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// expectedError reports whether err is one that Decode says it returns.
+func expectedError(err error) bool {
+	return errors.Is(err, ErrImage) || errors.Is(err, ErrTooLarge)
+}
+
+func inputs(t testing.TB) []string {
+	t.Helper()
+	entries, err := os.ReadDir(goldenDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if !e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+func TestBytesThatAreNoImageAreErrImage(t *testing.T) {
+	for name, c := range map[string]struct{ data, says string }{
+		"nothing":              {"", "nothing"},
+		"text":                 {"hello, world", "hello, w"},
+		"a zip":                {"PK\x03\x04aaaaaaaaaaaaaaaa", "PK"},
+		"the letters of a BMP": {"BMW drives on roads", "BMW"},
+		"a sound in RIFF":      {"RIFF\x10\x00\x00\x00WAVEfmt \x00\x00\x00\x00", "RIFF"},
+		"only a PNG signature": {"\x89PNG\r\n\x1a\n", "PNG"},
+		"only a JPEG marker":   {"\xff\xd8\xff", "JPEG"},
+		"only a GIF version":   {"GIF89a", "GIF"},
+		"only a TIFF order":    {"II*\x00", "TIFF"},
+		"a TIFF pointing out":  {"II*\x00\xff\xff\xff\xff", "TIFF"},
+		"an empty WebP":        {"RIFF\x04\x00\x00\x00WEBP", "WebP"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Decode([]byte(c.data), Limits{})
+			if !errors.Is(err, ErrImage) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, expected ErrImage that says %q", err, c.says)
+			}
+		})
+	}
+}
+
+func TestTruncatedImagesAreErrorsAndNeverPanics(t *testing.T) {
+	for _, name := range inputs(t) {
+		data := readInput(t, name)
+		for cut := 0; cut < len(data); cut += max(1, len(data)/97) {
+			img, err := Decode(data[:cut], Limits{})
+			if err != nil && !expectedError(err) {
+				t.Errorf("%s cut at %d: %v is neither ErrImage nor ErrTooLarge", name, cut, err)
+			}
+			// The first frame of an animation can be whole in its first half.
+			if err == nil && cut < len(data)/2 && !strings.HasPrefix(name, "animated") {
+				t.Errorf("%s cut at %d of %d gave a %d×%d image", name, cut, len(data), img.W, img.H)
+			}
+		}
+	}
+}
+
+func TestDamagedImagesGiveAnImageOrAnErrorWithinBounds(t *testing.T) {
+	lim := Limits{MaxPixels: 1 << 16}
+	for _, name := range inputs(t) {
+		whole := readInput(t, name)
+		for at := 0; at < len(whole); at += max(1, len(whole)/47) {
+			for _, x := range []byte{0x10, 0xff} {
+				data := bytes.Clone(whole)
+				data[at] ^= x
+				img, err := Decode(data, lim)
+				if err != nil && !expectedError(err) {
+					t.Fatalf("%s, byte %d: %v", name, at, err)
+				}
+				if err == nil && (img.W*img.H > lim.MaxPixels || len(img.Pix) != 3*img.W*img.H) {
+					t.Fatalf("%s, byte %d: %d×%d with %d bytes", name, at, img.W, img.H, len(img.Pix))
+				}
+			}
+		}
+	}
+}
+
+// pngChunk makes a chunk with its checksum.
+func pngChunk(kind string, data []byte) []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(len(data)))
+	b = append(append(b, kind...), data...)
+	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b[4:]))
+}
+
+func pngHeader(w, h uint32, depth, kind, interlace byte) []byte {
+	d := binary.BigEndian.AppendUint32(nil, w)
+	d = append(binary.BigEndian.AppendUint32(d, h), depth, kind, 0, 0, interlace)
+	return append([]byte("\x89PNG\r\n\x1a\n"), pngChunk("IHDR", d)...)
+}
+
+// preceded puts a text before the header of a PNG.
+func preceded(png []byte) []byte {
+	const signature = 8
+	return slices.Concat(png[:signature], pngChunk("tEXt", []byte("a\x00b")), png[signature:])
+}
+
+// tiffFile makes a little-endian TIFF of one directory of long values.
+func tiffFile(tags ...[2]uint32) []byte {
+	le := binary.LittleEndian
+	b := append([]byte("II*\x00"), 8, 0, 0, 0)
+	b = le.AppendUint16(b, uint16(len(tags)))
+	for _, t := range tags {
+		b = le.AppendUint16(b, uint16(t[0]))
+		b = le.AppendUint32(le.AppendUint16(b, typeLong), 1)
+		b = le.AppendUint32(b, t[1])
+	}
+	return le.AppendUint32(b, 0)
+}
+
+// edited gives an input with bytes replaced at the place after a marker.
+func edited(t *testing.T, name, marker string, offset int, with ...byte) []byte {
+	t.Helper()
+	data := readInput(t, name)
+	i := bytes.Index(data, []byte(marker))
+	if i < 0 {
+		t.Fatalf("%s has no %q", name, marker)
+	}
+	copy(data[i+offset:], with)
+	return data
+}
+
+// A bomb is a few bytes that promise a picture of hundreds of megabytes.
+func TestBombsAreRefusedBeforeAnythingOfTheirSizeIsAllocated(t *testing.T) {
+	const most = 4 << 20
+	webpCanvas := []byte("RIFF\x1e\x00\x00\x00WEBPVP8X\x0a\x00\x00\x00\x10\x00\x00\x00\xfe\x3f\x00\x9f\x0f\x00ALPH\x00\x00\x00\x00")
+	vp8l := []byte("RIFF\x14\x00\x00\x00WEBPVP8L\x08\x00\x00\x00\x2f\xff\xdf\xff\x03\x00\x00\x00")
+	bmp := readInput(t, "rgb.bmp")
+	copy(bmp[18:], []byte{0x40, 0x1f, 0, 0, 0x40, 0x1f, 0, 0})
+	for name, c := range map[string]struct {
+		data []byte
+		want error
+	}{
+		"a PNG of 8000×8000 without data":           {pngHeader(8000, 8000, 8, 6, 0), ErrImage},
+		"an interlaced 16-bit PNG without data":     {pngHeader(8000, 8000, 16, 6, 1), ErrImage},
+		"a PNG with a chunk before its header":      {append(preceded(pngHeader(7900, 7900, 16, 6, 0)), pngChunk("IDAT", []byte{0x78, 0x9c, 3, 0, 0, 0, 0, 1})...), ErrImage},
+		"a PNG of 2^31 pixels a side":               {pngHeader(1<<31-1, 1<<31-1, 1, 0, 0), ErrImage},
+		"a PNG above the pixel limit":               {pngHeader(60000, 60000, 1, 0, 0), ErrTooLarge},
+		"a PNG that is one line of 40 megapixels":   {pngHeader(40_000_000, 1, 1, 0, 0), ErrTooLarge},
+		"a PNG of no width":                         {pngHeader(0, 5, 8, 2, 0), ErrImage},
+		"a JPEG of 8000×8000 in a kilobyte":         {edited(t, "jpeg_420_48x32.jpg", "\xff\xc0", 5, 0x1f, 0x40, 0x1f, 0x40), ErrImage},
+		"a progressive JPEG of 8000×8000":           {edited(t, "jpeg_progressive.jpg", "\xff\xc2", 5, 0x1f, 0x40, 0x1f, 0x40), ErrImage},
+		"a JPEG of 65535×65535":                     {edited(t, "jpeg_420_48x32.jpg", "\xff\xc0", 5, 0xff, 0xff, 0xff, 0xff), ErrTooLarge},
+		"a GIF with a screen of 65535×65535":        {edited(t, "plain.gif", "GIF8", 6, 0xff, 0xff, 0xff, 0xff), ErrTooLarge},
+		"a GIF with a screen of 8000×8000":          {edited(t, "screen.gif", "GIF8", 6, 0x40, 0x1f, 0x40, 0x1f), ErrImage},
+		"a BMP of 8000×8000 in some bytes":          {bmp, ErrImage},
+		"a WebP with a canvas of 16383×4000":        {webpCanvas, ErrTooLarge},
+		"a lossless WebP of 8192×4096 in no bytes":  {vp8l, ErrImage},
+		"a TIFF of 8000×8000 without compression":   {tiffFile([2]uint32{256, 8000}, [2]uint32{257, 8000}, [2]uint32{258, 8}, [2]uint32{259, 1}, [2]uint32{262, 1}, [2]uint32{273, 8}, [2]uint32{278, 8000}, [2]uint32{279, 10}), ErrImage},
+		"a TIFF whose deflated strip is 8000×8000":  {tiffFile([2]uint32{256, 8000}, [2]uint32{257, 8000}, [2]uint32{258, 8}, [2]uint32{259, 8}, [2]uint32{262, 1}, [2]uint32{273, 8}, [2]uint32{278, 8000}, [2]uint32{279, 10}), ErrTooLarge},
+		"a TIFF of many one-row strips":             {tiffFile([2]uint32{256, 900}, [2]uint32{257, 65000}, [2]uint32{258, 8}, [2]uint32{259, 8}, [2]uint32{262, 1}, [2]uint32{273, 8}, [2]uint32{278, 1}, [2]uint32{279, 10}), ErrImage},
+		"a TIFF of half a million tiles":            {tiffFile([2]uint32{256, 8000}, [2]uint32{257, 8000}, [2]uint32{258, 8}, [2]uint32{259, 8}, [2]uint32{262, 1}, [2]uint32{322, 8}, [2]uint32{323, 16}, [2]uint32{324, 8}, [2]uint32{325, 8}), ErrImage},
+		"a TIFF whose tile has no height":           {tiffFile([2]uint32{256, 80}, [2]uint32{257, 80}, [2]uint32{258, 8}, [2]uint32{259, 8}, [2]uint32{262, 1}, [2]uint32{322, 16}, [2]uint32{324, 8}, [2]uint32{325, 8}), ErrImage},
+		"a TIFF with a side of four billion pixels": {tiffFile([2]uint32{256, 1<<32 - 1}, [2]uint32{257, 1}, [2]uint32{258, 8}, [2]uint32{259, 8}, [2]uint32{262, 1}), ErrTooLarge},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := Decode(c.data, Limits{})
+			runtime.ReadMemStats(&after)
+			if !errors.Is(err, c.want) {
+				t.Errorf("%v, expected %v", err, c.want)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > most {
+				t.Errorf("%d bytes were allocated for %d bytes of image, at most %d are expected", n, len(c.data), most)
+			}
+		})
+	}
+}
+
+func TestJPEGOfEndlessScansIsRefused(t *testing.T) {
+	data := readInput(t, "jpeg_progressive.jpg")
+	last := bytes.LastIndex(data, []byte{0xff, 0xda})
+	end := bytes.LastIndex(data, []byte{0xff, 0xd9})
+	many := bytes.Clone(data[:end])
+	for range maxScans {
+		many = append(many, data[last:end]...)
+	}
+	many = append(many, data[end:]...)
+	if n := countScans(data); n < 2 || n > 20 {
+		t.Errorf("%d scans were counted in a progressive JPEG", n)
+	}
+	if _, err := Decode(many, Limits{}); !errors.Is(err, ErrImage) || !strings.Contains(err.Error(), "scans") {
+		t.Errorf("%v, expected ErrImage for the number of scans", err)
+	}
+}
+
+func TestLimitsHoldAtTheirEdges(t *testing.T) {
+	data := readInput(t, "tiny_47x1.png")
+	for name, c := range map[string]struct {
+		lim  Limits
+		want error
+	}{
+		"the default":         {Limits{}, nil},
+		"as many bytes":       {Limits{MaxBytes: int64(len(data))}, nil},
+		"one byte too many":   {Limits{MaxBytes: int64(len(data)) - 1}, ErrTooLarge},
+		"as many pixels":      {Limits{MaxPixels: 47}, nil},
+		"one pixel too many":  {Limits{MaxPixels: 46}, ErrTooLarge},
+		"negative is default": {Limits{MaxBytes: -1, MaxPixels: -1}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := Decode(data, c.lim); !errors.Is(err, c.want) {
+				t.Errorf("%v, expected %v", err, c.want)
+			}
+		})
+	}
+}
+
+func TestDecoderPanicIsErrImage(t *testing.T) {
+	saved := codecs
+	t.Cleanup(func() { codecs = saved })
+	codecs = []codec{{"test format", []string{"boom"}, func([]byte, Limits) (*RGB, error) {
+		var none []byte
+		return nil, errors.New(string(none[3:4]))
+	}}}
+	if img, err := Decode([]byte("boom"), Limits{}); img != nil || !errors.Is(err, ErrImage) {
+		t.Errorf("%v, %v, expected ErrImage", img, err)
+	}
+}
+
+func TestPaletteIndexOutOfRangeIsBlack(t *testing.T) {
+	m := image.NewPaletted(image.Rect(0, 0, 2, 1), nil)
+	m.Pix = []byte{0, 255}
+	img, err := toRGB(m)
+	if err != nil || !bytes.Equal(img.Pix, make([]byte, 6)) {
+		t.Errorf("%v, %v, expected two black pixels", img, err)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, name := range inputs(f) {
+		f.Add(readInput(f, name))
+	}
+	lim := Limits{MaxBytes: 1 << 20, MaxPixels: 1 << 18}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		img, err := Decode(data, lim)
+		if err != nil {
+			if !expectedError(err) {
+				t.Fatalf("%v is neither ErrImage nor ErrTooLarge", err)
+			}
+			return
+		}
+		if img.W < 1 || img.H < 1 || img.W*img.H > lim.MaxPixels || len(img.Pix) != 3*img.W*img.H {
+			t.Fatalf("a %d×%d image of %d bytes", img.W, img.H, len(img.Pix))
+		}
+		if out := img.Resize(16, 16); len(out.Pix) != 3*16*16 {
+			t.Fatalf("%d bytes of a 16×16 image", len(out.Pix))
+		}
+	})
+}

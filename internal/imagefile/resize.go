@@ -1,0 +1,282 @@
+package imagefile
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"sync"
+)
+
+// precisionBits are the fractional bits of a coefficient, Pillow's
+// PRECISION_BITS: 32 less 8 for the pixel and 2 of headroom.
+const precisionBits = 32 - 8 - 2
+
+// maxPooledBytes bounds what a pooled buffer may keep alive between two
+// resizes: 1024 source rows at a width of 4096.
+const maxPooledBytes = 12 << 20
+
+// weights are the triangle filter's coefficients for one direction.
+type weights struct {
+	// windows holds, for every output, what it is the weighted sum of.
+	windows []window
+	coeffs  []uint32
+}
+
+// window is the run of n inputs from first on, whose coefficients begin at
+// coeff in weights.coeffs.
+type window struct{ first, n, coeff int }
+
+// newWeights computes Pillow's precompute_coeffs and normalize_coeffs_8bpc for
+// its bilinear filter. The conversions to float64 around products keep the
+// compiler from fusing them with a sum (arm64 would), which rounds otherwise.
+func newWeights(in, out int) weights {
+	scale := float64(in) / float64(out)
+	support := max(scale, 1) // of a triangle of radius 1, stretched when reducing
+	inverse := 1 / support
+	w := weights{windows: make([]window, out)}
+	norm := make([]float64, 0, 2*int(math.Ceil(support))+1)
+	w.coeffs = make([]uint32, 0, min(out*cap(norm), 2*in+4*out))
+	for i := range w.windows {
+		center := float64((float64(i) + 0.5) * scale)
+		first := max(int(center-support+0.5), 0)
+		end := min(int(center+support+0.5), in)
+		norm = norm[:0]
+		sum := 0.0
+		for x := first; x < end; x++ {
+			// Pillow's bilinear_filter: a triangle between -1 and 1.
+			v := max(1-math.Abs(float64((float64(x)-center+0.5)*inverse)), 0)
+			norm = append(norm, v)
+			sum += v
+		}
+		w.windows[i] = window{first: first, n: end - first, coeff: len(w.coeffs)}
+		for _, v := range norm {
+			if sum != 0 {
+				v /= sum
+			}
+			// None is negative, so that rounding is adding a half.
+			w.coeffs = append(w.coeffs, uint32(0.5+float64(v*(1<<precisionBits))))
+		}
+	}
+	return w
+}
+
+// of gives the coefficients of a window.
+func (w weights) of(i int) (int, []uint32) {
+	win := w.windows[i]
+	return win.first, w.coeffs[win.coeff : win.coeff+win.n]
+}
+
+// between gives the rows that the vertical pass reads at all.
+func (w weights) between() (first, end int) {
+	last := w.windows[len(w.windows)-1]
+	return w.windows[0].first, last.first + last.n
+}
+
+// Resize gives the image at w×h pixels by Pillow's Image.BILINEAR, bit for bit:
+// a triangle filter whose support grows with the reduction, coefficients of 22
+// fractional bits, two passes with 8 bits between them; a direction that does
+// not change is left alone. The order of the passes is that of Pillow 13, see
+// verticalFirst. The result never shares memory with img. It panics when w or h
+// is below 1.
+func (img *RGB) Resize(w, h int) *RGB {
+	if w < 1 || h < 1 {
+		panic(fmt.Sprintf("imagefile: resize to %d×%d pixels", w, h))
+	}
+	out := newRGB(w, h)
+	img.resizeTo(out.Pix, w, h)
+	return out
+}
+
+// resizeTo writes the pixels of Resize.
+func (img *RGB) resizeTo(pix []byte, w, h int) {
+	switch {
+	case w == img.W && h == img.H && img.plane == nil:
+		copy(pix, img.Pix)
+	case w == img.W && h == img.H:
+		repeat(pix, img.plane)
+	case img.plane != nil: // a third of the work
+		to := borrow(w * h)
+		img.resize(*to, img.plane, w, h, 1, horizontalGrey)
+		repeat(pix, *to)
+		giveBack(to)
+	default:
+		img.resize(pix, img.Pix, w, h, channels, horizontal)
+	}
+}
+
+// channels are those of an RGB image.
+const channels = 3
+
+// resize resizes samples of the image's size, so many for each pixel, to w×h
+// pixels, one of which is another than the image's. Rows are done by row.
+func (img *RGB) resize(dst, src []byte, w, h, samples int, row func(dst, src []byte, in, out int, w weights)) {
+	switch {
+	case h == img.H:
+		row(dst, src, img.W, w, newWeights(img.W, w))
+	case w == img.W:
+		vertical(dst, src, samples*w, newWeights(img.H, h))
+	case img.verticalFirst(w, h):
+		buf := borrow(samples * img.W * h)
+		vertical(*buf, src, samples*img.W, newWeights(img.H, h))
+		row(dst, *buf, img.W, w, newWeights(img.W, w))
+		giveBack(buf)
+	default:
+		rows := newWeights(img.H, h)
+		first, end := rows.between()
+		for i := range rows.windows {
+			rows.windows[i].first -= first
+		}
+		buf := borrow(samples * w * (end - first))
+		row(*buf, src[samples*img.W*first:samples*img.W*end], img.W, w, newWeights(img.W, w))
+		vertical(dst, *buf, samples*w, rows)
+		giveBack(buf)
+	}
+}
+
+// verticalFirst reports whether Pillow resizes the height before the width,
+// which changes results by at most 1 of 255: where the height loses more than
+// twice the pixels that the width does. Versions before 13 always began with
+// the width.
+func (img *RGB) verticalFirst(w, h int) bool {
+	return h < img.H && img.H-h > 2*(img.W-w)
+}
+
+// intermediate holds the images between the two passes.
+var intermediate = sync.Pool{New: func() any { return new([]byte) }}
+
+// borrow gives a buffer of n bytes whose content is undefined.
+func borrow(n int) *[]byte {
+	buf := intermediate.Get().(*[]byte)
+	if cap(*buf) < n {
+		*buf = make([]byte, n)
+	}
+	*buf = (*buf)[:n]
+	return buf
+}
+
+func giveBack(buf *[]byte) {
+	if *buf != nil && cap(*buf) <= maxPooledBytes {
+		intermediate.Put(buf)
+	}
+}
+
+// half is what rounds a sum of products to the nearest value.
+const half = 1 << (precisionBits - 1)
+
+// clipSum drops the fractional bits. The sum of rounded coefficients can be a
+// little above one, so that white needs a bound.
+func clipSum(v uint32) byte { return byte(min(v>>precisionBits, 255)) }
+
+// lanes selects the lowest byte of both halves of a word, and round is half in
+// both. Two 32-bit sums fit in one 64-bit word, and as no sum reaches 2^32
+// (coefficients add up to about 2^22, times 255) none spills into its
+// neighbour: one multiplication serves two samples.
+const (
+	lanes = 0x000000ff_000000ff
+	round = half<<32 | half
+)
+
+// horizontal resizes every row of src from in pixels to out, two rows at a
+// time: their samples side by side in one word.
+func horizontal(dst, src []byte, in, out int, w weights) {
+	pairs := make([]uint64, 3*in)
+	for len(src) > 0 {
+		upper, lower := src[:3*in], src[:3*in]
+		upperOut, lowerOut := dst[:3*out], dst[:3*out]
+		src, dst = src[3*in:], dst[3*out:]
+		if len(src) > 0 { // else the last row of an odd number goes with itself
+			lower, lowerOut = src[:3*in], dst[:3*out]
+			src, dst = src[3*in:], dst[3*out:]
+		}
+		pair(pairs, upper, lower)
+		for i, win := range w.windows {
+			k := w.coeffs[win.coeff : win.coeff+win.n]
+			p := pairs[3*win.first : 3*(win.first+win.n)]
+			var r, g, b uint64 = round, round, round
+			for j, c := range k {
+				if q := 3 * j; q+2 < len(p) {
+					c := uint64(c)
+					r += p[q] * c
+					g += p[q+1] * c
+					b += p[q+2] * c
+				}
+			}
+			d := upperOut[3*i : 3*i+3 : 3*i+3]
+			d[0], d[1], d[2] = clipSum(uint32(r)), clipSum(uint32(g)), clipSum(uint32(b))
+			d = lowerOut[3*i : 3*i+3 : 3*i+3]
+			d[0], d[1], d[2] = clipSum(uint32(r>>32)), clipSum(uint32(g>>32)), clipSum(uint32(b>>32))
+		}
+	}
+}
+
+// horizontalGrey is horizontal for one sample a pixel.
+func horizontalGrey(dst, src []byte, in, out int, w weights) {
+	pairs := make([]uint64, in)
+	for len(src) > 0 {
+		upper, lower := src[:in], src[:in]
+		upperOut, lowerOut := dst[:out], dst[:out]
+		src, dst = src[in:], dst[out:]
+		if len(src) > 0 {
+			lower, lowerOut = src[:in], dst[:out]
+			src, dst = src[in:], dst[out:]
+		}
+		pair(pairs, upper, lower)
+		for i, win := range w.windows {
+			k := w.coeffs[win.coeff : win.coeff+win.n]
+			p := pairs[win.first : win.first+win.n]
+			var s uint64 = round
+			for j, c := range k {
+				s += p[j] * uint64(c)
+			}
+			upperOut[i], lowerOut[i] = clipSum(uint32(s)), clipSum(uint32(s>>32))
+		}
+	}
+}
+
+// pair puts the samples of two rows side by side.
+func pair(dst []uint64, upper, lower []byte) {
+	for len(dst) >= 4 && len(upper) >= 4 && len(lower) >= 4 {
+		v := uint64(binary.LittleEndian.Uint32(upper)) | uint64(binary.LittleEndian.Uint32(lower))<<32
+		dst[0], dst[1], dst[2], dst[3] = v&lanes, v>>8&lanes, v>>16&lanes, v>>24&lanes
+		dst, upper, lower = dst[4:], upper[4:], lower[4:]
+	}
+	for i := range dst {
+		dst[i] = uint64(upper[i]) | uint64(lower[i])<<32
+	}
+}
+
+// vertical resizes the columns of src, whose rows are stride bytes. It works on
+// eight bytes at a time, two to a word.
+func vertical(dst, src []byte, stride int, w weights) {
+	for i := range w.windows {
+		first, k := w.of(i)
+		row := dst[i*stride : (i+1)*stride]
+		column := src[first*stride:]
+		x := 0
+		for ; x+8 <= stride; x += 8 {
+			var s0, s1, s2, s3 uint64 = round, round, round, round
+			at := x
+			for _, c := range k {
+				v := binary.LittleEndian.Uint64(column[at:])
+				c := uint64(c)
+				s0 += (v & lanes) * c
+				s1 += (v >> 8 & lanes) * c
+				s2 += (v >> 16 & lanes) * c
+				s3 += (v >> 24 & lanes) * c
+				at += stride
+			}
+			d := row[x : x+8 : x+8]
+			d[0], d[4] = clipSum(uint32(s0)), clipSum(uint32(s0>>32))
+			d[1], d[5] = clipSum(uint32(s1)), clipSum(uint32(s1>>32))
+			d[2], d[6] = clipSum(uint32(s2)), clipSum(uint32(s2>>32))
+			d[3], d[7] = clipSum(uint32(s3)), clipSum(uint32(s3>>32))
+		}
+		for ; x < stride; x++ {
+			var s uint32 = half
+			for j, c := range k {
+				s += uint32(column[j*stride+x]) * c
+			}
+			row[x] = clipSum(s)
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package imagefile
+
+import (
+	"fmt"
+	"image"
+)
+
+// A JPEG's colours are made here as libjpeg-turbo makes them by default, which
+// is what Pillow shows: chroma is interpolated by a triangle filter ("fancy
+// upsampling") where it is halved, repeated where it is quartered, and then
+// converted in fixed point. Go's own conversion repeats chroma everywhere, which
+// differs by up to a hundred of 255 at coloured edges.
+
+// Fixed-point tables of JFIF's conversion, 16 fractional bits: what Cr adds to
+// red and Cb to blue (rounded), and what both take from green (to be shifted).
+var crRed, cbBlue, crGreen, cbGreen = yccTables()
+
+func yccTables() (r, b, gr, gb [256]int32) {
+	const half = 1 << 15
+	fix := func(v float64) int32 { return int32(v*(1<<16) + 0.5) }
+	for i := range 256 {
+		x := int32(i) - 128
+		r[i] = (fix(1.40200)*x + half) >> 16
+		b[i] = (fix(1.77200)*x + half) >> 16
+		gr[i] = -fix(0.71414) * x
+		gb[i] = -fix(0.34414)*x + half
+	}
+	return r, b, gr, gb
+}
+
+// chroma is one colour plane of a JPEG at its true size: the decoder pads
+// planes to whole blocks, and libjpeg repeats the last true sample instead.
+type chroma struct {
+	pix          []byte
+	stride, w, h int
+	xStep, yStep int // pixels of the image for one sample
+	fancyX       bool
+	sums         []int32 // a row weighted with its neighbour
+}
+
+func (c *chroma) row(y int) []byte {
+	y = min(max(y, 0), c.h-1)
+	return c.pix[y*c.stride : y*c.stride+c.w]
+}
+
+// ycbcrToRGB fills out with the colours of a decoded JPEG.
+func ycbcrToRGB(out *RGB, m *image.YCbCr) error {
+	var sx, sy int
+	switch m.SubsampleRatio {
+	case image.YCbCrSubsampleRatio444:
+		sx, sy = 1, 1
+	case image.YCbCrSubsampleRatio422:
+		sx, sy = 2, 1
+	case image.YCbCrSubsampleRatio420:
+		sx, sy = 2, 2
+	case image.YCbCrSubsampleRatio440:
+		sx, sy = 1, 2
+	case image.YCbCrSubsampleRatio411:
+		sx, sy = 4, 1
+	case image.YCbCrSubsampleRatio410:
+		sx, sy = 4, 2
+	default:
+		return fmt.Errorf("%w: a JPEG of unknown chroma subsampling %v", ErrImage, m.SubsampleRatio)
+	}
+	cw, ch := (out.W+sx-1)/sx, (out.H+sy-1)/sy
+	plane := func(pix []byte) *chroma {
+		return &chroma{
+			pix: pix, stride: m.CStride, w: cw, h: ch, xStep: sx, yStep: sy,
+			// libjpeg interpolates only planes of more than two columns.
+			fancyX: sx == 2 && cw > 2,
+			sums:   make([]int32, cw),
+		}
+	}
+	cb, cr := plane(m.Cb), plane(m.Cr)
+	// Interpolated rows come out in whole steps.
+	cbRow, crRow := make([]byte, cw*sx), make([]byte, cw*sx)
+	for y := range out.H {
+		b, r := cb.row(y), cr.row(y)
+		if sx != 1 || sy != 1 {
+			cb.upsample(cbRow, y)
+			cr.upsample(crRow, y)
+			b, r = cbRow, crRow
+		}
+		yccRow(out.Pix[3*y*out.W:3*(y+1)*out.W], m.Y[y*m.YStride:y*m.YStride+out.W], b, r)
+	}
+	return nil
+}
+
+// yccRow converts one row of full-size planes.
+func yccRow(dst, luma, cb, cr []byte) {
+	cb, cr = cb[:len(luma)], cr[:len(luma)]
+	for x, l := range luma {
+		y, u, v := int32(l), cb[x], cr[x]
+		d := dst[3*x : 3*x+3 : 3*x+3]
+		d[0] = clamp8(y + crRed[v])
+		d[1] = clamp8(y + (cbGreen[u]+crGreen[v])>>16)
+		d[2] = clamp8(y + cbBlue[u])
+	}
+}
+
+func clamp8(v int32) byte {
+	if uint32(v) <= 255 {
+		return byte(v)
+	}
+	if v < 0 {
+		return 0
+	}
+	return 255
+}
+
+// upsample writes row y of the image's size. Its four ways are libjpeg-turbo's
+// h2v2, h2v1 and h1v2 "fancy" upsampling, whose alternating biases keep the
+// rounding from drifting, and plain repetition.
+func (c *chroma) upsample(dst []byte, y int) {
+	near := c.row(y / c.yStep)
+	switch {
+	case c.fancyX && c.yStep == 2:
+		far := c.row(y/2 + y%2*2 - 1)
+		for i, v := range near {
+			c.sums[i] = 3*int32(v) + int32(far[i])
+		}
+		widen(dst, c.sums, 8, 7, 4)
+	case c.fancyX && c.yStep == 1:
+		for i, v := range near {
+			c.sums[i] = int32(v)
+		}
+		widen(dst, c.sums, 1, 2, 2)
+	case c.xStep == 1 && c.yStep == 2:
+		far := c.row(y/2 + y%2*2 - 1)
+		bias := int32(1 + y%2)
+		for i, v := range near {
+			dst[i] = byte((3*int32(v) + int32(far[i]) + bias) >> 2)
+		}
+	default:
+		for i, v := range near {
+			for j := range c.xStep {
+				dst[i*c.xStep+j] = v
+			}
+		}
+	}
+}
+
+// widen doubles a row: each output is three parts of its own sample and one of
+// the nearer neighbour, with one bias for the left outputs and one for the
+// right. The two ends have no neighbour and take four parts of their own.
+func widen(dst []byte, s []int32, left, right int32, shift uint) {
+	n := len(s)
+	for i, v := range s {
+		before, after := v, v
+		if i > 0 {
+			before = s[i-1]
+		}
+		if i < n-1 {
+			after = s[i+1]
+		}
+		d := dst[2*i : 2*i+2 : 2*i+2]
+		d[0] = byte((3*v + before + left) >> shift)
+		d[1] = byte((3*v + after + right) >> shift)
+	}
+}

@@ -1,0 +1,80 @@
+// Package workers runs the parts of a computation on several goroutines, each with
+// the thread priority of the training it belongs to. It may import nothing of ours
+// and knows nothing of what is computed.
+package workers
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// MaxNiceness is the lowest thread priority.
+const MaxNiceness = 19
+
+// Pool is the number of goroutines that work at once and their priority. The zero
+// value is one goroutine of the process's own priority.
+type Pool struct {
+	// Threads is the number of goroutines; less than 1 means 1.
+	Threads int
+	// Niceness is the niceness of each goroutine's thread, 0 to MaxNiceness. It has
+	// an effect on Linux only.
+	Niceness int
+}
+
+// Each calls f with each index from 0 to n-1. It returns the first error, which
+// cancels the context of the other calls, or the cause of ctx if ctx ended.
+func (p Pool) Each(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
+	return p.EachWith(ctx, n, func(running context.Context) func(int) error {
+		return func(i int) error { return f(running, i) }
+	})
+}
+
+// EachWith is Each for work that needs memory of its own: start is called once in
+// each goroutine, and the function it returns is called in that goroutine only.
+func (p Pool) EachWith(ctx context.Context, n int, start func(ctx context.Context) func(i int) error) error {
+	group, running := errgroup.WithContext(ctx)
+	var next atomic.Int64
+	for range min(max(p.Threads, 1), n) {
+		group.Go(p.Wrap(func() error {
+			work := start(running)
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				if running.Err() != nil {
+					return context.Cause(running)
+				}
+				if err := work(i); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	if err := group.Wait(); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	return nil
+}
+
+// Wrap returns a function that runs f with the pool's niceness and converts a panic
+// of f to an error, because a panic in a goroutine would end the process. The
+// goroutine that calls it must end afterwards: its thread keeps the low priority and
+// ends with it.
+func (p Pool) Wrap(f func() error) func() error {
+	return func() (err error) {
+		defer func() {
+			if r := recover(); r != nil {
+				err = fmt.Errorf("workers: panic: %v\n%s", r, debug.Stack())
+			}
+		}()
+		if p.Niceness > 0 {
+			lowerPriority(min(p.Niceness, MaxNiceness))
+		}
+		return f()
+	}
+}
