@@ -35,7 +35,7 @@ func newForward(engine *ort.Engine, file, image []byte, threads int) (*forward, 
 		return nil, err
 	}
 	names := []string{network.ErrorName}
-	if m.Normality != nil {
+	if m.Reference != nil {
 		names = append(names, network.MSEName)
 	}
 	f := &forward{}
@@ -68,7 +68,7 @@ func (f *forward) export(ctx context.Context) error {
 
 // verdict runs the pass that the service takes.
 func (f *forward) verdict(ctx context.Context) error {
-	_, err := f.served.Measure(ctx, f.pixels)
+	_, err := f.served.Score(ctx, f.pixels)
 	return err
 }
 

@@ -34,7 +34,7 @@ func profile(ctx context.Context, side, batch, dir string) error {
 	if err != nil {
 		return err
 	}
-	n := trainer.PartSizes(images, pixels, pixels)[0]
+	n := trainer.MicroBatches(images, pixels, pixels)[0]
 	arch := models.DefaultArchitecture()
 	m, err := exporter.GradientModel(arch, n, pixels, pixels, exporter.Processor)
 	if err != nil {

@@ -77,7 +77,7 @@ func WriteBundle(w io.Writer, m *models.Model) error {
 		{"requirements.txt", requirements, zip.Deflate},
 		{"README.md", readme, zip.Deflate},
 	}
-	if models.HasPatches(m.Normality) {
+	if models.HasPatches(m.Reference) {
 		files = append(files, file{LicenseFile, backbone.License(), zip.Deflate})
 	}
 	if d := m.Metadata.Detectability; d != nil {

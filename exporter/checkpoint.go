@@ -62,7 +62,7 @@ func WriteCheckpoint(w io.Writer, m *models.Model) error {
 	z.add(".format_version", []byte("1"))
 	z.add(".storage_alignment", []byte(strconv.Itoa(storageAlignment)))
 	z.add("byteorder", []byte("little"))
-	for i, t := range slices.Concat(weights, m.Normality) {
+	for i, t := range slices.Concat(weights, m.Reference) {
 		b := make([]byte, 4*len(t.Data))
 		for j, v := range t.Data {
 			binary.LittleEndian.PutUint32(b[4*j:], math.Float32bits(v))
@@ -100,7 +100,7 @@ func checkpointMetadata(m *models.Model) (models.Metadata, error) {
 		return models.Metadata{}, fmt.Errorf("%w: the image size is %d, and %d in the metadata, expected a multiple of %d up to %d",
 			ErrUnwritable, m.ImageSize, md.ImageSize, a.Stride(), models.MaxImageSize)
 	}
-	if err := m.CheckNormality(); err != nil {
+	if err := m.CheckReference(); err != nil {
 		return models.Metadata{}, unwritable(err)
 	}
 	if md.Architecture != nil && !md.Architecture.Equal(a) {
@@ -142,11 +142,11 @@ func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateD
 		p.tensor(strconv.Itoa(i), t.Shape)
 	}
 	p.op('u')
-	if m.Normality != nil {
-		p.text(models.NormalityKey)
+	if m.Reference != nil {
+		p.text(models.ReferenceKey)
 		p.global("collections", "OrderedDict")
 		p.op(')', 'R', '(')
-		for i, t := range m.Normality {
+		for i, t := range m.Reference {
 			p.text(t.Name)
 			p.tensor(strconv.Itoa(len(weights)+i), t.Shape)
 		}

@@ -50,7 +50,7 @@ func ServedModel(m *models.Model, also Results, with Operators) (*StepModel, err
 		return nil, err
 	}
 	s := &StepModel{ONNX: b, Inputs: []string{network.ImageName}, Outputs: []string{network.ErrorName}, Kernels: l.kernels}
-	if m.Normality != nil {
+	if m.Reference != nil {
 		s.Outputs = append(s.Outputs, network.MSEName)
 	}
 	return s, nil
@@ -130,14 +130,14 @@ func belong(f *network.Forward, m *models.Model) error {
 // squared error beside it, else that error alone. The judgement is nil then.
 func (l *lowering) judged(f *network.Forward, m *models.Model) (*network.Judgement, error) {
 	const mse = "mean squared error between each image and its reconstruction"
-	if m.Normality == nil {
+	if m.Reference == nil {
 		return nil, l.result(f.Error, network.ErrorName, mse+"; above the threshold it is an anomaly")
 	}
-	j, err := f.Judge(m.Normality)
+	j, err := f.Judge(m.Reference)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.normality(j, m.Normality); err != nil {
+	if err := l.normality(j, m.Reference); err != nil {
 		return nil, err
 	}
 	measure, _ := m.Metadata.Measure()

@@ -47,7 +47,7 @@ func patched(side int, heads bool) *models.Model {
 		case name == "offset":
 			low, high = 3, 5
 		}
-		m.Normality = append(m.Normality, models.Tensor{Name: p.Name, Shape: p.Shape, Data: feed(r, p.Shape, low, high)})
+		m.Reference = append(m.Reference, models.Tensor{Name: p.Name, Shape: p.Shape, Data: feed(r, p.Shape, low, high)})
 	}
 	return m
 }
@@ -218,7 +218,7 @@ func judgedBy(t *testing.T, file []byte, kernels bool, threads, images int, pixe
 		case network.MapName:
 			shape = []int{images, side, side}
 		case network.MembersName:
-			shape = []int{images, len(models.Members(models.HasHeads(m.Normality))), 1, 1}
+			shape = []int{images, len(models.Members(models.HasHeads(m.Reference))), 1, 1}
 		}
 		out = append(out, orttest.Tensor(t, nil, shape...))
 	}
@@ -275,7 +275,7 @@ func TestPatchJudgementIsThatOfGorgoniasMachine(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			j, err := f.Judge(m.Normality)
+			j, err := f.Judge(m.Reference)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -285,7 +285,7 @@ func TestPatchJudgementIsThatOfGorgoniasMachine(t *testing.T) {
 				inputs[n] = m.Weights[i].Data
 			}
 			for i, n := range j.Parameters {
-				inputs[n] = m.Normality[i].Data
+				inputs[n] = m.Reference[i].Data
 			}
 			for _, fixed := range j.Filters {
 				inputs[fixed.Node] = fixed.Data
@@ -403,12 +403,12 @@ func TestPatchesComeBackFromEveryFile(t *testing.T) {
 
 func TestModelWhosePatchesDoNotFitIsNotWritten(t *testing.T) {
 	for name, edit := range map[string]func(m *models.Model){
-		"no tensors":               func(m *models.Model) { m.Normality = nil },
-		"a tensor too few":         func(m *models.Model) { m.Normality = m.Normality[1:] },
-		"another shape":            func(m *models.Model) { m.Normality[0].Shape = []int{1} },
-		"not finite":               func(m *models.Model) { m.Normality[0].Data[3] = float32(math.Inf(1)) },
+		"no tensors":               func(m *models.Model) { m.Reference = nil },
+		"a tensor too few":         func(m *models.Model) { m.Reference = m.Reference[1:] },
+		"another shape":            func(m *models.Model) { m.Reference[0].Shape = []int{1} },
+		"not finite":               func(m *models.Model) { m.Reference[0].Data[3] = float32(math.Inf(1)) },
 		"tensors, decides by mse":  func(m *models.Model) { m.Metadata.Decision = nil },
-		"tensors of another image": func(m *models.Model) { m.Normality = patched(144, true).Normality },
+		"tensors of another image": func(m *models.Model) { m.Reference = patched(144, true).Reference },
 		"no backbone":              func(m *models.Model) { m.Metadata.Decision.Backbone = nil },
 	} {
 		m := patched(32, true)
@@ -428,13 +428,13 @@ func TestHeadsGradientsAreThoseOfGorgoniasMachine(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(7, 7))
 	taps := models.HeadTaps()
-	p := taps[0].Places(side)
+	p := taps[0].Patches(side)
 	shapes := map[string][]int{network.TargetName: {n, 1, p, p}, network.WeightName: {1}}
 	values := map[string][]float32{network.TargetName: feed(r, shapes[network.TargetName], 0, 1), network.WeightName: {0.5}}
 	inputs := map[*gorgonia.Node][]float32{g.Target: values[network.TargetName], g.Weight: values[network.WeightName]}
 	for i, tap := range taps {
 		name := FeaturesName(tap.Block)
-		shapes[name] = []int{n, tap.Channels, tap.Places(side), tap.Places(side)}
+		shapes[name] = []int{n, tap.Channels, tap.Patches(side), tap.Patches(side)}
 		values[name] = feed(r, shapes[name], -2, 2)
 		inputs[g.Features[i]] = values[name]
 	}

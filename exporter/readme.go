@@ -58,7 +58,7 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 	measure, threshold := m.Metadata.Measure()
 	view := readmeView{
 		ImageSize: m.ImageSize, Measure: measure, Threshold: threshold,
-		Decision: m.Metadata.Decision != nil, Heads: models.HasHeads(m.Normality), Markers: models.HasMarkers(m.Normality),
+		Decision: m.Metadata.Decision != nil, Heads: models.HasHeads(m.Reference), Markers: models.HasGaborHeads(m.Reference),
 		MeanError: m.Metadata.MeanError, StdError: m.Metadata.StdError,
 		Losses: m.Metadata.TrainingLosses, Training: m.Metadata.Training, Classes: m.Metadata.Classes(),
 	}
@@ -78,9 +78,9 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 // Patches says that the model decides by the features of patches.
 func (v readmeView) Patches() bool { return v.Measure == models.MeasurePatchMahalanobis }
 
-// Places says that the model decides by how unusual an image's places are, and
-// not by its mean squared error.
-func (v readmeView) Places() bool {
+// ByPatch reports whether the model decides by how unusual an image's patches are,
+// and not by its mean squared error.
+func (v readmeView) ByPatch() bool {
 	return v.Patches() || v.Measure == models.MeasureBandMahalanobis
 }
 

@@ -132,7 +132,7 @@ func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	measure, threshold := meta.Measure()
 	figure := float64(j.mse)
 	if measure != models.MeasureMSE {
-		if d.model.Normality == nil {
+		if d.model.Reference == nil {
 			return Verdict{}, fmt.Errorf("%w: it decides by %s, which this model does not measure; send the metadata.json of the same training", ErrMeasure, measure)
 		}
 		figure = float64(j.figure)
@@ -175,7 +175,7 @@ func (d *Detector) mapped(ctx context.Context, pixels []byte) ([]float32, *job, 
 	if err := d.fits(pixels); err != nil {
 		return nil, nil, err
 	}
-	if d.model.Normality == nil {
+	if d.model.Reference == nil {
 		return nil, nil, fmt.Errorf("%w: it decides by its plain error; train it anew", ErrNoMap)
 	}
 	j := &job{image: func(dst []float32) { imagefile.Normalize(dst, pixels) }, anomaly: make([]float32, d.Side()*d.Side())}
@@ -188,9 +188,9 @@ func (d *Detector) mapped(ctx context.Context, pixels []byte) ([]float32, *job, 
 	return j.anomaly, j, nil
 }
 
-// Measure is the value of the measure that the model decides by, of a prepared
+// Score returns the anomaly score that the model decides by, of a prepared
 // image (side×side×3 bytes).
-func (d *Detector) Measure(ctx context.Context, pixels []byte) (float64, error) {
+func (d *Detector) Score(ctx context.Context, pixels []byte) (float64, error) {
 	j, err := d.measure(ctx, pixels)
 	if err != nil {
 		return 0, err
@@ -200,10 +200,10 @@ func (d *Detector) Measure(ctx context.Context, pixels []byte) (float64, error) 
 
 // members is how many figures the measure is joined of, 0 where it is one figure.
 func (d *Detector) members() int {
-	if !models.HasPatches(d.model.Normality) {
+	if !models.HasPatches(d.model.Reference) {
 		return 0
 	}
-	return len(models.Members(models.HasHeads(d.model.Normality)))
+	return len(models.Members(models.HasHeads(d.model.Reference)))
 }
 
 // HasMembers reports whether the model decides by a measure that is joined of several

@@ -76,7 +76,7 @@ func TestDetectorJudgesAlikeFromManyGoroutines(t *testing.T) {
 // verdicts "normal" least.
 func TestResultsThatAreNoNumbersAreNoVerdicts(t *testing.T) {
 	m := *judgingDetector(t).Model()
-	for name, sd := range map[string]*models.StateDict{"the network": &m.Weights, "places": &m.Normality} {
+	for name, sd := range map[string]*models.StateDict{"the network": &m.Weights, "places": &m.Reference} {
 		was := *sd
 		*sd = slices.Clone(was)
 		for i := range *sd {

@@ -53,7 +53,7 @@ func TestModelsOfEarlierVersionsAreJudgedAsTheyWere(t *testing.T) {
 	engine := orttest.Open(t)
 	for name, verdicts := range want {
 		m := earlierModel(t, name)
-		if marked := name == "markers.pt"; models.HasMarkers(m.Normality) != marked {
+		if marked := name == "markers.pt"; models.HasGaborHeads(m.Reference) != marked {
 			t.Errorf("%s: markers %v", name, !marked)
 		}
 		for operators, open := range map[string]func(*ort.Engine, *models.Model, int) (*Detector, error){
@@ -103,8 +103,8 @@ func TestModelsOfEarlierVersionsAreWrittenAgain(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s as %s: %v", name, form, err)
 			}
-			if len(again.Normality) != len(m.Normality) || again.Metadata.Decision.Threshold != m.Metadata.Decision.Threshold {
-				t.Errorf("%s as %s: %d tensors, expected %d", name, form, len(again.Normality), len(m.Normality))
+			if len(again.Reference) != len(m.Reference) || again.Metadata.Decision.Threshold != m.Metadata.Decision.Threshold {
+				t.Errorf("%s as %s: %d tensors, expected %d", name, form, len(again.Reference), len(m.Reference))
 			}
 		}
 	}

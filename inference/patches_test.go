@@ -37,7 +37,7 @@ func patchModel(heads bool) *models.Model {
 		return sd
 	}
 	m.Weights = draw(arch.Parameters(), func(string, int) (float64, float64) { return -0.5, 0.5 })
-	m.Normality = draw(models.PatchParameters(side, heads, 4), func(name string, axes int) (float64, float64) {
+	m.Reference = draw(models.PatchParameters(side, heads, 4), func(name string, axes int) (float64, float64) {
 		switch {
 		case name == "whitening":
 			return -0.2, 0.2
@@ -135,7 +135,7 @@ func TestMembersJoinToTheScore(t *testing.T) {
 	if !d.HasMembers() {
 		t.Fatal("it has no members")
 	}
-	join := m.Normality[len(m.Normality)-3:]
+	join := m.Reference[len(m.Reference)-3:]
 	sum := float32(0)
 	for _, w := range join[2].Data {
 		sum += w
@@ -161,7 +161,7 @@ func TestMembersJoinToTheScore(t *testing.T) {
 				if len(members) != len(models.Members(true)) || math.Abs(c.Join(members)-figure) > 1e-5*max(1, figure) {
 					t.Errorf("%v give %v, the score is %v", members, c.Join(members), figure)
 				}
-				score, err := d.Measure(t.Context(), pixels)
+				score, err := d.Score(t.Context(), pixels)
 				if err != nil || score != figure {
 					t.Errorf("the score is %v, with the members %v; %v", score, figure, err)
 				}
@@ -183,7 +183,7 @@ func TestMembersJoinToTheScore(t *testing.T) {
 
 func TestModelsWhoseWeightsAddUpToNothingGiveNoVerdict(t *testing.T) {
 	m := patchModel(false)
-	clear(m.Normality[len(m.Normality)-1].Data)
+	clear(m.Reference[len(m.Reference)-1].Data)
 	d, err := NewDetector(orttest.Open(t), m, 1)
 	if err != nil {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ func judgingDetector(t testing.TB) *Detector {
 	t.Helper()
 	m := *goldenDetector(t).Model()
 	r := rand.New(rand.NewPCG(3, 4))
-	for _, p := range models.NormalityParameters(m.ImageSize) {
+	for _, p := range models.GaborParameters(m.ImageSize) {
 		size := 1
 		for _, n := range p.Shape {
 			size *= n
@@ -51,7 +51,7 @@ func judgingDetector(t testing.TB) *Detector {
 		if strings.HasSuffix(p.Name, ".slope") { // for scores about 1, which are not just a distance
 			data[0] *= 0.1
 		}
-		m.Normality = append(m.Normality, models.Tensor{Name: p.Name, Shape: p.Shape, Data: data})
+		m.Reference = append(m.Reference, models.Tensor{Name: p.Name, Shape: p.Shape, Data: data})
 	}
 	m.Metadata.Decision = &models.Decision{Measure: models.MeasureBandMahalanobis, Threshold: 1}
 	d, err := NewDetector(orttest.Open(t), &m, 0)

@@ -102,7 +102,7 @@ func (d *Detector) run(ctx context.Context, k kind, jobs []*job) error {
 		j.image(b.image.Data()[i*n : (i+1)*n])
 	}
 	outputs := []*ort.Tensor{b.figures}
-	if d.model.Normality != nil {
+	if d.model.Reference != nil {
 		outputs = append(outputs, b.errors)
 	}
 	switch k {
@@ -115,7 +115,7 @@ func (d *Detector) run(ctx context.Context, k kind, jobs []*job) error {
 	for i, j := range jobs {
 		j.figure = b.figures.Data()[i]
 		j.mse = j.figure
-		if d.model.Normality != nil {
+		if d.model.Reference != nil {
 			j.mse = b.errors.Data()[i]
 		}
 		switch k {
@@ -214,10 +214,10 @@ const (
 // all detectors and is not in it.
 func (d *Detector) Bytes() int64 {
 	weights := int64(0)
-	for _, t := range slices.Concat(d.model.Weights, d.model.Normality) {
+	for _, t := range slices.Concat(d.model.Weights, d.model.Reference) {
 		weights += int64(len(t.Data)) * bytesPerFloat
 	}
-	if models.HasPatches(d.model.Normality) {
+	if models.HasPatches(d.model.Reference) {
 		weights += backbone.Bytes()
 	}
 	made := int64(0)

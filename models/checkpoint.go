@@ -90,19 +90,19 @@ func readCheckpoint(a *archive, root string, lim Limits) (contents, error) {
 	if out.architecture, out.weights, err = c.weights(state, lim); err != nil {
 		return out, err
 	}
-	if v, ok := top.get(NormalityKey); ok && state != top {
+	if v, ok := top.get(ReferenceKey); ok && state != top {
 		normal, ok := v.(*pickleDict)
 		if !ok {
-			return contents{}, fmt.Errorf("%w: %s is a %s, expected a dict of tensors", ErrFormat, NormalityKey, typeName(v))
+			return contents{}, fmt.Errorf("%w: %s is a %s, expected a dict of tensors", ErrFormat, ReferenceKey, typeName(v))
 		}
 		out.normality, err = c.normality(normal, lim)
 	}
 	return out, err
 }
 
-// NormalityKey is the key of a checkpoint under which the tensors of
-// NormalityParameters lie.
-const NormalityKey = "normality_state_dict"
+// ReferenceKey is the key of a checkpoint under which the tensors of
+// GaborParameters lie.
+const ReferenceKey = "normality_state_dict"
 
 // normality reads the tensors of normality, whose number and shapes are held
 // against the image size later.

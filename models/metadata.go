@@ -68,10 +68,10 @@ type Decision struct {
 	// FalseAlarmRate is the share of normal images expected above Threshold.
 	FalseAlarmRate float64 `json:"false_alarm_rate,omitempty"`
 	// Normals is how many normal images, not learnt from, Threshold was drawn
-	// from, and SupportedRate the lowest rate that so many can promise: one in
+	// from, and MinFalseAlarmRate the lowest rate that so many can promise: one in
 	// Normals + 1.
-	Normals       int     `json:"normals,omitempty"`
-	SupportedRate float64 `json:"supported_rate,omitempty"`
+	CalibrationImages int     `json:"normals,omitempty"`
+	MinFalseAlarmRate float64 `json:"supported_rate,omitempty"`
 	// Scores are quantiles, at equal steps from the smallest to the largest, of the
 	// anomaly scores that Threshold was drawn from: all of them where there are no
 	// more than MaxScores. They ascend. A model without them can judge, but nobody
@@ -131,10 +131,10 @@ type TrainingSummary struct {
 	// empty when it started from random weights.
 	Base   string `json:"base,omitempty"`
 	Images int    `json:"images"`
-	// MarkerSteps is how many steps each marker of defects was trained for in a model
+	// GaborHeadSteps is how many steps each marker of defects was trained for in a model
 	// of an earlier version, HeadSteps how many each head was; 0 for a model without.
-	MarkerSteps int `json:"marker_steps,omitempty"`
-	HeadSteps   int `json:"head_steps,omitempty"`
+	GaborHeadSteps int `json:"marker_steps,omitempty"`
+	HeadSteps      int `json:"head_steps,omitempty"`
 	// Calibrated is how many of the images the threshold comes from: all, or as
 	// many as there was time for.
 	Calibrated int `json:"calibrated,omitempty"`

@@ -71,7 +71,7 @@ func TestScoresOfACalibrationAreFewFiniteAndAscending(t *testing.T) {
 // The measure needs places, and a network of one layer takes images of two pixels.
 func TestImagesWithoutPlacesAreNotJudgedByThem(t *testing.T) {
 	m := Model{ImageSize: 2, Metadata: Metadata{Decision: &Decision{Measure: MeasureBandMahalanobis, Threshold: 1}}}
-	if err := m.CheckNormality(); !errors.Is(err, ErrArchitecture) {
+	if err := m.CheckReference(); !errors.Is(err, ErrArchitecture) {
 		t.Errorf("%v", err)
 	}
 }

@@ -47,9 +47,9 @@ type Model struct {
 	// ImageSize is the side of the square the network sees, in pixels, a
 	// multiple of Architecture.Stride.
 	ImageSize int
-	// Normality holds the tensors of NormalityParameters of a model that decides
+	// Reference holds the tensors of GaborParameters of a model that decides
 	// by MeasureBandMahalanobis, in that order, and is nil for any other.
-	Normality StateDict
+	Reference StateDict
 	// Metadata is what the file says of its decision and training. Where it
 	// says nothing, Threshold is DefaultThreshold.
 	Metadata Metadata

@@ -46,8 +46,8 @@ func tapOf(block int) Tap {
 	return Tap{block, t.Channels, t.Stride}
 }
 
-// Places is the number of patches along a side, for images of a model of that side.
-func (t Tap) Places(side int) int { return BackboneInputOf(side).Side / t.Stride }
+// Patches is the number of patches along a side, for images of a model of that side.
+func (t Tap) Patches(side int) int { return BackboneInputOf(side).Side / t.Stride }
 
 // The smallest side of an image that the backbone sees, in pixels, and what a side is
 // a multiple of: the stride of its last block.
@@ -100,7 +100,7 @@ const (
 )
 
 // Members are those of a model with heads or without, in the order of the tensors
-// that join them. Those that say where an anomaly is come first: LocalMembers.
+// that join them. Those that say where an anomaly is come first: PatchMembers.
 func Members(heads bool) []Member {
 	var ms []Member
 	each := func(k MemberKind) {
@@ -117,8 +117,8 @@ func Members(heads bool) []Member {
 	return ms
 }
 
-// LocalMembers is how many members, from the first on, have a figure for each place.
-func LocalMembers(heads bool) int {
+// PatchMembers is how many members, from the first on, have a figure for each place.
+func PatchMembers(heads bool) int {
 	n := len(Taps())
 	if heads {
 		n++
@@ -159,7 +159,7 @@ func (m Member) Parameters(side, bank int) []Parameter {
 		return nil
 	}
 	tap := tapOf(m.Block)
-	c, p := tap.Channels, tap.Places(side)
+	c, p := tap.Channels, tap.Patches(side)
 	switch m.Kind {
 	case PatchGaussian:
 		return []Parameter{

@@ -15,15 +15,15 @@ func patchModel(heads bool, bank int) *Model {
 	m := &Model{ImageSize: 16, Metadata: Metadata{Threshold: 1,
 		Decision: &Decision{Measure: MeasurePatchMahalanobis, Threshold: 1, Backbone: EmbeddedBackbone()}}}
 	for _, p := range PatchParameters(16, heads, bank) {
-		m.Normality = append(m.Normality, Tensor{Name: p.Name, Shape: p.Shape, Data: make([]float32, p.Size())})
+		m.Reference = append(m.Reference, Tensor{Name: p.Name, Shape: p.Shape, Data: make([]float32, p.Size())})
 	}
 	return m
 }
 
 // set changes a tensor of normality.
 func (m *Model) set(name string, edit func(t *Tensor)) {
-	i := slices.IndexFunc(m.Normality, func(t Tensor) bool { return t.Name == name })
-	edit(&m.Normality[i])
+	i := slices.IndexFunc(m.Reference, func(t Tensor) bool { return t.Name == name })
+	edit(&m.Reference[i])
 }
 
 func TestTensorsOfPatchesMustFit(t *testing.T) {
@@ -32,7 +32,7 @@ func TestTensorsOfPatchesMustFit(t *testing.T) {
 	}
 	without := func(prefix string) func(m *Model) {
 		return func(m *Model) {
-			m.Normality = slices.DeleteFunc(m.Normality, func(t Tensor) bool { return strings.HasPrefix(t.Name, prefix) })
+			m.Reference = slices.DeleteFunc(m.Reference, func(t Tensor) bool { return strings.HasPrefix(t.Name, prefix) })
 		}
 	}
 	for name, c := range map[string]struct {
@@ -64,28 +64,28 @@ func TestTensorsOfPatchesMustFit(t *testing.T) {
 		"no number": {func(m *Model) {
 			m.set("normality.member.slope", func(t *Tensor) { t.Data[6] = float32(math.NaN()) })
 		}, ErrFormat, "normality.member.slope has elements that are not finite"},
-		"infinite":        {func(m *Model) { m.Normality[0].Data[0] = float32(math.Inf(-1)) }, ErrFormat, "normality.patch.10.mean has elements"},
+		"infinite":        {func(m *Model) { m.Reference[0].Data[0] = float32(math.Inf(-1)) }, ErrFormat, "normality.patch.10.mean has elements"},
 		"another measure": {func(m *Model) { m.Metadata.Decision.Measure = MeasureBandMahalanobis }, ErrArchitecture, "it decides by band_mahalanobis, whose tensors it has not"},
 		"a plain error":   {func(m *Model) { m.Metadata.Decision = nil }, ErrMetadata, "decides by mse"},
 		"those of an earlier version": {func(m *Model) {
-			m.Normality = nil
-			for _, p := range NormalityParameters(16) {
-				m.Normality = append(m.Normality, Tensor{Name: p.Name, Shape: p.Shape, Data: make([]float32, p.Size())})
+			m.Reference = nil
+			for _, p := range GaborParameters(16) {
+				m.Reference = append(m.Reference, Tensor{Name: p.Name, Shape: p.Shape, Data: make([]float32, p.Size())})
 			}
 		}, ErrArchitecture, "it decides by patch_mahalanobis, whose tensors it has not"},
 		"those of an earlier version beside": {func(m *Model) {
-			p := NormalityParameters(16)[0]
-			m.Normality = append(m.Normality, Tensor{Name: p.Name, Shape: p.Shape, Data: make([]float32, p.Size())})
+			p := GaborParameters(16)[0]
+			m.Reference = append(m.Reference, Tensor{Name: p.Name, Shape: p.Shape, Data: make([]float32, p.Size())})
 		}, ErrArchitecture, "tensors of normality, expected"},
 	} {
 		m := patchModel(true, 3)
 		c.edit(m)
-		if err := m.CheckNormality(); !errors.Is(err, c.want) || err != nil && (c.want == nil || !strings.Contains(err.Error(), c.says)) {
+		if err := m.CheckReference(); !errors.Is(err, c.want) || err != nil && (c.want == nil || !strings.Contains(err.Error(), c.says)) {
 			t.Errorf("%s: %v, expected %v with %q", name, err, c.want, c.says)
 		}
 	}
 	for bank, want := range map[int]error{1: nil, MaxNeighbours: nil, MaxNeighbours + 1: ErrArchitecture} {
-		if err := patchModel(false, bank).CheckNormality(); !errors.Is(err, want) || want != nil && !strings.Contains(err.Error(), "501 normal images to compare with, expected 1 to 500") {
+		if err := patchModel(false, bank).CheckReference(); !errors.Is(err, want) || want != nil && !strings.Contains(err.Error(), "501 normal images to compare with, expected 1 to 500") {
 			t.Errorf("a bank of %d: %v", bank, err)
 		}
 	}
@@ -133,9 +133,9 @@ func TestEverySideHasABackboneInput(t *testing.T) {
 		if in.Times < 1 || in.Border < 0 || in.Side != side*in.Times+2*in.Border || in.Side < minBackboneSide || in.Side%backboneStride != 0 || in.Side >= side*in.Times+backboneStride {
 			t.Errorf("%d px: %+v", side, in)
 		}
-		finest := HeadTaps()[0].Places(side)
+		finest := HeadTaps()[0].Patches(side)
 		for _, tap := range HeadTaps() {
-			if p := tap.Places(side); p*tap.Stride != in.Side || finest%p != 0 {
+			if p := tap.Patches(side); p*tap.Stride != in.Side || finest%p != 0 {
 				t.Errorf("%d px: %d places of %d pixels in %d", side, p, tap.Stride, in.Side)
 			}
 		}
@@ -164,7 +164,7 @@ func TestPatchParametersAreNamedOnce(t *testing.T) {
 		ms := Members(heads)
 		for i, m := range ms {
 			local := m.Kind == PatchGaussian || m.Kind == Heads
-			if local != (i < LocalMembers(heads)) {
+			if local != (i < PatchMembers(heads)) {
 				t.Errorf("member %d is %v", i, m)
 			}
 		}

@@ -204,7 +204,7 @@ func (c contents) model() (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Model{Architecture: c.architecture, Weights: c.weights, Normality: normality, ImageSize: size, Metadata: md}, nil
+	return &Model{Architecture: c.architecture, Weights: c.weights, Reference: normality, ImageSize: size, Metadata: md}, nil
 }
 
 // normal gives the tensors of normality of a model that decides by them.

@@ -45,7 +45,7 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 	f := fitted{planned: level.Epochs * steps}
 	for _, n := range []int{min(level.BatchSize, data.Len()), data.Len() % level.BatchSize} {
 		if n > 0 { // sessions are made here, so that the steps' time is theirs alone
-			if err := s.prepare(PartSizes(n, s.h, s.w)); err != nil {
+			if err := s.prepare(MicroBatches(n, s.h, s.w)); err != nil {
 				return nil, f, err
 			}
 		}

@@ -74,7 +74,7 @@ func withHeads(t *testing.T, e *ort.Engine) *models.Model {
 		t.Fatal("the model could not be trained")
 	}
 	own := *headsModel
-	for _, sd := range []*models.StateDict{&own.Weights, &own.Normality} {
+	for _, sd := range []*models.StateDict{&own.Weights, &own.Reference} {
 		*sd = slices.Clone(*sd)
 		for i := range *sd {
 			(*sd)[i].Data = slices.Clone((*sd)[i].Data)

@@ -226,7 +226,7 @@ func TestTrainingStoppedAmongItsEpochsHasItsHeads(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := m.Metadata.Training
-	if s.Steps != 1 || s.Ended != models.EndedByCaller || s.HeadSteps != level.HeadSteps || !models.HasHeads(m.Normality) || len(s.Warnings) != 1 {
+	if s.Steps != 1 || s.Ended != models.EndedByCaller || s.HeadSteps != level.HeadSteps || !models.HasHeads(m.Reference) || len(s.Warnings) != 1 {
 		t.Errorf("%+v", s)
 	}
 }

@@ -18,9 +18,9 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// ErrTooFewNormals is returned, wrapped, for fewer normal images than a threshold can
+// ErrTooFewCalibrationImages is returned, wrapped, for fewer normal images than a threshold can
 // be drawn from.
-var ErrTooFewNormals = calibration.ErrTooFew
+var ErrTooFewCalibrationImages = calibration.ErrTooFew
 
 // Measurer measures the members of a model's measure.
 type Measurer interface {
@@ -46,9 +46,9 @@ type gauge struct {
 
 // gaugeOf is the gauge of a detector.
 func gaugeOf(d *inference.Detector) gauge {
-	g := gauge{score: d.Measure, mse: d.MSE}
+	g := gauge{score: d.Score, mse: d.MSE}
 	if d.HasMembers() {
-		join := d.Model().Normality[len(d.Model().Normality)-3:]
+		join := d.Model().Reference[len(d.Model().Reference)-3:]
 		for _, w := range join[2].Data {
 			g.weights = append(g.weights, float64(w))
 		}
@@ -69,10 +69,10 @@ func (g memberGauge) Members(ctx context.Context, pixels []byte) ([]float64, err
 // standardize gives the model other offsets and slopes of its members: the last but
 // two and the last but one of its tensors.
 func standardize(m *models.Model, offsets, slopes []float32) error {
-	m.Normality = slices.Clone(m.Normality)
-	at := len(m.Normality) - 3
+	m.Reference = slices.Clone(m.Reference)
+	at := len(m.Reference) - 3
 	for i, data := range [][]float32{offsets, slopes} {
-		t := &m.Normality[at+i]
+		t := &m.Reference[at+i]
 		if len(t.Data) != len(data) {
 			return fmt.Errorf("trainer: %d numbers for %s of shape %v", len(data), t.Name, t.Shape)
 		}
@@ -91,10 +91,10 @@ type Recalibration struct {
 	// Before and After are the thresholds.
 	Before float64 `json:"threshold_before"`
 	After  float64 `json:"threshold_after"`
-	// FalseAlarmRate is what After was drawn for, and SupportedRate the lowest rate
+	// FalseAlarmRate is what After was drawn for, and MinFalseAlarmRate the lowest rate
 	// that so many images can promise.
-	FalseAlarmRate float64 `json:"false_alarm_rate"`
-	SupportedRate  float64 `json:"supported_rate"`
+	FalseAlarmRate    float64 `json:"false_alarm_rate"`
+	MinFalseAlarmRate float64 `json:"supported_rate"`
 	// AboveBefore is the share of the images above the threshold that was.
 	AboveBefore calibration.Share `json:"above_threshold_before"`
 	// Shift is how far the images are from those of the calibration that was; nil
@@ -103,10 +103,10 @@ type Recalibration struct {
 	Warnings []string           `json:"warnings,omitempty"`
 }
 
-// LoadNormals reads normal images to calibrate on, resized to o.ImageSize, as Load
-// does. It returns Load's errors, and ErrTooFewNormals, before any is decoded where
+// LoadCalibrationImages reads normal images to calibrate on, resized to o.ImageSize, as Load
+// does. It returns Load's errors, and ErrTooFewCalibrationImages, before any is decoded where
 // there are too few files.
-func LoadNormals(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Options) (*dataset.Dataset, error) {
+func LoadCalibrationImages(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Options) (*dataset.Dataset, error) {
 	o = o.forCalibration(engine)
 	if n := src.Images(); n > 0 && n < calibration.MinImages {
 		return nil, tooFew(n, 0)
@@ -126,7 +126,7 @@ func tooFew(images, skipped int) error {
 	if skipped > 0 {
 		more = fmt.Sprintf(" and %d that cannot be read", skipped)
 	}
-	return fmt.Errorf("%w: got %d%s, expected at least %d", ErrTooFewNormals, images, more, calibration.MinImages)
+	return fmt.Errorf("%w: got %d%s, expected at least %d", ErrTooFewCalibrationImages, images, more, calibration.MinImages)
 }
 
 // forCalibration fills in defaults that no training settled.
@@ -154,7 +154,7 @@ func (o Options) forCalibration(engine *ort.Engine) Options {
 // FalseAlarmRate, which 0 leaves at the model's own. When MaxTime is over, the images
 // that were measured by then count, eight at least.
 //
-// It returns ErrTooFewNormals, ErrFalseAlarmRate, inference.ErrNotFinite and the
+// It returns ErrTooFewCalibrationImages, ErrFalseAlarmRate, inference.ErrNotFinite and the
 // context's cause when that ends first.
 func Recalibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *dataset.Dataset, o Options) (*models.Model, *Recalibration, error) {
 	d, err := inference.NewDetector(engine, m, 1)
@@ -192,16 +192,16 @@ func recalibrate(ctx context.Context, m *models.Model, data *dataset.Dataset, g 
 	r := &Recalibration{
 		Measure: measure, Images: len(seen.scores), Skipped: len(data.Skipped),
 		SkippedFiles: data.Skipped[:min(len(data.Skipped), maxNamedSkips)],
-		Before:       before, After: c.Threshold, FalseAlarmRate: c.FalseAlarmRate, SupportedRate: c.SupportedRate,
+		Before:       before, After: c.Threshold, FalseAlarmRate: c.FalseAlarmRate, MinFalseAlarmRate: c.MinFalseAlarmRate,
 		AboveBefore: calibration.ShareAbove(seen.scores, before),
 	}
 	if ref, ok := calibration.ReferenceOf(m.Metadata.Decision); ok {
 		shift := ref.Compare(seen.scores)
 		r.Shift = &shift
 	}
-	if r.SupportedRate > r.FalseAlarmRate {
+	if r.MinFalseAlarmRate > r.FalseAlarmRate {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow",
-			r.Images, r.SupportedRate, r.FalseAlarmRate))
+			r.Images, r.MinFalseAlarmRate, r.FalseAlarmRate))
 	}
 	if r.Images < data.Len() {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("there was time for %d of %d normal images", r.Images, data.Len()))

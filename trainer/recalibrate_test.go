@@ -82,7 +82,7 @@ func normalsOf(t *testing.T, r *rand.Rand, n int, brighter float64) *dataset.Dat
 		}
 		files[fmt.Sprintf("%04d.png", i)] = b.Bytes()
 	}
-	data, err := LoadNormals(t.Context(), orttest.Open(t), zipSource(t, files), Options{ImageSize: side, Threads: 1})
+	data, err := LoadCalibrationImages(t.Context(), orttest.Open(t), zipSource(t, files), Options{ImageSize: side, Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestCalibrationDescribesItselfAndLeavesTheTrainingAlone(t *testing.T) {
 	before := *trained.Metadata.Decision
 	files := testkit.Tiles(t, 30)
 	files["broken.png"] = []byte("prose")
-	data, err := LoadNormals(t.Context(), e, zipSource(t, files), Options{ImageSize: 32})
+	data, err := LoadCalibrationImages(t.Context(), e, zipSource(t, files), Options{ImageSize: 32})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestCalibrationDescribesItselfAndLeavesTheTrainingAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := m.Metadata.Decision
-		if d.Normals != 30 || d.FalseAlarmRate != 0.2 || d.Measure != before.Measure || len(d.Scores) != 30 || d.Threshold != r.After || r.Before != before.Threshold {
+		if d.CalibrationImages != 30 || d.FalseAlarmRate != 0.2 || d.Measure != before.Measure || len(d.Scores) != 30 || d.Threshold != r.After || r.Before != before.Threshold {
 			t.Errorf("%+v, report %+v", d, r)
 		}
 		if on := d.CalibratedOn; on == nil || on.Images != 30 || on.Skipped != 1 || on.SkippedFiles[0].Name != "broken.png" || on.Model != "of a file" {
@@ -204,7 +204,7 @@ func TestModelsThatDecideByTheirErrorGetAThresholdOfIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := LoadNormals(t.Context(), e, aFewTiles(t), Options{ImageSize: 32})
+	data, err := LoadCalibrationImages(t.Context(), e, aFewTiles(t), Options{ImageSize: 32})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,10 +235,10 @@ func TestTooFewNormalsAreRefusedBeforeTheyAreMeasured(t *testing.T) {
 		says  string
 	}{
 		"none":           {nil, dataset.ErrNoImages, ""},
-		"seven":          {testkit.Tiles(t, 7), ErrTooFewNormals, "got 7, expected at least 8"},
-		"seven readable": {broken, ErrTooFewNormals, "got 7 and 4 that cannot be read, expected at least 8"},
+		"seven":          {testkit.Tiles(t, 7), ErrTooFewCalibrationImages, "got 7, expected at least 8"},
+		"seven readable": {broken, ErrTooFewCalibrationImages, "got 7 and 4 that cannot be read, expected at least 8"},
 	} {
-		_, err := LoadNormals(t.Context(), e, zipSource(t, c.files), Options{ImageSize: 16})
+		_, err := LoadCalibrationImages(t.Context(), e, zipSource(t, c.files), Options{ImageSize: 16})
 		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -292,7 +292,7 @@ func TestUnusableFiguresAndRatesAreRefused(t *testing.T) {
 func TestCalibrationStandardizesTheMembersAnew(t *testing.T) {
 	m := withHeads(t, orttest.Open(t))
 	m.Metadata.Detectability = &models.Detectability{}
-	given := slices.Clone(m.Normality)
+	given := slices.Clone(m.Reference)
 	files := testkit.Tiles(t, 60)
 	for name := range testkit.Tiles(t, 30) {
 		delete(files, name)
@@ -302,23 +302,23 @@ func TestCalibrationStandardizesTheMembersAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !sameTensors(m.Normality, given) || m.Metadata.Detectability == nil {
+	if !sameTensors(m.Reference, given) || m.Metadata.Detectability == nil {
 		t.Error("the model that was given is changed")
 	}
-	if err := again.CheckNormality(); err != nil {
+	if err := again.CheckReference(); err != nil {
 		t.Fatal(err)
 	}
-	last := len(m.Normality) - 3
-	if !sameTensors(again.Normality[:last], m.Normality[:last]) {
+	last := len(m.Reference) - 3
+	if !sameTensors(again.Reference[:last], m.Reference[:last]) {
 		t.Error("what was learnt of patches is changed")
 	}
 	for i, changed := range []bool{true, true, false} {
-		if before, after := m.Normality[last+i], again.Normality[last+i]; slices.Equal(before.Data, after.Data) == changed {
+		if before, after := m.Reference[last+i], again.Reference[last+i]; slices.Equal(before.Data, after.Data) == changed {
 			t.Errorf("%s is %v, was %v", after.Name, after.Data, before.Data)
 		}
 	}
 	d := again.Metadata.Decision
-	if d.Backbone == nil || *d.Backbone != *models.EmbeddedBackbone() || d.Normals != 30 || d.Threshold != report.After || again.Metadata.Detectability != nil {
+	if d.Backbone == nil || *d.Backbone != *models.EmbeddedBackbone() || d.CalibrationImages != 30 || d.Threshold != report.After || again.Metadata.Detectability != nil {
 		t.Errorf("%+v", d)
 	}
 	if err := again.Metadata.Validate(); err != nil {
@@ -338,7 +338,7 @@ func TestCalibrationStandardizesTheMembersAnew(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v, err := detector.Measure(t.Context(), pixels)
+		v, err := detector.Score(t.Context(), pixels)
 		if err != nil {
 			t.Fatal(err)
 		}

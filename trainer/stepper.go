@@ -62,7 +62,7 @@ func (s *stepper) Close() {
 // and the state is as it was before the step.
 func (s *stepper) Step(ctx context.Context, images [][]byte, learningRate float64) (float64, error) {
 	all := len(images)
-	sizes := PartSizes(all, s.h, s.w)
+	sizes := MicroBatches(all, s.h, s.w)
 	if err := s.prepare(sizes); err != nil {
 		return 0, err
 	}
@@ -79,11 +79,11 @@ func (s *stepper) Step(ctx context.Context, images [][]byte, learningRate float6
 	return s.Apply(ctx, len(sizes), learningRate)
 }
 
-// PartSizes is how a step cuts a batch of n images of h×w pixels: into parts whose
+// MicroBatches is how a step cuts a batch of n images of h×w pixels: into parts whose
 // sizes differ by one at most, so that no worker waits for another, and an even
 // number of them where that is possible. It does not depend on the number of
 // threads.
-func PartSizes(n, h, w int) []int {
+func MicroBatches(n, h, w int) []int {
 	limit := max(partPixels/(h*w), 1)
 	parts := (n + limit - 1) / limit
 	if parts%2 == 1 && parts < n {

@@ -207,14 +207,14 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 		// kept beside what the next one takes from outside of Go's heap.
 		debug.FreeOSMemory()
 	}
-	if known.Decision != nil && known.HeadSteps == 0 && o.decision(level, began).HasHeads(known.Decision.Normals) && o.stopped() {
+	if known.Decision != nil && known.HeadSteps == 0 && o.decision(level, began).HasHeads(known.Decision.CalibrationImages) && o.stopped() {
 		fitted.ended = models.EndedByCaller
 	}
 	m := &models.Model{
 		Architecture: arch,
 		Weights:      weights,
 		ImageSize:    o.ImageSize,
-		Normality:    known.Tensors,
+		Reference:    known.Tensors,
 		Metadata: models.Metadata{
 			Decision:       known.Decision,
 			Detectability:  known.Detectability,

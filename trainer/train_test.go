@@ -103,7 +103,7 @@ func TestPartsAreCompleteAndEven(t *testing.T) {
 	for side := 512; side >= 16; side /= 2 {
 		limit := max(partPixels/(side*side), 1)
 		for n := 1; n <= 40; n++ {
-			sizes := PartSizes(n, side, side)
+			sizes := MicroBatches(n, side, side)
 			sum := 0
 			for _, s := range sizes {
 				sum += s

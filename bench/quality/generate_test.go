@@ -13,8 +13,8 @@ import (
 
 var small = drawing{train: 2, good: 1, defects: 2, side: 96, seed: 7}
 
-// files reads all files below a folder, by their path.
-func files(t *testing.T, dir string) map[string][]byte {
+// filesBelow returns all files below a folder, by their path.
+func filesBelow(t *testing.T, dir string) map[string][]byte {
 	t.Helper()
 	out := map[string][]byte{}
 	err := fs.WalkDir(os.DirFS(dir), ".", func(p string, d fs.DirEntry, err error) error {
@@ -36,7 +36,7 @@ func TestSameSeedDrawsTheSameBytes(t *testing.T) {
 		if _, err := generate(t.Context(), dir, d); err != nil {
 			t.Fatal(err)
 		}
-		return files(t, dir)
+		return filesBelow(t, dir)
 	}
 	first, again := draw(small), draw(small)
 	if want := len(scenes) * (2 + 1 + 2 + 2); len(first) != want || len(again) != want {

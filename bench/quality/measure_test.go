@@ -182,7 +182,7 @@ func TestBriefTrainingDecidesAlike(t *testing.T) {
 	if a, b := whole.model.Metadata.Training.Steps, brief.model.Metadata.Training.Steps; a <= 1 || b != 1 {
 		t.Errorf("%d and %d steps", a, b)
 	}
-	if !reflect.DeepEqual(whole.model.Metadata.Decision, brief.model.Metadata.Decision) || !reflect.DeepEqual(whole.model.Normality, brief.model.Normality) {
+	if !reflect.DeepEqual(whole.model.Metadata.Decision, brief.model.Metadata.Decision) || !reflect.DeepEqual(whole.model.Reference, brief.model.Reference) {
 		t.Errorf("%+v and %+v", whole.model.Metadata.Decision, brief.model.Metadata.Decision)
 	}
 }
@@ -193,7 +193,7 @@ func TestBriefTrainingHasItsHeads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !models.HasHeads(l.model.Normality) || l.model.Metadata.Training.Steps != 1 {
+	if !models.HasHeads(l.model.Reference) || l.model.Metadata.Training.Steps != 1 {
 		t.Errorf("%+v", l.model.Metadata.Training)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"image"
 	"image/color"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/evaluation"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
@@ -195,19 +195,9 @@ func opaque(pixels []byte, side int) *image.NRGBA {
 	return img
 }
 
-// writeJPEG writes an image whole or not at all.
-func writeJPEG(file string, img image.Image) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(file), ".*.jpg")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	if err := errors.Join(imaging.Encode(f, img, imaging.JPEG, imaging.JPEGQuality(85)), f.Chmod(0o644), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), file)
+// writeJPEG writes an image to a file.
+func writeJPEG(file string, img image.Image) error {
+	return files.WriteAtomic(file, func(w io.Writer) error {
+		return imaging.Encode(w, img, imaging.JPEG, imaging.JPEGQuality(85))
+	})
 }

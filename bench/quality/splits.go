@@ -207,7 +207,7 @@ func (s *splitting) count(ctx context.Context, e *ort.Engine, files []string, di
 			return err
 		}
 		if d := l.model.Metadata.Decision; d != nil {
-			a.Supported = d.SupportedRate
+			a.Supported = d.MinFalseAlarmRate
 		}
 	}
 	a.summarize()

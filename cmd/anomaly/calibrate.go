@@ -12,6 +12,7 @@ import (
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/calibration"
 	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
@@ -72,7 +73,7 @@ func calibrateCommand() *cobra.Command {
 				fmt.Fprintln(stderr, "warning:", w)
 			}
 			if out != "" {
-				if err := writeAtomically(out, func(w io.Writer) error { return exporter.WriteBundle(w, again) }); err != nil {
+				if err := files.WriteAtomic(out, func(w io.Writer) error { return exporter.WriteBundle(w, again) }); err != nil {
 					return err
 				}
 			}
@@ -140,7 +141,7 @@ func openSources(paths []string, lim dataset.Limits) (*dataset.Source, func(), e
 // recalibrated calibrates a model on the source's images.
 func recalibrated(ctx context.Context, e *ort.Engine, m *models.Model, src *dataset.Source, o trainer.Options) (*models.Model, *trainer.Recalibration, error) {
 	o.ImageSize = m.ImageSize
-	data, err := trainer.LoadNormals(ctx, e, src, o)
+	data, err := trainer.LoadCalibrationImages(ctx, e, src, o)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -194,7 +194,7 @@ func TestCalibrateTakesEveryFormOfAModel(t *testing.T) {
 			t.Fatal(err)
 		}
 		metadata = append(metadata, m.Metadata)
-		if d := m.Metadata.Decision; d.Threshold != metadata[0].Decision.Threshold || d.FalseAlarmRate != 0.2 || d.Normals != 20 {
+		if d := m.Metadata.Decision; d.Threshold != metadata[0].Decision.Threshold || d.FalseAlarmRate != 0.2 || d.CalibrationImages != 20 {
 			t.Errorf("%s: %+v", form, d)
 		}
 	}
@@ -244,7 +244,7 @@ func TestShiftsAreToldOfEnoughImagesThatDiffer(t *testing.T) {
 		}
 		return out
 	}
-	known := &models.Decision{Measure: models.MeasureMSE, Threshold: 1.9, Normals: 60, Scores: scores(60, 1)}
+	known := &models.Decision{Measure: models.MeasureMSE, Threshold: 1.9, CalibrationImages: 60, Scores: scores(60, 1)}
 	for name, c := range map[string]struct {
 		decision *models.Decision
 		batch    []float64

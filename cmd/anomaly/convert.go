@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/models"
 	"github.com/spf13/cobra"
 )
@@ -63,7 +64,7 @@ func convertCommand() *cobra.Command {
 				m.Describe(*meta)
 			}
 			describeAnew(m)
-			return writeAtomically(to, func(w io.Writer) error { return write(w, m) })
+			return files.WriteAtomic(to, func(w io.Writer) error { return write(w, m) })
 		},
 	}
 	f := c.Flags()

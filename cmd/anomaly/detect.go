@@ -12,6 +12,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 	"github.com/spf13/cobra"
@@ -95,7 +96,7 @@ func detectCommand() *cobra.Command {
 // readModel reads a model file, and the metadata.json that replaces its own.
 func readModel(path, metadata string) (*models.Model, *models.Metadata, error) {
 	limits := models.DefaultLimits()
-	data, err := readAtMost(path, limits.MaxBytes)
+	data, err := files.ReadAtMost(path, limits.MaxBytes)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -106,7 +107,7 @@ func readModel(path, metadata string) (*models.Model, *models.Metadata, error) {
 	if metadata == "" {
 		return m, nil, nil
 	}
-	if data, err = readAtMost(metadata, models.MaxMetadataBytes); err != nil {
+	if data, err = files.ReadAtMost(metadata, models.MaxMetadataBytes); err != nil {
 		return nil, nil, err
 	}
 	meta, err := models.ParseMetadata(data)
@@ -114,17 +115,6 @@ func readModel(path, metadata string) (*models.Model, *models.Metadata, error) {
 		return nil, nil, fmt.Errorf("%s: %w", metadata, err)
 	}
 	return m, &meta, nil
-}
-
-// readAtMost reads a file, and one byte more than the limit of one that is
-// larger: enough for whoever limits it to see that.
-func readAtMost(path string, limit int64) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	return io.ReadAll(io.LimitReader(file, limit+1))
 }
 
 // imageFiles lists the files named and the images below the folders named.
@@ -204,7 +194,7 @@ func (f drawings) draw(ctx context.Context, d *inference.Detector, meta *models.
 }
 
 func writePNG(path string, png []byte) error {
-	return writeAtomically(path, func(w io.Writer) error {
+	return files.WriteAtomic(path, func(w io.Writer) error {
 		_, err := w.Write(png)
 		return err
 	})

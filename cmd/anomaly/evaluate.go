@@ -13,6 +13,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/evaluation"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
@@ -153,7 +154,7 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 		Title: "Evaluation on " + filepath.Base(filepath.Clean(dataset)), Result: r.Result,
 		Metadata: d.Model().Metadata, Seconds: r.Seconds, Detectability: r.Detectability,
 	}
-	if d.Model().Normality != nil {
+	if d.Model().Reference != nil {
 		for _, g := range []struct {
 			title  string
 			judged []evaluation.Judged
@@ -177,7 +178,7 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 			page.Galleries = append(page.Galleries, gallery)
 		}
 	}
-	return writeAtomically(path, func(w io.Writer) error { return evaluation.WriteReport(w, page) })
+	return files.WriteAtomic(path, func(w io.Writer) error { return evaluation.WriteReport(w, page) })
 }
 
 // normalScores are the scores of the normal test images.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/spf13/cobra"
 )
 
@@ -92,7 +93,7 @@ func writeRepository(dir string, entries []exporter.TritonEntry, force bool) (er
 			filepath.Join(fresh, e.Name, tritonConfigFile):               e.Config,
 			filepath.Join(fresh, e.Name, tritonVersion, tritonModelFile): e.Model,
 		} {
-			if err := writeAtomically(path, func(w io.Writer) error { _, err := w.Write(data); return err }); err != nil {
+			if err := files.WriteAtomic(path, func(w io.Writer) error { _, err := w.Write(data); return err }); err != nil {
 				return err
 			}
 		}

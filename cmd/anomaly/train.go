@@ -7,11 +7,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/schollz/progressbar/v3"
@@ -79,7 +79,7 @@ func trainCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := writeAtomically(out, func(w io.Writer) error { return exporter.WriteBundle(w, m) }); err != nil {
+			if err := files.WriteAtomic(out, func(w io.Writer) error { return exporter.WriteBundle(w, m) }); err != nil {
 				return err
 			}
 			for _, s := range m.Metadata.Training.SkippedFiles {
@@ -192,31 +192,6 @@ func mayWrite(flag, path string, force bool) error {
 		return fmt.Errorf("%s exists; give --force to replace it", path)
 	}
 	return nil
-}
-
-// writeAtomically writes to a temporary file beside path and renames it, so
-// that path is never half written.
-func writeAtomically(path string, write func(io.Writer) error) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".anomaly-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			tmp.Close()
-			os.Remove(tmp.Name())
-		}
-	}()
-	if err := write(tmp); err != nil {
-		return err
-	}
-	if err := errors.Join(tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
 }
 
 func isTerminal(w io.Writer) bool {

@@ -193,11 +193,11 @@ func verify(ctx context.Context, e *ort.Engine, m *models.Model, files []string,
 	defer serving.Close()
 	planes := make([]float32, models.InputChannels*d.Side()*d.Side())
 	compare := func(pixels []byte) (*measured, error) {
-		figure, err := d.Measure(ctx, pixels)
+		figure, err := d.Score(ctx, pixels)
 		if err != nil {
 			return nil, err
 		}
-		served, err := serving.Measure(ctx, pixels)
+		served, err := serving.Score(ctx, pixels)
 		if err != nil {
 			return nil, err
 		}
@@ -251,10 +251,10 @@ func gorgonias(export []byte, m *models.Model) (*network.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.Normality == nil {
+	if m.Reference == nil {
 		return graph.Machine(weights)
 	}
-	return graph.JudgingMachine(weights, m.Normality)
+	return graph.JudgingMachine(weights, m.Reference)
 }
 
 // conclude fills in what follows from the graph and the images.

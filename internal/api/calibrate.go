@@ -73,7 +73,7 @@ func (s *Server) calibrate(c *fiber.Ctx) error {
 	defer s.training.leave()
 	laps.done(stageQueue)
 	started := time.Now()
-	data, err := trainer.LoadNormals(ctx, s.engine, src, o)
+	data, err := trainer.LoadCalibrationImages(ctx, s.engine, src, o)
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (s *Server) hold(ctx context.Context, src *dataset.Source, o trainer.Option
 	if src == nil {
 		return nil, nil
 	}
-	data, err := trainer.LoadNormals(ctx, s.engine, src, o)
+	data, err := trainer.LoadCalibrationImages(ctx, s.engine, src, o)
 	if err != nil {
 		return nil, inCalibration(err)
 	}

@@ -62,7 +62,7 @@ func TestCalibrateAnswersTheWholeZipWithANewThreshold(t *testing.T) {
 		}
 	}
 	m, before := metadataOf(t, files), metadataOf(t, trained(t))
-	if dec := m.Decision; dec.Normals != 20 || dec.FalseAlarmRate != 0.1 || len(dec.Scores) != 20 || dec.Threshold == before.Decision.Threshold ||
+	if dec := m.Decision; dec.CalibrationImages != 20 || dec.FalseAlarmRate != 0.1 || len(dec.Scores) != 20 || dec.Threshold == before.Decision.Threshold ||
 		dec.CalibratedOn.Images != 20 || dec.CalibratedOn.Skipped != 1 || dec.CalibratedOn.Model != models.Identity(model) {
 		t.Errorf("%+v, %+v", dec, dec.CalibratedOn)
 	}
@@ -108,7 +108,7 @@ func TestTrainDrawsTheThresholdFromImagesHeldBack(t *testing.T) {
 			t.Fatalf("%s: status %d: %s", name, a.status, a.body)
 		}
 		m := metadataOf(t, unzip(t, a.body))
-		if m.Training.Images != 16 || m.Decision.Normals != 20 || m.Decision.CalibratedOn.Images != 20 || m.Decision.CalibratedOn.Model != "" ||
+		if m.Training.Images != 16 || m.Decision.CalibrationImages != 20 || m.Decision.CalibratedOn.Images != 20 || m.Decision.CalibratedOn.Model != "" ||
 			m.Decision.FalseAlarmRate != 0.05 || a.header.Get(headerCalibrationImages) != "20" || a.header.Get("X-Training-Ended") != "complete" {
 			t.Errorf("%s: %+v, headers %v", name, m.Decision, a.header)
 		}

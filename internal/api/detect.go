@@ -18,7 +18,7 @@ func (s *Server) detect(c *fiber.Ctx) error {
 		return errShuttingDown
 	}
 	f, err := s.readForm(c, map[string]field{
-		"modelFile":    {limit: s.options.Models.MaxBytes, hash: true, known: s.cache.Recognizer},
+		"modelFile":    {limit: s.options.Models.MaxBytes, hash: true, known: s.cache.UploadMatcher},
 		"imageFile":    {limit: s.options.Images.MaxBytes, many: s.options.RequestImages},
 		"metadataFile": {limit: models.MaxMetadataBytes},
 		"explain":      {limit: maxFieldBytes},

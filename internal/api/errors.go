@@ -60,7 +60,7 @@ var callerErrors = []struct {
 	{trainer.ErrFalseAlarmRate, fiber.StatusBadRequest},
 	{trainer.ErrBase, fiber.StatusUnprocessableEntity},
 	{dataset.ErrNoImages, fiber.StatusBadRequest},
-	{trainer.ErrTooFewNormals, fiber.StatusUnprocessableEntity},
+	{trainer.ErrTooFewCalibrationImages, fiber.StatusUnprocessableEntity},
 	{dataset.ErrTooLarge, fiber.StatusRequestEntityTooLarge},
 	{trainer.ErrTooLittleTime, fiber.StatusUnprocessableEntity},
 	{dataset.ErrNotZip, fiber.StatusUnprocessableEntity},

@@ -29,7 +29,7 @@ type field struct {
 	// hash takes its SHA-256 while it comes in. known tells files that were hashed
 	// before, which are not hashed again; it may be nil.
 	hash  bool
-	known func() *inference.Recognizer
+	known func() *inference.UploadMatcher
 	// many keeps all parts of the name, of this many bytes together at most; 0
 	// keeps the first.
 	many int64

@@ -22,7 +22,7 @@ import (
 var knownModel = bytes.Repeat([]byte("known\r\n"), 8)
 
 // rememberingKnown gives recognizers of knownModel, and of a file that it is the beginning of.
-func rememberingKnown(t testing.TB) func() *inference.Recognizer {
+func rememberingKnown(t testing.TB) func() *inference.UploadMatcher {
 	t.Helper()
 	m, err := models.Read(trained(t)["autoencoder.pt"], models.DefaultLimits())
 	if err != nil {
@@ -38,7 +38,7 @@ func rememberingKnown(t testing.TB) func() *inference.Recognizer {
 		d.Remember(data)
 		release()
 	}
-	return c.Recognizer
+	return c.UploadMatcher
 }
 
 // readWhole reads a form as a request's body is read.
@@ -83,7 +83,7 @@ func TestAFormSaysTheSameWhetherItsModelIsKnownOrNot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, chunk := range []func(io.Reader) io.Reader{iotest.OneByteReader, iotest.HalfReader, iotest.DataErrReader} {
-				fields := func(known func() *inference.Recognizer) map[string]field {
+				fields := func(known func() *inference.UploadMatcher) map[string]field {
 					return map[string]field{"modelFile": {limit: 1 << 10, hash: true, known: known}, "imageFile": {limit: 8, many: 8}}
 				}
 				want, wantErr := readWhole(chunk(strings.NewReader(c.body)), len(c.body), "b", fields(nil), t.TempDir())

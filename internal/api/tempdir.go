@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/deepmed/anomaly/internal/files"
 )
 
 // tempPrefix begins the names of the folders that servers keep uploads in, and
@@ -66,12 +68,12 @@ func lockFolder(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := files.TryLock(f); err != nil {
 		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
+		if errors.Is(err, files.ErrLocked) {
 			return nil, errSwept
 		}
-		return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
+		return nil, err
 	}
 	locked, err := f.Stat()
 	if there, thereErr := os.Lstat(path); err != nil || thereErr != nil || !os.SameFile(locked, there) {

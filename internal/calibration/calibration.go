@@ -50,9 +50,9 @@ type Calibration struct {
 	Offsets, Slopes, Weights []float32
 	// Threshold is the anomaly score above which an image is anomalous.
 	Threshold float64
-	// FalseAlarmRate is what Threshold was drawn for, SupportedRate the lowest rate
+	// FalseAlarmRate is what Threshold was drawn for, MinFalseAlarmRate the lowest rate
 	// that so many images can promise: one in their number + 1.
-	FalseAlarmRate, SupportedRate float64
+	FalseAlarmRate, MinFalseAlarmRate float64
 	// Scores are the anomaly scores of the images, ascending.
 	Scores []float64
 }
@@ -162,7 +162,7 @@ func Score(z float32) float64 {
 func (c *Calibration) Decision(measure string) models.Decision {
 	return models.Decision{
 		Measure: measure, Threshold: c.Threshold, FalseAlarmRate: c.FalseAlarmRate,
-		Normals: len(c.Scores), SupportedRate: c.SupportedRate, Scores: Quantiles(c.Scores, models.MaxScores),
+		CalibrationImages: len(c.Scores), MinFalseAlarmRate: c.MinFalseAlarmRate, Scores: Quantiles(c.Scores, models.MaxScores),
 	}
 }
 
@@ -174,7 +174,7 @@ func (c *Calibration) draw(scores []float64, rate float64) error {
 	c.Scores = slices.Sorted(slices.Values(scores))
 	threshold, supported := conformal(c.Scores, rate)
 	c.Threshold = threshold * (1 + RoundingShare)
-	c.FalseAlarmRate, c.SupportedRate = rate, supported
+	c.FalseAlarmRate, c.MinFalseAlarmRate = rate, supported
 	return nil
 }
 

@@ -31,7 +31,7 @@ func TestThresholdIsTheConformalQuantile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.Threshold != c.threshold*(1+RoundingShare) || math.Abs(got.SupportedRate-c.supported) > 1e-12 || got.FalseAlarmRate != c.rate || len(got.Scores) != c.n {
+		if got.Threshold != c.threshold*(1+RoundingShare) || math.Abs(got.MinFalseAlarmRate-c.supported) > 1e-12 || got.FalseAlarmRate != c.rate || len(got.Scores) != c.n {
 			t.Errorf("%d images, rate %v: %+v, expected threshold %v", c.n, c.rate, got, c.threshold)
 		}
 	}
@@ -187,7 +187,7 @@ func TestDecisionCarriesTheScoresAndIsValid(t *testing.T) {
 			t.Error(err)
 		}
 		slices.Sort(scores)
-		if len(d.Scores) != min(n, models.MaxScores) || d.Scores[0] != scores[0] || d.Scores[len(d.Scores)-1] != scores[n-1] || d.Normals != n {
+		if len(d.Scores) != min(n, models.MaxScores) || d.Scores[0] != scores[0] || d.Scores[len(d.Scores)-1] != scores[n-1] || d.CalibrationImages != n {
 			t.Errorf("%d images: %d scores, %+v", n, len(d.Scores), d)
 		}
 	}

@@ -71,7 +71,7 @@ func ReferenceOf(d *models.Decision) (Reference, bool) {
 		return Reference{}, false
 	}
 	scores := d.Scores
-	if n := min(d.Normals, mostReference); n > len(scores) {
+	if n := min(d.CalibrationImages, mostReference); n > len(scores) {
 		scores = resampled(scores, n)
 	}
 	return Reference{scores, d.Threshold}, true

@@ -164,14 +164,14 @@ func TestPValueOfAVerdictIsConformal(t *testing.T) {
 
 func TestModelsWithoutScoresHaveNoReference(t *testing.T) {
 	for name, d := range map[string]*models.Decision{
-		"no decision": nil, "no scores": {Normals: 60}, "one score": {Normals: 1, Scores: []float64{1}},
+		"no decision": nil, "no scores": {CalibrationImages: 60}, "one score": {CalibrationImages: 1, Scores: []float64{1}},
 	} {
 		if _, ok := ReferenceOf(d); ok {
 			t.Errorf("%s has one", name)
 		}
 	}
 	// What anybody wrote there takes no memory.
-	r, ok := ReferenceOf(&models.Decision{Normals: math.MaxInt, Scores: []float64{-math.MaxFloat64, math.MaxFloat64}})
+	r, ok := ReferenceOf(&models.Decision{CalibrationImages: math.MaxInt, Scores: []float64{-math.MaxFloat64, math.MaxFloat64}})
 	if !ok || len(r.scores) != mostReference || !slices.IsSorted(r.scores) {
 		t.Errorf("%d scores", len(r.scores))
 	}

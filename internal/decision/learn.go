@@ -121,8 +121,8 @@ func Learn(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Opt
 	}
 	d := c.Decision(models.MeasurePatchMahalanobis)
 	d.Backbone = models.EmbeddedBackbone()
-	if d.SupportedRate > d.FalseAlarmRate {
-		data.Warn("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow", x.len(), d.SupportedRate, d.FalseAlarmRate)
+	if d.MinFalseAlarmRate > d.FalseAlarmRate {
+		data.Warn("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow", x.len(), d.MinFalseAlarmRate, d.FalseAlarmRate)
 	}
 	out := Learned{Tensors: s.tensors(data.Side, h, c), Decision: &d}
 	if h != nil {
@@ -194,7 +194,7 @@ func (x *reference) calibrate(members [][]float64, h *heads.Heads, o Options) (*
 
 // withHead inserts the heads' value among those of all other members.
 func withHead(others []float64, head float64) []float64 {
-	return slices.Insert(slices.Clone(others), models.LocalMembers(false), head)
+	return slices.Insert(slices.Clone(others), models.PatchMembers(false), head)
 }
 
 // headWeight returns the weight of the heads: the larger, the fewer synthetic

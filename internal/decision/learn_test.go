@@ -64,9 +64,9 @@ func learnFrom(t *testing.T, data *dataset.Dataset, steps, threads int, o Option
 func modelOf(t *testing.T, known Learned, side int) *models.Model {
 	t.Helper()
 	arch := models.DefaultArchitecture()
-	m := &models.Model{Architecture: arch, Weights: network.InitialWeights(arch.Parameters(), streams.New(1, streams.Weights)), ImageSize: side, Normality: known.Tensors,
+	m := &models.Model{Architecture: arch, Weights: network.InitialWeights(arch.Parameters(), streams.New(1, streams.Weights)), ImageSize: side, Reference: known.Tensors,
 		Metadata: models.Metadata{Decision: known.Decision, ImageSize: side, Threshold: 1}}
-	if err := m.CheckNormality(); err != nil {
+	if err := m.CheckReference(); err != nil {
 		t.Fatal(err)
 	}
 	return m
@@ -108,7 +108,7 @@ func TestWhatIsLearntDependsOnHowManyImagesThereAre(t *testing.T) {
 			(known.HeadSteps > 0) != c.heads || !strings.Contains(said, c.warns) || (c.warns == "") != (said == "") {
 			t.Errorf("%d images: decision %+v, %d steps of heads, warnings %q", c.images, known.Decision, known.HeadSteps, said)
 		}
-		if d := known.Decision; d != nil && (d.Measure != models.MeasurePatchMahalanobis || d.Normals != c.images || len(d.Scores) != c.images ||
+		if d := known.Decision; d != nil && (d.Measure != models.MeasurePatchMahalanobis || d.CalibrationImages != c.images || len(d.Scores) != c.images ||
 			*d.Backbone != *models.EmbeddedBackbone()) {
 			t.Errorf("%d images: %+v", c.images, d)
 		}
@@ -164,8 +164,8 @@ func TestTimeBoundsWhatIsLearnt(t *testing.T) {
 	} {
 		known := learnFrom(t, data, c.steps, 2, Options{Deadline: time.Now().Add(time.Hour - c.passed)})
 		said := strings.Join(data.Warnings, "\n")
-		if known.Decision.Normals != c.normals || !strings.Contains(said, c.warns) || c.heads && known.HeadSteps == 0 {
-			t.Errorf("%s: %d images, %d steps of heads, warnings %q", c.name, known.Decision.Normals, known.HeadSteps, said)
+		if known.Decision.CalibrationImages != c.normals || !strings.Contains(said, c.warns) || c.heads && known.HeadSteps == 0 {
+			t.Errorf("%s: %d images, %d steps of heads, warnings %q", c.name, known.Decision.CalibrationImages, known.HeadSteps, said)
 		}
 		if known.Detectability != nil {
 			t.Errorf("%s: it took time to tell what would be found", c.name)
@@ -178,7 +178,7 @@ func TestStoppingLeavesHeadsOut(t *testing.T) {
 	stop := make(chan struct{})
 	close(stop)
 	known := learnFrom(t, data, fewSteps, 2, Options{Stop: stop})
-	if known.Decision == nil || known.Decision.Normals != 19 || models.HasHeads(known.Tensors) || known.Detectability != nil ||
+	if known.Decision == nil || known.Decision.CalibrationImages != 19 || models.HasHeads(known.Tensors) || known.Detectability != nil ||
 		!strings.Contains(strings.Join(data.Warnings, "\n"), "it was stopped before 5 steps") {
 		t.Errorf("%+v, %d steps, warnings %q", known.Decision, known.HeadSteps, data.Warnings)
 	}
@@ -214,7 +214,7 @@ func TestThresholdIsThatOfImagesNotLearntFrom(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := d.Measure(t.Context(), pixels)
+			s, err := d.Score(t.Context(), pixels)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -250,7 +250,7 @@ func TestMembersAreTheTrainingsAndGiveTheScore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	join := m.Normality[len(m.Normality)-3:]
+	join := m.Reference[len(m.Reference)-3:]
 	c := calibration.Calibration{Offsets: join[0].Data, Slopes: join[1].Data, Weights: join[2].Data}
 
 	// What the training knows without a fold, of all images.
@@ -278,7 +278,7 @@ func TestMembersAreTheTrainingsAndGiveTheScore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if score, err := d.Measure(t.Context(), pixels); err != nil || score != figure {
+		if score, err := d.Score(t.Context(), pixels); err != nil || score != figure {
 			t.Errorf("image %d: the score is %v, with the members %v; %v", k, score, figure, err)
 		}
 		if plain, err := d.MSE(t.Context(), pixels); err != nil || plain != mse {
@@ -288,7 +288,7 @@ func TestMembersAreTheTrainingsAndGiveTheScore(t *testing.T) {
 			t.Errorf("image %d: the members give %v, the score is %v", k, joined, figure)
 		}
 		want := s.members(x.folds, x.features[k])
-		want = withHead(want, members[models.LocalMembers(false)])
+		want = withHead(want, members[models.PatchMembers(false)])
 		for i, v := range members {
 			// The nearest neighbour of an image that was learnt from is itself: what
 			// is left is rounding, below the offset of the logarithm.

@@ -47,7 +47,7 @@ func Detectability(ctx context.Context, d *inference.Detector, s *Set, threads i
 		return nil, err
 	}
 	measure, threshold := d.Model().Metadata.Measure()
-	judge := d.Measure
+	judge := d.Score
 	if measure == models.MeasureMSE {
 		judge = d.MSE
 	}

@@ -27,7 +27,7 @@ func (m Map) Floats() int { return m.Channels * m.Side * m.Side }
 func MapsOf(side int) []Map {
 	var ms []Map
 	for _, t := range models.HeadTaps() {
-		ms = append(ms, Map{t.Block, t.Channels, t.Places(side)})
+		ms = append(ms, Map{t.Block, t.Channels, t.Patches(side)})
 	}
 	return ms
 }

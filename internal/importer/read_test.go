@@ -206,8 +206,8 @@ func TestGorgoniasMachineComputesOfTheGraphReadWhatONNXRuntimeDoesOfTheFile(t *t
 				t.Fatal(err)
 			}
 			build := func() (*network.Machine, error) { return f.Machine(weights) }
-			if c.model.Normality != nil {
-				build = func() (*network.Machine, error) { return f.JudgingMachine(weights, c.model.Normality) }
+			if c.model.Reference != nil {
+				build = func() (*network.Machine, error) { return f.JudgingMachine(weights, c.model.Reference) }
 			}
 			machine, err := build()
 			if err != nil {

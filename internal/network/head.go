@@ -58,13 +58,13 @@ type HeadGradient struct {
 func DifferentiateHead(n, side, k int) (*HeadGradient, error) {
 	b := newBuilder()
 	taps := models.HeadTaps()
-	p := taps[0].Places(side)
+	p := taps[0].Patches(side)
 	g := &HeadGradient{
 		Graph: b.graph, Target: b.input(TargetName, n, 1, p, p),
 		Weight: b.input(WeightName), Parameters: b.inputs(models.HeadParameters(k)),
 	}
 	for _, t := range taps {
-		p := t.Places(side)
+		p := t.Patches(side)
 		g.Features = append(g.Features, b.input(fmt.Sprintf("features.%d", t.Block), n, t.Channels, p, p))
 	}
 	g.Logits = b.head(b.joinTaps(g.Features), g.Parameters)

@@ -50,13 +50,13 @@ func TestSessionsWithOurOperatorsAreMadeSideBySide(t *testing.T) {
 		defer s.Close()
 		var in []*ort.Tensor
 		for _, tap := range models.HeadTaps() {
-			p := tap.Places(16)
+			p := tap.Patches(16)
 			in = append(in, orttest.Tensor(t, nil, 1, tap.Channels, p, p))
 		}
 		for _, p := range models.HeadParameters(0) {
 			in = append(in, orttest.Tensor(t, nil, p.Shape...))
 		}
-		p := models.HeadTaps()[0].Places(16)
+		p := models.HeadTaps()[0].Patches(16)
 		if err := s.Run(t.Context(), in, []*ort.Tensor{orttest.Tensor(t, nil, 1, 1, p, p)}); err != nil {
 			t.Error(err)
 		}

@@ -14,7 +14,7 @@ import (
 // place and variances that fall off as those of real features do.
 func synthetic(m Map, n int, seed uint64) [][]float32 {
 	random := rand.New(rand.NewPCG(seed, 1))
-	c, places := m.Channels, m.Places()
+	c, places := m.Channels, m.Patches()
 	mixing := make([]float64, c*c)
 	for i := range mixing {
 		mixing[i] = random.NormFloat64() / math.Sqrt(1+float64(i%c))

@@ -43,8 +43,8 @@ func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank in
 	for i := range out {
 		g := &Gaussian{Map: m, Rank: min(max(rank, 0), m.Channels-1)}
 		g.Mean = make([]float32, m.Len())
-		g.Scale = make([]float32, m.Places())
-		g.Directions = make([]float32, m.Places()*g.Rank*m.Channels)
+		g.Scale = make([]float32, m.Patches())
+		g.Directions = make([]float32, m.Patches()*g.Rank*m.Channels)
 		out[i] = g
 	}
 	whitening, err := fitShared(ctx, m, images, p, pool, out)
@@ -56,7 +56,7 @@ func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank in
 			return nil, err
 		}
 	}
-	blocks := (m.Places() + blockPlaces - 1) / blockPlaces
+	blocks := (m.Patches() + blockPlaces - 1) / blockPlaces
 	err = pool.EachWith(ctx, blocks, func(context.Context) func(int) error {
 		s, w := newSums(m, images, p), newWorker(m.Channels, out[0].Rank)
 		return func(block int) error {
@@ -97,7 +97,7 @@ func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank in
 // to hold them would take more memory than it saves time.
 func fitShared(ctx context.Context, m Map, images [][]float32, p partition, pool workers.Pool, out []*Gaussian) ([][]float64, error) {
 	c := m.Channels
-	blocks := (m.Places() + blockPlaces - 1) / blockPlaces
+	blocks := (m.Patches() + blockPlaces - 1) / blockPlaces
 	blocksOf := (blocks + maxParts - 1) / maxParts // in a part
 	parts := make([][][]float64, (blocks+blocksOf-1)/blocksOf)
 	squares := make([]float64, len(parts))
@@ -118,7 +118,7 @@ func fitShared(ctx context.Context, m Map, images [][]float32, p partition, pool
 					for fit, g := range out {
 						s.scatter(moment, fit)
 						floats.Add(sum[fit], moment)
-						s.mean(place, fit, func(i int, v float64) { g.Mean[i*m.Places()+s.first+place] = float32(v) })
+						s.mean(place, fit, func(i int, v float64) { g.Mean[i*m.Patches()+s.first+place] = float32(v) })
 					}
 				}
 				squares[part] += s.squares
@@ -138,7 +138,7 @@ func fitShared(ctx context.Context, m Map, images [][]float32, p partition, pool
 			for _, part := range parts { // in their order, on any number of threads
 				floats.Add(shared, part[fit])
 			}
-			floats.Scale(1/float64(m.Places()*(p.size(fit)-1)), shared)
+			floats.Scale(1/float64(m.Patches()*(p.size(fit)-1)), shared)
 			mean := 0.0
 			for i := range c {
 				mean += shared[i*c+i] / float64(c)

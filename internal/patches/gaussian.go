@@ -25,7 +25,7 @@ type Gaussian struct {
 	// Scale is the precision at each place in all but its own directions, Side×Side.
 	Scale []float32
 	// Directions are the directions of largest variance at each place, multiplied by
-	// the root of what precision is less there, Places×Rank×Channels.
+	// the root of what precision is less there, Patches×Rank×Channels.
 	Directions []float32
 }
 
@@ -50,7 +50,7 @@ func (g *Gaussian) Peak(x []float32) float64 {
 
 // each calls f with the squared distance at each place.
 func (g *Gaussian) each(x []float32, f func(place int, d float64)) {
-	c, places := g.Channels, g.Places()
+	c, places := g.Channels, g.Patches()
 	held := scratch.Get().(*[]float32)
 	defer scratch.Put(held)
 	*held = slices.Grow((*held)[:0], 2*c*places)[:2*c*places]
@@ -80,7 +80,7 @@ func (g *Gaussian) each(x []float32, f func(place int, d float64)) {
 // whiten sets y to Whitening·deviation. BLAS's product of matrices would start
 // goroutines of its own.
 func (g *Gaussian) whiten(y, deviation []float32) {
-	c, places := g.Channels, g.Places()
+	c, places := g.Channels, g.Patches()
 	clear(y)
 	for i := range c {
 		row := blas32.Vector{N: places, Inc: 1, Data: y[i*places : (i+1)*places]}

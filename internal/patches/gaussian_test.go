@@ -17,7 +17,7 @@ import (
 // decompositions, of the images' sums as they are defined.
 func direct(t *testing.T, m Map, images [][]float32, rank int, x []float32) []float64 {
 	t.Helper()
-	c, places, n := m.Channels, m.Places(), len(images)
+	c, places, n := m.Channels, m.Patches(), len(images)
 	rank = min(rank, c-1)
 	mean := make([]float64, m.Len())
 	for i := range mean {
@@ -133,7 +133,7 @@ func TestGaussiansAgreeWithFullDecompositions(t *testing.T) {
 		images := synthetic(c.m, c.n, 3)
 		others := synthetic(c.m, 3, 4)
 		others = append(others, images[0], images[c.n-1])
-		out := make([]float32, c.m.Places())
+		out := make([]float32, c.m.Patches())
 		for fold, g := range fit(t, c.m, images, c.folds, c.rank, 2) {
 			for _, x := range others {
 				want := direct(t, c.m, without(images, c.folds, fold), c.rank, x)
@@ -223,7 +223,7 @@ func TestImagesThatAreAlike(t *testing.T) {
 		"zero":              func(int, int) float32 { return 0 },
 		"constant":          func(int, int) float32 { return 1e4 / 3. },
 		"identical images":  func(i, _ int) float32 { return float32(math.Sin(float64(i))) },
-		"constant channels": func(i, k int) float32 { return float32(i/m.Places()%2) * float32(math.Sin(float64(i*k+k))) },
+		"constant channels": func(i, k int) float32 { return float32(i/m.Patches()%2) * float32(math.Sin(float64(i*k+k))) },
 		"one other image":   func(i, k int) float32 { return float32(k / 9 * i) },
 		"tiny":              func(i, k int) float32 { return float32(1e-30 * math.Sin(float64(i*k+k))) },
 		"subnormal":         func(i, k int) float32 { return float32(1e-42 * math.Sin(float64(i*k+k))) },
@@ -244,7 +244,7 @@ func TestImagesThatAreAlike(t *testing.T) {
 		if err != nil {
 			t.Fatal(name, err)
 		}
-		out := make([]float32, m.Places())
+		out := make([]float32, m.Patches())
 		for fold, g := range fit(t, m, images, 3, 4, 2) {
 			for _, x := range images {
 				g.Distances(out, x)

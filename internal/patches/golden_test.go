@@ -38,7 +38,7 @@ func TestDistancesAreNumPys(t *testing.T) {
 	if len(golden.Fits) != len(gaussians) {
 		t.Fatalf("%d fits, want %d", len(gaussians), len(golden.Fits))
 	}
-	out := make([]float32, m.Places())
+	out := make([]float32, m.Patches())
 	for i, want := range golden.Fits {
 		if got := len(neighbours[i].Bank); got != golden.Most*m.Channels {
 			t.Errorf("fit %d: a bank of %d numbers", i, got)
@@ -58,7 +58,7 @@ func TestStoredTensorsGiveTheDistances(t *testing.T) {
 	m := Map{6, 3}
 	images := synthetic(m, 15, 2)
 	for _, g := range fit(t, m, images, 2, 2, 2) {
-		c, places := m.Channels, m.Places()
+		c, places := m.Channels, m.Patches()
 		out := make([]float32, places)
 		g.Distances(out, images[3])
 		for p := range places {

@@ -39,14 +39,14 @@ const (
 )
 
 // Map is the shape of an image's feature map: Channels×Side×Side numbers, channels
-// first. Places are numbered row by row.
+// first. Patches are numbered row by row.
 type Map struct{ Channels, Side int }
 
-// Places returns the number of places of the map.
-func (m Map) Places() int { return m.Side * m.Side }
+// Patches returns the number of places of the map.
+func (m Map) Patches() int { return m.Side * m.Side }
 
 // Len returns the number of features of the map.
-func (m Map) Len() int { return m.Channels * m.Places() }
+func (m Map) Len() int { return m.Channels * m.Patches() }
 
 // partition divides n images into groups, one for each fold, and says which fits
 // are made of them.
@@ -88,7 +88,7 @@ func check(m Map, images [][]float32, folds int) (partition, error) {
 		}
 		for i, v := range image {
 			if v-v != 0 { // NaN or an infinity
-				return p, fmt.Errorf("%w: image %d has %v in channel %d", ErrValues, k, v, i/m.Places())
+				return p, fmt.Errorf("%w: image %d has %v in channel %d", ErrValues, k, v, i/m.Patches())
 			}
 		}
 	}

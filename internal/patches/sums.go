@@ -40,7 +40,7 @@ func newSums(m Map, images [][]float32, p partition) *sums {
 // Deviations are first taken from an image, and then from the mean of those: so
 // images that are alike deviate by exactly zero, and not by rounding.
 func (s *sums) load(first int) {
-	c, n, places := s.m.Channels, s.p.n, s.m.Places()
+	c, n, places := s.m.Channels, s.p.n, s.m.Patches()
 	s.first, s.places, s.squares = first, min(blockPlaces, places-first), 0
 	for k, image := range s.images {
 		to := s.starts[k%s.p.groups()] + k/s.p.groups()

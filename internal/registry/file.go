@@ -8,9 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -21,9 +21,9 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := files.TryLock(f); err != nil {
 		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
+		if errors.Is(err, files.ErrLocked) {
 			return nil, fmt.Errorf("%w: %s", ErrInUse, dir)
 		}
 		return nil, fmt.Errorf("registry: locking %s: %w", dir, err)
@@ -68,48 +68,21 @@ func (r *Registry) Put(name string, m *models.Model, data []byte) (e Entry, repl
 	return e, replaced, nil
 }
 
-// write makes a file that is there as a whole or not at all, even when the
-// machine stops.
-func (r *Registry) write(file string, data []byte) (err error) {
-	f, err := os.CreateTemp(r.dir, temporary+"*")
+// write writes a file whole or not at all, also when the machine stops.
+func (r *Registry) write(file string, data []byte) error {
+	err := files.WriteAtomic(filepath.Join(r.dir, file), func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("registry: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-			err = fmt.Errorf("registry: %w", err)
-		}
-	}()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), filepath.Join(r.dir, file)); err != nil {
-		return err
-	}
-	// It is there for all to see; that its name is not safe yet changes nothing
-	// for them.
-	if err := r.sync(); err != nil {
+	// The file can be read by now; that its name is not durable yet changes nothing
+	// for readers.
+	if err := files.SyncDir(r.dir); err != nil {
 		r.log.Warn("a stop of the machine may lose this model", slog.String("file", file), slog.Any("error", err))
 	}
 	return nil
-}
-
-// sync brings the folder's names to the disk.
-func (r *Registry) sync() error {
-	d, err := os.Open(r.dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // Delete removes a model. Who has its bytes may go on. It returns ErrName and
@@ -130,7 +103,7 @@ func (r *Registry) Delete(name string) error {
 	r.mu.Lock()
 	delete(r.records, name)
 	r.mu.Unlock()
-	if err := r.sync(); err != nil {
+	if err := files.SyncDir(r.dir); err != nil {
 		return fmt.Errorf("registry: %w", err)
 	}
 	return nil
@@ -157,13 +130,8 @@ func (r *Registry) Bytes(e Entry) ([]byte, error) {
 	return data, nil
 }
 
-// bytes reads a file, and one byte more than the limit of one that is larger:
-// enough for models.Read to say so.
+// bytes returns a file's content, or one byte more than the limit of a larger one,
+// which models.Read then refuses.
 func (r *Registry) bytes(file string) ([]byte, error) {
-	f, err := os.Open(filepath.Join(r.dir, file))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, r.limits.MaxBytes+1))
+	return files.ReadAtMost(filepath.Join(r.dir, file), r.limits.MaxBytes)
 }

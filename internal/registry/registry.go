@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -95,8 +96,9 @@ var (
 )
 
 const (
-	temporary = ".put-"
-	lockFile  = ".lock"
+	// earlierTemporary begins the names of unfinished files of earlier versions.
+	earlierTemporary = ".put-"
+	lockFile         = ".lock"
 )
 
 // plainName is what a model may be called: it is a part of paths and addresses.
@@ -148,7 +150,7 @@ func (r *Registry) scan() error {
 	}
 	for _, f := range list {
 		file := f.Name()
-		if strings.HasPrefix(file, temporary) {
+		if strings.HasPrefix(file, files.TemporaryPrefix) || strings.HasPrefix(file, earlierTemporary) {
 			r.log.Info("removing what was left half written", slog.String("file", file))
 			if err := os.Remove(filepath.Join(r.dir, file)); err != nil {
 				return fmt.Errorf("registry: %w", err)

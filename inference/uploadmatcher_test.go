@@ -42,8 +42,8 @@ func TestFilesAreRecognizedByAllOfTheirBytes(t *testing.T) {
 		}
 	}
 	r := rand.New(rand.NewPCG(7, 8))
-	feed := func(data []byte) (rec *Recognizer, rest []byte) {
-		rec = c.Recognizer()
+	feed := func(data []byte) (rec *UploadMatcher, rest []byte) {
+		rec = c.UploadMatcher()
 		for len(data) > 0 {
 			n := min(1+r.IntN(100_000), len(data))
 			taken := rec.Next(data[:n])

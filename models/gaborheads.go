@@ -11,10 +11,10 @@ import (
 // each trained on one half of the images, so that each image can be judged by the
 // one that has not seen it. A model of few images has none.
 const (
-	// Markers is their number.
-	Markers = 2
-	// MarkerWidth is the number of channels of a marker's hidden layers.
-	MarkerWidth = 32
+	// GaborHeads is their number.
+	GaborHeads = 2
+	// GaborHeadWidth is the number of channels of a marker's hidden layers.
+	GaborHeadWidth = 32
 	// markerScales is how many scales, from the finest on, a marker sees.
 	markerScales = 3
 	markerPrefix = "normality.marker."
@@ -23,30 +23,30 @@ const (
 // markerKernels are the sides of a marker's kernels, layer by layer.
 var markerKernels = []int{1, 3, 3, 3, 1}
 
-// MarkerScales are the scales that a marker of images of that side sees, the
+// GaborHeadScales are the scales that a marker of images of that side sees, the
 // finest first. Its own places are the finest's.
-func MarkerScales(side int) []NormalityScale {
-	s := NormalityScales(side)
+func GaborHeadScales(side int) []GaborScale {
+	s := GaborScales(side)
 	return s[:min(len(s), markerScales)]
 }
 
-// MarkerChannels is what a marker sees of a place: of each of its scales the
+// GaborHeadChannels is what a marker sees of a place: of each of its scales the
 // features and their deviations from those of normal images.
-func MarkerChannels(side int) int {
+func GaborHeadChannels(side int) int {
 	n := 0
-	for _, s := range MarkerScales(side) {
+	for _, s := range GaborHeadScales(side) {
 		n += 2 * s.Features()
 	}
 	return n
 }
 
-// MarkerParameters are the tensors of marker k, layer by layer a weight
+// GaborHeadParameters are the tensors of marker k, layer by layer a weight
 // (O×I×K×K) and a bias (O).
-func MarkerParameters(side, k int) []Parameter {
+func GaborHeadParameters(side, k int) []Parameter {
 	var ps []Parameter
-	in := MarkerChannels(side)
+	in := GaborHeadChannels(side)
 	for i, kernel := range markerKernels {
-		out := MarkerWidth
+		out := GaborHeadWidth
 		if i == len(markerKernels)-1 {
 			out = 1
 		}
@@ -57,20 +57,20 @@ func MarkerParameters(side, k int) []Parameter {
 	return ps
 }
 
-// MarkersParameters are the tensors of all markers, and then what puts their
+// GaborHeadsParameters are the tensors of all markers, and then what puts their
 // figure in standard deviations: offset, the mean of the highest place of images
 // that were not learnt from, and slope, one over its standard deviation.
-func MarkersParameters(side int) []Parameter {
+func GaborHeadsParameters(side int) []Parameter {
 	var ps []Parameter
-	for k := range Markers {
-		ps = append(ps, MarkerParameters(side, k)...)
+	for k := range GaborHeads {
+		ps = append(ps, GaborHeadParameters(side, k)...)
 	}
 	return append(ps, Parameter{markerPrefix + "offset", []int{1}}, Parameter{markerPrefix + "slope", []int{1}})
 }
 
-// HasMarkers reports whether there are tensors of markers among those of
+// HasGaborHeads reports whether there are tensors of markers among those of
 // normality.
-func HasMarkers(normality StateDict) bool {
+func HasGaborHeads(normality StateDict) bool {
 	return slices.ContainsFunc(normality, func(t Tensor) bool { return strings.HasPrefix(t.Name, markerPrefix) })
 }
 
@@ -80,9 +80,9 @@ func (sd StateDict) expected(side int) []Parameter {
 	if HasPatches(sd) {
 		return PatchParameters(side, HasHeads(sd), BankSize(sd))
 	}
-	ps := NormalityParameters(side)
-	if HasMarkers(sd) {
-		ps = append(ps, MarkersParameters(side)...)
+	ps := GaborParameters(side)
+	if HasGaborHeads(sd) {
+		ps = append(ps, GaborHeadsParameters(side)...)
 	}
 	return ps
 }

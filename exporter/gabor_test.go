@@ -15,23 +15,23 @@ import (
 // normal gives a model tensors of normality that are drawn at random, without
 // markers.
 func normal(m *models.Model, r *rand.Rand) *models.Model {
-	return drawn(m, r, models.NormalityParameters(m.ImageSize))
+	return drawn(m, r, models.GaborParameters(m.ImageSize))
 }
 
 // marked is normal with markers.
 func marked(m *models.Model, r *rand.Rand) *models.Model {
-	return drawn(m, r, append(models.NormalityParameters(m.ImageSize), models.MarkersParameters(m.ImageSize)...))
+	return drawn(m, r, append(models.GaborParameters(m.ImageSize), models.GaborHeadsParameters(m.ImageSize)...))
 }
 
 func drawn(m *models.Model, r *rand.Rand, ps []models.Parameter) *models.Model {
 	m.Metadata.Decision = &models.Decision{Measure: models.MeasureBandMahalanobis, Threshold: 1}
-	m.Normality = nil
+	m.Reference = nil
 	for _, p := range ps {
 		low, high := -1.0, 1.0
 		if len(p.Shape) == 1 {
 			low = 0.5
 		}
-		m.Normality = append(m.Normality, models.Tensor{Name: p.Name, Shape: p.Shape, Data: feed(r, p.Shape, low, high)})
+		m.Reference = append(m.Reference, models.Tensor{Name: p.Name, Shape: p.Shape, Data: feed(r, p.Shape, low, high)})
 	}
 	return m
 }
@@ -52,7 +52,7 @@ func TestJudgementIsThatOfGorgoniasMachine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		j, err := f.Judge(m.Normality)
+		j, err := f.Judge(m.Reference)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +62,7 @@ func TestJudgementIsThatOfGorgoniasMachine(t *testing.T) {
 			inputs[n] = m.Weights[i].Data
 		}
 		for i, n := range j.Parameters {
-			inputs[n] = m.Normality[i].Data
+			inputs[n] = m.Reference[i].Data
 		}
 		for _, fixed := range j.Filters {
 			inputs[fixed.Node] = fixed.Data

@@ -39,15 +39,15 @@ type Fixed struct {
 
 // Judgement is what follows an image beside its reconstruction: the energies of
 // its places, and how far they are from those of normal images; see
-// models.NormalityScale and PaDiM (Defard et al., 2020), which does this with a
+// models.GaborScale and PaDiM (Defard et al., 2020), which does this with a
 // pretrained network's features.
 type Judgement struct {
 	// Filters are the fixed kernels.
 	Filters []Fixed
 	// Features are N×D×P×P, by scale.
 	Features gorgonia.Nodes
-	// Parameters are in the order of models.NormalityParameters, with those of
-	// models.MarkersParameters behind them where there are markers, and bear their
+	// Parameters are in the order of models.GaborParameters, with those of
+	// models.GaborHeadsParameters behind them where there are markers, and bear their
 	// names.
 	Parameters gorgonia.Nodes
 	// Members are the figures that models.MeasurePatchMahalanobis joins, N×M×1×1, in
@@ -65,7 +65,7 @@ func (f *Forward) Judge(normality models.StateDict) (*Judgement, error) {
 	if models.HasPatches(normality) {
 		return f.JudgePatches(models.HasHeads(normality), models.BankSize(normality))
 	}
-	return f.judgeBands(models.HasMarkers(normality))
+	return f.judgeBands(models.HasGaborHeads(normality))
 }
 
 // judgeBands judges by models.MeasureBandMahalanobis, as models of earlier versions do.
@@ -75,8 +75,8 @@ func (f *Forward) judgeBands(markers bool) (*Judgement, error) {
 	j := b.energies(f.Image, side)
 	var peak *gorgonia.Node
 	var deviations gorgonia.Nodes
-	learnt := make([]gorgonia.Nodes, len(models.NormalityScales(side)))
-	for i, s := range models.NormalityScales(side) {
+	learnt := make([]gorgonia.Nodes, len(models.GaborScales(side)))
+	for i, s := range models.GaborScales(side) {
 		ps := b.inputs(s.Parameters())
 		learnt[i] = ps
 		j.Parameters = append(j.Parameters, ps...)
@@ -105,7 +105,7 @@ func (f *Forward) judgeBands(markers bool) (*Judgement, error) {
 	for i := len(deviations) - 2; i >= 0; i-- {
 		places = b.step(Larger, 0, b.step(Enlarge, 2, places), deviations[i])
 	}
-	places = b.step(Enlarge, models.NormalityScales(side)[0].Cell, places)
+	places = b.step(Enlarge, models.GaborScales(side)[0].Cell, places)
 	j.Score = b.step(Single, 0, b.step(Peak, 0, b.step(Softplus, 0, peak)))
 	j.Map = b.step(Plane, 0, b.step(Softplus, 0, places))
 	if b.err != nil {
@@ -162,7 +162,7 @@ func (b *builder) energies(image *gorgonia.Node, side int) *Judgement {
 		}
 		return levels[n]
 	}
-	for _, s := range models.NormalityScales(side) {
+	for _, s := range models.GaborScales(side) {
 		var x *gorgonia.Node
 		for i, n := range s.Levels {
 			l, size := at(n), s.Cell>>n

@@ -14,7 +14,7 @@ import (
 
 // recognize reads a part as long as it is a known file, which then stands for it.
 // Of any other it gives a reader that begins anew.
-func (f *form) recognize(name string, part io.Reader, known *inference.Recognizer) (again io.Reader, err error) {
+func (f *form) recognize(name string, part io.Reader, known *inference.UploadMatcher) (again io.Reader, err error) {
 	chunk := chunks.Get().(*[chunkBytes]byte)
 	defer chunks.Put(chunk)
 	for {

@@ -49,12 +49,12 @@ func comesBack(t *testing.T, m *models.Model) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if !reflect.DeepEqual(got.Metadata.Decision, m.Metadata.Decision) || len(got.Normality) != len(m.Normality) {
-			t.Errorf("%s: %+v, %d tensors", name, got.Metadata.Decision, len(got.Normality))
+		if !reflect.DeepEqual(got.Metadata.Decision, m.Metadata.Decision) || len(got.Reference) != len(m.Reference) {
+			t.Errorf("%s: %+v, %d tensors", name, got.Metadata.Decision, len(got.Reference))
 			continue
 		}
-		for i, want := range m.Normality {
-			if g := got.Normality[i]; g.Name != want.Name || !slices.Equal(g.Shape, want.Shape) || !slices.Equal(g.Data, want.Data) {
+		for i, want := range m.Reference {
+			if g := got.Reference[i]; g.Name != want.Name || !slices.Equal(g.Shape, want.Shape) || !slices.Equal(g.Data, want.Data) {
 				t.Errorf("%s: %s comes back as %s of shape %v", name, want.Name, g.Name, g.Shape)
 			}
 		}
@@ -63,11 +63,11 @@ func comesBack(t *testing.T, m *models.Model) {
 
 func TestModelThatDoesNotFitItsDecisionIsNotWritten(t *testing.T) {
 	for name, edit := range map[string]func(m *models.Model){
-		"no tensors":                  func(m *models.Model) { m.Normality = nil },
-		"a marker's tensor too few":   func(m *models.Model) { m.Normality = m.Normality[:len(m.Normality)-1] },
-		"a tensor too few":            func(m *models.Model) { m.Normality = m.Normality[1:] },
-		"another shape":               func(m *models.Model) { m.Normality[0].Shape = []int{1} },
-		"not finite":                  func(m *models.Model) { m.Normality[0].Data[3] = float32(math.NaN()) },
+		"no tensors":                  func(m *models.Model) { m.Reference = nil },
+		"a marker's tensor too few":   func(m *models.Model) { m.Reference = m.Reference[:len(m.Reference)-1] },
+		"a tensor too few":            func(m *models.Model) { m.Reference = m.Reference[1:] },
+		"another shape":               func(m *models.Model) { m.Reference[0].Shape = []int{1} },
+		"not finite":                  func(m *models.Model) { m.Reference[0].Data[3] = float32(math.NaN()) },
 		"tensors, and decides by mse": func(m *models.Model) { m.Metadata.Decision = nil },
 	} {
 		m := judging()

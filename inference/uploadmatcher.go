@@ -2,10 +2,10 @@ package inference
 
 import "bytes"
 
-// Recognizer tells whether the bytes that come in are the file of a model in the
+// UploadMatcher tells whether the bytes that come in are the file of a model in the
 // cache: comparing them costs a fifth of hashing them, and a file that is there
 // already need not be kept a second time. It is for one goroutine.
-type Recognizer struct {
+type UploadMatcher struct {
 	files []knownFile // those that go on as the bytes so far
 	seen  []byte      // the bytes so far, in one of them
 }
@@ -16,7 +16,7 @@ type knownFile struct {
 }
 
 // Remember keeps the file that the detector's model was read from, for a
-// Recognizer. It is counted by Bytes. The bytes must not change any more.
+// UploadMatcher. It is counted by Bytes. The bytes must not change any more.
 func (d *Detector) Remember(file []byte) { d.file.Store(&file) }
 
 // Remembers says whether the file is kept.
@@ -30,11 +30,11 @@ func (d *Detector) fileBytes() int64 {
 	return 0
 }
 
-// Recognizer begins with the files that the cache's models keep at the moment.
-func (c *Cache) Recognizer() *Recognizer {
+// UploadMatcher begins with the files that the cache's models keep at the moment.
+func (c *Cache) UploadMatcher() *UploadMatcher {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := &Recognizer{}
+	r := &UploadMatcher{}
 	for _, e := range c.entries.Values() {
 		if f := e.detector.file.Load(); f != nil {
 			r.files = append(r.files, knownFile{e.key, *f})
@@ -46,7 +46,7 @@ func (c *Cache) Recognizer() *Recognizer {
 // Next takes the bytes that come next, and says with how many of them a known file
 // goes on: fewer than all where it ends within them, none where they differ from
 // each. After it took fewer than all, it must not be called again.
-func (r *Recognizer) Next(p []byte) int {
+func (r *UploadMatcher) Next(p []byte) int {
 	from, most := len(r.seen), 0
 	kept := r.files[:0]
 	for _, f := range r.files {
@@ -66,11 +66,11 @@ func (r *Recognizer) Next(p []byte) int {
 }
 
 // Seen are the bytes that Next took. They are the file's own and must not be written to.
-func (r *Recognizer) Seen() []byte { return r.seen[:len(r.seen):len(r.seen)] }
+func (r *UploadMatcher) Seen() []byte { return r.seen[:len(r.seen):len(r.seen)] }
 
 // Whole says which file it was, by its SHA-256, when the bytes so far are the
 // whole of one.
-func (r *Recognizer) Whole() (sha256 string, ok bool) {
+func (r *UploadMatcher) Whole() (sha256 string, ok bool) {
 	for _, f := range r.files {
 		if len(f.data) == len(r.seen) {
 			return f.sha256, true

@@ -9,11 +9,11 @@ import (
 
 // MeasureBandMahalanobis is how far the places of an image are from those of
 // normal images. At each scale it is the largest Mahalanobis distance over all
-// places of the oriented band energies there, see NormalityScale: its logarithm,
+// places of the oriented band energies there, see GaborScale: its logarithm,
 // in standard deviations above what images that were not learnt from have. Of all
 // scales z is the smooth maximum, ½ ln Σ exp 2x. It is given as ln(1 + exp z), so
 // that it is above 0: 1 is usual, 3 is rare. Where there are markers their figure
-// is one more of those that are joined; see MarkersParameters.
+// is one more of those that are joined; see GaborHeadsParameters.
 const MeasureBandMahalanobis = "band_mahalanobis"
 
 // Oriented is how many orientations of edges and lines are told apart.
@@ -36,23 +36,23 @@ const (
 	maxPlaces  = MaxImageSize / fineCell
 )
 
-// NormalityScale is one scale that images are looked at: Places×Places places of
+// GaborScale is one scale that images are looked at: Patches×Patches places of
 // Cell×Cell pixels. What is seen of a place are the logarithms of the energies of
 // bands, the largest in the place: at each of the Levels (the image halved so
 // often) in eight orientations, and of both channels of colour; and the mean
 // brightness and colour.
-type NormalityScale struct {
-	Places, Cell int
-	Levels       []int
+type GaborScale struct {
+	Patches, Cell int
+	Levels        []int
 	// Relative says that an image's mean over all places is subtracted, so
 	// that it is held against itself: how bright it is as a whole, or how rough,
 	// does not count. The coarsest scale is not relative, and sees that.
 	Relative bool
 }
 
-// NormalityScales are the scales for images of that side, the finest first.
-func NormalityScales(side int) []NormalityScale {
-	var out []NormalityScale
+// GaborScales are the scales for images of that side, the finest first.
+func GaborScales(side int) []GaborScale {
+	var out []GaborScale
 	for g := maxPlaces; g >= minPlaces; g /= 2 {
 		cell := side / g
 		if side%g != 0 || cell < fineCell && (cell < fineCell/2 || g > manyPlaces) {
@@ -62,7 +62,7 @@ func NormalityScales(side int) []NormalityScale {
 		// large at levels 1 and 2, and so on, as far as it can be halved.
 		first := max(bits.Len(uint(cell))-4, 0)
 		halvings := bits.TrailingZeros(uint(cell))
-		s := NormalityScale{Places: g, Cell: cell, Relative: g > minPlaces}
+		s := GaborScale{Patches: g, Cell: cell, Relative: g > minPlaces}
 		for l := first; l <= first+1; l++ {
 			if l <= halvings {
 				s.Levels = append(s.Levels, l)
@@ -77,16 +77,16 @@ func NormalityScales(side int) []NormalityScale {
 }
 
 // Features is the number of energies seen of a place.
-func (s NormalityScale) Features() int {
+func (s GaborScale) Features() int {
 	return len(s.Levels)*(Oriented+opponents) + 1 + opponents
 }
 
 // Blocks is the number of blocks along a side.
-func (s NormalityScale) Blocks() int { return min(Blocks, s.Places) }
+func (s GaborScale) Blocks() int { return min(Blocks, s.Patches) }
 
-// Parameter is one of the scale's tensors; see NormalityParameters.
-func (s NormalityScale) parameter(name string, shape ...int) Parameter {
-	return Parameter{fmt.Sprintf("normality.%d.%s", s.Places, name), shape}
+// Parameter is one of the scale's tensors; see GaborParameters.
+func (s GaborScale) parameter(name string, shape ...int) Parameter {
+	return Parameter{fmt.Sprintf("normality.%d.%s", s.Patches, name), shape}
 }
 
 // Parameters are the tensors that describe the places of normal images at this
@@ -99,8 +99,8 @@ func (s NormalityScale) parameter(name string, shape ...int) Parameter {
 //	offset     1        mean of the logarithm of an image's largest squared
 //	                    distance, over images that were not learnt from
 //	slope      1        one over its standard deviation
-func (s NormalityScale) Parameters() []Parameter {
-	d, p, b := s.Features(), s.Places, s.Blocks()
+func (s GaborScale) Parameters() []Parameter {
+	d, p, b := s.Features(), s.Patches, s.Blocks()
 	return []Parameter{
 		s.parameter("mean", d, p, p),
 		s.parameter("precision", d, p, p),
@@ -110,11 +110,11 @@ func (s NormalityScale) Parameters() []Parameter {
 	}
 }
 
-// NormalityParameters are the tensors of all scales for images of that side, in
+// GaborParameters are the tensors of all scales for images of that side, in
 // the order in which they are written.
-func NormalityParameters(side int) []Parameter {
+func GaborParameters(side int) []Parameter {
 	var ps []Parameter
-	for _, s := range NormalityScales(side) {
+	for _, s := range GaborScales(side) {
 		ps = append(ps, s.Parameters()...)
 	}
 	return ps
@@ -152,35 +152,35 @@ func (l Limits) checkNormality(shapes StateDict) error {
 func (m *Model) Describe(md Metadata) {
 	m.Metadata = md
 	if measure, _ := md.Measure(); measure != m.measureOfTensors() {
-		m.Normality = nil
+		m.Reference = nil
 	}
 }
 
 // measureOfTensors is the measure that the model has the tensors for.
 func (m *Model) measureOfTensors() string {
 	switch {
-	case m.Normality == nil:
+	case m.Reference == nil:
 		return MeasureMSE
-	case HasPatches(m.Normality):
+	case HasPatches(m.Reference):
 		return MeasurePatchMahalanobis
 	}
 	return MeasureBandMahalanobis
 }
 
-// CheckNormality returns an error unless a model has the tensors of the measure that
+// CheckReference returns an error unless a model has the tensors of the measure that
 // it decides by, all finite, and one that decides by MeasureMSE none.
-func (m *Model) CheckNormality() error {
+func (m *Model) CheckReference() error {
 	measure, _ := m.Metadata.Measure()
 	if measure == MeasureMSE {
-		if m.Normality != nil {
+		if m.Reference != nil {
 			return fmt.Errorf("%w: tensors of normality in a model that decides by %s", ErrMetadata, measure)
 		}
 		return nil
 	}
-	if err := fitsNormality(m.Normality, measure, m.ImageSize); err != nil {
+	if err := fitsNormality(m.Reference, measure, m.ImageSize); err != nil {
 		return err
 	}
-	if name, ok := m.Normality.Finite(); !ok {
+	if name, ok := m.Reference.Finite(); !ok {
 		return fmt.Errorf("%w: %s has elements that are not finite numbers", ErrFormat, name)
 	}
 	return nil
