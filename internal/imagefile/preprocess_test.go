@@ -47,6 +47,35 @@ func TestSixteenBitGreyIsScaledAndNotClipped(t *testing.T) {
 	}
 }
 
+func TestPreparePooled_ReturnsThePixelsOfPrepareAndTheOriginalSize(t *testing.T) {
+	for _, name := range []string{"rgb.png", "grey16.png", "jpeg_420_48x32.jpg", "plain.gif"} {
+		data := readInput(t, name)
+		want, err := Prepare(data, 16, Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := Decode(data, Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := PreparePooled(data, 16, Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(p.Pix, want) || p.W != img.W || p.H != img.H {
+			t.Errorf("%s: %d×%d pixels, expected %d×%d", name, p.W, p.H, img.W, img.H)
+		}
+		p.Release()
+		p.Release() // the second call has no effect
+		if p.Pix != nil {
+			t.Errorf("%s: Pix is set after Release", name)
+		}
+	}
+	if p, err := PreparePooled([]byte("prose"), 16, Limits{}); p != nil || !errors.Is(err, ErrImage) {
+		t.Errorf("%v, %v, expected ErrImage", p, err)
+	}
+}
+
 func TestPrepareRefusesSidesOfNoNetwork(t *testing.T) {
 	data := readInput(t, "rgb.png")
 	for _, side := range []int{-1, 0, models.MaxImageSize + 1} {
