@@ -1,4 +1,5 @@
-// Package orttest opens the engine in tests.
+// Package orttest opens the engine in tests and checks ONNX Runtime's library. Only tests
+// may import it.
 package orttest
 
 import (
@@ -7,11 +8,11 @@ import (
 	"github.com/deepmed/anomaly/internal/ort"
 )
 
-// Open opens the engine on the CPU. A test without the library fails: it would
-// prove nothing.
+// Open returns an engine for the CPU with 2 threads. The test fails if the library is
+// missing.
 func Open(t testing.TB) *ort.Engine { return OpenThreads(t, 2) }
 
-// OpenThreads opens the engine for so many threads.
+// OpenThreads returns an engine for the CPU with the given number of threads.
 func OpenThreads(t testing.TB, threads int) *ort.Engine {
 	t.Helper()
 	e, err := ort.Open(ort.Options{Provider: ort.CPU, Threads: threads})
@@ -21,8 +22,8 @@ func OpenThreads(t testing.TB, threads int) *ort.Engine {
 	return e
 }
 
-// Tensor is a tensor of that shape which holds the data, and zeros where there is
-// none. It is given back when the test ends.
+// Tensor returns a tensor of that shape with the data, followed by zeros. It is closed
+// when the test ends.
 func Tensor(t testing.TB, data []float32, shape ...int) *ort.Tensor {
 	t.Helper()
 	x, err := ort.NewTensor(shape...)
