@@ -74,9 +74,9 @@ func (e *Engine) NewSession(onnx []byte, inputs, outputs []string, o SessionOpti
 	}
 	if o.Kernels {
 		err = errors.Join(err, kernels.Register(options, e.library),
-			// The extended level lacks ONNX Runtime's own layout for convolutions. Few
-			// convolutions are left to it, the Gabor filter banks. With that layout, a
-			// single-threaded conversion would follow each, 1/12 of a verdict's time.
+			// The extended level lacks ONNX Runtime's own layout for convolutions, which
+			// only few convolutions would use here. A single-threaded conversion of the
+			// layout would follow each, 1/12 of a verdict's time.
 			options.SetGraphOptimizationLevel(onnxruntime.GraphOptimizationLevelEnableExtended))
 	}
 	if e.provider == CUDA {
