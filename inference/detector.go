@@ -80,7 +80,7 @@ func NewDetector(engine *Engine, m *models.Model, threads int) (*Detector, error
 }
 
 // NewExportDetector is like NewDetector, but uses the operators of the exported
-// files. Its scores equal those of the files to the last bit.
+// files, so that its scores have the same bits as the files' scores.
 func NewExportDetector(engine *Engine, m *models.Model, threads int) (*Detector, error) {
 	return newDetector(engine, m, threads, exporter.Portable)
 }
@@ -140,7 +140,7 @@ func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	score := float64(j.mse)
 	if measure != models.MeasureMSE {
 		if d.model.Reference == nil {
-			return Verdict{}, fmt.Errorf("%w: it decides by %s, which this model does not measure; send the metadata.json of the same training", ErrMeasure, measure)
+			return Verdict{}, fmt.Errorf("%w: it decides by %s, which this model cannot compute; send the metadata.json of the same training", ErrMeasure, measure)
 		}
 		score = float64(j.score)
 	}
@@ -169,7 +169,7 @@ func pixelJob(pixels []byte) *job {
 // no anomaly map.
 func (d *Detector) mapJob(pixels []byte) (*job, error) {
 	if d.model.Reference == nil {
-		return nil, fmt.Errorf("%w: it decides by its plain error; train it anew", ErrNoMap)
+		return nil, fmt.Errorf("%w: it decides by its mean squared error; train it again", ErrNoMap)
 	}
 	j := pixelJob(pixels)
 	j.anomaly = make([]float32, d.Side()*d.Side())

@@ -74,7 +74,7 @@ func (d *Detector) explain(j *job, p *imagefile.Prepared, meta *models.Metadata)
 		return nil, err
 	}
 	if v.Measure == models.MeasureMSE {
-		return nil, fmt.Errorf("%w: the metadata sent decides by the plain error", ErrNoMap)
+		return nil, fmt.Errorf("%w: the metadata sent decides by the mean squared error", ErrNoMap)
 	}
 	e := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(j.anomaly, d.Side(), p.W, p.H, v.Threshold)}}
 	e.Heatmap, err = heatmap(p.Pix, j.anomaly, d.Side(), v.Threshold)

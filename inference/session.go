@@ -144,8 +144,8 @@ type buffers struct {
 	extra *ort.Tensor
 }
 
-// A detector keeps up to maxIdle buffers between runs: those of single images with
-// at most maxIdleFloats values. Allocating larger ones is fast compared with their
+// A detector keeps up to maxIdle buffers of single images between runs. Larger buffers
+// than maxIdleFloats values are not kept: their allocation is fast compared with their
 // run.
 const (
 	maxIdle       = 2

@@ -17,7 +17,7 @@ var ErrLocked = errors.New("locked by another process")
 
 // WriteAtomic writes a file of mode 0644 and creates its folders. It writes to a
 // temporary file in the same folder, syncs it, and renames it to path: readers find the
-// old or the new file, also after a crash. The errors are those of write and of the
+// old or the new file, also after a crash. It returns the error of write or of the
 // file system.
 func WriteAtomic(path string, write func(io.Writer) error) (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
