@@ -11,10 +11,9 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Cache keeps the models of recent requests loaded, known by the SHA-256 of
-// their bytes, so that a model is read and made a session once. It is bounded by
-// the memory that the models take; the least recently used leave first. Several
-// goroutines may use it at once.
+// Cache keeps recently used models loaded. Its keys are the SHA-256 of the model
+// files, its bound is the memory of the models, and it evicts the least recently used
+// model first. A Cache may be used by several goroutines at once.
 type Cache struct {
 	limit   int64
 	loading singleflight.Group
@@ -25,42 +24,42 @@ type Cache struct {
 	closed  bool
 }
 
-// CacheStats are figures of a cache. Those that count never fall.
+// CacheStats are statistics of a cache.
 type CacheStats struct {
-	Models int   // in the cache
-	Bytes  int64 // what they take, by Detector.Bytes
-	// Leaving is the number of models that left while in use, and are closed
-	// when their last user is done.
+	Models int   // models in the cache
+	Bytes  int64 // sum of their Detector.Bytes
+	// Leaving is the number of models that were evicted while in use. They are
+	// closed after their last use.
 	Leaving int
-	// Hits and Misses count what Get was asked for, Evictions the models that
-	// left to make room.
+	// Hits and Misses count the calls of Get, Evictions the models that were evicted
+	// because of the limit. They never fall.
 	Hits, Misses, Evictions int64
 }
 
-// cached is a model in the cache, or one that left it while in use.
+// cached is a model that is in the cache, or was evicted while in use.
 type cached struct {
 	key      string
 	detector *Detector
 	bytes    int64
 	users    int
-	left     bool
+	evicted  bool
 }
 
-// NewCache keeps models of at most so many bytes in all, and at least one. It
-// must be closed.
+// NewCache returns a cache that holds at most limit bytes of models, but always at
+// least one model. The cache must be closed.
 func NewCache(limit int64) *Cache {
-	entries, err := simplelru.NewLRU[string, *cached](math.MaxInt, nil) // bounded by bytes, not by number
+	entries, err := simplelru.NewLRU[string, *cached](math.MaxInt, nil) // the bound is in bytes
 	if err != nil {
-		panic(err) // only for a size below 1
+		panic(err) // impossible: the size is positive
 	}
 	return &Cache{limit: limit, entries: entries}
 }
 
-// Get gives the detector of a model, known by the SHA-256 of its file, calling
-// load when it is not in the cache; of several that ask for the same one at once,
-// one calls it. The detector is the caller's until release is called. It returns
-// load's error, the context's cause when that ends first, and ErrClosed. A load
-// that was begun goes on for the others when its caller leaves.
+// Get returns the detector of the model file with that SHA-256. It calls load if the
+// model is not in the cache; concurrent calls for one model call load once. The
+// caller may use the detector until it calls release. Get returns load's error, the
+// cause of ctx if ctx ends first, or ErrClosed. A load goes on for the other callers
+// if the context of the caller that started it ends.
 func (c *Cache) Get(ctx context.Context, sha256 string, load func() (*Detector, error)) (d *Detector, release func(), err error) {
 	counted := false
 	for {
@@ -80,11 +79,12 @@ func (c *Cache) Get(ctx context.Context, sha256 string, load func() (*Detector, 
 		case <-ctx.Done():
 			return nil, nil, context.Cause(ctx)
 		}
-		// It is in the cache now, unless others have pushed it out again.
+		// The model is in the cache now, unless it was evicted already.
 	}
 }
 
-// lease takes a model of the cache into use; nil when it is not there.
+// lease returns a model and counts a user of it, or nil if it is not in the cache.
+// It counts one hit or miss for each counted variable.
 func (c *Cache) lease(key string, counted *bool) (*cached, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -106,16 +106,16 @@ func (c *Cache) lease(key string, counted *bool) (*cached, error) {
 	return e, nil
 }
 
-// fill loads a model into the cache. A panic becomes an error: it would end the
-// process in the goroutine that loads.
+// fill loads a model into the cache. It converts a panic to an error, because a panic
+// in the loading goroutine would end the process.
 func (c *Cache) fill(key string, load func() (*Detector, error)) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("inference: loading the model panicked: %v\n%s", p, debug.Stack())
+			err = fmt.Errorf("inference: panic while loading the model: %v\n%s", p, debug.Stack())
 		}
 	}()
 	if c.has(key) {
-		return nil // loaded between the caller's look and now
+		return nil // loaded since the caller looked it up
 	}
 	d, err := load()
 	if err != nil {
@@ -142,21 +142,22 @@ func (c *Cache) has(key string) bool {
 	return c.entries.Contains(key)
 }
 
-// evict takes the least recently used models out until the others are within
-// the limit, and gives those that nobody uses, to be closed. The most recent one
-// stays. The caller holds mu.
+// evict removes the least recently used models until the others are within the limit
+// or one is left. It returns the unused ones, which the caller must close after it
+// releases mu. The caller holds mu.
 func (c *Cache) evict() (closing []*Detector) {
 	for c.stats.Bytes > c.limit && c.entries.Len() > 1 {
 		_, e, _ := c.entries.RemoveOldest()
 		c.stats.Evictions++
-		closing = c.leave(e, closing)
+		closing = c.removed(e, closing)
 	}
 	return closing
 }
 
-// leave notes that an entry is out of the cache. The caller holds mu.
-func (c *Cache) leave(e *cached, closing []*Detector) []*Detector {
-	e.left = true
+// removed updates the statistics for an entry that is no longer in the cache. It
+// appends the entry's detector to closing if it is unused. The caller holds mu.
+func (c *Cache) removed(e *cached, closing []*Detector) []*Detector {
+	e.evicted = true
 	c.stats.Bytes -= e.bytes
 	if e.users == 0 {
 		return append(closing, e.detector)
@@ -165,15 +166,15 @@ func (c *Cache) leave(e *cached, closing []*Detector) []*Detector {
 	return closing
 }
 
-// release ends a use, and counts what the detector has come to take: it makes
-// sessions as they are needed.
+// release ends a use of a model. It updates the model's size, because a detector
+// creates sessions as they are needed.
 func (c *Cache) release(e *cached) {
 	bytes := e.detector.Bytes()
 	c.mu.Lock()
 	var closing []*Detector
 	e.users--
 	switch {
-	case !e.left:
+	case !e.evicted:
 		c.stats.Bytes += bytes - e.bytes
 		e.bytes = bytes
 		closing = c.evict()
@@ -185,14 +186,14 @@ func (c *Cache) release(e *cached) {
 	closeAll(closing)
 }
 
-// closeAll closes detectors; without mu, because that waits for their runs.
+// closeAll closes detectors. The caller must not hold mu: closing waits for runs.
 func closeAll(detectors []*Detector) {
 	for _, d := range detectors {
 		d.Close()
 	}
 }
 
-// Stats are the cache's figures at the moment.
+// Stats returns the current statistics.
 func (c *Cache) Stats() CacheStats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -201,22 +202,23 @@ func (c *Cache) Stats() CacheStats {
 	return s
 }
 
-// Room is how many bytes models may still take before one must leave.
+// Room returns the number of bytes that are left before a model must be evicted. It
+// can be negative.
 func (c *Cache) Room() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.limit - c.stats.Bytes
 }
 
-// Close empties the cache for good. Models in use are closed when they are
-// released.
+// Close empties the cache; Get returns ErrClosed from then on. Models in use are
+// closed when they are released.
 func (c *Cache) Close() {
 	c.mu.Lock()
 	c.closed = true
 	var closing []*Detector
 	for c.entries.Len() > 0 {
 		_, e, _ := c.entries.RemoveOldest()
-		closing = c.leave(e, closing)
+		closing = c.removed(e, closing)
 	}
 	c.mu.Unlock()
 	closeAll(closing)

@@ -16,7 +16,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// loader reads a model file and makes it a detector, counting.
+// loader returns a function that reads a model file and counts its calls in loads.
 func loader(t testing.TB, file []byte, loads *atomic.Int64) func() (*Detector, error) {
 	return func() (*Detector, error) {
 		loads.Add(1)
@@ -28,7 +28,7 @@ func loader(t testing.TB, file []byte, loads *atomic.Int64) func() (*Detector, e
 	}
 }
 
-// bytesOf is what a model takes when it was loaded and not yet run.
+// bytesOf returns the size of a model that is loaded and has not run.
 func bytesOf(t testing.TB, file []byte) int64 {
 	t.Helper()
 	d, err := loader(t, file, new(atomic.Int64))()
@@ -39,7 +39,7 @@ func bytesOf(t testing.TB, file []byte) int64 {
 	return d.Bytes()
 }
 
-func TestCacheIsBoundedByBytesAndNeverClosesOneInUse(t *testing.T) {
+func TestCache_EvictsByBytesAndNeverClosesAModelInUse(t *testing.T) {
 	files := modelFiles(t, 3)
 	var room int64
 	for _, f := range files {
@@ -58,38 +58,38 @@ func TestCacheIsBoundedByBytesAndNeverClosesOneInUse(t *testing.T) {
 	}
 	first, releaseFirst := get(0)
 	if again, release := get(0); again != first || loads.Load() != 1 {
-		t.Error("one model is loaded twice")
+		t.Error("the model was loaded twice")
 	} else {
 		release()
 	}
 	_, release := get(1)
 	release()
-	_, release = get(2) // the first is the least recently used now, and leaves
+	_, release = get(2) // evicts the first, the least recently used
 	release()
 	if s := c.Stats(); s.Models != 2 || s.Bytes > 2*room || s.Bytes < room || s.Leaving != 1 || s.Hits != 1 || s.Misses != 3 || s.Evictions != 1 {
-		t.Errorf("%+v with room for %d", s, room)
+		t.Errorf("%+v, a model takes up to %d bytes", s, room)
 	}
 	if _, err := first.Detect(t.Context(), tile(t), nil, imagefile.DefaultLimits()); err != nil {
 		t.Errorf("a model in use was closed: %v", err)
 	}
 	releaseFirst()
-	releaseFirst() // once is enough, twice no harm
+	releaseFirst() // the second call has no effect
 	if s := c.Stats(); s.Leaving != 0 {
 		t.Errorf("%+v", s)
 	}
 	if _, err := first.Detect(t.Context(), tile(t), nil, imagefile.DefaultLimits()); !errors.Is(err, ErrClosed) {
-		t.Errorf("a model that left is open still: %v", err)
+		t.Errorf("an evicted model is still open: %v", err)
 	}
 	if d, release := get(0); d == first {
-		t.Error("a closed model is given out")
+		t.Error("the cache returned a closed model")
 	} else {
 		release()
 	}
 }
 
-func TestCacheCountsTheSessionsThatUseMakes(t *testing.T) {
+func TestCache_CountsSessionsCreatedDuringUse(t *testing.T) {
 	file := modelFiles(t, 1)[0]
-	c := NewCache(1) // too little for any: the one in use stays
+	c := NewCache(1) // below the size of any model: the last one stays
 	defer c.Close()
 	d, release, err := c.Get(t.Context(), "a", loader(t, file, new(atomic.Int64)))
 	if err != nil {
@@ -101,11 +101,11 @@ func TestCacheCountsTheSessionsThatUseMakes(t *testing.T) {
 	}
 	release()
 	if s := c.Stats(); s.Models != 1 || s.Bytes <= before || s.Bytes != d.Bytes() {
-		t.Errorf("%+v, before %d, the detector says %d", s, before, d.Bytes())
+		t.Errorf("%+v, before %d, the detector has %d bytes", s, before, d.Bytes())
 	}
 }
 
-func TestCacheForgetsWhatItCannotLoad(t *testing.T) {
+func TestCache_KeepsNothingOfAFailedLoad(t *testing.T) {
 	c := NewCache(1 << 20)
 	defer c.Close()
 	var loads atomic.Int64
@@ -119,22 +119,22 @@ func TestCacheForgetsWhatItCannotLoad(t *testing.T) {
 	}
 	_, _, err := c.Get(t.Context(), "panic", func() (*Detector, error) { panic("at the disco") })
 	if err == nil || !strings.Contains(err.Error(), "disco") {
-		t.Errorf("a panic gives %v", err)
+		t.Errorf("error %v after a panic", err)
 	}
 }
 
-func TestCacheLoadsOnceForManyAndGoesOnWhenTheFirstLeaves(t *testing.T) {
+func TestCache_LoadsOnceForConcurrentCallersAfterTheFirstIsCancelled(t *testing.T) {
 	file := modelFiles(t, 1)[0]
 	c := NewCache(1 << 30)
 	var loads atomic.Int64
 	begun, goOn := make(chan struct{}), make(chan struct{})
 	slow := func() (*Detector, error) {
-		close(begun) // panics when it is called twice
+		close(begun) // panics on a second call
 		<-goOn
 		return loader(t, file, &loads)()
 	}
-	ctx, leave := context.WithCancelCause(t.Context())
-	left := errors.New("left")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("cause")
 	first := make(chan error, 1)
 	go func() {
 		_, _, err := c.Get(ctx, "a", slow)
@@ -152,9 +152,9 @@ func TestCacheLoadsOnceForManyAndGoesOnWhenTheFirstLeaves(t *testing.T) {
 			release()
 		})
 	}
-	leave(left)
-	if err := <-first; !errors.Is(err, left) {
-		t.Errorf("the one that left got %v", err)
+	cancel(cause)
+	if err := <-first; !errors.Is(err, cause) {
+		t.Errorf("the cancelled caller got %v", err)
 	}
 	close(goOn)
 	group.Wait()
@@ -163,13 +163,13 @@ func TestCacheLoadsOnceForManyAndGoesOnWhenTheFirstLeaves(t *testing.T) {
 	}
 	c.Close()
 	if _, _, err := c.Get(t.Context(), "a", slow); !errors.Is(err, ErrClosed) {
-		t.Errorf("a closed cache gives %v", err)
+		t.Errorf("error %v of a closed cache", err)
 	}
 }
 
-func TestCacheServesManyAtOnce(t *testing.T) {
+func TestCache_ServesConcurrentCallersThatEvictEachOther(t *testing.T) {
 	files := modelFiles(t, 3)
-	c := NewCache(1) // each pushes the others out
+	c := NewCache(1) // every load evicts the other models
 	defer c.Close()
 	image := tile(t)
 	var loads atomic.Int64
@@ -196,8 +196,8 @@ func TestCacheServesManyAtOnce(t *testing.T) {
 	}
 }
 
-// The bound would be none if models took more than they are counted for.
-func TestModelsTakeWhatTheyAreCountedFor(t *testing.T) {
+// The cache's limit depends on it.
+func TestDetectorBytes_IsTheMemoryThatADetectorTakes(t *testing.T) {
 	const count = 12
 	m := &models.Model{Architecture: models.DefaultArchitecture(), ImageSize: 64}
 	for _, p := range m.Architecture.Parameters() {
@@ -209,7 +209,7 @@ func TestModelsTakeWhatTheyAreCountedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(d.Close)
-		for _, k := range []kind{alone, beside} {
+		for _, k := range []sessionKind{scoreSession, singleThreadSession} {
 			j := job{image: func([]float32) {}}
 			if err := d.run(t.Context(), k, []*job{&j}); err != nil {
 				t.Fatal(err)
@@ -217,17 +217,17 @@ func TestModelsTakeWhatTheyAreCountedFor(t *testing.T) {
 		}
 		return d
 	}
-	run() // what is shared by all
+	run() // allocates the memory shared by all models
 	before := resident(t)
 	counted := int64(0)
 	for range count {
 		counted += run().Bytes()
 	}
-	counted -= (count - 1) * 4 * int64(parameters(m)) // the weights are one model's here
+	counted -= (count - 1) * 4 * int64(parameters(m)) // the detectors share the weights here
 	took := resident(t) - before
-	t.Logf("%d models: %d KiB counted, %d KiB taken", count, counted>>10, took>>10)
+	t.Logf("%d models: %d KiB counted, %d KiB measured", count, counted>>10, took>>10)
 	if took > counted+counted/10 || took < counted/3 {
-		t.Errorf("%d models take %d bytes and are counted for %d", count, took, counted)
+		t.Errorf("%d models take %d bytes, Bytes adds up to %d", count, took, counted)
 	}
 }
 
@@ -238,7 +238,8 @@ func parameters(m *models.Model) (n int) {
 	return n
 }
 
-// resident is the memory of this process, without what Go could give back.
+// resident returns the resident memory of the process, in bytes, after Go has released
+// its free memory.
 func resident(t testing.TB) int64 {
 	t.Helper()
 	debug.FreeOSMemory()

@@ -13,87 +13,94 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// ErrClosed is returned by a Detector or a Cache that was closed.
+// ErrClosed is returned by a Detector or a Cache that is closed.
 var ErrClosed = errors.New("inference: the detector is closed")
 
-// ErrMeasure is returned when metadata that is given with a model decides by a
-// measure that the model has not.
+// ErrMeasure is returned when metadata passed with an image uses a measure that the
+// model cannot compute.
 var ErrMeasure = errors.New("the metadata does not fit the model")
 
-// ErrNotFinite is returned when what a model says of an image is no finite number,
-// as that of one with enormous weights is: neither verdict could be told from it.
-var ErrNotFinite = errors.New("the model gives a result that is no finite number; train it anew")
+// ErrNotFinite is returned when the model's result for an image is not a finite
+// number, for example because of very large weights: such a result supports no
+// verdict.
+var ErrNotFinite = errors.New("the model's result is not a finite number; train the model again")
 
-// ErrNoMap is returned when a model gives no anomaly map.
+// ErrNoMap is returned when a model has no anomaly map.
 var ErrNoMap = errors.New("the model gives no anomaly map")
 
-// Verdict is what is said of an image. Its JSON is the contract's answer of
-// /detect and an entry of the command line's array.
+// Verdict is the decision on an image. Its JSON is the answer of /detect and an
+// entry of the command line's array.
 type Verdict struct {
-	// ReconstructionError is the value of the measure the model decides by;
-	// the image is anomalous when it is above Threshold.
-	ReconstructionError float64  `json:"reconstruction_error"`
-	Threshold           float64  `json:"threshold"`
-	IsAnomaly           bool     `json:"is_anomaly"`
-	ClassNames          []string `json:"class_names"`
-	// Measure names that measure; MSE is the plain mean squared error.
-	Measure string  `json:"measure"`
-	MSE     float64 `json:"mse"`
-	// ModelSHA256 is the identity of the model file, empty for a model that
-	// was not read from one.
+	// ReconstructionError is the anomaly score. The image is anomalous if it is
+	// above Threshold. The JSON key is the Python service's; the score is the
+	// reconstruction error only if Measure is models.MeasureMSE.
+	ReconstructionError float64 `json:"reconstruction_error"`
+	// AnomalyScore equals ReconstructionError.
+	AnomalyScore float64  `json:"anomaly_score"`
+	Threshold    float64  `json:"threshold"`
+	IsAnomaly    bool     `json:"is_anomaly"`
+	ClassNames   []string `json:"class_names"`
+	// Measure is the kind of the anomaly score, one of the models.Measure
+	// constants.
+	Measure string `json:"measure"`
+	// MSE is the mean squared error of the reconstruction.
+	MSE float64 `json:"mse"`
+	// ModelSHA256 is the SHA-256 of the model file; empty for a model that was not
+	// read from a file.
 	ModelSHA256 string `json:"model_sha256,omitempty"`
 }
 
-// Detector is a model ready to judge images. Several goroutines may use it at
-// once. It must be closed.
+// Detector judges images with one model. It may be used by several goroutines at
+// once and must be closed.
 type Detector struct {
-	model   *models.Model
-	engine  *ort.Engine
-	threads int
-	with    exporter.Operators
+	model     *models.Model
+	engine    *ort.Engine
+	threads   int
+	operators exporter.Operators
 
-	closing  sync.RWMutex // held for reading by every run
-	closed   bool
-	making   sync.Mutex // guards sessions
-	sessions [kinds]*ort.Session
+	closing sync.RWMutex // read-locked by every run
+	closed  bool
 
-	keeping sync.Mutex // guards idle
-	idle    []*buffers
+	sessionMu sync.Mutex
+	sessions  [sessionKinds]*ort.Session // nil until first used
 
-	file atomic.Pointer[[]byte] // that the model was read from; nil unless kept
+	idleMu sync.Mutex
+	idle   []*buffers
 
-	errors, rebuilds queue // of a Scheduler's jobs
+	file atomic.Pointer[[]byte] // the model file; nil unless retained
+
+	queues [sessionKinds]queue // jobs of a Scheduler
 }
 
-// NewDetector lowers the model to ONNX and makes a session of it. One image is
-// computed by so many threads; 0 means all of the engine's, which judges a
-// single image soonest. Where many images are judged at once, 1 judges the most.
-func NewDetector(engine *ort.Engine, m *models.Model, threads int) (*Detector, error) {
+// NewDetector returns a detector for the model. Each image is computed with the
+// given number of threads; 0 means the engine's. All threads have the lowest
+// latency for a single image, 1 has the highest throughput for concurrent images.
+func NewDetector(engine *Engine, m *models.Model, threads int) (*Detector, error) {
 	return newDetector(engine, m, threads, Operators(engine))
 }
 
-// NewExportDetector is NewDetector by the operators of the exported file, which others
-// run: its figures are those that the file gives, to the last bit.
-func NewExportDetector(engine *ort.Engine, m *models.Model, threads int) (*Detector, error) {
+// NewExportDetector is like NewDetector, but uses the operators of the exported
+// files, so that its scores have the same bits as the files' scores.
+func NewExportDetector(engine *Engine, m *models.Model, threads int) (*Detector, error) {
 	return newDetector(engine, m, threads, exporter.Portable)
 }
 
-func newDetector(engine *ort.Engine, m *models.Model, threads int, with exporter.Operators) (*Detector, error) {
-	d := &Detector{model: m, engine: engine, threads: threads, with: with}
-	if _, err := d.session(alone); err != nil {
+func newDetector(engine *ort.Engine, m *models.Model, threads int, operators exporter.Operators) (*Detector, error) {
+	d := &Detector{model: m, engine: engine, threads: threads, operators: operators}
+	if _, err := d.session(scoreSession); err != nil {
 		return nil, err
 	}
 	return d, nil
 }
 
-// Model is the model the detector judges by.
+// Model returns the detector's model.
 func (d *Detector) Model() *models.Model { return d.model }
 
-// Side is the side of the square image that the network sees, in pixels.
+// Side returns the side of the network's square input, in pixels.
 func (d *Detector) Side() int { return d.model.ImageSize }
 
-// Close gives the sessions back once the runs under way have ended. It may be
-// called more than once.
+// Close waits for the current runs and releases the sessions. It may be called more
+// than once.
 func (d *Detector) Close() {
 	d.closing.Lock()
 	defer d.closing.Unlock()
@@ -107,43 +114,44 @@ func (d *Detector) Close() {
 	d.idle = nil
 }
 
-// Detect prepares an image file's bytes and judges it by the model's own
-// metadata, or by the metadata given. It returns imagefile.ErrImage or imagefile.ErrTooLarge
-// for an image that cannot be used, ErrMeasure and ErrNotFinite.
-func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metadata, lim imagefile.Limits) (Verdict, error) {
+// Detect decodes an image file and judges it. If meta is not nil, it replaces the
+// model's own metadata. The errors are ErrImage, ErrImageTooLarge, ErrMeasure and
+// ErrNotFinite, wrapped.
+func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (Verdict, error) {
 	pixels, err := imagefile.Prepare(image, d.Side(), lim)
 	if err != nil {
 		return Verdict{}, err
 	}
-	j, err := d.measure(ctx, pixels)
+	j, err := d.score(ctx, pixels)
 	if err != nil {
 		return Verdict{}, err
 	}
 	return d.judge(j, meta)
 }
 
-// judge makes a verdict of what was measured, by the model's own metadata or by
-// the metadata given, which then counts as a whole. It returns ErrMeasure and
-// ErrNotFinite.
+// judge returns the verdict on a finished job by the model's own metadata or by
+// meta, which replaces all of it. The errors are ErrMeasure and ErrNotFinite,
+// wrapped.
 func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	if meta == nil {
 		meta = &d.model.Metadata
 	}
 	measure, threshold := meta.Measure()
-	figure := float64(j.mse)
+	score := float64(j.mse)
 	if measure != models.MeasureMSE {
 		if d.model.Reference == nil {
-			return Verdict{}, fmt.Errorf("%w: it decides by %s, which this model does not measure; send the metadata.json of the same training", ErrMeasure, measure)
+			return Verdict{}, fmt.Errorf("%w: it decides by %s, which this model cannot compute; send the metadata.json of the same training", ErrMeasure, measure)
 		}
-		figure = float64(j.figure)
+		score = float64(j.score)
 	}
-	if !models.Finite(float32(figure), j.mse) {
+	if !models.Finite(float32(score), j.mse) {
 		return Verdict{}, ErrNotFinite
 	}
 	return Verdict{
-		ReconstructionError: figure,
+		ReconstructionError: score,
+		AnomalyScore:        score,
 		Threshold:           threshold,
-		IsAnomaly:           figure > threshold,
+		IsAnomaly:           score > threshold,
 		ClassNames:          meta.Classes(),
 		Measure:             measure,
 		MSE:                 float64(j.mse),
@@ -151,54 +159,62 @@ func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	}, nil
 }
 
-// measure computes what the model says of a prepared image.
-func (d *Detector) measure(ctx context.Context, pixels []byte) (*job, error) {
-	if err := d.fits(pixels); err != nil {
-		return nil, err
-	}
-	j := &job{image: func(dst []float32) { imagefile.Normalize(dst, pixels) }}
-	return j, d.run(ctx, alone, []*job{j})
+// pixelJob returns a job for a prepared image. The pixels must not change before
+// the job is done.
+func pixelJob(pixels []byte) *job {
+	return &job{image: func(dst []float32) { imagefile.Normalize(dst, pixels) }}
 }
 
-// Map gives the anomaly map of a prepared image, side×side values of the measure
-// that the model decides by, and the image's own. It returns ErrNoMap for a model
-// that decides by its plain error.
-func (d *Detector) Map(ctx context.Context, pixels []byte) (values []float32, figure float64, err error) {
-	values, j, err := d.mapped(ctx, pixels)
+// mapJob is pixelJob for mapSession. ErrNoMap is returned, wrapped, if the model has
+// no anomaly map.
+func (d *Detector) mapJob(pixels []byte) (*job, error) {
+	if d.model.Reference == nil {
+		return nil, fmt.Errorf("%w: it decides by its mean squared error; train it again", ErrNoMap)
+	}
+	j := pixelJob(pixels)
+	j.anomaly = make([]float32, d.Side()*d.Side())
+	return j, nil
+}
+
+// score runs a prepared image through scoreSession.
+func (d *Detector) score(ctx context.Context, pixels []byte) (*job, error) {
+	if err := d.checkLength(pixels); err != nil {
+		return nil, err
+	}
+	j := pixelJob(pixels)
+	return j, d.run(ctx, scoreSession, []*job{j})
+}
+
+// Map returns the anomaly map of a prepared image, side×side values on the scale of
+// the anomaly score, and the image's anomaly score. ErrNoMap is returned, wrapped,
+// if the model's measure is the mean squared error.
+func (d *Detector) Map(ctx context.Context, pixels []byte) (values []float32, score float64, err error) {
+	if err := d.checkLength(pixels); err != nil {
+		return nil, 0, err
+	}
+	j, err := d.mapJob(pixels)
 	if err != nil {
 		return nil, 0, err
 	}
-	return values, float64(j.figure), nil
-}
-
-func (d *Detector) mapped(ctx context.Context, pixels []byte) ([]float32, *job, error) {
-	if err := d.fits(pixels); err != nil {
-		return nil, nil, err
-	}
-	if d.model.Reference == nil {
-		return nil, nil, fmt.Errorf("%w: it decides by its plain error; train it anew", ErrNoMap)
-	}
-	j := &job{image: func(dst []float32) { imagefile.Normalize(dst, pixels) }, anomaly: make([]float32, d.Side()*d.Side())}
-	if err := d.run(ctx, mapping, []*job{j}); err != nil {
-		return nil, nil, err
+	if err := d.run(ctx, mapSession, []*job{j}); err != nil {
+		return nil, 0, err
 	}
 	if !models.Finite(j.anomaly...) {
-		return nil, nil, ErrNotFinite
+		return nil, 0, ErrNotFinite
 	}
-	return j.anomaly, j, nil
+	return j.anomaly, float64(j.score), nil
 }
 
-// Score returns the anomaly score that the model decides by, of a prepared
-// image (side×side×3 bytes).
+// Score returns the anomaly score of a prepared image (side×side×3 bytes).
 func (d *Detector) Score(ctx context.Context, pixels []byte) (float64, error) {
-	j, err := d.measure(ctx, pixels)
+	j, err := d.score(ctx, pixels)
 	if err != nil {
 		return 0, err
 	}
-	return float64(j.figure), nil
+	return float64(j.score), nil
 }
 
-// members is how many figures the measure is joined of, 0 where it is one figure.
+// members returns the number of member scores, 0 if the score has no members.
 func (d *Detector) members() int {
 	if !models.HasPatches(d.model.Reference) {
 		return 0
@@ -206,72 +222,65 @@ func (d *Detector) members() int {
 	return len(models.Members(models.HasHeads(d.model.Reference)))
 }
 
-// HasMembers reports whether the model decides by a measure that is joined of several
-// figures, which Members gives.
+// HasMembers reports whether the model combines its score from the member scores
+// that Members returns.
 func (d *Detector) HasMembers() bool { return d.members() > 0 }
 
-// Members returns the figures that the measure is joined of, of a prepared image, in
-// the order of models.Members and before they are standardized; and what the model
-// says of the image, the measure and the mean squared error. It returns ErrMeasure for
-// a model that decides by another measure.
-func (d *Detector) Members(ctx context.Context, pixels []byte) (members []float64, figure, mse float64, err error) {
-	if err := d.fits(pixels); err != nil {
+// Members returns the member scores of a prepared image, in the order of
+// models.Members and before they are standardized, with its anomaly score and mean
+// squared error. ErrMeasure is returned, wrapped, if the score has no members.
+func (d *Detector) Members(ctx context.Context, pixels []byte) (members []float64, score, mse float64, err error) {
+	if err := d.checkLength(pixels); err != nil {
 		return nil, 0, 0, err
 	}
 	n := d.members()
 	if n == 0 {
-		return nil, 0, 0, fmt.Errorf("%w: the measure is one figure", ErrMeasure)
+		return nil, 0, 0, fmt.Errorf("%w: the measure has no members", ErrMeasure)
 	}
-	j := &job{image: func(dst []float32) { imagefile.Normalize(dst, pixels) }, members: make([]float32, n)}
-	if err := d.run(ctx, measuring, []*job{j}); err != nil {
+	j := pixelJob(pixels)
+	j.members = make([]float32, n)
+	if err := d.run(ctx, memberSession, []*job{j}); err != nil {
 		return nil, 0, 0, err
 	}
-	if !models.Finite(j.members...) || !models.Finite(j.figure, j.mse) {
+	if !models.Finite(j.members...) || !models.Finite(j.score, j.mse) {
 		return nil, 0, 0, ErrNotFinite
 	}
 	for _, v := range j.members {
 		members = append(members, float64(v))
 	}
-	return members, float64(j.figure), float64(j.mse), nil
+	return members, float64(j.score), float64(j.mse), nil
 }
 
-// MSE is the mean squared error between a prepared image (side×side×3 bytes)
-// and its reconstruction, in 0…1².
+// MSE returns the mean squared error between a prepared image (side×side×3 bytes)
+// and its reconstruction, with values scaled to 0…1.
 func (d *Detector) MSE(ctx context.Context, pixels []byte) (float64, error) {
-	j, err := d.measure(ctx, pixels)
+	j, err := d.score(ctx, pixels)
 	if err != nil {
 		return 0, err
 	}
 	return float64(j.mse), nil
 }
 
-// Reconstruct gives what the network makes of a prepared image, in the same
+// Reconstruct returns the network's reconstruction of a prepared image, in the same
 // layout.
 func (d *Detector) Reconstruct(ctx context.Context, pixels []byte) ([]byte, error) {
-	if err := d.fits(pixels); err != nil {
+	if err := d.checkLength(pixels); err != nil {
 		return nil, err
 	}
-	j := job{image: func(dst []float32) { imagefile.Normalize(dst, pixels) }, rebuilt: make([]float32, len(pixels))}
-	if err := d.run(ctx, rebuilding, []*job{&j}); err != nil {
+	j := pixelJob(pixels)
+	j.reconstruction = make([]float32, len(pixels))
+	if err := d.run(ctx, reconstructionSession, []*job{j}); err != nil {
 		return nil, err
 	}
-	return quantize(j.rebuilt), nil
+	return quantize(j.reconstruction), nil
 }
 
-func (d *Detector) fits(pixels []byte) error {
+func (d *Detector) checkLength(pixels []byte) error {
 	if len(pixels) != d.floats() {
 		return fmt.Errorf("inference: %d bytes for an image of %d×%d pixels", len(pixels), d.Side(), d.Side())
 	}
 	return nil
 }
 
-// floats is the number of values in one image.
+// floats returns the number of values of one image.
 func (d *Detector) floats() int { return models.InputChannels * d.Side() * d.Side() }
-
-// Operators are those that graphs which only run here are lowered to.
-func Operators(engine *ort.Engine) exporter.Operators {
-	if provider, _ := engine.Provider(); provider == ort.CPU {
-		return exporter.Processor
-	}
-	return exporter.Portable
-}

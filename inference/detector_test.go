@@ -13,12 +13,14 @@ import (
 
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 )
 
+// tile returns an image of a tile with a crack.
 func tile(t testing.TB) []byte {
 	t.Helper()
-	list, err := filepath.Glob("../testdata/tiles/test/crack/*.jpg")
+	list, err := filepath.Glob(filepath.Join(testkit.Root(t), "testdata", "tiles", "test", "crack", "*.jpg"))
 	if err != nil || len(list) == 0 {
 		t.Fatal("no tiles", err)
 	}
@@ -29,10 +31,10 @@ func tile(t testing.TB) []byte {
 	return data
 }
 
-// modelFiles are n checkpoints that differ in a key nobody reads.
+// modelFiles returns n different checkpoints.
 func modelFiles(t testing.TB, n int) [][]byte {
 	t.Helper()
-	list, err := filepath.Glob("../testdata/golden/checkpoints/*.pt")
+	list, err := filepath.Glob(filepath.Join(testkit.Root(t), "testdata", "golden", "checkpoints", "*.pt"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +54,7 @@ func modelFiles(t testing.TB, n int) [][]byte {
 	return out
 }
 
-func TestDetectorJudgesAlikeFromManyGoroutines(t *testing.T) {
+func TestDetect_ReturnsTheSameFromConcurrentGoroutines(t *testing.T) {
 	d, image := goldenDetector(t), tile(t)
 	want, err := d.Detect(t.Context(), image, nil, imagefile.DefaultLimits())
 	if err != nil {
@@ -64,7 +66,7 @@ func TestDetectorJudgesAlikeFromManyGoroutines(t *testing.T) {
 			for range 5 {
 				got, err := d.Detect(t.Context(), image, nil, imagefile.DefaultLimits())
 				if err != nil || got.MSE != want.MSE {
-					t.Errorf("%v, %v; before it was %v", got.MSE, err, want.MSE)
+					t.Errorf("MSE %v, %v; expected %v", got.MSE, err, want.MSE)
 				}
 			}
 		})
@@ -72,11 +74,10 @@ func TestDetectorJudgesAlikeFromManyGoroutines(t *testing.T) {
 	group.Wait()
 }
 
-// Weights may be finite and what they give not: that is no verdict, and of all
-// verdicts "normal" least.
-func TestResultsThatAreNoNumbersAreNoVerdicts(t *testing.T) {
-	m := *judgingDetector(t).Model()
-	for name, sd := range map[string]*models.StateDict{"the network": &m.Weights, "places": &m.Reference} {
+// Finite weights can have a result that is not finite, which must not count as normal.
+func TestDetect_RefusesResultsThatAreNotFinite(t *testing.T) {
+	m := *gaborDetector(t).Model()
+	for name, sd := range map[string]*models.StateDict{"the network": &m.Weights, "the reference statistics": &m.Reference} {
 		was := *sd
 		*sd = slices.Clone(was)
 		for i := range *sd {
@@ -92,16 +93,16 @@ func TestResultsThatAreNoNumbersAreNoVerdicts(t *testing.T) {
 		}
 		defer d.Close()
 		if v, err := d.Detect(t.Context(), tile(t), nil, imagefile.DefaultLimits()); !errors.Is(err, ErrNotFinite) {
-			t.Errorf("enormous numbers of %s: %+v, %v", name, v, err)
+			t.Errorf("very large values of %s: %+v, %v", name, v, err)
 		}
 		if x, err := d.Explain(t.Context(), tile(t), nil, imagefile.DefaultLimits()); !errors.Is(err, ErrNotFinite) {
-			t.Errorf("enormous numbers of %s, where: %+v, %v", name, x, err)
+			t.Errorf("very large values of %s, explained: %+v, %v", name, x, err)
 		}
 		*sd = was
 	}
 }
 
-func TestClosedDetectorSaysSo(t *testing.T) {
+func TestDetector_ReturnsErrClosedAfterClose(t *testing.T) {
 	d := goldenDetector(t)
 	d.Close()
 	d.Close()
@@ -113,8 +114,8 @@ func TestClosedDetectorSaysSo(t *testing.T) {
 	}
 }
 
-func TestDetectionEndsWithItsContext(t *testing.T) {
-	cause := errors.New("enough")
+func TestDetect_ReturnsTheCauseOfItsContext(t *testing.T) {
+	cause := errors.New("cause")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)
 	if _, err := goldenDetector(t).Detect(ctx, tile(t), nil, imagefile.DefaultLimits()); !errors.Is(err, cause) {
@@ -122,7 +123,7 @@ func TestDetectionEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestPictureShowsThreeViews(t *testing.T) {
+func TestPicture_ShowsInputReconstructionAndDifference(t *testing.T) {
 	d := goldenDetector(t)
 	data, err := d.Picture(t.Context(), tile(t), imagefile.DefaultLimits())
 	if err != nil {
@@ -135,7 +136,7 @@ func TestPictureShowsThreeViews(t *testing.T) {
 	if b := img.Bounds(); b.Dx() != 3*d.Side() || b.Dy() != d.Side() {
 		t.Errorf("the picture is %v", b)
 	}
-	// The first view is the image itself.
+	// The first third is the input.
 	pixels, err := imagefile.Prepare(tile(t), d.Side(), imagefile.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +144,7 @@ func TestPictureShowsThreeViews(t *testing.T) {
 	r, g, b, _ := img.At(5, 7).RGBA()
 	i := 3 * (7*d.Side() + 5)
 	if byte(r>>8) != pixels[i] || byte(g>>8) != pixels[i+1] || byte(b>>8) != pixels[i+2] {
-		t.Errorf("the picture has %d %d %d where the image has %v", r>>8, g>>8, b>>8, pixels[i:i+3])
+		t.Errorf("pixel %d %d %d of the picture, %v of the image", r>>8, g>>8, b>>8, pixels[i:i+3])
 	}
 }
 

@@ -1,11 +1,12 @@
-// Package inference judges images by a model: the preprocessing (the one used
-// in training too), the sessions and their cache, the scheduler that shares out
-// threads, the scoring, and the pictures and heatmaps of it.
+// Package inference judges images with a model. It prepares images as training
+// does, runs the model in ONNX Runtime, compares the anomaly score with the
+// threshold, and draws reconstructions and heatmaps. Cache keeps models loaded and
+// Scheduler divides the processors between concurrent requests.
 //
-// The preprocessing turns untrusted bytes into the network's input exactly as
-// the Python service does it: Pillow's Image.open(f).convert("RGB"), then
-// Pillow's bilinear resize, then a division by 255.
+// The preprocessing is the Python service's: Pillow's Image.open(f).convert("RGB"),
+// Pillow's bilinear resize, and a division by 255.
 //
 // The package may import models, exporter, internal/network (for the names of
-// tensors) and internal/ort. It knows nothing of HTTP or of training.
+// tensors), internal/imagefile, internal/backbone and internal/ort. HTTP and
+// training must not be part of it.
 package inference

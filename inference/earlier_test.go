@@ -11,11 +11,13 @@ import (
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 )
 
-// earlierDir has models that decide by models.MeasureBandMahalanobis, with markers and
-// without, and what the program that trained them said of three images.
+// earlierDir holds models with models.MeasureBandMahalanobis, with and without
+// discriminative heads, and the verdicts of the version that trained them on three
+// images.
 const earlierDir = "../models/testdata/earlier"
 
 func earlierModel(t testing.TB, name string) *models.Model {
@@ -31,14 +33,14 @@ func earlierModel(t testing.TB, name string) *models.Model {
 	return m
 }
 
-func TestModelsOfEarlierVersionsAreJudgedAsTheyWere(t *testing.T) {
+func TestDetect_ReturnsTheVerdictsOfEarlierVersions(t *testing.T) {
 	raw, err := os.ReadFile(filepath.Join(earlierDir, "verdicts.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var want map[string][]struct {
 		File      string  `json:"file"`
-		Figure    float64 `json:"reconstruction_error"`
+		Score     float64 `json:"reconstruction_error"`
 		Threshold float64 `json:"threshold"`
 		IsAnomaly bool    `json:"is_anomaly"`
 		MSE       float64 `json:"mse"`
@@ -53,8 +55,8 @@ func TestModelsOfEarlierVersionsAreJudgedAsTheyWere(t *testing.T) {
 	engine := orttest.Open(t)
 	for name, verdicts := range want {
 		m := earlierModel(t, name)
-		if marked := name == "markers.pt"; models.HasGaborHeads(m.Reference) != marked {
-			t.Errorf("%s: markers %v", name, !marked)
+		if want := name == "markers.pt"; models.HasGaborHeads(m.Reference) != want {
+			t.Errorf("%s: heads %v", name, !want)
 		}
 		for operators, open := range map[string]func(*ort.Engine, *models.Model, int) (*Detector, error){
 			"served": NewDetector, "exported": NewExportDetector,
@@ -66,7 +68,7 @@ func TestModelsOfEarlierVersionsAreJudgedAsTheyWere(t *testing.T) {
 				}
 				defer d.Close()
 				for _, w := range verdicts {
-					image, err := os.ReadFile(filepath.Join("../testdata/tiles/test", w.File))
+					image, err := os.ReadFile(filepath.Join(testkit.Root(t), "testdata", "tiles", "test", w.File))
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -74,7 +76,7 @@ func TestModelsOfEarlierVersionsAreJudgedAsTheyWere(t *testing.T) {
 					if err != nil {
 						t.Fatalf("%s: %v", w.File, err)
 					}
-					if apart(v.ReconstructionError, w.Figure) > 1e-5 || apart(v.MSE, w.MSE) > 1e-5 ||
+					if relativeDifference(v.ReconstructionError, w.Score) > 1e-5 || relativeDifference(v.MSE, w.MSE) > 1e-5 ||
 						v.Threshold != w.Threshold || v.IsAnomaly != w.IsAnomaly || v.Measure != w.Measure {
 						t.Errorf("%s: %+v, expected %+v", w.File, v, w)
 					}
@@ -84,12 +86,11 @@ func TestModelsOfEarlierVersionsAreJudgedAsTheyWere(t *testing.T) {
 	}
 }
 
-// apart is the difference of two figures as a share of the second.
-func apart(a, b float64) float64 { return math.Abs(a-b) / math.Abs(b) }
+// relativeDifference returns the difference of a and b relative to b.
+func relativeDifference(a, b float64) float64 { return math.Abs(a-b) / math.Abs(b) }
 
-// What is served of a model of an earlier version can be exported again, in every
-// form, and is the same model then.
-func TestModelsOfEarlierVersionsAreWrittenAgain(t *testing.T) {
+// A model of an earlier version can be exported in every format and read again.
+func TestExport_KeepsModelsOfEarlierVersions(t *testing.T) {
 	for _, name := range []string{"bands.onnx", "markers.pt"} {
 		m := earlierModel(t, name)
 		for form, write := range map[string]func(*models.Model) ([]byte, error){
@@ -110,16 +111,16 @@ func TestModelsOfEarlierVersionsAreWrittenAgain(t *testing.T) {
 	}
 }
 
-func TestModelsOfEarlierVersionsHaveNoMembers(t *testing.T) {
+func TestMembers_RefusesModelsOfEarlierVersions(t *testing.T) {
 	d, err := NewDetector(orttest.Open(t), earlierModel(t, "bands.onnx"), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
 	if d.HasMembers() {
-		t.Error("it has members")
+		t.Error("HasMembers is true")
 	}
 	if _, _, _, err := d.Members(t.Context(), make([]byte, 3*32*32)); err == nil {
-		t.Error("Members gives no error")
+		t.Error("Members returns no error")
 	}
 }

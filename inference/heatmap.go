@@ -14,77 +14,87 @@ import (
 	"gonum.org/v1/plot/palette/moreland"
 )
 
-// Region is a part of an image that is above the model's threshold.
+// Region is a connected part of the anomaly map above the threshold.
 type Region struct {
-	// X, Y, Width and Height are its box in the pixels of the image as it was
-	// given, from the top left.
+	// X, Y, Width and Height are the bounding box in pixels of the original image,
+	// from the top left.
 	X      int `json:"x"`
 	Y      int `json:"y"`
 	Width  int `json:"width"`
 	Height int `json:"height"`
-	// Score is the largest value of the measure in it.
+	// Score is the largest value of the map in the region.
 	Score float64 `json:"score"`
 }
 
-// Explanation is a verdict, and what in the image it comes from.
+// Explanation is a verdict with its evidence.
 type Explanation struct {
 	Verdict
 	Evidence
 }
 
-// Evidence is what in an image a verdict comes from.
+// Evidence shows which parts of an image a verdict is based on.
 type Evidence struct {
-	// Regions are the highest first, at most maxRegions of them.
+	// Regions are at most maxRegions regions, in descending order of their scores.
 	Regions []Region `json:"regions"`
-	// Heatmap is a PNG of the image as the network saw it, under the anomaly
-	// map in colours; base64 in JSON. The colours mean the same for all images
-	// of a model: black is usual, red at the threshold, white at its double.
+	// Heatmap is a PNG of side×side pixels: the image in grey under the colours of
+	// the anomaly map. The colour scale is the same for all images of a model: black
+	// at 0, red at the threshold, white at twice the threshold. JSON has it in base64.
 	Heatmap []byte `json:"heatmap,omitempty"`
 }
 
-// maxRegions bounds the regions told; an image that is strange all over has
-// hundreds.
+// maxRegions bounds the regions of an explanation: an image that is anomalous
+// everywhere can have hundreds.
 const maxRegions = 20
 
-// Explain judges an image by the model's own metadata, or by the metadata given,
-// and says where what it found lies. It returns ErrNoMap when the decision is by
-// the plain error, and the errors of Detect.
-func (d *Detector) Explain(ctx context.Context, data []byte, meta *models.Metadata, lim imagefile.Limits) (*Explanation, error) {
-	img, err := imagefile.Decode(data, lim)
+// Explain is like Detect and also returns the evidence. ErrNoMap is returned,
+// wrapped, if the measure is the mean squared error.
+func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (*Explanation, error) {
+	p, err := imagefile.PreparePooled(image, d.Side(), lim)
 	if err != nil {
 		return nil, err
 	}
-	pixels := img.Resize(d.Side(), d.Side()).Pix
-	values, j, err := d.mapped(ctx, pixels)
+	defer p.Release() // d.run has returned: nothing reads the pixels
+	j, err := d.mapJob(p.Pix)
 	if err != nil {
 		return nil, err
+	}
+	if err := d.run(ctx, mapSession, []*job{j}); err != nil {
+		return nil, err
+	}
+	return d.explain(j, p, meta)
+}
+
+// explain returns the explanation of a finished job of mapJob.
+func (d *Detector) explain(j *job, p *imagefile.Prepared, meta *models.Metadata) (*Explanation, error) {
+	if !models.Finite(j.anomaly...) {
+		return nil, ErrNotFinite
 	}
 	v, err := d.judge(j, meta)
 	if err != nil {
 		return nil, err
 	}
 	if v.Measure == models.MeasureMSE {
-		return nil, fmt.Errorf("%w: the metadata sent decides by the plain error", ErrNoMap)
+		return nil, fmt.Errorf("%w: the metadata sent decides by the mean squared error", ErrNoMap)
 	}
-	e := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(values, d.Side(), img.W, img.H, v.Threshold)}}
-	e.Heatmap, err = heatmap(pixels, values, d.Side(), v.Threshold)
+	e := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(j.anomaly, d.Side(), p.W, p.H, v.Threshold)}}
+	e.Heatmap, err = heatmap(p.Pix, j.anomaly, d.Side(), v.Threshold)
 	return e, err
 }
 
-// regions finds the connected parts of a map above the threshold, and gives their
-// boxes in an image of width×height pixels.
+// regions returns the 4-connected parts of a side×side map that are above the
+// threshold, with bounding boxes in an image of width×height pixels.
 func regions(values []float32, side, width, height int, threshold float64) []Region {
-	seen := make([]bool, len(values))
+	visited := make([]bool, len(values))
 	var out []Region
 	var stack []int
 	for start, v := range values {
-		if seen[start] || float64(v) <= threshold {
+		if visited[start] || float64(v) <= threshold {
 			continue
 		}
 		box := image.Rectangle{Min: image.Pt(side, side)}
 		highest := v
 		stack = append(stack[:0], start)
-		seen[start] = true
+		visited[start] = true
 		for len(stack) > 0 {
 			at := stack[len(stack)-1]
 			stack = stack[:len(stack)-1]
@@ -96,13 +106,13 @@ func regions(values []float32, side, width, height int, threshold float64) []Reg
 				at int
 				ok bool
 			}{{at - 1, x > 0}, {at + 1, x < side-1}, {at - side, y > 0}, {at + side, y < side-1}} {
-				if next.ok && !seen[next.at] && float64(values[next.at]) > threshold {
-					seen[next.at] = true
+				if next.ok && !visited[next.at] && float64(values[next.at]) > threshold {
+					visited[next.at] = true
 					stack = append(stack, next.at)
 				}
 			}
 		}
-		// Outwards to whole pixels of the image.
+		// The box grows to whole pixels of the image.
 		x0, y0 := box.Min.X*width/side, box.Min.Y*height/side
 		x1, y1 := (box.Max.X*width+side-1)/side, (box.Max.Y*height+side-1)/side
 		out = append(out, Region{X: x0, Y: y0, Width: x1 - x0, Height: y1 - y0, Score: float64(highest)})
@@ -111,8 +121,8 @@ func regions(values []float32, side, width, height int, threshold float64) []Reg
 	return out[:min(len(out), maxRegions)]
 }
 
-// heatmap draws the map over the image. Where it is usual the image shows as it
-// is, in grey, so that the colours stand out.
+// heatmap returns a PNG of the image in grey, covered by the colours of the map
+// where it is above a quarter of the colour scale.
 func heatmap(pixels []byte, values []float32, side int, threshold float64) ([]byte, error) {
 	colours := moreland.ExtendedBlackBody()
 	colours.SetMin(0)
@@ -122,20 +132,19 @@ func heatmap(pixels []byte, values []float32, side int, threshold float64) ([]by
 		share := min(float64(v)/max(2*threshold, 1e-9), 1)
 		c, err := colours.At(share)
 		if err != nil {
-			return nil, fmt.Errorf("inference: drawing: %w", err)
+			return nil, fmt.Errorf("inference: draw the heatmap: %w", err)
 		}
 		r, g, b, _ := c.RGBA()
 		grey := (float64(pixels[3*i]) + float64(pixels[3*i+1]) + float64(pixels[3*i+2])) / 3
-		// The colour comes in from a quarter of the scale on.
-		cover := 0.85 * min(max((share-0.25)/0.35, 0), 1)
+		opacity := 0.85 * min(max((share-0.25)/0.35, 0), 1)
 		for k, full := range [3]uint32{r, g, b} {
-			out.Pix[4*i+k] = byte(grey*(1-cover) + float64(full>>8)*cover + 0.5)
+			out.Pix[4*i+k] = byte(grey*(1-opacity) + float64(full>>8)*opacity + 0.5)
 		}
 		out.Pix[4*i+3] = 255
 	}
 	var b bytes.Buffer
 	if err := imaging.Encode(&b, out, imaging.PNG); err != nil {
-		return nil, fmt.Errorf("inference: drawing: %w", err)
+		return nil, fmt.Errorf("inference: draw the heatmap: %w", err)
 	}
 	return b.Bytes(), nil
 }

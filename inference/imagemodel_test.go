@@ -14,10 +14,11 @@ import (
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 )
 
-// imageModel runs the graph that takes the decoded image itself.
+// imageModel runs the exported graph whose input is the decoded image.
 type imageModel struct {
 	session *onnxruntime.DynamicAdvancedSession
 	side    int
@@ -38,7 +39,7 @@ func newImageModel(t *testing.T, m *models.Model) imageModel {
 	return imageModel{s, m.ImageSize}
 }
 
-func (m imageModel) run(t *testing.T, img *imagefile.RGB) (loss float64, anomaly bool, perPixel []float32) {
+func (m imageModel) run(t *testing.T, img *imagefile.RGB) (score float64, anomaly bool, perPixel []float32) {
 	t.Helper()
 	in, err := onnxruntime.NewTensor(onnxruntime.NewShape(int64(img.H), int64(img.W), 3), img.Pix)
 	if err != nil {
@@ -59,16 +60,16 @@ func (m imageModel) run(t *testing.T, img *imagefile.RGB) (loss float64, anomaly
 	return float64(errs.GetData()[0]), verdict.GetData()[0], append([]float32(nil), plane.GetData()...)
 }
 
-// resizeTolerance is how far the two may be apart, as a share of the error:
-// ONNX Runtime's resize may take the passes in another order.
+// resizeTolerance is the largest relative difference of the scores: the order of the
+// two passes of ONNX Runtime's resize can differ.
 const resizeTolerance = 1e-3
 
-func TestImageModelSaysOfADecodedImageWhatDetectSays(t *testing.T) {
+func TestImageModel_ReturnsTheScoresOfDetect(t *testing.T) {
 	d := goldenDetector(t)
 	m := newImageModel(t, d.Model())
 	var files []string
 	for _, pattern := range []string{"good", "blowhole", "crack"} {
-		found, err := filepath.Glob(filepath.Join("../testdata/tiles/test", pattern, "*"))
+		found, err := filepath.Glob(filepath.Join(testkit.Root(t), "testdata", "tiles", "test", pattern, "*"))
 		if err != nil || len(found) == 0 {
 			t.Fatal(pattern, err)
 		}
@@ -87,8 +88,8 @@ func TestImageModelSaysOfADecodedImageWhatDetectSays(t *testing.T) {
 	}
 }
 
-// The sides are below, at and far above the network's, and both ways oblong.
-func TestImageModelTakesImagesOfAnySize(t *testing.T) {
+// The sizes are below, at and far above the network's, in both orientations.
+func TestImageModel_AcceptsImagesOfAnySize(t *testing.T) {
 	d := goldenDetector(t)
 	m := newImageModel(t, d.Model())
 	s := d.Side()
@@ -118,25 +119,25 @@ func checkImageModel(t *testing.T, what string, d *Detector, m imageModel, file 
 	if err != nil {
 		t.Fatal(err)
 	}
-	loss, anomaly, perPixel := m.run(t, decoded)
-	if relative := math.Abs(loss-want.ReconstructionError) / want.ReconstructionError; !(relative <= resizeTolerance) {
-		t.Errorf("%s: error %.8f, Detect's %.8f", what, loss, want.ReconstructionError)
+	score, anomaly, perPixel := m.run(t, decoded)
+	if relative := math.Abs(score-want.ReconstructionError) / want.ReconstructionError; !(relative <= resizeTolerance) {
+		t.Errorf("%s: score %.8f, Detect's %.8f", what, score, want.ReconstructionError)
 	}
-	if anomaly != (loss > want.Threshold) {
-		t.Errorf("%s: is_anomaly %v at an error of %v and a threshold of %v", what, anomaly, loss, want.Threshold)
+	if anomaly != (score > want.Threshold) {
+		t.Errorf("%s: is_anomaly %v at a score of %v and a threshold of %v", what, anomaly, score, want.Threshold)
 	}
 	sum := 0.0
 	for _, v := range perPixel {
 		sum += float64(v)
 	}
-	if mean := sum / float64(len(perPixel)); !(math.Abs(mean-loss) <= 1e-5*loss) {
-		t.Errorf("%s: the mean of the map is %v, the error %v", what, mean, loss)
+	if mean := sum / float64(len(perPixel)); !(math.Abs(mean-score) <= 1e-5*score) {
+		t.Errorf("%s: the mean of the map is %v, the score %v", what, mean, score)
 	}
 }
 
-// An image whose error is the threshold exactly is no anomaly, by float64 as by
-// the graph's float32.
-func TestImageModelDecidesAtTheThresholdAsDetectDoes(t *testing.T) {
+// An image whose score equals the threshold is normal, in float64 and in the graph's
+// float32.
+func TestImageModel_DecidesAtTheThresholdLikeDetect(t *testing.T) {
 	d := goldenDetector(t)
 	img := &imagefile.RGB{W: d.Side(), H: d.Side(), Pix: make([]byte, 3*d.Side()*d.Side())}
 	for i := range img.Pix {
@@ -146,9 +147,9 @@ func TestImageModelDecidesAtTheThresholdAsDetectDoes(t *testing.T) {
 	for _, threshold := range []float64{at, math.Nextafter(at, 0), math.Nextafter(at, 1), float64(math.Nextafter32(float32(at), 0)), at / 2, 2 * at} {
 		m := *d.Model()
 		m.Metadata.Threshold = threshold
-		loss, anomaly, _ := newImageModel(t, &m).run(t, img)
-		if loss != at || anomaly != (at > threshold) {
-			t.Errorf("threshold %v: error %v, is_anomaly %v", threshold, loss, anomaly)
+		score, anomaly, _ := newImageModel(t, &m).run(t, img)
+		if score != at || anomaly != (at > threshold) {
+			t.Errorf("threshold %v: score %v, is_anomaly %v", threshold, score, anomaly)
 		}
 	}
 }

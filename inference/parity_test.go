@@ -9,16 +9,18 @@ import (
 
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 )
 
-// errorTolerance is how far an error may be from what Pillow and PyTorch find,
-// as a share of it. What is left is the JPEG decoders' difference.
+// errorTolerance is the largest relative difference from Pillow and PyTorch. The JPEG
+// decoders differ.
 const errorTolerance = 0.005
 
+// goldenDetector returns a detector for a checkpoint of the Python service.
 func goldenDetector(t testing.TB) *Detector {
 	t.Helper()
-	data, err := os.ReadFile("../testdata/golden/errors.pt")
+	data, err := os.ReadFile(filepath.Join(testkit.Root(t), "testdata", "golden", "errors.pt"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,10 +36,9 @@ func goldenDetector(t testing.TB) *Detector {
 	return d
 }
 
-// A checkpoint of the Python service judges 100 real JPEG files here as it does
-// there: in Pillow and PyTorch.
-func TestErrorsOfRealImagesAreThoseOfPillowAndPyTorch(t *testing.T) {
-	raw, err := os.ReadFile("../testdata/golden/errors.json")
+// The images are 100 real JPEG files, the expected errors of Pillow and PyTorch.
+func TestDetect_MatchesPillowAndPyTorch(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(testkit.Root(t), "testdata", "golden", "errors.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +52,7 @@ func TestErrorsOfRealImagesAreThoseOfPillowAndPyTorch(t *testing.T) {
 	d := goldenDetector(t)
 	worst := 0.0
 	for name, w := range want {
-		image, err := os.ReadFile(filepath.Join("../testdata/tiles", name))
+		image, err := os.ReadFile(filepath.Join(testkit.Root(t), "testdata", "tiles", name))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,11 +14,12 @@ import (
 	"github.com/deepmed/anomaly/internal/calibration"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 )
 
-// patchModel is a small model of 32 pixels that decides by patch features, of random
-// weights and tensors.
+// patchModel returns a small model of 32×32 pixels with
+// models.MeasurePatchMahalanobis and random weights and statistics.
 func patchModel(heads bool) *models.Model {
 	const side = 32
 	arch := models.Architecture{Channels: []int{3, 4, 6}}
@@ -57,9 +58,10 @@ func patchModel(heads bool) *models.Model {
 	return m
 }
 
+// someTiles returns the names and the content of n test images.
 func someTiles(t *testing.T, n int) (files []string, data [][]byte) {
 	t.Helper()
-	files, err := filepath.Glob("../testdata/tiles/test/*/*.jpg")
+	files, err := filepath.Glob(filepath.Join(testkit.Root(t), "testdata", "tiles", "test", "*", "*.jpg"))
 	if err != nil || len(files) < n {
 		t.Fatal(len(files), err)
 	}
@@ -73,7 +75,7 @@ func someTiles(t *testing.T, n int) (files []string, data [][]byte) {
 	return files[:n], data
 }
 
-func TestPatchModelIsJudgedAlikeByAllOfItsFiles(t *testing.T) {
+func TestPatchModel_HasTheSameScoresInEveryFormat(t *testing.T) {
 	for name, heads := range map[string]bool{"heads": true, "no heads": false} {
 		t.Run(name, func(t *testing.T) {
 			m := patchModel(heads)
@@ -95,28 +97,28 @@ func TestPatchModelIsJudgedAlikeByAllOfItsFiles(t *testing.T) {
 					t.Fatal(err)
 				}
 				got, err := exported.Detect(t.Context(), data[i], nil, imagefile.DefaultLimits())
-				if err != nil || apart(got.ReconstructionError, want.ReconstructionError) > 1e-5 || apart(got.MSE, want.MSE) > 1e-5 {
+				if err != nil || relativeDifference(got.ReconstructionError, want.ReconstructionError) > 1e-5 || relativeDifference(got.MSE, want.MSE) > 1e-5 {
 					t.Errorf("%s: %+v, exported %+v, %v", file, want, got, err)
 				}
 				decoded, err := imagefile.Decode(data[i], imagefile.DefaultLimits())
 				if err != nil {
 					t.Fatal(err)
 				}
-				figure, anomaly, perPixel := image.run(t, decoded)
-				if apart(figure, want.ReconstructionError) > resizeTolerance || anomaly != (figure > 1.5) {
-					t.Errorf("%s: the file of the whole image gives %v, %v, Detect %v", file, figure, anomaly, want.ReconstructionError)
+				score, anomaly, perPixel := image.run(t, decoded)
+				if relativeDifference(score, want.ReconstructionError) > resizeTolerance || anomaly != (score > 1.5) {
+					t.Errorf("%s: %v and %v of the image model, %v of Detect", file, score, anomaly, want.ReconstructionError)
 				}
 				pixels, err := imagefile.Prepare(data[i], m.ImageSize, imagefile.DefaultLimits())
 				if err != nil {
 					t.Fatal(err)
 				}
-				drawn, of, err := served.Map(t.Context(), pixels)
-				if err != nil || of != want.ReconstructionError || len(drawn) != len(perPixel) {
-					t.Fatalf("%s: a map of %d figures of %v, %v", file, len(drawn), of, err)
+				values, of, err := served.Map(t.Context(), pixels)
+				if err != nil || of != want.ReconstructionError || len(values) != len(perPixel) {
+					t.Fatalf("%s: a map of %d values with score %v, %v", file, len(values), of, err)
 				}
-				for k, v := range drawn {
+				for k, v := range values {
 					if math.Abs(float64(v-perPixel[k])) > 1e-2*max(1, math.Abs(float64(v))) {
-						t.Fatalf("%s: pixel %d is %v in the map, %v by the file of the whole image", file, k, v, perPixel[k])
+						t.Fatalf("%s: pixel %d is %v in the map, %v in the image model's", file, k, v, perPixel[k])
 					}
 				}
 			}
@@ -124,16 +126,15 @@ func TestPatchModelIsJudgedAlikeByAllOfItsFiles(t *testing.T) {
 	}
 }
 
-// Members, joined, are the score; they, the score and the error have the same bits
-// whoever else asks meanwhile.
-func TestMembersJoinToTheScore(t *testing.T) {
+// Concurrent calls must not change a bit of the results.
+func TestMembers_CombineToTheScore(t *testing.T) {
 	m := patchModel(true)
 	d, err := NewDetector(orttest.Open(t), m, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !d.HasMembers() {
-		t.Fatal("it has no members")
+		t.Fatal("HasMembers is false")
 	}
 	join := m.Reference[len(m.Reference)-3:]
 	sum := float32(0)
@@ -142,7 +143,7 @@ func TestMembersJoinToTheScore(t *testing.T) {
 	}
 	c := calibration.Calibration{Offsets: join[0].Data, Slopes: join[1].Data, Weights: slices.Clone(join[2].Data)}
 	for i := range c.Weights {
-		c.Weights[i] /= sum // a model's own add up to 1
+		c.Weights[i] /= sum // the model normalizes them to a sum of 1
 	}
 	_, data := someTiles(t, 3)
 	var group sync.WaitGroup
@@ -153,27 +154,27 @@ func TestMembersJoinToTheScore(t *testing.T) {
 		}
 		for range 3 {
 			group.Go(func() {
-				members, figure, mse, err := d.Members(t.Context(), pixels)
+				members, score, mse, err := d.Members(t.Context(), pixels)
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				if len(members) != len(models.Members(true)) || math.Abs(c.Join(members)-figure) > 1e-5*max(1, figure) {
-					t.Errorf("%v give %v, the score is %v", members, c.Join(members), figure)
+				if len(members) != len(models.Members(true)) || math.Abs(c.Join(members)-score) > 1e-5*max(1, score) {
+					t.Errorf("%v combine to %v, the score is %v", members, c.Join(members), score)
 				}
-				score, err := d.Score(t.Context(), pixels)
-				if err != nil || score != figure {
-					t.Errorf("the score is %v, with the members %v; %v", score, figure, err)
+				alone, err := d.Score(t.Context(), pixels)
+				if err != nil || alone != score {
+					t.Errorf("Score returns %v, Members %v; %v", alone, score, err)
 				}
 				if plain, err := d.MSE(t.Context(), pixels); err != nil || plain != mse {
-					t.Errorf("the error is %v, with the members %v; %v", plain, mse, err)
+					t.Errorf("MSE returns %v, Members %v; %v", plain, mse, err)
 				}
 			})
 		}
 	}
 	group.Wait()
 	if _, _, _, err := d.Members(t.Context(), make([]byte, 5)); err == nil {
-		t.Error("an image of another size is measured")
+		t.Error("an image of another size is accepted")
 	}
 	d.Close()
 	if _, _, _, err := d.Members(t.Context(), make([]byte, 3*32*32)); !errors.Is(err, ErrClosed) {
@@ -181,7 +182,7 @@ func TestMembersJoinToTheScore(t *testing.T) {
 	}
 }
 
-func TestModelsWhoseWeightsAddUpToNothingGiveNoVerdict(t *testing.T) {
+func TestDetect_RefusesModelsWhoseMemberWeightsAddUpToZero(t *testing.T) {
 	m := patchModel(false)
 	clear(m.Reference[len(m.Reference)-1].Data)
 	d, err := NewDetector(orttest.Open(t), m, 1)

@@ -11,40 +11,40 @@ import (
 	"github.com/disintegration/imaging"
 )
 
-// pictureGain is how much the difference is brightened in a Picture: a tenth
-// of the full range shows as white.
+// pictureGain multiplies the difference in a Picture: a tenth of the full range is
+// white.
 const pictureGain = 10
 
-// Picture draws an image as the network saw it, what the network made of it,
-// and the absolute difference of the two brightened tenfold, side by side, as a
-// PNG. It returns imagefile.ErrImage or imagefile.ErrTooLarge for an image that cannot be used.
-func (d *Detector) Picture(ctx context.Context, data []byte, lim imagefile.Limits) ([]byte, error) {
+// Picture returns a PNG of the network's input, its reconstruction, and ten times
+// their absolute difference, side by side. The errors are ErrImage and
+// ErrImageTooLarge, wrapped.
+func (d *Detector) Picture(ctx context.Context, data []byte, lim ImageLimits) ([]byte, error) {
 	pixels, err := imagefile.Prepare(data, d.Side(), lim)
 	if err != nil {
 		return nil, err
 	}
-	rebuilt, err := d.Reconstruct(ctx, pixels)
+	reconstruction, err := d.Reconstruct(ctx, pixels)
 	if err != nil {
 		return nil, err
 	}
 	difference := make([]byte, len(pixels))
 	for i := range pixels {
-		v := int(pixels[i]) - int(rebuilt[i])
+		v := int(pixels[i]) - int(reconstruction[i])
 		difference[i] = byte(min(max(v, -v)*pictureGain, 255))
 	}
 	side := d.Side()
 	sheet := imaging.New(3*side, side, image.Black)
-	for i, p := range [][]byte{pixels, rebuilt, difference} {
+	for i, p := range [][]byte{pixels, reconstruction, difference} {
 		sheet = imaging.Paste(sheet, opaque(p, side), image.Pt(i*side, 0))
 	}
 	var out bytes.Buffer
 	if err := imaging.Encode(&out, sheet, imaging.PNG); err != nil {
-		return nil, fmt.Errorf("inference: drawing: %w", err)
+		return nil, fmt.Errorf("inference: draw the picture: %w", err)
 	}
 	return out.Bytes(), nil
 }
 
-// opaque makes an image of side×side×3 bytes.
+// opaque returns side×side×3 bytes as an image without transparency.
 func opaque(pixels []byte, side int) *image.NRGBA {
 	img := image.NewNRGBA(image.Rect(0, 0, side, side))
 	for i := range side * side {
@@ -54,7 +54,8 @@ func opaque(pixels []byte, side int) *image.NRGBA {
 	return img
 }
 
-// quantize is the inverse of Normalize: CHW floats in 0…1 to HWC bytes, rounded.
+// quantize inverts imagefile.Normalize: it converts planes of floats in 0…1 to rounded
+// bytes, pixel by pixel.
 func quantize(values []float32) []byte {
 	plane := len(values) / models.InputChannels
 	out := make([]byte, len(values))

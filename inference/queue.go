@@ -8,62 +8,64 @@ import (
 	"time"
 )
 
-// queue holds the images that wait for one of a detector's sessions.
+// queue holds the jobs that wait for one session of a detector. Workers take batches
+// from it (dynamic batching).
 type queue struct {
-	mu      sync.Mutex
-	waiting []*job
-	coming  int // expected, and not added yet
-	servers int // goroutines that take from it
-	running int // those of them that compute
-	// changed is closed and replaced when coming falls; nil while nobody looks.
+	mu       sync.Mutex
+	waiting  []*job
+	reserved int // jobs that are announced and not added yet
+	workers  int // goroutines that take from the queue
+	running  int // workers that run a batch
+	// changed is closed and set to nil when reserved falls; nil while nobody waits
+	// for it.
 	changed chan struct{}
 }
 
-// expect announces an image that will be added, or despaired of.
-func (q *queue) expect() {
+// reserve announces a job. The caller must call add or cancel for it.
+func (q *queue) reserve() {
 	q.mu.Lock()
-	q.coming++
+	q.reserved++
 	q.mu.Unlock()
 }
 
-// despair says that an expected image will not come.
-func (q *queue) despair() {
+// cancel withdraws a reserved job.
+func (q *queue) cancel() {
 	q.mu.Lock()
-	q.fewer(1)
+	q.unreserve(1)
 	q.mu.Unlock()
 }
 
-// fewer takes images off those expected. The caller holds mu.
-func (q *queue) fewer(n int) {
-	q.coming -= n
+// unreserve ends n reservations. The caller holds mu.
+func (q *queue) unreserve(n int) {
+	q.reserved -= n
 	if q.changed != nil {
 		close(q.changed)
 		q.changed = nil
 	}
 }
 
-// add puts expected jobs in, and says how many servers must be started for them:
-// no more than there are jobs, and lanes in all.
-func (q *queue) add(jobs []*job, lanes int) int {
+// add appends reserved jobs. It returns the number of workers that the caller must
+// start: at most one for each job, and at most maxWorkers with those that exist.
+func (q *queue) add(jobs []*job, maxWorkers int) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, jobs...)
-	q.fewer(len(jobs))
-	start := max(min(len(jobs), lanes-q.servers), 0)
-	q.servers += start
+	q.unreserve(len(jobs))
+	start := max(min(len(jobs), maxWorkers-q.workers), 0)
+	q.workers += start
 	return start
 }
 
-// gather waits until so many jobs are there, nothing more is on its way, or the
-// delay is over.
-func (q *queue) gather(size int, delay time.Duration) {
+// collect waits until size jobs are in the queue, no job is reserved, or the delay
+// is over.
+func (q *queue) collect(size int, delay time.Duration) {
 	if delay <= 0 || size < 2 {
 		return
 	}
 	var timer *time.Timer
 	for {
 		q.mu.Lock()
-		if len(q.waiting) == 0 || len(q.waiting) >= size || q.coming == 0 {
+		if len(q.waiting) == 0 || len(q.waiting) >= size || q.reserved == 0 {
 			q.mu.Unlock()
 			return
 		}
@@ -84,37 +86,38 @@ func (q *queue) gather(size int, delay time.Duration) {
 	}
 }
 
-// retire says that nothing waits, and that the server must end therefore.
-func (q *queue) retire() bool {
+// stopIfEmpty reports whether the queue is empty. If so, the calling worker is no
+// longer counted and must end.
+func (q *queue) stopIfEmpty() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.waiting) > 0 {
 		return false
 	}
-	q.servers--
+	q.workers--
 	return true
 }
 
-// next takes a batch of at most size jobs: no more than their share when other
-// lanes are free to take the rest. Jobs whose caller left are passed over. With
-// nil the server must end.
-func (q *queue) next(size, lanes int) []*job {
+// next returns a batch of at most size jobs, or fewer if other workers are free to
+// take the rest. Jobs whose context has ended are dropped. If the result is nil, the
+// calling worker is no longer counted and must end.
+func (q *queue) next(size, maxWorkers int) []*job {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = slices.DeleteFunc(q.waiting, func(j *job) bool {
-		left := j.ctx.Err() != nil
-		if left {
+		ended := j.ctx.Err() != nil
+		if ended {
 			j.err = context.Cause(j.ctx)
 			close(j.done)
 		}
-		return left
+		return ended
 	})
 	if len(q.waiting) == 0 {
-		q.servers--
+		q.workers--
 		q.waiting = nil
 		return nil
 	}
-	free := max(lanes-q.running, 1)
+	free := max(maxWorkers-q.running, 1)
 	n := min((len(q.waiting)+free-1)/free, size)
 	jobs := slices.Clone(q.waiting[:n])
 	q.waiting = slices.Delete(q.waiting, 0, n)
@@ -122,16 +125,16 @@ func (q *queue) next(size, lanes int) []*job {
 	return jobs
 }
 
-// finished says that a batch that next gave was computed.
+// finished marks a batch of next as computed.
 func (q *queue) finished() {
 	q.mu.Lock()
 	q.running--
 	q.mu.Unlock()
 }
 
-// together is a context that ends when the contexts of all jobs have: nobody
-// waits for the batch any more. The function must be called when it was run.
-func together(jobs []*job) (context.Context, func()) {
+// batchContext returns a context that ends when the contexts of all jobs have ended.
+// The caller must call the function when the batch is done.
+func batchContext(jobs []*job) (context.Context, func()) {
 	if len(jobs) == 1 {
 		return jobs[0].ctx, func() {}
 	}

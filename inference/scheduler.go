@@ -13,46 +13,47 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// MaxBatchDelay is the longest that an image may be held back for others.
+// MaxBatchDelay is the longest delay of dynamic batching.
 const MaxBatchDelay = 2 * time.Millisecond
 
 // MaxBatchSize is the largest batch.
 const MaxBatchSize = 1024
 
-// ErrBatch is returned when batches cannot be made as asked for.
+// ErrBatch is returned when a batch size or delay is out of bounds.
 var ErrBatch = errors.New("unusable batch options")
 
-// BatchOptions say how images that wait for one model run together.
+// BatchOptions configure dynamic batching: images that wait for the same model run
+// as one batch.
 type BatchOptions struct {
-	// Size is the most images in a batch; 0 takes what pays: on a CPU 16 of
-	// 64×64 pixels and fewer of larger ones, one at a time from 256×256 on; on
-	// a GPU 32.
+	// Size is the largest batch. 0 selects it by the device and the image size: on
+	// a CPU 16 images of up to 64×64 pixels, fewer of larger images, and 1 from
+	// 256×256 pixels on; on a GPU 32.
 	Size int
-	// Delay is how long an image may be held back for others that are on
-	// their way to the same model, at most MaxBatchDelay. Nothing is held back
-	// when nothing is on its way, nor on a CPU while Size is 0.
+	// Delay is the longest time that an image waits for other images that are being
+	// decoded for the same model, at most MaxBatchDelay. Nothing waits if no such
+	// image exists, or on a CPU if Size is 0.
 	Delay time.Duration
-	// Observe is told the number of images in each batch and how long its run
-	// took. It may be nil, and must not block.
+	// Observe is called with the number of images of each batch and the duration of
+	// its run. It may be nil and must not block.
 	Observe func(images int, took time.Duration)
 }
 
-// Scheduler decides who computes when, so that a machine has no more threads at
-// work than the engine has: decoding takes one, and so does a run beside others;
-// a run with nothing beside it takes all. Images that wait for one model run
-// together. Several goroutines may use it at once.
+// Scheduler divides the engine's threads between concurrent work and runs waiting
+// images in batches. Decoding takes one thread, and so does a run next to other
+// work; a run without other work takes all threads. A Scheduler may be used by
+// several goroutines at once.
 type Scheduler struct {
 	threads    int64
-	lanes      int // runs at once for one model
+	maxWorkers int // concurrent runs of one queue
 	gpu        bool
 	batch      BatchOptions
 	processors *semaphore.Weighted
-	inside     atomic.Int64 // images from their coming to their verdict
+	inFlight   atomic.Int64 // images from their arrival to the end of their run
 }
 
-// NewScheduler divides the engine's threads. It returns ErrBatch, wrapped, for a
-// size or delay out of bounds.
-func NewScheduler(engine *ort.Engine, o BatchOptions) (*Scheduler, error) {
+// NewScheduler returns a scheduler for the engine's threads. ErrBatch is returned,
+// wrapped, if the size or the delay is out of bounds.
+func NewScheduler(engine *Engine, o BatchOptions) (*Scheduler, error) {
 	if o.Size < 0 || o.Size > MaxBatchSize {
 		return nil, fmt.Errorf("%w: a batch of %d images, expected 0 to %d", ErrBatch, o.Size, MaxBatchSize)
 	}
@@ -61,37 +62,36 @@ func NewScheduler(engine *ort.Engine, o BatchOptions) (*Scheduler, error) {
 	}
 	provider, _ := engine.Provider()
 	threads := max(engine.Threads(), 1)
-	s := &Scheduler{threads: int64(threads), lanes: threads, gpu: provider == ort.CUDA, batch: o,
+	s := &Scheduler{threads: int64(threads), maxWorkers: threads, gpu: provider == ort.CUDA, batch: o,
 		processors: semaphore.NewWeighted(int64(threads))}
 	if s.gpu {
-		s.lanes = 1 // a GPU computes a batch at once, not batches side by side
+		s.maxWorkers = 1 // one batch uses the whole GPU
 	}
 	return s, nil
 }
 
-// What a batch holds when nobody says. On two cores, side by side with runs of
-// one image by one thread each, batches took 0.24 to 0.28 ms an image of 32 px
-// instead of 0.20 to 0.30, the same at 128 px, and no less at 256 px, where each
-// image of a batch takes 13 MB of working memory.
+// Default batch sizes. On two cores, compared with concurrent runs of one image by
+// one thread each, batches took 0.24 to 0.28 ms an image of 32×32 pixels instead of
+// 0.20 to 0.30, the same at 128×128, and no less at 256×256, where each image of a
+// batch takes 13 MB of working memory.
 const (
-	batchPixels  = 16 * 64 * 64
-	mostOnCPU    = 16
-	mostOnGPU    = 32
-	minBatchSize = 1
+	pixelsPerBatch  = 16 * 64 * 64 // on a CPU
+	maxDefaultOnCPU = 16
+	defaultOnGPU    = 32
 )
 
-// size is the most images of that side in a batch.
+// size returns the largest batch of images with that side, in pixels.
 func (s *Scheduler) size(side int) int {
 	switch {
 	case s.batch.Size > 0:
 		return s.batch.Size
 	case s.gpu:
-		return mostOnGPU
+		return defaultOnGPU
 	}
-	return min(max(batchPixels/(side*side), minBatchSize), mostOnCPU)
+	return min(max(pixelsPerBatch/(side*side), 1), maxDefaultOnCPU)
 }
 
-// delay is how long a batch waits for images that are on their way.
+// delay returns the longest time that a batch waits for reserved jobs.
 func (s *Scheduler) delay() time.Duration {
 	if s.gpu || s.batch.Size > 1 {
 		return s.batch.Delay
@@ -99,8 +99,9 @@ func (s *Scheduler) delay() time.Duration {
 	return 0
 }
 
-// Work does what keeps a processor busy, such as reading a model, when one is
-// free. It returns the context's cause when that ends first.
+// Work calls do when a processor is free. CPU-bound work next to the runs, such as
+// reading a model, must use it. It returns do's error, or the cause of ctx if ctx
+// ends first.
 func (s *Scheduler) Work(ctx context.Context, do func() error) error {
 	if err := s.processors.Acquire(ctx, 1); err != nil {
 		return context.Cause(ctx)
@@ -109,89 +110,126 @@ func (s *Scheduler) Work(ctx context.Context, do func() error) error {
 	return do()
 }
 
-// Task is an image to be judged.
+// Task is an image to judge.
 type Task struct {
-	Image []byte // the file
-	// Metadata replaces the model's own; nil for that.
+	// Image is the content of the image file.
+	Image []byte
+	// Metadata replaces the model's own metadata unless it is nil.
 	Metadata *models.Metadata
-	Limits   imagefile.Limits
-	// Decoded is called between the image's decoding and its run; may be nil.
+	// Limits bound the cost of decoding the image.
+	Limits ImageLimits
+	// Decoded is called after the image is decoded and before it runs. It may be nil.
 	Decoded func()
 }
 
-// Detect is Detector.Detect in its turn.
+// Detect is like Detector.Detect, scheduled with other work.
 func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, error) {
-	s.inside.Add(1)
-	defer s.inside.Add(-1)
-	d.errors.expect()
-	expected := true
-	defer func() {
-		if expected { // whatever went wrong
-			d.errors.despair()
-		}
-	}()
-	var pixels []byte
-	err := s.Work(ctx, func() (err error) {
-		pixels, err = imagefile.PreparePooled(t.Image, d.Side(), t.Limits)
-		return err
+	j, err := s.judge(ctx, d, t, scoreSession, func(p *imagefile.Prepared) (*job, error) {
+		return &job{image: func(dst []float32) {
+			imagefile.Normalize(dst, p.Pix)
+			// Only the run can release the pixels: it may start after Detect returned
+			// because ctx ended.
+			p.Release()
+		}}, nil
 	})
 	if err != nil {
-		return Verdict{}, err
-	}
-	if t.Decoded != nil {
-		t.Decoded()
-	}
-	expected = false
-	j := &job{ctx: ctx, image: func(dst []float32) {
-		imagefile.Normalize(dst, pixels)
-		imagefile.Release(pixels) // not sooner: the run may begin after its caller has left
-	}}
-	if err := s.wait(d, &d.errors, alone, []*job{j}); err != nil {
 		return Verdict{}, err
 	}
 	return d.judge(j, t.Metadata)
 }
 
-// Infer computes images that are prepared already, in their turn: n·3·side·side
-// values, and gives of each what the model decides by, and the mean squared error. Where rebuilt isn't nil, it is as long as
-// images and takes the reconstructions.
-func (s *Scheduler) Infer(ctx context.Context, d *Detector, images, rebuilt []float32) (figures, mses []float32, err error) {
+// Explain is like Detector.Explain, scheduled with other work.
+func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (x *Explanation, err error) {
+	var p *imagefile.Prepared
+	j, err := s.judge(ctx, d, t, mapSession, func(prepared *imagefile.Prepared) (*job, error) {
+		p = prepared
+		return d.mapJob(p.Pix)
+	})
+	if err != nil {
+		// The run may still read the pixels, so they are left to the garbage collector.
+		return nil, err
+	}
+	defer p.Release()
+	err = s.Work(ctx, func() (err error) {
+		x, err = d.explain(j, p, t.Metadata)
+		return err
+	})
+	return x, err
+}
+
+// judge decodes the task's image and runs the job that newJob returns for it. The
+// job is done if the error is nil.
+func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKind, newJob func(*imagefile.Prepared) (*job, error)) (*job, error) {
+	s.inFlight.Add(1)
+	defer s.inFlight.Add(-1)
+	q := &d.queues[k]
+	q.reserve()
+	reserved := true
+	defer func() {
+		if reserved { // an error or a panic
+			q.cancel()
+		}
+	}()
+	var p *imagefile.Prepared
+	err := s.Work(ctx, func() (err error) {
+		p, err = imagefile.PreparePooled(t.Image, d.Side(), t.Limits)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if t.Decoded != nil {
+		t.Decoded()
+	}
+	j, err := newJob(p)
+	if err != nil {
+		return nil, err
+	}
+	j.ctx = ctx
+	reserved = false
+	return j, s.wait(d, k, []*job{j})
+}
+
+// Infer computes prepared images of 3·side·side values each. It returns the anomaly
+// score and the mean squared error of every image. Unless reconstructions is nil, it
+// must be as long as images and receives the reconstructions.
+func (s *Scheduler) Infer(ctx context.Context, d *Detector, images, reconstructions []float32) (scores, mses []float32, err error) {
 	n := d.floats()
-	if len(images)%n != 0 || (rebuilt != nil && len(rebuilt) != len(images)) {
+	if len(images)%n != 0 || (reconstructions != nil && len(reconstructions) != len(images)) {
 		return nil, nil, fmt.Errorf("inference: %d values for images of %d×%d pixels", len(images), d.Side(), d.Side())
 	}
 	jobs := make([]*job, len(images)/n)
-	q, k := &d.errors, alone
-	if rebuilt != nil {
-		q, k = &d.rebuilds, rebuilding
+	k := scoreSession
+	if reconstructions != nil {
+		k = reconstructionSession
 	}
 	for i := range jobs {
 		from, to := i*n, (i+1)*n
 		jobs[i] = &job{ctx: ctx, image: func(dst []float32) { copy(dst, images[from:to]) }}
-		if rebuilt != nil {
-			jobs[i].rebuilt = rebuilt[from:to]
+		if reconstructions != nil {
+			jobs[i].reconstruction = reconstructions[from:to]
 		}
-		s.inside.Add(1)
-		q.expect()
+		s.inFlight.Add(1)
+		d.queues[k].reserve()
 	}
-	defer s.inside.Add(-int64(len(jobs)))
-	if err := s.wait(d, q, k, jobs); err != nil {
+	defer s.inFlight.Add(-int64(len(jobs)))
+	if err := s.wait(d, k, jobs); err != nil {
 		return nil, nil, err
 	}
 	for _, j := range jobs {
-		figures, mses = append(figures, j.figure), append(mses, j.mse)
+		scores, mses = append(scores, j.score), append(mses, j.mse)
 	}
-	return figures, mses, nil
+	return scores, mses, nil
 }
 
-// wait puts jobs that were expected into a queue and waits until they are done.
-// It gives the first error.
-func (s *Scheduler) wait(d *Detector, q *queue, k kind, jobs []*job) error {
+// wait adds reserved jobs to the queue of a session and waits until all are done. It
+// returns the first error, or the cause of a job's context if that ends first.
+func (s *Scheduler) wait(d *Detector, k sessionKind, jobs []*job) error {
 	for _, j := range jobs {
 		j.done = make(chan struct{})
 	}
-	for range q.add(jobs, s.lanes) {
-		go s.serve(d, q, k)
+	for range d.queues[k].add(jobs, s.maxWorkers) {
+		go s.work(d, k)
 	}
 	var first error
 	for _, j := range jobs {
@@ -207,37 +245,37 @@ func (s *Scheduler) wait(d *Detector, q *queue, k kind, jobs []*job) error {
 	return first
 }
 
-// share says by which session, and on how many threads, the next batch of a
-// queue runs.
-func (s *Scheduler) share(k kind) (kind, int64) {
+// share returns the session and the number of threads for the next batch of a queue.
+func (s *Scheduler) share(k sessionKind) (sessionKind, int64) {
 	switch {
-	case s.gpu, s.threads == 1:
+	case s.gpu, s.threads == 1, k == mapSession:
 		return k, 1
-	case k == rebuilding, s.inside.Load() <= 1:
+	case k == reconstructionSession, s.inFlight.Load() <= 1:
 		return k, s.threads
 	}
-	return beside, 1
+	return singleThreadSession, 1
 }
 
-// serve runs what waits in a detector's queue until nothing does.
-func (s *Scheduler) serve(d *Detector, q *queue, k kind) {
+// work runs the jobs of a queue in batches until the queue is empty.
+func (s *Scheduler) work(d *Detector, k sessionKind) {
+	q := &d.queues[k]
 	size := s.size(d.Side())
 	for {
-		q.gather(size, s.delay())
-		// A server that has nothing to do must not stand in the way of others.
-		if q.retire() {
+		q.collect(size, s.delay())
+		// A worker without jobs must not wait for processors that others need.
+		if q.stopIfEmpty() {
 			return
 		}
 		k, threads := s.share(k)
-		// Whoever holds processors gives them back, so this ends.
+		// Every holder releases its processors, so this does not block forever.
 		_ = s.processors.Acquire(context.Background(), threads)
-		jobs := q.next(size, s.lanes)
+		jobs := q.next(size, s.maxWorkers)
 		if jobs == nil {
 			s.processors.Release(threads)
 			return
 		}
 		began := time.Now()
-		ctx, done := together(jobs)
+		ctx, done := batchContext(jobs)
 		err := d.run(ctx, k, jobs)
 		done()
 		s.processors.Release(threads)

@@ -14,7 +14,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// noisyImages is n different images for a detector.
+// noisyImages returns n different images for a detector.
 func noisyImages(d *Detector, n int) []float32 {
 	r := rand.New(rand.NewPCG(1, 2))
 	out := make([]float32, n*d.floats())
@@ -33,9 +33,9 @@ func scheduler(t testing.TB, threads int, o BatchOptions) *Scheduler {
 	return s
 }
 
-// judgingDetector is a detector of a model that decides by how far an image is
-// from normal ones, which are drawn at random.
-func judgingDetector(t testing.TB) *Detector {
+// gaborDetector returns a detector for a model with models.MeasureBandMahalanobis and
+// random reference statistics.
+func gaborDetector(t testing.TB) *Detector {
 	t.Helper()
 	m := *goldenDetector(t).Model()
 	r := rand.New(rand.NewPCG(3, 4))
@@ -48,7 +48,7 @@ func judgingDetector(t testing.TB) *Detector {
 		for i := range data {
 			data[i] = r.Float32()/2 + 0.1
 		}
-		if strings.HasSuffix(p.Name, ".slope") { // for scores about 1, which are not just a distance
+		if strings.HasSuffix(p.Name, ".slope") { // scores near 1, where the softplus is not linear
 			data[0] *= 0.1
 		}
 		m.Reference = append(m.Reference, models.Tensor{Name: p.Name, Shape: p.Shape, Data: data})
@@ -62,31 +62,31 @@ func judgingDetector(t testing.TB) *Detector {
 	return d
 }
 
-func TestBatchesOfAnySizeGiveTheSameBits(t *testing.T) {
-	for measure, d := range map[string]*Detector{models.MeasureMSE: goldenDetector(t), models.MeasureBandMahalanobis: judgingDetector(t)} {
-		t.Run(measure, func(t *testing.T) { batchesGiveTheSameBits(t, d) })
+func TestInfer_ReturnsTheSameBitsInBatchesOfAnySize(t *testing.T) {
+	for measure, d := range map[string]*Detector{models.MeasureMSE: goldenDetector(t), models.MeasureBandMahalanobis: gaborDetector(t)} {
+		t.Run(measure, func(t *testing.T) { checkBatches(t, d) })
 	}
 }
 
-func batchesGiveTheSameBits(t *testing.T, d *Detector) {
+func checkBatches(t *testing.T, d *Detector) {
 	const most = 16
 	images := noisyImages(d, most)
 	one := make([]float32, most)
 	for i := range one {
-		errs, _, err := scheduler(t, 2, BatchOptions{}).Infer(t.Context(), d, images[i*d.floats():(i+1)*d.floats()], nil)
+		scores, _, err := scheduler(t, 2, BatchOptions{}).Infer(t.Context(), d, images[i*d.floats():(i+1)*d.floats()], nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		one[i] = errs[0]
+		one[i] = scores[0]
 	}
-	rebuilt := make([]float32, len(images))
-	if _, _, err := scheduler(t, 2, BatchOptions{Size: 1}).Infer(t.Context(), d, images, rebuilt); err != nil {
+	reconstructions := make([]float32, len(images))
+	if _, _, err := scheduler(t, 2, BatchOptions{Size: 1}).Infer(t.Context(), d, images, reconstructions); err != nil {
 		t.Fatal(err)
 	}
 	for _, size := range []int{0, 1, 2, 3, 8, most} {
 		for _, threads := range []int{1, 2} {
 			s := scheduler(t, threads, BatchOptions{Size: size})
-			errs, _, err := s.Infer(t.Context(), d, images, nil)
+			scores, _, err := s.Infer(t.Context(), d, images, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,20 +96,20 @@ func batchesGiveTheSameBits(t *testing.T, d *Detector) {
 				t.Fatal(err)
 			}
 			for i := range one {
-				if errs[i] != one[i] || full[i] != one[i] {
-					t.Errorf("batch %d, %d threads, image %d: %v, with its reconstruction %v, alone %v", size, threads, i, errs[i], full[i], one[i])
+				if scores[i] != one[i] || full[i] != one[i] {
+					t.Errorf("batch %d, %d threads, image %d: score %v, with its reconstruction %v, alone %v", size, threads, i, scores[i], full[i], one[i])
 				}
 			}
 			for i := range again {
-				if again[i] != rebuilt[i] {
-					t.Fatalf("batch %d, %d threads: value %d is rebuilt as %v, alone as %v", size, threads, i, again[i], rebuilt[i])
+				if again[i] != reconstructions[i] {
+					t.Fatalf("batch %d, %d threads: value %d of the reconstruction is %v, alone %v", size, threads, i, again[i], reconstructions[i])
 				}
 			}
 		}
 	}
 }
 
-func TestImagesThatWaitTogetherRunTogether(t *testing.T) {
+func TestScheduler_RunsWaitingImagesAsOneBatch(t *testing.T) {
 	var mu sync.Mutex
 	var batches []int
 	s := scheduler(t, 1, BatchOptions{Size: 4, Observe: func(n int, _ time.Duration) {
@@ -118,7 +118,7 @@ func TestImagesThatWaitTogetherRunTogether(t *testing.T) {
 		mu.Unlock()
 	}})
 	d := goldenDetector(t)
-	if err := s.processors.Acquire(t.Context(), 1); err != nil { // so that all wait
+	if err := s.processors.Acquire(t.Context(), 1); err != nil { // all images must wait
 		t.Fatal(err)
 	}
 	done := make(chan error)
@@ -127,9 +127,9 @@ func TestImagesThatWaitTogetherRunTogether(t *testing.T) {
 		done <- err
 	}()
 	for waiting := 0; waiting < 9; {
-		d.errors.mu.Lock()
-		waiting = len(d.errors.waiting)
-		d.errors.mu.Unlock()
+		d.queues[scoreSession].mu.Lock()
+		waiting = len(d.queues[scoreSession].waiting)
+		d.queues[scoreSession].mu.Unlock()
 	}
 	s.processors.Release(1)
 	if err := <-done; err != nil {
@@ -138,29 +138,29 @@ func TestImagesThatWaitTogetherRunTogether(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	if len(batches) != 3 || batches[0] != 4 || batches[1] != 4 || batches[2] != 1 {
-		t.Errorf("nine images ran as %v", batches)
+		t.Errorf("nine images ran in batches of %v", batches)
 	}
 }
 
-func TestWaitingImagesAreSharedAmongFreeLanes(t *testing.T) {
+func TestQueueNext_LeavesJobsToFreeWorkers(t *testing.T) {
 	for _, c := range []struct {
-		waiting, size, lanes, running int
-		want                          int
+		waiting, size, workers, running int
+		want                            int
 	}{
 		{1, 8, 2, 0, 1}, {4, 8, 2, 0, 2}, {5, 8, 2, 0, 3}, {4, 8, 2, 1, 4}, {4, 3, 2, 1, 3}, {16, 32, 4, 2, 8}, {3, 1, 1, 0, 1}, {2, 8, 2, 2, 2},
 	} {
-		q := queue{running: c.running, servers: 1}
+		q := queue{running: c.running, workers: 1}
 		for range c.waiting {
 			q.waiting = append(q.waiting, &job{ctx: t.Context(), done: make(chan struct{})})
 		}
-		if got := len(q.next(c.size, c.lanes)); got != c.want {
+		if got := len(q.next(c.size, c.workers)); got != c.want {
 			t.Errorf("%+v: a batch of %d", c, got)
 		}
 	}
 }
 
-func TestBatchWaitsOnlyForWhatIsOnItsWay(t *testing.T) {
-	const long = time.Hour // gather must end by itself
+func TestQueueCollect_WaitsForReservedJobsOnly(t *testing.T) {
+	const long = time.Hour // collect must return before
 	present := func(n int) []*job {
 		out := make([]*job, n)
 		for i := range out {
@@ -169,41 +169,41 @@ func TestBatchWaitsOnlyForWhatIsOnItsWay(t *testing.T) {
 		return out
 	}
 	for name, q := range map[string]*queue{
-		"nothing on its way": {waiting: present(1)},
-		"enough for a batch": {waiting: present(4), coming: 3},
-		"nothing waiting":    {coming: 3},
+		"nothing reserved":   {waiting: present(1)},
+		"enough for a batch": {waiting: present(4), reserved: 3},
+		"nothing waiting":    {reserved: 3},
 	} {
-		q.gather(4, long)
+		q.collect(4, long)
 		if q.changed != nil {
-			t.Errorf("%s: it looked for more", name)
+			t.Errorf("%s: collect waited", name)
 		}
 	}
-	q := &queue{waiting: present(1), coming: 2}
+	q := &queue{waiting: present(1), reserved: 2}
 	ended := make(chan struct{})
 	go func() {
-		q.gather(4, long)
+		q.collect(4, long)
 		close(ended)
 	}()
-	q.despair()
+	q.cancel()
 	select {
 	case <-ended:
-		t.Error("it did not wait for the one that comes")
+		t.Error("collect did not wait for the reserved job")
 	case <-time.After(20 * time.Millisecond):
 	}
 	q.add(present(1), 1)
 	<-ended
-	late := &queue{waiting: present(1), coming: 1}
-	late.gather(4, time.Millisecond) // ends by the delay
+	late := &queue{waiting: present(1), reserved: 1}
+	late.collect(4, time.Millisecond) // returns after the delay
 }
 
-func TestCallerWhoLeavesTheQueueHoldsNobodyUp(t *testing.T) {
+func TestScheduler_ServesOthersAfterACallerIsCancelled(t *testing.T) {
 	s := scheduler(t, 1, BatchOptions{Size: 8})
 	d := goldenDetector(t)
 	if err := s.processors.Acquire(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
-	left := errors.New("left")
+	cause := errors.New("cause")
 	gone, stays := make(chan error), make(chan error)
 	go func() {
 		_, _, err := s.Infer(ctx, d, noisyImages(d, 2), nil)
@@ -213,33 +213,33 @@ func TestCallerWhoLeavesTheQueueHoldsNobodyUp(t *testing.T) {
 		_, _, err := s.Infer(t.Context(), d, noisyImages(d, 1), nil)
 		stays <- err
 	}()
-	cancel(left)
-	if err := <-gone; !errors.Is(err, left) {
-		t.Errorf("the one that left got %v", err)
+	cancel(cause)
+	if err := <-gone; !errors.Is(err, cause) {
+		t.Errorf("the cancelled caller got %v", err)
 	}
 	s.processors.Release(1)
 	if err := <-stays; err != nil {
-		t.Errorf("the other got %v", err)
+		t.Errorf("the other caller got %v", err)
 	}
-	if n := s.inside.Load(); n != 0 {
-		t.Errorf("%d images are inside still", n)
+	if n := s.inFlight.Load(); n != 0 {
+		t.Errorf("%d images are still in flight", n)
 	}
 }
 
-func TestBatchRunsUntilAllOfItsCallersLeft(t *testing.T) {
-	first, leaveFirst := context.WithCancel(t.Context())
-	second, leaveSecond := context.WithCancel(t.Context())
-	ctx, done := together([]*job{{ctx: first}, {ctx: second}})
+func TestBatchContext_EndsAfterTheContextsOfAllJobs(t *testing.T) {
+	first, cancelFirst := context.WithCancel(t.Context())
+	second, cancelSecond := context.WithCancel(t.Context())
+	ctx, done := batchContext([]*job{{ctx: first}, {ctx: second}})
 	defer done()
-	leaveFirst()
+	cancelFirst()
 	if ctx.Err() != nil {
-		t.Error("it ended with the first")
+		t.Error("it ended with the first job's context")
 	}
-	leaveSecond()
+	cancelSecond()
 	<-ctx.Done()
 }
 
-func TestSchedulerJudgesAsTheDetectorDoes(t *testing.T) {
+func TestSchedulerDetect_ReturnsTheVerdictOfTheDetector(t *testing.T) {
 	d, image := goldenDetector(t), tile(t)
 	want, err := d.Detect(t.Context(), image, nil, imagefile.DefaultLimits())
 	if err != nil {
@@ -258,23 +258,21 @@ func TestSchedulerJudgesAsTheDetectorDoes(t *testing.T) {
 				})
 			}
 			if _, err := s.Detect(t.Context(), d, Task{Image: []byte("prose"), Limits: imagefile.DefaultLimits()}); !errors.Is(err, imagefile.ErrImage) {
-				t.Errorf("prose gives %v", err)
+				t.Errorf("error %v for text", err)
 			}
 			group.Wait()
-			d.errors.mu.Lock()
-			coming := d.errors.coming
-			d.errors.mu.Unlock()
-			if inside := s.inside.Load(); inside != 0 || coming != 0 {
-				t.Errorf("%+v: %d images are inside still, %d are expected", o, inside, coming)
+			d.queues[scoreSession].mu.Lock()
+			reserved := d.queues[scoreSession].reserved
+			d.queues[scoreSession].mu.Unlock()
+			if inFlight := s.inFlight.Load(); inFlight != 0 || reserved != 0 {
+				t.Errorf("%+v: %d images are still in flight, %d reserved", o, inFlight, reserved)
 			}
-			// A server whose images another one took may hold a processor for the
-			// moment in which it sees that.
+			// A worker may hold a processor for a moment until it finds its queue empty.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			if err := s.processors.Acquire(ctx, s.threads); err != nil {
-				t.Errorf("%+v: processors are held still", o)
+				t.Errorf("%+v: processors are still held", o)
 			} else {
-				// Such a server may be left over for the next scheduler's images,
-				// and must not wait for ever.
+				// Such a worker may serve the next scheduler's images and must not block.
 				s.processors.Release(s.threads)
 			}
 			cancel()
@@ -282,17 +280,17 @@ func TestSchedulerJudgesAsTheDetectorDoes(t *testing.T) {
 	}
 }
 
-func TestBatchOptionsAreHeldToTheirBounds(t *testing.T) {
+func TestNewScheduler_ChecksTheBatchOptions(t *testing.T) {
 	e := orttest.Open(t)
 	for _, o := range []BatchOptions{{Size: -1}, {Size: MaxBatchSize + 1}, {Delay: -1}, {Delay: MaxBatchDelay + 1}} {
 		if _, err := NewScheduler(e, o); !errors.Is(err, ErrBatch) {
-			t.Errorf("%+v gives %v", o, err)
+			t.Errorf("%+v: error %v", o, err)
 		}
 	}
 	s := scheduler(t, 2, BatchOptions{Delay: MaxBatchDelay})
 	for side, want := range map[int]int{16: 16, 32: 16, 64: 16, 128: 4, 256: 1, 384: 1, 1024: 1} {
 		if got := s.size(side); got != want || s.delay() != 0 {
-			t.Errorf("at %d px a batch of %d after %v, expected %d at once", side, got, s.delay(), want)
+			t.Errorf("%d px: a batch of %d after %v, expected %d without delay", side, got, s.delay(), want)
 		}
 	}
 }

@@ -11,68 +11,72 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// kind is which of a detector's sessions a run takes.
-type kind int
+// sessionKind selects one of a detector's sessions. All of them compute the anomaly
+// score and the mean squared error.
+type sessionKind int
 
 const (
-	// alone gives the errors, by as many threads as the detector was made for.
-	alone kind = iota
-	// beside gives the errors by one thread: for runs beside others.
-	beside
-	// rebuilding gives the reconstructions, too.
-	rebuilding
-	// mapping gives the anomaly maps, too.
-	mapping
-	// measuring gives the members of the measure, too.
-	measuring
-	kinds
+	// scoreSession uses the detector's number of threads.
+	scoreSession sessionKind = iota
+	// singleThreadSession uses one thread, for runs next to other work.
+	singleThreadSession
+	// reconstructionSession also computes the reconstruction.
+	reconstructionSession
+	// mapSession also computes the anomaly map, with one thread.
+	mapSession
+	// memberSession also computes the member scores, with one thread.
+	memberSession
+	sessionKinds
 )
 
-// job is one image on its way through a session.
+// job is the computation of one image.
 type job struct {
-	// image writes the network's input: three planes of values in 0…1.
+	// image writes the network's input: three planes of values in 0…1. It is called
+	// at most once.
 	image func(dst []float32)
-	// rebuilt takes the reconstruction, in the same layout; nil where nobody
-	// asks for it.
-	rebuilt []float32
-	// anomaly takes the anomaly map, side×side; nil where nobody asks for it.
+	// reconstruction receives the reconstruction, in the layout of the input;
+	// reconstructionSession only.
+	reconstruction []float32
+	// anomaly receives the anomaly map, side×side values; mapSession only.
 	anomaly []float32
-	// members takes the members of the measure; nil where nobody asks for them.
+	// members receives the member scores; memberSession only.
 	members []float32
-	mse     float32
-	// figure is what the model decides by: the mse, or another measure.
-	figure float32
 
-	ctx  context.Context // of a job that waits in a queue
+	mse float32
+	// score is the anomaly score; mse if the model has no other measure.
+	score float32
+
+	ctx  context.Context // of a job in a queue
 	err  error
-	done chan struct{} // closed once mse and err are set
+	done chan struct{} // closed once the results and err are set
 }
 
-// session is the session of a kind, made when it is first asked for.
-func (d *Detector) session(k kind) (*ort.Session, error) {
-	d.making.Lock()
-	defer d.making.Unlock()
+// session returns the session of a kind. It creates the session on first use.
+func (d *Detector) session(k sessionKind) (*ort.Session, error) {
+	d.sessionMu.Lock()
+	defer d.sessionMu.Unlock()
 	if d.sessions[k] != nil {
 		return d.sessions[k], nil
 	}
-	// Made anew for each session, because it is as large as the weights it is made of.
-	also := exporter.Results{Images: k == rebuilding || k == mapping, Members: k == measuring}
-	m, err := exporter.ServedModel(d.model, also, d.with)
+	// Each session lowers the model again: a graph kept for later would take as much
+	// memory as the weights.
+	also := exporter.Results{Images: k == reconstructionSession || k == mapSession, Members: k == memberSession}
+	m, err := exporter.ServedModel(d.model, also, d.operators)
 	if err != nil {
 		return nil, err
 	}
 	outputs, threads := m.Outputs, d.threads
 	switch k {
-	case beside:
+	case singleThreadSession:
 		threads = 1
-	case rebuilding:
+	case reconstructionSession:
 		outputs = append(outputs, network.ReconstructionName)
-	case mapping:
+	case mapSession:
 		outputs, threads = append(outputs, network.MapName), 1
-	case measuring:
+	case memberSession:
 		outputs, threads = append(outputs, network.MembersName), 1
 	}
-	s, err := d.engine.NewSession(m.ONNX, m.Inputs, outputs, ort.SessionOptions{Threads: threads, SharedArena: true, Spin: k == alone, Kernels: m.Kernels})
+	s, err := d.engine.NewSession(m.ONNX, m.Inputs, outputs, ort.SessionOptions{Threads: threads, SharedArena: true, Spin: k == scoreSession, Kernels: m.Kernels})
 	if err != nil {
 		return nil, err
 	}
@@ -80,9 +84,9 @@ func (d *Detector) session(k kind) (*ort.Session, error) {
 	return s, nil
 }
 
-// run computes the jobs as one batch. The graph treats each image by itself, and
-// its error has the same bits in a batch of any size, on any number of threads.
-func (d *Detector) run(ctx context.Context, k kind, jobs []*job) error {
+// run computes the jobs as one batch. The graph treats every image separately: its
+// results have the same bits in a batch of any size and with any number of threads.
+func (d *Detector) run(ctx context.Context, k sessionKind, jobs []*job) error {
 	d.closing.RLock()
 	defer d.closing.RUnlock()
 	if d.closed {
@@ -92,41 +96,40 @@ func (d *Detector) run(ctx context.Context, k kind, jobs []*job) error {
 	if err != nil {
 		return err
 	}
-	b, err := d.take(len(jobs), k)
+	b, err := d.takeBuffers(len(jobs), k)
 	if err != nil {
 		return err
 	}
-	defer d.keep(b)
+	defer d.keepBuffers(b)
 	n := d.floats()
 	for i, j := range jobs {
 		j.image(b.image.Data()[i*n : (i+1)*n])
 	}
-	outputs := []*ort.Tensor{b.figures}
+	outputs := []*ort.Tensor{b.scores}
 	if d.model.Reference != nil {
-		outputs = append(outputs, b.errors)
+		outputs = append(outputs, b.mses)
 	}
-	switch k {
-	case rebuilding, mapping, measuring:
-		outputs = append(outputs, b.rebuilt)
+	if b.extra != nil {
+		outputs = append(outputs, b.extra)
 	}
 	if err := session.Run(ctx, []*ort.Tensor{b.image}, outputs); err != nil {
 		return err
 	}
 	for i, j := range jobs {
-		j.figure = b.figures.Data()[i]
-		j.mse = j.figure
+		j.score = b.scores.Data()[i]
+		j.mse = j.score
 		if d.model.Reference != nil {
-			j.mse = b.errors.Data()[i]
+			j.mse = b.mses.Data()[i]
 		}
 		switch k {
-		case rebuilding:
-			copy(j.rebuilt, b.rebuilt.Data()[i*n:(i+1)*n])
-		case mapping:
+		case reconstructionSession:
+			copy(j.reconstruction, b.extra.Data()[i*n:(i+1)*n])
+		case mapSession:
 			n := n / models.InputChannels
-			copy(j.anomaly, b.rebuilt.Data()[i*n:(i+1)*n])
-		case measuring:
+			copy(j.anomaly, b.extra.Data()[i*n:(i+1)*n])
+		case memberSession:
 			n := len(j.members)
-			copy(j.members, b.rebuilt.Data()[i*n:(i+1)*n])
+			copy(j.members, b.extra.Data()[i*n:(i+1)*n])
 		}
 	}
 	return nil
@@ -134,45 +137,50 @@ func (d *Detector) run(ctx context.Context, k kind, jobs []*job) error {
 
 // buffers is the memory of one run.
 type buffers struct {
-	image           *ort.Tensor
-	figures, errors *ort.Tensor
-	rebuilt         *ort.Tensor // or maps or members; nil but for rebuilding, mapping and measuring
+	image        *ort.Tensor
+	scores, mses *ort.Tensor
+	// extra receives the reconstructions, maps or member scores; nil for the
+	// sessions that compute none of them.
+	extra *ort.Tensor
 }
 
-// A detector keeps mostIdle buffers between runs, those of single images of at
-// most largestIdle floats: beyond that, making them anew is little beside the run.
+// A detector keeps up to maxIdle buffers of single images between runs. Larger buffers
+// than maxIdleFloats values are not kept: their allocation is fast compared with their
+// run.
 const (
-	mostIdle    = 2
-	largestIdle = 1 << 20
+	maxIdle       = 2
+	maxIdleFloats = 1 << 20
 )
 
-func (d *Detector) take(n int, k kind) (*buffers, error) {
-	if n == 1 && k < rebuilding {
-		d.keeping.Lock()
+// takeBuffers returns idle or new buffers for n images.
+func (d *Detector) takeBuffers(n int, k sessionKind) (*buffers, error) {
+	if n == 1 && k < reconstructionSession {
+		d.idleMu.Lock()
 		if last := len(d.idle) - 1; last >= 0 {
 			b := d.idle[last]
 			d.idle = slices.Delete(d.idle, last, last+1)
-			d.keeping.Unlock()
+			d.idleMu.Unlock()
 			return b, nil
 		}
-		d.keeping.Unlock()
+		d.idleMu.Unlock()
 	}
 	b := &buffers{}
 	var err error
 	if b.image, err = ort.NewTensor(n, models.InputChannels, d.Side(), d.Side()); err == nil {
-		b.errors, err = ort.NewTensor(n)
+		b.mses, err = ort.NewTensor(n)
 	}
 	if err == nil {
-		b.figures, err = ort.NewTensor(n)
+		b.scores, err = ort.NewTensor(n)
 	}
-	if err == nil && k == rebuilding {
-		b.rebuilt, err = ort.NewTensor(b.image.Shape()...)
-	}
-	if err == nil && k == mapping {
-		b.rebuilt, err = ort.NewTensor(n, d.Side(), d.Side())
-	}
-	if err == nil && k == measuring {
-		b.rebuilt, err = ort.NewTensor(n, d.members(), 1, 1)
+	if err == nil {
+		switch k {
+		case reconstructionSession:
+			b.extra, err = ort.NewTensor(b.image.Shape()...)
+		case mapSession:
+			b.extra, err = ort.NewTensor(n, d.Side(), d.Side())
+		case memberSession:
+			b.extra, err = ort.NewTensor(n, d.members(), 1, 1)
+		}
 	}
 	if err != nil {
 		b.close()
@@ -181,13 +189,14 @@ func (d *Detector) take(n int, k kind) (*buffers, error) {
 	return b, nil
 }
 
-func (d *Detector) keep(b *buffers) {
-	d.keeping.Lock()
-	kept := b.rebuilt == nil && len(b.errors.Data()) == 1 && len(d.idle) < mostIdle && d.floats() <= largestIdle
+// keepBuffers keeps the buffers for the next run or releases them.
+func (d *Detector) keepBuffers(b *buffers) {
+	d.idleMu.Lock()
+	kept := b.extra == nil && len(b.mses.Data()) == 1 && len(d.idle) < maxIdle && d.floats() <= maxIdleFloats
 	if kept {
 		d.idle = append(d.idle, b)
 	}
-	d.keeping.Unlock()
+	d.idleMu.Unlock()
 	if !kept {
 		b.close()
 	}
@@ -195,23 +204,23 @@ func (d *Detector) keep(b *buffers) {
 
 func (b *buffers) close() {
 	b.image.Close()
-	b.errors.Close()
-	b.figures.Close()
-	b.rebuilt.Close()
+	b.mses.Close()
+	b.scores.Close()
+	b.extra.Close()
 }
 
-// What a session holds beside its buffers: the weights, them in the order that its
-// operators read, of which some take 25 products for 9 taps, and the graph itself.
-// Measured as 2.5 times the weights of the default network.
+// The memory of a session without its buffers: the weights, their copies in the
+// layout of the operators (a Winograd convolution stores 25 products for 9 taps),
+// and the graph. Measured as 2.5 times the weights of the default network.
 const (
-	sessionHalves = 5 // halves of the weights
-	sessionGraph  = 512 << 10
+	sessionHalves = 5         // halves of the weights
+	sessionGraph  = 512 << 10 // bytes
 	bytesPerFloat = 4
 )
 
-// Bytes is how much memory the detector holds between runs: its weights, the
-// sessions made so far, its buffers and the file that it remembers. The working memory of runs is shared by
-// all detectors and is not in it.
+// Bytes returns the memory that the detector holds between runs, in bytes: weights,
+// sessions, buffers and the retained file. It grows as sessions are created. The
+// working memory of runs is shared by all detectors and not included.
 func (d *Detector) Bytes() int64 {
 	weights := int64(0)
 	for _, t := range slices.Concat(d.model.Weights, d.model.Reference) {
@@ -220,16 +229,16 @@ func (d *Detector) Bytes() int64 {
 	if models.HasPatches(d.model.Reference) {
 		weights += backbone.Bytes()
 	}
-	made := int64(0)
-	d.making.Lock()
+	sessions := int64(0)
+	d.sessionMu.Lock()
 	for _, s := range d.sessions {
 		if s != nil {
-			made++
+			sessions++
 		}
 	}
-	d.making.Unlock()
-	d.keeping.Lock()
-	kept := int64(len(d.idle))
-	d.keeping.Unlock()
-	return weights + made*(sessionHalves*weights/2+sessionGraph) + kept*int64(d.floats())*bytesPerFloat + d.fileBytes()
+	d.sessionMu.Unlock()
+	d.idleMu.Lock()
+	idle := int64(len(d.idle))
+	d.idleMu.Unlock()
+	return weights + sessions*(sessionHalves*weights/2+sessionGraph) + idle*int64(d.floats())*bytesPerFloat + d.fileBytes()
 }

@@ -2,12 +2,13 @@ package inference
 
 import "bytes"
 
-// UploadMatcher tells whether the bytes that come in are the file of a model in the
-// cache: comparing them costs a fifth of hashing them, and a file that is there
-// already need not be kept a second time. It is for one goroutine.
+// UploadMatcher finds out, while a model file is uploaded, whether a model in the
+// cache was read from the same file. Comparing bytes takes a fifth of the time of
+// hashing them, and a known file needs no second copy in memory. An UploadMatcher
+// must be used by one goroutine only.
 type UploadMatcher struct {
-	files []knownFile // those that go on as the bytes so far
-	seen  []byte      // the bytes so far, in one of them
+	files []knownFile // the files that start with the matched bytes
+	seen  []byte      // the matched bytes, a prefix of one of the files
 }
 
 type knownFile struct {
@@ -15,14 +16,14 @@ type knownFile struct {
 	data   []byte
 }
 
-// Remember keeps the file that the detector's model was read from, for a
-// UploadMatcher. It is counted by Bytes. The bytes must not change any more.
+// Remember retains the model's file for UploadMatcher. Bytes includes it. The caller
+// must not change the bytes afterwards.
 func (d *Detector) Remember(file []byte) { d.file.Store(&file) }
 
-// Remembers says whether the file is kept.
+// Remembers reports whether the model's file is retained.
 func (d *Detector) Remembers() bool { return d.file.Load() != nil }
 
-// fileBytes is what the kept file takes.
+// fileBytes returns the size of the retained file.
 func (d *Detector) fileBytes() int64 {
 	if f := d.file.Load(); f != nil {
 		return int64(cap(*f))
@@ -30,49 +31,51 @@ func (d *Detector) fileBytes() int64 {
 	return 0
 }
 
-// UploadMatcher begins with the files that the cache's models keep at the moment.
+// UploadMatcher returns a matcher for the files that the cached models retain at the
+// time of the call.
 func (c *Cache) UploadMatcher() *UploadMatcher {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := &UploadMatcher{}
+	m := &UploadMatcher{}
 	for _, e := range c.entries.Values() {
 		if f := e.detector.file.Load(); f != nil {
-			r.files = append(r.files, knownFile{e.key, *f})
+			m.files = append(m.files, knownFile{e.key, *f})
 		}
 	}
-	return r
+	return m
 }
 
-// Next takes the bytes that come next, and says with how many of them a known file
-// goes on: fewer than all where it ends within them, none where they differ from
-// each. After it took fewer than all, it must not be called again.
-func (r *UploadMatcher) Next(p []byte) int {
-	from, most := len(r.seen), 0
-	kept := r.files[:0]
-	for _, f := range r.files {
+// Next matches the next bytes of the upload and returns how many of them continue a
+// known file: fewer than len(p) if the file ends before, 0 if no file matches. Next
+// must not be called again after it returned fewer than len(p).
+func (m *UploadMatcher) Next(p []byte) int {
+	from, most := len(m.seen), 0
+	kept := m.files[:0]
+	for _, f := range m.files {
 		n := min(len(f.data)-from, len(p))
 		if n < most || !bytes.Equal(f.data[from:from+n], p[:n]) {
 			continue
 		}
 		if n > most {
-			most, kept = n, kept[:0] // what ended before is another
+			most, kept = n, kept[:0] // the files kept so far are shorter
 		}
 		kept = append(kept, f)
 	}
-	if r.files = kept; most > 0 {
-		r.seen = kept[0].data[:from+most]
+	if m.files = kept; most > 0 {
+		m.seen = kept[0].data[:from+most]
 	}
 	return most
 }
 
-// Seen are the bytes that Next took. They are the file's own and must not be written to.
-func (r *UploadMatcher) Seen() []byte { return r.seen[:len(r.seen):len(r.seen)] }
+// Seen returns the matched bytes. They are part of a retained file: the caller must
+// not change them.
+func (m *UploadMatcher) Seen() []byte { return m.seen[:len(m.seen):len(m.seen)] }
 
-// Whole says which file it was, by its SHA-256, when the bytes so far are the
-// whole of one.
-func (r *UploadMatcher) Whole() (sha256 string, ok bool) {
-	for _, f := range r.files {
-		if len(f.data) == len(r.seen) {
+// Whole returns the SHA-256 of the file that equals the matched bytes. ok is false if
+// there is none.
+func (m *UploadMatcher) Whole() (sha256 string, ok bool) {
+	for _, f := range m.files {
+		if len(f.data) == len(m.seen) {
 			return f.sha256, true
 		}
 	}

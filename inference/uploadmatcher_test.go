@@ -11,14 +11,14 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-func TestFilesAreRecognizedByAllOfTheirBytes(t *testing.T) {
+func TestUploadMatcher_MatchesWholeFilesOnly(t *testing.T) {
 	engine := orttest.Open(t)
 	file := modelFiles(t, 1)[0]
 	m, err := models.Read(file, models.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Files that begin alike, one the beginning of another.
+	// The files have a common prefix, and one is a prefix of another.
 	long := append(bytes.Clone(file), "and more"...)
 	changed := bytes.Clone(file)
 	changed[len(changed)-1]++
@@ -32,47 +32,47 @@ func TestFilesAreRecognizedByAllOfTheirBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if d.Remembers() {
-			t.Error("a file is remembered that nobody gave")
+			t.Error("Remembers is true before Remember")
 		}
 		without := c.Stats().Bytes
 		d.Remember(data)
 		release()
 		if c.Stats().Bytes < without+int64(len(data)) || !d.Remembers() {
-			t.Errorf("%s: %d bytes before, %d after, the file of %d bytes is not counted", key, before, c.Stats().Bytes, len(data))
+			t.Errorf("%s: %d bytes before, %d after, without the file's %d bytes", key, before, c.Stats().Bytes, len(data))
 		}
 	}
 	r := rand.New(rand.NewPCG(7, 8))
-	feed := func(data []byte) (rec *UploadMatcher, rest []byte) {
-		rec = c.UploadMatcher()
+	feed := func(data []byte) (m *UploadMatcher, rest []byte) {
+		m = c.UploadMatcher()
 		for len(data) > 0 {
 			n := min(1+r.IntN(100_000), len(data))
-			taken := rec.Next(data[:n])
+			taken := m.Next(data[:n])
 			data = data[taken:]
 			if taken < n {
-				return rec, data
+				return m, data
 			}
 		}
-		return rec, nil
+		return m, nil
 	}
 	for key, data := range known {
 		for i := range 10 {
-			// As it comes, and as the beginning of what goes on with something else.
+			// The file alone, and followed by other bytes.
 			follows := []byte("\r\n--boundary")[:i%2*12]
-			rec, rest := feed(slices.Concat(data, follows))
-			if sum, ok := rec.Whole(); !ok || sum != key || !bytes.Equal(rest, follows) || !bytes.Equal(rec.Seen(), data) {
-				t.Errorf("%s is taken for %q (%v) with %q left", key, sum, ok, rest)
+			matcher, rest := feed(slices.Concat(data, follows))
+			if sum, ok := matcher.Whole(); !ok || sum != key || !bytes.Equal(rest, follows) || !bytes.Equal(matcher.Seen(), data) {
+				t.Errorf("%s matches %q (%v) with %q left", key, sum, ok, rest)
 			}
 		}
 	}
 	other := bytes.Clone(file)
 	other[len(other)/2]++
-	for name, data := range map[string][]byte{"nothing": {}, "a beginning": file[:len(file)-1], "too long": append(bytes.Clone(long), 'x'), "another": other} {
-		rec, rest := feed(data)
-		if sum, ok := rec.Whole(); ok && len(rest) == 0 {
-			t.Errorf("%s is taken for %s", name, sum)
+	for name, data := range map[string][]byte{"nothing": {}, "a prefix": file[:len(file)-1], "too long": append(bytes.Clone(long), 'x'), "another": other} {
+		matcher, rest := feed(data)
+		if sum, ok := matcher.Whole(); ok && len(rest) == 0 {
+			t.Errorf("%s matches %s", name, sum)
 		}
-		if !bytes.Equal(append(rec.Seen(), rest...), data) {
-			t.Errorf("%s: its bytes are lost", name)
+		if !bytes.Equal(append(matcher.Seen(), rest...), data) {
+			t.Errorf("%s: bytes are missing", name)
 		}
 	}
 }

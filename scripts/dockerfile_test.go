@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
 )
 
 const root = ".."
@@ -187,7 +188,7 @@ func TestInstalledBinaryLiesBesideItsLibrary(t *testing.T) {
 	if err != nil || len(library) != 1 {
 		t.Fatalf("lib holds %q, want the library alone", library)
 	}
-	if err := ort.VerifyLibrary(library[0]); err != nil {
+	if err := orttest.VerifyLibrary(t, library[0]); err != nil {
 		t.Error(err)
 	}
 	cmd := exec.CommandContext(t.Context(), filepath.Join(prefix, "bin", "anomaly"), "--help")

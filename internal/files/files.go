@@ -1,5 +1,5 @@
-// Package files writes files whole or not at all, reads them with a limit, and locks
-// them. It may import nothing of ours.
+// Package files writes files atomically, reads them with a limit, and locks them. It must
+// import no other package of the module.
 package files
 
 import (
@@ -9,15 +9,16 @@ import (
 	"path/filepath"
 )
 
-// TemporaryPrefix begins the names of files that WriteAtomic has not finished.
+// TemporaryPrefix is the prefix of WriteAtomic's temporary files.
 const TemporaryPrefix = ".anomaly-"
 
 // ErrLocked is returned when another process holds a lock.
 var ErrLocked = errors.New("locked by another process")
 
-// WriteAtomic writes a file of mode 0644, and the folders it lies in, by way of a temporary file in the same
-// folder, which it syncs and then renames to path. A reader, and a machine that stops
-// at any moment, finds the old file or the new one.
+// WriteAtomic writes a file of mode 0644 and creates its folders. It writes to a
+// temporary file in the same folder, syncs it, and renames it to path: readers find the
+// old or the new file, also after a crash. It returns the error of write or of the
+// file system.
 func WriteAtomic(path string, write func(io.Writer) error) (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -40,6 +41,7 @@ func WriteAtomic(path string, write func(io.Writer) error) (err error) {
 	return os.Rename(tmp.Name(), path)
 }
 
+// ignoreClosed returns err unless the file was already closed.
 func ignoreClosed(err error) error {
 	if errors.Is(err, os.ErrClosed) {
 		return nil
@@ -47,7 +49,7 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// SyncDir makes the names of the files in a folder durable.
+// SyncDir syncs a folder, so that new names of its files survive a crash.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -56,8 +58,8 @@ func SyncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// ReadAtMost returns the content of a file, or its first limit+1 bytes if it is
-// larger: the caller, who knows what the limit is for, reports that.
+// ReadAtMost returns the content of a file, or its first limit+1 bytes if the file is
+// larger than limit. The caller must check the length.
 func ReadAtMost(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -38,11 +38,11 @@ func TestWriteAtomic_LeavesTheOldFileOnError(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	if list, _ := os.ReadDir(dir); len(list) != 1 {
-		t.Errorf("left behind: %v", list)
+		t.Errorf("temporary files remain: %v", list)
 	}
 }
 
-func TestReadAtMost_StopsBehindTheLimit(t *testing.T) {
+func TestReadAtMost_ReturnsOneByteMoreThanTheLimit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a")
 	if err := os.WriteFile(path, []byte("12345"), 0o600); err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestReadAtMost_StopsBehindTheLimit(t *testing.T) {
 }
 
 func TestTryLock_RefusesASecondHolder(t *testing.T) {
-	dir := t.TempDir() // folders can be locked, too
+	dir := t.TempDir() // folders can be locked too
 	first, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -7,9 +7,9 @@ import (
 	"image/color"
 )
 
-// toRGB converts what a decoder gave as Pillow's convert("RGB") does, dropping
-// alpha; grey of 8 bits as a plane. It does so by its own loops in the calling goroutine: an imaging
-// library's workers would panic on a crafted image where no recover reaches.
+// toRGB converts a decoded image like Pillow's convert("RGB"), which drops alpha.
+// 8-bit grey becomes a plane. All work is done in the calling goroutine: a panic on a
+// crafted image in a library's goroutine could not be recovered.
 func toRGB(m image.Image) (*RGB, error) {
 	b := m.Bounds()
 	out := &RGB{W: b.Dx(), H: b.Dy()}
@@ -20,11 +20,11 @@ func toRGB(m image.Image) (*RGB, error) {
 		}
 		return out, nil
 	}
-	// All of it is written below; Prepare gives it back.
+	// Every byte is written below. Prepare returns the memory to the pool.
 	out.Pix = *borrow(3 * out.W * out.H)
 	switch m := m.(type) {
 	case *image.Gray16:
-		// The high byte comes first: dropping the low one is >> 8.
+		// Big-endian: the first byte is the value >> 8.
 		eachRow(out, m.Pix, m.Stride, 2, func(d, s []byte) { d[0], d[1], d[2] = s[0], s[0], s[0] })
 	case *image.Paletted:
 		p := paletteOf(m.Palette)
@@ -44,13 +44,13 @@ func toRGB(m image.Image) (*RGB, error) {
 			return nil, err
 		}
 	default:
-		return nil, fmt.Errorf("%w: its pixels are of an unknown kind, %T", ErrImage, m)
+		return nil, fmt.Errorf("%w: unsupported pixel type %T", ErrImage, m)
 	}
 	return out, nil
 }
 
-// repeat writes each value of a plane as red, green and blue: four values make
-// twelve bytes, which are two words.
+// repeat writes each value of a plane as red, green and blue. It converts four values
+// to twelve bytes at a time.
 func repeat(dst, plane []byte) {
 	for len(plane) >= 4 && len(dst) >= 12 {
 		a, b, c, d := uint64(plane[0]), uint64(plane[1]), uint64(plane[2]), uint32(plane[3])
@@ -64,8 +64,8 @@ func repeat(dst, plane []byte) {
 	}
 }
 
-// eachRow calls pixel for every pixel of the source, whose rows are stride
-// bytes apart and whose pixels are size bytes.
+// eachRow calls pixel for every pixel of the source, which has rows of stride bytes
+// and pixels of size bytes.
 func eachRow(out *RGB, pix []byte, stride, size int, pixel func(dst, src []byte)) {
 	for y := range out.H {
 		src := pix[y*stride : y*stride+out.W*size]
@@ -77,8 +77,8 @@ func eachRow(out *RGB, pix []byte, stride, size int, pixel func(dst, src []byte)
 	}
 }
 
-// paletteOf gives the colours of a palette without their alpha. Indexes beyond
-// it are black, as in Pillow.
+// paletteOf returns the colours of a palette without alpha. Indexes outside the
+// palette are black, as in Pillow.
 func paletteOf(p color.Palette) (t [256][3]byte) {
 	for i, c := range p[:min(len(p), len(t))] {
 		switch c := c.(type) {
@@ -96,8 +96,8 @@ func paletteOf(p color.Palette) (t [256][3]byte) {
 	return t
 }
 
-// unpremultiply is Pillow's unpacking of TIFF's associated alpha ("RGBa"):
-// rounded down, and black where alpha is 0.
+// unpremultiply converts TIFF's associated alpha like Pillow's unpacking of "RGBa":
+// it rounds down, and alpha 0 is black.
 func unpremultiply(d []byte, r, g, b, a byte) {
 	switch a {
 	case 255:
@@ -111,8 +111,7 @@ func unpremultiply(d []byte, r, g, b, a byte) {
 	}
 }
 
-// cmykToRGB is Pillow's cmyk2rgb: what black leaves, less the ink's share of
-// it.
+// cmykToRGB is Pillow's cmyk2rgb: (255-K)·(1-ink/255) for each ink.
 func cmykToRGB(d, s []byte) {
 	white := 255 - int(s[3])
 	for i := range 3 {

@@ -13,36 +13,36 @@ import (
 	"golang.org/x/image/webp"
 )
 
-// Errors of reading an image. Each is wrapped with one sentence's worth of what
-// was expected and what was found.
+// Errors of reading an image. They are wrapped with one sentence that names what was
+// expected and what was found.
 var (
-	// ErrImage is returned when bytes are not an image of a format read here,
-	// or are a damaged one.
+	// ErrImage is returned when bytes are not an image in a supported format, or
+	// the image is damaged.
 	ErrImage = errors.New("not a readable image")
-	// ErrTooLarge is returned when an image has more bytes or more pixels
-	// than allowed.
+	// ErrTooLarge is returned when an image has more bytes or pixels than the limits
+	// allow.
 	ErrTooLarge = errors.New("the image is too large")
 )
 
-// maxDimension bounds the width and the height of an image, in pixels. It is
-// the most that JPEG and GIF can say; a longer TIFF or PNG would make the
-// resize's coefficients as large as the image.
+// maxDimension bounds the width and the height of an image, in pixels. It is the
+// limit of JPEG and GIF. A longer TIFF or PNG would need resize coefficients as large
+// as the image.
 const maxDimension = 65535
 
-// RGB is an image of 8 bits a channel without alpha.
+// RGB is an image with 8 bits per channel and no alpha.
 type RGB struct {
 	// W and H are the width and height in pixels, both at least 1.
 	W, H int
-	// Pix holds red, green and blue of every pixel, one byte each, rows from
-	// top to bottom without padding: 3·W·H bytes.
+	// Pix holds red, green and blue of every pixel, rows from top to bottom:
+	// 3·W·H bytes.
 	Pix []byte
 
-	// plane holds the one value of each pixel of a grey image, W·H bytes; nil for
-	// images of colour. Pix may be missing then, until spread makes it.
+	// plane holds the values of a grey image, W·H bytes; nil for colour images. Pix
+	// of a grey image is nil until spread sets it.
 	plane []byte
 }
 
-// spread makes Pix of a grey image's plane.
+// spread sets Pix of a grey image from its plane.
 func (img *RGB) spread() *RGB {
 	if img.Pix == nil {
 		img.Pix = *borrow(3 * len(img.plane))
@@ -53,22 +53,22 @@ func (img *RGB) spread() *RGB {
 
 func newRGB(w, h int) *RGB { return &RGB{W: w, H: h, Pix: make([]byte, 3*w*h)} }
 
-// Limits bounds what an untrusted image may cost. A field of 0 or less
-// means the default.
+// Limits bound the cost of an untrusted image. A field of 0 or less means the
+// default.
 type Limits struct {
 	// MaxBytes bounds the encoded image, in bytes.
 	MaxBytes int64
-	// MaxPixels bounds width times height. A decoder needs 1 to 8 bytes a
-	// pixel, a progressive JPEG up to 20, and the RGB made of it 3 more.
+	// MaxPixels bounds width times height. A decoder takes 1 to 8 bytes per pixel, a
+	// progressive JPEG up to 20, and the RGB result 3 more.
 	MaxPixels int
 }
 
-// DefaultLimits are 32 MiB of encoded image and 64 megapixels.
+// DefaultLimits returns 32 MiB of encoded image and 64 megapixels.
 func DefaultLimits() Limits {
 	return Limits{MaxBytes: 32 << 20, MaxPixels: 64_000_000}
 }
 
-// OrDefault returns the limits with the default in place of each field of 0 or less.
+// OrDefault returns the limits with fields of 0 or less replaced by the default.
 func (l Limits) OrDefault() Limits {
 	d := DefaultLimits()
 	if l.MaxBytes <= 0 {
@@ -80,7 +80,7 @@ func (l Limits) OrDefault() Limits {
 	return l
 }
 
-// check refuses an image by its dimensions in pixels.
+// check returns an error if the dimensions, in pixels, are outside the limits.
 func (l Limits) check(w, h int) error {
 	if w < 1 || h < 1 {
 		return fmt.Errorf("%w: it is %d×%d pixels", ErrImage, w, h)
@@ -92,20 +92,18 @@ func (l Limits) check(w, h int) error {
 	return nil
 }
 
-// Decode reads a PNG, JPEG, GIF, BMP, TIFF or WebP image (the first frame of an
-// animation, the first page), told apart by content, into what Pillow's
-// Image.open(f).convert("RGB") gives: alpha is dropped and not composited, a
-// palette's transparency likewise, CMYK is converted as Pillow does it without
-// a colour profile, and the EXIF orientation is not applied (a TIFF's own
-// orientation is, as in Pillow).
+// Decode decodes a PNG, JPEG, GIF, BMP, TIFF or WebP image, recognized by its content.
+// Of an animation or a document it decodes the first frame or page. The result is that
+// of Pillow's Image.open(f).convert("RGB"): alpha and a palette's transparency are
+// dropped without compositing, CMYK is converted without a colour profile, a TIFF's
+// orientation is applied, and the EXIF orientation is not.
 //
-// There is one exception: 16-bit grey is scaled to 8 bits by dropping the low
-// byte, where Pillow cuts every value above 255 to white. Colour of 16 bits is
-// scaled the same way by both.
+// There is one exception: 16-bit grey is scaled to 8 bits by dropping the low byte.
+// Pillow clips values above 255 to white. 16-bit colour is scaled in both.
 //
-// The dimensions in the header are held against lim before anything of the
-// image's size is allocated, and so is what the file's length can hold at all.
-// It returns ErrImage or ErrTooLarge, wrapped.
+// Decode compares the dimensions in the header with lim and with the file's length
+// before it allocates memory for the pixels. The errors are ErrImage and ErrTooLarge,
+// wrapped.
 func Decode(data []byte, lim Limits) (*RGB, error) {
 	img, err := decode(data, lim)
 	if err != nil {
@@ -114,7 +112,7 @@ func Decode(data []byte, lim Limits) (*RGB, error) {
 	return img.spread(), nil
 }
 
-// decode is Decode that leaves grey images as planes.
+// decode is Decode without spread: the Pix of a grey image is nil.
 func decode(data []byte, lim Limits) (img *RGB, err error) {
 	lim = lim.OrDefault()
 	if int64(len(data)) > lim.MaxBytes {
@@ -124,8 +122,8 @@ func decode(data []byte, lim Limits) (img *RGB, err error) {
 	if c == nil {
 		return nil, fmt.Errorf("%w: expected PNG, JPEG, GIF, BMP, TIFF or WebP, found %s", ErrImage, describe(data))
 	}
-	// A decoder's panic on a crafted image is that image's fault: all of the
-	// work below is done in this goroutine, so that it ends here.
+	// A panic of a decoder means that the image is damaged. All work below is done in
+	// this goroutine, so recover catches it.
 	defer func() {
 		if p := recover(); p != nil {
 			img, err = nil, fmt.Errorf("%w: damaged %s: %v", ErrImage, c.name, p)
@@ -138,15 +136,15 @@ func decode(data []byte, lim Limits) (img *RGB, err error) {
 	return nil, fmt.Errorf("%w: damaged or unsupported %s: %w", ErrImage, c.name, err)
 }
 
-// codec is an image format: how it is recognised and read.
+// codec is an image format.
 type codec struct {
 	name  string
-	magic []string // '?' stands for any byte
+	magic []string // first bytes; '?' matches any byte
 	read  func(data []byte, lim Limits) (*RGB, error)
 }
 
-// codecs are called directly and not through image.Decode: what other packages
-// register there must not widen what untrusted bytes can reach.
+// codecs are called directly. image.Decode would also pass untrusted bytes to formats
+// that other packages register.
 var codecs = []codec{
 	{"PNG", []string{"\x89PNG\r\n\x1a\n"}, readPNG},
 	{"JPEG", []string{"\xff\xd8\xff"}, readJPEG},
@@ -156,6 +154,7 @@ var codecs = []codec{
 	{"WebP", []string{"RIFF????WEBP"}, readWebP},
 }
 
+// sniff returns the codec of an image file, or nil.
 func sniff(data []byte) *codec {
 	for i := range codecs {
 		for _, m := range codecs[i].magic {
@@ -179,7 +178,7 @@ func matches(data []byte, magic string) bool {
 	return true
 }
 
-// describe names the first bytes of something that is no image.
+// describe describes bytes that are not an image, for an error.
 func describe(data []byte) string {
 	if len(data) == 0 {
 		return "nothing"
@@ -187,8 +186,8 @@ func describe(data []byte) string {
 	return fmt.Sprintf("%d bytes that begin with %q", len(data), data[:min(len(data), 8)])
 }
 
-// decodeWith decodes by one of the library's decoders, after their header, and
-// what the file's length can hold, have been checked.
+// decodeWith decodes with one of the library's decoders. Before, it checks the header
+// against the limits and the file's length.
 func decodeWith(data []byte, lim Limits,
 	config func(*bytes.Reader) (image.Config, error),
 	plausible func(image.Config) error,
@@ -210,7 +209,7 @@ func decodeWith(data []byte, lim Limits,
 		return nil, err
 	}
 	if b := m.Bounds(); b.Dx() != cfg.Width || b.Dy() != cfg.Height {
-		return nil, fmt.Errorf("%w: the header says %d×%d pixels, the content is %d×%d",
+		return nil, fmt.Errorf("%w: %d×%d pixels in the header, %d×%d in the content",
 			ErrImage, cfg.Width, cfg.Height, b.Dx(), b.Dy())
 	}
 	return convert(m)
@@ -254,7 +253,7 @@ func readTIFF(data []byte, lim Limits) (*RGB, error) {
 		return nil, err
 	}
 	img.spread()
-	img.plane = nil // what follows is done with the pixels
+	img.plane = nil // the changes below are to Pix
 	if dir.inverted() {
 		for i, v := range img.Pix {
 			img.Pix[i] = 255 - v
@@ -282,7 +281,7 @@ func readWebP(data []byte, lim Limits) (*RGB, error) {
 		return nil, err
 	}
 	if picture.W != f.frame.Width || picture.H != f.frame.Height {
-		return nil, fmt.Errorf("%w: a frame of an animated WebP says %d×%d pixels and has %d×%d",
+		return nil, fmt.Errorf("%w: a frame of an animated WebP has %d×%d pixels in its header and %d×%d in its content",
 			ErrImage, f.frame.Width, f.frame.Height, picture.W, picture.H)
 	}
 	return f.onCanvas(picture), nil

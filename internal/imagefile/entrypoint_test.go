@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// decoders are packages and their functions that read an image. Untrusted bytes
-// must come to them through Decode alone, which holds them against the limits
-// first. Imaging's way to TIFF is one of them (CVE-2023-36308 was a panic there).
+// decoders are functions that decode an image, by package. Untrusted bytes must reach
+// them through Decode only, which checks the limits first. imaging calls the TIFF
+// decoder (CVE-2023-36308 was a panic there).
 var decoders = map[string][]string{
 	"image":                             {"Decode", "DecodeConfig"},
 	"image/png":                         {"Decode", "DecodeConfig"},
@@ -25,13 +25,13 @@ var decoders = map[string][]string{
 	"github.com/disintegration/imaging": {"Decode", "Open"},
 }
 
-func TestImagesComeInThroughOneDoor(t *testing.T) {
+func TestDecode_IsTheOnlyCallerOfImageDecoders(t *testing.T) {
 	found := 0
 	err := filepath.WalkDir(filepath.Join("..", ".."), func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		// The benchmark reads our own pictures only.
+		// The benchmark decodes the repository's images only.
 		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && d.Name() != ".." || path == filepath.Join("..", "..", "bench")) {
 			return fs.SkipDir
 		}
@@ -62,7 +62,7 @@ func TestImagesComeInThroughOneDoor(t *testing.T) {
 			}
 			found++
 			if filepath.ToSlash(path) != "../../internal/imagefile/decode.go" || names[from.Name] == "image" || names[from.Name] == "github.com/disintegration/imaging" {
-				t.Errorf("%s reads images by %s.%s, expected imagefile.Decode", path, from.Name, call.Sel.Name)
+				t.Errorf("%s decodes images with %s.%s, expected imagefile.Decode", path, from.Name, call.Sel.Name)
 			}
 			return true
 		})
@@ -72,6 +72,6 @@ func TestImagesComeInThroughOneDoor(t *testing.T) {
 		t.Fatal(err)
 	}
 	if found < 10 {
-		t.Errorf("only %d calls of decoders were found", found)
+		t.Errorf("found only %d calls of decoders", found)
 	}
 }

@@ -7,8 +7,7 @@ import (
 	"io"
 )
 
-// gifFrame is the first frame of a GIF: where it lies on the screen and how its
-// indexes become colours.
+// gifFrame is the first frame of a GIF: its rectangle on the screen and its colours.
 type gifFrame struct {
 	x, y, w, h  int
 	interlaced  bool
@@ -16,13 +15,11 @@ type gifFrame struct {
 	transparent int // index, or -1
 }
 
-// readGIF composes the first frame on the screen. The library's decoder is not
-// used because it forgets the colour behind a transparent index, which Pillow
-// shows when it drops the transparency.
+// readGIF draws the first frame on the screen. The standard library's decoder loses the
+// colour of the transparent index, which Pillow shows because it drops transparency.
 //
-// What the frame leaves free shows the transparent index, or index 0 where
-// there is none; a frame that reaches over the screen widens it. Both are
-// Pillow's ways.
+// As in Pillow, pixels outside the frame have the colour of the transparent index, or
+// of index 0 if there is none, and a frame beyond the screen enlarges the screen.
 func readGIF(data []byte, lim Limits) (*RGB, error) {
 	g := gifReader{data: data}
 	width, height, f, err := g.header()
@@ -60,14 +57,13 @@ func readGIF(data []byte, lim Limits) (*RGB, error) {
 		for _, v := range row {
 			c := f.palette[v]
 			dst[0], dst[1], dst[2] = c[0], c[1], c[2]
-			// The last pixel of the image leaves an empty slice behind.
 			dst = dst[3:]
 		}
 	}
 	return img, nil
 }
 
-// row is where the i-th row of the file belongs in the frame.
+// row returns the row in the frame of the i-th row in the file.
 func (f gifFrame) row(i int) int {
 	if !f.interlaced {
 		return i
@@ -82,14 +78,15 @@ func (f gifFrame) row(i int) int {
 	return f.h - 1
 }
 
+// fill sets all pixels to one colour.
 func (img *RGB) fill(c [3]byte) {
 	for i := 0; i < len(img.Pix); i += 3 {
 		copy(img.Pix[i:i+3], c[:])
 	}
 }
 
-// gifReader reads a GIF's structure, and, once inBlocks is set, the bytes
-// inside its data blocks.
+// gifReader reads the structure of a GIF. Once inBlocks is set, ReadByte reads the
+// content of the data blocks.
 type gifReader struct {
 	data     []byte
 	inBlocks bool
@@ -118,7 +115,7 @@ func (g *gifReader) ReadByte() (byte, error) {
 	return b, nil
 }
 
-// Read implements io.Reader: the LZW decoder asks for one, and uses ReadByte.
+// Read implements io.Reader, which lzw.NewReader requires. The decoder uses ReadByte.
 func (g *gifReader) Read(p []byte) (int, error) {
 	for i := range p {
 		b, err := g.ReadByte()
@@ -130,7 +127,7 @@ func (g *gifReader) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// take cuts n bytes off the front.
+// take returns and removes the first n bytes.
 func (g *gifReader) take(n int) ([]byte, error) {
 	if n > len(g.data) {
 		return nil, fmt.Errorf("%w: truncated GIF", ErrImage)
@@ -140,7 +137,7 @@ func (g *gifReader) take(n int) ([]byte, error) {
 	return b, nil
 }
 
-// header reads up to the first frame's pixels. Width and height are those of
+// header reads up to the pixels of the first frame. It returns the width and height of
 // the screen.
 func (g *gifReader) header() (width, height int, f gifFrame, err error) {
 	f.transparent = -1
@@ -180,7 +177,7 @@ func (g *gifReader) header() (width, height int, f gifFrame, err error) {
 	}
 }
 
-// extension keeps the transparent index and skips the rest.
+// extension reads an extension block: the transparent index is set, the rest skipped.
 func (g *gifReader) extension(f *gifFrame) error {
 	const graphicControl = 0xf9
 	label, err := g.take(1)
@@ -205,9 +202,9 @@ func (g *gifReader) extension(f *gifFrame) error {
 	}
 }
 
-// palette reads the colour table that the flags announce, if any. Indexes
-// beyond a table are black; a table that says of every index its own grey is
-// none to Pillow, so there they stay grey.
+// palette reads the colour table if the flags have the table bit. Indexes beyond the
+// table are black. Pillow ignores a table in which every index is its own grey, so the
+// indexes beyond such a table stay grey.
 func (g *gifReader) palette(flags byte, p *[256][3]byte) error {
 	if flags&0x80 == 0 {
 		return nil

@@ -12,9 +12,10 @@ import (
 	"testing"
 )
 
+// goldenDir holds the inputs of the tests, and in expected Pillow's results.
 const goldenDir = "../../testdata/golden/images"
 
-// golden is what Pillow makes of one input at one size.
+// golden is Pillow's result for one input at one size.
 type golden struct {
 	input string
 	w, h  int
@@ -23,7 +24,7 @@ type golden struct {
 
 var goldenName = regexp.MustCompile(`^(.+)\.(\d+)x(\d+)\.png$`)
 
-// goldens reads every expectation that make_images.py wrote.
+// goldens reads the results of make_images.py.
 func goldens(t testing.TB) []golden {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(goldenDir, "expected", "*.png"))
@@ -34,7 +35,7 @@ func goldens(t testing.TB) []golden {
 	for _, f := range files {
 		m := goldenName.FindStringSubmatch(filepath.Base(f))
 		if m == nil {
-			t.Fatalf("%s is not named as a golden", f)
+			t.Fatalf("%s is not the name of a golden file", f)
 		}
 		g := golden{input: m[1]}
 		g.w, _ = strconv.Atoi(m[2])
@@ -50,8 +51,7 @@ func goldens(t testing.TB) []golden {
 		if b := img.Bounds(); b.Dx() != g.w || b.Dy() != g.h {
 			t.Fatalf("%s is %v", f, b)
 		}
-		// Pillow's optimize writes grey-looking images as RGB too, so what
-		// is read here is 8-bit colour whose values need no conversion.
+		// The files are 8-bit RGB, also for grey images.
 		for y := range g.h {
 			for x := range g.w {
 				r, gr, b, _ := img.At(x, y).RGBA()
@@ -72,8 +72,8 @@ func readInput(t testing.TB, name string) []byte {
 	return data
 }
 
-// difference gives the largest difference of two images, the mean, and the
-// share of values that differ by more than 1.
+// difference returns the largest and the mean difference of two images, and the share
+// of values that differ by more than 1.
 func difference(a, b []byte) (largest int, mean, above1 float64) {
 	for i := range a {
 		d := int(a[i]) - int(b[i])
@@ -88,13 +88,12 @@ func difference(a, b []byte) (largest int, mean, above1 float64) {
 	return largest, mean / n, above1 / n
 }
 
-// bound is the largest difference from Pillow, of 255, that an input may show.
-// Lossless formats and WebP have none. A JPEG's blocks come from another
-// inverse transform (Go's), which rounds otherwise: a luma off by one, or a
-// chroma whose error the conversion multiplies by up to 1.8. Over pictures of
-// 611×403 pixels in all samplings the mean difference was 0.02 to 0.05, under
-// 1% of the values differed by more than 1, about 0.01% by more than 2, and none
-// by more than 3; resized to 256×256, under 0.05% differed by more than 1.
+// bound returns the largest accepted difference from Pillow, of 255: 0 for lossless
+// formats and WebP. Go's inverse transform of JPEG rounds differently: luma differs by
+// 1, and the colour conversion multiplies a difference in chroma by up to 1.8. Over
+// images of 611×403 pixels in all samplings the mean difference was 0.02 to 0.05, under
+// 1% of the values differed by more than 1, about 0.01% by more than 2, and none by
+// more than 3; resized to 256×256, under 0.05% differed by more than 1.
 func bound(name string) int {
 	if strings.HasSuffix(name, ".jpg") {
 		return 3
@@ -102,16 +101,16 @@ func bound(name string) int {
 	return 0
 }
 
-// maxAbove1 is the share of a JPEG's values that may differ by more than 1.
+// maxAbove1 is the largest accepted share of a JPEG's values that differ by more than 1.
 const maxAbove1 = 0.02
 
-// exempt are the inputs whose meaning differs from Pillow's, with the reason.
+// exempt are the inputs that are decoded differently from Pillow, with the reason.
 var exempt = map[string]string{
 	"grey16.png": "16-bit grey is scaled, where Pillow clips",
 	"grey16.tif": "16-bit grey is scaled, where Pillow clips",
 }
 
-func TestDecodeAndResizeGiveWhatPillowGives(t *testing.T) {
+func TestResize_MatchesPillow(t *testing.T) {
 	for _, g := range goldens(t) {
 		t.Run(fmt.Sprintf("%s/%dx%d", g.input, g.w, g.h), func(t *testing.T) {
 			if why, ok := exempt[g.input]; ok {
@@ -130,7 +129,7 @@ func TestDecodeAndResizeGiveWhatPillowGives(t *testing.T) {
 				t.Logf("largest %d, mean %.4f, %.2f%% above 1", largest, mean, 100*above1)
 			}
 			if largest > bound(g.input) || above1 > maxAbove1 {
-				t.Errorf("differs from Pillow by up to %d (%.2f%% by more than 1), at most %d is expected",
+				t.Errorf("differs from Pillow by up to %d (%.2f%% by more than 1), expected at most %d",
 					largest, 100*above1, bound(g.input))
 			}
 		})

@@ -7,49 +7,47 @@ import (
 	"image"
 )
 
-// The checks here refuse files whose header promises more pixels than their
-// bytes can hold, before a decoder allocates for them: a bomb then has to be as
-// large as an honest image. Each ratio is what the format can reach at most,
-// not what is usual, so that no whole image is refused.
+// Decompression bombs: the checks refuse files whose header announces more pixels than
+// their bytes can encode, before a decoder allocates memory for them. Each ratio is the
+// maximum of the format, so that no valid image is refused.
 const (
-	// deflateRatio is the most that deflate expands, by its longest match of
-	// 258 bytes in 2 bits.
+	// deflateRatio is the largest ratio of deflate: a match of 258 bytes in 2 bits.
 	deflateRatio = 1032
-	// lzwRatio is above what 12-bit codes for up to 3839 bytes each can reach
-	// on average, dictionary growth and clear codes included.
+	// lzwRatio is above the average of 12-bit codes for up to 3839 bytes each, with
+	// the growth of the dictionary and clear codes.
 	lzwRatio = 4096
-	// packBitsRatio is 128 equal bytes in two.
+	// packBitsRatio is 128 equal bytes in 2 bytes.
 	packBitsRatio = 64
-	// jpegPixelsPerByte comes from at least one bit for each 8×8 block.
+	// jpegPixelsPerByte allows one bit for each 8×8 block.
 	jpegPixelsPerByte = 8 * 64
-	// vp8PixelsPerByte is twice what two bits for each 16×16 block allow.
+	// vp8PixelsPerByte is twice the ratio of two bits for each 16×16 block.
 	vp8PixelsPerByte = 2048
-	// vp8lPixelsPerByte is a choice: lossless WebP can code a blank image of
-	// any size in a few bytes, and no image that shows anything comes near.
+	// vp8lPixelsPerByte is arbitrary: lossless WebP encodes a blank image of any size
+	// in a few bytes, and real images are far below this ratio.
 	vp8lPixelsPerByte = 16384
-	// blankPixels may always be held by a few bytes: small blank images are
+	// blankPixels are accepted in any number of bytes: small blank images are
 	// harmless.
 	blankPixels = 1 << 20
-	// maxScans bounds the scans of a JPEG. Progressive encoders write about
-	// ten; each costs a pass over all blocks for a few bytes of file.
+	// maxScans bounds the scans of a JPEG. Each costs a pass over all blocks for a
+	// few bytes of file. Progressive encoders write about ten.
 	maxScans = 100
 )
 
-// plausible refuses an image that needs more units (bytes or pixels) than the
-// file's length can hold at perByte units a byte.
+// plausible returns ErrImage, wrapped, if length bytes of file cannot encode the units
+// (bytes or pixels) at perByte units per byte.
 func plausible(length int, units int64, perByte int64) error {
 	if units > blankPixels && units > perByte*int64(length) {
-		return fmt.Errorf("%w: the header promises more than %d bytes can hold", ErrImage, length)
+		return fmt.Errorf("%w: the header announces more pixels than %d bytes can encode", ErrImage, length)
 	}
 	return nil
 }
 
-// plausiblePNG refuses a PNG whose first chunk is not IHDR, as the standard does:
-// the decoder passes over others before it, and the depth would be looked for in
-// what they hold. DecodeConfig has found the chunk.
+// plausiblePNG also refuses a PNG whose first chunk is not IHDR, which the standard
+// requires: the decoder skips chunks before IHDR, but the offsets below do not.
+// DecodeConfig has checked that the chunk exists.
 func plausiblePNG(data []byte, c image.Config) error {
 	if string(data[12:16]) != "IHDR" {
-		return fmt.Errorf("%w: the PNG does not begin with its header", ErrImage)
+		return fmt.Errorf("%w: the first chunk of the PNG is not its header", ErrImage)
 	}
 	depth := int64(data[24])
 	samples := map[byte]int64{0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[data[25]]
@@ -72,9 +70,8 @@ func plausibleJPEG(data []byte, c image.Config) error {
 	return plausible(len(data), int64(c.Width)*int64(c.Height), jpegPixelsPerByte)
 }
 
-// countScans counts the start-of-scan markers of a JPEG, and stops above
-// maxScans. It walks the segments as the decoder does, so that a thumbnail
-// inside one does not count.
+// countScans counts the start-of-scan markers of a JPEG and stops above maxScans. It
+// skips the content of segments, as the decoder does: it can hold a thumbnail.
 func countScans(data []byte) int {
 	const (
 		soi, eoi, sos, tem = 0xd8, 0xd9, 0xda, 0x01
@@ -92,9 +89,9 @@ func countScans(data []byte) int {
 		}
 		m := data[p]
 		switch {
-		case m == 0xff: // a fill byte: the marker may follow
+		case m == 0xff: // a fill byte before a marker
 		case m == 0 || m == soi || m == tem || rst0 <= m && m <= rst7:
-			p++ // inside a scan, or a marker that stands alone
+			p++ // a byte of a scan, or a marker without a segment
 		case m == eoi:
 			return scans
 		default:
@@ -111,7 +108,7 @@ func countScans(data []byte) int {
 	}
 }
 
-// plausibleWebP looks for the chunk that holds the pixels.
+// plausibleWebP selects the ratio by the chunk that holds the pixels.
 func plausibleWebP(data []byte, c image.Config) error {
 	perByte := int64(vp8PixelsPerByte)
 	for p := 12; p+8 <= len(data); {

@@ -13,11 +13,12 @@ import (
 	"testing"
 )
 
-// expectedError reports whether err is one that Decode says it returns.
+// expectedError reports whether err is one of the documented errors of Decode.
 func expectedError(err error) bool {
 	return errors.Is(err, ErrImage) || errors.Is(err, ErrTooLarge)
 }
 
+// inputs returns the names of the files in goldenDir.
 func inputs(t testing.TB) []string {
 	t.Helper()
 	entries, err := os.ReadDir(goldenDir)
@@ -33,8 +34,8 @@ func inputs(t testing.TB) []string {
 	return names
 }
 
-func TestBytesThatAreNoImageAreErrImage(t *testing.T) {
-	for name, c := range map[string]struct{ data, says string }{
+func TestDecode_RefusesBytesThatAreNotAnImage(t *testing.T) {
+	for name, c := range map[string]struct{ data, text string }{
 		"nothing":              {"", "nothing"},
 		"text":                 {"hello, world", "hello, w"},
 		"a zip":                {"PK\x03\x04aaaaaaaaaaaaaaaa", "PK"},
@@ -49,30 +50,30 @@ func TestBytesThatAreNoImageAreErrImage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Decode([]byte(c.data), Limits{})
-			if !errors.Is(err, ErrImage) || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("%v, expected ErrImage that says %q", err, c.says)
+			if !errors.Is(err, ErrImage) || !strings.Contains(err.Error(), c.text) {
+				t.Errorf("%v, expected ErrImage with %q", err, c.text)
 			}
 		})
 	}
 }
 
-func TestTruncatedImagesAreErrorsAndNeverPanics(t *testing.T) {
+func TestDecode_RefusesTruncatedImages(t *testing.T) {
 	for _, name := range inputs(t) {
 		data := readInput(t, name)
 		for cut := 0; cut < len(data); cut += max(1, len(data)/97) {
 			img, err := Decode(data[:cut], Limits{})
 			if err != nil && !expectedError(err) {
-				t.Errorf("%s cut at %d: %v is neither ErrImage nor ErrTooLarge", name, cut, err)
+				t.Errorf("%s cut at %d: %v, expected ErrImage or ErrTooLarge", name, cut, err)
 			}
-			// The first frame of an animation can be whole in its first half.
+			// The first half of an animation can hold the complete first frame.
 			if err == nil && cut < len(data)/2 && !strings.HasPrefix(name, "animated") {
-				t.Errorf("%s cut at %d of %d gave a %d×%d image", name, cut, len(data), img.W, img.H)
+				t.Errorf("%s cut at %d of %d bytes: a %d×%d image, expected an error", name, cut, len(data), img.W, img.H)
 			}
 		}
 	}
 }
 
-func TestDamagedImagesGiveAnImageOrAnErrorWithinBounds(t *testing.T) {
+func TestDecode_KeepsTheLimitsForDamagedImages(t *testing.T) {
 	lim := Limits{MaxPixels: 1 << 16}
 	for _, name := range inputs(t) {
 		whole := readInput(t, name)
@@ -92,7 +93,7 @@ func TestDamagedImagesGiveAnImageOrAnErrorWithinBounds(t *testing.T) {
 	}
 }
 
-// pngChunk makes a chunk with its checksum.
+// pngChunk returns a chunk with its checksum.
 func pngChunk(kind string, data []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(data)))
 	b = append(append(b, kind...), data...)
@@ -105,13 +106,13 @@ func pngHeader(w, h uint32, depth, kind, interlace byte) []byte {
 	return append([]byte("\x89PNG\r\n\x1a\n"), pngChunk("IHDR", d)...)
 }
 
-// preceded puts a text before the header of a PNG.
+// preceded returns a PNG with a text chunk before its header.
 func preceded(png []byte) []byte {
 	const signature = 8
 	return slices.Concat(png[:signature], pngChunk("tEXt", []byte("a\x00b")), png[signature:])
 }
 
-// tiffFile makes a little-endian TIFF of one directory of long values.
+// tiffFile returns a little-endian TIFF with one directory of long values.
 func tiffFile(tags ...[2]uint32) []byte {
 	le := binary.LittleEndian
 	b := append([]byte("II*\x00"), 8, 0, 0, 0)
@@ -124,7 +125,7 @@ func tiffFile(tags ...[2]uint32) []byte {
 	return le.AppendUint32(b, 0)
 }
 
-// edited gives an input with bytes replaced at the place after a marker.
+// edited returns an input with bytes replaced at an offset from a marker.
 func edited(t *testing.T, name, marker string, offset int, with ...byte) []byte {
 	t.Helper()
 	data := readInput(t, name)
@@ -136,9 +137,9 @@ func edited(t *testing.T, name, marker string, offset int, with ...byte) []byte 
 	return data
 }
 
-// A bomb is a few bytes that promise a picture of hundreds of megabytes.
-func TestBombsAreRefusedBeforeAnythingOfTheirSizeIsAllocated(t *testing.T) {
-	const most = 4 << 20
+// A bomb is a small file whose header announces an image of hundreds of megabytes.
+func TestDecode_RefusesBombsBeforeItAllocatesTheirPixels(t *testing.T) {
+	const most = 4 << 20 // bytes
 	webpCanvas := []byte("RIFF\x1e\x00\x00\x00WEBPVP8X\x0a\x00\x00\x00\x10\x00\x00\x00\xfe\x3f\x00\x9f\x0f\x00ALPH\x00\x00\x00\x00")
 	vp8l := []byte("RIFF\x14\x00\x00\x00WEBPVP8L\x08\x00\x00\x00\x2f\xff\xdf\xff\x03\x00\x00\x00")
 	bmp := readInput(t, "rgb.bmp")
@@ -178,13 +179,13 @@ func TestBombsAreRefusedBeforeAnythingOfTheirSizeIsAllocated(t *testing.T) {
 				t.Errorf("%v, expected %v", err, c.want)
 			}
 			if n := after.TotalAlloc - before.TotalAlloc; n > most {
-				t.Errorf("%d bytes were allocated for %d bytes of image, at most %d are expected", n, len(c.data), most)
+				t.Errorf("allocated %d bytes for %d bytes of image, expected at most %d", n, len(c.data), most)
 			}
 		})
 	}
 }
 
-func TestJPEGOfEndlessScansIsRefused(t *testing.T) {
+func TestDecode_RefusesJPEGsOfTooManyScans(t *testing.T) {
 	data := readInput(t, "jpeg_progressive.jpg")
 	last := bytes.LastIndex(data, []byte{0xff, 0xda})
 	end := bytes.LastIndex(data, []byte{0xff, 0xd9})
@@ -194,14 +195,14 @@ func TestJPEGOfEndlessScansIsRefused(t *testing.T) {
 	}
 	many = append(many, data[end:]...)
 	if n := countScans(data); n < 2 || n > 20 {
-		t.Errorf("%d scans were counted in a progressive JPEG", n)
+		t.Errorf("counted %d scans in a progressive JPEG", n)
 	}
 	if _, err := Decode(many, Limits{}); !errors.Is(err, ErrImage) || !strings.Contains(err.Error(), "scans") {
 		t.Errorf("%v, expected ErrImage for the number of scans", err)
 	}
 }
 
-func TestLimitsHoldAtTheirEdges(t *testing.T) {
+func TestDecode_AcceptsImagesUpToTheLimits(t *testing.T) {
 	data := readInput(t, "tiny_47x1.png")
 	for name, c := range map[string]struct {
 		lim  Limits
@@ -222,7 +223,7 @@ func TestLimitsHoldAtTheirEdges(t *testing.T) {
 	}
 }
 
-func TestDecoderPanicIsErrImage(t *testing.T) {
+func TestDecode_ReturnsErrImageForAPanicOfADecoder(t *testing.T) {
 	saved := codecs
 	t.Cleanup(func() { codecs = saved })
 	codecs = []codec{{"test format", []string{"boom"}, func([]byte, Limits) (*RGB, error) {
@@ -234,7 +235,7 @@ func TestDecoderPanicIsErrImage(t *testing.T) {
 	}
 }
 
-func TestPaletteIndexOutOfRangeIsBlack(t *testing.T) {
+func TestToRGB_DecodesIndexesOutsideThePaletteAsBlack(t *testing.T) {
 	m := image.NewPaletted(image.Rect(0, 0, 2, 1), nil)
 	m.Pix = []byte{0, 255}
 	img, err := toRGB(m)
@@ -252,7 +253,7 @@ func FuzzDecode(f *testing.F) {
 		img, err := Decode(data, lim)
 		if err != nil {
 			if !expectedError(err) {
-				t.Fatalf("%v is neither ErrImage nor ErrTooLarge", err)
+				t.Fatalf("%v, expected ErrImage or ErrTooLarge", err)
 			}
 			return
 		}

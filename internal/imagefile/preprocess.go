@@ -7,47 +7,64 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// ErrSide is returned when an image is to be prepared for a side that no
-// network has.
+// ErrSide is returned when the side of the prepared image is below 1 or above
+// models.MaxImageSize.
 var ErrSide = errors.New("unusable image side")
 
-// Prepare decodes an untrusted image and resizes it to the square the network
-// sees: side·side·3 bytes, rows of pixels of red, green and blue. This and
-// Normalize are the whole preprocessing, in training and in detection; training
-// keeps these bytes in memory. It returns ErrImage, ErrTooLarge or, for a
-// side below 1 or above models.MaxImageSize, ErrSide, wrapped.
+// Prepared is an image that was resized to a network's input.
+type Prepared struct {
+	// W and H are the width and height of the original image, in pixels.
+	W, H int
+	// Pix holds red, green and blue of every pixel, rows from top to bottom:
+	// side·side·3 bytes.
+	Pix []byte
+}
+
+// Prepare decodes an untrusted image and resizes it to side×side pixels: side·side·3
+// bytes, rows of red, green and blue. Prepare and Normalize are the whole
+// preprocessing, in training and in inference; training keeps the bytes in memory.
+// The errors are ErrImage, ErrTooLarge and ErrSide, wrapped.
 func Prepare(data []byte, side int, lim Limits) ([]byte, error) {
-	return prepare(data, side, lim, func(n int) []byte { return make([]byte, n) })
+	p, err := prepare(data, side, lim, func(n int) []byte { return make([]byte, n) })
+	return p.Pix, err
 }
 
-// PreparePooled is Prepare into memory that Release returns to a pool.
-func PreparePooled(data []byte, side int, lim Limits) ([]byte, error) {
-	return prepare(data, side, lim, func(n int) []byte { return *borrow(n) })
-}
-
-// Release returns PreparePooled's pixels to the pool. The caller must not use them
-// afterwards.
-func Release(pixels []byte) { giveBack(&pixels) }
-
-// prepare is Prepare into n bytes that memory allocates.
-func prepare(data []byte, side int, lim Limits, memory func(n int) []byte) ([]byte, error) {
-	if side < 1 || side > models.MaxImageSize {
-		return nil, fmt.Errorf("%w: %d pixels, expected 1 to %d", ErrSide, side, models.MaxImageSize)
-	}
-	img, err := decode(data, lim)
+// PreparePooled is like Prepare and also returns the original image's size. The
+// pixels' memory is from a pool; Release returns it.
+func PreparePooled(data []byte, side int, lim Limits) (*Prepared, error) {
+	p, err := prepare(data, side, lim, func(n int) []byte { return *borrow(n) })
 	if err != nil {
 		return nil, err
 	}
-	// The caller has what is made of it, and nobody what it is made of.
-	defer giveBack(&img.Pix)
-	defer giveBack(&img.plane)
-	pixels := memory(channels * side * side)
-	img.resizeTo(pixels, side, side)
-	return pixels, nil
+	return &p, nil
 }
 
-// unit holds float32(v)/255, which is what PyTorch's .float()/255 gives;
-// multiplying by 1/255 would differ in the last bit for some values.
+// Release returns the pixels' memory to the pool. Nobody may use Pix afterwards.
+// An image that is not released is left to the garbage collector.
+func (p *Prepared) Release() {
+	pix := p.Pix
+	p.Pix = nil
+	giveBack(&pix)
+}
+
+// prepare is Prepare with a function that allocates the n bytes of the result.
+func prepare(data []byte, side int, lim Limits, allocate func(n int) []byte) (Prepared, error) {
+	if side < 1 || side > models.MaxImageSize {
+		return Prepared{}, fmt.Errorf("%w: %d pixels, expected 1 to %d", ErrSide, side, models.MaxImageSize)
+	}
+	img, err := decode(data, lim)
+	if err != nil {
+		return Prepared{}, err
+	}
+	defer giveBack(&img.Pix)
+	defer giveBack(&img.plane)
+	p := Prepared{W: img.W, H: img.H, Pix: allocate(channels * side * side)}
+	img.resizeTo(p.Pix, side, side)
+	return p, nil
+}
+
+// unit holds float32(v)/255, PyTorch's .float()/255. A multiplication by 1/255
+// would differ in the last bit for some values.
 var unit = func() (t [256]float32) {
 	for v := range t {
 		t[v] = float32(v) / 255
@@ -55,9 +72,9 @@ var unit = func() (t [256]float32) {
 	return t
 }()
 
-// Normalize turns Prepare's bytes into the network's input: three planes, red,
-// green and blue, of values from 0 to 1. It panics when dst is not as long as
-// pixels, or they are not whole pixels.
+// Normalize writes the network's input: the red, green and blue planes of the
+// pixels, as values from 0 to 1. It panics if dst and pixels differ in length or
+// the length is not a multiple of 3.
 func Normalize(dst []float32, pixels []byte) {
 	n := len(pixels) / 3
 	if len(dst) != len(pixels) || len(pixels) != 3*n {

@@ -11,7 +11,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-func TestPrepareIsTheSquareThatPillowMakes(t *testing.T) {
+func TestPrepare_MatchesPillow(t *testing.T) {
 	for _, g := range goldens(t) {
 		if g.w != 16 || g.h != 16 || exempt[g.input] != "" {
 			continue
@@ -27,13 +27,13 @@ func TestPrepareIsTheSquareThatPillowMakes(t *testing.T) {
 	}
 }
 
-func TestSixteenBitGreyIsScaledAndNotClipped(t *testing.T) {
+func TestDecode_ScalesSixteenBitGrey(t *testing.T) {
 	for _, name := range []string{"grey16.png", "grey16.tif"} {
 		img, err := Decode(readInput(t, name), Limits{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		// make_images.py put the picture's red into the high byte.
+		// make_images.py stores the red of the RGB image in the high byte.
 		want, err := Decode(readInput(t, "rgb.png"), Limits{})
 		if err != nil {
 			t.Fatal(err)
@@ -47,7 +47,36 @@ func TestSixteenBitGreyIsScaledAndNotClipped(t *testing.T) {
 	}
 }
 
-func TestPrepareRefusesSidesOfNoNetwork(t *testing.T) {
+func TestPreparePooled_ReturnsThePixelsOfPrepareAndTheOriginalSize(t *testing.T) {
+	for _, name := range []string{"rgb.png", "grey16.png", "jpeg_420_48x32.jpg", "plain.gif"} {
+		data := readInput(t, name)
+		want, err := Prepare(data, 16, Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := Decode(data, Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := PreparePooled(data, 16, Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(p.Pix, want) || p.W != img.W || p.H != img.H {
+			t.Errorf("%s: %d×%d pixels, expected %d×%d", name, p.W, p.H, img.W, img.H)
+		}
+		p.Release()
+		p.Release() // the second call has no effect
+		if p.Pix != nil {
+			t.Errorf("%s: Pix is set after Release", name)
+		}
+	}
+	if p, err := PreparePooled([]byte("prose"), 16, Limits{}); p != nil || !errors.Is(err, ErrImage) {
+		t.Errorf("%v, %v, expected ErrImage", p, err)
+	}
+}
+
+func TestPrepare_RefusesSidesOutsideTheRange(t *testing.T) {
 	data := readInput(t, "rgb.png")
 	for _, side := range []int{-1, 0, models.MaxImageSize + 1} {
 		if _, err := Prepare(data, side, Limits{}); !errors.Is(err, ErrSide) {
@@ -59,7 +88,7 @@ func TestPrepareRefusesSidesOfNoNetwork(t *testing.T) {
 	}
 }
 
-func TestNormalizeMakesPlanesOfExactFractions(t *testing.T) {
+func TestNormalize_ReturnsPlanesOfExactFractions(t *testing.T) {
 	pixels := make([]byte, 3*256)
 	for i := range 256 {
 		pixels[3*i], pixels[3*i+1], pixels[3*i+2] = byte(i), byte(255-i), byte(i/2)
@@ -75,7 +104,7 @@ func TestNormalizeMakesPlanesOfExactFractions(t *testing.T) {
 	}
 }
 
-func TestNormalizePanicsOnLengthsThatDoNotFit(t *testing.T) {
+func TestNormalize_PanicsIfTheLengthsDiffer(t *testing.T) {
 	for _, c := range [][2]int{{11, 12}, {12, 11}, {10, 10}} {
 		func() {
 			defer func() {
@@ -91,7 +120,7 @@ func TestNormalizePanicsOnLengthsThatDoNotFit(t *testing.T) {
 func BenchmarkPrepare(b *testing.B) {
 	img := noise(1024, 768)
 	m := image.NewNRGBA(image.Rect(0, 0, img.W, img.H))
-	smooth := img.Resize(64, 48).Resize(img.W, img.H) // noise would not compress as a photograph does
+	smooth := img.Resize(64, 48).Resize(img.W, img.H) // noise compresses worse than a photograph
 	for i := range img.W * img.H {
 		copy(m.Pix[4*i:], append(smooth.Pix[3*i:3*i+3:3*i+3], 255))
 	}
@@ -122,9 +151,9 @@ func BenchmarkNormalize(b *testing.B) {
 	}
 }
 
-// A training keeps the bytes of thousands of images: a large image that was read
-// before must not leave its memory behind a small one.
-func TestPrepareGivesNoMoreMemoryThanTheImage(t *testing.T) {
+// Training keeps the pixels of thousands of images, so the result must not be in a
+// larger buffer of the pool.
+func TestPrepare_AllocatesNoMoreThanThePixels(t *testing.T) {
 	for _, size := range []int{512, 64, 32} {
 		var file bytes.Buffer
 		if err := png.Encode(&file, image.NewNRGBA(image.Rect(0, 0, size, size))); err != nil {
@@ -134,8 +163,8 @@ func TestPrepareGivesNoMoreMemoryThanTheImage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if most := 64*64*3 + 2048; cap(pixels) > most { // what the allocator rounds up to
-			t.Errorf("of %d×%d pixels: %d bytes are kept, expected at most %d", size, size, cap(pixels), most)
+		if most := 64*64*3 + 2048; cap(pixels) > most { // the allocator rounds up
+			t.Errorf("%d×%d pixels: a capacity of %d bytes, expected at most %d", size, size, cap(pixels), most)
 		}
 	}
 }

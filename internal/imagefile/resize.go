@@ -7,31 +7,30 @@ import (
 	"sync"
 )
 
-// precisionBits are the fractional bits of a coefficient, Pillow's
-// PRECISION_BITS: 32 less 8 for the pixel and 2 of headroom.
+// precisionBits is the number of fractional bits of a coefficient, Pillow's
+// PRECISION_BITS: 32 bits minus 8 for the pixel and 2 against overflow.
 const precisionBits = 32 - 8 - 2
 
-// maxPooledBytes bounds what a pooled buffer may keep alive between two
-// resizes: 1024 source rows at a width of 4096.
+// maxPooledBytes is the largest buffer that the pool keeps: 1024 rows of 4096 pixels.
 const maxPooledBytes = 12 << 20
 
 // weights are the triangle filter's coefficients for one direction.
 type weights struct {
-	// windows holds, for every output, what it is the weighted sum of.
+	// windows holds the inputs of every output.
 	windows []window
 	coeffs  []uint32
 }
 
-// window is the run of n inputs from first on, whose coefficients begin at
-// coeff in weights.coeffs.
+// window is the n inputs from first on. Their coefficients start at coeff in
+// weights.coeffs.
 type window struct{ first, n, coeff int }
 
-// newWeights computes Pillow's precompute_coeffs and normalize_coeffs_8bpc for
-// its bilinear filter. The conversions to float64 around products keep the
-// compiler from fusing them with a sum (arm64 would), which rounds otherwise.
+// newWeights is Pillow's precompute_coeffs and normalize_coeffs_8bpc for the bilinear
+// filter. The float64 conversions of products prevent fused multiply-adds (on arm64),
+// which would round differently.
 func newWeights(in, out int) weights {
 	scale := float64(in) / float64(out)
-	support := max(scale, 1) // of a triangle of radius 1, stretched when reducing
+	support := max(scale, 1) // half the width of the triangle; it grows with the reduction
 	inverse := 1 / support
 	w := weights{windows: make([]window, out)}
 	norm := make([]float64, 0, 2*int(math.Ceil(support))+1)
@@ -53,31 +52,31 @@ func newWeights(in, out int) weights {
 			if sum != 0 {
 				v /= sum
 			}
-			// None is negative, so that rounding is adding a half.
+			// No value is negative, so adding 0.5 rounds.
 			w.coeffs = append(w.coeffs, uint32(0.5+float64(v*(1<<precisionBits))))
 		}
 	}
 	return w
 }
 
-// of gives the coefficients of a window.
+// of returns the first input and the coefficients of output i.
 func (w weights) of(i int) (int, []uint32) {
 	win := w.windows[i]
 	return win.first, w.coeffs[win.coeff : win.coeff+win.n]
 }
 
-// between gives the rows that the vertical pass reads at all.
-func (w weights) between() (first, end int) {
+// span returns the first input of all windows and the end of the last one.
+func (w weights) span() (first, end int) {
 	last := w.windows[len(w.windows)-1]
 	return w.windows[0].first, last.first + last.n
 }
 
-// Resize gives the image at w×h pixels by Pillow's Image.BILINEAR, bit for bit:
-// a triangle filter whose support grows with the reduction, coefficients of 22
-// fractional bits, two passes with 8 bits between them; a direction that does
-// not change is left alone. The order of the passes is that of Pillow 13, see
-// verticalFirst. The result never shares memory with img. It panics when w or h
-// is below 1.
+// Resize returns the image at w×h pixels. The result has the same bits as Pillow's
+// Image.BILINEAR: a triangle filter whose support grows with the reduction,
+// coefficients with 22 fractional bits, two passes with 8 bits between them, and no
+// pass for a dimension that does not change. The order of the passes is that of
+// Pillow 13, see verticalFirst. The result shares no memory with img. Resize panics if
+// w or h is below 1.
 func (img *RGB) Resize(w, h int) *RGB {
 	if w < 1 || h < 1 {
 		panic(fmt.Sprintf("imagefile: resize to %d×%d pixels", w, h))
@@ -87,14 +86,14 @@ func (img *RGB) Resize(w, h int) *RGB {
 	return out
 }
 
-// resizeTo writes the pixels of Resize.
+// resizeTo writes the pixels of Resize to pix.
 func (img *RGB) resizeTo(pix []byte, w, h int) {
 	switch {
 	case w == img.W && h == img.H && img.plane == nil:
 		copy(pix, img.Pix)
 	case w == img.W && h == img.H:
 		repeat(pix, img.plane)
-	case img.plane != nil: // a third of the work
+	case img.plane != nil: // a third of the operations
 		to := borrow(w * h)
 		img.resize(*to, img.plane, w, h, 1, horizontalGrey)
 		repeat(pix, *to)
@@ -104,11 +103,11 @@ func (img *RGB) resizeTo(pix []byte, w, h int) {
 	}
 }
 
-// channels are those of an RGB image.
+// channels is the number of channels of an RGB image.
 const channels = 3
 
-// resize resizes samples of the image's size, so many for each pixel, to w×h
-// pixels, one of which is another than the image's. Rows are done by row.
+// resize resizes src, with the image's size and the given number of samples per pixel,
+// to w×h pixels. At least one dimension must change. The function row resizes rows.
 func (img *RGB) resize(dst, src []byte, w, h, samples int, row func(dst, src []byte, in, out int, w weights)) {
 	switch {
 	case h == img.H:
@@ -122,7 +121,7 @@ func (img *RGB) resize(dst, src []byte, w, h, samples int, row func(dst, src []b
 		giveBack(buf)
 	default:
 		rows := newWeights(img.H, h)
-		first, end := rows.between()
+		first, end := rows.span()
 		for i := range rows.windows {
 			rows.windows[i].first -= first
 		}
@@ -133,20 +132,19 @@ func (img *RGB) resize(dst, src []byte, w, h, samples int, row func(dst, src []b
 	}
 }
 
-// verticalFirst reports whether Pillow resizes the height before the width,
-// which changes results by at most 1 of 255: where the height loses more than
-// twice the pixels that the width does. Versions before 13 always began with
-// the width.
+// verticalFirst reports whether Pillow 13 resizes the height before the width: if the
+// height loses more than twice as many pixels as the width. Earlier versions always
+// resize the width first. The order changes results by at most 1 of 255.
 func (img *RGB) verticalFirst(w, h int) bool {
 	return h < img.H && img.H-h > 2*(img.W-w)
 }
 
-// intermediate holds the images between the two passes.
-var intermediate = sync.Pool{New: func() any { return new([]byte) }}
+// pool holds buffers of images.
+var pool = sync.Pool{New: func() any { return new([]byte) }}
 
-// borrow gives a buffer of n bytes whose content is undefined.
+// borrow returns a buffer of n bytes with undefined content.
 func borrow(n int) *[]byte {
-	buf := intermediate.Get().(*[]byte)
+	buf := pool.Get().(*[]byte)
 	if cap(*buf) < n {
 		*buf = make([]byte, n)
 	}
@@ -154,37 +152,37 @@ func borrow(n int) *[]byte {
 	return buf
 }
 
+// giveBack puts a buffer into the pool unless it is nil or too large.
 func giveBack(buf *[]byte) {
 	if *buf != nil && cap(*buf) <= maxPooledBytes {
-		intermediate.Put(buf)
+		pool.Put(buf)
 	}
 }
 
-// half is what rounds a sum of products to the nearest value.
+// half is added to a sum of products to round it to the nearest value.
 const half = 1 << (precisionBits - 1)
 
-// clipSum drops the fractional bits. The sum of rounded coefficients can be a
-// little above one, so that white needs a bound.
+// clipSum drops the fractional bits. The sum of rounded coefficients can be slightly
+// above 1, so the result for white needs an upper bound.
 func clipSum(v uint32) byte { return byte(min(v>>precisionBits, 255)) }
 
-// lanes selects the lowest byte of both halves of a word, and round is half in
-// both. Two 32-bit sums fit in one 64-bit word, and as no sum reaches 2^32
-// (coefficients add up to about 2^22, times 255) none spills into its
-// neighbour: one multiplication serves two samples.
+// A 64-bit word holds two 32-bit sums, so that one multiplication computes two samples.
+// No sum overflows into the other: the coefficients add up to about 2^22, times 255.
+// lanes masks the lowest byte of both halves, round is half in both.
 const (
 	lanes = 0x000000ff_000000ff
 	round = half<<32 | half
 )
 
-// horizontal resizes every row of src from in pixels to out, two rows at a
-// time: their samples side by side in one word.
+// horizontal resizes every row of src from in to out pixels. Each word holds the
+// samples of two rows.
 func horizontal(dst, src []byte, in, out int, w weights) {
 	pairs := make([]uint64, 3*in)
 	for len(src) > 0 {
 		upper, lower := src[:3*in], src[:3*in]
 		upperOut, lowerOut := dst[:3*out], dst[:3*out]
 		src, dst = src[3*in:], dst[3*out:]
-		if len(src) > 0 { // else the last row of an odd number goes with itself
+		if len(src) > 0 { // else an odd last row is paired with itself
 			lower, lowerOut = src[:3*in], dst[:3*out]
 			src, dst = src[3*in:], dst[3*out:]
 		}
@@ -209,7 +207,7 @@ func horizontal(dst, src []byte, in, out int, w weights) {
 	}
 }
 
-// horizontalGrey is horizontal for one sample a pixel.
+// horizontalGrey is horizontal for one sample per pixel.
 func horizontalGrey(dst, src []byte, in, out int, w weights) {
 	pairs := make([]uint64, in)
 	for len(src) > 0 {
@@ -233,7 +231,7 @@ func horizontalGrey(dst, src []byte, in, out int, w weights) {
 	}
 }
 
-// pair puts the samples of two rows side by side.
+// pair writes the samples of two rows to the halves of each word.
 func pair(dst []uint64, upper, lower []byte) {
 	for len(dst) >= 4 && len(upper) >= 4 && len(lower) >= 4 {
 		v := uint64(binary.LittleEndian.Uint32(upper)) | uint64(binary.LittleEndian.Uint32(lower))<<32
@@ -245,8 +243,8 @@ func pair(dst []uint64, upper, lower []byte) {
 	}
 }
 
-// vertical resizes the columns of src, whose rows are stride bytes. It works on
-// eight bytes at a time, two to a word.
+// vertical resizes the columns of src, which has rows of stride bytes. It computes
+// eight columns at a time, two in each word.
 func vertical(dst, src []byte, stride int, w weights) {
 	for i := range w.windows {
 		first, k := w.of(i)

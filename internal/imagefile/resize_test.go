@@ -11,8 +11,8 @@ import (
 	"github.com/disintegration/imaging"
 )
 
-// noise is an image of random bytes under a fixed seed: the hardest case for
-// any difference in rounding.
+// noise returns an image of random bytes with a fixed seed, the hardest case for
+// differences in rounding.
 func noise(w, h int) *RGB {
 	r := rand.New(rand.NewPCG(uint64(w), uint64(h)))
 	img := newRGB(w, h)
@@ -22,9 +22,8 @@ func noise(w, h int) *RGB {
 	return img
 }
 
-// imaging's Linear is the same filter in floating point by other people. It
-// only sees images made here: it must never see an untrusted one.
-func TestResizeAgreesWithAnIndependentImplementation(t *testing.T) {
+// The Linear filter of imaging is the same filter in floating point.
+func TestResize_MatchesAnIndependentImplementation(t *testing.T) {
 	for _, c := range []struct{ w, h, toW, toH int }{
 		{64, 48, 16, 16}, {100, 37, 33, 36}, {33, 31, 64, 64}, {200, 7, 16, 48}, {5, 300, 32, 32}, {256, 256, 255, 257}, {1, 1, 8, 8},
 	} {
@@ -48,7 +47,7 @@ func TestResizeAgreesWithAnIndependentImplementation(t *testing.T) {
 	}
 }
 
-func TestGreyIsResizedAsColourIs(t *testing.T) {
+func TestResize_ReturnsTheSameForGreyAndColour(t *testing.T) {
 	for _, c := range [][4]int{{64, 48, 16, 16}, {101, 37, 33, 36}, {33, 31, 64, 64}, {200, 7, 16, 48}, {5, 301, 32, 32},
 		{64, 40, 64, 21}, {41, 64, 16, 64}, {1, 1, 8, 8}, {8, 9, 8, 9}} {
 		plane := image.NewGray(image.Rect(0, 0, c[0], c[1]))
@@ -58,7 +57,7 @@ func TestGreyIsResizedAsColourIs(t *testing.T) {
 		}
 		img, err := toRGB(plane)
 		if err != nil || img.plane == nil {
-			t.Fatalf("no plane of a grey image, %v", err)
+			t.Fatalf("a grey image without a plane, %v", err)
 		}
 		got := img.Resize(c[2], c[3])
 		img.spread().plane = nil
@@ -68,7 +67,7 @@ func TestGreyIsResizedAsColourIs(t *testing.T) {
 	}
 }
 
-func TestResizeKeepsAFlatColour(t *testing.T) {
+func TestResize_KeepsAFlatColour(t *testing.T) {
 	for _, v := range []byte{0, 1, 127, 254, 255} {
 		for _, c := range [][4]int{{300, 200, 16, 16}, {3, 3, 64, 64}, {1, 65535, 16, 16}, {65535, 1, 16, 16}, {64, 64, 7, 900}} {
 			img := newRGB(c[0], c[1])
@@ -81,7 +80,7 @@ func TestResizeKeepsAFlatColour(t *testing.T) {
 	}
 }
 
-func TestResizeToTheSameSizeIsACopy(t *testing.T) {
+func TestResize_CopiesAnImageOfTheSameSize(t *testing.T) {
 	img := noise(9, 7)
 	out := img.Resize(9, 7)
 	if !bytes.Equal(out.Pix, img.Pix) {
@@ -93,7 +92,7 @@ func TestResizeToTheSameSizeIsACopy(t *testing.T) {
 	}
 }
 
-func TestResizeToNothingPanics(t *testing.T) {
+func TestResize_PanicsForSizesBelowOne(t *testing.T) {
 	for _, c := range [][2]int{{0, 5}, {5, 0}, {-1, -1}} {
 		func() {
 			defer func() {
@@ -106,7 +105,7 @@ func TestResizeToNothingPanics(t *testing.T) {
 	}
 }
 
-func TestConcurrentResizesDoNotShareBuffers(t *testing.T) {
+func TestResize_SharesNoBuffersBetweenGoroutines(t *testing.T) {
 	images := []*RGB{noise(90, 70), noise(40, 200), noise(200, 40)}
 	var want [][]byte
 	for _, img := range images {

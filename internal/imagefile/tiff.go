@@ -6,7 +6,7 @@ import (
 	"image"
 )
 
-// TIFF tags and values that the checks and the orientation need.
+// TIFF tags and values for the checks and the orientation.
 const (
 	tagWidth, tagHeight           = 256, 257
 	tagBitsPerSample              = 258
@@ -16,7 +16,7 @@ const (
 	tagRowsPerStrip               = 278
 	tagTileWidth, tagTileHeight   = 322, 323
 	typeByte, typeShort, typeLong = 1, 3, 4
-	compressionUnsaid             = 0
+	compressionMissing            = 0
 	compressionNone               = 1
 	compressionG3, compressionG4  = 3, 4
 	compressionLZW                = 5
@@ -25,20 +25,18 @@ const (
 	compressionPackBits           = 32773
 	blackIsZero                   = 1
 
-	// maxTIFFBlocks bounds the strips or tiles: a decompressor is set up for
-	// each, whatever little it holds.
+	// maxTIFFBlocks bounds the strips or tiles. The decoder creates a decompressor for
+	// each, even for a very small one.
 	maxTIFFBlocks = 1 << 16
 )
 
-// tiffDirectory is what matters here of a TIFF's first directory; a tag that
-// is missing is 0.
+// tiffDirectory holds the needed tags of a TIFF's first directory. A missing tag is 0.
 type tiffDirectory struct {
 	compression, photometric, orientation              int
 	rowsPerStrip, tileWidth, tileHeight, bits, samples int
 }
 
-// readTIFFDirectory reads the first directory. The decoder reads it again, and
-// better: this one only has to see the same values.
+// readTIFFDirectory reads the first directory. The decoder reads and validates it again.
 func readTIFFDirectory(data []byte) (tiffDirectory, error) {
 	var d tiffDirectory
 	truncated := fmt.Errorf("%w: truncated TIFF", ErrImage)
@@ -83,7 +81,7 @@ func readTIFFDirectory(data []byte) (tiffDirectory, error) {
 			d.tileHeight = v
 		case tagBitsPerSample:
 			d.samples, d.bits = int(min(count, 8)), v
-			if count > 2 { // more shorts than the entry holds: the value is their place
+			if count > 2 { // the values do not fit into the entry, which holds their offset
 				d.bits = 8
 			}
 		}
@@ -91,8 +89,8 @@ func readTIFFDirectory(data []byte) (tiffDirectory, error) {
 	return d, nil
 }
 
-// plausible refuses a TIFF whose pixels the file cannot hold, or whose strips
-// or tiles would make the decoder work or allocate out of proportion.
+// plausible refuses a TIFF whose pixels the file cannot encode, or whose strips or
+// tiles would cost the decoder too much time or memory. length is the file's, in bytes.
 func (d tiffDirectory) plausible(length int, c image.Config, lim Limits) error {
 	w, h := c.Width, c.Height
 	bw, bh := w, h
@@ -104,8 +102,8 @@ func (d tiffDirectory) plausible(length int, c image.Config, lim Limits) error {
 	if n := int64((w+bw-1)/bw) * int64((h+bh-1)/bh); n > maxTIFFBlocks {
 		return fmt.Errorf("%w: a TIFF of %d strips or tiles, at most %d are read", ErrImage, n, maxTIFFBlocks)
 	}
-	// The decoder unpacks a strip into up to 8 bytes a pixel before it looks
-	// at what it needs of them.
+	// The decoder decompresses a whole strip, with up to 8 bytes per pixel, even if it
+	// needs a part of it.
 	if area := int64(bw) * int64(bh); d.packed() && area > max(blankPixels, int64(lim.MaxPixels)/4) {
 		return fmt.Errorf("%w: a compressed TIFF strip or tile of %d pixels, at most %d are read",
 			ErrTooLarge, area, lim.MaxPixels/4)
@@ -113,7 +111,7 @@ func (d tiffDirectory) plausible(length int, c image.Config, lim Limits) error {
 	bits := int64(max(d.bits, 1)) * int64(max(d.samples, 1))
 	size := (int64(w)*bits + 7) / 8 * int64(h)
 	switch d.compression {
-	case compressionNone, compressionUnsaid:
+	case compressionNone, compressionMissing:
 		return plausible(length, size, 1)
 	case compressionLZW:
 		return plausible(length, size, lzwRatio)
@@ -122,22 +120,22 @@ func (d tiffDirectory) plausible(length int, c image.Config, lim Limits) error {
 	case compressionPackBits:
 		return plausible(length, size, packBitsRatio)
 	}
-	return nil // fax: one bit can code a row
+	return nil // fax compression can encode a row in one bit
 }
 
+// packed reports whether the pixels are compressed.
 func (d tiffDirectory) packed() bool {
-	return d.compression != compressionNone && d.compression != compressionUnsaid
+	return d.compression != compressionNone && d.compression != compressionMissing
 }
 
-// inverted reports whether the decoder swaps black and white: it reads fax
-// compression as if 0 were always white, where libtiff goes by the photometric
-// interpretation.
+// inverted reports whether the decoder swaps black and white. With fax compression it
+// always takes 0 as white; libtiff follows the photometric interpretation.
 func (d tiffDirectory) inverted() bool {
 	return d.photometric == blackIsZero && (d.compression == compressionG3 || d.compression == compressionG4)
 }
 
-// oriented turns the image as TIFF's orientation says, 1 to 8; any other value
-// leaves it as it is. Pillow does this for TIFF, and for no other format.
+// oriented applies a TIFF orientation from 1 to 8. Other values return the image
+// unchanged. Pillow applies the orientation of TIFF only.
 func (img *RGB) oriented(orientation int) *RGB {
 	if orientation < 2 || orientation > 8 {
 		return img
@@ -154,8 +152,7 @@ func (img *RGB) oriented(orientation int) *RGB {
 			if swap {
 				sx, sy = y, x
 			}
-			// What is left after the transposition is a mirror in one axis
-			// of the source, in both or in none.
+			// After the transposition, the source is mirrored in no axis, one or both.
 			switch orientation {
 			case 2, 8:
 				sx = w - 1 - sx

@@ -5,10 +5,9 @@ import (
 	"image"
 )
 
-// webpToRGB converts what the WebP decoder gave, dropping alpha. Lossy WebP is
-// not JFIF: its luma spans 16 to 235, which Go's YCbCr does not know, and its
-// chroma is interpolated by a filter of its own. Both are libwebp's here, bit
-// for bit.
+// webpToRGB converts an image of the WebP decoder and drops alpha. The luma of lossy
+// WebP spans 16 to 235, unlike JFIF's and Go's, and libwebp interpolates chroma with a
+// filter of its own. The result has the same bits as libwebp's.
 func webpToRGB(m image.Image) (*RGB, error) {
 	switch m := m.(type) {
 	case *image.YCbCr:
@@ -19,6 +18,7 @@ func webpToRGB(m image.Image) (*RGB, error) {
 	return toRGB(m)
 }
 
+// vp8ToRGB converts the planes of lossy WebP.
 func vp8ToRGB(m *image.YCbCr) (*RGB, error) {
 	if m.SubsampleRatio != image.YCbCrSubsampleRatio420 {
 		return nil, fmt.Errorf("%w: a WebP of unknown chroma subsampling %v", ErrImage, m.SubsampleRatio)
@@ -27,8 +27,8 @@ func vp8ToRGB(m *image.YCbCr) (*RGB, error) {
 	cw, ch := (out.W+1)/2, (out.H+1)/2
 	u, v := make([]int32, out.W+1), make([]int32, out.W+1)
 	for y := range out.H {
-		// A row lies nearer to one chroma row than to the next; at the top
-		// and bottom edges both are the same.
+		// near and far are the chroma rows to interpolate between; equal at the top and
+		// bottom edges.
 		near := y / 2
 		far := min(max(near+y%2*2-1, 0), ch-1)
 		vp8Widen(u, m.Cb[near*m.CStride:][:cw], m.Cb[far*m.CStride:][:cw])
@@ -46,9 +46,9 @@ func vp8ToRGB(m *image.YCbCr) (*RGB, error) {
 	return out, nil
 }
 
-// vp8Widen doubles a chroma row, weighing the four samples around each output
-// 9:3:3:1 with libwebp's two-step rounding. The first output and, where the
-// width is even, the last have only two.
+// vp8Widen doubles the width of a chroma row. It weights the four samples around each
+// output 9:3:3:1, with libwebp's rounding in two steps. The first output has two
+// samples only, and so has the last if the width is even.
 func vp8Widen(dst []int32, near, far []byte) {
 	n := len(near)
 	dst[0] = (3*int32(near[0]) + int32(far[0]) + 2) >> 2

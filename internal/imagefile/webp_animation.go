@@ -6,18 +6,18 @@ import (
 	"image"
 )
 
-// webpFrame is the first frame of an animated WebP: a picture of its own, which
-// lies somewhere on the animation's canvas.
+// webpFrame is the first frame of an animated WebP, an image at a position of the
+// animation's canvas.
 type webpFrame struct {
 	canvas, frame image.Config
 	x, y          int
-	still         []byte // the frame as a file of its own
+	still         []byte // the frame as a WebP file
 }
 
-// firstWebPFrame finds the first frame of an animation. ok is false for a WebP
-// that is none. The library reads stills only.
+// firstWebPFrame returns the first frame of an animation, which the library cannot
+// decode. ok is false if the WebP is not animated.
 func firstWebPFrame(data []byte) (f webpFrame, ok bool, err error) {
-	// An animation says so in a chunk at the front.
+	// The first chunk of an animation is VP8X with the animation flag.
 	const animated, bodyAt, bodySize = 0x02, 20, 10
 	if len(data) < bodyAt+bodySize || string(data[12:16]) != "VP8X" || data[bodyAt]&animated == 0 {
 		return f, false, nil
@@ -27,7 +27,7 @@ func firstWebPFrame(data []byte) (f webpFrame, ok bool, err error) {
 		var id string
 		var body []byte
 		if id, body, rest, ok = webpChunk(rest); !ok {
-			return f, true, fmt.Errorf("%w: an animated WebP without a whole frame", ErrImage)
+			return f, true, fmt.Errorf("%w: an animated WebP without a complete frame", ErrImage)
 		}
 		if id == "ANMF" {
 			return f, true, f.read(body)
@@ -35,7 +35,7 @@ func firstWebPFrame(data []byte) (f webpFrame, ok bool, err error) {
 	}
 }
 
-// read takes the frame out of the body of its chunk.
+// read reads the frame from the body of its chunk.
 func (f *webpFrame) read(body []byte) error {
 	const header = 16
 	if len(body) < header {
@@ -44,7 +44,7 @@ func (f *webpFrame) read(body []byte) error {
 	f.x, f.y = 2*uint24(body), 2*uint24(body[3:])
 	f.frame.Width, f.frame.Height = uint24(body[6:])+1, uint24(body[9:])+1
 	if f.x+f.frame.Width > f.canvas.Width || f.y+f.frame.Height > f.canvas.Height {
-		return fmt.Errorf("%w: a frame of an animated WebP that lies beyond its canvas", ErrImage)
+		return fmt.Errorf("%w: a frame of an animated WebP that is outside its canvas", ErrImage)
 	}
 	var alpha, pixels []byte
 	for rest := body[header:]; pixels == nil; {
@@ -73,7 +73,7 @@ func (f *webpFrame) read(body []byte) error {
 	return nil
 }
 
-// webpChunk cuts the first chunk off, with the byte that makes its length even.
+// webpChunk returns the first chunk and the bytes after it and its padding byte.
 func webpChunk(data []byte) (id string, body, rest []byte, ok bool) {
 	if len(data) < 8 {
 		return "", nil, nil, false
@@ -87,8 +87,7 @@ func webpChunk(data []byte) (id string, body, rest []byte, ok bool) {
 
 func uint24(b []byte) int { return int(b[0]) | int(b[1])<<8 | int(b[2])<<16 }
 
-// onCanvas puts the frame's picture where it lies on the canvas, which is black
-// elsewhere, as in Pillow.
+// onCanvas draws the picture at the frame's position on a black canvas, as Pillow does.
 func (f webpFrame) onCanvas(picture *RGB) *RGB {
 	if picture.W == f.canvas.Width && picture.H == f.canvas.Height {
 		return picture

@@ -5,14 +5,13 @@ import (
 	"image"
 )
 
-// A JPEG's colours are made here as libjpeg-turbo makes them by default, which
-// is what Pillow shows: chroma is interpolated by a triangle filter ("fancy
-// upsampling") where it is halved, repeated where it is quartered, and then
-// converted in fixed point. Go's own conversion repeats chroma everywhere, which
-// differs by up to a hundred of 255 at coloured edges.
+// The conversion of a JPEG's colours is that of libjpeg-turbo and Pillow: chroma of half
+// the resolution is interpolated with a triangle filter ("fancy upsampling"), chroma of
+// a quarter is repeated, and the colours are converted in fixed point. Go's conversion
+// always repeats chroma, which differs by up to 100 of 255 at coloured edges.
 
-// Fixed-point tables of JFIF's conversion, 16 fractional bits: what Cr adds to
-// red and Cb to blue (rounded), and what both take from green (to be shifted).
+// Tables of JFIF's conversion: the values that Cr adds to red and Cb to blue, rounded,
+// and those that both add to green, with 16 fractional bits.
 var crRed, cbBlue, crGreen, cbGreen = yccTables()
 
 func yccTables() (r, b, gr, gb [256]int32) {
@@ -28,14 +27,14 @@ func yccTables() (r, b, gr, gb [256]int32) {
 	return r, b, gr, gb
 }
 
-// chroma is one colour plane of a JPEG at its true size: the decoder pads
-// planes to whole blocks, and libjpeg repeats the last true sample instead.
+// chroma is a colour plane of a JPEG without the decoder's padding to whole blocks.
+// libjpeg repeats the last sample instead.
 type chroma struct {
 	pix          []byte
 	stride, w, h int
-	xStep, yStep int // pixels of the image for one sample
+	xStep, yStep int // pixels per sample
 	fancyX       bool
-	sums         []int32 // a row weighted with its neighbour
+	sums         []int32 // a row, weighted with the row next to it
 }
 
 func (c *chroma) row(y int) []byte {
@@ -43,7 +42,7 @@ func (c *chroma) row(y int) []byte {
 	return c.pix[y*c.stride : y*c.stride+c.w]
 }
 
-// ycbcrToRGB fills out with the colours of a decoded JPEG.
+// ycbcrToRGB writes the colours of a decoded JPEG to out.
 func ycbcrToRGB(out *RGB, m *image.YCbCr) error {
 	var sx, sy int
 	switch m.SubsampleRatio {
@@ -66,13 +65,13 @@ func ycbcrToRGB(out *RGB, m *image.YCbCr) error {
 	plane := func(pix []byte) *chroma {
 		return &chroma{
 			pix: pix, stride: m.CStride, w: cw, h: ch, xStep: sx, yStep: sy,
-			// libjpeg interpolates only planes of more than two columns.
+			// libjpeg does not interpolate planes of one or two columns.
 			fancyX: sx == 2 && cw > 2,
 			sums:   make([]int32, cw),
 		}
 	}
 	cb, cr := plane(m.Cb), plane(m.Cr)
-	// Interpolated rows come out in whole steps.
+	// Interpolated rows have whole steps, so they can be longer than the image's.
 	cbRow, crRow := make([]byte, cw*sx), make([]byte, cw*sx)
 	for y := range out.H {
 		b, r := cb.row(y), cr.row(y)
@@ -108,9 +107,9 @@ func clamp8(v int32) byte {
 	return 255
 }
 
-// upsample writes row y of the image's size. Its four ways are libjpeg-turbo's
-// h2v2, h2v1 and h1v2 "fancy" upsampling, whose alternating biases keep the
-// rounding from drifting, and plain repetition.
+// upsample writes row y of the plane at the image's resolution: with libjpeg-turbo's
+// h2v2, h2v1 and h1v2 "fancy" upsampling, whose alternating biases avoid a drift of the
+// rounding, or by repetition.
 func (c *chroma) upsample(dst []byte, y int) {
 	near := c.row(y / c.yStep)
 	switch {
@@ -140,9 +139,9 @@ func (c *chroma) upsample(dst []byte, y int) {
 	}
 }
 
-// widen doubles a row: each output is three parts of its own sample and one of
-// the nearer neighbour, with one bias for the left outputs and one for the
-// right. The two ends have no neighbour and take four parts of their own.
+// widen doubles the width of a row: each output is 3/4 of its sample and 1/4 of the
+// nearer neighbour, with one bias for left outputs and one for right outputs. The first
+// and the last output equal their sample.
 func widen(dst []byte, s []int32, left, right int32, shift uint) {
 	n := len(s)
 	for i, v := range s {

@@ -1,4 +1,4 @@
-// Package ort is the one place that knows ONNX Runtime: finding its library,
-// execution providers, sessions, and tensors that stay in ONNX Runtime's memory
-// from one step to the next. It knows nothing of what a graph computes.
+// Package ort wraps ONNX Runtime: it finds and loads the library, selects the execution
+// provider, and creates sessions and tensors. All use of ONNX Runtime goes through this
+// package and internal/kernels. The content of graphs and images must not be part of it.
 package ort

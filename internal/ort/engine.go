@@ -10,24 +10,23 @@ import (
 	onnxruntime "github.com/yalue/onnxruntime_go"
 )
 
-// ErrLibrary is returned when a file that should be ONNX Runtime's library
-// cannot be loaded, or is too old for this program.
+// ErrLibrary is returned when ONNX Runtime's library cannot be loaded or is too old.
 var ErrLibrary = errors.New("ONNX Runtime's library cannot be used")
 
-// Options say how the engine is opened. The zero value finds the library, takes
-// the best provider and all processors.
+// Options configure an engine. The zero value searches for the library and uses the
+// best provider and all processors.
 type Options struct {
-	// Library is the path of ONNX Runtime's shared library, or of the folder
-	// that holds it; empty to search for it as FindLibrary does.
+	// Library is the path of ONNX Runtime's shared library or of its folder; empty
+	// means the search of FindLibrary.
 	Library string
-	// Provider is where to compute; empty means Auto.
+	// Provider is the execution provider; empty means Auto.
 	Provider Provider
-	// Threads is how many threads a computation may use at once; 0 means one
-	// for each processor.
+	// Threads is the largest number of threads of one computation; 0 means
+	// GOMAXPROCS.
 	Threads int
 }
 
-// Engine is ONNX Runtime, loaded. There is one in a process, shared by all.
+// Engine is the loaded ONNX Runtime with a provider and a number of threads.
 type Engine struct {
 	provider Provider
 	reason   string
@@ -36,16 +35,15 @@ type Engine struct {
 	version  string
 }
 
-// opened is the process's engine: ONNX Runtime's environment is global.
+// opened holds the last engine: ONNX Runtime's environment is global to the process.
 var opened struct {
 	sync.Mutex
 	engine *Engine
 }
 
-// Open loads ONNX Runtime. A process loads one library: when it is loaded
-// already, the options choose provider and threads anew and Library is ignored.
-// It returns ErrNoLibrary when there is none, ErrLibrary when it cannot be
-// loaded and ErrProvider when the provider cannot be had.
+// Open loads ONNX Runtime. A process loads one library only: later calls ignore
+// Options.Library and return an engine with the given provider and threads. The errors
+// are ErrNoLibrary, ErrLibrary and ErrProvider, wrapped.
 func Open(o Options) (*Engine, error) {
 	opened.Lock()
 	defer opened.Unlock()
@@ -58,7 +56,7 @@ func Open(o Options) (*Engine, error) {
 		keepLessMemory()
 		onnxruntime.SetSharedLibraryPath(library)
 		if err := onnxruntime.InitializeEnvironment(onnxruntime.WithLogLevelError()); err != nil {
-			return nil, fmt.Errorf("%w: %s: %s; `make runtime` brings version %s",
+			return nil, fmt.Errorf("%w: %s: %s; `make runtime` installs version %s",
 				ErrLibrary, library, oneLine(err), LibraryVersion())
 		}
 		if err := shareArena(); err != nil {
@@ -82,9 +80,9 @@ func Open(o Options) (*Engine, error) {
 	return e, nil
 }
 
-// shareArena registers the working memory that sessions share which ask for
-// it. Of its own, each session keeps as much as its busiest moment took: ten
-// models of 256 px, four runs at once, held 500 MB, and share 160.
+// shareArena registers the allocator that sessions with SharedArena use for working
+// memory. An allocator keeps the memory of its peak: ten models of 256×256 pixels with
+// four concurrent runs kept 500 MB in their own allocators, and 160 MB in a shared one.
 func shareArena() error {
 	info, err := onnxruntime.GetMemoryInfo()
 	if err != nil {
@@ -92,10 +90,10 @@ func shareArena() error {
 	}
 	const (
 		noLimit     = 0
-		asRequested = 1 // grow by what is asked for, not to the next power of two
-		usual       = -1
+		asRequested = 1 // grow by the requested size, not to the next power of two
+		ortDefault  = -1
 	)
-	config, err := onnxruntime.NewArenaCfg(noLimit, asRequested, usual, usual)
+	config, err := onnxruntime.NewArenaCfg(noLimit, asRequested, ortDefault, ortDefault)
 	if err != nil {
 		return err
 	}
@@ -103,17 +101,17 @@ func shareArena() error {
 	return onnxruntime.CreateAndRegisterAllocator(info, config)
 }
 
-// Provider is the execution provider in use and one line on why.
+// Provider returns the execution provider and the reason for it, in one line.
 func (e *Engine) Provider() (Provider, string) { return e.provider, e.reason }
 
-// Threads is how many threads a computation may use at once.
+// Threads returns the largest number of threads of one computation.
 func (e *Engine) Threads() int { return e.threads }
 
-// Library is the path and the version of the library that was loaded.
+// Library returns the path and the version of the loaded library.
 func (e *Engine) Library() (path, version string) { return e.library, e.version }
 
-// oneLine keeps the first line of an error of ONNX Runtime, whose messages may
-// go on with source positions.
+// oneLine returns the first line of an error of ONNX Runtime. Source positions can
+// follow it.
 func oneLine(err error) string {
 	first, _, _ := strings.Cut(err.Error(), "\n")
 	return first

@@ -1,12 +1,9 @@
 package ort
 
 import (
-	"crypto/sha256"
 	_ "embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,51 +12,29 @@ import (
 )
 
 const (
-	// EnvLibrary names the environment variable that holds the path of ONNX
-	// Runtime's shared library, or of the folder it lies in.
+	// EnvLibrary is the environment variable with the path of ONNX Runtime's shared
+	// library or of its folder.
 	EnvLibrary = "ANOMALY_ONNXRUNTIME"
 
-	// EnvCache names the environment variable that replaces the project's folder
-	// in the user's cache. It holds the folder above onnxruntime/<version>.
+	// EnvCache is the environment variable that replaces the project's folder in the
+	// user's cache. The library is in its subfolder onnxruntime/<version>.
 	EnvCache = "ANOMALY_CACHE"
 )
 
-var (
-	// ErrNoLibrary is returned when ONNX Runtime's library is in none of the places
-	// that FindLibrary looks in. Its text says what brings it.
-	ErrNoLibrary = errors.New("the ONNX Runtime library was not found: run \"make runtime\" to bring it, or name the file with --onnxruntime or " + EnvLibrary)
-
-	// ErrLibraryMismatch is returned when a library is not byte for byte one that is
-	// pinned for this platform.
-	ErrLibraryMismatch = errors.New("the ONNX Runtime library is not the pinned one")
-)
+// ErrNoLibrary is returned when FindLibrary finds no library. Its text names the remedy.
+var ErrNoLibrary = errors.New("the ONNX Runtime library was not found: run \"make runtime\" to install it, or name the file with --onnxruntime or " + EnvLibrary)
 
 //go:embed library.tsv
 var libraryTable string
 
-// pin is one row of library.tsv: one file that a package of a registry carries.
-type pin struct {
-	os, arch string // as in GOOS and GOARCH
-	client   string // npm or pip
-	pkg      string
-	version  string
-	file     string // within the package
-	name     string // once installed
-	sha256   string
-}
+var pinnedVersion = parseVersion(libraryTable)
 
-// shared reports whether the row is the library itself, not a provider beside it.
-func (p pin) shared() bool { return !strings.Contains(p.name, "_providers_") }
-
-// pins is the whole table.
-var pins = parsePins(libraryTable)
-
-// parsePins reads library.tsv. The table is part of the program, so one that can't be
-// read is a fault of the program and panics; a test reads it before any user does.
-func parsePins(table string) []pin {
-	var rows []pin
+// parseVersion returns the version in the first row of library.tsv, which is the same in
+// all rows. It panics if the table cannot be read: the table is part of the program.
+func parseVersion(table string) string {
 	header := true
-	for n, line := range strings.Split(table, "\n") {
+	for line := range strings.Lines(table) {
+		line = strings.TrimSuffix(line, "\n")
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
@@ -67,23 +42,22 @@ func parsePins(table string) []pin {
 			header = false
 			continue
 		}
+		const columns, version = 8, 4
 		f := strings.Split(line, "\t")
-		if len(f) != 8 {
-			panic(fmt.Sprintf("ort: library.tsv: line %d has %d columns, want 8", n+1, len(f)))
+		if len(f) != columns {
+			panic(fmt.Sprintf("ort: library.tsv: a row of %d columns, want %d", len(f), columns))
 		}
-		rows = append(rows, pin{os: f[0], arch: f[1], client: f[2], pkg: f[3], version: f[4], file: f[5], name: f[6], sha256: f[7]})
+		return f[version]
 	}
-	if len(rows) == 0 {
-		panic("ort: library.tsv holds no library")
-	}
-	return rows
+	panic("ort: library.tsv has no rows")
 }
 
-// LibraryVersion returns the version of ONNX Runtime that is pinned.
-func LibraryVersion() string { return pins[0].version }
+// LibraryVersion returns the pinned version of ONNX Runtime.
+func LibraryVersion() string { return pinnedVersion }
 
-// CacheDir returns the folder that "make runtime" puts the library in: onnxruntime/<version>
-// in the project's folder of the user's cache, or in the folder that ANOMALY_CACHE names.
+// CacheDir returns the folder in which "make runtime" installs the library:
+// onnxruntime/<version> in the project's folder of the user's cache, or in the folder
+// of the variable EnvCache.
 func CacheDir() (string, error) {
 	root := os.Getenv(EnvCache)
 	if root == "" {
@@ -100,13 +74,13 @@ func CacheDir() (string, error) {
 	return filepath.Join(abs, "onnxruntime", LibraryVersion()), nil
 }
 
-// FindLibrary returns the path of ONNX Runtime's shared library. It looks, in this order,
-// at the flag's value, the variable ANOMALY_ONNXRUNTIME, the project's cache, the
-// executable's folder and the lib folder beside it, and the system's usual places.
+// FindLibrary returns the path of ONNX Runtime's shared library. It tries the value of the
+// flag, the variable EnvLibrary, CacheDir, the executable's folder, the lib folder next
+// to that folder, and the system's library folders, in this order.
 //
-// The flag and the variable may name the file or its folder. They are orders, not hints:
-// where one is set and no library is there, the error says so and nothing else is tried.
-// Where none is anywhere, the error is ErrNoLibrary.
+// The flag and the variable may name the file or its folder. If one of them is set and
+// has no library, FindLibrary returns an error and tries nothing else. ErrNoLibrary is
+// returned when no folder has the library.
 func FindLibrary(flag string) (string, error) {
 	if flag != "" {
 		return namedLibrary("--onnxruntime", flag)
@@ -117,10 +91,10 @@ func FindLibrary(flag string) (string, error) {
 	return firstLibrary(searchDirs())
 }
 
-// searchDirs lists the folders where a library may lie that nobody named.
+// searchDirs returns the folders to search if neither flag nor variable is set.
 func searchDirs() []string {
 	var dirs []string
-	// Without a home there is no cache; the other places are still worth a look.
+	// Without a home folder there is no cache, and the other folders are searched.
 	if cache, err := CacheDir(); err == nil {
 		dirs = append(dirs, cache)
 	}
@@ -133,13 +107,13 @@ func searchDirs() []string {
 	return append(dirs, systemDirs(runtime.GOOS, runtime.GOARCH)...)
 }
 
-// executableDirs lists the folders that go with an installed executable.
+// executableDirs returns the library folders of an installed executable.
 func executableDirs(exe string) []string {
 	dir := filepath.Dir(exe)
 	return []string{dir, filepath.Join(filepath.Dir(dir), "lib")}
 }
 
-// systemDirs lists where a system keeps shared libraries.
+// systemDirs returns the folders of shared libraries of a system.
 func systemDirs(goos, goarch string) []string {
 	if goos == "darwin" {
 		return []string{"/opt/homebrew/lib", "/usr/local/lib", "/opt/onnxruntime/lib"}
@@ -154,7 +128,7 @@ func systemDirs(goos, goarch string) []string {
 	return append(dirs, "/opt/onnxruntime/lib")
 }
 
-// libraryNames lists the names that the library goes by in a folder, the pinned one first.
+// libraryNames returns the file names of the library, the pinned version first.
 func libraryNames(goos string) []string {
 	version := LibraryVersion()
 	if goos == "darwin" {
@@ -163,25 +137,25 @@ func libraryNames(goos string) []string {
 	return []string{"libonnxruntime.so." + version, "libonnxruntime.so.1", "libonnxruntime.so"}
 }
 
-// namedLibrary returns the library at a path that the user gave by the flag or variable source.
+// namedLibrary returns the library at the path of source, a flag or a variable.
 func namedLibrary(source, path string) (string, error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return "", fmt.Errorf("%s names %s, and there is no such file: name ONNX Runtime's library, or run \"make runtime\" and leave it out", source, path)
+		return "", fmt.Errorf("%s names %s, which does not exist: name ONNX Runtime's library, or run \"make runtime\" and omit it", source, path)
 	case err != nil:
-		return "", fmt.Errorf("look at the library that %s names: %w", source, err)
+		return "", fmt.Errorf("check the library that %s names: %w", source, err)
 	case !info.IsDir():
 		return path, nil
 	}
 	found, err := firstLibrary([]string{path})
 	if err != nil {
-		return "", fmt.Errorf("%s names the folder %s, and there is no %s in it", source, path, libraryNames(runtime.GOOS)[0])
+		return "", fmt.Errorf("%s names the folder %s, which has no %s", source, path, libraryNames(runtime.GOOS)[0])
 	}
 	return found, nil
 }
 
-// firstLibrary returns the first library that lies in one of the folders, or ErrNoLibrary.
+// firstLibrary returns the first library in the folders, or ErrNoLibrary.
 func firstLibrary(dirs []string) (string, error) {
 	for _, dir := range dirs {
 		for _, name := range libraryNames(runtime.GOOS) {
@@ -192,28 +166,4 @@ func firstLibrary(dirs []string) (string, error) {
 		}
 	}
 	return "", ErrNoLibrary
-}
-
-// VerifyLibrary checks that the file at path is, byte for byte, a library that is pinned
-// for this platform. It reads the whole file, tens of megabytes, so it is for when the
-// library is brought and for tests, not for every start. Another file's error wraps
-// ErrLibraryMismatch.
-func VerifyLibrary(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("verify the ONNX Runtime library: %w", err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return fmt.Errorf("verify the ONNX Runtime library %s: %w", path, err)
-	}
-	sum := hex.EncodeToString(h.Sum(nil))
-	for _, p := range pins {
-		if p.os == runtime.GOOS && p.arch == runtime.GOARCH && p.shared() && p.sha256 == sum {
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: %s has the SHA-256 %s, which is not pinned for %s/%s; delete it and run \"make runtime\"",
-		ErrLibraryMismatch, path, sum, runtime.GOOS, runtime.GOARCH)
 }

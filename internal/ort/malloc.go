@@ -6,7 +6,7 @@ package ort
 #include <malloc.h>
 #endif
 
-// Where the C library is not glibc nothing is set.
+// keep_less sets nothing if the C library is not glibc.
 static void keep_less(int arenas, int mapped) {
 #if defined(__GLIBC__)
 	if (getenv("MALLOC_ARENA_MAX") == NULL) mallopt(M_ARENA_MAX, arenas);
@@ -16,11 +16,12 @@ static void keep_less(int arenas, int mapped) {
 */
 import "C"
 
-// keepLessMemory has the C library give back what sessions took. Models come and
-// go, each on another thread: by itself glibc keeps a heap for each thread, up to
-// eight for each processor, and puts large blocks into them once some were given
-// back, where they leave holes. Tensors of a network are larger than mapped bytes,
-// what ONNX Runtime takes again and again comes from its own arena.
+// keepLessMemory configures glibc to return the memory of closed sessions to the system.
+// By default glibc has a heap for each thread, up to eight per processor, and raises
+// the threshold for mmap once a large block was freed. Models are loaded on different
+// threads, so large blocks would fragment all heaps. A network's tensors are larger
+// than the mapped bytes set here, and ONNX Runtime serves frequent allocations from
+// its own arena.
 func keepLessMemory() {
 	const (
 		arenas = 2

@@ -11,22 +11,23 @@ import (
 	onnxruntime "github.com/yalue/onnxruntime_go"
 )
 
-// Provider is an execution provider: where ONNX Runtime computes.
+// Provider is an execution provider of ONNX Runtime.
 type Provider string
 
-// The execution providers a user may ask for.
+// The execution providers.
 const (
-	// Auto takes CUDA where the library has it and a device answers, else the CPU.
+	// Auto selects CUDA if the library supports it and a device works, else the CPU.
 	Auto Provider = "auto"
 	CPU  Provider = "cpu"
 	CUDA Provider = "cuda"
 )
 
-// ErrProvider is returned when an execution provider is unknown or was asked
-// for and cannot be had.
+// ErrProvider is returned when an execution provider is unknown or does not work on
+// this machine.
 var ErrProvider = errors.New("execution provider not available")
 
-// ParseProvider reads a provider's name; the empty one is Auto.
+// ParseProvider returns the provider of a name; the empty name is Auto. ErrProvider is
+// returned, wrapped, for an unknown name.
 func ParseProvider(s string) (Provider, error) {
 	p := Provider(s)
 	if p == "" {
@@ -38,15 +39,15 @@ func ParseProvider(s string) (Provider, error) {
 	return p, nil
 }
 
-// choose settles on a provider and says why in one line.
+// choose returns the provider to use and the reason for it, in one line.
 func choose(want Provider, library string) (Provider, string, error) {
 	switch want {
 	case CPU:
 		return CPU, "cpu was asked for", nil
 	case CUDA, Auto:
 		if want == Auto {
-			// The one line of ours is enough where nobody asked for CUDA. For
-			// who did, ONNX Runtime's names the library that it misses.
+			// The reason suffices for Auto. For CUDA, ONNX Runtime logs the name of a
+			// missing library.
 			_ = onnxruntime.SetEnvironmentLogLevel(onnxruntime.LoggingLevelFatal)
 			defer func() { _ = onnxruntime.SetEnvironmentLogLevel(onnxruntime.LoggingLevelError) }()
 		}
@@ -63,11 +64,11 @@ func choose(want Provider, library string) (Provider, string, error) {
 	return "", "", fmt.Errorf("%w: %.40q", ErrProvider, string(want))
 }
 
-// cudaProvider is the file that a CUDA build of the library brings beside it.
+// cudaProvider is a file that a CUDA build has in the folder of the library.
 const cudaProvider = "libonnxruntime_providers_cuda.so"
 
-// tryCUDA first looks for the provider's file: ONNX Runtime would look too, but
-// reports its absence to the log as an error.
+// tryCUDA returns an error if CUDA does not work. It checks for the provider's file
+// first, because ONNX Runtime would log an error if it is missing.
 func tryCUDA(library string) error {
 	if _, err := os.Stat(filepath.Join(filepath.Dir(library), cudaProvider)); err != nil {
 		return fmt.Errorf("there is no %s beside the library", cudaProvider)
@@ -86,14 +87,13 @@ func tryCUDA(library string) error {
 	return nil
 }
 
-// probeGraph is one convolution, y = Conv(x, w): 1×1×2×2 of ones by a 1×1 kernel
-// of 3. With CUDA it takes a device, its driver, and cuDNN.
+// probeGraph is one convolution, y = Conv(x, w), of shape 1×1×2×2 with a 1×1 kernel of
+// value 3. CUDA needs a device, its driver and cuDNN for it.
 //
 //go:embed probe.onnx
 var probeGraph []byte
 
-// probe computes the probe's graph: a provider that can be named cannot always
-// compute.
+// probe runs probeGraph: a provider that can be configured does not always work.
 func probe(options *onnxruntime.SessionOptions) error {
 	s, err := onnxruntime.NewDynamicAdvancedSessionWithONNXData(probeGraph, []string{"x"}, []string{"y"}, options)
 	if err != nil {
@@ -114,11 +114,12 @@ func probe(options *onnxruntime.SessionOptions) error {
 		return err
 	}
 	if got := y.GetData(); slices.ContainsFunc(got, func(v float32) bool { return v != 3 }) {
-		return fmt.Errorf("a convolution that is 3 everywhere came out as %v", got)
+		return fmt.Errorf("a convolution returned %v instead of 3 everywhere", got)
 	}
 	return nil
 }
 
+// addCUDA adds the CUDA provider to the options.
 func addCUDA(options *onnxruntime.SessionOptions) error {
 	cuda, err := onnxruntime.NewCUDAProviderOptions()
 	if err != nil {

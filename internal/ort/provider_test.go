@@ -6,8 +6,8 @@ import (
 	onnxruntime "github.com/yalue/onnxruntime_go"
 )
 
-// What the probe of a GPU computes must be right where there is none.
-func TestProbeComputesOnTheCPU(t *testing.T) {
+// Without a GPU, the test covers the graph of the probe.
+func TestProbe_SucceedsOnTheCPU(t *testing.T) {
 	if _, err := Open(Options{Provider: CPU}); err != nil {
 		t.Fatal(err)
 	}

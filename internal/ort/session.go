@@ -14,32 +14,34 @@ import (
 // ErrGraph is returned when ONNX Runtime does not accept a graph.
 var ErrGraph = errors.New("ONNX Runtime refuses the graph")
 
-// Session is a graph made ready to run. Several goroutines may run it at once.
-// It must be closed, and not while it runs.
+// Session is a graph that is ready to run. It may be run by several goroutines at once.
+// It must be closed, but not during a run.
 type Session struct {
 	session *onnxruntime.DynamicAdvancedSession
 }
 
-// SessionOptions say how a session computes.
+// SessionOptions configure a session.
 type SessionOptions struct {
-	// Threads is how many threads one run uses; 0 means the engine's. With 1
-	// a run stays on its caller's thread.
+	// Threads is the number of threads of one run; 0 means the engine's. With 1, a run
+	// uses the caller's thread.
 	Threads int
-	// SharedArena takes working memory from what all such sessions share: for
-	// sessions that stay, and run in turns. One that ends with its work gives
-	// its own memory back then.
+	// SharedArena makes the session allocate working memory from the allocator that
+	// all such sessions share. It suits sessions that stay open. The working memory of
+	// other sessions is freed when they are closed.
 	SharedArena bool
-	// Spin has a run's threads wait for each other awake, until the run ends: waking one
-	// takes as long as a tenth of an operator, of which a verdict is a dozen.
+	// Spin makes the threads of a run spin while they wait for each other. Waking a
+	// thread takes a tenth of the time of an operator; a verdict has about twelve.
 	Spin bool
-	// Kernels makes the operators of package kernels known to the graph.
+	// Kernels registers the operators of package kernels.
 	Kernels bool
-	// Profile is the prefix of a file for per-operator times; empty for none.
+	// Profile is the prefix of the file name for the times of the operators; empty
+	// means no profile.
 	Profile string
 }
 
-// NewSession prepares a graph for the inputs and outputs named, in that order.
-// It returns ErrGraph, wrapped, when ONNX Runtime does not accept it.
+// NewSession returns a session for a graph in ONNX format. Run passes inputs and outputs
+// in the order of the names. ErrGraph is returned, wrapped, when ONNX Runtime does not
+// accept the graph.
 func (e *Engine) NewSession(onnx []byte, inputs, outputs []string, o SessionOptions) (*Session, error) {
 	options, err := onnxruntime.NewSessionOptions()
 	if err != nil {
@@ -57,14 +59,14 @@ func (e *Engine) NewSession(onnx []byte, inputs, outputs []string, o SessionOpti
 		options.SetIntraOpNumThreads(o.Threads),
 		options.SetInterOpNumThreads(1),
 		options.AddSessionConfigEntry("session.intra_op.allow_spinning", spin),
-		// Threads of a session that does not run sleep: sessions stay loaded side by
-		// side, and a spinning one takes the processor from those that work.
+		// Threads stop spinning at the end of a run: idle sessions must not take
+		// processors from others.
 		options.AddSessionConfigEntry("session.force_spinning_stop", "1"),
 	)
 	if o.SharedArena {
 		err = errors.Join(err,
 			options.AddSessionConfigEntry("session.use_env_allocators", "1"),
-			// Weights are given back with their session, not kept in the arena.
+			// Weights are not allocated from the arena, so closing the session frees them.
 			options.AddSessionConfigEntry("session.use_device_allocator_for_initializers", "1"))
 	}
 	if o.Profile != "" {
@@ -72,9 +74,9 @@ func (e *Engine) NewSession(onnx []byte, inputs, outputs []string, o SessionOpti
 	}
 	if o.Kernels {
 		err = errors.Join(err, kernels.Register(options, e.library),
-			// All but ONNX Runtime's own layout for convolutions: of those few that are
-			// left to it, which find the energies of places, each would be followed by a
-			// change of the layout by one thread, a twelfth of a verdict.
+			// The extended level lacks ONNX Runtime's own layout for convolutions, which
+			// only few convolutions would use here. A single-threaded conversion of the
+			// layout would follow each, 1/12 of a verdict's time.
 			options.SetGraphOptimizationLevel(onnxruntime.GraphOptimizationLevelEnableExtended))
 	}
 	if e.provider == CUDA {
@@ -94,15 +96,14 @@ func (e *Engine) NewSession(onnx []byte, inputs, outputs []string, o SessionOpti
 	return &Session{s}, nil
 }
 
-// registering is held while a session with operators of our own is made: ONNX Runtime
-// enters their domain into a table of the process when it makes one, and refuses the
-// second of two that do so at once ("the domain is already exist").
+// registering is held while a session with custom operators is created. ONNX Runtime
+// then registers their domain in a table of the process, and a concurrent registration
+// fails ("the domain is already exist").
 var registering sync.Mutex
 
-// Run computes the outputs from the inputs, both in the order NewSession was
-// given, writing into the outputs' memory. When the context ends first the run
-// is stopped at the next operator and the context's cause is returned; the
-// outputs are then undefined.
+// Run computes the outputs from the inputs, both in the order of the names passed to
+// NewSession. If ctx ends first, the run stops before the next operator, Run returns the
+// cause of ctx, and the outputs are undefined.
 func (s *Session) Run(ctx context.Context, inputs, outputs []*Tensor) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -119,7 +120,7 @@ func (s *Session) Run(ctx context.Context, inputs, outputs []*Tensor) error {
 	})
 	err = s.session.RunWithOptions(values(inputs), values(outputs), options)
 	if !release() {
-		// The context ended: let Terminate return before the options go.
+		// The context ended: Terminate must return before options are destroyed.
 		<-stopped
 	}
 	runtime.KeepAlive(inputs)
@@ -141,7 +142,7 @@ func values(ts []*Tensor) []onnxruntime.Value {
 	return out
 }
 
-// Close gives the session back. It may be called more than once.
+// Close frees the session. It may be called more than once.
 func (s *Session) Close() {
 	if s != nil && s.session != nil {
 		s.session.Destroy()

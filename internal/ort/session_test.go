@@ -10,16 +10,16 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// ONNX Runtime keeps a table of operators' domains for the whole process, which
-// sessions that are made at once must not write at once.
-func TestSessionsWithOurOperatorsAreMadeSideBySide(t *testing.T) {
+// ONNX Runtime has one table of operator domains in a process, and concurrent
+// registrations in it fail.
+func TestNewSession_RegistersCustomOperatorsConcurrently(t *testing.T) {
 	engine := orttest.Open(t)
 	m, err := exporter.HeadModel(16, 0, exporter.Processor)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !m.Kernels {
-		t.Fatal("the graph has none of our operators")
+		t.Fatal("the graph has no custom operators")
 	}
 	var group sync.WaitGroup
 	begin := make(chan struct{})
@@ -36,7 +36,7 @@ func TestSessionsWithOurOperatorsAreMadeSideBySide(t *testing.T) {
 			}
 		})
 	}
-	// Sessions without them need not wait.
+	// Sessions without custom operators need no lock.
 	plain, err := exporter.HeadModel(16, 0, exporter.Portable)
 	if err != nil {
 		t.Fatal(err)

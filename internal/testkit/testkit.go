@@ -1,5 +1,5 @@
-// Package testkit holds what tests of several packages share: where the test data is,
-// the real images in it, and zips of them. Only tests may import it.
+// Package testkit provides test data to the tests of several packages: the path of the
+// repository, real images, and ZIP files. Only tests may import it.
 package testkit
 
 import (
@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// Root returns the path of the repository: the folder with go.mod at or above the
-// working directory, which is the package's folder in a test.
+// Root returns the path of the repository: the first folder with go.mod, from the working
+// directory upwards. In a test, the working directory is the package's folder.
 func Root(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -32,13 +32,13 @@ func Root(t testing.TB) string {
 	}
 }
 
-// NormalTiles returns the folder of the normal tiles.
+// NormalTiles returns the path of the folder with the normal tiles.
 func NormalTiles(t testing.TB) string {
 	t.Helper()
 	return filepath.Join(Root(t), "testdata", "tiles", "train", "good")
 }
 
-// Tiles returns the first n normal tiles, by file name in the order of the names.
+// Tiles returns the content of the first n normal tiles by file name.
 func Tiles(t testing.TB, n int) map[string][]byte {
 	t.Helper()
 	list, err := filepath.Glob(filepath.Join(NormalTiles(t), "*.jpg"))
@@ -54,7 +54,7 @@ func Tiles(t testing.TB, n int) map[string][]byte {
 	return files
 }
 
-// Zip returns a zip of the files, in the order of their names.
+// Zip returns a ZIP file with the files in the order of their names.
 func Zip(t testing.TB, files map[string][]byte) []byte {
 	t.Helper()
 	var b bytes.Buffer

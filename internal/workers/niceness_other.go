@@ -2,5 +2,5 @@
 
 package workers
 
-// lowerPriority does nothing: elsewhere a thread has no niceness of its own.
+// lowerPriority does nothing: only Linux has a niceness for each thread.
 func lowerPriority(int) {}

@@ -1,6 +1,5 @@
-// Package workers runs the parts of a computation on several goroutines, each with
-// the thread priority of the training it belongs to. It may import nothing of ours
-// and knows nothing of what is computed.
+// Package workers runs a computation on several goroutines with a thread priority. It
+// must import no other package of the module.
 package workers
 
 import (
@@ -15,26 +14,26 @@ import (
 // MaxNiceness is the lowest thread priority.
 const MaxNiceness = 19
 
-// Pool is the number of goroutines that work at once and their priority. The zero
-// value is one goroutine of the process's own priority.
+// Pool configures the number of goroutines and their priority. The zero value is one
+// goroutine with the priority of the process.
 type Pool struct {
-	// Threads is the number of goroutines; less than 1 means 1.
+	// Threads is the number of goroutines; a number below 1 means 1.
 	Threads int
-	// Niceness is the niceness of each goroutine's thread, 0 to MaxNiceness. It has
-	// an effect on Linux only.
+	// Niceness is the niceness of each goroutine's thread, 0 to MaxNiceness. It is
+	// ignored except on Linux.
 	Niceness int
 }
 
-// Each calls f with each index from 0 to n-1. It returns the first error, which
-// cancels the context of the other calls, or the cause of ctx if ctx ended.
+// Each calls f with each index from 0 to n-1. It returns the first error, which cancels
+// the context of the other calls, or the cause of ctx if ctx has ended.
 func (p Pool) Each(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
 	return p.EachWith(ctx, n, func(running context.Context) func(int) error {
 		return func(i int) error { return f(running, i) }
 	})
 }
 
-// EachWith is Each for work that needs memory of its own: start is called once in
-// each goroutine, and the function it returns is called in that goroutine only.
+// EachWith is like Each for functions with state: it calls start once in each goroutine,
+// and the returned function in that goroutine only.
 func (p Pool) EachWith(ctx context.Context, n int, start func(ctx context.Context) func(i int) error) error {
 	group, running := errgroup.WithContext(ctx)
 	var next atomic.Int64
@@ -61,10 +60,9 @@ func (p Pool) EachWith(ctx context.Context, n int, start func(ctx context.Contex
 	return nil
 }
 
-// Wrap returns a function that runs f with the pool's niceness and converts a panic
-// of f to an error, because a panic in a goroutine would end the process. The
-// goroutine that calls it must end afterwards: its thread keeps the low priority and
-// ends with it.
+// Wrap returns a function that calls f with the pool's niceness and converts a panic of f
+// to an error: a panic in a goroutine would end the process. The goroutine that calls it
+// must end afterwards, because its thread keeps the low priority and ends with it.
 func (p Pool) Wrap(f func() error) func() error {
 	return func() (err error) {
 		defer func() {

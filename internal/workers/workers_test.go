@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestWrap_ReturnsPanicAsErrorWithItsPlace(t *testing.T) {
+func TestWrap_ReturnsAPanicAsErrorWithItsPosition(t *testing.T) {
 	err := Pool{}.Wrap(func() error { panic("boom") })()
 	if err == nil || !strings.Contains(err.Error(), "boom") || !strings.Contains(err.Error(), "workers_test.go") {
 		t.Error(err)

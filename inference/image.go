@@ -1,0 +1,20 @@
+package inference
+
+import "github.com/deepmed/anomaly/internal/imagefile"
+
+// ImageLimits bound the cost of an untrusted image. A field of 0 or less means the
+// default.
+type ImageLimits = imagefile.Limits
+
+// DefaultImageLimits returns the default limits: 32 MiB of encoded image and
+// 64 megapixels.
+func DefaultImageLimits() ImageLimits { return imagefile.DefaultLimits() }
+
+// Errors of reading an image.
+var (
+	// ErrImage is returned when bytes are not an image in a supported format, or
+	// the image is damaged.
+	ErrImage = imagefile.ErrImage
+	// ErrImageTooLarge is returned when an image exceeds the limits.
+	ErrImageTooLarge = imagefile.ErrTooLarge
+)
