@@ -4,8 +4,8 @@
 // returns, and describes the files to Triton.
 //
 // Lowering is a table from each Gorgonia operator to the ONNX nodes that compute it. For
-// graphs that run in this program on a CPU, a second table maps operators to those of
-// package kernels. Lowering an operator without an entry returns ErrNoLowering with the
+// graphs that run in this program on a CPU, a second table maps operators to the operators
+// of package kernels. Lowering an operator without an entry returns ErrNoLowering with the
 // operator's name, before anything runs.
 //
 // The package must not run graphs, train, read users' files, or define networks: those

@@ -108,7 +108,7 @@ func lower(f *network.Forward, m *models.Model, also Results, with Operators) (*
 	return l, nil
 }
 
-// checkFits returns an error unless the weights of m are those of network f.
+// checkFits returns an error unless the weights of m fit network f.
 func checkFits(f *network.Forward, m *models.Model) error {
 	if s := f.Image.Shape(); len(s) != 4 || s[2] != m.ImageSize || s[3] != m.ImageSize {
 		return fmt.Errorf("exporter: the network takes images of shape %v, the model images of %d×%d pixels", s, m.ImageSize, m.ImageSize)

@@ -17,8 +17,8 @@ const (
 	// Portable graphs run on any execution provider of ONNX Runtime. They have ONNX's
 	// operators, and in training steps also ONNX Runtime's FusedMatMul.
 	Portable Operators = iota
-	// Processor graphs run on the CPU. Convolutions, their derivatives and some fused
-	// operators are those of package kernels, which the session must register.
+	// Processor graphs run on the CPU. Package kernels, which the session must
+	// register, computes convolutions, their gradients and some fused operators.
 	Processor
 )
 

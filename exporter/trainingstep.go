@@ -34,7 +34,7 @@ func LowerGradient(g *network.Gradient, with Operators) (*SessionModel, error) {
 	return l.finish("Forward and backward pass of a micro-batch.")
 }
 
-// UpdateModel lowers Adam's step for a batch of that number of micro-batches. Inputs:
+// UpdateModel lowers Adam's step for a batch split into micro-batches. Inputs:
 // `step_size` and `correction` (scalars, see network.Update), the parameters, their first
 // moments, their second moments, then for each micro-batch the gradients of all parameters.
 // Outputs: the parameters, first moments and second moments after the step.

@@ -37,7 +37,7 @@ var (
 	tritonName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
 )
 
-// tritonTypes maps ONNX's element types to those of Triton's model configuration. Without
+// tritonTypes maps ONNX's element types to Triton's names in a model configuration. Without
 // the prefix TYPE_ they are the datatypes of the Open Inference Protocol.
 var tritonTypes = map[onnx.TensorProto_DataType]string{
 	onnx.TensorProto_FLOAT: "TYPE_FP32",

@@ -52,7 +52,7 @@ def load_onnx(path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     image = session.get_inputs()[0]
     if image.type != "tensor(float)" or "reconstruction_error" not in [o.name for o in session.get_outputs()]:
-        raise Problem("its inputs or outputs are not those of autoencoder.onnx; use that file")
+        raise Problem("its inputs or outputs differ from autoencoder.onnx; use that file")
     about = session.get_modelmeta().custom_metadata_map
     text = about.get("metadata_json")
     other_measure = about.get("measure") if "mse" in [o.name for o in session.get_outputs()] else None

@@ -28,8 +28,8 @@ func windowAttributes(w network.Window, transposed bool) map[string]any {
 	return want
 }
 
-// plainWindows are the windows of convolutions of one group: those of the autoencoder, of a
-// backbone's first layer, and of its 1×1 convolutions.
+// plainWindows are the windows of convolutions of one group: the autoencoder's, and the
+// first layer and the 1×1 convolutions of a backbone.
 var plainWindows = []network.Window{network.Half(), network.Same(3, 2), network.Same(1, 1)}
 
 // depthwiseWindows are the windows of a backbone's depthwise convolutions.

@@ -95,8 +95,8 @@ func checkInitializer(t *onnx.TensorProto) error {
 	return nil
 }
 
-// checkDeclared returns an error unless the inputs and outputs are those of
-// exporter.InferenceModel: any number of square images.
+// checkDeclared returns an error unless a file has the inputs and outputs of
+// exporter.InferenceModel, for any number of square images.
 func checkDeclared(g *onnx.GraphProto) error {
 	if len(g.GetInput()) != 1 || len(g.GetOutput()) != 2 || len(g.GetValueInfo()) != 0 {
 		return fmt.Errorf("%w: %d inputs, %d outputs and %d described values, expected 1, 2 and 0",
