@@ -14,15 +14,15 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// BundleFile is the file name of the zip that a training answers with.
+// BundleFile is the file name of the zip that a training returns.
 const BundleFile = "anomaly_detection_model.zip"
 
-// DetectabilityFile is the plot in the zip of a model that tells which synthetic
-// anomalies it finds.
+// DetectabilityFile is the plot in the zip of the share of synthetic anomalies found. The
+// zip has it if the model's metadata has models.Detectability.
 const DetectabilityFile = "detectability.svg"
 
-// LicenseFile is the license of the backbone in the zip of a model whose ONNX files
-// hold it.
+// LicenseFile is the license of the backbone. The zip has it if the ONNX files contain the
+// backbone's weights.
 const LicenseFile = "LICENSE-backbone.txt"
 
 var (
@@ -32,10 +32,10 @@ var (
 	requirements []byte
 )
 
-// WriteBundle writes the zip of a trained model: the checkpoint, the ONNX files
-// that take a tensor and an image, the metadata with the SHA-256 of each, and
-// what is needed to use them with no server; LicenseFile where a backbone is in them,
-// and the plot of DetectabilityFile where the metadata has figures for it. Same model, same bytes.
+// WriteBundle writes the zip of a trained model: the checkpoint, both ONNX files, the
+// metadata with the SHA-256 of each, a README and a script that scores images without a
+// server, and, where they apply, LicenseFile and DetectabilityFile. Equal models result in
+// equal bytes.
 func WriteBundle(w io.Writer, m *models.Model) error {
 	var checkpoint bytes.Buffer
 	if err := WriteCheckpoint(&checkpoint, m); err != nil {
@@ -69,7 +69,7 @@ func WriteBundle(w io.Writer, m *models.Model) error {
 		method uint16
 	}
 	files := []file{
-		{models.CheckpointFile, checkpoint.Bytes(), zip.Store}, // weights do not compress
+		{models.CheckpointFile, checkpoint.Bytes(), zip.Store}, // weights hardly compress
 		{models.ONNXFile, onnx, zip.Store},
 		{models.ImageONNXFile, image, zip.Store},
 		{models.MetadataFile, append(metadata, '\n'), zip.Deflate},
@@ -105,6 +105,6 @@ func WriteBundle(w io.Writer, m *models.Model) error {
 	return nil
 }
 
-// bundleTime is the time of every file in the zip: a fixed one, so that the
-// same training gives the same bytes.
+// bundleTime is the modification time of every file in the zip. It is fixed so that equal
+// models result in equal bytes; 1980 is the first year that a zip can hold.
 var bundleTime = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)

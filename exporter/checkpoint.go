@@ -1,52 +1,32 @@
 package exporter
 
 import (
-	"archive/zip"
-	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"math"
-	"math/big"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/deepmed/anomaly/models"
 )
 
-// ErrUnwritable is returned when a model cannot be written to a file that
-// package models would read again: its weights are not those of its
-// architecture, or its metadata cannot base a verdict.
+// ErrUnwritable is returned, wrapped, for a model that models.Read would not read back:
+// its weights do not fit its architecture, a number is not finite, or its metadata is not
+// valid.
 var ErrUnwritable = errors.New("the model cannot be written")
 
-const (
-	// checkpointRoot is the folder inside the zip, which torch.save names after
-	// the file.
-	checkpointRoot = "autoencoder"
-	// storageAlignment is where PyTorch puts a storage, so that torch.load can
-	// map it into memory.
-	storageAlignment = 64
-	// zipHeader is the length of a local file header without name and extra.
-	zipHeader = 30
-	// dosEpoch is 1 January 1980, the first day a zip can tell.
-	dosEpoch = 1<<5 | 1
-)
-
-// WriteCheckpoint writes a model as a PyTorch zip checkpoint, as torch.save
-// does: torch.load(f, weights_only=True) gives {"model_state_dict": OrderedDict,
-// "config": dict}, in which everything beside the tensors is plain data. The
-// config carries the metadata twice: the keys that matter by themselves, and
-// under "metadata_json" the whole of it, which models.Read goes by. Numbers with
-// a fraction are text there, which float() reads as it does a number: see
-// pickler.
+// WriteCheckpoint writes a model as a PyTorch zip checkpoint, in the format of torch.save:
+// torch.load(f, weights_only=True) returns {"model_state_dict": OrderedDict, "config":
+// dict}, and "normality_state_dict" for a model with reference statistics. The config
+// holds plain data: the most used metadata under keys of their own, and all metadata as
+// JSON under "metadata_json", which is what models.Read uses. Floats in the config are
+// text, which Python's float() accepts; see pickler.
 //
-// The same model gives the same bytes. It returns ErrUnwritable, wrapped, and
-// has written nothing when package models would not read the result.
+// Equal models result in equal bytes. WriteCheckpoint returns ErrUnwritable, wrapped, and
+// writes nothing if models.Read would reject the result.
 func WriteCheckpoint(w io.Writer, m *models.Model) error {
 	md, err := checkpointMetadata(m)
 	if err != nil {
@@ -74,7 +54,8 @@ func WriteCheckpoint(w io.Writer, m *models.Model) error {
 	return z.close()
 }
 
-// checkpointMetadata checks a model and completes its metadata.
+// checkpointMetadata checks a model and returns its metadata with the defaults of missing
+// fields filled in.
 func checkpointMetadata(m *models.Model) (models.Metadata, error) {
 	unwritable := func(err error) error { return fmt.Errorf("%w: %w", ErrUnwritable, err) }
 	a, err := models.ArchitectureOf(m.Weights)
@@ -82,7 +63,7 @@ func checkpointMetadata(m *models.Model) (models.Metadata, error) {
 		return models.Metadata{}, unwritable(err)
 	}
 	if !a.Equal(m.Architecture) {
-		return models.Metadata{}, fmt.Errorf("%w: the weights are those of a %s network, expected %s", ErrUnwritable, a, m.Architecture)
+		return models.Metadata{}, fmt.Errorf("%w: the weights fit a %s network, expected %s", ErrUnwritable, a, m.Architecture)
 	}
 	for _, p := range a.Parameters() {
 		if t, _ := m.Weights.Get(p.Name); len(t.Data) != p.Size() {
@@ -104,7 +85,7 @@ func checkpointMetadata(m *models.Model) (models.Metadata, error) {
 		return models.Metadata{}, unwritable(err)
 	}
 	if md.Architecture != nil && !md.Architecture.Equal(a) {
-		return models.Metadata{}, fmt.Errorf("%w: the metadata is that of a %s network, the weights are those of a %s one", ErrUnwritable, md.Architecture, a)
+		return models.Metadata{}, fmt.Errorf("%w: the metadata describes a %s network, the weights fit %s", ErrUnwritable, md.Architecture, a)
 	}
 	if md.ModelType == "" {
 		md.ModelType = models.ModelType
@@ -118,15 +99,15 @@ func checkpointMetadata(m *models.Model) (models.Metadata, error) {
 	return md, nil
 }
 
-// checkpointPickle writes data.pkl: what the zip holds and where its tensors
-// lie.
+// checkpointPickle returns data.pkl, the pickled object that refers to the tensors by the
+// names of their zip entries.
 func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateDict) ([]byte, error) {
 	whole, err := json.Marshal(md)
 	if err != nil {
 		return nil, fmt.Errorf("%w: its metadata: %w", ErrUnwritable, err)
 	}
 	if len(whole) > models.MaxMetadataBytes {
-		return nil, fmt.Errorf("%w: its metadata has %d bytes, at most %d are read", ErrUnwritable, len(whole), models.MaxMetadataBytes)
+		return nil, fmt.Errorf("%w: its metadata has %d bytes, the limit is %d", ErrUnwritable, len(whole), models.MaxMetadataBytes)
 	}
 	standard := models.StandardPreprocessing()
 	preprocessing := [][2]string{
@@ -175,180 +156,4 @@ func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateD
 	}
 	p.op('u', 'u', '.')
 	return p.out.Bytes(), nil
-}
-
-// pickler writes pickle protocol 2 with the few instructions that PyTorch's
-// weights_only reader knows since it exists. That of 1.13 knows none for floats
-// (PyTorch issue 94670), so those are written as text. It uses no memo, which is
-// optional.
-type pickler struct{ out bytes.Buffer }
-
-func newPickler() *pickler {
-	p := new(pickler)
-	p.op(0x80, 2)
-	return p
-}
-
-func (p *pickler) op(b ...byte) { p.out.Write(b) }
-
-func (p *pickler) global(module, name string) {
-	p.op('c')
-	p.out.WriteString(module + "\n" + name + "\n")
-}
-
-func (p *pickler) text(s string) {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	p.op('X')
-	p.op(binary.LittleEndian.AppendUint32(nil, uint32(len(s)))...)
-	p.out.WriteString(s)
-}
-
-// integer writes BININT1 for a byte and BININT beyond. Nothing here exceeds
-// it: sizes are those of a checked architecture.
-func (p *pickler) integer(v int) {
-	if v >= 0 && v <= math.MaxUint8 {
-		p.op('K', byte(v))
-		return
-	}
-	p.op('J')
-	p.op(binary.LittleEndian.AppendUint32(nil, uint32(int32(v)))...)
-}
-
-// decimal is the shortest text that reads back as v.
-func decimal(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
-
-func (p *pickler) tuple(vs ...int) {
-	p.op('(')
-	for _, v := range vs {
-		p.integer(v)
-	}
-	p.op('t')
-}
-
-func (p *pickler) plain(v any) {
-	switch v := v.(type) {
-	case int:
-		p.integer(v)
-	case float64:
-		p.text(decimal(v))
-	case string:
-		p.text(v)
-	case []int:
-		p.op(']', '(')
-		for _, e := range v {
-			p.integer(e)
-		}
-		p.op('e')
-	case []string:
-		p.op(']', '(')
-		for _, e := range v {
-			p.text(e)
-		}
-		p.op('e')
-	case [][2]string:
-		p.op('}', '(')
-		for _, e := range v {
-			p.text(e[0])
-			p.text(e[1])
-		}
-		p.op('u')
-	default:
-		panic(fmt.Sprintf("exporter: %T in a checkpoint's config", v))
-	}
-}
-
-// tensor writes a call of torch._utils._rebuild_tensor_v2 for a contiguous
-// float32 tensor that has a storage to itself.
-func (p *pickler) tensor(key string, shape []int) {
-	size, stride := 1, make([]int, len(shape))
-	for i := len(shape) - 1; i >= 0; i-- {
-		stride[i] = size
-		size *= shape[i]
-	}
-	p.global("torch._utils", "_rebuild_tensor_v2")
-	p.op('(', '(')
-	p.text("storage")
-	p.global("torch", "FloatStorage")
-	p.text(key)
-	p.text("cpu")
-	p.integer(size)
-	p.op('t', 'Q') // the persistent id of the storage
-	p.integer(0)   // offset
-	p.tuple(shape...)
-	p.tuple(stride...)
-	p.op(0x89) // requires_grad
-	p.global("collections", "OrderedDict")
-	p.op(')', 'R', 't', 'R') // backward_hooks, then the call
-}
-
-// alignedZip writes stored entries whose data begins at a multiple of
-// storageAlignment, with fixed times. The first error is kept for close.
-type alignedZip struct {
-	count  countingWriter
-	zip    *zip.Writer
-	digest []byte // SHA-256 over all entries so far
-	err    error
-}
-
-func newAlignedZip(w io.Writer) *alignedZip {
-	z := &alignedZip{count: countingWriter{w: w}}
-	z.zip = zip.NewWriter(&z.count)
-	return z
-}
-
-func (z *alignedZip) add(name string, data []byte) {
-	if z.err != nil {
-		return
-	}
-	name = checkpointRoot + "/" + name
-	if z.err = z.zip.Flush(); z.err != nil {
-		return
-	}
-	// PyTorch pads by an extra field of its own, "FB", its length and Zs.
-	const extraHeader = 4
-	start := z.count.n + zipHeader + len(name) + extraHeader
-	padding := (storageAlignment - start%storageAlignment) % storageAlignment
-	extra := append([]byte{'F', 'B', byte(padding), 0}, bytes.Repeat([]byte{'Z'}, padding)...)
-	header := &zip.FileHeader{
-		Name: name, Method: zip.Store, Extra: extra, CRC32: crc32.ChecksumIEEE(data),
-		CompressedSize64: uint64(len(data)), UncompressedSize64: uint64(len(data)),
-	}
-	//lint:ignore SA1019 CreateRaw writes this field and not Modified
-	header.ModifiedDate = dosEpoch
-	w, err := z.zip.CreateRaw(header)
-	if err == nil {
-		_, err = w.Write(data)
-	}
-	sum := sha256.Sum256(data)
-	h := sha256.Sum256(append(append(z.digest, name...), sum[:]...))
-	z.digest, z.err = h[:], err
-}
-
-// id is 40 decimal digits that stand for the entries so far: where PyTorch
-// hashes names and contents to tell files apart, so does this.
-func (z *alignedZip) id() []byte {
-	digits := fmt.Sprintf("%040s", new(big.Int).SetBytes(z.digest))
-	return []byte(digits[len(digits)-40:])
-}
-
-func (z *alignedZip) close() error {
-	if z.err == nil {
-		z.err = z.zip.Close()
-	}
-	if z.err != nil {
-		return fmt.Errorf("exporter: writing the checkpoint: %w", z.err)
-	}
-	return nil
-}
-
-// countingWriter knows how far a file has come.
-type countingWriter struct {
-	w io.Writer
-	n int
-}
-
-func (c *countingWriter) Write(b []byte) (int, error) {
-	n, err := c.w.Write(b)
-	c.n += n
-	return n, err
 }

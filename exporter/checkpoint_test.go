@@ -15,7 +15,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// checkpointModel is a model with random weights and all that metadata may say.
+// checkpointModel returns a model with random weights and all fields of the metadata set.
 func checkpointModel(a models.Architecture) *models.Model {
 	r := rand.New(rand.NewPCG(1, 2))
 	var sd models.StateDict
@@ -46,7 +46,7 @@ func writeCheckpoint(t *testing.T, m *models.Model) []byte {
 	return b.Bytes()
 }
 
-func TestCheckpointIsReadBackAsItWas(t *testing.T) {
+func TestWriteCheckpoint_RoundTrips(t *testing.T) {
 	for _, a := range []models.Architecture{models.DefaultArchitecture(), {Channels: []int{3, 1}}, {Channels: []int{3, 300, 2, 5}}} {
 		m := checkpointModel(a)
 		data := writeCheckpoint(t, m)
@@ -56,21 +56,21 @@ func TestCheckpointIsReadBackAsItWas(t *testing.T) {
 		}
 		m.Format, m.SHA256 = models.FormatCheckpoint, models.Identity(data)
 		if !reflect.DeepEqual(got, m) {
-			t.Errorf("%s: read %+v, wrote %+v", a, got.Metadata, m.Metadata)
+			t.Errorf("%s: got %+v, want %+v", a, got.Metadata, m.Metadata)
 		}
 	}
 }
 
-func TestCheckpointOfTheSameModelIsTheSameBytes(t *testing.T) {
+func TestWriteCheckpoint_IsDeterministic(t *testing.T) {
 	m := checkpointModel(models.DefaultArchitecture())
 	first := writeCheckpoint(t, m)
-	// The order the weights are held in does not matter.
+	// The order of the weights must not matter.
 	n := len(m.Weights)
 	m.Weights[0], m.Weights[n-1] = m.Weights[n-1], m.Weights[0]
 	if !bytes.Equal(first, writeCheckpoint(t, m)) {
-		t.Error("two writings differ")
+		t.Error("the bytes differ")
 	}
-	// For looking at with PyTorch by hand.
+	// For a check with PyTorch by hand.
 	if path := os.Getenv("ANOMALY_WRITE_CHECKPOINT"); path != "" {
 		if err := os.WriteFile(path, first, 0o644); err != nil {
 			t.Fatal(err)
@@ -78,7 +78,7 @@ func TestCheckpointOfTheSameModelIsTheSameBytes(t *testing.T) {
 	}
 }
 
-func TestCheckpointIsLaidOutAsPyTorchDoes(t *testing.T) {
+func TestWriteCheckpoint_HasPyTorchsLayout(t *testing.T) {
 	data := writeCheckpoint(t, checkpointModel(models.Architecture{Channels: []int{3, 2}}))
 	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
 	if err != nil {
@@ -92,18 +92,18 @@ func TestCheckpointIsLaidOutAsPyTorchDoes(t *testing.T) {
 	for i, f := range z.File {
 		at, err := f.DataOffset()
 		if f.Name != "autoencoder/"+want[i] || f.Method != zip.Store || err != nil || at%64 != 0 {
-			t.Errorf("%s, method %d, at %d (%v), want %s stored at a multiple of 64", f.Name, f.Method, at, err, want[i])
+			t.Errorf("%s, method %d, at %d (%v), want %s uncompressed at a multiple of 64", f.Name, f.Method, at, err, want[i])
 		}
 	}
 }
 
-func TestCheckpointOfAnUnreadableModelIsNotWritten(t *testing.T) {
-	for name, spoil := range map[string]func(*models.Model){
-		"a weight is missing":              func(m *models.Model) { m.Weights = m.Weights[1:] },
+func TestWriteCheckpoint_RejectsUnreadableModel(t *testing.T) {
+	for name, edit := range map[string]func(*models.Model){
+		"weight is missing":                func(m *models.Model) { m.Weights = m.Weights[1:] },
 		"a weight is too short":            func(m *models.Model) { m.Weights[0].Data = m.Weights[0].Data[1:] },
 		"a weight is not finite":           func(m *models.Model) { m.Weights[3].Data[0] = float32(math.NaN()) },
 		"the architecture is another":      func(m *models.Model) { m.Architecture = models.DefaultArchitecture() },
-		"the metadata's network is other":  func(m *models.Model) { a := models.DefaultArchitecture(); m.Metadata.Architecture = &a },
+		"the metadata has another network": func(m *models.Model) { a := models.DefaultArchitecture(); m.Metadata.Architecture = &a },
 		"the image size is no multiple":    func(m *models.Model) { m.ImageSize, m.Metadata.ImageSize = 385, 385 },
 		"the image sizes differ":           func(m *models.Model) { m.ImageSize = 128 },
 		"the threshold is not finite":      func(m *models.Model) { m.Metadata.Threshold = math.Inf(1) },
@@ -111,36 +111,36 @@ func TestCheckpointOfAnUnreadableModelIsNotWritten(t *testing.T) {
 		"the model type is something else": func(m *models.Model) { m.Metadata.ModelType = "transformer" },
 	} {
 		m := checkpointModel(models.Architecture{Channels: []int{3, 2}})
-		spoil(m)
+		edit(m)
 		var b bytes.Buffer
 		if err := WriteCheckpoint(&b, m); !errors.Is(err, ErrUnwritable) || b.Len() != 0 {
-			t.Errorf("%s: %v and %d bytes, want %v and none", name, err, b.Len(), ErrUnwritable)
+			t.Errorf("%s: got %v and %d bytes, want %v and none", name, err, b.Len(), ErrUnwritable)
 		}
 	}
 }
 
-type brokenPipe struct{ left int }
+type failingWriter struct{ left int }
 
-func (p *brokenPipe) Write(b []byte) (int, error) {
+func (p *failingWriter) Write(b []byte) (int, error) {
 	if p.left -= len(b); p.left < 0 {
 		return 0, os.ErrClosed
 	}
 	return len(b), nil
 }
 
-func TestCheckpointReportsAWriterThatFails(t *testing.T) {
+func TestWriteCheckpoint_ReturnsWriterError(t *testing.T) {
 	for _, left := range []int{0, 3000, 200_000} {
-		if err := WriteCheckpoint(&brokenPipe{left}, checkpointModel(models.DefaultArchitecture())); !errors.Is(err, os.ErrClosed) {
+		if err := WriteCheckpoint(&failingWriter{left}, checkpointModel(models.DefaultArchitecture())); !errors.Is(err, os.ErrClosed) {
 			t.Errorf("after %d bytes: %v", left, err)
 		}
 	}
 }
 
-// The instructions that torch.load(weights_only=True) of PyTorch 1.13 knows, as
-// its _weights_only_unpickler.py lists them; later versions know more.
-const knownToPyTorch113 = "c\x81RbaesuU(t)\x85\x86\x87N\x88\x89]}\x8fJKMXQhjqr\x8a\x80."
+// pyTorch113Instructions are the pickle instructions that torch.load(weights_only=True) of
+// PyTorch 1.13 accepts, from its _weights_only_unpickler.py. Later versions accept more.
+const pyTorch113Instructions = "c\x81RbaesuU(t)\x85\x86\x87N\x88\x89]}\x8fJKMXQhjqr\x8a\x80."
 
-func TestCheckpointsPickleHoldsOnlyWhatPyTorch113Reads(t *testing.T) {
+func TestCheckpointPickle_HasOnlyPyTorch113Instructions(t *testing.T) {
 	m := sample()
 	md, err := checkpointMetadata(m)
 	if err != nil {
@@ -153,8 +153,8 @@ func TestCheckpointsPickleHoldsOnlyWhatPyTorch113Reads(t *testing.T) {
 	seen := map[byte]bool{}
 	for i := 0; i < len(data); {
 		op := data[i]
-		if !strings.Contains(knownToPyTorch113, string([]byte{op})) {
-			t.Fatalf("instruction %q at byte %d", op, i)
+		if !strings.Contains(pyTorch113Instructions, string([]byte{op})) {
+			t.Fatalf("unsupported instruction %q at byte %d", op, i)
 		}
 		seen[op] = true
 		i++
@@ -172,6 +172,6 @@ func TestCheckpointsPickleHoldsOnlyWhatPyTorch113Reads(t *testing.T) {
 		}
 	}
 	if !seen['Q'] || !seen['X'] || !seen['.'] {
-		t.Errorf("only the instructions %v", seen)
+		t.Errorf("got only the instructions %v", seen)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// detectable is a model that tells which synthetic anomalies it finds.
-func detectable() *models.Model {
+// detectableModel returns a model with models.Detectability.
+func detectableModel() *models.Model {
 	m := sample()
 	m.Metadata.Detectability = &models.Detectability{
 		Threshold: m.Metadata.Threshold, NormalImages: 46, FalseAlarms: 0.05, ImagesPerCell: 12,
@@ -23,7 +23,7 @@ func detectable() *models.Model {
 	return m
 }
 
-// unpacked is what the files of a model's zip hold.
+// unpacked returns the files of a model's zip by name, and the zip.
 func unpacked(t *testing.T, m *models.Model) (files map[string]string, whole []byte) {
 	t.Helper()
 	var b bytes.Buffer
@@ -49,11 +49,11 @@ func unpacked(t *testing.T, m *models.Model) (files map[string]string, whole []b
 	return files, b.Bytes()
 }
 
-func TestZipShowsWhatTheModelWouldFind(t *testing.T) {
-	m := detectable()
+func TestWriteBundle_ShowsDetectability(t *testing.T) {
+	m := detectableModel()
 	files, first := unpacked(t, m)
 	if _, second := unpacked(t, m); !bytes.Equal(first, second) {
-		t.Error("the same model gives other bytes")
+		t.Error("a second zip of the model has other bytes")
 	}
 	if svg := files[DetectabilityFile]; !strings.Contains(svg, "<svg") {
 		t.Errorf("the plot is %.100q", svg)
@@ -63,11 +63,11 @@ func TestZipShowsWhatTheModelWouldFind(t *testing.T) {
 		"## What would it find?\n\n", detectability.Caveat, "| 128 grey levels brighter or darker | 50 % | 100 % |\n", "| blurred | 0 % | 0 % |\n\n![", "](" + DetectabilityFile + ")\n\n## Files", "\n- `" + DetectabilityFile + "`: ",
 	} {
 		if !strings.Contains(readme, want) {
-			t.Errorf("the README does not say %q", want)
+			t.Errorf("the README has no %q", want)
 		}
 	}
 	if strings.Contains(readme, "threshold is now") {
-		t.Error("the README tells of another threshold")
+		t.Error("the README has a note about another threshold")
 	}
 	for form, data := range map[string][]byte{"zip": first, "checkpoint": []byte(files[models.CheckpointFile]), "ONNX": []byte(files[models.ONNXFile])} {
 		got, err := models.Read(data, models.DefaultLimits())
@@ -78,21 +78,21 @@ func TestZipShowsWhatTheModelWouldFind(t *testing.T) {
 
 	m.Metadata.Detectability.Threshold *= 2
 	files, _ = unpacked(t, m)
-	if !strings.Contains(files["README.md"], "\n\nThe threshold is now 0.125, above which other shares lie.\n\n![") {
-		t.Error("the README does not say that the threshold is another one")
+	if !strings.Contains(files["README.md"], "\n\nThe threshold is now 0.125, so the shares are different.\n\n![") {
+		t.Error("the README has no note about the other threshold")
 	}
 
 	m.Metadata.Detectability = nil
 	files, _ = unpacked(t, m)
 	if _, ok := files[DetectabilityFile]; ok || strings.Contains(files["README.md"], "What would it find") || strings.Contains(files["README.md"], DetectabilityFile) {
-		t.Error("a model without is shown with it")
+		t.Error("the zip of a model without detectability shows it")
 	}
 }
 
-func TestModelWhoseSharesAreNoneIsNotWritten(t *testing.T) {
-	m := detectable()
+func TestWriteBundle_RejectsInvalidDetectability(t *testing.T) {
+	m := detectableModel()
 	m.Metadata.Detectability.Found[0][0] = 2
 	if err := WriteBundle(io.Discard, m); err == nil {
-		t.Error("it was written")
+		t.Error("the error is nil")
 	}
 }

@@ -19,7 +19,7 @@ import (
 // goldenSide is the side of the image of testdata/features.json.
 const goldenSide = 64
 
-// goldenTap is what PyTorch computes of that image at one tap.
+// goldenTap has the features that PyTorch computes for that image at one tap.
 type goldenTap struct {
 	Block  int
 	Shape  []int
@@ -28,7 +28,8 @@ type goldenTap struct {
 	Values []float64
 }
 
-func goldenTaps(t testing.TB) (taps []goldenTap, blocks []int) {
+// readGoldenTaps reads testdata/features.json.
+func readGoldenTaps(t testing.TB) (taps []goldenTap, blocks []int) {
 	t.Helper()
 	data, err := os.ReadFile("../internal/backbone/testdata/features.json")
 	if err != nil {
@@ -43,7 +44,7 @@ func goldenTaps(t testing.TB) (taps []goldenTap, blocks []int) {
 	return taps, blocks
 }
 
-// pattern is the image of make_features.py, for any side.
+// pattern returns the image of make_features.py with any side.
 func pattern(side int) []float32 {
 	x := make([]float32, 3*side*side)
 	for i := range x {
@@ -57,8 +58,7 @@ func pattern(side int) []float32 {
 	return x
 }
 
-// check holds what was computed at a tap against PyTorch, relative to the tap's
-// root mean square.
+// check compares features with PyTorch's, relative to the tap's root mean square.
 func (tap goldenTap) check(t *testing.T, got []float32) {
 	t.Helper()
 	worst := 0.0
@@ -70,8 +70,8 @@ func (tap goldenTap) check(t *testing.T, got []float32) {
 	}
 }
 
-func TestTheReferencesFeaturesAreThoseOfPyTorch(t *testing.T) {
-	taps, blocks := goldenTaps(t)
+func TestFeatures_OnGorgoniaMatchPyTorch(t *testing.T) {
+	taps, blocks := readGoldenTaps(t)
 	image, features, parameters, err := network.Features(1, goldenSide, backbone.Lite0(), blocks)
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +103,7 @@ func TestTheReferencesFeaturesAreThoseOfPyTorch(t *testing.T) {
 	}
 }
 
-// runFeatures runs a backbone on so many threads, on images of that side.
+// runFeatures runs a backbone on images of side×side pixels.
 func runFeatures(t testing.TB, with Operators, threads, side int, blocks []int, images []float32) [][]float32 {
 	t.Helper()
 	run, out := featuresSession(t, with, threads, side, blocks, images)
@@ -115,6 +115,7 @@ func runFeatures(t testing.TB, with Operators, threads, side int, blocks []int, 
 	return data
 }
 
+// featuresSession returns a function that runs a backbone, and its output tensors.
 func featuresSession(t testing.TB, with Operators, threads, side int, blocks []int, images []float32) (run func(), out []*ort.Tensor) {
 	t.Helper()
 	m, err := FeaturesModel(side, backbone.Lite0(), blocks, with)
@@ -139,8 +140,8 @@ func featuresSession(t testing.TB, with Operators, threads, side int, blocks []i
 	}, out
 }
 
-func TestLoweredFeaturesAreThoseOfPyTorch(t *testing.T) {
-	taps, blocks := goldenTaps(t)
+func TestFeaturesModel_MatchesPyTorch(t *testing.T) {
+	taps, blocks := readGoldenTaps(t)
 	for name, with := range map[string]Operators{"ONNX's operators": Portable, "package kernels": Processor} {
 		t.Run(name, func(t *testing.T) {
 			got := runFeatures(t, with, 2, goldenSide, blocks, pattern(goldenSide))
@@ -151,7 +152,7 @@ func TestLoweredFeaturesAreThoseOfPyTorch(t *testing.T) {
 	}
 }
 
-func TestFeaturesOfAnotherNetworkThanTheEmbeddedOneAreRefused(t *testing.T) {
+func TestFeaturesModel_RejectsBackboneThatIsNotEmbedded(t *testing.T) {
 	other := backbone.Lite0()
 	if backbone.Embedded == other.Name {
 		other = backbone.Lite2()
@@ -161,8 +162,8 @@ func TestFeaturesOfAnotherNetworkThanTheEmbeddedOneAreRefused(t *testing.T) {
 	}
 }
 
-// What a model says of an image must not depend on the machine or on other images.
-func TestFeaturesHaveTheSameBitsOnAnyNumberOfThreadsAndInAnyBatch(t *testing.T) {
+// An anomaly score must not depend on the machine or on other images.
+func TestFeaturesModel_HasSameBitsForAnyThreadsAndBatch(t *testing.T) {
 	blocks := []int{2, 4, 10, 12}
 	for _, side := range []int{32, 96, 160} {
 		first, second := pattern(side), pattern(side)
@@ -174,7 +175,7 @@ func TestFeaturesHaveTheSameBitsOnAnyNumberOfThreadsAndInAnyBatch(t *testing.T) 
 		portable := runFeatures(t, Portable, 2, side, blocks, second)
 		for i, got := range alone {
 			if !slices.Equal(got, both[i][len(got):]) {
-				t.Errorf("%d px, block %d: other bits in a batch on three threads", side, blocks[i])
+				t.Errorf("%d px, block %d: different bits in a batch on three threads", side, blocks[i])
 			}
 			difference, norm := 0.0, 0.0
 			for k, v := range got {

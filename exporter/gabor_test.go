@@ -12,18 +12,18 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// normal gives a model tensors of normality that are drawn at random, without
-// markers.
-func normal(m *models.Model, r *rand.Rand) *models.Model {
-	return drawn(m, r, models.GaborParameters(m.ImageSize))
+// addGaborStatistics sets random reference statistics of Gabor features, without heads.
+func addGaborStatistics(m *models.Model, r *rand.Rand) *models.Model {
+	return addReference(m, r, models.GaborParameters(m.ImageSize))
 }
 
-// marked is normal with markers.
-func marked(m *models.Model, r *rand.Rand) *models.Model {
-	return drawn(m, r, append(models.GaborParameters(m.ImageSize), models.GaborHeadsParameters(m.ImageSize)...))
+// addGaborHeads sets random reference statistics of Gabor features with heads.
+func addGaborHeads(m *models.Model, r *rand.Rand) *models.Model {
+	return addReference(m, r, append(models.GaborParameters(m.ImageSize), models.GaborHeadsParameters(m.ImageSize)...))
 }
 
-func drawn(m *models.Model, r *rand.Rand, ps []models.Parameter) *models.Model {
+// addReference sets random reference statistics with those parameters.
+func addReference(m *models.Model, r *rand.Rand, ps []models.Parameter) *models.Model {
 	m.Metadata.Decision = &models.Decision{Measure: models.MeasureBandMahalanobis, Threshold: 1}
 	m.Reference = nil
 	for _, p := range ps {
@@ -31,21 +31,21 @@ func drawn(m *models.Model, r *rand.Rand, ps []models.Parameter) *models.Model {
 		if len(p.Shape) == 1 {
 			low = 0.5
 		}
-		m.Reference = append(m.Reference, models.Tensor{Name: p.Name, Shape: p.Shape, Data: feed(r, p.Shape, low, high)})
+		m.Reference = append(m.Reference, models.Tensor{Name: p.Name, Shape: p.Shape, Data: randomValues(r, p.Shape, low, high)})
 	}
 	return m
 }
 
-func TestJudgementIsThatOfGorgoniasMachine(t *testing.T) {
+func TestGaborModel_MatchesGorgonia(t *testing.T) {
 	engine := orttest.Open(t)
 	for i, side := range []int{16, 32, 48, 64, 80, 16, 32, 48} {
 		r := rand.New(rand.NewPCG(uint64(side), 1))
 		m := sample()
 		m.ImageSize, m.Metadata.ImageSize = side, side
 		if i < 5 {
-			normal(m, r)
+			addGaborStatistics(m, r)
 		} else {
-			marked(m, r)
+			addGaborHeads(m, r)
 		}
 		const images = 2
 		f, err := network.Autoencoder(m.Architecture, images, side, side)
@@ -56,7 +56,7 @@ func TestJudgementIsThatOfGorgoniasMachine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		pixels := feed(r, []int{images, 3, side, side}, 0, 1)
+		pixels := randomValues(r, []int{images, 3, side, side}, 0, 1)
 		inputs := map[*gorgonia.Node][]float32{f.Image: pixels}
 		for i, n := range f.Parameters {
 			inputs[n] = m.Weights[i].Data
@@ -67,7 +67,7 @@ func TestJudgementIsThatOfGorgoniasMachine(t *testing.T) {
 		for _, fixed := range j.Filters {
 			inputs[fixed.Node] = fixed.Data
 		}
-		want := onGorgonia(t, f.Graph, inputs, gorgonia.Nodes{j.Score, f.Error, j.Map})
+		want := runGorgonia(t, f.Graph, inputs, gorgonia.Nodes{j.Score, f.Error, j.Map})
 
 		onnx, err := InferenceModel(m)
 		if err != nil {
@@ -87,12 +87,11 @@ func TestJudgementIsThatOfGorgoniasMachine(t *testing.T) {
 		for i, name := range names {
 			for k, v := range out[i].Data() {
 				if w := want[i][k]; math.Abs(float64(v-w)) > 1e-4*math.Abs(float64(w)) {
-					t.Fatalf("%d px: %s[%d] is %v by ONNX Runtime and %v by Gorgonia", side, name, k, v, w)
+					t.Fatalf("%d px: %s[%d] is %v in ONNX Runtime and %v in Gorgonia", side, name, k, v, w)
 				}
 			}
 		}
-		// The score is what the map's highest place is, but for the
-		// interpolation between places.
+		// The score is the map's maximum before the interpolation between patches.
 		highest := float32(0)
 		for _, v := range out[2].Data()[:side*side] {
 			highest = max(highest, v)

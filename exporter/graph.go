@@ -11,31 +11,30 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Opset is the version of ONNX's operators that exported models use: 17 is
-// what runtimes of several years back read, and nothing here needs more.
+// Opset is the ONNX operator set version of exported models. Version 17, of 2022, is
+// supported by runtimes several years old and has all operators needed here.
 const Opset = 17
 
-// irVersion is the version of the file format that belongs to Opset.
+// irVersion is the ONNX file format version that was released with Opset.
 const irVersion = 8
 
-// microsoft is the domain of ONNX Runtime's own operators, used in training
-// steps only.
+// microsoft is the domain of ONNX Runtime's own operators. Only graphs that this program
+// runs itself may use it.
 const microsoft = "com.microsoft"
 
 // value is a tensor in the ONNX graph under construction.
 type value struct {
 	name string
-	// shape is what the tensor really has. It may be smaller than the Gorgonia
-	// node's shape where an axis of size 1 stands for a repeated one: see
-	// lowerRepeat.
+	// shape is the tensor's shape. It has size 1 where the Gorgonia node's shape has a
+	// repeated axis; see lowerRepeat.
 	shape []int
-	// last tells that the tensor lies with channels last, N×H×W×C; see processor.go.
-	last bool
+	// nhwc reports whether the tensor is stored with channels last, N×H×W×C; see layout.go.
+	nhwc bool
 }
 
-// lying says how the value lies.
-func (v value) lying(last bool) value {
-	v.last = last
+// stored returns the value with its layout set.
+func (v value) stored(nhwc bool) value {
+	v.nhwc = nhwc
 	return v
 }
 
@@ -44,15 +43,15 @@ type graph struct {
 	proto     *onnx.GraphProto
 	constants map[string]value
 	names     int
-	// opset is the version of ONNX's operators.
+	// opset is the ONNX operator set version.
 	opset int
-	// batch is the name of the batch dimension when the graph takes any number
-	// of images, empty when every size is fixed.
+	// batch is the name of the batch dimension if the graph accepts any number of images,
+	// and empty if all sizes are fixed.
 	batch string
-	// extensions says whether ONNX Runtime's own operators may be used.
-	extensions bool
-	extended   bool
-	// kernels says whether there are operators of package kernels.
+	// extensions reports whether the graph may use ONNX Runtime's own operators, extended
+	// whether it does.
+	extensions, extended bool
+	// kernels reports whether the graph uses operators of package kernels.
 	kernels bool
 }
 
@@ -107,15 +106,16 @@ func textAttr(name, v string) attribute {
 	}
 }
 
-// op adds a node of a standard operator with one output of the given shape.
+// op adds a node of a standard ONNX operator with one output of the given shape.
 func (g *graph) op(opType string, shape []int, inputs []value, attrs ...attribute) value {
 	return g.domainOp("", opType, shape, inputs, attrs...)
 }
 
-// microsoftOp adds a node of one of ONNX Runtime's own operators.
+// microsoftOp adds a node of an operator of ONNX Runtime. It returns an error if the graph
+// may contain standard operators only.
 func (g *graph) microsoftOp(opType string, shape []int, inputs []value, attrs ...attribute) (value, error) {
 	if !g.extensions {
-		return value{}, fmt.Errorf("exporter: %s is not a standard ONNX operator, and %s may hold only those",
+		return value{}, fmt.Errorf("exporter: %s is not a standard ONNX operator, and %s may contain no others",
 			opType, g.proto.GetName())
 	}
 	g.extended = true
@@ -126,7 +126,7 @@ func (g *graph) domainOp(domain, opType string, shape []int, inputs []value, att
 	return g.ops(domain, opType, [][]int{shape}, inputs, attrs...)[0]
 }
 
-// ops adds a node with several outputs.
+// ops adds a node with one output for each of the shapes.
 func (g *graph) ops(domain, opType string, shapes [][]int, inputs []value, attrs ...attribute) []value {
 	g.names++
 	n := &onnx.NodeProto{
@@ -151,8 +151,7 @@ func (g *graph) ops(domain, opType string, shapes [][]int, inputs []value, attrs
 	return out
 }
 
-// floats is a constant of float32, int64s one of int64. Equal constants are
-// written once.
+// floats returns a constant of float32. Equal constants share one initializer.
 func (g *graph) floats(shape []int, vs ...float32) value {
 	raw := make([]byte, 0, 4*len(vs))
 	for _, v := range vs {
@@ -161,6 +160,7 @@ func (g *graph) floats(shape []int, vs ...float32) value {
 	return g.constant(onnx.TensorProto_FLOAT, shape, raw)
 }
 
+// ints returns a constant vector of int64.
 func (g *graph) ints(vs ...int) value {
 	raw := make([]byte, 0, 8*len(vs))
 	for _, v := range vs {
@@ -186,7 +186,7 @@ func (g *graph) initializer(name string, t onnx.TensorProto_DataType, shape []in
 	})
 }
 
-// parameter adds learnt weights as an initializer.
+// parameter adds learned weights as an initializer.
 func (g *graph) parameter(name string, shape []int, data []float32) {
 	raw := make([]byte, 0, 4*len(data))
 	for _, v := range data {
@@ -203,8 +203,8 @@ func (g *graph) output(v value, doc string) {
 	g.proto.Output = append(g.proto.Output, describe(v.name, onnx.TensorProto_FLOAT, g.dims(v), doc))
 }
 
-// dims are a tensor's dimensions; the first is the batch where the graph takes
-// any number of images and the tensor is not a scalar.
+// dims returns the dimensions of a tensor. The first is named if the graph accepts any
+// number of images.
 func (g *graph) dims(v value) []dim {
 	out := make([]dim, len(v.shape))
 	for i, d := range v.shape {
@@ -216,14 +216,13 @@ func (g *graph) dims(v value) []dim {
 	return out
 }
 
-// dim is a dimension of an input or an output: of a fixed size, or of any size
-// under a name.
+// dim is a dimension of an input or an output. Its size is fixed if it has no name.
 type dim struct {
 	size int
 	name string
 }
 
-// describe tells of an input or an output what callers must know.
+// describe returns the declaration of an input or an output.
 func describe(name string, t onnx.TensorProto_DataType, dims []dim, doc string) *onnx.ValueInfoProto {
 	shape := &onnx.TensorShapeProto{}
 	for _, d := range dims {
@@ -245,8 +244,7 @@ func describe(name string, t onnx.TensorProto_DataType, dims []dim, doc string) 
 	return info
 }
 
-// rename gives the tensor that a node made another name, for an output whose
-// name users rely on.
+// rename renames a tensor in all nodes, for outputs with fixed names.
 func (g *graph) rename(from, to string) {
 	for _, n := range g.proto.Node {
 		for i, s := range n.Input {
@@ -262,7 +260,7 @@ func (g *graph) rename(from, to string) {
 	}
 }
 
-// prune drops the nodes that nothing asks for.
+// prune removes the nodes that no output depends on.
 func (g *graph) prune() {
 	wanted := map[string]bool{}
 	for _, o := range g.proto.Output {
@@ -282,8 +280,7 @@ func (g *graph) prune() {
 	g.proto.Node = kept
 }
 
-// model wraps the finished graph. Marshalling is deterministic: same graph,
-// same bytes.
+// model returns the finished graph as an ONNX file. Equal graphs result in equal bytes.
 func (g *graph) model(doc string, props [][2]string) ([]byte, error) {
 	m := &onnx.ModelProto{
 		IrVersion:    proto.Int64(irVersion),
@@ -318,7 +315,7 @@ func int64s(in []int) []int64 {
 	return out
 }
 
-// broadcast is the shape of an elementwise operator's result by ONNX's rules.
+// broadcast returns the shape of an elementwise operator's result by ONNX's rules.
 func broadcast(a, b []int) []int {
 	if len(a) < len(b) {
 		a, b = b, a

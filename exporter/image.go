@@ -8,19 +8,17 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// imageOpset is the first version of ONNX's operators whose Resize can
-// antialias.
+// imageOpset is the first ONNX operator set version whose Resize has antialiasing.
 const imageOpset = 18
 
-// verdictName is the output that says whether the image is an anomaly.
+// verdictName is the output that reports whether the image is an anomaly.
 const verdictName = "is_anomaly"
 
-// ImageModel lowers a model to an ONNX file that takes the decoded image itself
-// and does all the rest: input `image` (uint8, height×width×3, RGB, any size),
-// outputs `reconstruction_error` (1 element, the figure that the model decides
-// by), `is_anomaly` (bool, 1 element) and `anomaly_map` (S×S, of each pixel what
-// the figure is of the image). It takes one image at a time. Same
-// model, same bytes.
+// ImageModel lowers a model to an ONNX file that includes the preprocessing and the
+// decision. Input: one decoded image `image` (uint8, height×width×3, RGB, any size).
+// Outputs: `reconstruction_error` (1 element, the anomaly score), `is_anomaly` (bool, 1
+// element), `anomaly_map` (S×S, the score of each pixel), and `mse` (1 element) if the model
+// has reference statistics. Equal models result in equal bytes.
 func ImageModel(m *models.Model) ([]byte, error) {
 	side := m.ImageSize
 	f, err := network.Autoencoder(m.Architecture, 1, side, side)
@@ -32,16 +30,16 @@ func ImageModel(m *models.Model) ([]byte, error) {
 	l.weights(f, m.Weights)
 	l.done[f.Image] = l.prepare(side)
 
-	j, err := l.judged(f, m)
+	j, err := l.scoreOutputs(f, m)
 	if err != nil {
 		return nil, err
 	}
-	figure, pixels, doc := f.Error, f.Map, "squared error of each pixel at the network's size, the mean over its channels"
+	score, pixels, doc := f.Error, f.Map, "squared error of each pixel at the network's size, the mean over its channels"
 	if j != nil {
-		figure, pixels, doc = j.Score, j.Map, "how unusual each pixel's surroundings are, at the network's size"
+		score, pixels, doc = j.Score, j.Map, "how unusual each pixel's surroundings are, at the network's size"
 	}
 	_, threshold := m.Metadata.Measure()
-	above := l.op("Greater", []int{1}, []value{l.done[figure], l.floats(nil, below(threshold))})
+	above := l.op("Greater", []int{1}, []value{l.done[score], l.floats(nil, roundDown(threshold))})
 	l.rename(above.name, verdictName)
 	l.proto.Output = append(l.proto.Output, describe(verdictName, onnx.TensorProto_BOOL, []dim{{size: 1}},
 		"whether the error is above the model's threshold"))
@@ -62,11 +60,11 @@ func ImageModel(m *models.Model) ([]byte, error) {
 	return l.model("Convolutional autoencoder that was trained on normal images only, with its preprocessing and its decision.", props)
 }
 
-// prepare emits what imagefile.Prepare and imagefile.Normalize do: Pillow 13's
-// resize, all but bit for bit. Resize works on bytes, with the coefficients of 22
-// fractional bits and the rounding between its two passes that Pillow has, and
-// leaves out what lies beyond the border. Channels stay last until it is done,
-// which the CPU provider is fastest at.
+// prepare lowers imagefile.Prepare and imagefile.Normalize, whose resize is Pillow 13's.
+// Most pixels have the same bits as Pillow's: ONNX Runtime's Resize of bytes also has
+// coefficients of 22 fractional bits, rounds to bytes between its two passes, and excludes
+// pixels beyond the border. The image has channels last until it is resized, which is the
+// fastest layout for the CPU provider.
 func (l *lowering) prepare(side int) value {
 	const channels = models.InputChannels
 	l.proto.Input = append(l.proto.Input, describe(network.ImageName, onnx.TensorProto_UINT8,
@@ -81,16 +79,17 @@ func (l *lowering) prepare(side int) value {
 	return l.op("Div", planes.shape, []value{numbers, l.floats(nil, math.MaxUint8)})
 }
 
+// resize emits one pass of the resize.
 func (l *lowering) resize(x, size value, shape []int) value {
-	none := value{} // an optional input that is left out
+	none := value{} // an omitted optional input
 	return l.op("Resize", shape, []value{x, none, none, size},
 		textAttr("mode", "linear"), textAttr("coordinate_transformation_mode", "half_pixel"),
 		intAttr("antialias", 1), intAttr("exclude_outside", 1))
 }
 
-// firstPass emits the size after the first of the two passes: the height alone
-// is resized, or the width alone. Which one is first changes pixels by 1, and is
-// Pillow 13's choice: see verticalFirst in package inference.
+// firstPass emits the size after the first of the two passes, which resizes either the
+// height or the width. The order changes pixels by up to 1; it is Pillow 13's, see
+// verticalFirst in package imagefile.
 func (l *lowering) firstPass(batch, square value, side int) value {
 	bools := func(vs ...byte) value { return l.constant(onnx.TensorProto_BOOL, []int{len(vs)}, vs) }
 	shape := l.op("Shape", []int{4}, []value{batch})
@@ -106,9 +105,9 @@ func (l *lowering) firstPass(batch, square value, side int) value {
 	return l.op("Where", []int{4}, []value{verticalFirst, keepWidth, keepHeight})
 }
 
-// below is the largest float32 that is not above the threshold. An error, which
-// is a float32, is above one exactly where it is above the other.
-func below(threshold float64) float32 {
+// roundDown returns the largest float32 that is not above the threshold. A float32 score is
+// above that number exactly if it is above the threshold.
+func roundDown(threshold float64) float32 {
 	t := float32(threshold)
 	if float64(t) > threshold {
 		t = math.Nextafter32(t, float32(math.Inf(-1)))

@@ -9,12 +9,11 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// InferenceModel lowers a model to the ONNX file that users take away and that
-// runs here too: input `image` (N×3×S×S, RGB in 0…1, any N), outputs
-// `reconstruction` (N×3×S×S) and `reconstruction_error` (N, the figure that the
-// model decides by), and the decision in the file's metadata. A model with
-// tensors of normality also gives `mse` (N) and `anomaly_map` (N×S×S). Same
-// model, same bytes.
+// InferenceModel lowers a model to the ONNX file that users download, which this program can
+// also read. Input: `image` (N×3×S×S, RGB in 0…1, any N). Outputs: `reconstruction`
+// (N×3×S×S) and `reconstruction_error` (N, the anomaly score); if the model has reference
+// statistics, also `anomaly_map` (N×S×S) and `mse` (N). The file's metadata has the
+// threshold; see metadataProps. Equal models result in equal bytes.
 func InferenceModel(m *models.Model) ([]byte, error) {
 	f, err := network.Autoencoder(m.Architecture, 1, m.ImageSize, m.ImageSize)
 	if err != nil {
@@ -23,20 +22,19 @@ func InferenceModel(m *models.Model) ([]byte, error) {
 	return Lower(f, m)
 }
 
-// Results says what a served model gives beside its figures.
+// Results selects the outputs of a served model beside its anomaly scores.
 type Results struct {
-	// Images are the reconstruction and the map.
+	// Images selects the reconstruction and the anomaly map.
 	Images bool
-	// Members are the figures that models.MeasurePatchMahalanobis joins, N×M×1×1; a
-	// model that decides by another measure gives none.
+	// Members selects the member scores that models.MeasurePatchMahalanobis combines,
+	// N×M×1×1. Models with another measure have none.
 	Members bool
 }
 
-// ServedModel is InferenceModel as a detector runs it: without metadata, and with
-// those results only that are asked for. ONNX Runtime computes what a graph declares,
-// asked for or not: the map takes 4 % of a run. Lowered for the processor it takes
-// package kernels' operators, and runs here alone.
-func ServedModel(m *models.Model, also Results, with Operators) (*StepModel, error) {
+// ServedModel lowers a model for detectors: without metadata, and with the selected outputs
+// only. ONNX Runtime computes every declared output, requested or not; the map takes 4 % of
+// a run. With Processor the model needs package kernels, so only this program can run it.
+func ServedModel(m *models.Model, also Results, with Operators) (*SessionModel, error) {
 	f, err := network.Autoencoder(m.Architecture, 1, m.ImageSize, m.ImageSize)
 	if err != nil {
 		return nil, err
@@ -49,16 +47,16 @@ func ServedModel(m *models.Model, also Results, with Operators) (*StepModel, err
 	if err != nil {
 		return nil, err
 	}
-	s := &StepModel{ONNX: b, Inputs: []string{network.ImageName}, Outputs: []string{network.ErrorName}, Kernels: l.kernels}
+	s := &SessionModel{ONNX: b, Inputs: []string{network.ImageName}, Outputs: []string{network.ErrorName}, Kernels: l.kernels}
 	if m.Reference != nil {
 		s.Outputs = append(s.Outputs, network.MSEName)
 	}
 	return s, nil
 }
 
-// Lower is InferenceModel for a network that is built already, for images of
-// any number: the graph is f's, weights and metadata are m's. It is an error
-// when they do not belong together.
+// Lower is InferenceModel for a network that was built already, with any batch size. The
+// graph is f's, weights and metadata are m's. Lower returns an error if they do not fit
+// together.
 func Lower(f *network.Forward, m *models.Model) ([]byte, error) {
 	l, err := lower(f, m, Results{Images: true}, Portable)
 	if err != nil {
@@ -71,9 +69,10 @@ func Lower(f *network.Forward, m *models.Model) ([]byte, error) {
 	return l.model("Convolutional autoencoder that was trained on normal images only.", props)
 }
 
-// lower declares as outputs, beside the figures, what is asked for.
+// lower lowers a network with the weights and reference statistics of m. It declares the
+// anomaly scores and the selected results as outputs.
 func lower(f *network.Forward, m *models.Model, also Results, with Operators) (*lowering, error) {
-	if err := belong(f, m); err != nil {
+	if err := checkFits(f, m); err != nil {
 		return nil, err
 	}
 	l := newLowering("autoencoder", false)
@@ -92,7 +91,7 @@ func lower(f *network.Forward, m *models.Model, also Results, with Operators) (*
 			return nil, err
 		}
 	}
-	j, err := l.judged(f, m)
+	j, err := l.scoreOutputs(f, m)
 	if err != nil {
 		return nil, err
 	}
@@ -109,26 +108,27 @@ func lower(f *network.Forward, m *models.Model, also Results, with Operators) (*
 	return l, nil
 }
 
-// belong says what of a model does not fit the network it is to be written with.
-func belong(f *network.Forward, m *models.Model) error {
+// checkFits returns an error unless the weights of m fit network f.
+func checkFits(f *network.Forward, m *models.Model) error {
 	if s := f.Image.Shape(); len(s) != 4 || s[2] != m.ImageSize || s[3] != m.ImageSize {
-		return fmt.Errorf("exporter: a network for images of shape %v and a model for %d×%d pixels", s, m.ImageSize, m.ImageSize)
+		return fmt.Errorf("exporter: the network takes images of shape %v, the model images of %d×%d pixels", s, m.ImageSize, m.ImageSize)
 	}
 	if len(f.Parameters) != len(m.Weights) {
-		return fmt.Errorf("exporter: a network of %d parameters and a model of %d", len(f.Parameters), len(m.Weights))
+		return fmt.Errorf("exporter: the network has %d parameters, the model %d", len(f.Parameters), len(m.Weights))
 	}
 	for i, t := range m.Weights {
 		if p := f.Parameters[i]; p.Name() != t.Name || !slices.Equal(p.Shape(), t.Shape) {
-			return fmt.Errorf("exporter: the network's %s of shape %v and the model's %s of shape %v", p.Name(), p.Shape(), t.Name, t.Shape)
+			return fmt.Errorf("exporter: the network has %s of shape %v, the model %s of shape %v", p.Name(), p.Shape(), t.Name, t.Shape)
 		}
 	}
 	return nil
 }
 
-// judged emits the figure that the model decides by, as reconstruction_error: of
-// a model with tensors of normality the measure of that name, with the plain mean
-// squared error beside it, else that error alone. The judgement is nil then.
-func (l *lowering) judged(f *network.Forward, m *models.Model) (*network.Judgement, error) {
+// scoreOutputs declares the anomaly score as the output `reconstruction_error`. For a model
+// with reference statistics the score is its measure, and the mean squared error is the
+// output `mse`. For any other model the score is the mean squared error, and the returned
+// judgement is nil.
+func (l *lowering) scoreOutputs(f *network.Forward, m *models.Model) (*network.Judgement, error) {
 	const mse = "mean squared error between each image and its reconstruction"
 	if m.Reference == nil {
 		return nil, l.result(f.Error, network.ErrorName, mse+"; above the threshold it is an anomaly")
@@ -137,7 +137,7 @@ func (l *lowering) judged(f *network.Forward, m *models.Model) (*network.Judgeme
 	if err != nil {
 		return nil, err
 	}
-	if err := l.normality(j, m.Reference); err != nil {
+	if err := l.referenceStatistics(j, m.Reference); err != nil {
 		return nil, err
 	}
 	measure, _ := m.Metadata.Measure()
@@ -147,7 +147,7 @@ func (l *lowering) judged(f *network.Forward, m *models.Model) (*network.Judgeme
 	return j, l.result(f.Error, network.MSEName, mse)
 }
 
-// fixedTensors declares tensors of a graph that nothing is learnt of.
+// fixedTensors declares tensors that are not learned as initializers.
 func (l *lowering) fixedTensors(fixed []network.Fixed) {
 	for _, f := range fixed {
 		l.parameter(f.Node.Name(), f.Node.Shape(), f.Data)
@@ -155,16 +155,15 @@ func (l *lowering) fixedTensors(fixed []network.Fixed) {
 	}
 }
 
-// normality declares a judgement's filters, and its parameters with what was
-// learnt.
-func (l *lowering) normality(j *network.Judgement, learnt models.StateDict) error {
-	if len(learnt) != len(j.Parameters) {
-		return fmt.Errorf("exporter: %d tensors of normality, expected %d", len(learnt), len(j.Parameters))
+// referenceStatistics declares the fixed filters of j and its parameters as initializers.
+func (l *lowering) referenceStatistics(j *network.Judgement, learned models.StateDict) error {
+	if len(learned) != len(j.Parameters) {
+		return fmt.Errorf("exporter: %d tensors of reference statistics, expected %d", len(learned), len(j.Parameters))
 	}
 	l.fixedTensors(j.Filters)
-	for i, t := range learnt {
+	for i, t := range learned {
 		if p := j.Parameters[i]; p.Name() != t.Name || !slices.Equal(p.Shape(), t.Shape) {
-			return fmt.Errorf("exporter: the graph's %s of shape %v and the model's %s of shape %v", p.Name(), p.Shape(), t.Name, t.Shape)
+			return fmt.Errorf("exporter: the graph has %s of shape %v, the model %s of shape %v", p.Name(), p.Shape(), t.Name, t.Shape)
 		}
 		l.parameter(t.Name, t.Shape, t.Data)
 		l.source(j.Parameters[i], t.Name)
@@ -172,17 +171,17 @@ func (l *lowering) normality(j *network.Judgement, learnt models.StateDict) erro
 	return nil
 }
 
-// weights declares a network's parameters with what was learnt.
-func (l *lowering) weights(f *network.Forward, learnt models.StateDict) {
-	for i, t := range learnt {
+// weights declares a network's parameters as initializers.
+func (l *lowering) weights(f *network.Forward, learned models.StateDict) {
+	for i, t := range learned {
 		l.parameter(t.Name, t.Shape, t.Data)
 		l.source(f.Parameters[i], t.Name)
 	}
 }
 
-// metadataProps are the entries of the file's metadata_props: the whole
-// metadata.json, and by themselves what a program needs for a verdict or a
-// person wants to see in a viewer. What is not text is JSON.
+// metadataProps returns the entries of the file's metadata_props: all of metadata.json
+// under "metadata_json", and under keys of their own the values that a program needs to
+// decide or a model viewer shows. Values that are not text are JSON.
 func metadataProps(m *models.Model) ([][2]string, error) {
 	measure, threshold := m.Metadata.Measure()
 	props := [][2]string{{"model_type", models.ModelType}, {"measure", measure}}
@@ -199,7 +198,7 @@ func metadataProps(m *models.Model) ([][2]string, error) {
 		{"metadata_json", m.Metadata},
 	} {
 		if p.value == (*models.TrainingSummary)(nil) {
-			continue // of a model that came without
+			continue // an imported model without a training summary
 		}
 		text, err := json.Marshal(p.value)
 		if err != nil {

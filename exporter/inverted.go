@@ -2,30 +2,29 @@ package exporter
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/deepmed/anomaly/internal/kernels"
 	"github.com/deepmed/anomaly/internal/network"
 	"gorgonia.org/gorgonia"
 )
 
-// invertedBlock is an inverted residual block that was found in a graph, by the nodes of
-// its convolutions.
+// invertedBlock is an inverted residual block (MobileNetV2, Sandler et al., 2018) in a graph,
+// by the nodes of its convolutions.
 type invertedBlock struct {
 	x         *gorgonia.Node
-	expand    *gorgonia.Node // nil where the block has none
+	expand    *gorgonia.Node // may be nil
 	depthwise *gorgonia.Node
 	project   *gorgonia.Node
 	residual  bool
 }
 
-// pointwise says whether a node is a convolution of single pixels.
+// pointwise reports whether a node is a 1×1 convolution of stride 1.
 func pointwise(n *gorgonia.Node) bool {
 	op, ok := n.Op().(network.Conv2D)
 	return ok && op.Window == network.Same(1, 1)
 }
 
-// beforeReLU6 is the operand of a ReLU6, nil for any other node.
+// beforeReLU6 returns the operand of a ReLU6, and nil for any other node.
 func beforeReLU6(n *gorgonia.Node) *gorgonia.Node {
 	if _, ok := n.Op().(network.ReLU6); !ok {
 		return nil
@@ -33,8 +32,9 @@ func beforeReLU6(n *gorgonia.Node) *gorgonia.Node {
 	return operandOf(n, 0)
 }
 
-// findInverted finds the block that ends with a node: its last convolution, or what adds
-// the block's input to that. It is nil where there is none that package kernels has.
+// findInverted returns the block whose last node is n, either its last convolution or the
+// addition of the block's input. It returns nil if there is no block that package kernels
+// supports.
 func findInverted(n *gorgonia.Node) *invertedBlock {
 	b := &invertedBlock{project: n}
 	var added *gorgonia.Node
@@ -65,10 +65,10 @@ func findInverted(n *gorgonia.Node) *invertedBlock {
 	return b
 }
 
-// invertedResidual lowers an inverted residual block to one operator: what is between its
-// convolutions, several times as large as what comes in and goes out, never leaves the
-// cache. It says whether the node is the end of one.
-func (l *lowering) invertedResidual(n *gorgonia.Node) (value, bool, error) {
+// fuseInvertedResidual lowers an inverted residual block to one operator. The images between
+// its convolutions are several times as large as its input and output, and stay in the
+// processor's cache. It reports whether n is the last node of a block.
+func (l *lowering) fuseInvertedResidual(n *gorgonia.Node) (value, bool, error) {
 	if n.Op() == nil {
 		return value{}, false, nil
 	}
@@ -84,7 +84,7 @@ func (l *lowering) invertedResidual(n *gorgonia.Node) (value, bool, error) {
 	if err != nil {
 		return value{}, false, err
 	}
-	in := []value{l.channelsLast(l.expand(x, b.x.Shape()))}
+	in := []value{l.toNHWC(l.expand(x, b.x.Shape()))}
 	for _, layer := range layers {
 		for i := 1; i <= 2; i++ {
 			v, err := l.lower(operandOf(layer, i))
@@ -98,46 +98,6 @@ func (l *lowering) invertedResidual(n *gorgonia.Node) (value, bool, error) {
 	out := l.kernel(kernels.InvertedResidual, n.Shape(), in,
 		intAttr("kernel", w.Kernel), intAttr("stride", w.Stride), intAttr("padding", w.Padding),
 		flagAttr("residual", b.residual), flagAttr("fixed", l.fixed))
-	out.last = true
-	return out, true, nil
-}
-
-// numberOf gives the number that a node is, if it is a constant of one.
-func numberOf(n *gorgonia.Node) (float32, bool) {
-	if n.Op() == nil || !strings.HasPrefix(fmt.Sprint(n.Op()), "const") {
-		return 0, false
-	}
-	v, ok := n.Value().(*gorgonia.F32)
-	if !ok {
-		return 0, false
-	}
-	return float32(*v), true
-}
-
-// normalized lowers (x − mean)/deviation of images that lie with channels first, and are
-// not needed in the other layout, to one operator that gives them there.
-func (l *lowering) normalized(n *gorgonia.Node) (value, bool, error) {
-	is := func(n *gorgonia.Node, op string) bool {
-		return n.Op() != nil && strings.HasPrefix(fmt.Sprint(n.Op()), op)
-	}
-	if !is(n, "÷") || !is(operandOf(n, 0), "-") {
-		return value{}, false, nil
-	}
-	difference := operandOf(n, 0)
-	deviation, ok := numberOf(operandOf(n, 1))
-	mean, ok2 := numberOf(operandOf(difference, 1))
-	image := operandOf(difference, 0)
-	if s := image.Shape(); !ok || !ok2 || deviation == 0 || len(s) != 4 || s[1] == 1 {
-		return value{}, false, nil
-	}
-	x, err := l.lower(image)
-	if err != nil {
-		return value{}, false, err
-	}
-	if _, ok := l.lasts[x.name]; ok || x.last {
-		return value{}, false, nil
-	}
-	out := l.kernel(kernels.Normalize, n.Shape(), []value{x}, floatAttr("mean", mean), floatAttr("scale", 1/deviation))
-	out.last = true
+	out.nhwc = true
 	return out, true, nil
 }

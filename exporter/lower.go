@@ -11,14 +11,14 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// ErrNoLowering is returned, wrapped with the operator's name, when a graph
-// holds an operator that the table has no entry for.
+// ErrNoLowering is returned, wrapped with the operator's name, for a graph with an operator
+// that cannot be lowered.
 var ErrNoLowering = errors.New("exporter: no ONNX lowering for this operator")
 
-// rule lowers one node, whose operands are lowered already.
+// rule lowers one node whose operands are lowered already.
 type rule func(l *lowering, n *gorgonia.Node, in []value) (value, error)
 
-// ownRules are the rules of the operators of package network, by type.
+// ownRules are the rules for the operators of package network, by type.
 var ownRules = map[reflect.Type]rule{
 	reflect.TypeFor[network.Conv2D]():                 lowerConv,
 	reflect.TypeFor[network.ConvTranspose2D]():        lowerConvTranspose,
@@ -30,13 +30,13 @@ var ownRules = map[reflect.Type]rule{
 	reflect.TypeFor[network.ReLU]():                   elementwise("Relu"),
 	reflect.TypeFor[network.ReLU6]():                  lowerReLU6,
 	reflect.TypeFor[network.ReLUGrad]():               lowerReLUGrad,
-	reflect.TypeFor[network.Step]():                   lowerStep,
+	reflect.TypeFor[network.Step]():                   lowerScoring,
 	reflect.TypeFor[network.LogisticLoss]():           lowerLogisticLoss,
 }
 
-// gorgoniaRules are the rules of Gorgonia's own operators. Their types are not
-// exported, so they are told by what they call themselves, up to the first
-// character that belongs to an operand ("Σ[1 2 3]", "SizeOf=3", "- false").
+// gorgoniaRules are the rules for Gorgonia's operators. Their types are not exported, so the
+// key is the beginning of the operator's String, without arguments: "Σ[1 2 3]", "SizeOf=3"
+// and "- false" have the keys "Σ", "SizeOf" and "-".
 var gorgoniaRules = map[string]rule{
 	"sigmoid": elementwise("Sigmoid"),
 	"neg":     elementwise("Neg"),
@@ -53,6 +53,7 @@ var gorgoniaRules = map[string]rule{
 	"Repeat":  lowerRepeat,
 }
 
+// ruleOf returns the rule for an operator.
 func ruleOf(op gorgonia.Op) (rule, bool) {
 	if r, ok := ownRules[reflect.TypeOf(op)]; ok {
 		return r, true
@@ -65,45 +66,46 @@ func ruleOf(op gorgonia.Op) (rule, bool) {
 	return r, ok
 }
 
-// lowering walks a Gorgonia graph from its outputs back and emits each node it
-// needs once, operands first. What no output depends on, such as the gradient
-// to the image, is never emitted.
+// lowering walks a Gorgonia graph from its outputs to its inputs and emits each node once,
+// operands first. Nodes that no output depends on, such as the gradient of the image, are
+// not emitted.
 type lowering struct {
 	*graph
 	done map[*gorgonia.Node]value
-	// lasts are values that were brought to package kernels' layout, by name.
-	lasts map[string]value
-	// processor says whether package kernels' operators may be used.
+	// nhwcOf maps the name of a value stored N×C×H×W to its copy stored N×H×W×C.
+	nhwcOf map[string]value
+	// processor reports whether operators of package kernels may be used.
 	processor bool
-	// version is the input that tells one step's parameters from another's, if there
-	// is one.
+	// version is the input VersionName of a training step; its name is empty in other
+	// graphs.
 	version value
-	// fixed says that parameters are part of the graph, not its inputs.
+	// fixed reports whether parameters are initializers and not inputs.
 	fixed bool
 }
 
 func newLowering(name string, extensions bool) *lowering {
-	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}, lasts: map[string]value{}}
+	return &lowering{graph: newGraph(name, extensions), done: map[*gorgonia.Node]value{}, nhwcOf: map[string]value{}}
 }
 
-// source declares a node that is not computed: an input or a parameter.
+// source registers a node that is not computed: an input or a parameter.
 func (l *lowering) source(n *gorgonia.Node, name string) value {
 	v := value{name: name, shape: n.Shape()}
 	l.done[n] = v
 	return v
 }
 
-// lower emits the node, and all it depends on, in the shape it really has.
+// lower emits the node and all nodes that it depends on. The value may have axes of size 1
+// in place of repeated axes, and either layout.
 func (l *lowering) lower(n *gorgonia.Node) (value, error) {
 	if v, ok := l.done[n]; ok {
 		return v, nil
 	}
 	if n.Op() == nil {
-		return value{}, fmt.Errorf("exporter: %s is an input of the graph that was not declared", n.Name())
+		return value{}, fmt.Errorf("exporter: the graph depends on the input %s, which was not declared", n.Name())
 	}
-	v, ok, err := l.joined(n)
+	v, ok, err := l.fused(n)
 	if err == nil && !ok {
-		v, err = l.alone(n)
+		v, err = l.single(n)
 	}
 	if err != nil {
 		return value{}, err
@@ -112,30 +114,30 @@ func (l *lowering) lower(n *gorgonia.Node) (value, error) {
 	return v, nil
 }
 
-// alone emits a node by the rule of its operator.
-func (l *lowering) alone(n *gorgonia.Node) (value, error) {
+// single emits a node by the rule for its operator.
+func (l *lowering) single(n *gorgonia.Node) (value, error) {
 	in, err := l.operands(n)
 	if err != nil {
 		return value{}, err
 	}
-	if r, ok := processorRules[reflect.TypeOf(n.Op())]; ok && l.worthKernel(n, in) {
+	if r, ok := processorRules[reflect.TypeOf(n.Op())]; ok && l.useKernel(n, in) {
 		return r(l, n, in)
 	}
 	r, ok := ruleOf(n.Op())
 	if !ok {
 		return value{}, fmt.Errorf("%w: %v (%T)", ErrNoLowering, n.Op(), n.Op())
 	}
-	if slices.ContainsFunc(in, func(v value) bool { return v.last }) && !worksOnChannelsLast(n.Op(), in) {
+	if slices.ContainsFunc(in, func(v value) bool { return v.nhwc }) && !acceptsNHWC(n.Op(), in) {
 		for i := range in {
-			in[i] = l.channelsFirst(in[i])
+			in[i] = l.toNCHW(in[i])
 		}
 	}
 	return r(l, n, in)
 }
 
-// operands emits what a node is computed from.
+// operands emits the operands of a node.
 func (l *lowering) operands(n *gorgonia.Node) ([]value, error) {
-	if isSize(n) { // the size of an operand is known; the operand is not needed
+	if isSize(n) { // a constant: the operand need not be computed
 		return nil, nil
 	}
 	var in []value
@@ -149,17 +151,17 @@ func (l *lowering) operands(n *gorgonia.Node) ([]value, error) {
 	return in, nil
 }
 
-// full emits the node in the shape that Gorgonia gives it, in ONNX's own layout.
+// full emits the node in the shape of the Gorgonia node and in ONNX's layout, N×C×H×W.
 func (l *lowering) full(n *gorgonia.Node) (value, error) {
 	v, err := l.lower(n)
 	if err != nil {
 		return value{}, err
 	}
-	return l.expand(l.channelsFirst(v), n.Shape()), nil
+	return l.expand(l.toNCHW(v), n.Shape()), nil
 }
 
-// expand repeats the axes that stand for repeated ones. A single element serves
-// as a scalar.
+// expand repeats axes of size 1 to the given shape. If the shape is a scalar's, it returns
+// the value unchanged: a tensor of one element broadcasts like a scalar.
 func (l *lowering) expand(v value, shape []int) value {
 	if slices.Equal(v.shape, shape) || len(shape) == 0 {
 		return v
@@ -167,7 +169,7 @@ func (l *lowering) expand(v value, shape []int) value {
 	return l.op("Expand", shape, []value{v, l.ints(shape...)})
 }
 
-// result emits a node as an output of the ONNX graph under a name of its own.
+// result emits a node and declares it as an output with that name and documentation.
 func (l *lowering) result(n *gorgonia.Node, name, doc string) error {
 	v, err := l.full(n)
 	if err != nil {
@@ -175,7 +177,7 @@ func (l *lowering) result(n *gorgonia.Node, name, doc string) error {
 	}
 	for _, in := range l.proto.Input {
 		if in.GetName() == v.name {
-			return fmt.Errorf("exporter: output %s is the input %s", name, v.name)
+			return fmt.Errorf("exporter: the output %s is the input %s", name, v.name)
 		}
 	}
 	l.rename(v.name, name)
@@ -185,10 +187,10 @@ func (l *lowering) result(n *gorgonia.Node, name, doc string) error {
 	return nil
 }
 
-// operandShape is the shape Gorgonia gives operand i of the node.
+// operandShape returns the shape of operand i of the Gorgonia node.
 func operandShape(n *gorgonia.Node, i int) []int { return operandOf(n, i).Shape() }
 
-// operandOf is operand i of a node.
+// operandOf returns operand i of a node.
 func operandOf(n *gorgonia.Node, i int) *gorgonia.Node {
 	it := n.Graph().From(n.ID())
 	for range i + 1 {

@@ -21,44 +21,44 @@ var (
 	}).Parse(readmeText))
 )
 
-// shownClasses is how many class names the README lists: a model may have
+// shownClasses is the number of class names that the README lists. A model may have
 // thousands.
 const shownClasses = 20
 
-// readmeView is what the README's template is filled with.
+// readmeView is the data of the README's template.
 type readmeView struct {
 	ImageSize int
-	// Measure is what the model decides by, Threshold that measure's.
+	// Measure is the kind of anomaly score, Threshold its threshold.
 	Measure   string
 	Threshold float64
-	// Decision says that the metadata has a threshold of that name beside the one
-	// of the mean squared error.
+	// Decision reports whether the metadata has models.Decision, whose threshold
+	// replaces that of the mean squared error.
 	Decision bool
-	// Heads says that the model has heads, Markers that it has what earlier versions
-	// had in their place.
-	Heads, Markers bool
-	// MeanError and StdError are 0 where the model does not say them.
+	// Heads reports whether the model has defect heads, GaborHeads whether it has the
+	// heads on Gabor features of earlier versions.
+	Heads, GaborHeads bool
+	// MeanError and StdError are 0 if they are unknown.
 	MeanError, StdError float64
-	// Losses are those of the epochs, empty where they are not known.
+	// Losses are the mean losses of the epochs. They are empty if they are unknown.
 	Losses []float64
-	// Training is nil for a model that came without.
+	// Training is nil for a model without a training summary.
 	Training    *models.TrainingSummary
 	Classes     []string
 	MoreClasses int
-	// Detectability tells in Markdown which synthetic anomalies are found, empty
-	// where that was not measured; OtherThreshold says that it was at another
-	// threshold than the model's, as before it was calibrated anew.
+	// Detectability is Markdown about the share of synthetic anomalies found. It is empty
+	// if the share was not measured. OtherThreshold reports whether it was measured at a
+	// threshold other than the model's, as after a recalibration.
 	Detectability  string
 	OtherThreshold bool
 }
 
-// bundleReadme is the README.md of a model: what it was trained on, as far as
-// the model says, and how to run it.
+// bundleReadme returns the README.md of a model: how it was trained, as far as its metadata
+// has it, and how to run it.
 func bundleReadme(m *models.Model) ([]byte, error) {
 	measure, threshold := m.Metadata.Measure()
 	view := readmeView{
 		ImageSize: m.ImageSize, Measure: measure, Threshold: threshold,
-		Decision: m.Metadata.Decision != nil, Heads: models.HasHeads(m.Reference), Markers: models.HasGaborHeads(m.Reference),
+		Decision: m.Metadata.Decision != nil, Heads: models.HasHeads(m.Reference), GaborHeads: models.HasGaborHeads(m.Reference),
 		MeanError: m.Metadata.MeanError, StdError: m.Metadata.StdError,
 		Losses: m.Metadata.TrainingLosses, Training: m.Metadata.Training, Classes: m.Metadata.Classes(),
 	}
@@ -75,43 +75,43 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Patches says that the model decides by the features of patches.
+// Patches reports whether the anomaly score is computed from patch features.
 func (v readmeView) Patches() bool { return v.Measure == models.MeasurePatchMahalanobis }
 
-// ByPatch reports whether the model decides by how unusual an image's patches are,
-// and not by its mean squared error.
+// ByPatch reports whether the anomaly score is computed patch by patch, and is not the mean
+// squared error.
 func (v readmeView) ByPatch() bool {
 	return v.Patches() || v.Measure == models.MeasureBandMahalanobis
 }
 
-// FirstLoss is the mean loss of the first epoch.
+// FirstLoss returns the mean loss of the first epoch.
 func (v readmeView) FirstLoss() float64 { return v.Losses[0] }
 
-// LastLoss is the mean loss of the last epoch.
+// LastLoss returns the mean loss of the last epoch.
 func (v readmeView) LastLoss() float64 { return v.Losses[len(v.Losses)-1] }
 
-// Ending says in a sentence how the training ended; "" where nobody knows.
+// Ending returns a sentence about how the training ended, "" if that is unknown.
 func (v readmeView) Ending() string {
 	t := v.Training
-	so := fmt.Sprintf("after %d of %d steps, %.1f of %d epochs", t.Steps, t.PlannedSteps, t.EpochsDone(), t.Epochs)
+	progress := fmt.Sprintf("after %d of %d steps, %.1f of %d epochs", t.Steps, t.PlannedSteps, t.EpochsDone(), t.Epochs)
 	switch t.Ended {
 	case models.EndedComplete:
-		return fmt.Sprintf("complete: all %d steps were taken", t.Steps)
+		return fmt.Sprintf("complete: all %d steps", t.Steps)
 	case models.EndedByTime:
-		return fmt.Sprintf("early, %s: the %g s that it was given were over", so, t.MaxSeconds)
+		return fmt.Sprintf("early, %s: the time limit of %g s was reached", progress, t.MaxSeconds)
 	case models.EndedByCaller:
-		return fmt.Sprintf("early, %s: it was stopped", so)
+		return fmt.Sprintf("early, %s: it was stopped", progress)
 	}
 	return ""
 }
 
-// cell makes text from anybody, such as a class name, plain text in a cell of a
-// Markdown table.
+// cell escapes untrusted text, such as a class name, as plain text in a cell of a Markdown
+// table.
 func cell(text string) string {
 	var b strings.Builder
 	for _, r := range text {
 		switch {
-		case !unicode.IsPrint(r): // line ends, and what would turn the writing round
+		case !unicode.IsPrint(r): // line breaks, and characters that change the writing direction
 			b.WriteByte(' ')
 		case strings.ContainsRune("\\`*_{}[]<>()#+!|~&$", r):
 			b.WriteByte('\\')

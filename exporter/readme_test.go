@@ -11,7 +11,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// rows are the rows of the README's table, by their first cell.
+// rows returns the rows of the README's table by their first cell.
 func rows(t *testing.T, m *models.Model) map[string]string {
 	t.Helper()
 	readme, err := bundleReadme(m)
@@ -30,7 +30,7 @@ func rows(t *testing.T, m *models.Model) map[string]string {
 	return table
 }
 
-func TestReadmeTellsWhatTheModelWasTrainedOn(t *testing.T) {
+func TestReadme_SummarizesTraining(t *testing.T) {
 	m := sample()
 	m.Metadata.Threshold, m.Metadata.MeanError, m.Metadata.StdError = 0.0123456789, 0.01, 0.0011728395
 	m.Metadata.TrainingLosses = []float64{0.123456789, 0.05, 0.025}
@@ -44,31 +44,31 @@ func TestReadmeTellsWhatTheModelWasTrainedOn(t *testing.T) {
 	stopped := early
 	stopped.Ended = models.EndedByCaller
 	foreign := training
-	foreign.Ended = "a ``` | stranger's word"
+	foreign.Ended = "a ``` | hostile value"
 	for _, c := range []struct {
 		name     string
 		training *models.TrainingSummary
 		want     map[string]string
 	}{
-		{"to its end", &training, map[string]string{
+		{"complete", &training, map[string]string{
 			"trained on": "60 images", "level": "2: 10 epochs, batch 16, learning rate 0.001, seed 7",
-			"training ended": "complete: all 40 steps were taken",
+			"training ended": "complete: all 40 steps",
 		}},
-		{"for a time", &early, map[string]string{
+		{"time limit", &early, map[string]string{
 			"trained on": "60 images; 3 more could not be read, see `metadata.json`", "level": "2: 10 epochs, batch 16, learning rate 0.001, seed 7",
-			"training ended": "early, after 10 of 40 steps, 2.5 of 10 epochs: the 12.5 s that it was given were over",
-			"went on from":   "the model of SHA-256 " + early.Base,
+			"training ended": "early, after 10 of 40 steps, 2.5 of 10 epochs: the time limit of 12.5 s was reached",
+			"continued from": "the model of SHA-256 " + early.Base,
 		}},
-		{"until it was stopped", &stopped, map[string]string{
+		{"stopped", &stopped, map[string]string{
 			"trained on": "60 images; 3 more could not be read, see `metadata.json`", "level": "2: 10 epochs, batch 16, learning rate 0.001, seed 7",
 			"training ended": "early, after 10 of 40 steps, 2.5 of 10 epochs: it was stopped",
-			"went on from":   "the model of SHA-256 " + early.Base,
+			"continued from": "the model of SHA-256 " + early.Base,
 		}},
-		{"elsewhere, ended in another way", &foreign, map[string]string{
+		{"imported, with an unknown ending", &foreign, map[string]string{
 			"trained on": "60 images", "level": "2: 10 epochs, batch 16, learning rate 0.001, seed 7",
 		}},
-		{"nobody knows how", nil, map[string]string{
-			"trained on": "not known: this model was converted from a file that doesn't say",
+		{"imported, without a summary", nil, map[string]string{
+			"trained on": "unknown: this model was converted from a file without this information",
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -85,54 +85,53 @@ func TestReadmeTellsWhatTheModelWasTrainedOn(t *testing.T) {
 			}
 			for name, value := range c.want {
 				if got[name] != value {
-					t.Errorf("%s: %q, expected %q", name, got[name], value)
+					t.Errorf("%s: got %q, want %q", name, got[name], value)
 				}
 				delete(got, name)
 			}
 			if len(got) > 0 {
-				t.Errorf("it also has the rows %v", got)
+				t.Errorf("unexpected rows %v", got)
 			}
 		})
 	}
 }
 
-func TestReadmeSaysNothingThatAModelDoesNotSay(t *testing.T) {
+func TestReadme_OmitsUnknownValues(t *testing.T) {
 	m := sample()
 	m.Metadata = models.Metadata{Threshold: models.DefaultThreshold}
 	want := map[string]string{
-		"trained on": "not known: this model was converted from a file that doesn't say",
+		"trained on": "unknown: this model was converted from a file without this information",
 		"image size": "16×16 pixels", "threshold of `reconstruction_error` (`mse`)": "0.02", "class names": "normal, anomaly",
 	}
 	if got := rows(t, m); fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("the rows are %v, expected %v", got, want)
+		t.Errorf("got the rows %v, want %v", got, want)
 	}
 }
 
-func TestReadmeNamesTheThresholdThatDecides(t *testing.T) {
+func TestReadme_ShowsDecidingThreshold(t *testing.T) {
 	m := sample()
 	m.Metadata.Threshold, m.Metadata.Decision = 0.5, &models.Decision{Measure: models.MeasureMSE, Threshold: 0.25}
 	if got := rows(t, m)["threshold of `reconstruction_error` (`mse`)"]; got != "0.25" {
-		t.Errorf("threshold %s", got)
+		t.Errorf("got the threshold %s, want 0.25", got)
 	}
 }
 
-// Whatever a model decides by, its README says what that is and names the outputs
-// that its ONNX files have, and no others.
-func TestReadmeIsThatOfTheModelsMeasure(t *testing.T) {
+// The README must describe the model's measure, and exactly the outputs of its ONNX files.
+func TestReadme_DescribesMeasureAndOutputs(t *testing.T) {
 	random := func() *rand.Rand { return rand.New(rand.NewPCG(3, 3)) }
-	const rebuilt, places, painted, backbone = "what it rebuilt", "the same place", "painted", "EfficientNet-Lite0"
+	const autoencoder, patch, heads, backbone = "between an image and its reconstruction", "normal patches at the same position", "trained on synthetic anomalies", "EfficientNet-Lite0"
 	for _, c := range []struct {
 		name      string
 		model     *models.Model
-		says      []string
-		saysNot   []string
+		has       []string
+		hasNot    []string
 		threshold string
 	}{
-		{"the mean squared error", sample(), []string{rebuilt}, []string{places, painted, backbone, "`decision`"}, "mse"},
-		{"places", normal(sample(), random()), []string{places, "`decision`"}, []string{rebuilt, painted, backbone}, "band_mahalanobis"},
-		{"places and markers", marked(sample(), random()), []string{places, painted, "`decision`"}, []string{rebuilt, backbone}, "band_mahalanobis"},
-		{"patches", patched(32, false), []string{places, "`decision`", backbone, "Apache License 2.0", "anomaly calibrate", "normality_state_dict"}, []string{rebuilt, painted}, "patch_mahalanobis"},
-		{"patches and heads", patched(32, true), []string{places, painted, "`decision`", backbone, "the heads"}, []string{rebuilt}, "patch_mahalanobis"},
+		{"the mean squared error", sample(), []string{autoencoder}, []string{patch, heads, backbone, "`decision`"}, "mse"},
+		{"Gabor features", addGaborStatistics(sample(), random()), []string{patch, "`decision`"}, []string{autoencoder, heads, backbone}, "band_mahalanobis"},
+		{"Gabor features and heads", addGaborHeads(sample(), random()), []string{patch, heads, "`decision`"}, []string{autoencoder, backbone}, "band_mahalanobis"},
+		{"patches", patchModel(32, false), []string{patch, "`decision`", backbone, "Apache License 2.0", "anomaly calibrate", "normality_state_dict"}, []string{autoencoder, heads}, "patch_mahalanobis"},
+		{"patches and heads", patchModel(32, true), []string{patch, heads, "`decision`", backbone, "the heads"}, []string{autoencoder}, "patch_mahalanobis"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			readme, err := bundleReadme(c.model)
@@ -140,14 +139,14 @@ func TestReadmeIsThatOfTheModelsMeasure(t *testing.T) {
 				t.Fatal(err)
 			}
 			text := string(readme)
-			for _, words := range c.says {
+			for _, words := range c.has {
 				if !strings.Contains(text, words) {
-					t.Errorf("it does not say %q", words)
+					t.Errorf("it has no %q", words)
 				}
 			}
-			for _, words := range c.saysNot {
+			for _, words := range c.hasNot {
 				if strings.Contains(text, words) {
-					t.Errorf("it says %q", words)
+					t.Errorf("it has %q", words)
 				}
 			}
 			_, threshold := c.model.Metadata.Measure()
@@ -163,7 +162,7 @@ func TestReadmeIsThatOfTheModelsMeasure(t *testing.T) {
 				}
 				slices.Sort(want)
 				if got := outputs(t, text, file); !slices.Equal(got, want) {
-					t.Errorf("the outputs of %s are told as %v, expected %v", file, got, want)
+					t.Errorf("%s has the outputs %v, want %v", file, got, want)
 				}
 			}
 		})
@@ -172,14 +171,14 @@ func TestReadmeIsThatOfTheModelsMeasure(t *testing.T) {
 
 var codeSpan = regexp.MustCompile("`([a-z_]+)`")
 
-// outputs are the names that the README tells as those of a file's outputs, sorted.
+// outputs returns the sorted names of a file's outputs in the README.
 func outputs(t *testing.T, readme, file string) []string {
 	t.Helper()
 	_, item, _ := strings.Cut(readme, "\n- `"+file+"` ")
 	item, _, _ = strings.Cut(item, "\n- ")
 	_, item, ok := strings.Cut(item, "Outputs: ")
 	if !ok {
-		t.Fatalf("it tells no outputs of %s", file)
+		t.Fatalf("it has no outputs of %s", file)
 	}
 	var names []string
 	for _, m := range codeSpan.FindAllStringSubmatch(item, -1) {
@@ -189,8 +188,8 @@ func outputs(t *testing.T, readme, file string) []string {
 	return slices.Compact(names)
 }
 
-// Class names are anybody's, and thousands of them are allowed.
-func TestReadmeKeepsClassNamesInTheirCell(t *testing.T) {
+// Class names are untrusted, and a model may have thousands.
+func TestReadme_EscapesClassNames(t *testing.T) {
 	m := sample()
 	plain, err := bundleReadme(m)
 	if err != nil {
@@ -208,10 +207,10 @@ func TestReadmeKeepsClassNamesInTheirCell(t *testing.T) {
 	isClasses := func(line string) bool { return strings.HasPrefix(line, "| class names | ") }
 	i, j := slices.IndexFunc(before, isClasses), slices.IndexFunc(after, isClasses)
 	if i < 0 || i != j || !slices.Equal(slices.Delete(before, i, i+1), slices.Delete(slices.Clone(after), j, j+1)) {
-		t.Fatalf("class names change other lines, %d and %d", i, j)
+		t.Fatalf("class names changed other lines, %d and %d", i, j)
 	}
 	want := `| class names | a\|b, ` + "\\`\\`\\` \\`\\`\\`python print\\(1\\) \\`\\`\\`" + `, \<script\>, \[link\]\(x\),  right, `
 	if !strings.HasPrefix(after[j], want) || !strings.HasSuffix(after[j], ", c14 and 85 more, see `metadata.json` |") {
-		t.Errorf("the row is %s", after[j])
+		t.Errorf("got the row %s", after[j])
 	}
 }

@@ -16,14 +16,14 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// ErrTritonName is returned, wrapped, for a name that a model of a Triton model
-// repository cannot have here: it is a folder's name and part of an address.
+// ErrTritonName is returned, wrapped, for an invalid name of a model in a Triton model
+// repository. The name is a folder's name and part of a URL.
 var ErrTritonName = errors.New("not a name for a model")
 
-// tritonBatch is the most images that Triton may put into one run of the network.
+// tritonBatch is the maximum batch size in config.pbtxt.
 const tritonBatch = 64
 
-// tritonImageSuffix is what the name of the model that takes images ends in.
+// tritonImageSuffix is the suffix of the name of the model that takes decoded images.
 const tritonImageSuffix = "_image"
 
 var (
@@ -37,8 +37,8 @@ var (
 	tritonName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
 )
 
-// tritonTypes are the model configuration's names of ONNX's element types. Less
-// the TYPE_, they are the Open Inference Protocol's datatypes.
+// tritonTypes maps ONNX's element types to Triton's names in a model configuration. Without
+// the prefix TYPE_ they are the datatypes of the Open Inference Protocol.
 var tritonTypes = map[onnx.TensorProto_DataType]string{
 	onnx.TensorProto_FLOAT: "TYPE_FP32",
 	onnx.TensorProto_UINT8: "TYPE_UINT8",
@@ -52,15 +52,15 @@ type TritonEntry struct {
 	Config, Model []byte
 }
 
-// TritonEntries are the two models that a trained one becomes in a Triton model
-// repository: the network, as name, which takes prepared images in batches, and
-// name_image, which takes a decoded image and decides. Same model, same bytes.
-// It returns ErrTritonName for a name of other characters than letters, digits,
-// `_`, `-` and `.`, one that does not begin with a letter or a digit, or one of
-// more than 100.
+// TritonEntries returns the two entries of a trained model in a Triton model repository:
+// name, which takes prepared images in batches, and name_image, which takes one decoded
+// image and decides. Equal models result in equal bytes.
+//
+// ErrTritonName is returned, wrapped, unless name has 1 to 100 ASCII letters, digits, `_`,
+// `-` and `.`, and begins with a letter or a digit.
 func TritonEntries(m *models.Model, name string) ([]TritonEntry, error) {
 	if !tritonName.MatchString(name) {
-		return nil, fmt.Errorf("%w: %.120q; choose letters, digits, _, - and ., beginning with a letter or a digit, at most 100", ErrTritonName, name)
+		return nil, fmt.Errorf("%w: %.120q; use at most 100 letters, digits, _, - and ., beginning with a letter or a digit", ErrTritonName, name)
 	}
 	var entries []TritonEntry
 	for _, e := range []struct {
@@ -84,21 +84,20 @@ func TritonEntries(m *models.Model, name string) ([]TritonEntry, error) {
 	return entries, nil
 }
 
-// tritonTensor is an input or an output as the model configuration has it.
+// tritonTensor is an input or an output in the model configuration.
 type tritonTensor struct {
 	Name, DataType string
-	// Dims are those of one image of a batch; -1 is any size.
+	// Dims are the dimensions without the batch. -1 means any size.
 	Dims []int64
-	// Scalar says that the file has no dimension but the batch's. Triton wants
-	// one, and leaves it out again where it runs the model.
+	// Scalar reports whether the tensor has no dimension except the batch. Triton requires
+	// one in the configuration; `reshape` removes it when Triton runs the model.
 	Scalar bool
 }
 
 type tritonParameter struct{ Key, Value string }
 
-// tritonConfig describes an ONNX file, by its own inputs and outputs, as
-// Triton's ModelConfig in protobuf's text format. A maxBatch of 0 stands for a
-// model without batches.
+// tritonConfig returns Triton's ModelConfig for an ONNX file, in protobuf's text format. The
+// inputs and outputs are read from the file. maxBatch is 0 for a model without batches.
 func tritonConfig(m *models.Model, name string, file []byte, maxBatch int) ([]byte, error) {
 	var p onnx.ModelProto
 	if err := proto.Unmarshal(file, &p); err != nil {
@@ -147,13 +146,15 @@ func tritonConfig(m *models.Model, name string, file []byte, maxBatch int) ([]by
 	return b.Bytes(), nil
 }
 
+// tritonTensors returns the inputs or outputs of a file. If batched, each must have a batch of
+// any size as its first dimension.
 func tritonTensors(infos []*onnx.ValueInfoProto, batched bool) ([]tritonTensor, error) {
 	var out []tritonTensor
 	for _, info := range infos {
 		tensor := info.GetType().GetTensorType()
 		kind, ok := tritonTypes[onnx.TensorProto_DataType(tensor.GetElemType())]
 		if !ok {
-			return nil, fmt.Errorf("%s has the element type %d, which this version does not know", info.GetName(), tensor.GetElemType())
+			return nil, fmt.Errorf("%s has the unsupported element type %d", info.GetName(), tensor.GetElemType())
 		}
 		t := tritonTensor{Name: info.GetName(), DataType: kind}
 		for _, d := range tensor.GetShape().GetDim() {
@@ -165,7 +166,7 @@ func tritonTensors(infos []*onnx.ValueInfoProto, batched bool) ([]tritonTensor, 
 		}
 		if batched {
 			if len(t.Dims) == 0 || t.Dims[0] != -1 {
-				return nil, fmt.Errorf("%s of shape %v has no batch in front", t.Name, t.Dims)
+				return nil, fmt.Errorf("%s of shape %v has no batch as its first dimension", t.Name, t.Dims)
 			}
 			t.Dims = t.Dims[1:]
 		}
@@ -185,10 +186,9 @@ func joinDims(dims []int64) string {
 	return strings.Join(s, ", ")
 }
 
-// textFormatString quotes text as protobuf's text format does: quotes,
-// backslashes and control characters are escaped, and the rest is UTF-8.
-// Protobuf's own writer for Go needs Triton's schema in this program, and is
-// free to space its output differently in each build of it.
+// textFormatString quotes text for protobuf's text format: quotes, backslashes and control
+// characters are escaped, other characters are UTF-8. Package prototext is not used because
+// it needs Triton's schema, and its white space may differ between builds.
 func textFormatString(text string) string {
 	var b strings.Builder
 	b.WriteByte('"')

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Protobuf's own reader of its text format is the judge.
-func TestTextFormatStringIsReadBackAsItWas(t *testing.T) {
+// The expected result is that of protobuf's own parser.
+func TestTextFormatString_RoundTrips(t *testing.T) {
 	all := make([]rune, 0, 0x200)
 	for r := range rune(0x200) {
 		all = append(all, r)
@@ -21,22 +21,22 @@ func TestTextFormatStringIsReadBackAsItWas(t *testing.T) {
 	for _, text := range []string{"", "plain", `"quoted" and 'so' \ and \n`, "line\nline\r\t\x00\x0123\x7f", "Riß 息肉 \u2028 \U0001F600", `\", } name: "x`, string(all)} {
 		var e onnx.StringStringEntryProto
 		if err := prototext.Unmarshal([]byte("key: "+textFormatString(text)), &e); err != nil || e.GetKey() != text {
-			t.Errorf("%q is read as %q, %v", text, e.GetKey(), err)
+			t.Errorf("%q is parsed as %q, %v", text, e.GetKey(), err)
 		}
 	}
 	if got := textFormatString("a\xffb"); got != "\"a\uFFFDb\"" {
-		t.Errorf("what is not UTF-8 becomes %q", got)
+		t.Errorf("invalid UTF-8 becomes %q", got)
 	}
 }
 
-func TestTritonEntriesAreTheSameBytesAgain(t *testing.T) {
+func TestTritonEntries_AreDeterministic(t *testing.T) {
 	first, err := TritonEntries(sample(), "a")
 	if err != nil {
 		t.Fatal(err)
 	}
 	again, err := TritonEntries(sample(), "a")
 	if err != nil || !reflect.DeepEqual(first, again) {
-		t.Errorf("they differ, %v", err)
+		t.Errorf("the entries differ, %v", err)
 	}
 	other, err := TritonEntries(sample(), "b")
 	if err != nil || len(first) != 2 || len(other) != 2 {
@@ -49,7 +49,7 @@ func TestTritonEntriesAreTheSameBytesAgain(t *testing.T) {
 	}
 }
 
-func TestTritonEntriesRefuseANameThatLeadsElsewhere(t *testing.T) {
+func TestTritonEntries_RejectInvalidName(t *testing.T) {
 	for _, name := range []string{"", ".", "..", "../a", "a/b", `a\b`, "a\x00", "a\n", "é", strings.Repeat("a", 101)} {
 		if entries, err := TritonEntries(sample(), name); !errors.Is(err, ErrTritonName) || entries != nil {
 			t.Errorf("%q: %v", name, err)
@@ -62,7 +62,7 @@ func TestTritonEntriesRefuseANameThatLeadsElsewhere(t *testing.T) {
 	}
 }
 
-func TestTritonConfigurationRefusesWhatTritonCannotRun(t *testing.T) {
+func TestTritonConfig_RejectsUnsupportedTensors(t *testing.T) {
 	whole, err := InferenceModel(sample())
 	if err != nil {
 		t.Fatal(err)
@@ -70,11 +70,11 @@ func TestTritonConfigurationRefusesWhatTritonCannotRun(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		edit func(g *onnx.GraphProto)
-		says string
+		text string
 	}{
 		{"an output of another type", func(g *onnx.GraphProto) {
 			g.Output[1].Type.GetTensorType().ElemType = proto.Int32(int32(onnx.TensorProto_INT64))
-		}, "reconstruction_error has the element type 7"},
+		}, "reconstruction_error has the unsupported element type 7"},
 		{"an output without a batch", func(g *onnx.GraphProto) {
 			g.Output[1].Type.GetTensorType().Shape.Dim = nil
 		}, "reconstruction_error of shape [] has no batch"},
@@ -92,8 +92,8 @@ func TestTritonConfigurationRefusesWhatTritonCannotRun(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if config, err := tritonConfig(sample(), "a", file, tritonBatch); err == nil || config != nil || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("%v, expected an error that says %q", err, c.says)
+			if config, err := tritonConfig(sample(), "a", file, tritonBatch); err == nil || config != nil || !strings.Contains(err.Error(), c.text) {
+				t.Errorf("got %v, want an error with %q", err, c.text)
 			}
 		})
 	}

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Judges images with the model beside this file: is each normal, or an anomaly?
+"""Decide with the model in this folder whether images are normal or anomalies.
 
     python predict.py photo.jpg folder/ "more/**/*.png"
     python predict.py folder/ --json > verdicts.json
-    python predict.py folder/ --model old.pt              # by PyTorch, where it is installed
+    python predict.py folder/ --model old.pt              # with PyTorch, if it is installed
 
-A folder stands for the images in it and below; so does a pattern in quotes, in which **
-stands for any folders. A .pt holds an autoencoder alone: a model that decides by anything
-else than its mean squared error needs the autoencoder.onnx of the same training. Needs
-onnxruntime, Pillow and numpy (requirements.txt). Exit status: 0 all normal, 1 some
-anomalous, 2 an image or the model could not be read.
+A folder means the images in it and in its subfolders. A pattern must be quoted; ** in it
+matches any number of folders. A .pt has only the autoencoder: a model whose anomaly score
+is not the mean squared error needs the autoencoder.onnx of the same training. Requires
+onnxruntime, Pillow and numpy (requirements.txt). Exit status: 0 if all images are normal,
+1 if there are anomalies, 2 if an image or the model could not be read.
 """
 import argparse
 import collections
@@ -28,15 +28,16 @@ except ImportError as missing:
     sys.exit(2)
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
-BATCH = 8  # images that the network sees at once
+BATCH = 8  # images in one run of the network
 
-# measure gives, of each of N×3×size×size images, the plain mean squared error and, as
-# another, what the measure that is named another gives; None where there is no other.
-Model = collections.namedtuple("Model", "measure size metadata another")
+# measure takes N×3×size×size images and returns their mean squared errors and their scores
+# by the model's other measure. If the model has no other measure, the scores are None.
+# other_measure is that measure's name, or None.
+Model = collections.namedtuple("Model", "measure size metadata other_measure")
 
 
 class Problem(Exception):
-    """What is wrong with the model or its metadata, and what to do, in a sentence."""
+    """The model or its metadata cannot be used. The message is one sentence with the remedy."""
 
 
 def load(path):
@@ -51,17 +52,17 @@ def load_onnx(path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     image = session.get_inputs()[0]
     if image.type != "tensor(float)" or "reconstruction_error" not in [o.name for o in session.get_outputs()]:
-        raise Problem("it takes or gives something else than autoencoder.onnx does; use that file")
+        raise Problem("its inputs or outputs differ from autoencoder.onnx; use that file")
     about = session.get_modelmeta().custom_metadata_map
     text = about.get("metadata_json")
-    another = about.get("measure") if "mse" in [o.name for o in session.get_outputs()] else None
+    other_measure = about.get("measure") if "mse" in [o.name for o in session.get_outputs()] else None
 
     def measure(images):
-        if another is None:
+        if other_measure is None:
             return session.run(["reconstruction_error"], {"image": images})[0], None
         return session.run(["mse", "reconstruction_error"], {"image": images})
 
-    return Model(measure, image.shape[2], json.loads(text) if text else None, another)
+    return Model(measure, image.shape[2], json.loads(text) if text else None, other_measure)
 
 
 def load_checkpoint(path):
@@ -69,7 +70,7 @@ def load_checkpoint(path):
         import torch
         from torch import nn
     except ImportError:
-        raise Problem("PyTorch is not installed: pip install torch, or use autoencoder.onnx, which does not need it")
+        raise Problem("PyTorch is not installed: pip install torch, or use autoencoder.onnx, which does not require it")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         weights, config = checkpoint["model_state_dict"], checkpoint["config"]
@@ -86,7 +87,7 @@ def load_checkpoint(path):
     network.load_state_dict(weights, strict=True)
     if "metadata_json" in config:
         metadata = json.loads(config["metadata_json"])
-    else:  # a checkpoint that carries no decision is judged as the service judges it
+    else:  # a checkpoint without metadata: the same defaults as in the service
         metadata = {"threshold": float(config.get("threshold", 0.02)), "class_names": config.get("class_names")}
 
     def measure(images):
@@ -97,8 +98,8 @@ def load_checkpoint(path):
     return Model(measure, config["image_size"], metadata, None)
 
 
-def settle(metadata, another):
-    """The measure, the threshold and the class names that a metadata.json stands for."""
+def decision_of(metadata, other_measure):
+    """Return the measure, the threshold and the class names of a metadata.json."""
     if not isinstance(metadata, dict):
         raise Problem("it is not a metadata.json")
     if metadata.get("model_type") not in (None, "", "autoencoder"):
@@ -106,8 +107,8 @@ def settle(metadata, another):
     decision = metadata.get("decision")
     if decision is None:
         decision = {"measure": "mse", "threshold": metadata.get("threshold")}
-    if decision.get("measure") not in ("mse", another):
-        raise Problem(f"the model decides by {decision.get('measure')}, which this file does not give; use the autoencoder.onnx of the same training, which holds all of it")
+    if decision.get("measure") not in ("mse", other_measure):
+        raise Problem(f"the model decides by {decision.get('measure')}, which this file does not give; use the autoencoder.onnx of the same training, which has the whole model")
     for threshold in metadata.get("threshold"), decision.get("threshold"):
         if not isinstance(threshold, (int, float)) or not 0 <= threshold < math.inf:
             raise Problem(f"the threshold is {threshold}, expected a number of 0 or more")
@@ -115,7 +116,7 @@ def settle(metadata, another):
 
 
 def find(arguments):
-    """The images that the arguments name. What is not there stays, for an error of its own."""
+    """Yield the images of the arguments. Missing files are included, so that each is reported."""
     for argument in arguments:
         if Path(argument).is_dir():
             yield from below(argument)
@@ -124,7 +125,7 @@ def find(arguments):
         else:
             matches = sorted(map(Path, glob.glob(argument, recursive=True)))
             found = [p for m in matches for p in (below(m) if m.is_dir() else [str(m)] if is_image(m) else [])]
-            yield from dict.fromkeys(found or [argument])  # each once
+            yield from dict.fromkeys(found or [argument])  # without duplicates
 
 
 def below(folder):
@@ -136,29 +137,29 @@ def is_image(path):
 
 
 def prepare(path, size):
-    """The image as the network was trained on it: 3×size×size, in 0…1."""
+    """Return the image with the preprocessing of the training: 3×size×size, in 0…1."""
     with Image.open(path) as image:
         image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
 
 
 def judge(model, measure, threshold, class_names, paths):
-    """The verdict on each image, with the keys of the service's answer."""
+    """Yield the result of each image, with the keys of the service's response."""
     for start in range(0, len(paths), BATCH):
         results, tensors = [], []
         for path in paths[start:start + BATCH]:
             results.append({"file": path})
             try:
                 tensors.append(prepare(path, model.size))
-            except Exception as problem:  # Pillow's errors are of many kinds
+            except Exception as problem:  # Pillow raises many types
                 results[-1]["error"] = str(problem) or repr(problem)
         mse, other = model.measure(np.stack(tensors)) if tensors else ([], [])
-        figures = iter(zip(mse, mse if measure == "mse" else other))
+        scores = iter(zip(mse, mse if measure == "mse" else other))
         for result in results:
             if "error" not in result:
-                plain, figure = map(float, next(figures))
+                plain, score = map(float, next(scores))
                 result.update(
-                    reconstruction_error=figure, threshold=threshold, is_anomaly=figure > threshold,
+                    reconstruction_error=score, threshold=threshold, is_anomaly=score > threshold,
                     class_names=class_names, measure=measure, mse=plain,
                 )
             yield result
@@ -174,8 +175,8 @@ def line(result):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a folder or a pattern")
-    parser.add_argument("--model", default=str(Path(__file__).with_name("autoencoder.onnx")), help="autoencoder.onnx, or a .pt that decides by its mean squared error")
-    parser.add_argument("--metadata", help="a metadata.json that counts instead of the model's own, as a whole")
+    parser.add_argument("--model", default=str(Path(__file__).with_name("autoencoder.onnx")), help="autoencoder.onnx, or a .pt whose anomaly score is the mean squared error")
+    parser.add_argument("--metadata", help="a metadata.json that replaces the model's metadata")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     arguments = parser.parse_args()
     paths = list(find(arguments.images))
@@ -190,8 +191,8 @@ def main():
             using = arguments.metadata
             metadata = json.loads(Path(arguments.metadata).read_text(encoding="utf-8"))
         if metadata is None:
-            raise Problem("it holds no metadata: name its metadata.json with --metadata")
-        measure, threshold, class_names = settle(metadata, model.another)
+            raise Problem("it has no metadata: pass its metadata.json with --metadata")
+        measure, threshold, class_names = decision_of(metadata, model.other_measure)
         using = arguments.model
         for result in judge(model, measure, threshold, class_names, paths):
             results.append(result)

@@ -1,6 +1,8 @@
-// Package extractor computes the feature maps that a backbone, trained on ImageNet,
-// has of prepared images. It defines which feature maps there are and their shapes.
-// What is learned or decided from features does not belong here.
+// Package extractor computes feature maps of prepared images with the embedded backbone,
+// which was trained on ImageNet, and defines the shapes of the feature maps.
+//
+// The package must not learn or decide anything from features; see the packages heads,
+// patches and decision.
 package extractor
 
 import (
@@ -19,11 +21,11 @@ import (
 // Map is the shape of a feature map of one image: Channels×Side×Side.
 type Map struct{ Block, Channels, Side int }
 
-// Floats is the number of elements of the map.
+// Floats returns the number of elements of the map.
 func (m Map) Floats() int { return m.Channels * m.Side * m.Side }
 
-// MapsOf returns the feature maps of an image of side×side pixels: those of
-// models.HeadTaps, the finest first.
+// MapsOf returns the feature maps of models.HeadTaps for an image of side×side pixels, the
+// finest first.
 func MapsOf(side int) []Map {
 	var ms []Map
 	for _, t := range models.HeadTaps() {
@@ -32,15 +34,15 @@ func MapsOf(side int) []Map {
 	return ms
 }
 
-// Extractor computes the feature maps of images of one size. It may be used by several
-// goroutines, each with an Observer of its own. It must be closed.
+// Extractor computes the feature maps of images of one size. Several goroutines may use it,
+// each with its own Observer. It must be closed.
 type Extractor struct {
 	session *ort.Session
 	side    int
 	maps    []Map
 }
 
-// New returns an extractor for images of side×side pixels, a multiple of 16.
+// New returns an extractor for images of side×side pixels. side must be a multiple of 16.
 func New(engine *ort.Engine, side int) (*Extractor, error) {
 	m, err := exporter.PatchFeaturesModel(side, inference.Operators(engine))
 	if err != nil {
@@ -53,21 +55,20 @@ func New(engine *ort.Engine, side int) (*Extractor, error) {
 	return &Extractor{session: session, side: side, maps: MapsOf(side)}, nil
 }
 
-// Maps returns the feature maps in the order in which Observer.See returns them.
+// Maps returns the shapes of the feature maps in the order of Observer.See.
 func (e *Extractor) Maps() []Map { return e.maps }
 
-// Close releases the session. No observer may be in use.
+// Close releases the session. No Observer may be in use.
 func (e *Extractor) Close() { e.session.Close() }
 
-// Observer holds the tensors with which one goroutine uses an Extractor. It must be
-// closed.
+// Observer has the input and output tensors of one goroutine. It must be closed.
 type Observer struct {
 	extractor *Extractor
 	in        *ort.Tensor
 	out       []*ort.Tensor
 }
 
-// Observer returns an observer.
+// Observer returns a new Observer.
 func (e *Extractor) Observer() (*Observer, error) {
 	in, err := ort.NewTensor(1, models.InputChannels, e.side, e.side)
 	if err != nil {
@@ -85,21 +86,21 @@ func (e *Extractor) Observer() (*Observer, error) {
 	return o, nil
 }
 
-// See returns the feature maps of a prepared image (side×side×3 bytes). Maps before
-// the one with index first are nil.
+// See returns the feature maps of a prepared image of side×side×3 bytes. Maps with an index
+// below first are nil. The maps are copies.
 func (o *Observer) See(ctx context.Context, image []byte, first int) ([][]float32, error) {
 	imagefile.Normalize(o.in.Data(), image)
 	if err := o.extractor.session.Run(ctx, []*ort.Tensor{o.in}, o.out); err != nil {
 		return nil, err
 	}
-	seen := make([][]float32, len(o.out))
-	for i := first; i < len(seen); i++ {
-		seen[i] = slices.Clone(o.out[i].Data())
+	maps := make([][]float32, len(o.out))
+	for i := first; i < len(maps); i++ {
+		maps[i] = slices.Clone(o.out[i].Data())
 	}
-	return seen, nil
+	return maps, nil
 }
 
-// Close releases the tensors. The extractor stays open.
+// Close releases the tensors, and not the Extractor.
 func (o *Observer) Close() {
 	o.in.Close()
 	for _, t := range o.out {
@@ -107,24 +108,25 @@ func (o *Observer) Close() {
 	}
 }
 
-// Request selects what ObserveAll computes.
+// Request describes the images of ObserveAll.
 type Request struct {
 	// Images is the number of images.
 	Images int
-	// First is the index of the first feature map to keep; earlier ones are nil.
+	// First is the index of the first feature map to return; earlier ones are nil.
 	First int
-	// Until is when to stop, once AtLeast images are done; zero means never.
+	// Until is the time after which no image is started, except the first AtLeast
+	// images. Zero means no limit.
 	Until   time.Time
 	AtLeast int
-	// Painter returns a function that returns image i. It is called once in each
-	// goroutine, and the function may reuse its memory for the next image.
+	// Painter returns a function that returns image i, of side×side×3 bytes. It is called
+	// once in each goroutine. The function may reuse the memory of the previous image.
 	Painter func() func(i int) ([]byte, error)
 }
 
-// ObserveAll returns the feature maps of the images, by image and map; nil for images
-// that there was no time for.
+// ObserveAll returns the feature maps by image and map, computed on the pool's threads. The
+// maps of images not started before Until are nil.
 func (e *Extractor) ObserveAll(ctx context.Context, pool workers.Pool, r Request) ([][][]float32, error) {
-	seen := make([][][]float32, r.Images)
+	maps := make([][][]float32, r.Images)
 	threads := max(pool.Threads, 1)
 	err := pool.Each(ctx, threads, func(running context.Context, worker int) error {
 		observer, err := e.Observer()
@@ -141,17 +143,17 @@ func (e *Extractor) ObserveAll(ctx context.Context, pool workers.Pool, r Request
 			if err != nil {
 				return err
 			}
-			if seen[i], err = observer.See(running, image, r.First); err != nil {
+			if maps[i], err = observer.See(running, image, r.First); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return seen, err
+	return maps, err
 }
 
-// PatchOf returns the index, along one axis, of the patch of map m that contains pixel
-// x of an image of that side.
+// PatchOf returns the index, along one axis, of the patch of m that contains pixel x of an
+// image of side×side pixels.
 func PatchOf(m Map, side, x int) int {
 	in := models.BackboneInputOf(side)
 	return (x*in.Times + in.Times/2 + in.Border) * m.Side / in.Side

@@ -13,6 +13,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
+// noise returns a prepared image of random bytes.
 func noise(side int) []byte {
 	r := rand.New(rand.NewPCG(uint64(side), 1))
 	out := make([]byte, side*side*models.InputChannels)
@@ -22,7 +23,7 @@ func noise(side int) []byte {
 	return out
 }
 
-func TestFeatureMapsAreThoseOfTheGraph(t *testing.T) {
+func TestObserver_ReturnsFeatureMapsOfGraph(t *testing.T) {
 	engine := orttest.Open(t)
 	for _, side := range []int{16, 48, 144} {
 		e, err := New(engine, side)
@@ -39,11 +40,11 @@ func TestFeatureMapsAreThoseOfTheGraph(t *testing.T) {
 		}
 		defer o.Close()
 		image := noise(side)
-		seen, err := o.See(t.Context(), image, 0)
+		maps, err := o.See(t.Context(), image, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		// ONNX's own operators compute the same.
+		// Compare with ONNX's operators.
 		m, err := exporter.PatchFeaturesModel(side, exporter.Portable)
 		if err != nil {
 			t.Fatal(err)
@@ -63,12 +64,12 @@ func TestFeatureMapsAreThoseOfTheGraph(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, f := range e.Maps() {
-			if len(seen[i]) != f.Floats() {
-				t.Fatalf("%d px: map %d has %d numbers", side, i, len(seen[i]))
+			if len(maps[i]) != f.Floats() {
+				t.Fatalf("%d px: map %d has %d elements", side, i, len(maps[i]))
 			}
 			difference, norm := 0.0, 0.0
 			for k, v := range out[i].Data() {
-				d := float64(seen[i][k]) - float64(v)
+				d := float64(maps[i][k]) - float64(v)
 				difference += d * d
 				norm += float64(v) * float64(v)
 			}
@@ -76,19 +77,19 @@ func TestFeatureMapsAreThoseOfTheGraph(t *testing.T) {
 				t.Errorf("%d px, block %d: differs by %.2g of %.2g", side, f.Block, difference, norm)
 			}
 		}
-		// What nobody asks for is left out, and what was given stays as it is.
-		kept := slices.Clone(seen[1])
+		// Maps below first are nil, and another call does not change returned maps.
+		kept := slices.Clone(maps[1])
 		again, err := o.See(t.Context(), noise(side + 1)[:len(image)], 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again[0] != nil || slices.Equal(again[1], kept) || !slices.Equal(seen[1], kept) {
-			t.Errorf("%d px: of another image the maps are of %d, %d and %d numbers", side, len(again[0]), len(again[1]), len(again[2]))
+		if again[0] != nil || slices.Equal(again[1], kept) || !slices.Equal(maps[1], kept) {
+			t.Errorf("%d px: the maps of another image have %d, %d and %d elements", side, len(again[0]), len(again[1]), len(again[2]))
 		}
 	}
 }
 
-func TestObserversSeeTheSameSideBySide(t *testing.T) {
+func TestObserver_IsSafeBesideOthers(t *testing.T) {
 	const side = 32
 	e, err := New(orttest.Open(t), side)
 	if err != nil {
@@ -96,8 +97,8 @@ func TestObserversSeeTheSameSideBySide(t *testing.T) {
 	}
 	defer e.Close()
 	var group sync.WaitGroup
-	seen := make([][][]float32, 4)
-	for i := range seen {
+	maps := make([][][]float32, 4)
+	for i := range maps {
 		group.Go(func() {
 			o, err := e.Observer()
 			if err != nil {
@@ -106,31 +107,31 @@ func TestObserversSeeTheSameSideBySide(t *testing.T) {
 			}
 			defer o.Close()
 			for range 2 {
-				if seen[i], err = o.See(t.Context(), noise(side), 0); err != nil {
+				if maps[i], err = o.See(t.Context(), noise(side), 0); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
 	group.Wait()
-	for i := range seen {
-		if !slices.EqualFunc(seen[i], seen[0], slices.Equal) {
-			t.Errorf("observer %d sees something else", i)
+	for i := range maps {
+		if !slices.EqualFunc(maps[i], maps[0], slices.Equal) {
+			t.Errorf("observer %d returns other maps", i)
 		}
 	}
 }
 
-func TestPatchesAreCountedFromTheBackbonesEdge(t *testing.T) {
+func TestPatchOf_CountsFromBackboneInput(t *testing.T) {
 	for _, c := range []struct{ side, block, x, want int }{
-		// 16 pixels are enlarged 8 times: a patch of 8 pixels is one of the image's.
+		// Images of 16 pixels are enlarged 8 times: a patch of 8 pixels is one pixel.
 		{16, 4, 0, 0}, {16, 4, 1, 1}, {16, 4, 15, 15}, {16, 10, 1, 0}, {16, 10, 2, 1}, {16, 12, 15, 3},
-		// 144 pixels have a border of 8.
+		// Images of 144 pixels get a border of 8 pixels.
 		{144, 4, 0, 1}, {144, 4, 7, 1}, {144, 4, 8, 2}, {144, 4, 143, 18}, {144, 10, 7, 0}, {144, 10, 8, 1}, {144, 12, 143, 4},
 		{256, 4, 255, 31}, {256, 12, 31, 0}, {256, 12, 32, 1},
 	} {
 		i := slices.IndexFunc(MapsOf(c.side), func(m Map) bool { return m.Block == c.block })
 		if got := PatchOf(MapsOf(c.side)[i], c.side, c.x); got != c.want {
-			t.Errorf("%d px, block %d: pixel %d is in patch %d, expected %d", c.side, c.block, c.x, got, c.want)
+			t.Errorf("%d px, block %d: pixel %d is in patch %d, want %d", c.side, c.block, c.x, got, c.want)
 		}
 	}
 }

@@ -14,12 +14,12 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// lastBlock is the first that comes behind both kernels, both strides and a
-// residual block.
+// lastBlock is the first block after which the backbone has had both kernel sizes, both
+// strides and a residual block.
 const lastBlock = 5
 
-// backboneFile is a backbone alone, with its only output under a name that the
-// backend takes for one.
+// backboneFile returns the file of a backbone with one output, named like an output of an
+// inference model.
 func backboneFile(t *testing.T) *onnx.ModelProto {
 	t.Helper()
 	m, err := exporter.FeaturesModel(32, backbone.Lite0(), []int{lastBlock}, exporter.Portable)
@@ -36,7 +36,7 @@ func backboneFile(t *testing.T) *onnx.ModelProto {
 	return &file
 }
 
-// readBackbone gives the node that a file's output is read as.
+// readBackbone returns the node of a file's output.
 func readBackbone(t *testing.T, file *onnx.ModelProto) (*gorgonia.Node, error) {
 	t.Helper()
 	data, err := proto.Marshal(file)
@@ -55,7 +55,7 @@ func readBackbone(t *testing.T, file *onnx.ModelProto) (*gorgonia.Node, error) {
 	return nil, errors.New("no output")
 }
 
-func TestABackboneIsReadBackAsItWasBuilt(t *testing.T) {
+func TestBackend_ReadsBackboneAsBuilt(t *testing.T) {
 	got, err := readBackbone(t, backboneFile(t))
 	if err != nil {
 		t.Fatal(err)
@@ -65,11 +65,11 @@ func TestABackboneIsReadBackAsItWasBuilt(t *testing.T) {
 		t.Fatal(err)
 	}
 	if a, b := expression(got), expression(want[0]); a != b {
-		t.Errorf("it is read as\n%sand built as\n%s", a, b)
+		t.Errorf("got\n%swant\n%s", a, b)
 	}
 }
 
-func TestABackboneWithOneThingChangedIsRefusedByName(t *testing.T) {
+func TestBackend_RejectsModifiedBackbone(t *testing.T) {
 	depthwise := func(t *testing.T, m *onnx.ModelProto) *onnx.NodeProto {
 		for _, n := range m.GetGraph().GetNode() {
 			for _, a := range n.GetAttribute() {
@@ -84,7 +84,7 @@ func TestABackboneWithOneThingChangedIsRefusedByName(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		edit func(t *testing.T, m *onnx.ModelProto)
-		says string
+		text string
 	}{
 		{"fewer groups", func(t *testing.T, m *onnx.ModelProto) {
 			attribute(t, depthwise(t, m), "group").I = proto.Int64(8)
@@ -92,14 +92,14 @@ func TestABackboneWithOneThingChangedIsRefusedByName(t *testing.T) {
 		{"another stride", func(t *testing.T, m *onnx.ModelProto) {
 			attribute(t, depthwise(t, m), "strides").Ints = []int64{3, 3}
 		}, "strides"},
-		{"zeros before instead of behind", func(t *testing.T, m *onnx.ModelProto) {
+		{"padding at the top instead of the bottom", func(t *testing.T, m *onnx.ModelProto) {
 			attribute(t, node(t, m, "Conv"), "pads").Ints = []int64{1, 1, 0, 0}
 		}, "pads"},
 		{"limits in another order", func(t *testing.T, m *onnx.ModelProto) {
 			n := node(t, m, "Clip")
 			n.Input[1], n.Input[2] = n.Input[2], n.Input[1]
 		}, "limits"},
-		{"a limit too few", func(t *testing.T, m *onnx.ModelProto) {
+		{"missing limit", func(t *testing.T, m *onnx.ModelProto) {
 			n := node(t, m, "Clip")
 			n.Input = n.Input[:2]
 		}, "limits"},
@@ -109,7 +109,7 @@ func TestABackboneWithOneThingChangedIsRefusedByName(t *testing.T) {
 	} {
 		m := backboneFile(t)
 		c.edit(t, m)
-		if _, err := readBackbone(t, m); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), c.says) {
+		if _, err := readBackbone(t, m); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}

@@ -13,20 +13,19 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// backend is what onnx-go's decoder fills: a graph whose nodes are the file's
-// values and whose edges lead from each to its operands. The decoder brings all
-// inputs, outputs and initializers before the first operator, and operators in
-// the file's order, which ONNX wants to be the order of computing: so each
-// becomes Gorgonia's as soon as it comes.
+// backend is the graph that onnx-go's decoder fills. Its nodes are the file's values, its
+// edges lead from each value to its operands. The decoder adds all inputs, outputs and
+// initializers before the first operator, and operators in the file's order, which ONNX
+// requires to be topological. So each operator can become a Gorgonia node when it is added.
 type backend struct {
-	// The edges of this graph tell what is used. It holds one edge for two
-	// values at most, so operands are kept in the values too: x·x has two.
+	// The edges of this graph record which values are used. It has at most one edge
+	// between two values, so value.operands has the operands: x·x has two.
 	*simple.WeightedDirectedGraph
 	graph      *gorgonia.ExprGraph
 	batch      int
 	weights    models.StateDict
 	parameters map[string]*gorgonia.Node
-	// err is what SetWeightedEdge ran into, which cannot return it.
+	// err is an error of SetWeightedEdge, which cannot return it.
 	err error
 }
 
@@ -41,8 +40,8 @@ func newBackend(batch int) *backend {
 	}
 }
 
-// value is a value of the file. At most one of node, factors, axes and sum is
-// set, and none as long as nothing has given the value.
+// value is a value of the file. One of node, factors, axes and sum is set once the value is
+// defined.
 type value struct {
 	backend  *backend
 	id       int64
@@ -50,18 +49,18 @@ type value struct {
 	data     tensor.Tensor
 	operands []*value
 
-	// node is an input or the result of an operator that stands for itself.
+	// node is an input, or the result of an operator that has a Gorgonia counterpart.
 	node *gorgonia.Node
-	// factors are the sizes that a scalar is the product of. Gorgonia's mean
-	// reads them off its operand, the exporter writes them as constants.
+	// factors are the factors of a scalar. The exporter writes the sizes of the axes of a
+	// mean as constants; Gorgonia's mean computes them from its operand.
 	factors []float32
-	// axes are what a sum goes along.
+	// axes are the axes of a sum.
 	axes []int
-	// sum is the first half of a mean.
+	// sum is the sum of a mean that is not divided yet.
 	sum *sum
 }
 
-// sum is a sum whose division is still to come.
+// sum is a sum of a node along axes.
 type sum struct {
 	of    *gorgonia.Node
 	along []int
@@ -72,29 +71,29 @@ var (
 	_ onnx.DataCarrier = (*value)(nil)
 )
 
-// isDeclared reports whether a value of that name is an input or output of the
-// graph, for which the decoder brings a tensor of zeros in the declared shape.
+// isDeclared reports whether a value of that name is an input or output of the graph. For
+// these the decoder sets a tensor of zeros with the declared shape.
 func isDeclared(name string) bool {
 	return name == network.ImageName || name == network.ReconstructionName || name == network.ErrorName
 }
 
-// ID identifies the value in the backend.
+// ID returns the identifier of the value in the backend.
 func (v *value) ID() int64 { return v.id }
 
-// SetName names the value as the file does.
+// SetName sets the value's name in the file.
 func (v *value) SetName(name string) { v.name = name }
 
-// GetName gives the value's name in the file.
+// GetName returns the value's name in the file.
 func (v *value) GetName() string { return v.name }
 
-// GetTensor gives what SetTensor got.
+// GetTensor returns the tensor of SetTensor.
 func (v *value) GetTensor() tensor.Tensor { return v.data }
 
-// SetTensor gives an initializer its data, or an input or output its shape
-// without the axis of the batch, which onnx-go drops because it has no size.
+// SetTensor sets the data of an initializer, or the shape of an input or output. That shape
+// lacks the batch axis, which onnx-go drops because it has no size.
 func (v *value) SetTensor(t tensor.Tensor) error {
 	if v.data != nil {
-		return fmt.Errorf("%w: %s is given twice", ErrFormat, v.name)
+		return fmt.Errorf("%w: %s is defined twice", ErrFormat, v.name)
 	}
 	v.data = t
 	b, shape := v.backend, slices.Clone(t.Shape())
@@ -118,13 +117,13 @@ func (v *value) SetTensor(t tensor.Tensor) error {
 		b.parameters[v.name] = v.node
 		b.weights = append(b.weights, models.Tensor{Name: v.name, Shape: shape, Data: data})
 	default:
-		return fmt.Errorf("%w: %s holds %v", ErrUnsupported, v.name, t.Dtype())
+		return fmt.Errorf("%w: %s has elements of type %v", ErrUnsupported, v.name, t.Dtype())
 	}
 	return nil
 }
 
-// elements gives a tensor's data as a slice, of which package tensor gives the
-// only element of a scalar bare.
+// elements returns a tensor's data as a slice. For a scalar, package tensor returns the
+// element itself.
 func elements(t tensor.Tensor) any {
 	switch data := t.Data().(type) {
 	case float32:
@@ -136,44 +135,47 @@ func elements(t tensor.Tensor) any {
 	}
 }
 
+// input adds an input to the Gorgonia graph.
 func (b *backend) input(name string, shape []int) *gorgonia.Node {
 	return gorgonia.NewTensor(b.graph, tensor.Float32, len(shape), gorgonia.WithShape(shape...), gorgonia.WithName(name))
 }
 
-// expression is the value as a node of Gorgonia's graph.
+// expression returns the value as a Gorgonia node. It returns ErrUnsupported for a constant or
+// a sum, and ErrFormat for a value that is not defined yet.
 func (v *value) expression() (*gorgonia.Node, error) {
 	switch {
 	case v.node != nil:
 		return v.node, nil
-	case v.given():
-		return nil, fmt.Errorf("%w: %s is a constant or a sum, expected only as parts of a mean", ErrUnsupported, v.name)
+	case v.defined():
+		return nil, fmt.Errorf("%w: %s is a constant or a sum, which are only supported in a mean", ErrUnsupported, v.name)
 	}
-	return nil, fmt.Errorf("%w: %s is used, and nothing before has given it", ErrFormat, v.name)
+	return nil, fmt.Errorf("%w: %s is used before it is defined", ErrFormat, v.name)
 }
 
-func (v *value) given() bool {
+// defined reports whether the value is an initializer, an input, or the result of an operator
+// read so far.
+func (v *value) defined() bool {
 	return v.node != nil || v.factors != nil || v.axes != nil || v.sum != nil
 }
 
-// NewNode gives a value that is not in the graph yet.
+// NewNode returns a value that is not in the graph yet.
 func (b *backend) NewNode() graph.Node {
 	return &value{backend: b, id: b.WeightedDirectedGraph.NewNode().ID()}
 }
 
-// SetWeightedEdge makes a value an operand of another. The decoder brings
-// operands in their order.
+// SetWeightedEdge makes a value an operand of another. The decoder adds operands in order.
 func (b *backend) SetWeightedEdge(e graph.WeightedEdge) {
 	of, operand := e.From().(*value), e.To().(*value)
 	if of == operand {
-		b.err = fmt.Errorf("%w: %s is computed from itself", ErrFormat, of.name)
+		b.err = fmt.Errorf("%w: %s is its own operand", ErrFormat, of.name)
 		return
 	}
 	of.operands = append(of.operands, operand)
 	b.WeightedDirectedGraph.SetWeightedEdge(e)
 }
 
-// ApplyOperation makes of an ONNX operator, whose operands are all there, what
-// the trainer has in its place.
+// ApplyOperation converts an ONNX operator, whose operands are all added, to the Gorgonia
+// node that the exporter lowered to it.
 func (b *backend) ApplyOperation(op onnx.Operation, results ...graph.Node) error {
 	if b.err != nil {
 		return b.err
@@ -183,14 +185,14 @@ func (b *backend) ApplyOperation(op onnx.Operation, results ...graph.Node) error
 		return fmt.Errorf("%w: the operator %.60q", ErrUnsupported, op.Name)
 	}
 	if len(results) != 1 {
-		return fmt.Errorf("%w: %s of %d results, expected 1", ErrUnsupported, op.Name, len(results))
+		return fmt.Errorf("%w: %s has %d results, expected 1", ErrUnsupported, op.Name, len(results))
 	}
 	v := results[0].(*value)
-	if v.given() {
-		return fmt.Errorf("%w: %s is given twice", ErrFormat, v.name)
+	if v.defined() {
+		return fmt.Errorf("%w: %s is defined twice", ErrFormat, v.name)
 	}
 	if err := read(v, op); err != nil {
-		return fmt.Errorf("%s that gives %s: %w", op.Name, v.name, err)
+		return fmt.Errorf("%s with the result %s: %w", op.Name, v.name, err)
 	}
 	return nil
 }

@@ -1,13 +1,12 @@
-// Package importer reads an ONNX file that package exporter wrote back into the
-// Gorgonia graph it came from: the same operators, the same weights, fit to be
-// run on Gorgonia's machine, to be differentiated and to be lowered again.
+// Package importer reads an ONNX file written by package exporter back into the Gorgonia
+// graph that it was lowered from. The graph has the same operators and weights, can run on
+// Gorgonia's machine, and can be differentiated and lowered again.
 //
-// The decoder is onnx-go's, which knows nothing of how the exporter writes; the
-// backend it fills is ours. So what the exporter wrote is read by somebody
-// else, and a mistake in writing shows.
+// The file is decoded by onnx-go, which is independent of the exporter, so reading a file
+// back also verifies what the exporter wrote. This package is onnx-go's backend.
 //
-// Only files of the exporter are read here. Those of others go through
-// models.Read, which keeps their weights and metadata, and are exported anew.
-// Other bytes give an error and never a panic, but what they may cost is not
-// bounded as it is in package models. Nothing here runs a graph.
+// Only the exporter's files are read here. Files from other programs are read by
+// models.Read, which returns their weights and metadata. Any other input results in an error
+// and not in a panic, but memory and time are not limited as they are in package models. The
+// package must not run graphs.
 package importer

@@ -13,30 +13,29 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// maxDepth bounds how deep messages nest: an attribute of a node has four
-// levels, and what our schema knows has no more than six.
+// maxDepth is the maximum nesting of protobuf messages. The fields of package onnx nest at
+// most six levels deep.
 const maxDepth = 8
 
-// checkEnvelope refuses what the backend could not see, because onnx-go reads
-// it and does not hand it on: operator sets, the domain of an operator, which
-// axis of an input has no size, that a value was only declared. And it refuses
-// what would make onnx-go take memory or stack without end before any code of
-// ours is asked: sizes that no data stands behind, and messages that nest. The
-// bytes themselves reach onnx-go unchanged.
+// checkEnvelope checks what onnx-go does not pass to the backend: operator sets, the domains
+// of operators, which axis of an input has no size, and values that are declared only. It
+// also rejects files for which onnx-go would allocate unlimited memory or stack before it
+// calls the backend: tensors whose shape does not match their data, and deeply nested
+// messages. onnx-go then decodes the unchanged bytes.
 func checkEnvelope(data []byte) error {
 	var m onnx.ModelProto
 	if err := (proto.UnmarshalOptions{RecursionLimit: maxDepth}).Unmarshal(data, &m); err != nil {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	if err := onlyKnownFields(&m); err != nil {
+	if err := checkKnownFields(&m); err != nil {
 		return err
 	}
 	g := m.GetGraph()
 	if len(g.GetNode()) == 0 {
-		return fmt.Errorf("%w: it has no graph", ErrFormat)
+		return fmt.Errorf("%w: the graph is missing or empty", ErrFormat)
 	}
 	if sets := m.GetOpsetImport(); len(sets) != 1 || sets[0].GetDomain() != "" || sets[0].GetVersion() != exporter.Opset {
-		return fmt.Errorf("%w: operator sets %v, expected version %d of ONNX's own alone", ErrUnsupported, sets, exporter.Opset)
+		return fmt.Errorf("%w: operator sets %v, expected only ONNX's, version %d", ErrUnsupported, sets, exporter.Opset)
 	}
 	for _, n := range g.GetNode() {
 		if err := checkNode(n); err != nil {
@@ -51,40 +50,41 @@ func checkEnvelope(data []byte) error {
 	return checkDeclared(g)
 }
 
-// onlyKnownFields refuses fields that our schema leaves out: the exporter
-// writes none of them, and some nest within themselves.
-func onlyKnownFields(m *onnx.ModelProto) error {
+// checkKnownFields rejects fields that package onnx does not define. The exporter does not
+// write them, and some are recursive.
+func checkKnownFields(m *onnx.ModelProto) error {
 	return protorange.Range(m.ProtoReflect(), func(p protopath.Values) error {
 		at := p.Index(-1)
 		if v, ok := at.Value.Interface().(protoreflect.Message); ok && len(v.GetUnknown()) > 0 {
-			return fmt.Errorf("%w: fields at %v", ErrUnsupported, p.Path)
+			return fmt.Errorf("%w: unknown fields at %v", ErrUnsupported, p.Path)
 		}
 		return nil
 	})
 }
 
+// checkNode rejects domains and types of attributes that the exporter does not write.
 func checkNode(n *onnx.NodeProto) error {
 	if n.GetDomain() != "" {
-		return fmt.Errorf("%w: the operator %s of %s", ErrUnsupported, n.GetOpType(), n.GetDomain())
+		return fmt.Errorf("%w: the operator %s of the domain %s", ErrUnsupported, n.GetOpType(), n.GetDomain())
 	}
 	for _, a := range n.GetAttribute() {
 		if t := a.GetType(); t != onnx.AttributeProto_INT && t != onnx.AttributeProto_INTS {
-			return fmt.Errorf("%w: the attribute %s of %s, which is of type %v", ErrUnsupported, a.GetName(), n.GetOpType(), t)
+			return fmt.Errorf("%w: the attribute %s of %s has the type %v", ErrUnsupported, a.GetName(), n.GetOpType(), t)
 		}
 	}
 	return nil
 }
 
-// checkInitializer holds the size that a tensor says against its data.
+// checkInitializer checks the type of a tensor, and that its shape matches its data.
 func checkInitializer(t *onnx.TensorProto) error {
 	size := map[onnx.TensorProto_DataType]int64{onnx.TensorProto_FLOAT: 4, onnx.TensorProto_INT64: 8}[onnx.TensorProto_DataType(t.GetDataType())]
 	if size == 0 || len(t.GetFloatData())+len(t.GetInt32Data())+len(t.GetInt64Data())+len(t.GetExternalData()) > 0 ||
 		t.GetDataLocation() != onnx.TensorProto_DEFAULT {
-		return fmt.Errorf("%w: %s is of type %d, expected raw float32 or int64 within the file", ErrUnsupported, t.GetName(), t.GetDataType())
+		return fmt.Errorf("%w: %s has the type %d, expected raw float32 or int64 data in the file", ErrUnsupported, t.GetName(), t.GetDataType())
 	}
 	bytes := int64(len(t.GetRawData()))
 	for _, d := range t.GetDims() {
-		if d < 1 || d > bytes/size { // so the product stays small
+		if d < 1 || d > bytes/size { // so that the product cannot overflow
 			return fmt.Errorf("%w: %s has shape %v and %d bytes", ErrFormat, t.GetName(), t.GetDims(), bytes)
 		}
 		size *= d
@@ -95,11 +95,11 @@ func checkInitializer(t *onnx.TensorProto) error {
 	return nil
 }
 
-// checkDeclared expects the inputs and outputs of an inference model, for any
-// number of square images.
+// checkDeclared returns an error unless a file has the inputs and outputs of
+// exporter.InferenceModel, for any number of square images.
 func checkDeclared(g *onnx.GraphProto) error {
 	if len(g.GetInput()) != 1 || len(g.GetOutput()) != 2 || len(g.GetValueInfo()) != 0 {
-		return fmt.Errorf("%w: %d inputs, %d outputs and %d values described, expected 1, 2 and 0",
+		return fmt.Errorf("%w: %d inputs, %d outputs and %d described values, expected 1, 2 and 0",
 			ErrUnsupported, len(g.GetInput()), len(g.GetOutput()), len(g.GetValueInfo()))
 	}
 	image := g.GetInput()[0].GetType().GetTensorType().GetShape().GetDim()
@@ -108,7 +108,7 @@ func checkDeclared(g *onnx.GraphProto) error {
 		side = image[2].GetDimValue()
 	}
 	if side < 1 || side > models.MaxImageSize {
-		return fmt.Errorf("%w: an image of shape %v, expected sides of 1 to %d", ErrUnsupported, image, models.MaxImageSize)
+		return fmt.Errorf("%w: the image has the shape %v, expected sides of 1 to %d", ErrUnsupported, image, models.MaxImageSize)
 	}
 	pixels := []int64{models.InputChannels, side, side}
 	for _, d := range []struct {
@@ -128,7 +128,7 @@ func checkDeclared(g *onnx.GraphProto) error {
 			fits = dims[1+i].GetDimValue() == d.sizes[i]
 		}
 		if !fits {
-			return fmt.Errorf("%w: %s of type %d and shape %v, expected %s of float32 and any number by %v",
+			return fmt.Errorf("%w: %s has the type %d and the shape %v, expected %s of float32 with a batch of any size by %v",
 				ErrUnsupported, d.value.GetName(), t.GetElemType(), dims, d.name, d.sizes)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// operators are the ONNX operators of an inference model, and how each is read.
+// operators maps the ONNX operators of an inference model to the functions that read them.
 var operators = map[string]func(*value, onnx.Operation) error{
 	"Conv":          plainConvolution,
 	"ConvTranspose": convolution(network.ConvolveTransposed, true, network.Half()),
@@ -26,7 +26,7 @@ var operators = map[string]func(*value, onnx.Operation) error{
 	"Div":           division,
 }
 
-// attributes returns ErrUnsupported when an operator has not exactly these.
+// attributes returns ErrUnsupported unless an operator has exactly these attributes.
 func attributes(op onnx.Operation, want map[string]any) error {
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if got := op.Attributes[name]; !reflect.DeepEqual(got, want[name]) {
@@ -41,7 +41,7 @@ func attributes(op onnx.Operation, want map[string]any) error {
 	return nil
 }
 
-// inputs gives the operands, as many as must be, as nodes.
+// inputs returns the operands as nodes. It returns ErrFormat unless there are n.
 func (v *value) inputs(n int) ([]*gorgonia.Node, error) {
 	if len(v.operands) != n {
 		return nil, fmt.Errorf("%w: %d operands, expected %d", ErrFormat, len(v.operands), n)
@@ -56,10 +56,10 @@ func (v *value) inputs(n int) ([]*gorgonia.Node, error) {
 	return nodes, nil
 }
 
-// known returns ErrFormat when an operand was not given by what comes before.
-func (v *value) known() error {
+// operandsDefined returns ErrFormat if an operand is not defined yet.
+func (v *value) operandsDefined() error {
 	for _, o := range v.operands {
-		if !o.given() {
+		if !o.defined() {
 			_, err := o.expression()
 			return err
 		}
@@ -67,8 +67,8 @@ func (v *value) known() error {
 	return nil
 }
 
-// compute sets the value to the node made of its operands. What Gorgonia
-// refuses to make is a graph whose parts do not fit.
+// compute sets the value to the result of apply for its n operands. It returns ErrFormat for
+// an error of Gorgonia, such as shapes that do not fit.
 func (v *value) compute(n int, apply func([]*gorgonia.Node) (*gorgonia.Node, error)) error {
 	in, err := v.inputs(n)
 	if err != nil {
@@ -81,7 +81,8 @@ func (v *value) compute(n int, apply func([]*gorgonia.Node) (*gorgonia.Node, err
 	return nil
 }
 
-// elementwise reads an operator without attributes, on operands of one shape.
+// elementwise returns a function that reads an operator without attributes, whose n operands
+// have the same shape.
 func elementwise(n int, apply func([]*gorgonia.Node) (*gorgonia.Node, error)) func(*value, onnx.Operation) error {
 	return func(v *value, op onnx.Operation) error {
 		if err := attributes(op, nil); err != nil {
@@ -98,12 +99,12 @@ func elementwise(n int, apply func([]*gorgonia.Node) (*gorgonia.Node, error)) fu
 	}
 }
 
-// multiplication reads the square of a value, or multiplies sizes.
+// multiplication reads the square of a value, or a product of sizes.
 func multiplication(v *value, op onnx.Operation) error {
 	if err := attributes(op, nil); err != nil {
 		return err
 	}
-	if err := v.known(); err != nil {
+	if err := v.operandsDefined(); err != nil {
 		return err
 	}
 	if len(v.operands) == 2 {
@@ -116,19 +117,19 @@ func multiplication(v *value, op onnx.Operation) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: a product that is neither a square nor one of sizes", ErrUnsupported)
+	return fmt.Errorf("%w: the product is neither a square nor a product of sizes", ErrUnsupported)
 }
 
-// reduction reads the first half of a mean.
+// reduction reads a sum along constant axes, the first operator of a mean.
 func reduction(v *value, op onnx.Operation) error {
 	if err := attributes(op, map[string]any{"keepdims": int64(0)}); err != nil {
 		return err
 	}
-	if err := v.known(); err != nil {
+	if err := v.operandsDefined(); err != nil {
 		return err
 	}
 	if len(v.operands) != 2 || v.operands[1].axes == nil {
-		return fmt.Errorf("%w: expected a tensor and its axes as a constant", ErrUnsupported)
+		return fmt.Errorf("%w: expected a tensor and constant axes", ErrUnsupported)
 	}
 	x, err := v.operands[0].expression()
 	if err != nil {
@@ -137,27 +138,28 @@ func reduction(v *value, op onnx.Operation) error {
 	along := v.operands[1].axes
 	for i, a := range along {
 		if a < 0 || a >= x.Dims() || i > 0 && a <= along[i-1] {
-			return fmt.Errorf("%w: axes %v of shape %v", ErrUnsupported, along, x.Shape())
+			return fmt.Errorf("%w: axes %v for the shape %v", ErrUnsupported, along, x.Shape())
 		}
 	}
 	v.sum = &sum{x, along}
 	return nil
 }
 
-// division reads the second half of a mean: the sum by the sizes of its axes. Or
-// it divides by the deviation that a backbone's images are normalized with. The size of the batch is not in the file, which is for any number of images.
+// division reads the second operator of a mean, the sum divided by the sizes of its axes, or
+// a division by backbone.Deviation. A mean along the batch axis is not supported, because
+// the file has no batch size.
 func division(v *value, op onnx.Operation) error {
 	if err := attributes(op, nil); err != nil {
 		return err
 	}
-	if err := v.known(); err != nil {
+	if err := v.operandsDefined(); err != nil {
 		return err
 	}
 	if v.byNumber(backbone.Deviation) {
 		return v.withNumber(backbone.Deviation, gorgonia.Div)
 	}
 	if len(v.operands) != 2 || v.operands[0].sum == nil || v.operands[1].factors == nil {
-		return fmt.Errorf("%w: expected a sum by the sizes of its axes, for a mean", ErrUnsupported)
+		return fmt.Errorf("%w: expected a mean, a sum divided by the sizes of its axes", ErrUnsupported)
 	}
 	s := v.operands[0].sum
 	sizes := make([]float32, len(s.along))
@@ -165,7 +167,7 @@ func division(v *value, op onnx.Operation) error {
 		sizes[i] = float32(s.of.Shape()[a])
 	}
 	if got := v.operands[1].factors; !slices.Equal(got, sizes) || s.along[0] == 0 {
-		return fmt.Errorf("%w: a sum along axes %v of sizes %v by %v, expected by these sizes, for the mean of each image", ErrUnsupported, s.along, sizes, got)
+		return fmt.Errorf("%w: a sum along axes %v of sizes %v divided by %v, expected the mean of each image, divided by these sizes", ErrUnsupported, s.along, sizes, got)
 	}
 	var err error
 	if v.node, err = gorgonia.Mean(s.of, s.along...); err != nil {

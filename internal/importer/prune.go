@@ -6,36 +6,35 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// networkOf gives a file whose reconstruction_error is more than the network's
-// own error as one that holds the network alone: what its outputs reconstruction
-// and mse come from, the latter as reconstruction_error. What judges the image
-// beside the network is made of operators that Gorgonia has no counterpart of one
-// by one. Any other file, and what is no file, is given as it is.
-func networkOf(data []byte) []byte {
+// pruneToAutoencoder removes everything except the autoencoder from a file that has the
+// output mse, and renames mse to reconstruction_error. The operators that compute other
+// anomaly scores have no single counterparts in Gorgonia. Any other data is returned
+// unchanged.
+func pruneToAutoencoder(data []byte) []byte {
 	var m onnx.ModelProto
 	if err := (proto.UnmarshalOptions{RecursionLimit: maxDepth}).Unmarshal(data, &m); err != nil {
-		return data // for checkEnvelope to say what is wrong
+		return data // checkEnvelope returns the error
 	}
 	g := m.GetGraph()
 	var outputs []*onnx.ValueInfoProto
-	plain := false
+	hasMSE := false
 	for _, o := range g.GetOutput() {
 		switch o.GetName() {
 		case network.MSEName:
-			plain = true
+			hasMSE = true
 			o.Name = proto.String(network.ErrorName)
 			outputs = append(outputs, o)
 		case network.ReconstructionName:
 			outputs = append(outputs, o)
 		}
 	}
-	if !plain {
+	if !hasMSE {
 		return data
 	}
 	g.Output = outputs
 	needed := map[string]bool{network.ReconstructionName: true, network.MSEName: true}
 	var nodes []*onnx.NodeProto
-	for i := len(g.Node) - 1; i >= 0; i-- { // operands come before
+	for i := len(g.Node) - 1; i >= 0; i-- { // operands precede their users
 		n := g.Node[i]
 		wanted := false
 		for k, name := range n.Output {

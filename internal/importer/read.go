@@ -11,30 +11,31 @@ import (
 )
 
 var (
-	// ErrFormat is returned when bytes are no ONNX file, are damaged, or hold a
-	// graph that is not whole: a value is used that nothing gives, or given
-	// twice, or given and never used.
-	ErrFormat = errors.New("not a whole ONNX file")
-	// ErrUnsupported is returned, naming it, when a file holds an operator, an
-	// attribute, a type or a shape that the exporter does not write.
-	ErrUnsupported = errors.New("not as the exporter writes it")
+	// ErrFormat is returned, wrapped, for data that is not an ONNX file or is damaged, and
+	// for an inconsistent graph: a value that is undefined, defined twice or unused, or
+	// shapes that do not fit.
+	ErrFormat = errors.New("not a complete ONNX file")
+	// ErrUnsupported is returned, wrapped with its name, for an operator, an attribute, a
+	// type or a shape that the exporter does not write.
+	ErrUnsupported = errors.New("not written by the exporter")
 )
 
-// Read reads the bytes that exporter.InferenceModel gave: the network for
-// batches of so many images (image N×3×S×S), and its weights in the order of
-// its parameters. Its Error is the plain one, which the file may call mse, and its
-// Map is nil. What judges images beside the network is not read: Forward.Judge
-// builds it again. Read returns ErrFormat, ErrUnsupported or, when the weights are
-// not those of an autoencoder, models.ErrArchitecture, wrapped.
+// Read parses a file of exporter.InferenceModel. It returns the autoencoder for a fixed
+// batch size, with images of batch×3×S×S, and the weights in the order of its parameters.
+// Error is the mean squared error, even if the file has another anomaly score, and Map is
+// nil; Forward.Judge adds the other score.
+//
+// Read returns ErrFormat, ErrUnsupported or, if the weights are not an autoencoder's,
+// models.ErrArchitecture, all wrapped.
 func Read(data []byte, batch int) (f *network.Forward, weights models.StateDict, err error) {
 	if batch < 1 {
-		return nil, nil, fmt.Errorf("importer: a batch of %d images, expected at least 1", batch)
+		return nil, nil, fmt.Errorf("importer: the batch size is %d, expected at least 1", batch)
 	}
-	data = networkOf(data)
+	data = pruneToAutoencoder(data)
 	if err := checkEnvelope(data); err != nil {
 		return nil, nil, fmt.Errorf("importer: %w", err)
 	}
-	// onnx-go panics on some files, and so does Gorgonia on some shapes.
+	// onnx-go panics for some files, Gorgonia for some shapes.
 	defer func() {
 		if p := recover(); p != nil {
 			f, weights, err = nil, nil, fmt.Errorf("importer: %w: %v", ErrFormat, p)
@@ -53,7 +54,7 @@ func Read(data []byte, batch int) (f *network.Forward, weights models.StateDict,
 	return f, weights, nil
 }
 
-// forward puts the network together from what the decoder filled in.
+// forward returns the network and its weights from the decoded values.
 func (b *backend) forward() (*network.Forward, models.StateDict, error) {
 	arch, err := models.ArchitectureOf(b.weights)
 	if err != nil {
@@ -66,7 +67,7 @@ func (b *backend) forward() (*network.Forward, models.StateDict, error) {
 		if isDeclared(v.name) {
 			results[v.name] = v
 		} else if b.To(v.id).Len() == 0 {
-			return nil, nil, fmt.Errorf("%w: %s is given and never used", ErrFormat, v.name)
+			return nil, nil, fmt.Errorf("%w: %s is never used", ErrFormat, v.name)
 		}
 	}
 	f.Image = results[network.ImageName].node
@@ -77,10 +78,10 @@ func (b *backend) forward() (*network.Forward, models.StateDict, error) {
 		return nil, nil, err
 	}
 	if s := f.Reconstruction.Shape(); !s.Eq(f.Image.Shape()) {
-		return nil, nil, fmt.Errorf("%w: a reconstruction of shape %v of images of shape %v", ErrFormat, s, f.Image.Shape())
+		return nil, nil, fmt.Errorf("%w: the reconstruction has the shape %v, the images %v", ErrFormat, s, f.Image.Shape())
 	}
 	if s := f.Error.Shape(); !slices.Equal(s, []int{b.batch}) {
-		return nil, nil, fmt.Errorf("%w: errors of shape %v for %d images", ErrFormat, s, b.batch)
+		return nil, nil, fmt.Errorf("%w: the errors have the shape %v for %d images", ErrFormat, s, b.batch)
 	}
 	ps := arch.Parameters()
 	for _, p := range ps {

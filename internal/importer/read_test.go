@@ -19,7 +19,7 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// random draws so many numbers from low to low+span.
+// random returns n uniform random numbers from low to low+span.
 func random(r *rand.Rand, n int, low, span float64) []float32 {
 	out := make([]float32, n)
 	for i := range out {
@@ -28,8 +28,8 @@ func random(r *rand.Rand, n int, low, span float64) []float32 {
 	return out
 }
 
-// untrained is a model of random weights, in the range that PyTorch starts
-// from, so that deep networks neither fade nor saturate.
+// untrained returns a model with random weights in the range of PyTorch's initialization, so
+// that the activations of deep networks neither vanish nor saturate.
 func untrained(side int, channels ...int) *models.Model {
 	arch := models.Architecture{Channels: channels}
 	r := rand.New(rand.NewPCG(uint64(side), uint64(len(channels))))
@@ -43,7 +43,7 @@ func untrained(side int, channels ...int) *models.Model {
 	return m
 }
 
-// trained is the default network, trained on a few tiles.
+// trained returns the default network, trained on a few tiles.
 func trained(t *testing.T) *models.Model {
 	t.Helper()
 	src, err := dataset.OpenFolder("../../testdata/tiles/test/crack", dataset.DefaultLimits())
@@ -57,6 +57,7 @@ func trained(t *testing.T) *models.Model {
 	return m
 }
 
+// exported returns the ONNX file of a model.
 func exported(t testing.TB, m *models.Model) []byte {
 	t.Helper()
 	data, err := exporter.InferenceModel(m)
@@ -66,8 +67,7 @@ func exported(t testing.TB, m *models.Model) []byte {
 	return data
 }
 
-// cases are models of several depths, widths and sizes, and the batches that
-// they are read for.
+// cases returns models of several depths, widths and image sizes, and batch sizes.
 func cases(t *testing.T) map[string]struct {
 	model *models.Model
 	batch int
@@ -82,13 +82,12 @@ func cases(t *testing.T) map[string]struct {
 		"a bottleneck of 3×3 pixels":   {untrained(24, 3, 5, 3, 7), 2},
 		"the default network at 32 px": {untrained(32, models.DefaultArchitecture().Channels...), 1},
 		"the default network, trained": {trained(t), 2},
-		"as deep as there may be":      {untrained(256, 3, 2, 2, 2, 2, 2, 2, 2, 2), 1},
+		"the maximum depth":            {untrained(256, 3, 2, 2, 2, 2, 2, 2, 2, 2), 1},
 	}
 }
 
-// Reading and writing once more gives the file again: no operator, no
-// attribute, no constant and no weight was lost or misunderstood on the way.
-func TestReadingBackAndWritingAgainGivesTheSameBytes(t *testing.T) {
+// Equal bytes show that every operator, attribute, constant and weight was read correctly.
+func TestRead_RoundTripsToSameBytes(t *testing.T) {
 	for name, c := range cases(t) {
 		t.Run(name, func(t *testing.T) {
 			data := exported(t, c.model)
@@ -108,24 +107,24 @@ func TestReadingBackAndWritingAgainGivesTheSameBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(written, data) {
-				t.Errorf("%d bytes were read, other %d are written", len(data), len(written))
+				t.Errorf("read %d bytes, wrote %d different bytes", len(data), len(written))
 			}
 		})
 	}
 }
 
-// expression spells out all that a node is computed from.
+// expression returns a text of all nodes that a node depends on.
 func expression(n *gorgonia.Node) string {
 	var b strings.Builder
 	names := map[*gorgonia.Node]int{}
-	var spell func(*gorgonia.Node) int
-	spell = func(n *gorgonia.Node) int {
+	var visit func(*gorgonia.Node) int
+	visit = func(n *gorgonia.Node) int {
 		if i, ok := names[n]; ok {
 			return i
 		}
 		var of []int
 		for it := n.Graph().From(n.ID()); it.Next(); {
-			of = append(of, spell(it.Node().(*gorgonia.Node)))
+			of = append(of, visit(it.Node().(*gorgonia.Node)))
 		}
 		names[n] = len(names)
 		what := n.Name()
@@ -135,13 +134,13 @@ func expression(n *gorgonia.Node) string {
 		fmt.Fprintf(&b, "%d: %s of %v, shape %v, %v\n", names[n], what, of, n.Shape(), n.Type())
 		return names[n]
 	}
-	spell(n)
+	visit(n)
 	return b.String()
 }
 
-// The graph that is read is the trainer's own, operator by operator: also where
-// the file says it otherwise, as it does of a mean.
-func TestGraphReadBackIsTheOneTheTrainerBuilds(t *testing.T) {
+// The graph must have the operators of network.Autoencoder, even where the file has others,
+// as for a mean.
+func TestRead_ReturnsGraphOfAutoencoder(t *testing.T) {
 	for name, c := range cases(t) {
 		t.Run(name, func(t *testing.T) {
 			got, _, err := Read(exported(t, c.model), c.batch)
@@ -156,17 +155,17 @@ func TestGraphReadBackIsTheOneTheTrainerBuilds(t *testing.T) {
 				"error": {got.Error, want.Error}, "reconstruction": {got.Reconstruction, want.Reconstruction}, "image": {got.Image, want.Image},
 			} {
 				if a, b := expression(n[0]), expression(n[1]); a != b {
-					t.Errorf("the %s is read as\n%sand built as\n%s", what, a, b)
+					t.Errorf("%s: got\n%swant\n%s", what, a, b)
 				}
 			}
 			if all, needed := len(got.Graph.AllNodes()), strings.Count(expression(want.Error), "\n"); all != needed {
-				t.Errorf("%d nodes, the error is computed from %d", all, needed)
+				t.Errorf("got %d nodes, want the %d that the error depends on", all, needed)
 			}
 		})
 	}
 }
 
-func TestGraphReadBackDifferentiatesToTheTrainersStep(t *testing.T) {
+func TestRead_GraphDifferentiatesToSameGradientModel(t *testing.T) {
 	for name, c := range cases(t) {
 		t.Run(name, func(t *testing.T) {
 			f, _, err := Read(exported(t, c.model), c.batch)
@@ -186,17 +185,17 @@ func TestGraphReadBackDifferentiatesToTheTrainersStep(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(got.ONNX, want.ONNX) || !slices.Equal(got.Inputs, want.Inputs) || !slices.Equal(got.Outputs, want.Outputs) {
-				t.Errorf("the step of the graph that was read differs: %d bytes, expected %d", len(got.ONNX), len(want.ONNX))
+				t.Errorf("got a gradient model of %d bytes, want the %d bytes of the trainer's", len(got.ONNX), len(want.ONNX))
 			}
 		})
 	}
 }
 
-// tolerance is how far Gorgonia's machine and ONNX Runtime may be apart,
-// relatively; both compute in float32 and add up in another order.
+// tolerance is the maximum relative difference of Gorgonia's machine and ONNX Runtime, which
+// sum float32 numbers in different orders.
 const tolerance = 1e-5
 
-func TestGorgoniasMachineComputesOfTheGraphReadWhatONNXRuntimeDoesOfTheFile(t *testing.T) {
+func TestRead_GraphMatchesONNXRuntime(t *testing.T) {
 	engine := orttest.Open(t)
 	for name, c := range cases(t) {
 		t.Run(name, func(t *testing.T) {
@@ -245,12 +244,12 @@ func TestGorgoniasMachineComputesOfTheGraphReadWhatONNXRuntimeDoesOfTheFile(t *t
 				}
 				for i, want := range tensors[1].Data() {
 					if d := math.Abs(float64(rebuilt[i]) - float64(want)); !(d <= tolerance) {
-						t.Fatalf("element %d of the reconstruction: %v, ONNX Runtime %v", i, rebuilt[i], want)
+						t.Fatalf("element %d of the reconstruction: got %v, want %v as in ONNX Runtime", i, rebuilt[i], want)
 					}
 				}
 				for i, want := range tensors[2].Data() {
 					if d := math.Abs(float64(errs[i]) - float64(want)); !(d <= tolerance*float64(want)) || want <= 0 {
-						t.Errorf("error of image %d: %v, ONNX Runtime %v", i, errs[i], want)
+						t.Errorf("error of image %d: got %v, want %v as in ONNX Runtime", i, errs[i], want)
 					}
 				}
 			}

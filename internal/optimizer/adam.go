@@ -131,7 +131,7 @@ func (a *Adam) Prepare(parts int) error {
 }
 
 // NewSession returns a session of a training step's graph.
-func NewSession(engine *ort.Engine, m *exporter.StepModel, threads int) (*ort.Session, error) {
+func NewSession(engine *ort.Engine, m *exporter.SessionModel, threads int) (*ort.Session, error) {
 	return engine.NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Threads: threads, Spin: true, Kernels: m.Kernels})
 }
 

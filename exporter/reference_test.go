@@ -15,21 +15,24 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-func judging() *models.Model {
+// gaborModel returns a small model with Gabor heads.
+func gaborModel() *models.Model {
 	m := sample()
 	m.ImageSize, m.Metadata.ImageSize = 32, 32
-	return marked(m, rand.New(rand.NewPCG(8, 9)))
+	return addGaborHeads(m, rand.New(rand.NewPCG(8, 9)))
 }
 
-func TestNormalityComesBackFromEveryFile(t *testing.T) {
+func TestGaborModel_RoundTripsThroughEveryFormat(t *testing.T) {
 	without := sample()
 	without.ImageSize, without.Metadata.ImageSize = 32, 32
-	for name, m := range map[string]*models.Model{"with markers": judging(), "without": normal(without, rand.New(rand.NewPCG(8, 9)))} {
-		t.Run(name, func(t *testing.T) { comesBack(t, m) })
+	for name, m := range map[string]*models.Model{"with heads": gaborModel(), "without heads": addGaborStatistics(without, rand.New(rand.NewPCG(8, 9)))} {
+		t.Run(name, func(t *testing.T) { checkRoundTrip(t, m) })
 	}
 }
 
-func comesBack(t *testing.T, m *models.Model) {
+// checkRoundTrip writes a model in every format and checks that models.Read returns its
+// decision and reference statistics.
+func checkRoundTrip(t *testing.T, m *models.Model) {
 	t.Helper()
 	var checkpoint, bundle bytes.Buffer
 	if err := errors.Join(WriteCheckpoint(&checkpoint, m), WriteBundle(&bundle, m)); err != nil {
@@ -55,22 +58,22 @@ func comesBack(t *testing.T, m *models.Model) {
 		}
 		for i, want := range m.Reference {
 			if g := got.Reference[i]; g.Name != want.Name || !slices.Equal(g.Shape, want.Shape) || !slices.Equal(g.Data, want.Data) {
-				t.Errorf("%s: %s comes back as %s of shape %v", name, want.Name, g.Name, g.Shape)
+				t.Errorf("%s: %s is read as %s of shape %v", name, want.Name, g.Name, g.Shape)
 			}
 		}
 	}
 }
 
-func TestModelThatDoesNotFitItsDecisionIsNotWritten(t *testing.T) {
+func TestWriteCheckpoint_RejectsGaborModelThatDoesNotFitDecision(t *testing.T) {
 	for name, edit := range map[string]func(m *models.Model){
 		"no tensors":                  func(m *models.Model) { m.Reference = nil },
-		"a marker's tensor too few":   func(m *models.Model) { m.Reference = m.Reference[:len(m.Reference)-1] },
-		"a tensor too few":            func(m *models.Model) { m.Reference = m.Reference[1:] },
+		"missing tensor of a head":    func(m *models.Model) { m.Reference = m.Reference[:len(m.Reference)-1] },
+		"missing tensor":              func(m *models.Model) { m.Reference = m.Reference[1:] },
 		"another shape":               func(m *models.Model) { m.Reference[0].Shape = []int{1} },
 		"not finite":                  func(m *models.Model) { m.Reference[0].Data[3] = float32(math.NaN()) },
 		"tensors, and decides by mse": func(m *models.Model) { m.Metadata.Decision = nil },
 	} {
-		m := judging()
+		m := gaborModel()
 		edit(m)
 		var b bytes.Buffer
 		if err := WriteCheckpoint(&b, m); !errors.Is(err, ErrUnwritable) || b.Len() > 0 {
@@ -79,14 +82,14 @@ func TestModelThatDoesNotFitItsDecisionIsNotWritten(t *testing.T) {
 	}
 }
 
-// A file whose tensors of normality are not what its decision needs, or whose
-// network sees a filtered image, is refused.
-func TestFileThatDoesNotFitItsDecisionIsRefused(t *testing.T) {
-	bands, err := InferenceModel(judging())
+// models.Read must reject a file whose reference statistics do not fit its decision, or
+// whose autoencoder's input is a filtered image.
+func TestRead_RejectsFileThatDoesNotFitDecision(t *testing.T) {
+	gabor, err := InferenceModel(gaborModel())
 	if err != nil {
 		t.Fatal(err)
 	}
-	patches := inferenceFile(t, patched(32, true))
+	patches := inferenceFile(t, patchModel(32, true))
 	initializer := func(g *onnx.GraphProto, name string) *onnx.TensorProto {
 		for _, i := range g.Initializer {
 			if i.GetName() == name {
@@ -96,12 +99,12 @@ func TestFileThatDoesNotFitItsDecisionIsRefused(t *testing.T) {
 		t.Fatalf("no initializer %s", name)
 		return nil
 	}
-	type refusal struct {
+	type rejection struct {
 		edit func(g *onnx.GraphProto)
 		want error
-		says string
+		text string
 	}
-	check := func(name string, file []byte, c refusal) {
+	check := func(name string, file []byte, c rejection) {
 		var m onnx.ModelProto
 		if err := proto.Unmarshal(file, &m); err != nil {
 			t.Fatal(err)
@@ -111,11 +114,11 @@ func TestFileThatDoesNotFitItsDecisionIsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err = models.Read(data, models.Limits{}); err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+		if _, err = models.Read(data, models.Limits{}); err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for name, c := range map[string]refusal{
+	for name, c := range map[string]rejection{
 		"a tensor of patches is missing": {func(g *onnx.GraphProto) {
 			initializer(g, "normality.patch.10.mean").Name = proto.String("other")
 		}, models.ErrFormat, "normality.patch.10.mean"},
@@ -129,7 +132,7 @@ func TestFileThatDoesNotFitItsDecisionIsRefused(t *testing.T) {
 		"weights that are not finite": {func(g *onnx.GraphProto) {
 			copy(initializer(g, "normality.member.weight").RawData, []byte{0, 0, 0x80, 0x7f})
 		}, models.ErrFormat, "finite"},
-		"the network sees the backbone": {func(g *onnx.GraphProto) {
+		"the autoencoder's input is the backbone": {func(g *onnx.GraphProto) {
 			i := slices.IndexFunc(g.Node, func(n *onnx.NodeProto) bool {
 				return n.GetOpType() == "Conv" && strings.HasPrefix(n.Input[1], "backbone.")
 			})
@@ -142,26 +145,26 @@ func TestFileThatDoesNotFitItsDecisionIsRefused(t *testing.T) {
 	} {
 		check(name, patches, c)
 	}
-	for name, c := range map[string]refusal{
+	for name, c := range map[string]rejection{
 		"a tensor is missing": {func(g *onnx.GraphProto) { initializer(g, "normality.8.mean").Name = proto.String("other") }, models.ErrFormat, "normality.8.mean"},
-		"a marker's tensor is missing": {func(g *onnx.GraphProto) {
+		"a Gabor head's tensor is missing": {func(g *onnx.GraphProto) {
 			initializer(g, "normality.marker.1.2.weight").Name = proto.String("other")
 		}, models.ErrFormat, "normality.marker.1.2.weight"},
-		"a marker of another shape": {func(g *onnx.GraphProto) {
+		"a Gabor head of another shape": {func(g *onnx.GraphProto) {
 			initializer(g, "normality.marker.0.1.bias").Dims = []int64{4, 8}
 		}, models.ErrArchitecture, "shape"},
 		"another shape": {func(g *onnx.GraphProto) {
 			i := initializer(g, "normality.8.mean")
 			i.Dims = []int64{i.Dims[0] * i.Dims[1], i.Dims[2]}
 		}, models.ErrArchitecture, "shape"},
-		"a size that lies": {func(g *onnx.GraphProto) { initializer(g, "normality.8.mean").Dims[0]++ }, models.ErrFormat, "numbers"},
-		"more than is read": {func(g *onnx.GraphProto) {
+		"a wrong size": {func(g *onnx.GraphProto) { initializer(g, "normality.8.mean").Dims[0]++ }, models.ErrFormat, "numbers"},
+		"a size beyond the limits": {func(g *onnx.GraphProto) {
 			initializer(g, "normality.8.mean").Dims = []int64{1 << 30, 1 << 30, 1 << 30}
 		}, models.ErrArchitecture, "shape"},
 		"not finite": {func(g *onnx.GraphProto) {
 			copy(initializer(g, "normality.8.mean").RawData, []byte{0, 0, 0xc0, 0x7f})
 		}, models.ErrFormat, "finite"},
-		"the network sees a filtered image": {func(g *onnx.GraphProto) {
+		"the autoencoder's input is a filtered image": {func(g *onnx.GraphProto) {
 			i := slices.IndexFunc(g.Node, func(n *onnx.NodeProto) bool { return n.GetOpType() == "Conv" && n.Input[1] == "filters.colour" })
 			filter := g.Node[i]
 			g.Node = append([]*onnx.NodeProto{filter}, slices.Delete(g.Node, i, i+1)...)
@@ -169,6 +172,6 @@ func TestFileThatDoesNotFitItsDecisionIsRefused(t *testing.T) {
 			g.Node[first].Input[0] = filter.Output[0]
 		}, models.ErrArchitecture, "fixed filter"},
 	} {
-		check(name, bands, c)
+		check(name, gabor, c)
 	}
 }

@@ -7,16 +7,17 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// stepRules are the rules of network.Step, by kind.
-var stepRules = map[network.Kind]rule{
+// scoringRules are the rules for network.Step, the operators that compute an anomaly score
+// from features, by kind. patchRules has the rules for patch features.
+var scoringRules = map[network.Kind]rule{
 	network.PadEdge: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		p := sizeOf(n)
 		return l.op("Pad", n.Shape(), []value{in[0], l.ints(0, 0, p, p, 0, 0, p, p)}, textAttr("mode", "edge")), nil
 	},
 	network.AveragePool: pool("AveragePool"),
 	network.MaxPool:     pool("MaxPool"),
-	network.Join:        stack,
-	network.Stack:       stack,
+	network.Join:        concatChannels,
+	network.Stack:       concatChannels,
 	network.Centre: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		s := n.Shape()
 		mean := l.op("GlobalAveragePool", []int{s[0], s[1], 1, 1}, in)
@@ -43,8 +44,8 @@ var stepRules = map[network.Kind]rule{
 	},
 	network.Larger: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		s := n.Shape()
-		apart := l.op("Abs", s, []value{l.op("Sub", s, in)})
-		surplus := l.op("Softplus", s, []value{l.op("Mul", s, []value{apart, l.floats(nil, -2)})})
+		distance := l.op("Abs", s, []value{l.op("Sub", s, in)})
+		surplus := l.op("Softplus", s, []value{l.op("Mul", s, []value{distance, l.floats(nil, -2)})})
 		return l.op("Add", s, []value{l.op("Max", s, in), l.op("Mul", s, []value{surplus, l.floats(nil, 0.5)})}), nil
 	},
 	network.Peak: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
@@ -60,11 +61,11 @@ var stepRules = map[network.Kind]rule{
 	network.Softplus: elementwise("Softplus"),
 }
 
-// lowerStep picks the rule of a step's kind. None of them fixes the number of
+// lowerScoring lowers an operator by the rule for its kind. No rule fixes the number of
 // images.
-func lowerStep(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+func lowerScoring(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	op := n.Op().(network.Step)
-	r, ok := stepRules[op.Kind]
+	r, ok := scoringRules[op.Kind]
 	if !ok {
 		r, ok = patchRules[op.Kind]
 	}
@@ -77,8 +78,10 @@ func lowerStep(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	return r(l, n, in)
 }
 
+// sizeOf returns the Size of a network.Step.
 func sizeOf(n *gorgonia.Node) int { return n.Op().(network.Step).Size }
 
+// pool returns a rule that lowers a pool over squares that do not overlap.
 func pool(op string) rule {
 	return func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		size := sizeOf(n)
@@ -86,7 +89,8 @@ func pool(op string) rule {
 	}
 }
 
-func stack(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+// concatChannels lowers a concatenation along the channels.
+func concatChannels(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	return l.op("Concat", n.Shape(), in, intAttr("axis", 1)), nil
 }
 
@@ -95,9 +99,8 @@ func (l *lowering) drop(n *gorgonia.Node, x value, axes ...int) value {
 	return l.op("Squeeze", n.Shape(), []value{x, l.ints(axes...)})
 }
 
-// lowerMahalanobis sorts the places by the block they lie in, so that each
-// block's whitening is one matrix product for all its places. A size of 0 in a
-// Reshape keeps the axis, which is the number of images.
+// lowerMahalanobis groups the patches by block, so that one matrix product per block whitens
+// all its patches. A size of 0 in a Reshape keeps that axis, the number of images.
 func lowerMahalanobis(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	x, blocks := operandShape(n, 0), sizeOf(n)
 	images, d, p := x[0], x[1], x[2]
@@ -115,15 +118,15 @@ func lowerMahalanobis(l *lowering, n *gorgonia.Node, in []value) (value, error) 
 	}
 	deviation := l.op("Mul", x, []value{l.op("Sub", x, in[:2]), in[2]})
 	split := reshape(deviation, d, blocks, side, blocks, side)
-	sorted := reshape(transpose(split, 0, 2, 4, 1, 3, 5), blocks*blocks, d, side*side)
-	white := l.op("MatMul", sorted.shape, []value{in[3], sorted})
+	grouped := reshape(transpose(split, 0, 2, 4, 1, 3, 5), blocks*blocks, d, side*side)
+	white := l.op("MatMul", grouped.shape, []value{in[3], grouped})
 	if p == 1 {
-		// By rows: a reduction of N×D×1×1 adds up in another order for one image than
-		// for several.
-		return l.op("Reshape", []int{images, 1, 1, 1}, []value{l.squares(reshape(white, d), 1), l.ints(0, 1, 1, 1)}), nil
+		// Reduce rows of D elements: a reduction of N×D×1×1 sums in an order that depends
+		// on N.
+		return l.op("Reshape", []int{images, 1, 1, 1}, []value{l.sumSquares(reshape(white, d), 1), l.ints(0, 1, 1, 1)}), nil
 	}
 	squares := l.op("Mul", white.shape, []value{white, white})
 	sums := l.op("ReduceSum", []int{images, blocks * blocks, side * side}, []value{squares, l.ints(2)}, intAttr("keepdims", 0))
-	places := reshape(sums, blocks, blocks, side, side)
-	return reshape(transpose(places, 0, 1, 3, 2, 4), 1, p, p), nil
+	patches := reshape(sums, blocks, blocks, side, side)
+	return reshape(transpose(patches, 0, 1, 3, 2, 4), 1, p, p), nil
 }

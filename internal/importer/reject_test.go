@@ -14,7 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// node finds the first node of an operator.
+// node returns the first node of an operator.
 func node(t *testing.T, m *onnx.ModelProto, op string) *onnx.NodeProto {
 	t.Helper()
 	for _, n := range m.GetGraph().GetNode() {
@@ -26,7 +26,7 @@ func node(t *testing.T, m *onnx.ModelProto, op string) *onnx.NodeProto {
 	return nil
 }
 
-// initializer finds the first initializer whose name begins so.
+// initializer returns the first initializer whose name has the prefix.
 func initializer(t *testing.T, m *onnx.ModelProto, prefix string) *onnx.TensorProto {
 	t.Helper()
 	for _, i := range m.GetGraph().GetInitializer() {
@@ -38,6 +38,7 @@ func initializer(t *testing.T, m *onnx.ModelProto, prefix string) *onnx.TensorPr
 	return nil
 }
 
+// attribute returns the attribute of a node.
 func attribute(t *testing.T, n *onnx.NodeProto, name string) *onnx.AttributeProto {
 	t.Helper()
 	for _, a := range n.GetAttribute() {
@@ -57,15 +58,14 @@ func sized(n int64) *onnx.TensorShapeProto_Dimension_DimValue {
 	return &onnx.TensorShapeProto_Dimension_DimValue{DimValue: n}
 }
 
-// A file that differs from the exporter's in one thing is refused, and told
-// what it is.
-func TestOtherFilesAreRefusedByName(t *testing.T) {
+// The error for a file with a single change must name the change.
+func TestRead_RejectsModifiedFile(t *testing.T) {
 	data := exported(t, untrained(8, 3, 4, 8))
 	for _, c := range []struct {
 		name string
 		edit func(t *testing.T, m *onnx.ModelProto)
 		err  error
-		says string
+		text string
 	}{
 		{"an unknown operator", func(t *testing.T, m *onnx.ModelProto) { node(t, m, "Sigmoid").OpType = proto.String("Tanh") }, ErrUnsupported, "Tanh"},
 		{"an operator without a name", func(t *testing.T, m *onnx.ModelProto) { node(t, m, "Sigmoid").OpType = nil }, ErrUnsupported, "operator"},
@@ -153,11 +153,11 @@ func TestOtherFilesAreRefusedByName(t *testing.T) {
 		{"outputs in another order", func(t *testing.T, m *onnx.ModelProto) { slices.Reverse(m.Graph.Output) }, ErrUnsupported, "reconstruction_error"},
 		{"a weight that is only described", func(t *testing.T, m *onnx.ModelProto) {
 			m.Graph.ValueInfo = append(m.Graph.ValueInfo, m.Graph.Input[0])
-		}, ErrUnsupported, "1 values described"},
+		}, ErrUnsupported, "1 described values"},
 		{"two results", func(t *testing.T, m *onnx.ModelProto) {
 			n := node(t, m, "Relu")
 			n.Output = append(n.Output, "mask")
-		}, ErrUnsupported, "Relu of 2 results"},
+		}, ErrUnsupported, "Relu has 2 results"},
 		{"a field that the schema leaves out", func(t *testing.T, m *onnx.ModelProto) {
 			node(t, m, "Relu").ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 1))
 		}, ErrUnsupported, "node[1]"},
@@ -167,9 +167,9 @@ func TestOtherFilesAreRefusedByName(t *testing.T) {
 		{"a missing initializer", func(t *testing.T, m *onnx.ModelProto) { m.Graph.Initializer = m.Graph.Initializer[1:] }, ErrFormat, "encoder.0.weight is used"},
 		{"an initializer twice", func(t *testing.T, m *onnx.ModelProto) {
 			m.Graph.Initializer = append(m.Graph.Initializer, m.Graph.Initializer[0])
-		}, ErrFormat, "encoder.0.weight is given twice"},
+		}, ErrFormat, "encoder.0.weight is defined twice"},
 		{"an initializer without a name", func(t *testing.T, m *onnx.ModelProto) { initializer(t, m, "encoder").Name = nil }, ErrFormat, "name"},
-		{"an initializer that is the image", func(t *testing.T, m *onnx.ModelProto) { initializer(t, m, "encoder").Name = proto.String("image") }, ErrFormat, "image is given twice"},
+		{"an initializer that is the image", func(t *testing.T, m *onnx.ModelProto) { initializer(t, m, "encoder").Name = proto.String("image") }, ErrFormat, "image is defined twice"},
 		{"an initializer that nothing uses", func(t *testing.T, m *onnx.ModelProto) {
 			m.Graph.Initializer = append(m.Graph.Initializer, &onnx.TensorProto{Name: proto.String("spare"),
 				DataType: proto.Int32(int32(onnx.TensorProto_FLOAT)), RawData: make([]byte, 4)})
@@ -193,13 +193,13 @@ func TestOtherFilesAreRefusedByName(t *testing.T) {
 		{"a node that feeds itself", func(t *testing.T, m *onnx.ModelProto) {
 			n := node(t, m, "Relu")
 			n.Input[0] = n.Output[0]
-		}, ErrFormat, "from itself"},
+		}, ErrFormat, "its own operand"},
 		{"nodes out of order", func(t *testing.T, m *onnx.ModelProto) { slices.Reverse(m.Graph.Node) }, ErrFormat, "Div"},
 		{"a value that is computed twice", func(t *testing.T, m *onnx.ModelProto) {
 			m.Graph.Node = slices.Insert(m.Graph.Node, 1, m.Graph.Node[0])
-		}, ErrFormat, "Conv_1:0 is given twice"},
-		{"a weight that is computed", func(t *testing.T, m *onnx.ModelProto) { node(t, m, "Relu").Output[0] = "encoder.2.weight" }, ErrFormat, "encoder.2.weight is given twice"},
-		{"the image as a result", func(t *testing.T, m *onnx.ModelProto) { node(t, m, "Relu").Output[0] = "image" }, ErrFormat, "image is given twice"},
+		}, ErrFormat, "Conv_1:0 is defined twice"},
+		{"a weight that is computed", func(t *testing.T, m *onnx.ModelProto) { node(t, m, "Relu").Output[0] = "encoder.2.weight" }, ErrFormat, "encoder.2.weight is defined twice"},
+		{"the image as a result", func(t *testing.T, m *onnx.ModelProto) { node(t, m, "Relu").Output[0] = "image" }, ErrFormat, "image is defined twice"},
 		{"an output that nothing computes", func(t *testing.T, m *onnx.ModelProto) { m.Graph.Node = m.Graph.Node[:len(m.Graph.Node)-1] }, ErrFormat, ""},
 		{"an operator without operands", func(t *testing.T, m *onnx.ModelProto) { node(t, m, "Relu").Input = nil }, ErrFormat, "Relu"},
 		{"an operator with too many", func(t *testing.T, m *onnx.ModelProto) {
@@ -240,22 +240,22 @@ func TestOtherFilesAreRefusedByName(t *testing.T) {
 				t.Fatal(err)
 			}
 			f, weights, err := Read(edited, 1)
-			if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") || f != nil || weights != nil {
-				t.Errorf("%v, expected %q in one sentence that says %q", err, c.err, c.says)
+			if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "\n") || f != nil || weights != nil {
+				t.Errorf("got %v, want %q in one line with %q", err, c.err, c.text)
 			}
 		})
 	}
 }
 
-func TestBytesThatAreNoModelOfTheExportersAreRefused(t *testing.T) {
+func TestRead_RejectsOtherData(t *testing.T) {
 	model := untrained(8, 3, 4, 8)
 	data := exported(t, model)
 	step, err := exporter.GradientModel(model.Architecture, 1, 8, 8, exporter.Portable)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// An attribute that is a graph of a node with an attribute, and so on: our
-	// schema has no such field, onnx-go's follows it without end.
+	// An attribute that is a graph of a node with an attribute, and so on. Package onnx
+	// does not define that field; onnx-go would decode it recursively.
 	var nested []byte
 	for range 2_000 {
 		for _, field := range []protowire.Number{6, 5, 1} {
@@ -268,35 +268,35 @@ func TestBytesThatAreNoModelOfTheExportersAreRefused(t *testing.T) {
 		err  error
 	}{
 		{"nothing", nil, ErrFormat},
-		{"prose", []byte("I am no model."), ErrFormat},
+		{"prose", []byte("not a model"), ErrFormat},
 		{"half a model", data[:len(data)/2], ErrFormat},
 		{"a model without its first byte", data[1:], ErrFormat},
 		{"a training step", step.ONNX, ErrUnsupported},
 		{"graphs in graphs", protowire.AppendBytes(protowire.AppendTag(nil, 7, protowire.BytesType), nested), ErrUnsupported},
 	} {
 		if _, _, err := Read(c.data, 1); !errors.Is(err, c.err) {
-			t.Errorf("%s: %v, expected %q", c.name, err, c.err)
+			t.Errorf("%s: got %v, want %q", c.name, err, c.err)
 		}
 	}
-	// Cut anywhere before the operator set, which follows the graph, it is no
-	// model.
+	// A file that is truncated before the end of the operator set, which follows the
+	// graph, must be rejected.
 	set := protowire.AppendBytes(protowire.AppendTag(nil, 8, protowire.BytesType), []byte{0x0a, 0, 0x10, exporter.Opset})
 	end := bytes.Index(data, set) + len(set)
 	if end < len(data)/2 {
-		t.Fatal("no operator set is found behind the graph")
+		t.Fatal("there is no operator set after the graph")
 	}
 	for n := range end {
 		if _, _, err := Read(data[:n], 1); !errors.Is(err, ErrFormat) && !errors.Is(err, ErrUnsupported) {
-			t.Fatalf("cut to %d bytes of %d: %v", n, len(data), err)
+			t.Fatalf("truncated to %d of %d bytes: %v", n, len(data), err)
 		}
 	}
 	if _, _, err := Read(data, 0); err == nil {
-		t.Error("a batch of no images is accepted")
+		t.Error("a batch size of 0 is accepted")
 	}
 }
 
-// Whatever the bytes, there is no panic, an error is one of those named, and
-// what is accepted is read and written alike ever after.
+// Read must not panic and must return only its documented errors. Files that it accepts must
+// round-trip.
 func FuzzRead(f *testing.F) {
 	data := exported(f, untrained(2, 3, 1))
 	f.Add(data)
@@ -320,10 +320,10 @@ func FuzzRead(f *testing.F) {
 			t.Fatal(err)
 		}
 		if network, m.Weights, err = Read(first, 1); err != nil {
-			t.Fatalf("read once, but not again: %v", err)
+			t.Fatalf("cannot be read again: %v", err)
 		}
 		if second, err := exporter.Lower(network, m); err != nil || !bytes.Equal(first, second) {
-			t.Errorf("%v: written as %d bytes, then as other %d", err, len(first), len(second))
+			t.Errorf("%v: wrote %d bytes, then %d different bytes", err, len(first), len(second))
 		}
 	})
 }
