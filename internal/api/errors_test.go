@@ -9,46 +9,47 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/hostile"
+	"github.com/deepmed/anomaly/internal/testkit"
 )
 
-// wrong is a request that cannot be answered, and how it is refused.
-type wrong struct {
+// invalidRequest is a request and the error that it is answered with.
+type invalidRequest struct {
 	name, method, path string
-	kind               string // content type; that of the form when empty
+	kind               string // content type; empty for that of the form
 	parts              []part
-	body               []byte // instead of parts
+	body               []byte // if there are no parts
 	status             int
 	says               string // part of the message
 }
 
-func wrongRequests(t *testing.T) []wrong {
-	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+func invalidRequests(t *testing.T) []invalidRequest {
+	model, image := trained(t)["autoencoder.pt"], tile(t, testGood)
 	onnx, bundle := trained(t)["autoencoder.onnx"], trained(t)["anomaly_detection_model.zip"]
-	zipped := normals(t, 2, nil)
-	prose := []byte("I am not what you take me for.\n")
+	zipped := trainingZip(t, 2, nil)
+	prose := []byte("This is plain text.\n")
 	post := http.MethodPost
 	zipFile := file("zipFile", "a.zip", zipped)
-	train := func(name string, status int, says string, parts ...part) wrong {
-		return wrong{name: "train: " + name, method: post, path: "/train", parts: parts, status: status, says: says}
+	train := func(name string, status int, says string, parts ...part) invalidRequest {
+		return invalidRequest{name: "train: " + name, method: post, path: "/train", parts: parts, status: status, says: says}
 	}
-	level := func(value string) wrong {
+	level := func(value string) invalidRequest {
 		return train("level "+value, 400, "Level must be between 1 and 5", zipFile, text("level", value))
 	}
-	size := func(value string) wrong {
+	size := func(value string) invalidRequest {
 		return train("image_size "+value, 400, "image size", zipFile, text("level", "1"), text("image_size", value))
 	}
-	seconds := func(value string) wrong {
+	seconds := func(value string) invalidRequest {
 		return train("max_seconds "+value, 400, "max_seconds", zipFile, text("level", "1"), text("max_seconds", value))
 	}
-	archive := func(name string, status int, says string, data []byte) wrong {
+	archive := func(name string, status int, says string, data []byte) invalidRequest {
 		return train(name, status, says, file("zipFile", "a.zip", data), text("level", "1"), text("image_size", "32"))
 	}
-	judge := func(name string, status int, says string, model, image []byte, more ...part) wrong {
-		return wrong{name: "detect: " + name, method: post, path: "/detect", status: status, says: says,
+	detect := func(name string, status int, says string, model, image []byte, more ...part) invalidRequest {
+		return invalidRequest{name: "detect: " + name, method: post, path: "/detect", status: status, says: says,
 			parts: append([]part{file("modelFile", "m", model), file("imageFile", "i", image)}, more...)}
 	}
-	metadata := func(name, json string) wrong {
-		return judge("metadata that is "+name, 422, "metadata", model, image, file("metadataFile", "m.json", []byte(json)))
+	metadata := func(name, json string) invalidRequest {
+		return detect("metadata that is "+name, 422, "metadata", model, image, file("metadataFile", "m.json", []byte(json)))
 	}
 	flipped := bytes.Clone(zipped)
 	for i := len(flipped) / 3; i < len(flipped)/3+2000; i++ {
@@ -58,10 +59,10 @@ func wrongRequests(t *testing.T) []wrong {
 		"\xff\xff\x00\x00\xff\xff\x00\x00\x01\x00\x18\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"...)
 	form, kind := encode(t, zipFile, text("level", "1"))
 	whole := form.Bytes()
-	raw := func(name, path, kind string, body []byte, status int, says string) wrong {
-		return wrong{name: name, method: post, path: path, kind: kind, body: body, status: status, says: says}
+	raw := func(name, path, kind string, body []byte, status int, says string) invalidRequest {
+		return invalidRequest{name: name, method: post, path: path, kind: kind, body: body, status: status, says: says}
 	}
-	return []wrong{
+	return []invalidRequest{
 		train("no parts", 400, "No ZIP file uploaded", text("level", "1")),
 		train("the zip under another name", 400, "No ZIP file uploaded", file("file", "a.zip", zipped)),
 		level("0"), level("6"), level("-1"), level("abc"), level("3.5"), level("99999999999999999999"), level("1e0"), level("0x1"), level("一"),
@@ -74,33 +75,33 @@ func wrongRequests(t *testing.T) []wrong {
 		archive("an image as zip", 422, "ZIP", image),
 		archive("a truncated zip", 422, "ZIP", zipped[:len(zipped)/2]),
 		archive("a zip without its end", 422, "ZIP", zipped[:len(zipped)-10]),
-		archive("an empty zip", 400, "No image files found in the uploaded dataset", zipOf(t, nil)),
-		archive("a zip with only YAML", 400, "No image files found in the uploaded dataset", zipOf(t, map[string][]byte{"data.yaml": []byte("names: [a]")})),
-		archive("a zip of prose", 400, "No image files found in the uploaded dataset", zipOf(t, map[string][]byte{"a.txt": prose})),
-		archive("a zip of hidden images", 400, "No image files found in the uploaded dataset", zipOf(t, map[string][]byte{"__MACOSX/a.jpg": image, ".b.jpg": image})),
-		archive("a zip of unreadable images", 400, "none of its 2 image files can be read", zipOf(t, map[string][]byte{"a.jpg": prose, "b.png": nil})),
-		archive("a zip of truncated images", 400, "none of its 1 image files can be read", zipOf(t, map[string][]byte{"a.jpg": image[:len(image)/2]})),
-		archive("a zip of bombs", 400, "none of its 1 image files can be read", zipOf(t, map[string][]byte{"a.bmp": bmpBomb})),
+		archive("an empty zip", 400, "No image files found in the uploaded dataset", testkit.Zip(t, nil)),
+		archive("a zip with only YAML", 400, "No image files found in the uploaded dataset", testkit.Zip(t, map[string][]byte{"data.yaml": []byte("names: [a]")})),
+		archive("a zip of prose", 400, "No image files found in the uploaded dataset", testkit.Zip(t, map[string][]byte{"a.txt": prose})),
+		archive("a zip of hidden images", 400, "No image files found in the uploaded dataset", testkit.Zip(t, map[string][]byte{"__MACOSX/a.jpg": image, ".b.jpg": image})),
+		archive("a zip of unreadable images", 400, "none of its 2 image files can be read", testkit.Zip(t, map[string][]byte{"a.jpg": prose, "b.png": nil})),
+		archive("a zip of truncated images", 400, "none of its 1 image files can be read", testkit.Zip(t, map[string][]byte{"a.jpg": image[:len(image)/2]})),
+		archive("a zip of bombs", 400, "none of its 1 image files can be read", testkit.Zip(t, map[string][]byte{"a.bmp": bmpBomb})),
 		archive("a model as zip", 400, "No image files found in the uploaded dataset", bundle),
 
 		{name: "detect: no parts", method: post, path: "/detect", parts: []part{text("x", "y")}, status: 400, says: "Both model file and image file are required"},
 		{name: "detect: no image", method: post, path: "/detect", parts: []part{file("modelFile", "m", model)}, status: 400, says: "Both model file and image file are required"},
 		{name: "detect: no model", method: post, path: "/detect", parts: []part{file("imageFile", "i", image)}, status: 400, says: "Both model file and image file are required"},
-		judge("an empty image", 400, "Both model file and image file are required", model, nil),
-		judge("an empty model", 400, "Both model file and image file are required", nil, image),
-		judge("a text file as image", 422, "image", model, prose),
-		judge("a truncated image", 422, "image", model, image[:len(image)/2]),
-		judge("an image of four bytes", 422, "image", model, image[:4]),
-		judge("a zip as image", 422, "image", model, zipped),
-		judge("a bitmap of 65535×65535", 413, "image", model, bmpBomb),
-		judge("a text file as model", 422, "model", prose, image),
-		judge("an image as model", 422, "model", image, image),
-		judge("a zip of images as model", 422, "model", zipped, image),
-		judge("a truncated checkpoint", 422, "model", model[:len(model)/2], image),
-		judge("a checkpoint without its end", 422, "model", model[:len(model)-10], image),
-		judge("a truncated ONNX file", 422, "", onnx[:len(onnx)/2], image),
-		judge("a truncated bundle", 422, "model", bundle[:len(bundle)/2], image),
-		judge("a pickle that calls os.system", 422, "", []byte("\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R."), image),
+		detect("an empty image", 400, "Both model file and image file are required", model, nil),
+		detect("an empty model", 400, "Both model file and image file are required", nil, image),
+		detect("a text file as image", 422, "image", model, prose),
+		detect("a truncated image", 422, "image", model, image[:len(image)/2]),
+		detect("an image of four bytes", 422, "image", model, image[:4]),
+		detect("a zip as image", 422, "image", model, zipped),
+		detect("a bitmap of 65535×65535", 413, "image", model, bmpBomb),
+		detect("a text file as model", 422, "model", prose, image),
+		detect("an image as model", 422, "model", image, image),
+		detect("a zip of images as model", 422, "model", zipped, image),
+		detect("a truncated checkpoint", 422, "model", model[:len(model)/2], image),
+		detect("a checkpoint without its end", 422, "model", model[:len(model)-10], image),
+		detect("a truncated ONNX file", 422, "", onnx[:len(onnx)/2], image),
+		detect("a truncated bundle", 422, "model", bundle[:len(bundle)/2], image),
+		detect("a pickle that calls os.system", 422, "", []byte("\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R."), image),
 		metadata("prose", "I am not JSON"),
 		metadata("a list", `[0.02]`),
 		metadata("without a threshold", `{"model_type":"autoencoder"}`),
@@ -108,7 +109,7 @@ func wrongRequests(t *testing.T) []wrong {
 		metadata("text for a number", `{"threshold":"0.02"}`),
 		metadata("cut off", `{"threshold":0.02`),
 		metadata("for another kind of model", `{"threshold":0.02,"model_type":"gan"}`),
-		metadata("for a measure nobody knows", `{"threshold":0.02,"decision":{"measure":"vibes","threshold":1}}`),
+		metadata("for an unknown measure", `{"threshold":0.02,"decision":{"measure":"vibes","threshold":1}}`),
 
 		raw("train: JSON", "/train", "application/json", []byte(`{"level":3}`), 415, "multipart"),
 		raw("train: the zip itself", "/train", "application/zip", zipped, 415, "multipart"),
@@ -120,41 +121,41 @@ func wrongRequests(t *testing.T) []wrong {
 		{name: "GET /train", method: http.MethodGet, path: "/train", status: 405, says: "POST /train"},
 		{name: "PUT /detect", method: http.MethodPut, path: "/detect", kind: "text/plain", body: prose, status: 405, says: "POST /detect"},
 		{name: "DELETE /health", method: http.MethodDelete, path: "/health", status: 405, says: "GET /health"},
-		{name: "a method nobody knows", method: "BREW", path: "/detect", status: 405, says: "POST /detect"},
-		{name: "a method nobody knows, at no endpoint", method: "QUERY", path: "/", status: 404, says: "no such endpoint"},
+		{name: "an unknown method", method: "BREW", path: "/detect", status: 405, says: "POST /detect"},
+		{name: "an unknown method at no endpoint", method: "QUERY", path: "/", status: 404, says: "no such endpoint"},
 		{name: "POST /", method: post, path: "/", kind: "text/plain", body: prose, status: 404, says: "no such endpoint"},
 		{name: "a path that climbs", method: http.MethodGet, path: "/../../etc/passwd", status: 404, says: "no such endpoint"},
 		{name: "another path", method: http.MethodGet, path: "/model", status: 404, says: "no such endpoint"},
 		{name: "models without a folder", method: http.MethodGet, path: "/models", status: 404, says: "--models"},
-		{name: "a model to keep without a folder", method: http.MethodPut, path: "/models/a", kind: "application/zip", body: bundle, status: 404, says: "--models"},
-		{name: "a model to infer by without a folder", method: post, path: "/v2/models/a/infer", kind: "application/json", body: []byte("{}"), status: 404, says: "--models"},
+		{name: "PUT of a model without a folder", method: http.MethodPut, path: "/models/a", kind: "application/zip", body: bundle, status: 404, says: "--models"},
+		{name: "inference without a folder", method: post, path: "/v2/models/a/infer", kind: "application/json", body: []byte("{}"), status: 404, says: "--models"},
 	}
 }
 
-// toldInOneSentence checks that an error is one sentence of JSON that shows
-// nothing of the inside, and that the service is well afterwards.
-func (s *service) toldInOneSentence(t *testing.T, a answer) {
+// isOneSentence checks that an error is one sentence in JSON without internal details, and
+// that the service is healthy afterwards.
+func (s *service) isOneSentence(t *testing.T, a answer) {
 	t.Helper()
 	message := a.message(t)
 	if got := a.header.Get("Content-Type"); message == "" || !strings.HasPrefix(got, "application/json") {
-		t.Errorf("the message %q is of type %q", message, got)
+		t.Errorf("the message %q has the type %q", message, got)
 	}
 	for _, trace := range []string{"goroutine", ".go:", "panic", "Traceback", "/tmp", "\n"} {
 		if strings.Contains(message, trace) {
-			t.Errorf("the message shows the inside: %s", message)
+			t.Errorf("the message has internal details: %s", message)
 		}
 	}
 	if len(message) > 600 {
-		t.Errorf("a message of %d bytes", len(message))
+		t.Errorf("the message has %d bytes", len(message))
 	}
 	if health := s.send(t, http.MethodGet, "/health", "", nil); health.status != 200 {
-		t.Errorf("afterwards /health answers %d", health.status)
+		t.Errorf("/health afterwards: status %d", health.status)
 	}
 }
 
-func TestWrongRequestsAreRefusedInOneSentence(t *testing.T) {
+func TestErrors_AreOneSentence(t *testing.T) {
 	s := start(t, nil)
-	table := wrongRequests(t)
+	table := invalidRequests(t)
 	if len(table) < 60 {
 		t.Errorf("only %d requests", len(table))
 	}
@@ -169,21 +170,19 @@ func TestWrongRequestsAreRefusedInOneSentence(t *testing.T) {
 			if a.status != c.status || message == "" || !strings.Contains(message, c.says) {
 				t.Errorf("status %d: %s; expected %d with %q", a.status, a.body, c.status, c.says)
 			}
-			s.toldInOneSentence(t, a)
+			s.isOneSentence(t, a)
 		})
 	}
-	if n := s.uploads(t); n != 0 {
-		t.Errorf("%d uploads are left", n)
-	}
-	a := s.post(t, "/detect", file("modelFile", "m", trained(t)["autoencoder.pt"]), file("imageFile", "i", read(t, tileFiles(t, "test/good", 1)[0])))
+	s.keepsNoUpload(t)
+	a := s.post(t, "/detect", modelPart(t), imagePart(t))
 	if a.status != 200 {
-		t.Errorf("afterwards a right request is answered %d: %s", a.status, a.body)
+		t.Errorf("a valid request afterwards: status %d: %s", a.status, a.body)
 	}
 }
 
-func TestLimitsAreKept(t *testing.T) {
-	image, model := read(t, tileFiles(t, "test/good", 1)[0]), trained(t)["autoencoder.pt"]
-	// 288 MiB of zeros, above what a zip may unpack to at any ratio.
+func TestLimits_AreEnforced(t *testing.T) {
+	image, model := tile(t, testGood), trained(t)["autoencoder.pt"]
+	// 288 MiB of zeros, above the size up to which any ratio is allowed.
 	bomb := hostile.Bomb(9)
 	big := bytes.Repeat([]byte("x"), 1<<20)
 	for _, c := range []struct {
@@ -202,9 +201,9 @@ func TestLimitsAreKept(t *testing.T) {
 		{"the model's operators", func(o *Options) { o.Models.MaxNodes = 10 }, "/detect", []part{file("modelFile", "m", trained(t)["autoencoder.onnx"]), file("imageFile", "i", image)}, "more than 10 nodes"},
 		{"the model's image size", func(o *Options) { o.Models.MaxSide = 16 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "at most 16×16"},
 		{"the ratio of a zip", func(o *Options) { o.Dataset.Ratio = 100 }, "/train", []part{file("zipFile", "a", bomb)}, "more than 100 times"},
-		{"the files in a zip", func(o *Options) { o.Dataset.Entries = 1 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "2 files"},
-		{"the size of a data set", func(o *Options) { o.Dataset.PreparedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "at most 1024 are given"},
-		{"what a zip unpacks to", func(o *Options) { o.Dataset.UnpackedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", normals(t, 2, nil))}, "unpacks to"},
+		{"the files in a zip", func(o *Options) { o.Dataset.Entries = 1 }, "/train", []part{file("zipFile", "a", trainingZip(t, 2, nil))}, "2 files"},
+		{"the size of a data set", func(o *Options) { o.Dataset.PreparedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", trainingZip(t, 2, nil))}, "at most 1024 are given"},
+		{"what a zip unpacks to", func(o *Options) { o.Dataset.UnpackedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", trainingZip(t, 2, nil))}, "unpacks to"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := start(t, c.change)
@@ -212,16 +211,14 @@ func TestLimitsAreKept(t *testing.T) {
 			if a.status != 413 || !strings.Contains(a.message(t), c.says) {
 				t.Errorf("status %d: %s", a.status, a.body)
 			}
-			if n := s.uploads(t); n != 0 {
-				t.Errorf("%d uploads are left", n)
-			}
+			s.keepsNoUpload(t)
 		})
 	}
 }
 
-func TestImageSizeOfATrainingHasALimitOfTheService(t *testing.T) {
+func TestTrain_EnforcesTheServicesImageSize(t *testing.T) {
 	s := start(t, func(o *Options) { o.Models.MaxSide = 32 })
-	zipped := file("zipFile", "a", normals(t, 1, nil))
+	zipped := file("zipFile", "a", trainingZip(t, 1, nil))
 	if a := s.post(t, "/train", zipped, text("level", "1"), text("image_size", "48")); a.status != 400 || !strings.Contains(a.message(t), "32 at most") {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
@@ -230,11 +227,11 @@ func TestImageSizeOfATrainingHasALimitOfTheService(t *testing.T) {
 	}
 }
 
-// An answer of ours that failed shows an id and nothing of the reason.
-func TestOurOwnFailuresShowOnlyAnID(t *testing.T) {
+// The answer to a failure of the service has the request's id and no reason.
+func TestServiceFailure_ShowsOnlyTheRequestID(t *testing.T) {
 	s := start(t, nil)
 	s.options.TempDir = "/nowhere/at/all"
-	a := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 1, nil)))
+	a := s.post(t, "/train", file("zipFile", "a.zip", trainingZip(t, 1, nil)))
 	id := a.header.Get("X-Request-ID")
 	if a.status != 500 || id == "" || !strings.Contains(a.message(t), id) || strings.Contains(string(a.body), "nowhere") {
 		t.Errorf("status %d: %s", a.status, a.body)
@@ -242,7 +239,7 @@ func TestOurOwnFailuresShowOnlyAnID(t *testing.T) {
 	s.options.TempDir = s.dir
 }
 
-func TestAnswersAreJSONWhateverTheirText(t *testing.T) {
+func TestSentence_IsValidJSONOnOneLine(t *testing.T) {
 	var m map[string]string
 	long := fmt.Errorf("%s\n\t%s", strings.Repeat("ü", 400), "\x00")
 	if b, err := json.Marshal(map[string]string{"error": sentence(long)}); err != nil || json.Unmarshal(b, &m) != nil || strings.Contains(m["error"], "\n") {
