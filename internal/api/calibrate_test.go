@@ -84,16 +84,16 @@ func TestTrain_SetsTheThresholdFromCalibrationImages(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		name   string
-		data   []byte
-		status int
-		says   string
+		name     string
+		data     []byte
+		status   int
+		contains string
 	}{
 		{"prose", []byte("prose"), 422, "In calibrationFile: the data set is not a readable ZIP file"},
 		{"no images", testkit.Zip(t, nil), 400, "In calibrationFile: No image files found"},
 		{"too few", calibrationZip(t, 7, nil), 422, "In calibrationFile: too few normal images to calibrate on: got 7, expected at least 8"},
 	} {
-		if a := train(file("calibrationFile", "c.zip", c.data)); a.status != c.status || !strings.Contains(a.message(t), c.says) {
+		if a := train(file("calibrationFile", "c.zip", c.data)); a.status != c.status || !strings.Contains(a.message(t), c.contains) {
 			t.Errorf("%s: status %d: %s", c.name, a.status, a.body)
 		}
 	}
@@ -112,10 +112,10 @@ func TestCalibrate_RejectsInvalidRequests(t *testing.T) {
 		many[strings.Repeat("n", i+1)+".png"] = nil
 	}
 	for _, c := range []struct {
-		name   string
-		parts  []part
-		status int
-		says   string
+		name     string
+		parts    []part
+		status   int
+		contains string
 	}{
 		{"no parts", []part{text("x", "y")}, 400, "Both model file and calibration file are required"},
 		{"no model", []part{zipped}, 400, "Both model file and calibration file are required"},
@@ -135,7 +135,7 @@ func TestCalibrate_RejectsInvalidRequests(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := s.post(t, "/calibrate", c.parts...)
-			if a.status != c.status || !strings.Contains(a.message(t), c.says) {
+			if a.status != c.status || !strings.Contains(a.message(t), c.contains) {
 				t.Errorf("status %d: %s", a.status, a.body)
 			}
 			s.isOneSentence(t, a)

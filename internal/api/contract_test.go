@@ -188,15 +188,15 @@ func TestTrain_ContinuesFromAnUploadedModel(t *testing.T) {
 		t.Errorf("metadata %+v, training %+v", m, m.Training)
 	}
 	for _, c := range []struct {
-		name string
-		more []part
-		says string
+		name     string
+		more     []part
+		contains string
 	}{
 		{"another image size", []part{file("baseModel", "b.pt", base), text("image_size", "64")}, "32×32"},
 		{"prose", []part{file("baseModel", "b.pt", []byte("prose"))}, "model file"},
 	} {
 		a := s.post(t, "/train", append(c.more, file("zipFile", "a.zip", zipped))...)
-		if a.status != 422 || !strings.Contains(a.message(t), c.says) {
+		if a.status != 422 || !strings.Contains(a.message(t), c.contains) {
 			t.Errorf("%s: status %d: %s", c.name, a.status, a.body)
 		}
 	}

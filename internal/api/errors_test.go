@@ -19,7 +19,7 @@ type invalidRequest struct {
 	parts              []part
 	body               []byte // if there are no parts
 	status             int
-	says               string // part of the message
+	contains           string // part of the message
 }
 
 func invalidRequests(t *testing.T) []invalidRequest {
@@ -29,8 +29,8 @@ func invalidRequests(t *testing.T) []invalidRequest {
 	prose := []byte("This is plain text.\n")
 	post := http.MethodPost
 	zipFile := file("zipFile", "a.zip", zipped)
-	train := func(name string, status int, says string, parts ...part) invalidRequest {
-		return invalidRequest{name: "train: " + name, method: post, path: "/train", parts: parts, status: status, says: says}
+	train := func(name string, status int, contains string, parts ...part) invalidRequest {
+		return invalidRequest{name: "train: " + name, method: post, path: "/train", parts: parts, status: status, contains: contains}
 	}
 	level := func(value string) invalidRequest {
 		return train("level "+value, 400, "Level must be between 1 and 5", zipFile, text("level", value))
@@ -41,11 +41,11 @@ func invalidRequests(t *testing.T) []invalidRequest {
 	seconds := func(value string) invalidRequest {
 		return train("max_seconds "+value, 400, "max_seconds", zipFile, text("level", "1"), text("max_seconds", value))
 	}
-	archive := func(name string, status int, says string, data []byte) invalidRequest {
-		return train(name, status, says, file("zipFile", "a.zip", data), text("level", "1"), text("image_size", "32"))
+	archive := func(name string, status int, contains string, data []byte) invalidRequest {
+		return train(name, status, contains, file("zipFile", "a.zip", data), text("level", "1"), text("image_size", "32"))
 	}
-	detect := func(name string, status int, says string, model, image []byte, more ...part) invalidRequest {
-		return invalidRequest{name: "detect: " + name, method: post, path: "/detect", status: status, says: says,
+	detect := func(name string, status int, contains string, model, image []byte, more ...part) invalidRequest {
+		return invalidRequest{name: "detect: " + name, method: post, path: "/detect", status: status, contains: contains,
 			parts: append([]part{file("modelFile", "m", model), file("imageFile", "i", image)}, more...)}
 	}
 	metadata := func(name, json string) invalidRequest {
@@ -59,8 +59,8 @@ func invalidRequests(t *testing.T) []invalidRequest {
 		"\xff\xff\x00\x00\xff\xff\x00\x00\x01\x00\x18\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"...)
 	form, kind := encode(t, zipFile, text("level", "1"))
 	whole := form.Bytes()
-	raw := func(name, path, kind string, body []byte, status int, says string) invalidRequest {
-		return invalidRequest{name: name, method: post, path: path, kind: kind, body: body, status: status, says: says}
+	raw := func(name, path, kind string, body []byte, status int, contains string) invalidRequest {
+		return invalidRequest{name: name, method: post, path: path, kind: kind, body: body, status: status, contains: contains}
 	}
 	return []invalidRequest{
 		train("no parts", 400, "No ZIP file uploaded", text("level", "1")),
@@ -84,9 +84,9 @@ func invalidRequests(t *testing.T) []invalidRequest {
 		archive("a zip of bombs", 400, "none of its 1 image files can be read", testkit.Zip(t, map[string][]byte{"a.bmp": bmpBomb})),
 		archive("a model as zip", 400, "No image files found in the uploaded dataset", bundle),
 
-		{name: "detect: no parts", method: post, path: "/detect", parts: []part{text("x", "y")}, status: 400, says: "Both model file and image file are required"},
-		{name: "detect: no image", method: post, path: "/detect", parts: []part{file("modelFile", "m", model)}, status: 400, says: "Both model file and image file are required"},
-		{name: "detect: no model", method: post, path: "/detect", parts: []part{file("imageFile", "i", image)}, status: 400, says: "Both model file and image file are required"},
+		{name: "detect: no parts", method: post, path: "/detect", parts: []part{text("x", "y")}, status: 400, contains: "Both model file and image file are required"},
+		{name: "detect: no image", method: post, path: "/detect", parts: []part{file("modelFile", "m", model)}, status: 400, contains: "Both model file and image file are required"},
+		{name: "detect: no model", method: post, path: "/detect", parts: []part{file("imageFile", "i", image)}, status: 400, contains: "Both model file and image file are required"},
 		detect("an empty image", 400, "Both model file and image file are required", model, nil),
 		detect("an empty model", 400, "Both model file and image file are required", nil, image),
 		detect("a text file as image", 422, "image", model, prose),
@@ -118,17 +118,17 @@ func invalidRequests(t *testing.T) []invalidRequest {
 		raw("train: another boundary", "/train", "multipart/form-data; boundary=nothere", whole, 400, ""),
 		raw("train: a form cut off", "/train", kind, whole[:len(whole)/2], 400, "cut off"),
 		raw("train: no body", "/train", kind, nil, 400, ""),
-		{name: "GET /train", method: http.MethodGet, path: "/train", status: 405, says: "POST /train"},
-		{name: "PUT /detect", method: http.MethodPut, path: "/detect", kind: "text/plain", body: prose, status: 405, says: "POST /detect"},
-		{name: "DELETE /health", method: http.MethodDelete, path: "/health", status: 405, says: "GET /health"},
-		{name: "an unknown method", method: "BREW", path: "/detect", status: 405, says: "POST /detect"},
-		{name: "an unknown method at no endpoint", method: "QUERY", path: "/", status: 404, says: "no such endpoint"},
-		{name: "POST /", method: post, path: "/", kind: "text/plain", body: prose, status: 404, says: "no such endpoint"},
-		{name: "a path that climbs", method: http.MethodGet, path: "/../../etc/passwd", status: 404, says: "no such endpoint"},
-		{name: "another path", method: http.MethodGet, path: "/model", status: 404, says: "no such endpoint"},
-		{name: "models without a folder", method: http.MethodGet, path: "/models", status: 404, says: "--models"},
-		{name: "PUT of a model without a folder", method: http.MethodPut, path: "/models/a", kind: "application/zip", body: bundle, status: 404, says: "--models"},
-		{name: "inference without a folder", method: post, path: "/v2/models/a/infer", kind: "application/json", body: []byte("{}"), status: 404, says: "--models"},
+		{name: "GET /train", method: http.MethodGet, path: "/train", status: 405, contains: "POST /train"},
+		{name: "PUT /detect", method: http.MethodPut, path: "/detect", kind: "text/plain", body: prose, status: 405, contains: "POST /detect"},
+		{name: "DELETE /health", method: http.MethodDelete, path: "/health", status: 405, contains: "GET /health"},
+		{name: "an unknown method", method: "BREW", path: "/detect", status: 405, contains: "POST /detect"},
+		{name: "an unknown method at no endpoint", method: "QUERY", path: "/", status: 404, contains: "no such endpoint"},
+		{name: "POST /", method: post, path: "/", kind: "text/plain", body: prose, status: 404, contains: "no such endpoint"},
+		{name: "a path that climbs", method: http.MethodGet, path: "/../../etc/passwd", status: 404, contains: "no such endpoint"},
+		{name: "another path", method: http.MethodGet, path: "/model", status: 404, contains: "no such endpoint"},
+		{name: "models without a folder", method: http.MethodGet, path: "/models", status: 404, contains: "--models"},
+		{name: "PUT of a model without a folder", method: http.MethodPut, path: "/models/a", kind: "application/zip", body: bundle, status: 404, contains: "--models"},
+		{name: "inference without a folder", method: post, path: "/v2/models/a/infer", kind: "application/json", body: []byte("{}"), status: 404, contains: "--models"},
 	}
 }
 
@@ -167,8 +167,8 @@ func TestErrors_AreOneSentence(t *testing.T) {
 			}
 			a := s.send(t, c.method, c.path, kind, body)
 			message := a.message(t)
-			if a.status != c.status || message == "" || !strings.Contains(message, c.says) {
-				t.Errorf("status %d: %s; expected %d with %q", a.status, a.body, c.status, c.says)
+			if a.status != c.status || message == "" || !strings.Contains(message, c.contains) {
+				t.Errorf("status %d: %s; expected %d with %q", a.status, a.body, c.status, c.contains)
 			}
 			s.isOneSentence(t, a)
 		})
@@ -186,11 +186,11 @@ func TestLimits_AreEnforced(t *testing.T) {
 	bomb := hostile.Bomb(9)
 	big := bytes.Repeat([]byte("x"), 1<<20)
 	for _, c := range []struct {
-		name   string
-		change func(*Options)
-		path   string
-		parts  []part
-		says   string
+		name     string
+		change   func(*Options)
+		path     string
+		parts    []part
+		contains string
 	}{
 		{"the body", func(o *Options) { o.BodyBytes = 1 << 18 }, "/detect", []part{file("other", "o", big)}, "too large"},
 		{"the model", func(o *Options) { o.Models.MaxBytes = 1 << 16 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "modelFile"},
@@ -208,7 +208,7 @@ func TestLimits_AreEnforced(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := start(t, c.change)
 			a := s.post(t, c.path, c.parts...)
-			if a.status != 413 || !strings.Contains(a.message(t), c.says) {
+			if a.status != 413 || !strings.Contains(a.message(t), c.contains) {
 				t.Errorf("status %d: %s", a.status, a.body)
 			}
 			s.keepsNoUpload(t)

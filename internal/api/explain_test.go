@@ -74,10 +74,10 @@ func TestExplain_RejectsInvalidRequests(t *testing.T) {
 	file, shot := part{name: "modelFile", file: "m.zip", data: zip["anomaly_detection_model.zip"]}, part{name: "imageFile", file: "a.jpg", data: tile(t, testCrack)}
 	plain := part{name: "metadataFile", file: "metadata.json", data: []byte(`{"threshold": 0.02}`)}
 	for name, c := range map[string]struct {
-		path   string
-		parts  []part
-		status int
-		says   string
+		path     string
+		parts    []part
+		status   int
+		contains string
 	}{
 		"explain is neither true nor false": {"/detect", []part{file, shot, {name: "explain", data: []byte("perhaps")}}, 400, "perhaps"},
 		"a heatmap of two images":           {"/detect/heatmap", []part{file, shot, shot}, 400, "one image"},
@@ -85,7 +85,7 @@ func TestExplain_RejectsInvalidRequests(t *testing.T) {
 		"a heatmap without an image":        {"/detect/heatmap", []part{file}, 400, "required"},
 	} {
 		a := s.post(t, c.path, c.parts...)
-		if a.status != c.status || !strings.Contains(string(a.body), c.says) {
+		if a.status != c.status || !strings.Contains(string(a.body), c.contains) {
 			t.Errorf("%s: status %d, %s", name, a.status, a.body)
 		}
 	}

@@ -139,8 +139,8 @@ func TestParseInferRequest_AllocatesNoMoreThanItReserves(t *testing.T) {
 	images := length / values / 3
 	numbers := func(n int) string { return strings.TrimSuffix(strings.Repeat("0,", n), ",") }
 	for name, c := range map[string]struct {
-		text string
-		says string // part of the error; empty for none
+		text     string
+		contains string // part of the error; empty for none
 	}{
 		"many images":              {fmt.Sprintf(`{"inputs":[{"name":"image","datatype":"FP32","shape":[%d,3,16,16],"data":[%s]}]}`, images, numbers(images*values)), ""},
 		"many inputs":              {fill(`{"inputs":[%s{}]}`, "{},"), "one input"},
@@ -173,7 +173,7 @@ func TestParseInferRequest_AllocatesNoMoreThanItReserves(t *testing.T) {
 			if took := int(after.TotalAlloc - before.TotalAlloc); took > reserved+slack {
 				t.Errorf("%d bytes were allocated and %d reserved for a request of %d", took, reserved, len(body))
 			}
-			if (err == nil) != (c.says == "") || (err != nil && !strings.Contains(err.Error(), c.says)) {
+			if (err == nil) != (c.contains == "") || (err != nil && !strings.Contains(err.Error(), c.contains)) {
 				t.Errorf("%.300v", err)
 			}
 			if err != nil && len(err.Error()) > 500 {

@@ -377,16 +377,16 @@ func TestDetect_AnswersSeveralImagesWithAList(t *testing.T) {
 	}
 	big := bytes.Repeat([]byte("x"), 1<<20)
 	for name, c := range map[string]struct {
-		images [][]byte
-		status int
-		says   string
+		images   [][]byte
+		status   int
+		contains string
 	}{
 		"all together too large": {[][]byte{big, big, big, big}, 413, "All of imageFile"},
 		"one too large":          {[][]byte{nil, append(big, 'x')}, 413, "imageFile is larger"},
 		"all empty":              {[][]byte{nil, nil}, 400, "image"},
 		"none":                   {nil, 400, ""},
 	} {
-		if a := s.byName(t, "m", c.images...); a.status != c.status || !strings.Contains(a.message(t), c.says) {
+		if a := s.byName(t, "m", c.images...); a.status != c.status || !strings.Contains(a.message(t), c.contains) {
 			t.Errorf("%s: status %d: %s", name, a.status, a.body)
 		}
 	}

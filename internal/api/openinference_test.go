@@ -236,9 +236,9 @@ func TestInfer_RejectsInvalidTensors(t *testing.T) {
 	nan[7] = float32(math.NaN())
 	whole := string(input(func(map[string]any) {}))
 	for name, c := range map[string]struct {
-		body   []byte
-		length string
-		says   string
+		body     []byte
+		length   string
+		contains string
 	}{
 		"prose":                       {[]byte("I am not JSON"), "", "JSON"},
 		"an empty body":               {nil, "", "JSON"},
@@ -270,8 +270,8 @@ func TestInfer_RejectsInvalidTensors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := s.infer(t, c.body, c.length)
-			if a.status != 400 || !strings.Contains(a.message(t), c.says) {
-				t.Errorf("status %d: %s; expected 400 with %q", a.status, a.body, c.says)
+			if a.status != 400 || !strings.Contains(a.message(t), c.contains) {
+				t.Errorf("status %d: %s; expected 400 with %q", a.status, a.body, c.contains)
 			}
 			s.isOneSentence(t, a)
 		})
