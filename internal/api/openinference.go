@@ -171,14 +171,14 @@ func (s *Server) runInference(ctx context.Context, timer *stageTimer, e registry
 	if slices.ContainsFunc(r.outputs, func(o inferOutput) bool { return o.name == network.ReconstructionName }) {
 		reconstruction = make([]float32, len(r.images))
 	}
-	errs, mses, err := s.scheduler.Infer(ctx, d, r.images, reconstruction)
+	scores, mses, err := s.scheduler.Infer(ctx, d, r.images, reconstruction)
 	if err != nil {
 		return nil, err
 	}
 	timer.done(stageInfer)
 	return map[string]tensor{
-		network.ReconstructionName: {[]int{len(errs), models.InputChannels, d.Side(), d.Side()}, reconstruction},
-		network.ErrorName:          {[]int{len(errs)}, errs},
+		network.ReconstructionName: {[]int{len(scores), models.InputChannels, d.Side(), d.Side()}, reconstruction},
+		network.ErrorName:          {[]int{len(scores)}, scores},
 		network.MSEName:            {[]int{len(mses)}, mses},
 	}, nil
 }

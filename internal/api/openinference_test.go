@@ -301,7 +301,7 @@ func TestInfer_WorksWithTritonsClient(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if !strings.Contains(string(out), "8 ways of asking agree") {
+	if !strings.Contains(string(out), "8 requests agree") {
 		t.Errorf("%s", out)
 	}
 }
