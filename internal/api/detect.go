@@ -161,15 +161,17 @@ func detectAll(ctx context.Context, images []upload, detect func(context.Context
 // detectImage returns the result of one image. Images of a request run concurrently,
 // each with its own copy of the timer.
 func (s *Server) detectImage(ctx context.Context, timer stageTimer, d *inference.Detector, image []byte, meta *models.Metadata, explain bool) (imageResult, error) {
+	task := inference.Task{Image: image, Metadata: meta, Limits: s.options.Images,
+		Decoded: func() { timer.done(stageDecode) }}
 	if explain {
-		x, err := s.explain(ctx, timer, d, image, meta)
+		x, err := s.scheduler.Explain(ctx, d, task)
 		if err != nil {
 			return imageResult{}, err
 		}
+		timer.done(stageInfer)
 		return imageResult{Verdict: &x.Verdict, Evidence: &x.Evidence}, nil
 	}
-	v, err := s.scheduler.Detect(ctx, d, inference.Task{Image: image, Metadata: meta, Limits: s.options.Images,
-		Decoded: func() { timer.done(stageDecode) }})
+	v, err := s.scheduler.Detect(ctx, d, task)
 	if err != nil {
 		return imageResult{}, err
 	}

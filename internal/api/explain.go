@@ -1,13 +1,10 @@
 package api
 
 import (
-	"context"
 	"fmt"
 	"strconv"
 	"strings"
 
-	"github.com/deepmed/anomaly/inference"
-	"github.com/deepmed/anomaly/models"
 	"github.com/gofiber/fiber/v2"
 )
 
@@ -34,16 +31,4 @@ func parseExplain(c *fiber.Ctx, f *form) (explain, png bool, err error) {
 		return false, false, badRequest(fmt.Sprintf("The field explain must be true or false, got %.40q", text))
 	}
 	return explain, false, nil
-}
-
-// explain scores an image and locates its anomalies, on one thread of the scheduler.
-func (s *Server) explain(ctx context.Context, timer stageTimer, d *inference.Detector, image []byte, meta *models.Metadata) (x *inference.Explanation, err error) {
-	err = s.scheduler.Work(ctx, func() error {
-		x, err = d.Explain(ctx, image, meta, s.options.Images)
-		return err
-	})
-	if err == nil {
-		timer.done(stageInfer)
-	}
-	return x, err
 }
