@@ -142,22 +142,22 @@ func (p *Plan) Painter() func(i int) ([]byte, error) {
 		r := rand.New(rand.NewPCG(p.seed, uint64(k)))
 		// Six rounds have each form both brighter and darker.
 		form := synthetic.Form(round % int(synthetic.Forms))
-		painter, diameter := synthetic.NewPainter(r, p.images.Side), p.diameters[cell.diameter]
+		generator, diameter := synthetic.NewGenerator(r, p.images.Side), p.diameters[cell.diameter]
 		switch cell.kind {
 		case offset:
 			contrast := p.contrasts[cell.contrast]
 			if round%2 == 1 {
 				contrast = -contrast
 			}
-			painter.PaintOffset(out, image, form, diameter, contrast)
+			generator.GenerateOffset(out, image, form, diameter, contrast)
 		case cutPaste:
 			other, err := at(r.IntN(p.images.Count), &second)
 			if err != nil {
 				return nil, err
 			}
-			painter.PaintCutPaste(out, image, other, form, diameter)
+			generator.GenerateCutPaste(out, image, other, form, diameter)
 		case blur:
-			painter.PaintBlur(out, image, form, diameter)
+			generator.GenerateBlur(out, image, form, diameter)
 		}
 		return out, nil
 	}
