@@ -103,7 +103,7 @@ func checkDirectoryEnd(data []byte) error {
 
 // checkEntryOffsets returns ErrFormat unless the first entry is at the start of
 // the file and no entries overlap. A bundle truncated directly after the
-// checkpoint in it ends with that checkpoint's directory and would be taken for
+// checkpoint in it ends with that checkpoint's directory and would look like
 // the checkpoint; overlapping entries are a zip bomb (Fifield, 2019).
 func checkEntryOffsets(data []byte, files []*zip.File) error {
 	const header = 30 // bytes of a local header before the name and extra field

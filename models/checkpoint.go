@@ -143,8 +143,7 @@ func shapesOf(state *pickleDict) (StateDict, error) {
 	return shapes, nil
 }
 
-// weights checks that names and shapes are those of an autoencoder, then reads the
-// tensors.
+// weights checks the names and shapes of an autoencoder's tensors, then reads them.
 func (c *checkpoint) weights(state *pickleDict, lim Limits) (Architecture, StateDict, error) {
 	shapes, err := shapesOf(state)
 	if err != nil {

@@ -3,7 +3,7 @@
 // from untrusted bytes.
 //
 // Reading executes nothing from a file. A checkpoint's pickle is interpreted with
-// an allow-list. From an ONNX file only weights and metadata are taken, after a
+// an allow-list. From an ONNX file only weights and metadata are used, after a
 // check that its graph computes the network that the weights belong to.
 //
 // The package must not depend on Gorgonia, ONNX Runtime or HTTP, and must not

@@ -13,7 +13,7 @@ import (
 
 // MeasureBandMahalanobis is the anomaly score of models of earlier versions. At
 // each scale, it takes the largest Mahalanobis distance of a patch's Gabor
-// features (see GaborScale) from those of normal images. The logarithm of that
+// features (see GaborScale) from normal images. The logarithm of that
 // distance is standardized by mean and standard deviation over held-out normal
 // images. The scales are joined by the smooth maximum z = ½ ln Σ exp 2x, to which
 // the score of the defect heads is added as one more term where the model has them
@@ -196,8 +196,8 @@ func (m *Model) CheckReference() error {
 	return nil
 }
 
-// checkReferenceShapes returns ErrArchitecture, wrapped, when the tensors are not
-// those of the kind of anomaly score for images of side×side pixels.
+// checkReferenceShapes returns ErrArchitecture, wrapped, when names or shapes of the
+// tensors do not match the kind of anomaly score for images of side×side pixels.
 func checkReferenceShapes(sd StateDict, measure string, side int) error {
 	if patches := measure == MeasurePatchMahalanobis; patches != HasPatches(sd) {
 		return fmt.Errorf("%w: it decides by %s but has no tensors for that", ErrArchitecture, measure)

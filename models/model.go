@@ -48,9 +48,10 @@ type Model struct {
 	// ImageSize is the side of the network's square input, in pixels. It is a
 	// multiple of Architecture.Stride.
 	ImageSize int
-	// Reference holds the reference statistics: the tensors of PatchParameters for
-	// MeasurePatchMahalanobis, those of GaborParameters and GaborHeadsParameters for
-	// MeasureBandMahalanobis, in that order, and nil for MeasureMSE.
+	// Reference holds the reference statistics in file order: the tensors of
+	// PatchParameters for MeasurePatchMahalanobis, of GaborParameters and then, with
+	// defect heads, GaborHeadsParameters for MeasureBandMahalanobis, and nil for
+	// MeasureMSE.
 	Reference StateDict
 	// Metadata describes decision and training. Threshold is DefaultThreshold when
 	// the file has none.

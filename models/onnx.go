@@ -385,7 +385,7 @@ func (f *onnxFile) weights(lim Limits) (Architecture, StateDict, error) {
 	if err != nil {
 		return Architecture{}, nil, err
 	}
-	// The shapes are now those of known parameters, so their sizes cannot overflow.
+	// All shapes now match known parameters, so their sizes cannot overflow.
 	weights := shapes.Ordered(a.Parameters())
 	for i, p := range a.Parameters() {
 		if weights[i].Data, err = tensorFloats(f.tensors[p.Name], p); err != nil {

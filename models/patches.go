@@ -9,7 +9,7 @@ import (
 )
 
 // MeasurePatchMahalanobis is an anomaly score based on the distance of an image's
-// patch features, from a backbone trained on ImageNet, from those of normal images.
+// patch features, from a backbone trained on ImageNet, from normal images.
 // It is an ensemble of Members. The score of a member is the logarithm of a squared
 // distance, or a logit of the defect heads. The member scores are standardized by
 // mean and standard deviation over held-out normal images; z is their weighted mean.
@@ -238,8 +238,7 @@ func PatchParameters(side int, heads bool, bank int) []Parameter {
 	return append(ps, JoinParameters(heads)...)
 }
 
-// HasPatches reports whether reference statistics are those of
-// MeasurePatchMahalanobis.
+// HasPatches reports whether reference statistics belong to MeasurePatchMahalanobis.
 func HasPatches(reference StateDict) bool { return reference.hasPrefix(patchPrefix) }
 
 // HasHeads reports whether reference statistics include defect heads.
@@ -256,7 +255,7 @@ func (sd StateDict) hasPrefix(prefix string) bool {
 }
 
 // BankSize returns the number of normal images in the bank of the reference
-// statistics, 0 when they are not those of MeasurePatchMahalanobis.
+// statistics, 0 when they do not belong to MeasurePatchMahalanobis.
 func BankSize(reference StateDict) int {
 	name := Member{PooledNeighbour, Taps()[0].Block}.parameter("bank").Name
 	if t, ok := reference.Get(name); ok && len(t.Shape) == 2 {

@@ -37,9 +37,9 @@ func TestCheckReference_RejectsWrongPatchTensors(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		edit func(m *Model)
-		want error // nil for a valid model
-		says string
+		edit    func(m *Model)
+		want    error // nil for a valid model
+		message string
 	}{
 		"unchanged":                     {func(*Model) {}, nil, ""},
 		"a mean of another image size":  {shape("normality.patch.10.mean", 112, 10, 10), ErrArchitecture, "normality.patch.10.mean has shape [112 10 10], expected [112 8 8]"},
@@ -81,8 +81,8 @@ func TestCheckReference_RejectsWrongPatchTensors(t *testing.T) {
 	} {
 		m := patchModel(true, 3)
 		c.edit(m)
-		if err := m.CheckReference(); !errors.Is(err, c.want) || err != nil && (c.want == nil || !strings.Contains(err.Error(), c.says)) {
-			t.Errorf("%s: %v, expected %v with %q", name, err, c.want, c.says)
+		if err := m.CheckReference(); !errors.Is(err, c.want) || err != nil && (c.want == nil || !strings.Contains(err.Error(), c.message)) {
+			t.Errorf("%s: %v, expected %v with %q", name, err, c.want, c.message)
 		}
 	}
 	for bank, want := range map[int]error{1: nil, MaxNeighbours: nil, MaxNeighbours + 1: ErrArchitecture} {
@@ -100,7 +100,7 @@ func TestParseMetadata_RejectsOtherBackbone(t *testing.T) {
 	other := strings.Repeat("ab", 32)
 	for name, c := range map[string]struct {
 		backbone any
-		says     string // empty for valid metadata
+		message  string // empty for valid metadata
 	}{
 		"the program's own": {own, ""},
 		"none":              {nil, "it decides by patch_mahalanobis and names no backbone"},
@@ -114,11 +114,11 @@ func TestParseMetadata_RejectsOtherBackbone(t *testing.T) {
 			t.Fatal(err)
 		}
 		m, err := ParseMetadata(text)
-		if c.says == "" {
+		if c.message == "" {
 			if measure, threshold := m.Measure(); err != nil || measure != MeasurePatchMahalanobis || threshold != 2 || *m.Decision.Backbone != *own {
 				t.Errorf("%s: %v, %+v", name, err, m.Decision)
 			}
-		} else if !errors.Is(err, ErrMetadata) || !strings.Contains(err.Error(), c.says) || len(err.Error()) > 400 {
+		} else if !errors.Is(err, ErrMetadata) || !strings.Contains(err.Error(), c.message) || len(err.Error()) > 400 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

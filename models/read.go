@@ -102,7 +102,7 @@ func (s *fileMetadata) set(key string, v float64) {
 	}
 }
 
-// contents is what a format's reader returns, before the checks across its parts.
+// contents is the result of a format's reader, before the checks across its parts.
 type contents struct {
 	architecture Architecture
 	weights      StateDict

@@ -93,7 +93,7 @@ func (p *unpickler) storage(id any) error {
 	return p.push(&pickleStorage{dtype: g.dtype, key: key, numel: numel})
 }
 
-// call pushes what a call of an allowed name describes.
+// call pushes the description of the object that a call of an allowed name creates.
 func (p *unpickler) call(f pickleGlobal, args pickleTuple) error {
 	switch f.kind {
 	case globalOrderedDict:

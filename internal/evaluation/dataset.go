@@ -100,7 +100,7 @@ type Judged struct {
 }
 
 // Score scores files, at most threads of them concurrently. An unreadable image is an
-// error, since metrics without it would not be those of the set.
+// error, since metrics without it would be misleading.
 func Score(ctx context.Context, d *inference.Detector, files []string, threads int) ([]Judged, error) {
 	out := make([]Judged, len(files))
 	return out, eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte) error {

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// The expected metrics are scikit-learn's; see testdata/golden/make_metrics.py.
+// The expected metrics were computed with scikit-learn by
+// testdata/golden/make_metrics.py.
 func TestComputeFigures_MatchScikitLearn(t *testing.T) {
 	data, err := os.ReadFile("../../testdata/golden/metrics.json")
 	if err != nil {

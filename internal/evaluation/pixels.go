@@ -16,9 +16,9 @@ import (
 const proLimit = 0.3
 
 // PixelFigures are localization metrics: they compare anomaly maps with ground-truth
-// masks. Normal pixels are those of normal images, and those of defective images outside
-// of the mask. The metrics are computed at the size of the image, where each pixel has
-// the value of the map's element at the pixel's centre.
+// masks. Normal pixels are all pixels of normal images, and the pixels of defective
+// images outside of the mask. The metrics are computed at the size of the image, where
+// each pixel has the value of the map's element at the pixel's centre.
 type PixelFigures struct {
 	// AUROC is the probability that a defective pixel has a higher value than a normal
 	// pixel.

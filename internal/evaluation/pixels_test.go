@@ -16,7 +16,7 @@ import (
 	"github.com/disintegration/imaging"
 )
 
-// The expected metrics are those of scikit-learn and scipy; see
+// The expected metrics were computed with scikit-learn and scipy by
 // testdata/golden/make_pixels.py.
 func TestPixelFigures_MatchReference(t *testing.T) {
 	data, err := os.ReadFile("../../testdata/golden/pixels.json")

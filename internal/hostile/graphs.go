@@ -95,7 +95,7 @@ func unordered() changed {
 }
 
 // unsupported returns graphs with functions, nested graphs and unsupported operators.
-// The field numbers are those of ONNX's schema that internal/onnx omits.
+// The fields are part of ONNX's schema, but not of internal/onnx.
 func unsupported() changed {
 	const (
 		modelTraining, modelFunctions           = 20, 25
