@@ -149,7 +149,7 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 			if err != nil {
 				return nil, err
 			}
-			synthetic.NewPainter(random, side).Paint(painted, mask, image, other)
+			synthetic.NewGenerator(random, side).Generate(painted, mask, image, other)
 			samples[i] = sample{image: k, target: maxPool(mask, side, finest)}
 			return painted, nil
 		}
