@@ -51,11 +51,11 @@ func TestTraining_FoldsStandardizationIntoTheFirstLayer(t *testing.T) {
 	got := logits(judge(h.folded(weights)), raw)
 	for i, w := range want {
 		if math.Abs(float64(got[i]-w)) > 1e-4 {
-			t.Fatalf("logit %d is %v, of standardized features %v", i, got[i], w)
+			t.Fatalf("logit %d: %v with folded, %v with separate standardization", i, got[i], w)
 		}
 	}
 	if slices.Max(want) == slices.Min(want) {
-		t.Error("the logits are all the same")
+		t.Error("all logits are equal")
 	}
 }
 
@@ -74,11 +74,11 @@ func TestMaxPool_MarksThePatchOfAPixel(t *testing.T) {
 						continue
 					}
 					marked++
-					// The middle of the pixel, as the backbone sees it, lies in the patch.
+					// The center of the pixel in the backbone's input must be in the patch.
 					for axis, patch := range []int{p % m.Side, p / m.Side} {
 						middle := (float64(at[axis])+0.5)*float64(in.Times) + float64(in.Border)
 						if v != 0.75 || middle < float64(patch*stride) || middle > float64((patch+1)*stride) {
-							t.Errorf("%d px, block %d: pixel %v is at patch %d of value %v", side, m.Block, at, p, v)
+							t.Errorf("%d px, block %d: pixel %v marks patch %d with %v", side, m.Block, at, p, v)
 						}
 					}
 				}
