@@ -47,27 +47,27 @@ func TestTrain_LowersThreadPriorityAndEndsThoseThreads(t *testing.T) {
 		t.Skip("the tests run at this niceness themselves")
 	}
 	// The threads that compute micro-batches end between steps, so count continuously.
-	seen, over, looked := 0, make(chan struct{}), make(chan struct{})
+	most, over, stopped := 0, make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(looked)
+		defer close(stopped)
 		for {
 			select {
 			case <-over:
 				return
 			case <-time.After(time.Millisecond):
-				seen = max(seen, niceThreads(t)[nice])
+				most = max(most, niceThreads(t)[nice])
 			}
 		}
 	}()
 	m, err := Train(t.Context(), orttest.Open(t), aFewTiles(t), Options{Level: 1, ImageSize: 32, Niceness: nice})
 	close(over)
-	<-looked
+	<-stopped
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The training's own thread, and those that ONNX Runtime starts from it.
-	if want := orttest.Open(t).Threads(); seen < want {
-		t.Errorf("%d threads of low priority, expected at least %d", seen, want)
+	if want := orttest.Open(t).Threads(); most < want {
+		t.Errorf("%d threads of low priority, expected at least %d", most, want)
 	}
 	for deadline := time.Now().Add(time.Minute); niceThreads(t)[nice] > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -145,7 +145,7 @@ func (o Options) Settle() (Options, Level, error) {
 			return o, Level{}, fmt.Errorf("%w: its network is %s, expected %s", ErrBase, b.Architecture, arch)
 		}
 		if b.ImageSize != o.ImageSize {
-			return o, Level{}, fmt.Errorf("%w: its images are %d×%d pixels, %d×%d were asked for", ErrBase,
+			return o, Level{}, fmt.Errorf("%w: its images are %d×%d pixels, expected %d×%d", ErrBase,
 				b.ImageSize, b.ImageSize, o.ImageSize, o.ImageSize)
 		}
 	}

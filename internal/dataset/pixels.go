@@ -8,7 +8,7 @@ import (
 
 // ErrStorage is returned, wrapped, when the prepared images cannot be stored or read
 // back, for example because the disk is full.
-var ErrStorage = errors.New("the prepared images cannot be kept")
+var ErrStorage = errors.New("the prepared images cannot be stored")
 
 // pixels store prepared images of one size: the first ones in memory up to a limit, the
 // others in a temporary file. Goroutines may put and get different images concurrently.

@@ -35,12 +35,12 @@ func (x *reference) detectable(ctx context.Context, e *extractor.Extractor, s *s
 			return err
 		}
 		defer observer.Close()
-		var judge *heads.Judge
+		var scorer *heads.Scorer
 		if h != nil {
-			if judge, err = h.Judge(); err != nil {
+			if scorer, err = h.Scorer(); err != nil {
 				return err
 			}
-			defer judge.Close()
+			defer scorer.Close()
 		}
 		paint := plan.Painter()
 		for i := worker; i < len(scores); i += threads {
@@ -54,8 +54,8 @@ func (x *reference) detectable(ctx context.Context, e *extractor.Extractor, s *s
 			}
 			k := plan.Image(i)
 			members := s.members(k%x.folds, maps)
-			if judge != nil {
-				peak, err := judge.Peak(running, heads.Unseen(k), maps)
+			if scorer != nil {
+				peak, err := scorer.Peak(running, heads.Unseen(k), maps)
 				if err != nil {
 					return err
 				}

@@ -201,7 +201,7 @@ func (x *reference) trainHeads(ctx context.Context, engine *ort.Engine, e *extra
 func (x *reference) calibrate(members [][]float64, h *heads.Heads, o Options) (*calibration.Calibration, error) {
 	weights := o.Without.weights(models.Members(false))
 	if h != nil {
-		w, err := headWeight(members, h.Painted, o)
+		w, err := headWeight(members, h.Anomalies, o)
 		if err != nil {
 			return nil, err
 		}

@@ -224,17 +224,17 @@ func TestLearn_ThresholdHoldsForNewImages(t *testing.T) {
 		}
 		return mean, above
 	}
-	promised, _ := calibration.MeanDeviation(learned.Decision.Scores)
+	crossFitted, _ := calibration.MeanDeviation(learned.Decision.Scores)
 	own, _ := scores(data)
 	other, alarms := scores(readTiles(t, others))
 	if alarms > 3*rate {
 		t.Errorf("share of false alarms on new images %.2f, expected about %v", alarms, rate)
 	}
-	if own > 0.8*promised {
-		t.Errorf("mean score of training images %.3f, cross-fitted %.3f: not cross-fitted", own, promised)
+	if own > 0.8*crossFitted {
+		t.Errorf("mean score of training images %.3f, cross-fitted %.3f: not cross-fitted", own, crossFitted)
 	}
-	if math.Abs(other-promised) > 0.35*promised {
-		t.Errorf("mean score of new images %.3f, cross-fitted %.3f", other, promised)
+	if math.Abs(other-crossFitted) > 0.35*crossFitted {
+		t.Errorf("mean score of new images %.3f, cross-fitted %.3f", other, crossFitted)
 	}
 }
 

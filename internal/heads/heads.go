@@ -23,8 +23,8 @@ const (
 	MinSteps = 100
 	// timeShare is the share of Options.Left that both heads together may take.
 	timeShare = 0.25
-	// maxPainted bounds the synthetic anomalies of each head in Heads.Painted.
-	maxPainted = 150
+	// maxAnomalies bounds the synthetic anomalies of each head in Heads.Anomalies.
+	maxAnomalies = 150
 )
 
 // Images are the normal images that heads learn from.
@@ -49,7 +49,7 @@ type Options struct {
 	// Stop, when closed, ends the training without heads.
 	Stop    <-chan struct{}
 	Workers workers.Pool
-	// Describe returns the element of Heads.Painted for the feature maps of a synthetic
+	// Describe returns the element of Heads.Anomalies for the feature maps of a synthetic
 	// anomaly on normal image k.
 	Describe func(k int, maps [][]float32) []float64
 }
@@ -72,8 +72,8 @@ type Heads struct {
 	// from the image. Twice, because a new image is scored by the sum of both heads'
 	// logits.
 	Peaks []float64
-	// Painted are the results of Options.Describe for synthetic anomalies.
-	Painted [][]float64
+	// Anomalies are the results of Options.Describe for synthetic anomalies.
+	Anomalies [][]float64
 	// Steps is the smallest number of steps that a head took.
 	Steps int
 
@@ -97,7 +97,7 @@ func Train(ctx context.Context, engine *ort.Engine, e *extractor.Extractor, x Im
 	began := time.Now()
 	h := &Heads{engine: engine, maps: x.Maps, imageSide: x.Side, Peaks: make([]float64, len(x.Features)), Steps: o.Steps}
 	var steps [models.HeadCount]int
-	var painted [models.HeadCount][][]float64
+	var anomalies [models.HeadCount][][]float64
 	own := o
 	own.Workers.Threads = (o.Workers.Threads + models.HeadCount - 1) / models.HeadCount
 	err := o.Workers.Each(ctx, models.HeadCount, func(running context.Context, k int) (err error) {
@@ -115,8 +115,8 @@ func Train(ctx context.Context, engine *ort.Engine, e *extractor.Extractor, x Im
 			return err
 		}
 		steps[k] = t.Steps()
-		for _, p := range t.samples[:min(len(t.samples), maxPainted)] {
-			painted[k] = append(painted[k], o.Describe(p.image, p.maps))
+		for _, p := range t.samples[:min(len(t.samples), maxAnomalies)] {
+			anomalies[k] = append(anomalies[k], o.Describe(p.image, p.maps))
 		}
 		return nil
 	})
@@ -129,7 +129,7 @@ func Train(ctx context.Context, engine *ort.Engine, e *extractor.Extractor, x Im
 		}
 		h.Steps = min(h.Steps, steps[k])
 	}
-	h.Painted = slices.Concat(painted[:]...)
+	h.Anomalies = slices.Concat(anomalies[:]...)
 	return h, h.setPeaks(ctx, x, o.Workers)
 }
 
@@ -137,13 +137,13 @@ func Train(ctx context.Context, engine *ort.Engine, e *extractor.Extractor, x Im
 func (h *Heads) setPeaks(ctx context.Context, x Images, pool workers.Pool) error {
 	threads := max(pool.Threads, 1)
 	return pool.Each(ctx, threads, func(running context.Context, worker int) error {
-		j, err := h.Judge()
+		s, err := h.Scorer()
 		if err != nil {
 			return err
 		}
-		defer j.Close()
+		defer s.Close()
 		for k := worker; k < len(h.Peaks); k += threads {
-			if h.Peaks[k], err = j.Peak(running, Unseen(k), x.Features[k]); err != nil {
+			if h.Peaks[k], err = s.Peak(running, Unseen(k), x.Features[k]); err != nil {
 				return err
 			}
 		}
@@ -151,23 +151,23 @@ func (h *Heads) setPeaks(ctx context.Context, x Images, pool workers.Pool) error
 	})
 }
 
-// Judge applies heads to images. It is not safe for concurrent use and must be closed.
-type Judge struct {
+// Scorer applies heads to images. It is not safe for concurrent use and must be closed.
+type Scorer struct {
 	sessions [models.HeadCount]*ort.Session
 	inputs   [models.HeadCount][]*ort.Tensor // parameters
 	features []*ort.Tensor                   // shared by both heads
 	logits   *ort.Tensor
 }
 
-// Judge returns a judge that applies the heads.
-func (h *Heads) Judge() (*Judge, error) {
-	j := &Judge{}
+// Scorer returns a scorer that applies the heads.
+func (h *Heads) Scorer() (*Scorer, error) {
+	s := &Scorer{}
 	var err error
-	fail := func(err error) (*Judge, error) {
-		j.Close()
+	fail := func(err error) (*Scorer, error) {
+		s.Close()
 		return nil, err
 	}
-	if j.features, err = featureTensors(h.maps, 1); err != nil {
+	if s.features, err = featureTensors(h.maps, 1); err != nil {
 		return fail(err)
 	}
 	for k, ts := range h.Tensors {
@@ -175,7 +175,7 @@ func (h *Heads) Judge() (*Judge, error) {
 		if err != nil {
 			return fail(err)
 		}
-		if j.sessions[k], err = optimizer.NewSession(h.engine, m, 1); err != nil {
+		if s.sessions[k], err = optimizer.NewSession(h.engine, m, 1); err != nil {
 			return fail(err)
 		}
 		for _, t := range ts {
@@ -184,35 +184,35 @@ func (h *Heads) Judge() (*Judge, error) {
 				return fail(err)
 			}
 			copy(x.Data(), t.Data)
-			j.inputs[k] = append(j.inputs[k], x)
+			s.inputs[k] = append(s.inputs[k], x)
 		}
 	}
 	p := h.maps[0].Side
-	if j.logits, err = ort.NewTensor(1, 1, p, p); err != nil {
+	if s.logits, err = ort.NewTensor(1, 1, p, p); err != nil {
 		return fail(err)
 	}
-	return j, nil
+	return s, nil
 }
 
 // Peak returns twice the highest logit of an image by one head.
-func (j *Judge) Peak(ctx context.Context, head int, maps [][]float32) (float64, error) {
+func (s *Scorer) Peak(ctx context.Context, head int, maps [][]float32) (float64, error) {
 	for i, m := range maps {
-		copy(j.features[i].Data(), m)
+		copy(s.features[i].Data(), m)
 	}
-	if err := j.sessions[head].Run(ctx, slices.Concat(j.features, j.inputs[head]), []*ort.Tensor{j.logits}); err != nil {
+	if err := s.sessions[head].Run(ctx, slices.Concat(s.features, s.inputs[head]), []*ort.Tensor{s.logits}); err != nil {
 		return 0, err
 	}
-	return 2 * float64(slices.Max(j.logits.Data())), nil
+	return 2 * float64(slices.Max(s.logits.Data())), nil
 }
 
 // Close releases all sessions and tensors.
-func (j *Judge) Close() {
-	closeAll(j.features)
-	for k := range j.sessions {
-		closeAll(j.inputs[k])
-		j.sessions[k].Close()
+func (s *Scorer) Close() {
+	closeAll(s.features)
+	for k := range s.sessions {
+		closeAll(s.inputs[k])
+		s.sessions[k].Close()
 	}
-	j.logits.Close()
+	s.logits.Close()
 }
 
 // featureTensors allocates tensors for the feature maps of a number of images.

@@ -29,12 +29,12 @@ const (
 	samplesPerStep = 1
 	// maxSampleBytes bounds the memory of a head's synthetic anomalies, in bytes.
 	maxSampleBytes = 160 << 20
-	// A batch has microBatches micro-batches of paintedImages images with a synthetic
+	// A batch has microBatches micro-batches of anomalousImages images with a synthetic
 	// anomaly and normalImages without. With four micro-batches, two threads stay busy if
 	// one of them is delayed.
-	microBatches                = 4
-	paintedImages, normalImages = 3, 1
-	microBatchSize              = paintedImages + normalImages
+	microBatches                  = 4
+	anomalousImages, normalImages = 3, 1
+	microBatchSize                = anomalousImages + normalImages
 	// The learning rate rises from startRate·peakRate to peakRate over the first warmUp
 	// of the steps and then falls to 0, each along a half cosine (Smith and Topin,
 	// "Super-Convergence", 2018; PyTorch's OneCycleLR).
@@ -133,8 +133,8 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 	}
 	own, side := t.own(), t.images.Side
 	samples := make([]sample, n)
-	seen, err := t.extractor.ObserveAll(ctx, t.options.Workers, extractor.Request{Images: n, Until: until, Painter: func() func(int) ([]byte, error) {
-		painted, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
+	features, err := t.extractor.ObserveAll(ctx, t.options.Workers, extractor.Request{Images: n, Until: until, Painter: func() func(int) ([]byte, error) {
+		image, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
 		var buffer, second []byte
 		return func(i int) ([]byte, error) {
 			if t.options.stopped() {
@@ -142,7 +142,7 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 			}
 			random := streams.Sample(t.options.Seed, t.number, i)
 			k := own[i%len(own)]
-			image, err := t.images.At(k, &buffer)
+			original, err := t.images.At(k, &buffer)
 			if err != nil {
 				return nil, err
 			}
@@ -150,9 +150,9 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 			if err != nil {
 				return nil, err
 			}
-			synthetic.NewPainter(random, side).Paint(painted, mask, image, other)
+			synthetic.NewPainter(random, side).Paint(image, mask, original, other)
 			samples[i] = sample{image: k, target: maxPool(mask, side, finest)}
-			return painted, nil
+			return image, nil
 		}
 	}})
 	if errors.Is(err, errStopped) {
@@ -162,7 +162,7 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 		return err
 	}
 	for i := range samples {
-		samples[i].maps = seen[i]
+		samples[i].maps = features[i]
 	}
 	t.samples = slices.DeleteFunc(samples, func(s sample) bool { return s.maps == nil })
 	return nil
@@ -267,7 +267,7 @@ func (t *training) step(ctx context.Context, rate float64, random *rand.Rand) er
 	own := t.own()
 	var batches [microBatches][]sample
 	for i := range batches {
-		for range paintedImages {
+		for range anomalousImages {
 			batches[i] = append(batches[i], t.samples[random.IntN(len(t.samples))])
 		}
 		for range normalImages {

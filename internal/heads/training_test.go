@@ -33,22 +33,22 @@ func TestTraining_FoldsStandardizationIntoTheFirstLayer(t *testing.T) {
 	}
 	weights := network.InitialWeights(models.HeadParameters(0), r)
 	engine := orttest.Open(t)
-	judge := func(sd models.StateDict) *Judge {
-		j, err := (&Heads{engine: engine, maps: maps, imageSide: side, Tensors: [models.HeadCount]models.StateDict{sd, sd}}).Judge()
+	scorer := func(sd models.StateDict) *Scorer {
+		s, err := (&Heads{engine: engine, maps: maps, imageSide: side, Tensors: [models.HeadCount]models.StateDict{sd, sd}}).Scorer()
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(j.Close)
-		return j
+		t.Cleanup(s.Close)
+		return s
 	}
-	logits := func(j *Judge, features [][]float32) []float32 {
-		if _, err := j.Peak(t.Context(), 0, features); err != nil {
+	logits := func(s *Scorer, features [][]float32) []float32 {
+		if _, err := s.Peak(t.Context(), 0, features); err != nil {
 			t.Fatal(err)
 		}
-		return slices.Clone(j.logits.Data())
+		return slices.Clone(s.logits.Data())
 	}
-	want := logits(judge(weights), standardized)
-	got := logits(judge(h.folded(weights)), raw)
+	want := logits(scorer(weights), standardized)
+	got := logits(scorer(h.folded(weights)), raw)
 	for i, w := range want {
 		if math.Abs(float64(got[i]-w)) > 1e-4 {
 			t.Fatalf("logit %d: %v with folded, %v with separate standardization", i, got[i], w)

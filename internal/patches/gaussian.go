@@ -44,10 +44,10 @@ func (g *Gaussian) Peak(x []float32) float64 {
 // each calls f with the squared distance of each patch.
 func (g *Gaussian) each(x []float32, f func(patch int, d float64)) {
 	c, patches := g.Channels, g.Patches()
-	held := scratch.Get().(*[]float32)
-	defer scratch.Put(held)
-	*held = slices.Grow((*held)[:0], 2*c*patches)[:2*c*patches]
-	deviation, y := (*held)[:c*patches], (*held)[c*patches:]
+	buffer := scratch.Get().(*[]float32)
+	defer scratch.Put(buffer)
+	*buffer = slices.Grow((*buffer)[:0], 2*c*patches)[:2*c*patches]
+	deviation, y := (*buffer)[:c*patches], (*buffer)[c*patches:]
 	for i, v := range x[:c*patches] {
 		deviation[i] = v - g.Mean[i]
 	}

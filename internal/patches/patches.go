@@ -2,9 +2,9 @@
 // Gaussian for each patch (PaDiM), a Gaussian of features pooled over all patches, and
 // nearest neighbours of pooled features. Extracting features does not belong here.
 //
-// Every fit is cross-fitted: it is made to all images, and for each fold to all images
-// outside the fold, so that each image can be scored by a fit without it. Image k is in
-// fold k%folds. The result has folds+1 elements: element i < folds is the fit without
+// Every fit is cross-fitted: there is a fit to all images, and for each fold a fit to the
+// images outside the fold, so that each image can be scored by a fit without it. Image k
+// is in fold k%folds. The result has folds+1 elements: element i < folds is the fit without
 // fold i, and the last is the fit to all images.
 //
 // Sums are computed in float64 and stored in float32. No result depends on the number
