@@ -35,8 +35,8 @@ type Recalibration struct {
 	MinFalseAlarmRate float64 `json:"supported_rate"`
 	// AboveBefore is the share of the images above the threshold before.
 	AboveBefore calibration.Share `json:"above_threshold_before"`
-	// Shift compares the images' scores with those of the previous calibration; nil if
-	// the model does not contain them.
+	// Shift compares the images' scores with the previous calibration's; nil if the model
+	// does not contain them.
 	Shift    *calibration.Shift `json:"shift,omitempty"`
 	Warnings []string           `json:"warnings,omitempty"`
 }

@@ -144,7 +144,7 @@ func TestRecalibrate_RestoresTheFalseAlarmRateAfterAShift(t *testing.T) {
 	}
 }
 
-// Threshold, MeanError and StdError remain those of the mean squared error. The summary
+// Threshold, MeanError and StdError still describe the mean squared error. The summary
 // of the training and the given model do not change.
 func TestRecalibrate_DescribesItselfInMetadata(t *testing.T) {
 	e := orttest.Open(t)

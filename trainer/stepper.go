@@ -13,7 +13,7 @@ import (
 
 // microBatchPixels bounds the pixels of a micro-batch. A micro-batch runs on one
 // thread, since several operators of a step are single-threaded. The activations of two
-// images of 256×256 pixels, 11 MB, mostly fit into the processor's caches; those of four
+// images of 256×256 pixels, 11 MB, mostly fit into the processor's caches; four images
 // do not. Micro-batches of one image cost more for adding up gradients and for the
 // edges of matrix products.
 const microBatchPixels = 2 * 256 * 256

@@ -109,7 +109,7 @@ func Fit(members [][]float64, weights []float64, rate float64) (*Calibration, er
 func slope(deviation float64) float32 { return float32(1 / max(deviation, deviationFloor)) }
 
 // slopesWithout returns, for each value, the slope by the deviation of all other values.
-// mean and deviation are those of all values.
+// mean and deviation are computed over all values.
 func slopesWithout(values []float64, mean, deviation float64) []float32 {
 	n := float64(len(values))
 	out := make([]float32, len(values))

@@ -55,8 +55,8 @@ func resample(sorted []float64, n int) []float64 {
 	return out
 }
 
-// Reference is the scores of a model's calibration, to compare those of later images
-// with.
+// Reference holds the scores of a model's calibration, to compare with the scores of later
+// images.
 type Reference struct {
 	scores    []float64 // ascending, at least one
 	threshold float64
@@ -74,7 +74,7 @@ func ReferenceOf(d *models.Decision) (Reference, bool) {
 	return Reference{scores, d.Threshold}, true
 }
 
-// Shift compares the scores of a batch of images with those of a model's calibration.
+// Shift compares the scores of a batch of images with the scores of a model's calibration.
 type Shift struct {
 	// Images and CalibrationImages are the numbers of images of the batch and of the
 	// calibration.

@@ -222,7 +222,7 @@ func withHead(others []float64, head float64) []float64 {
 // anomalies that the other members miss at their threshold. If they find nearly all, as
 // on images of screws, heads add little but noise. If they find few, as on circuit
 // boards, heads find most defects. normal are the cross-fitted member scores of normal
-// images, anomalous those of synthetic anomalies.
+// images, anomalous the member scores of synthetic anomalies.
 func headWeight(normal, anomalous [][]float64, o Options) (float64, error) {
 	weights := o.Without.weights(models.Members(false))
 	c, err := calibration.Fit(normal, weights, o.FalseAlarmRate)

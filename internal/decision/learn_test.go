@@ -238,7 +238,7 @@ func TestLearn_ThresholdHoldsForNewImages(t *testing.T) {
 	}
 }
 
-// The model's member scores are those of the training, and joined they are its anomaly
+// The model computes the same member scores as the training, and joins them to its anomaly
 // score.
 func TestMembers_MatchTrainingAndScore(t *testing.T) {
 	engine := orttest.Open(t)

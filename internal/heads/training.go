@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// paintingShare is the share of a head's time for painting synthetic anomalies. The
-	// rest is for its steps.
+	// paintingShare is the share of a head's time for painting synthetic anomalies. Its
+	// steps take the rest.
 	paintingShare = 0.4
 	// samplesPerStep is the number of synthetic anomalies per step. Each step draws twelve
 	// of all of them. Two per step were not better.

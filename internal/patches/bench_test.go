@@ -11,7 +11,7 @@ import (
 )
 
 // synthetic returns n feature maps with correlated channels, different means of each patch
-// and eigenvalues that decay as those of real features.
+// and eigenvalues that decay as with real features.
 func synthetic(m Map, n int, seed uint64) [][]float32 {
 	random := rand.New(rand.NewPCG(seed, 1))
 	c, patches := m.Channels, m.Patches()

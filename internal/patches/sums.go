@@ -3,7 +3,7 @@ package patches
 import "gonum.org/v1/gonum/floats"
 
 // sums are sums over images of a patch's features and of their products, by group of
-// images. The sums of a fit are the total minus those of a group.
+// images. The sums of a fit are the total minus the sums of a group.
 type sums struct {
 	m              Map
 	images         [][]float32
