@@ -32,15 +32,15 @@ func python(t testing.TB) string {
 	return path
 }
 
-// jpegTolerance is how much a figure may differ, relatively, between Pillow's JPEG
-// decoder and ours: one place decides it, in which a step of 1 in 255 shows. The
-// mean squared error, over all pixels, differs by 5e-3 at most.
+// Relative tolerances of scores of JPEG images, because Pillow's decoder and Go's
+// round differently. A score may depend on a single patch, in which a difference of 1
+// in 255 matters. The mean squared error is over all pixels.
 const (
 	jpegTolerance    = 0.1
 	jpegToleranceMSE = 5e-3
 )
 
-// blocks are the fenced code blocks of a language in a Markdown text.
+// blocks returns the fenced code blocks of a language in a Markdown text.
 func blocks(text, language string) []string {
 	var out []string
 	fence := regexp.MustCompile("(?ms)^```" + language + "\n(.*?)^```$")
@@ -50,7 +50,7 @@ func blocks(text, language string) []string {
 	return out
 }
 
-// exampleFolder is a folder with the files that the README's examples read.
+// exampleFolder returns a folder with the files that the README's examples read.
 func exampleFolder(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -77,7 +77,7 @@ func example(t testing.TB, dir, address, text string, interpreter ...string) str
 	return stdout.String()
 }
 
-func TestREADMEsCurlExamplesRun(t *testing.T) {
+func TestReadme_CurlExamplesRun(t *testing.T) {
 	for _, tool := range []string{"bash", "curl"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%s is not installed", tool)
@@ -103,7 +103,7 @@ func TestREADMEsCurlExamplesRun(t *testing.T) {
 		t.Errorf("verdict: %v: %s", err, output.String())
 	}
 	if ran != 2 || answers.More() {
-		t.Errorf("%d blocks ran and said %s", ran, output.String())
+		t.Errorf("%d blocks ran and printed %s", ran, output.String())
 	}
 	want := []string{"README.md", "autoencoder.onnx", "autoencoder.pt", "autoencoder_image.onnx", "metadata.json", "predict.py", "requirements.txt"}
 	if got := names(t, unpacked(t, filepath.Join(dir, "anomaly_detection_model.zip"))); !slices.Equal(got, want) {
@@ -111,7 +111,7 @@ func TestREADMEsCurlExamplesRun(t *testing.T) {
 	}
 }
 
-func TestREADMEsPythonExampleRuns(t *testing.T) {
+func TestReadme_PythonExampleRuns(t *testing.T) {
 	interpreter := python(t)
 	s := serve(t, nil, "--addr", "127.0.0.1:0")
 	dir := exampleFolder(t)
@@ -123,11 +123,11 @@ func TestREADMEsPythonExampleRuns(t *testing.T) {
 	r := run(t, "detect", "--json", "--model", filepath.Join(dir, "model/autoencoder.pt"), filepath.Join(dir, "photo.jpg"))
 	word := map[bool]string{false: "normal", true: "anomaly"}[*entries(t, r)[0].IsAnomaly]
 	if want := word + " ['normal', 'anomaly']\n"; got != want {
-		t.Errorf("it says %q, the command line %q", got, want)
+		t.Errorf("it prints %q, the command line %q", got, want)
 	}
 }
 
-func TestREADMEsJSONExampleHasTheKeysOfAnAnswer(t *testing.T) {
+func TestReadme_JSONExampleHasTheKeysOfAVerdict(t *testing.T) {
 	examples := blocks(string(read(t, "../../README.md")), "json")
 	if len(examples) != 1 {
 		t.Fatalf("%d examples", len(examples))
@@ -149,7 +149,7 @@ func TestREADMEsJSONExampleHasTheKeysOfAnAnswer(t *testing.T) {
 		delete(documented, key)
 	}
 	if len(documented) > 0 {
-		t.Errorf("the example has also %v", documented)
+		t.Errorf("the example also has %v", documented)
 	}
 }
 
@@ -213,7 +213,7 @@ func thousands(n int64) string {
 	return s
 }
 
-func TestREADMEsLinksLeadSomewhere(t *testing.T) {
+func TestDocs_LinksResolve(t *testing.T) {
 	for _, doc := range []string{"README.md", "docs/http.md", "docs/architecture.md"} {
 		path := filepath.Join("../..", doc)
 		for _, m := range regexp.MustCompile(`\]\(([^)#]+)`).FindAllStringSubmatch(string(read(t, path)), -1) {
@@ -227,8 +227,7 @@ func TestREADMEsLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-// Each limit has its sentence in docs/http.md, and each metric its row.
-func TestHTTPPageNamesEveryLimitAndMetric(t *testing.T) {
+func TestHTTPPage_NamesEveryLimitAndMetric(t *testing.T) {
 	page := string(read(t, "../../docs/http.md"))
 	limits := pflag.NewFlagSet("limits", pflag.ContinueOnError)
 	options := api.DefaultOptions()
@@ -237,7 +236,7 @@ func TestHTTPPageNamesEveryLimitAndMetric(t *testing.T) {
 	limits.VisitAll(func(f *pflag.Flag) {
 		n++
 		if !strings.Contains(page, "`--"+f.Name+"`") {
-			t.Errorf("it does not name --%s", f.Name)
+			t.Errorf("docs/http.md does not name --%s", f.Name)
 		}
 	})
 	if n < 15 {
@@ -256,10 +255,10 @@ func TestHTTPPageNamesEveryLimitAndMetric(t *testing.T) {
 	n = 0
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (anomaly_\w+) `).FindAllStringSubmatch(string(text), -1) {
 		n++
-		// The figures of a training stand in one row, by their endings.
+		// The metrics of a training share a row, which names their suffixes.
 		short := "`" + strings.TrimPrefix(m[1], "anomaly_training") + "`"
 		if !strings.Contains(page, "`"+m[1]+"`") && !strings.Contains(page, short) {
-			t.Errorf("it does not name %s", m[1])
+			t.Errorf("docs/http.md does not name %s", m[1])
 		}
 	}
 	if n < 12 {
