@@ -37,7 +37,7 @@ func snippetFile(t *testing.T, name string) string {
 		_, err = os.Stat(path)
 	}
 	if err != nil {
-		t.Skipf("%v: `make snippets` brings it", err)
+		t.Skipf("%v: `make snippets` fetches it", err)
 	}
 	return path
 }
