@@ -44,7 +44,7 @@ func init() { // not in the declaration: the rules lower nodes, and so refer to 
 			if err != nil {
 				return value{}, err
 			}
-			return l.kernel(kernels.Correlate, n.Shape(), []value{l.channelsLast(in[0]), l.channelsLast(in[1])}, window...), nil
+			return l.kernel(kernels.ConvWeightGrad, n.Shape(), []value{l.channelsLast(in[0]), l.channelsLast(in[1])}, window...), nil
 		},
 		reflect.TypeFor[network.ChannelSum](): func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 			return l.kernel(kernels.ChannelSum, n.Shape(), []value{l.channelsLast(l.expand(in[0], operandShape(n, 0)))}), nil
@@ -134,10 +134,10 @@ func (l *lowering) layer(n *gorgonia.Node, in []value, rectify int, mask value) 
 	if err != nil {
 		return value{}, err
 	}
-	op := kernels.Down
+	op := kernels.Conv
 	switch n.Op().(type) {
 	case network.ConvTranspose2D, network.ConvInputGrad:
-		op = kernels.Up
+		op = kernels.ConvTranspose
 	}
 	in[0] = l.channelsLast(l.expand(in[0], operandShape(n, 0)))
 	for len(in) < 3 {
@@ -185,7 +185,7 @@ func (l *lowering) enlargedJoin(n *gorgonia.Node) (value, bool, error) {
 		}
 		in = append(in, v)
 	}
-	out := l.kernel(kernels.EnlargeJoin, n.Shape(), in)
+	out := l.kernel(kernels.ResizeConcat, n.Shape(), in)
 	out.last = true
 	return out, true, nil
 }
