@@ -91,7 +91,7 @@ func TestPatchStepsAreTheirReferences(t *testing.T) {
 				nodes[n] = values[name]
 				in = append(in, n)
 			}
-			result, err := gorgonia.ApplyOp(network.Step{Kind: c.kind, Size: c.size}, in...)
+			result, err := gorgonia.ApplyOp(network.ScoringOp{Kind: c.kind, Size: c.size}, in...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,7 +132,7 @@ func TestNearestOfAnImageInTheBankIsHeldAboveZero(t *testing.T) {
 		return gorgonia.NewTensor(g, tensor.Float32, len(shape), gorgonia.WithShape(shape...), gorgonia.WithName(name))
 	}
 	in := gorgonia.Nodes{input("x", bank, c, 1, 1), input("mean", c, 1, 1), input("whitening", c, c, 1, 1), input("bank", bank, c)}
-	result, err := gorgonia.ApplyOp(network.Step{Kind: network.Nearest}, in...)
+	result, err := gorgonia.ApplyOp(network.ScoringOp{Kind: network.Nearest}, in...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestPatchStepsRefuseShapesThatDoNotFit(t *testing.T) {
 			for _, s := range shapes {
 				in = append(in, s)
 			}
-			_, err := network.Step{Kind: c.kind, Size: c.size}.InferShape(in...)
+			_, err := network.ScoringOp{Kind: c.kind, Size: c.size}.InferShape(in...)
 			return err
 		}
 		if err := infer(c.good); err != nil {

@@ -165,7 +165,7 @@ func (l *lowering) layer(n *gorgonia.Node, in []value, rectify int, mask value) 
 // neither enlarged nor joined a piece at a time. Of other joins it says that they are none.
 func (l *lowering) enlargedJoin(n *gorgonia.Node) (value, bool, error) {
 	kind := func(n *gorgonia.Node) network.Kind {
-		op, _ := n.Op().(network.Step)
+		op, _ := n.Op().(network.ScoringOp)
 		return op.Kind
 	}
 	var parts gorgonia.Nodes // the last first
@@ -216,7 +216,7 @@ func (l *lowering) joined(n *gorgonia.Node) (value, bool, error) {
 			}
 			return l.layer(layer, in, kernels.RectifyNone, mask)
 		})
-	case network.Step:
+	case network.ScoringOp:
 		return l.enlargedJoin(n)
 	}
 	if v, ok, err := l.normalized(n); ok || err != nil {
@@ -258,7 +258,7 @@ func worksOnChannelsLast(op gorgonia.Op, in []value) bool {
 	switch op := op.(type) {
 	case network.ReLU, network.ReLUGrad, network.ReLU6:
 		return true
-	case network.Step:
+	case network.ScoringOp:
 		return op.Kind == network.Softplus
 	default:
 		name := fmt.Sprint(op)

@@ -7,7 +7,7 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// stepRules are the rules of network.Step, by kind.
+// stepRules are the rules of network.ScoringOp, by kind.
 var stepRules = map[network.Kind]rule{
 	network.PadEdge: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		p := sizeOf(n)
@@ -63,7 +63,7 @@ var stepRules = map[network.Kind]rule{
 // lowerStep picks the rule of a step's kind. None of them fixes the number of
 // images.
 func lowerStep(l *lowering, n *gorgonia.Node, in []value) (value, error) {
-	op := n.Op().(network.Step)
+	op := n.Op().(network.ScoringOp)
 	r, ok := stepRules[op.Kind]
 	if !ok {
 		r, ok = patchRules[op.Kind]
@@ -77,7 +77,7 @@ func lowerStep(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	return r(l, n, in)
 }
 
-func sizeOf(n *gorgonia.Node) int { return n.Op().(network.Step).Size }
+func sizeOf(n *gorgonia.Node) int { return n.Op().(network.ScoringOp).Size }
 
 func pool(op string) rule {
 	return func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
