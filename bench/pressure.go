@@ -37,7 +37,7 @@ func pressure(ctx context.Context, o options, _, dir string) error {
 		name string
 		args []string
 	}{
-		{"as important", []string{"--training-niceness", "0"}},
+		{"niceness 0", []string{"--training-niceness", "0"}},
 		{"niceness 10 (default)", nil},
 		{"niceness 19", []string{"--training-niceness", "19"}},
 		{"niceness 10, 1 thread", []string{"--training-threads", "1"}},
@@ -64,7 +64,7 @@ func pressure(ctx context.Context, o options, _, dir string) error {
 			s.stop()
 		}
 	}
-	t := table("TRAINING AND /detect, 256 px", "p50 alone, ms", "p99 alone", "p50 beside, ms", "p99 beside", "steps/s alone", "steps/s beside")
+	t := table("TRAINING AND /detect, 256 px", "p50 alone, ms", "p99 alone", "p50 busy, ms", "p99 busy", "steps/s alone", "steps/s busy")
 	for i, k := range kinds {
 		r := results[i]
 		fmt.Fprintf(t, "%s\t%v\t%v\t%v\t%v\t%.2f\t%.2f\n", k.name, r.p50, r.p99, r.busy50, r.busy99, r.steps.median(), r.busySteps.median())

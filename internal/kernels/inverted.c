@@ -21,19 +21,19 @@
 #define LEAST_PIXELS 64
 #define MOST_PIXELS 512
 
-// part_of returns the microkernels for the channels from block on: those with narrow tiles for a
+// group_microkernels returns the microkernels for the channels from block on: those with narrow tiles for a
 // remainder that fits into one.
-static const microkernels *part_of(long channels, long block) {
+static const microkernels *group_microkernels(long channels, long block) {
 	const microkernels *m = best_microkernels();
 	return m->narrow != NULL && channels - block <= m->narrow->nr ? m->narrow : m;
 }
 
-static long parts_of(long channels) { return (channels + best_microkernels()->nr - 1) / best_microkernels()->nr; }
+static long channel_groups(long channels) { return (channels + best_microkernels()->nr - 1) / best_microkernels()->nr; }
 
 // padded returns the number of lanes of all channel groups together.
 static long padded(long channels) {
-	long last = (parts_of(channels) - 1) * best_microkernels()->nr;
-	return last + part_of(channels, last)->nr;
+	long last = (channel_groups(channels) - 1) * best_microkernels()->nr;
+	return last + group_microkernels(channels, last)->nr;
 }
 
 // weight_layout is the offsets of a block's packed weights: the panels of each convolution, by
@@ -57,7 +57,7 @@ static weight_layout weight_layout_of(const inverted *b) {
 // pack_layer packs kernels with `products` weights per channel. Padding lanes are zero already.
 static void pack_layer(const float *kernel, const float *bias, long channels, long products, float *weights, float *biases) {
 	for (long block = 0; block < channels;) {
-		const microkernels *m = part_of(channels, block);
+		const microkernels *m = group_microkernels(channels, block);
 		long lanes = channels - block < m->nr ? channels - block : m->nr;
 		for (long j = 0; j < lanes; j++)
 			for (long k = 0; k < products; k++) weights[block * products + k * m->nr + j] = kernel[(block + j) * products + k];
@@ -127,8 +127,8 @@ static void hidden_piece(void *data, size_t piece) {
 	blocked *all = data;
 	const inverted *b = all->b;
 	window w = b->w;
-	long parts = parts_of(b->hidden), block = (long)piece % parts * best_microkernels()->nr, row = (long)piece / parts * all->rows;
-	const microkernels *m = part_of(b->hidden, block);
+	long groups = channel_groups(b->hidden), block = (long)piece % groups * best_microkernels()->nr, row = (long)piece / groups * all->rows;
+	const microkernels *m = group_microkernels(b->hidden, block);
 	long n = all->to.h - row < all->rows ? all->to.h - row : all->rows;
 	long rows = (n - 1) * w.stride + w.kernel, line = (all->to.w - 1) * w.stride + w.kernel;
 	void *scratch = all->team->scratch_alloc(scratch_size((size_t)(rows * line * m->nr) * sizeof(float)));
@@ -149,8 +149,8 @@ static void hidden_piece(void *data, size_t piece) {
 static void project_piece(void *data, size_t piece) {
 	blocked *all = data;
 	const inverted *b = all->b;
-	long parts = parts_of(b->out), block = (long)piece % parts * best_microkernels()->nr, first = (long)piece / parts * all->pixels;
-	const microkernels *m = part_of(b->out, block);
+	long groups = channel_groups(b->out), block = (long)piece % groups * best_microkernels()->nr, first = (long)piece / groups * all->pixels;
+	const microkernels *m = group_microkernels(b->out, block);
 	long n = all->to.h * all->to.w - first < all->pixels ? all->to.h * all->to.w - first : all->pixels;
 	long lanes = b->out - block < m->nr ? b->out - block : m->nr;
 	const float *weights = all->weights + all->p.project + block * b->hidden, *bias = all->weights + all->p.project_bias + block;
@@ -204,8 +204,8 @@ int inverted_residual(const team *t, const inverted *b, weight_cache *cache, ima
 	for (long i = 0; i < x.n && !all.failed; i++) {
 		all.x = x.data + i * x.h * x.w * x.c;
 		all.y = y.data + i * y.h * y.w * y.c;
-		t->parallel_for(t, hidden_piece, (size_t)(strips * parts_of(b->hidden)), &all);
-		t->parallel_for(t, project_piece, (size_t)(groups * parts_of(b->out)), &all);
+		t->parallel_for(t, hidden_piece, (size_t)(strips * channel_groups(b->hidden)), &all);
+		t->parallel_for(t, project_piece, (size_t)(groups * channel_groups(b->out)), &all);
 	}
 	t->scratch_free(scratch);
 	release_weights(t, cache, weights);

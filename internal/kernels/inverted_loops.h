@@ -1,7 +1,7 @@
 // The loops of inverted.c; part of loops.h.
 
 // RELU6 clamps a vector to 0…6. NaN stays NaN.
-#define RELU6(v) MIN(6 - (vector){0}, MAX((vector){0}, v))
+#define RELU6(v) VMIN(6 - (vector){0}, VMAX((vector){0}, v))
 
 TARGET static void pointwise(const float *x, long ld, long len, const float *weights, const float *bias, int relu6, const float *const *add,
                              float *const *out) {

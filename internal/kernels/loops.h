@@ -16,7 +16,7 @@ typedef int bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 #define UNROLL(i, n) _Pragma("GCC unroll 16") for (long i = 0; i < (n); i++)
 #endif
 
-// MIN and MAX clamp a vector to a limit, their first argument; NaN stays NaN. SELECT returns a where all
+// VMIN and VMAX clamp a vector to a limit, their first argument; NaN stays NaN. SELECT returns a where all
 // bits of the condition are set, else b.
 #define SELECT(condition, a, b) ((vector)(((bits)(a) & (condition)) | ((bits)(b) & ~(condition))))
 
@@ -54,7 +54,7 @@ TARGET static void igemm(const float *const *pointers, long stride, long runs, l
 }
 
 TARGET static void igemm_epilogue(const float *const *pointers, long stride, long runs, long len, const float *weights, const float *bias,
-                               int rectify, float *const *out) {
+                                  int rectify, float *const *out) {
 	GEMM(sum, pointers, stride, runs, len, weights)
 	// A comparison returns all ones where it holds. all keeps every lane if there is no ReLU.
 	const vector zero = {0};
@@ -64,14 +64,14 @@ TARGET static void igemm_epilogue(const float *const *pointers, long stride, lon
 		vector add = *(const vector *)(bias + j * LANES);
 		UNROLL(i, MR) {
 			vector v = sum[i][j] + add;
-			v = MIN(most, v);
+			v = VMIN(most, v);
 			*(vector *)(out[i] + j * LANES) = (vector)((bits)v & ((bits)(v > zero) | all));
 		}
 	}
 }
 
 TARGET static void col2im(const float *const parts[4], const int masks[4][MAX_LANES], const float *bias, long n, long ld, long half,
-                        float *upper, float *lower) {
+                          float *upper, float *lower) {
 	for (long i = 0; i < n; i++) {
 		float sums[MAX_LANES];
 		UNROLL(j, MAX_LANES / LANES) {
@@ -106,7 +106,7 @@ TARGET static void epilogue_pixel(const float *tile, const float *bias, const fl
 		vector v = *(const vector *)(tile + j * LANES) + *(const vector *)(bias + j * LANES);
 		// A comparison returns all ones where it holds, and all zeros are the number 0.
 		if (rectify) v = (vector)((bits)v & (bits)(v > zero));
-		if (rectify == RECTIFY_RELU6) v = MIN(6.0f - zero, v);
+		if (rectify == RECTIFY_RELU6) v = VMIN(6.0f - zero, v);
 		if (mask) v = (vector)((bits)v & (bits)(*(const vector *)(mask + j * LANES) > zero));
 		*(vector *)(out + j * LANES) = v;
 	}
@@ -275,7 +275,7 @@ TARGET static void adam(long n, const float *rates, const float *const *gradient
 		for (long k = 1; k < gradient_count; k++) g += *(const vector *)(gradients[k] + i);
 		vector m = rates[2] * *(const vector *)(before[1] + i) + rates[3] * g;
 		vector v = rates[4] * *(const vector *)(before[2] + i) + rates[5] * (g * g);
-		*(vector *)(after[0] + i) = *(const vector *)(before[0] + i) - m / (SQRT(v) * rates[1] + rates[6]) * rates[0];
+		*(vector *)(after[0] + i) = *(const vector *)(before[0] + i) - m / (VSQRT(v) * rates[1] + rates[6]) * rates[0];
 		*(vector *)(after[1] + i) = m;
 		*(vector *)(after[2] + i) = v;
 	}
@@ -324,5 +324,9 @@ TARGET static float sigmoid_squared_error(long n, const float *x, const float *i
 
 #include "inverted_loops.h"
 
-const microkernels NAME = {LABEL, LANES, MR, NR, NARROW, igemm, igemm_epilogue, pointwise, depthwise, col2im, igemm_transposed, epilogue_pixel, sum_rows, lerp, adam, sigmoid_squared_error,
-                           {{input_transform_1, kernel_transform_1, output_transform_1, output_transform_grad_1, kernel_transform_grad_1}, {input_transform_2, kernel_transform_2, output_transform_2, output_transform_grad_2, kernel_transform_grad_2}, {input_transform_transposed, kernel_transform_transposed, output_transform_transposed, NULL, NULL}}};
+const microkernels NAME = {
+    LABEL, LANES, MR, NR, NARROW, igemm, igemm_epilogue, pointwise, depthwise, col2im, igemm_transposed, epilogue_pixel, sum_rows, lerp, adam,
+    sigmoid_squared_error,
+    {{input_transform_1, kernel_transform_1, output_transform_1, output_transform_grad_1, kernel_transform_grad_1},
+     {input_transform_2, kernel_transform_2, output_transform_2, output_transform_grad_2, kernel_transform_grad_2},
+     {input_transform_transposed, kernel_transform_transposed, output_transform_transposed, NULL, NULL}}};

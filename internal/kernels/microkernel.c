@@ -16,9 +16,9 @@
 #define MR 4
 #endif
 // GCC's vector extension has no square root.
-#define SQRT(v) ((vector){sqrtf((v)[0]), sqrtf((v)[1]), sqrtf((v)[2]), sqrtf((v)[3])})
-#define MIN(limit, v) SELECT((bits)((v) > (limit)), limit, v)
-#define MAX(limit, v) SELECT((bits)((v) < (limit)), limit, v)
+#define VSQRT(v) ((vector){sqrtf((v)[0]), sqrtf((v)[1]), sqrtf((v)[2]), sqrtf((v)[3])})
+#define VMIN(limit, v) SELECT((bits)((v) > (limit)), limit, v)
+#define VMAX(limit, v) SELECT((bits)((v) < (limit)), limit, v)
 #define NARROW NULL
 #define NAME microkernels_any
 #define LABEL "any"

@@ -12,8 +12,8 @@ extern const microkernels microkernels_avx512_narrow;
 #define MR 8
 #define NARROW &microkernels_avx512_narrow
 #define NAME microkernels_avx512
-#define SQRT(v) _mm512_sqrt_ps(v)
-#define MIN(limit, v) _mm512_min_ps(limit, v)
-#define MAX(limit, v) _mm512_max_ps(limit, v)
+#define VSQRT(v) _mm512_sqrt_ps(v)
+#define VMIN(limit, v) _mm512_min_ps(limit, v)
+#define VMAX(limit, v) _mm512_max_ps(limit, v)
 #define LABEL "AVX-512"
 #include "loops.h"

@@ -9,8 +9,8 @@
 #define MR 8
 #define NARROW NULL
 #define NAME microkernels_avx512_narrow
-#define SQRT(v) _mm512_sqrt_ps(v)
-#define MIN(limit, v) _mm512_min_ps(limit, v)
-#define MAX(limit, v) _mm512_max_ps(limit, v)
+#define VSQRT(v) _mm512_sqrt_ps(v)
+#define VMIN(limit, v) _mm512_min_ps(limit, v)
+#define VMAX(limit, v) _mm512_max_ps(limit, v)
 #define LABEL "AVX-512"
 #include "loops.h"

@@ -11,8 +11,8 @@ extern const microkernels microkernels_avx2_narrow;
 #define MR 6
 #define NARROW &microkernels_avx2_narrow
 #define NAME microkernels_avx2
-#define SQRT(v) _mm256_sqrt_ps(v)
-#define MIN(limit, v) _mm256_min_ps(limit, v)
-#define MAX(limit, v) _mm256_max_ps(limit, v)
+#define VSQRT(v) _mm256_sqrt_ps(v)
+#define VMIN(limit, v) _mm256_min_ps(limit, v)
+#define VMAX(limit, v) _mm256_max_ps(limit, v)
 #define LABEL "AVX2"
 #include "loops.h"

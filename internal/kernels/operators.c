@@ -138,13 +138,13 @@ static OrtStatus *convolve(const char *name, kernel *k, OrtKernelContext *contex
 	const int64_t *x = in[0].dims, *s = in[1].dims, stride = k->window.stride;
 	if (in[0].data == NULL || in[0].rank != 4 || in[1].data == NULL || in[1].rank != 4 || s[2] != k->window.kernel || s[3] != s[2] ||
 	    x[3] != s[transposed ? 0 : 1])
-		return fail(name, "the kernel does not scratch_take the image");
+		return fail(name, "the kernel does not match the image");
 	int64_t dims[4] = {x[0], transposed ? x[1] * stride : x[1] / stride, transposed ? x[2] * stride : x[2] / stride, s[transposed ? 1 : 0]};
 	static const int64_t one = 1;
 	if (!has_dims(&in[4], 1, &one)) return fail(name, "the version is not a scalar");
 	if (!has_dims(&in[2], 1, &dims[3]) || !has_dims(&in[3], 4, dims)) return fail(name, "the bias or the mask does not match the result");
 	image from = image_of(in[0].data, x), to = image_of(NULL, dims);
-	if (!(transposed ? conv_fits(k->window, from, to) : conv_fits(k->window, to, from))) return fail(name, "the kernel's geometry does not scratch_take the image");
+	if (!(transposed ? conv_fits(k->window, from, to) : conv_fits(k->window, to, from))) return fail(name, "the window does not match the image");
 	OrtStatus *status = make_output(context, 0, dims, 4, &to.data);
 	if (status != NULL) return status;
 	epilogue f = {in[2].data, in[3].data, k->rectify};
@@ -174,7 +174,7 @@ static OrtStatus *compute_inverted(void *op_kernel, OrtKernelContext *context) {
 	inverted b = {k->window, x[3], hidden, out, in[5].data, in[6].data, in[1].data, in[2].data, in[3].data, in[4].data, k->residual};
 	int64_t dims[4] = {x[0], x[1] / stride, x[2] / stride, out};
 	image from = image_of(in[0].data, x), to = image_of(NULL, dims);
-	if (!inverted_fits(&b, from, to)) return fail(name, "the block does not scratch_take the image");
+	if (!inverted_fits(&b, from, to)) return fail(name, "the block does not match the image");
 	OrtStatus *status = make_output(context, 0, dims, 4, &to.data);
 	if (status != NULL) return status;
 	team t = team_of(context, k->fixed ? PIECES : 1);
@@ -193,7 +193,7 @@ static OrtStatus *compute_conv_weight_grad(void *op_kernel, OrtKernelContext *co
 	OrtStatus *status = read_images(name, context, 2, in);
 	if (status != NULL) return status;
 	image small = image_of(in[0].data, in[0].dims), large = image_of(in[1].data, in[1].dims);
-	if (!conv_fits(k->window, small, large)) return fail(name, "the kernel's geometry does not scratch_take the images");
+	if (!conv_fits(k->window, small, large)) return fail(name, "the window does not match the images");
 	int64_t dims[4] = {small.c, large.c, k->window.kernel, k->window.kernel};
 	float *out;
 	if ((status = make_output(context, 0, dims, 4, &out)) != NULL) return status;
@@ -446,7 +446,7 @@ char *register_operators(void *entry, void *options) {
 	if (domain == NULL) {
 		const OrtApiBase *(*base)(void) = (const OrtApiBase *(*)(void))entry;
 		OrtApi *api = base()->GetApi(ABI_VERSION);
-		if (api == NULL) return strdup("the library does not know this release_weights of its interface");
+		if (api == NULL) return strdup("the library does not support this version of its API");
 #define FIND(index, result, name, parameters) ort.name = (result(*) parameters)api[index];
 		ABI_FUNCTIONS(FIND)
 #undef FIND

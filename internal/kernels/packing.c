@@ -18,7 +18,7 @@ static float *packed(float *weights, size_t bytes, int zeros, const void *what, 
 }
 
 float *packed_weights(const team *t, weight_cache *cache, float version, size_t count, int zeros, const void *what,
-                  void (*pack)(const void *what, float *weights)) {
+                      void (*pack)(const void *what, float *weights)) {
 	size_t bytes = count * sizeof(float);
 	if (cache == NULL) return packed(t->scratch_alloc(bytes), bytes, zeros, what, pack);
 	// A second thread waits here, and then uses the weights that the first has packed.

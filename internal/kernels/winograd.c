@@ -9,27 +9,27 @@
 // L2 cache. It is a multiple of every mr.
 #define TILES 48
 
-// scheme is one of the three algorithms of winograd.h. Counts are along one axis.
+// winograd_scheme is one of the three algorithms of winograd.h. Counts are along one axis.
 typedef struct {
 	size_t transforms;          // index into microkernels.winograd
 	long pixels;                // input pixels of a tile
 	long begin;                 // offset of a tile's first input pixel
-	long stride;               // input pixels from one tile to the next
+	long stride;                // input pixels from one tile to the next
 	long results;               // output pixels of a tile
-	long inputs;                  // transformed inputs
+	long inputs;                // transformed inputs
 	long products, sums;        // products, and sums of products
 	unsigned char of[5];        // the sum that a product belongs to
 	unsigned char terms[5];     // products of a sum
 	unsigned char order[25];    // position of each transformed input, by row and column
 	unsigned char kernel[25];   // position of each transformed weight, sum by sum
 	long first[25], count[25];  // of a sum, by row and column: positions of its transformed inputs
-} scheme;
+} winograd_scheme;
 
-static scheme conv_scheme(long stride) {
-	scheme s = {.transforms = 0, .pixels = 4, .begin = -1, .stride = 2, .results = 2, .inputs = 4, .products = 4, .sums = 4,
+static winograd_scheme conv_scheme(long stride) {
+	winograd_scheme s = {.transforms = 0, .pixels = 4, .begin = -1, .stride = 2, .results = 2, .inputs = 4, .products = 4, .sums = 4,
 	            .of = {0, 1, 2, 3}, .terms = {1, 1, 1, 1}};
 	if (stride == 2)
-		s = (scheme){.transforms = 1, .pixels = 5, .begin = -1, .stride = 4, .results = 2, .inputs = 5, .products = 5, .sums = 3,
+		s = (winograd_scheme){.transforms = 1, .pixels = 5, .begin = -1, .stride = 4, .results = 2, .inputs = 5, .products = 5, .sums = 3,
 		             .of = {0, 1, 1, 2, 2}, .terms = {1, 2, 2}};
 	long next = 0;
 	for (long row = 0; row < s.sums; row++)
@@ -44,10 +44,10 @@ static scheme conv_scheme(long stride) {
 	return s;
 }
 
-// transposed_scheme is the scheme of a transposed convolution with a stride of 2. Its sums have one
-// product each, and share transformed inputs.
-static scheme transposed_scheme(void) {
-	scheme s = {.transforms = 2, .pixels = 3, .begin = 0, .stride = 2, .results = 4, .inputs = 4, .products = 5, .sums = 5};
+// transposed_scheme returns the scheme of a transposed convolution with a stride of 2. Its sums have
+// one product each, and share transformed inputs.
+static winograd_scheme transposed_scheme(void) {
+	winograd_scheme s = {.transforms = 2, .pixels = 3, .begin = 0, .stride = 2, .results = 4, .inputs = 4, .products = 5, .sums = 5};
 	static const long of[5] = {0, 1, 2, 3, 1}; // the transformed input of each product
 	for (long i = 0; i < 16; i++) s.order[i] = (unsigned char)i;
 	for (long i = 0; i < 25; i++) s.kernel[i] = (unsigned char)i, s.first[i] = of[i / 5] * 4 + of[i % 5], s.count[i] = 1;
@@ -69,7 +69,7 @@ int winograd_applies(window w, image x, image y) {
 typedef struct {
 	const team *team;
 	const microkernels *m;
-	scheme s;
+	winograd_scheme s;
 	image x, y;
 	const float *weights; // by block of y's channels, sum, product, channel of x, lane
 	epilogue f;
@@ -81,7 +81,7 @@ typedef struct {
 static long count_tiles(image y, long results) { return y.n * (y.h / results) * (y.w / results); }
 
 // input_tile sets pointers to the input pixels of tile i; pixels outside the image are zeros.
-static void input_tile(const scheme *s, image x, image y, long i, const float *zeros, const float **at) {
+static void input_tile(const winograd_scheme *s, image x, image y, long i, const float *zeros, const float **at) {
 	long cols = y.w / s->results, rows = y.h / s->results;
 	long col = i % cols * s->stride + s->begin, row = i / cols % rows * s->stride + s->begin, number = i / cols / rows;
 	for (long a = 0; a < s->pixels; a++)
@@ -102,7 +102,7 @@ static long output_offset(image y, long i, long results) {
 static void winograd_group(void *data, size_t group) {
 	winograd_task *q = data;
 	const microkernels *m = q->m;
-	const scheme *s = &q->s;
+	const winograd_scheme *s = &q->s;
 	image x = q->x, y = q->y;
 	long products = s->products * s->products, sums = s->sums * s->sums, inputs = s->inputs * s->inputs, results = s->results;
 	size_t own = (size_t)(TILES * inputs * x.c) * sizeof(float), empty = (size_t)x.c * sizeof(float);
@@ -150,14 +150,14 @@ static void winograd_group(void *data, size_t group) {
 typedef struct {
 	long small, large; // channels
 	const float *kernel;
-	scheme s;
+	winograd_scheme s;
 	int transposed, flipped; // transposed: from small to large; flipped: taps in reverse order
 } kernel_of;
 
 static void pack(const void *what, float *weights) {
 	const kernel_of *k = what;
 	const microkernels *m = best_microkernels();
-	scheme s = k->s;
+	winograd_scheme s = k->s;
 	long from = k->transposed ? k->small : k->large, to = k->transposed ? k->large : k->small;
 	float taps[9 * MAX_NR];
 	for (long block = 0; block < to; block += m->nr)
@@ -208,7 +208,7 @@ int conv_transpose_winograd(const team *t, window w, image small, const float *k
 
 int conv_weight_grad_winograd(const team *t, window w, image small, image large, float *kernel) {
 	const microkernels *m = best_microkernels();
-	scheme s = conv_scheme(w.stride);
+	winograd_scheme s = conv_scheme(w.stride);
 	long products = s.products * s.products, sums = s.sums * s.sums, all = count_tiles(small, 2);
 	size_t transformed_bytes = (size_t)(GRAD_TILES * products * large.c) * sizeof(float), sum_grads_bytes = (size_t)(GRAD_TILES * sums * small.c) * sizeof(float);
 	size_t product_grads_bytes = 0, empty = (size_t)large.c * sizeof(float);
