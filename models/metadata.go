@@ -1,10 +1,14 @@
 package models
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // ErrMetadata is returned, wrapped with what is wrong, when a metadata.json
@@ -172,8 +176,8 @@ type SkippedFile struct {
 	Reason string `json:"reason"`
 }
 
-// ParseMetadata reads a metadata.json. Unknown keys are ignored. It returns
-// ErrMetadata, wrapped, for malformed JSON and for values no verdict can be
+// ParseMetadata reads a metadata.json, which may begin with a byte order mark. Unknown
+// keys are ignored. It returns ErrMetadata, wrapped, for malformed JSON and for values no verdict can be
 // based on: a threshold that is missing, negative or not finite.
 func ParseMetadata(data []byte) (Metadata, error) {
 	// The outer keys take theirs from the inner ones, and tell a missing threshold
@@ -212,6 +216,7 @@ func parseJSON(data []byte, into any) error {
 	if len(data) > MaxMetadataBytes {
 		return fmt.Errorf("%d bytes, at most %d are read", len(data), MaxMetadataBytes)
 	}
+	data = toUTF8(data)
 	if n := listed(data); n > maxMetadataValues {
 		return fmt.Errorf("it lists %d values, at most %d are read", n, maxMetadataValues)
 	}
@@ -219,6 +224,40 @@ func parseJSON(data []byte, into any) error {
 		return fmt.Errorf("%.200s", err) // it may quote a number of any length
 	}
 	return nil
+}
+
+// toUTF8 returns JSON without its byte order mark. It converts UTF-16, which must have
+// one: editors on Windows write both. RFC 8259 allows readers to ignore the mark.
+func toUTF8(data []byte) []byte {
+	for _, mark := range []struct {
+		bytes string
+		order binary.ByteOrder
+	}{{"\xfe\xff", binary.BigEndian}, {"\xff\xfe", binary.LittleEndian}} {
+		if text, ok := bytes.CutPrefix(data, []byte(mark.bytes)); ok {
+			return utf8OfUTF16(text, mark.order)
+		}
+	}
+	return bytes.TrimPrefix(data, []byte("\ufeff"))
+}
+
+// utf8OfUTF16 converts UTF-16 text to UTF-8. It replaces what is not valid by U+FFFD. The
+// result is at most 1.5 times as long as the text.
+func utf8OfUTF16(text []byte, order binary.ByteOrder) []byte {
+	out := make([]byte, 0, len(text))
+	for len(text) >= 2 {
+		r := rune(order.Uint16(text))
+		text = text[2:]
+		if utf16.IsSurrogate(r) && len(text) >= 2 {
+			if pair := utf16.DecodeRune(r, rune(order.Uint16(text))); pair != utf8.RuneError {
+				r, text = pair, text[2:]
+			}
+		}
+		out = utf8.AppendRune(out, r) // U+FFFD for a single surrogate
+	}
+	if len(text) > 0 {
+		out = utf8.AppendRune(out, utf8.RuneError)
+	}
+	return out
 }
 
 // listed counts the values that JSON lists by the commas between them.
@@ -292,6 +331,20 @@ func (m Metadata) Measure() (name string, threshold float64) {
 		return m.Decision.Measure, m.Decision.Threshold
 	}
 	return MeasureMSE, m.Threshold
+}
+
+// OverrideWarnings returns what a user should know before meta replaces the metadata of m,
+// as sentences. It returns none for a nil meta, which replaces nothing.
+func OverrideWarnings(m *Model, meta *Metadata) []string {
+	if meta == nil || meta.Decision != nil {
+		return nil
+	}
+	own, _ := m.Metadata.Measure()
+	if own == MeasureMSE {
+		return nil
+	}
+	return []string{fmt.Sprintf("the metadata names no decision: the verdict is by %s, not by the model's %s; "+
+		"to change only the threshold, send the model's own metadata.json with another decision.threshold", MeasureMSE, own)}
 }
 
 // Classes are the class names, the generic ones where there are none.

@@ -11,6 +11,7 @@ func addLimits(f *pflag.FlagSet, o *api.Options) {
 	f.DurationVar(&o.ReadPause, "upload-pause", o.ReadPause, "how long an upload may stop")
 	f.DurationVar(&o.DetectTime, "max-detect-time", o.DetectTime, "how long a /detect, or another request of a model, may take, its upload and its wait included; 0 for no bound")
 	f.DurationVar(&o.TrainTime, "max-train-time", o.TrainTime, "how long a /train may take, its upload and its wait included; 0 for no bound")
+	f.Float64Var(&o.DefaultMaxSeconds, "default-max-seconds", o.DefaultMaxSeconds, "max_seconds of a /train that sends none, for clients that give up after a fixed time; its upload and its wait count; 0 for no limit")
 
 	f.Int64Var(&o.Models.MaxBytes, "max-model", o.Models.MaxBytes, "largest model file, in bytes")
 	f.Int64Var(&o.Models.MaxParameters, "max-parameters", o.Models.MaxParameters, "most weights and biases of a model")

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/deepmed/anomaly/internal/api"
@@ -18,16 +19,30 @@ import (
 // defaultPort is the port of the Python service.
 const defaultPort = "5029"
 
-// address is where to listen: the flag, else all of PORT's on the loopback.
+// loopback is the host of an address without one.
+const loopback = "127.0.0.1"
+
+// address returns the address of the service for the value of --addr, which may have a
+// host and a port or the host alone. A missing port is that of PORT, or defaultPort.
 func address(flag string) string {
+	host, port := loopback, ""
 	if flag != "" {
-		return flag
+		var err error
+		if host, port, err = net.SplitHostPort(flag); err != nil {
+			// An IPv6 address may have brackets.
+			host, port = strings.TrimSuffix(strings.TrimPrefix(flag, "["), "]"), ""
+			if strings.Contains(host, ":") && net.ParseIP(host) == nil {
+				return flag // the error of net.Listen describes it
+			}
+		}
 	}
-	port := os.Getenv("PORT")
+	if port == "" {
+		port = os.Getenv("PORT")
+	}
 	if port == "" {
 		port = defaultPort
 	}
-	return net.JoinHostPort("127.0.0.1", port)
+	return net.JoinHostPort(host, port)
 }
 
 func serveCommand() *cobra.Command {
@@ -92,7 +107,7 @@ func serveCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	engine.add(c)
-	f.StringVar(&addr, "addr", "", "address to listen on (default 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
+	f.StringVar(&addr, "addr", "", "address to listen on, HOST:PORT, or HOST for the port of $PORT (default 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
 	logs.add(c)
 	f.DurationVar(&grace, "grace", 10*time.Second, "how long running requests may take to end after SIGTERM before they are cancelled")
 	f.StringVar(&tokenFile, "token-file", "", "file with the token that callers must send as Authorization: Bearer; /health, /livez, /readyz and /v2/health stay open (default: no token)")
@@ -134,6 +149,6 @@ func healthCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&addr, "addr", "", "address of the service (default 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
+	c.Flags().StringVar(&addr, "addr", "", "address of the service, HOST:PORT, or HOST for the port of $PORT (default 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
 	return c
 }
