@@ -206,7 +206,7 @@ func TestLimits_AreEnforced(t *testing.T) {
 		{"the model's image size", func(o *Options) { o.Models.MaxSide = 16 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "at most 16×16"},
 		{"the ratio of a zip", func(o *Options) { o.Dataset.Ratio = 100 }, "/train", []part{file("zipFile", "a", bomb)}, "more than 100 times"},
 		{"the files in a zip", func(o *Options) { o.Dataset.Entries = 1 }, "/train", []part{file("zipFile", "a", trainingZip(t, 2, nil))}, "2 files"},
-		{"the size of a data set", func(o *Options) { o.Dataset.PreparedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", trainingZip(t, 2, nil))}, "at most 1024 are given"},
+		{"the size of a data set", func(o *Options) { o.Dataset.PreparedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", trainingZip(t, 2, nil))}, "at most 1024 are allowed"},
 		{"what a zip unpacks to", func(o *Options) { o.Dataset.UnpackedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", trainingZip(t, 2, nil))}, "unpacks to"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
