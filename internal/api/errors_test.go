@@ -113,11 +113,15 @@ func invalidRequests(t *testing.T) []invalidRequest {
 
 		raw("train: JSON", "/train", "application/json", []byte(`{"level":3}`), 415, "multipart"),
 		raw("train: the zip itself", "/train", "application/zip", zipped, 415, "multipart"),
-		raw("detect: a URL-encoded form", "/detect", "application/x-www-form-urlencoded", []byte("a=b"), 415, "multipart"),
+		raw("detect: a URL-encoded form", "/detect", "application/x-www-form-urlencoded", []byte("a=b"), 400, "Both model file and image file are required"),
+		raw("train: a URL-encoded form", "/train", "application/x-www-form-urlencoded", []byte("level=3"), 400, "No ZIP file uploaded"),
+		raw("train: a level in the URL", "/train?level=5", kind, whole, 400, "The field level was sent in the URL"),
 		raw("train: multipart without a boundary", "/train", "multipart/form-data", whole, 400, "multipart"),
 		raw("train: another boundary", "/train", "multipart/form-data; boundary=nothere", whole, 400, ""),
 		raw("train: a form cut off", "/train", kind, whole[:len(whole)/2], 400, "cut off"),
-		raw("train: no body", "/train", kind, nil, 400, ""),
+		raw("train: no body", "/train", kind, nil, 400, "No ZIP file uploaded"),
+		raw("train: no body and no type", "/train", "", nil, 400, "No ZIP file uploaded"),
+		raw("detect: no body and no type", "/detect", "", nil, 400, "Both model file and image file are required"),
 		{name: "GET /train", method: http.MethodGet, path: "/train", status: 405, contains: "POST /train"},
 		{name: "PUT /detect", method: http.MethodPut, path: "/detect", kind: "text/plain", body: prose, status: 405, contains: "POST /detect"},
 		{name: "DELETE /health", method: http.MethodDelete, path: "/health", status: 405, contains: "GET /health"},
@@ -202,7 +206,7 @@ func TestLimits_AreEnforced(t *testing.T) {
 		{"the model's image size", func(o *Options) { o.Models.MaxSide = 16 }, "/detect", []part{file("modelFile", "m", model), file("imageFile", "i", image)}, "at most 16×16"},
 		{"the ratio of a zip", func(o *Options) { o.Dataset.Ratio = 100 }, "/train", []part{file("zipFile", "a", bomb)}, "more than 100 times"},
 		{"the files in a zip", func(o *Options) { o.Dataset.Entries = 1 }, "/train", []part{file("zipFile", "a", trainingZip(t, 2, nil))}, "2 files"},
-		{"the size of a data set", func(o *Options) { o.Dataset.PreparedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", trainingZip(t, 2, nil))}, "at most 1024 are given"},
+		{"the size of a data set", func(o *Options) { o.Dataset.PreparedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", trainingZip(t, 2, nil))}, "at most 1024 are allowed"},
 		{"what a zip unpacks to", func(o *Options) { o.Dataset.UnpackedBytes = 1 << 10 }, "/train", []part{file("zipFile", "a", trainingZip(t, 2, nil))}, "unpacks to"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
