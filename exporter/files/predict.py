@@ -157,9 +157,11 @@ def find(arguments):
         else:
             found = []
             for match in sorted(map(Path, glob.glob(argument, recursive=True))):
+                if "__MACOSX" in match.parts or is_hidden(match.parts[-1:]):
+                    continue
                 if match.is_dir():
                     add_folder(match, found, [])
-                elif is_image(match) and not is_hidden(match.parts[-1:]) and "__MACOSX" not in match.parts:
+                elif is_image(match):
                     found.append(str(match))
             images += dict.fromkeys(found or [argument])  # without duplicates
     return images, passed_over
