@@ -390,6 +390,9 @@ func tiffFile(order interface {
 		out = []byte("II*\x00\x08\x00\x00\x00")
 	}
 	tags := [][2]int{{256, width}, {257, height}, {258, 16}, {259, compression}, {262, photometric}, {273, 0}, {277, channels}, {278, height}, {279, len(data)}}
+	if channels == 4 {
+		tags = append(tags, [2]int{338, 1}) // associated alpha: the colours are multiplied by it
+	}
 	end := 8 + 2 + 12*len(tags) + 4
 	out = order.AppendUint16(out, uint16(len(tags)))
 	for _, tag := range tags {
@@ -463,6 +466,7 @@ func deepImages() map[string][]byte {
 			out[fmt.Sprintf("white_is_zero_le_%d%s.tif", bits, name)] = tiffFile(le, 0, 1, deepWidth, deepHeight, deepValues(bits, 1), packed)
 			out[fmt.Sprintf("rgb_le_%d%s.tif", bits, name)] = tiffFile(le, 2, 3, deepWidth, deepHeight, deepValues(bits, 3), packed)
 			out[fmt.Sprintf("rgb_be_%d%s.tif", bits, name)] = tiffFile(be, 2, 3, deepWidth, deepHeight, deepValues(bits, 3), packed)
+			out[fmt.Sprintf("premultiplied_%d%s.tif", bits, name)] = tiffFile(le, 2, 4, deepWidth, deepHeight, deepValues(bits, 4), packed)
 		}
 	}
 	return out
@@ -587,7 +591,7 @@ func TestPredictScript_ScalesToTheModelsRange(t *testing.T) {
 		switch {
 		case strings.HasPrefix(name, "grey_alpha"):
 			channels, color = 2, 4
-		case strings.HasPrefix(name, "rgba"):
+		case strings.HasPrefix(name, "rgba"), strings.HasPrefix(name, "premultiplied"):
 			channels, color = 4, 6
 		case strings.HasPrefix(name, "rgb"):
 			channels, color = 3, 2
@@ -600,12 +604,21 @@ func TestPredictScript_ScalesToTheModelsRange(t *testing.T) {
 			}
 			rows = append(rows, b)
 		}
+		if strings.HasPrefix(name, "premultiplied") {
+			values := deepValues(bits, channels)
+			for i := range rows {
+				if alpha := int(values[i|3] >> 8); alpha == 0 {
+					rows[i] = 0
+				} else {
+					rows[i] = byte(min(int(rows[i])*255/alpha, 255))
+				}
+			}
+		}
 		images = append(images, write(t, dir, name, data))
 		expected = append(expected, write(t, dir, "8bit_"+name+".png", pngFile(color, 8, deepWidth, deepHeight, rows)))
 	}
 	sameErrors(t, s, model, serviceKnows("max_value"), images, expected)
 	// Images of 8 bits are not scaled.
-	sameErrors(t, s, model, false, expected[:1], expected[:1])
 	plain := entries(t, s.run(t, "--json", expected[0]))
 	if scaled := entries(t, s.run(t, "--json", "--model", model, expected[0])); *plain[0].MSE != *scaled[0].MSE {
 		t.Error("max_value changes an image of 8 bits")
@@ -662,6 +675,20 @@ print(predict.prepare(sys.argv[1], 32, {"orientation": "exif"})[1], predict.prep
 	c.Env = append(os.Environ(), "PYTHONPATH="+s.dir, "PYTHONDONTWRITEBYTECODE=1")
 	if r, want := finish(t, c), fmt.Sprintf("(%d, %d) (%d, %d)\n", deepHeight, deepWidth, deepWidth, deepHeight); r.stdout != want {
 		t.Errorf("the sizes are %q, expected %q: %s", r.stdout, want, r.stderr)
+	}
+}
+
+func TestPredictScript_RefusesTIFFThatPillowDecodesWrongly(t *testing.T) {
+	s := newScript(t)
+	data := tiffFile(binary.LittleEndian, 2, 3, deepWidth, deepHeight, deepValues(16, 3), false)
+	rows := []byte{0x16, 1, 3, 0, 1, 0, 0, 0, deepHeight, 0, 0, 0} // rows per strip, an optional tag
+	planar := []byte{0x1c, 1, 3, 0, 1, 0, 0, 0, 2, 0, 0, 0}
+	if bytes.Count(data, rows) != 1 {
+		t.Fatal("the file has no such tag")
+	}
+	path := write(t, t.TempDir(), "planar.tif", bytes.Replace(data, rows, planar, 1))
+	if list := entries(t, s.run(t, "--json", path)); list[0].Error == nil || !strings.Contains(*list[0].Error, "each channel of 16 bits separately") {
+		t.Errorf("%+v", list[0])
 	}
 }
 

@@ -47,20 +47,20 @@ BMP_HEADERS = [bytes([size, 0, 0, 0]) for size in (12, 40, 52, 56, 64, 108, 124)
 OTHER_FORMATS = [
     (4, b"ftyphe", "HEIC"), (4, b"ftypmif1", "HEIC"), (4, b"ftypmsf1", "HEIC"), (4, b"ftypavi", "AVIF"), (128, b"DICM", "DICOM"),
     (4, b"jP  ", "JPEG 2000"), (0, b"\xff\x4f\xff\x51", "JPEG 2000"), (4, b"JXL ", "JPEG XL"), (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
 ]
 BATCH = 8  # images in one run of the network
 MAX_REGIONS = 20
 MODEL = Path(__file__).with_name("autoencoder.onnx")
 
 # measure takes N×3×size×size images and returns their mean squared errors, their scores by the
-# model's other measure, and their anomaly maps if they are asked for. The scores are None if
-# the model has no other measure, and so are the maps. other_measure is that measure's name, or
-# None.
+# model's other measure and, with maps, their anomaly maps. Scores and maps are None if the
+# model has no other measure. other_measure is that measure's name, or None.
 Model = collections.namedtuple("Model", "measure size metadata other_measure")
 
 
 class Problem(Exception):
-    """The model or its metadata cannot be used. The message is one sentence with the remedy."""
+    """The model, its metadata or an image cannot be used. The message is one sentence with the remedy."""
 
 
 def load(path):
@@ -218,8 +218,7 @@ def only_image():
     if len(images) > 1:
         raise Problem(f"{len(images)} images are in this folder, expected one: {listing(images)}; name the images to judge: python predict.py IMAGE...")
     if not images:
-        reason = refusal(files)
-        raise Problem("no image is in this folder: " + (reason or "add one PNG, JPEG, BMP, TIFF, GIF or WebP file, or name the images to judge: python predict.py IMAGE..."))
+        raise Problem("no image is in this folder: " + (refusal(files) or "add one PNG, JPEG, BMP, TIFF, GIF or WebP file, or name the images to judge: python predict.py IMAGE..."))
     return str(images[0])
 
 
@@ -242,52 +241,59 @@ def to_rgb(image, path, max_value):
     Values of 16 bits are multiplied by 256/(max_value+1), rounded down, at most 255. Without
     max_value, that is their high byte. Pillow would clip grey values above 255 to white.
     """
-    rawmode = rawmode_of(image.tile[0][3]) if image.tile else ""
+    rawmode = rawmode_of(image.tile[0]) if image.tile else ""
     scaled = isinstance(max_value, (int, float)) and 1 <= max_value < 65535
     if image.mode in ("I", "F") and not rawmode.startswith("I;1") or rawmode.startswith("I;") and rawmode.endswith("S"):
         raise Problem("its pixels have 32 bits or a sign: export it with 8 or 16 bits")
-    if image.mode.startswith("I"):
+    if image.format == "TIFF" and image.tag_v2.get(284) == 2 and ";16" not in rawmode and max(image.tag_v2.get(258, (1,))) > 8:
+        raise Problem("it is a TIFF that stores each channel of 16 bits separately: export it as a PNG")
+    grey = image.mode.startswith("I")
+    if grey:
         values = np.stack([np.asarray(image)] * 3, axis=2)
     elif scaled and rawmode.startswith(("RGB", "LA")) and ";16" in rawmode:
-        values = colours_of_16_bits(image, path, rawmode)
+        values = colours_of_16_bits(path, rawmode)
     else:
         return image.convert("RGB")
-    values = values.astype(np.uint32) * 256 // (int(max_value) + 1 if scaled else 65536)
-    values = np.minimum(values, 255).astype(np.uint8)
-    if image.format == "TIFF" and image.mode.startswith("I") and image.tag_v2.get(262) == 0:  # 0 is white
-        values = 255 - values
-    rgb = Image.fromarray(values)
-    rgb.info = dict(image.info)  # with the EXIF data
-    return rgb
+    values = values.astype(np.uint32)
+    rgb = np.minimum(values[:, :, :3] * 256 // (int(max_value) + 1 if scaled else 65536), 255)
+    if grey and image.format == "TIFF" and image.tag_v2.get(262) == 0:  # 0 is white
+        rgb = 255 - rgb
+    if rawmode.startswith("RGBa"):  # the colours are multiplied by alpha
+        alpha = values[:, :, 3:] >> 8
+        rgb = np.where(alpha == 0, 0, np.minimum(rgb * 255 // np.maximum(alpha, 1), 255))
+    result = Image.fromarray(rgb.astype(np.uint8))
+    result.info = dict(image.info)  # with the EXIF data
+    return result
 
 
-def rawmode_of(arguments):
-    """Return the pixel format in the file, such as "RGB;16B", from a decoder's arguments."""
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return first if isinstance(first, str) else ""
-
-
-def colours_of_16_bits(image, path, rawmode):
-    """Return height×width×3 values of an image whose colours have 16 bits.
+def colours_of_16_bits(path, rawmode):
+    """Return height×width×channels values of an image whose colours have 16 bits.
 
     Pillow keeps the high bytes only. It decodes the low bytes if it is told the other byte
     order.
     """
+    if rawmode == "LA;16B":  # as four bytes: grey, then alpha
+        grey = decoded_as(path, "RGBA")
+        return np.stack([grey[:, :, 0] << 8 | grey[:, :, 1]] * 3, axis=2)
     native = "L" if sys.byteorder == "little" else "B"
-    order = native if rawmode[-1] == "N" else rawmode[-1]
-    low = "RGBA" if rawmode == "LA;16B" else rawmode[:-1] + ("B" if order == "L" else "L")
-    if rawmode.startswith("RGBa"):
-        raise Problem("its colours of 16 bits are multiplied by the alpha channel: export it without alpha")
-    with Image.open(path, formats=[image.format]) as other:
-        for i, tile in enumerate(other.tile):  # a tuple or, since Pillow 11, a named tuple
-            arguments = low if isinstance(tile[3], str) else (low, *tile[3][1:])
-            other.tile[i] = getattr(type(tile), "_make", tuple)((*tile[:3], arguments))
+    layout, order = rawmode[:-1].replace("RGBa", "RGBA"), rawmode[-1].replace("N", native)
+    return decoded_as(path, layout + order) << 8 | decoded_as(path, layout + ("B" if order == "L" else "L"))
+
+
+def decoded_as(path, rawmode):
+    """Return the bytes of an image that is decoded as if the file had another pixel format."""
+    with Image.open(path, formats=list(FORMATS)) as image:
+        for i, tile in enumerate(image.tile):  # a tuple or, since Pillow 11, a named tuple
+            arguments = rawmode if isinstance(tile[3], str) else (rawmode, *tile[3][1:])
+            image.tile[i] = getattr(type(tile), "_make", tuple)((*tile[:3], arguments))
         image.load()
-        other.load()
-        high, low_bytes = np.asarray(image).astype(np.uint32), np.asarray(other).astype(np.uint32)
-    if rawmode == "LA;16B":  # the four bytes of a pixel: grey, then alpha
-        return np.stack([low_bytes[:, :, 0] << 8 | low_bytes[:, :, 1]] * 3, axis=2)
-    return (high << 8 | low_bytes)[:, :, :3]
+        return np.asarray(image).astype(np.uint32)
+
+
+def rawmode_of(tile):
+    """Return the pixel format in the file, such as "RGB;16B", or an empty string."""
+    first = tile[3][0] if isinstance(tile[3], tuple) and tile[3] else tile[3]
+    return first if isinstance(first, str) else ""
 
 
 def judge(model, decision, paths, with_regions=False):
@@ -362,7 +368,7 @@ def report(result):
     ]
     if "regions" in result:
         count = len(result["regions"])
-        lines.append(f"Regions:      {count or 'none'}" + (" above the threshold; boxes in pixels from the top left" if count else " above the threshold"))
+        lines.append(f"Regions:      {count} above the threshold; boxes in pixels from the top left" if count else "Regions:      none above the threshold")
         lines += ["  x {x}, y {y}, width {width}, height {height}: score {score:.6g}".format(**region) for region in result["regions"]]
     return "\n".join(lines)
 
@@ -431,8 +437,8 @@ def judge_only_image(arguments):
 def judge_images(images, arguments):
     paths, passed_over = find(images)
     if passed_over:
-        reason = refusal(passed_over)
-        print(f"{len(passed_over)} files in the folders are not images and were passed over: {listing(passed_over)}" + (f"; {reason}" if reason else ""), file=sys.stderr)
+        what = "1 file in the folders is not an image and was" if len(passed_over) == 1 else f"{len(passed_over)} files in the folders are not images and were"
+        print(f"{what} passed over: " + "; ".join(filter(None, [listing(passed_over), refusal(passed_over)])), file=sys.stderr)
     if not paths:
         print("no images in " + ", ".join(images), file=sys.stderr)
     model, decision = load_all(arguments.model, arguments.metadata)
