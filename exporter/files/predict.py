@@ -139,7 +139,7 @@ def decision_of(metadata, model):
     for threshold in metadata.get("threshold"), decision.get("threshold"):
         if not isinstance(threshold, (int, float)) or not 0 <= threshold < math.inf:
             raise Problem(f"the threshold is {threshold}, expected a number of 0 or more")
-    preprocessing = (model.metadata or metadata).get("preprocessing") or {}
+    preprocessing = (model.metadata or {}).get("preprocessing") or {}
     return decision["measure"], decision["threshold"], metadata.get("class_names") or ["normal", "anomaly"], preprocessing
 
 
