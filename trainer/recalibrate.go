@@ -43,11 +43,15 @@ type Recalibration struct {
 
 // LoadCalibrationImages reads calibration images, resized to o.ImageSize. It returns
 // ErrTooFewCalibrationImages for fewer than calibration.MinImages images, before any is
-// decoded if there are too few files, and the errors that Train returns for a data set.
+// decoded if there are too few files, ErrLayout for the training images of an evaluation,
+// and the errors that Train returns for a data set.
 func LoadCalibrationImages(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Options) (*dataset.Dataset, error) {
 	o = o.forCalibration(engine)
+	if err := src.CheckHeldOut(); err != nil {
+		return nil, err
+	}
 	if n := src.Images(); n > 0 && n < calibration.MinImages {
-		return nil, tooFew(n, 0)
+		return nil, tooFew(n, src.Refused())
 	}
 	o.begin(StageReadingImages)
 	data, err := dataset.Load(ctx, src, o.dataset())

@@ -88,7 +88,7 @@ func TestOpenZip_FindsImagesInAnyFolderAndCase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.Len() != 8 || len(d.Skipped) != 0 {
+	if d.Len() != 9 || len(d.Skipped) != 0 {
 		t.Errorf("%d images, skipped %v", d.Len(), d.Skipped)
 	}
 	for _, px := range images(t, d) {
