@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/calibration"
@@ -165,6 +166,7 @@ func newReport(m *models.Model, data *dataset.Dataset, c *calibration.Calibratio
 		SkippedFiles: data.Skipped[:min(len(data.Skipped), maxNamedSkips)],
 		Before:       before, After: c.Threshold, FalseAlarmRate: c.FalseAlarmRate, MinFalseAlarmRate: c.MinFalseAlarmRate,
 		AboveBefore: calibration.ShareAbove(scores, before),
+		Warnings:    slices.Clone(data.Warnings),
 	}
 	if ref, ok := calibration.ReferenceOf(m.Metadata.Decision); ok {
 		shift := ref.Compare(scores)

@@ -160,6 +160,24 @@ func (l *lister) file(name, full string, mode fs.FileMode) error {
 	return l.add(File{name: name, Reason: k.refusal, Image: k.image})
 }
 
+// ImageFile reports whether a file is an image by its name or its first bytes, whether
+// or not its format is read.
+func ImageFile(path string) bool {
+	if IsImage(path) {
+		return true
+	}
+	k, err := kindOfFile(path)
+	return err == nil && k.image
+}
+
+// kindOfFile returns the kind of a file with a name that does not decide it.
+func kindOfFile(path string) (kind, error) {
+	if classify(filepath.ToSlash(path)) != unclearFile {
+		return noImage, nil
+	}
+	return kindOfContent(path, func() (io.ReadCloser, error) { return files.OpenRegular(path) })
+}
+
 // kindOfContent returns the kind of a file by its first bytes.
 func kindOfContent(name string, open func() (io.ReadCloser, error)) (kind, error) {
 	f, err := open()

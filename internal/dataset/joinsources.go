@@ -17,7 +17,8 @@ func OpenFiles(paths []string, lim Limits) (*Source, error) {
 	}
 	s := &Source{}
 	for _, p := range paths {
-		s.entries = append(s.entries, entry{name: filepath.ToSlash(p), yaml: classify(p) == yamlFile,
+		k, _ := kindOfFile(p) // an error is returned again when the file is read
+		s.entries = append(s.entries, entry{refusal: k.refusal, name: filepath.ToSlash(p), yaml: classify(p) == yamlFile,
 			open: func() (io.ReadCloser, error) { return files.OpenRegular(p) }})
 	}
 	s.sort()

@@ -220,6 +220,17 @@ func isText(head []byte) bool {
 	return wrong <= len(head)/4 // a text in another encoding has few bytes above 127
 }
 
+// PassedOver returns one sentence for each reason for which files are not read.
+func PassedOver(files []File) []string {
+	var p passedOverFiles
+	for _, f := range files {
+		if f.Reason != "" {
+			p.add(f.Path, f.Reason)
+		}
+	}
+	return grouped(p.names, p.reasons)
+}
+
 // grouped returns one sentence for each reason for which files were passed over.
 func grouped(names, reasons []string) []string {
 	var order []string

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -50,4 +51,29 @@ func NotRegular(mode fs.FileMode) error {
 		kind = "socket"
 	}
 	return fmt.Errorf("it is a %s, %w", kind, ErrNotRegular)
+}
+
+// CheckWritable returns an error if WriteAtomic cannot create a file at path, for
+// example because of permissions. It leaves nothing behind.
+func CheckWritable(path string) error {
+	dir := filepath.Dir(path)
+	for {
+		info, err := os.Stat(dir)
+		if err == nil && !info.IsDir() {
+			return &fs.PathError{Op: "create", Path: path, Err: fmt.Errorf("%s is not a folder", dir)}
+		}
+		if err == nil {
+			break
+		}
+		up := filepath.Dir(dir)
+		if !errors.Is(err, fs.ErrNotExist) || up == dir {
+			return err
+		}
+		dir = up
+	}
+	probe, err := os.CreateTemp(dir, TemporaryPrefix+"*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
