@@ -82,7 +82,7 @@ func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 			images = append(images, e)
 		}
 	}
-	d.Warnings = slices.Concat(src.warnings, grouped(src.passedOver.names, src.passedOver.reasons))
+	d.Warnings = slices.Concat(src.warnings, grouped(src.passedOver, 1))
 	for _, e := range refused {
 		d.Skipped = append(d.Skipped, models.SkippedFile{Name: shortened(e.name), Reason: e.refusal})
 	}

@@ -103,7 +103,7 @@ var (
 	readable = kind{image: true}
 	raw      = kind{true, "camera raw images are not read: export JPEG or PNG"}
 	dicom    = kind{true, "DICOM images are not read: export PNG or TIFF"}
-	archive  = passedOver("an archive inside of the data set", "unpack it, or give it alone")
+	archive  = passedOver("an archive", "unpack it, or give it alone")
 	video    = passedOver("a video", "extract its frames as JPEG or PNG")
 	document = passedOver("a document", "export its pages as PNG")
 
@@ -217,7 +217,7 @@ func isText(head []byte) bool {
 		}
 		rest = rest[n:]
 	}
-	return wrong <= len(head)/4 // a text in another encoding has few bytes above 127
+	return wrong <= len(head)/2 // a text in another encoding has fewer bytes above 127
 }
 
 // PassedOver returns one sentence for each reason for which files are not read.
@@ -228,27 +228,31 @@ func PassedOver(files []File) []string {
 			p.add(f.Path, f.Reason)
 		}
 	}
-	return grouped(p.names, p.reasons)
+	return grouped(p, 1)
 }
 
-// grouped returns one sentence for each reason for which files were passed over.
-func grouped(names, reasons []string) []string {
+// grouped returns a sentence for each reason for which at least least files were passed
+// over.
+func grouped(files passedOverFiles, least int) []string {
 	var order []string
 	count, first := map[string]int{}, map[string]string{}
-	for i, r := range reasons {
+	for i, r := range files.reasons {
 		if count[r] == 0 {
 			order = append(order, r)
-			first[r] = shortened(names[i])
+			first[r] = shortened(files.names[i])
 		}
 		count[r]++
 	}
-	sentences := make([]string, len(order))
-	for i, r := range order {
+	var sentences []string
+	for _, r := range order {
+		if count[r] < least {
+			continue
+		}
 		more := ""
 		if n := count[r] - 1; n > 0 {
 			more = fmt.Sprintf(" and %d more", n)
 		}
-		sentences[i] = fmt.Sprintf("passed over %s%s: %s", first[r], more, r)
+		sentences = append(sentences, fmt.Sprintf("passed over %s%s: %s", first[r], more, r))
 	}
 	return sentences
 }

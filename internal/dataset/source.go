@@ -183,8 +183,8 @@ func OpenFolder(dir string, lim Limits) (*Source, error) {
 	return s, s.arrange()
 }
 
-// arrange restricts the images to those of a training, adds a warning for those that are
-// refused, and sorts them. It returns ErrLayout.
+// arrange restricts the images to those of a training, adds a warning for each reason for
+// which several are refused, and sorts them. It returns ErrLayout.
 func (s *Source) arrange() error {
 	if err := s.restrict(); err != nil {
 		return err
@@ -196,7 +196,7 @@ func (s *Source) arrange() error {
 			refused.add(e.name, e.refusal)
 		}
 	}
-	s.warnings = append(s.warnings, grouped(refused.names, refused.reasons)...)
+	s.warnings = append(s.warnings, grouped(refused, 2)...)
 	return nil
 }
 
