@@ -3,23 +3,18 @@ package dataset
 import (
 	"bytes"
 	"compress/flate"
+	"hash/crc32"
 	"io"
 	"os"
-	"slices"
 	"testing"
 )
 
-// farContent is the content of testdata/far.deflate64, which needs the distances and
+// The size and checksum of the content of testdata/far.deflate64, which has distances and
 // lengths that Deflate does not have.
-func farContent() []byte {
-	block := make([]byte, 36000)
-	x := uint32(1)
-	for i := range block {
-		x = (x*1103515245 + 12345) & 0x7fffffff
-		block[i] = byte(x >> 16 & 15)
-	}
-	return slices.Concat(make([]byte, 70_000), block, make([]byte, 20_000), block, []byte("end"))
-}
+const (
+	farBytes = 181_811
+	farCRC32 = 0xfc9466b7
+)
 
 func readTestdata(t testing.TB, name string) []byte {
 	t.Helper()
@@ -33,13 +28,10 @@ func readTestdata(t testing.TB, name string) []byte {
 func TestInflater64_ReadsFarAndLongMatches(t *testing.T) {
 	stream := readTestdata(t, "far.deflate64")
 	got, err := io.ReadAll(newInflater64(bytes.NewReader(stream)))
-	if err != nil || !bytes.Equal(got, farContent()) {
+	if err != nil || len(got) != farBytes || crc32.ChecksumIEEE(got) != farCRC32 {
 		t.Fatalf("%d bytes, %v", len(got), err)
 	}
 	for n := range len(stream) {
-		if n > 300 && n%97 != 0 {
-			continue
-		}
 		if _, err := io.ReadAll(newInflater64(bytes.NewReader(stream[:n]))); err == nil {
 			t.Fatalf("no error for the first %d bytes", n)
 		}
