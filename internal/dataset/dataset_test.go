@@ -264,6 +264,8 @@ func FuzzOpenZip(f *testing.F) {
 	_ = z.Close()
 	f.Add(b.Bytes())
 	f.Add([]byte("PK\x05\x06"))
+	f.Add(hostile.Pack(hostile.Entry{Name: "a", Data: readTestdata(f, "far.deflate64"), Method: deflate64}, hostile.Entry{Name: "train/ok/b", Data: dot(f, color.White)},
+		hostile.Entry{Name: "test/c.jfif", Data: dot(f, color.White)}, hostile.Entry{Name: "d.heic", Data: []byte("\x00\x00\x00\x18ftypheic")}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		lim := Limits{Entries: 100, UnpackedBytes: 1 << 24, Ratio: 200, PreparedBytes: 1 << 20, MemoryBytes: 1 << 20}
 		src, err := OpenZip(bytes.NewReader(data), int64(len(data)), lim)
