@@ -78,6 +78,7 @@ func invalidRequests(t *testing.T) []invalidRequest {
 		archive("an empty zip", 400, "No image files found in the uploaded dataset", testkit.Zip(t, nil)),
 		archive("a zip with only YAML", 400, "No image files found in the uploaded dataset", testkit.Zip(t, map[string][]byte{"data.yaml": []byte("names: [a]")})),
 		archive("a zip of prose", 400, "No image files found in the uploaded dataset", testkit.Zip(t, map[string][]byte{"a.txt": prose})),
+		archive("a zip with defects", 400, "beside the folder good there is crack", testkit.Zip(t, map[string][]byte{"good/a.png": prose, "crack/b.png": prose})),
 		archive("a zip of hidden images", 400, "No image files found in the uploaded dataset", testkit.Zip(t, map[string][]byte{"__MACOSX/a.jpg": image, ".b.jpg": image})),
 		archive("a zip of unreadable images", 400, "none of its 2 image files can be read", testkit.Zip(t, map[string][]byte{"a.jpg": prose, "b.png": nil})),
 		archive("a zip of truncated images", 400, "none of its 1 image files can be read", testkit.Zip(t, map[string][]byte{"a.jpg": image[:len(image)/2]})),
