@@ -303,6 +303,20 @@ func (m Metadata) Measure() (name string, threshold float64) {
 	return MeasureMSE, m.Threshold
 }
 
+// OverrideWarnings returns what a user should know before meta replaces the metadata of m,
+// as sentences. It returns none for a nil meta, which replaces nothing.
+func OverrideWarnings(m *Model, meta *Metadata) []string {
+	if meta == nil || meta.Decision != nil {
+		return nil
+	}
+	own, _ := m.Metadata.Measure()
+	if own == MeasureMSE {
+		return nil
+	}
+	return []string{fmt.Sprintf("the metadata names no decision: the verdict is by %s, not by the model's %s; "+
+		"to change only the threshold, send the model's own metadata.json with another decision.threshold", MeasureMSE, own)}
+}
+
 // Classes returns the class names, or the generic ones when there are none.
 func (m Metadata) Classes() []string {
 	if len(m.ClassNames) == 0 {

@@ -2,13 +2,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"os"
+	"math"
 	"path/filepath"
+	"slices"
+	"sync"
 	"text/tabwriter"
+	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 	"github.com/spf13/cobra"
@@ -23,35 +28,52 @@ type result struct {
 	Error string `json:"error,omitempty"`
 }
 
+// stdinName is the name of an image that is read from standard input.
+const stdinName = "-"
+
 func detectCommand() *cobra.Command {
 	var (
-		engine   engineFlags
-		model    string
-		metadata string
-		asJSON   bool
-		folders  drawingFolders
+		engine    engineFlags
+		model     string
+		metadata  string
+		threshold float64
+		asJSON    bool
+		folders   drawingFolders
 	)
 	c := &cobra.Command{
-		Use:   "detect --model MODEL IMAGE|FOLDER...",
+		Use:   "detect --model MODEL IMAGE|FOLDER|-...",
 		Short: "Judge images: exit 0 if all are normal, 1 if some are anomalous, 2 on an error",
 		Long: "Prints a verdict for each image, as a table or as JSON. An image that cannot be read has an entry with the reason.\n" +
-			"Of 20 images or more, reports when their scores differ from those of the model's calibration.",
-		Args: cobra.MinimumNArgs(1),
+			"The image named - is read from standard input. Of 20 images or more, reports when their scores differ from those\n" +
+			"of the model's calibration. An interrupt (Ctrl-C) prints the verdicts so far and exits with 2; a second ends at once.",
+		SuggestFor: []string{"predict", "infer", "judge", "score"},
+		Args:       cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			m, meta, err := readModel(model, metadata)
 			if err != nil {
 				return err
 			}
-			files, err := imageFiles(args)
+			for _, s := range models.OverrideWarnings(m, meta) {
+				printRemarks(c.ErrOrStderr(), nil, []string{s + ", or use --threshold"})
+			}
+			if c.Flags().Changed("threshold") {
+				if meta, err = withThreshold(m.Metadata, threshold); err != nil {
+					return err
+				}
+			}
+			paths, err := imageFiles(args)
 			if err != nil {
 				return err
+			}
+			if i := slices.Index(paths, stdinName); i >= 0 && slices.Contains(paths[i+1:], stdinName) {
+				return errors.New("- is named twice; standard input holds one image")
 			}
 			e, err := engine.open()
 			if err != nil {
 				return err
 			}
 			threads := 0 // all threads for a single image, one thread for each of several
-			if len(files) > 1 {
+			if len(paths) > 1 {
 				threads = 1
 			}
 			d, err := inference.NewDetector(e, m, threads)
@@ -59,22 +81,42 @@ func detectCommand() *cobra.Command {
 				return err
 			}
 			defer d.Close()
-			results, err := judgeFiles(c.Context(), d, meta, files, e.Threads(), folders)
-			if err != nil {
-				return err
-			}
+			step, end := fileProgress(c.ErrOrStderr(), len(paths))
+			results := judgeFiles(c.Context(), paths, e.Threads(), interruptGrace, func(ctx context.Context, i int) (*inference.Verdict, error) {
+				defer step()
+				data, err := readImage(paths[i], c.InOrStdin())
+				if err != nil {
+					return nil, err
+				}
+				v, err := d.Detect(ctx, data, meta, imagefile.DefaultLimits())
+				if err != nil {
+					return nil, err
+				}
+				return &v, folders.draw(ctx, d, meta, data, drawingName(i, paths[i]))
+			})
+			end()
 			warnings := c.OutOrStdout()
 			if asJSON {
 				warnings = c.ErrOrStderr()
 				err = printJSON(c.OutOrStdout(), results)
 			} else {
-				err = printVerdicts(c.OutOrStdout(), results)
+				err = printVerdicts(c.OutOrStdout(), results, len(paths))
 			}
 			if err != nil {
 				return err
 			}
 			if s := verdictShiftWarning(d, meta, results); s != "" {
 				fmt.Fprintln(warnings, s)
+			}
+			if c.Flags().Changed("threshold") {
+				measure, own := m.Metadata.Measure()
+				fmt.Fprintf(warnings, "judged by --threshold %g (%s); the model's own threshold is %g\n", threshold, measure, own)
+			}
+			if len(results) < len(paths) {
+				if asJSON {
+					fmt.Fprintln(warnings, interruption(len(results), len(paths)))
+				}
+				return exitStatus(exitError)
 			}
 			return verdictStatus(results)
 		},
@@ -83,38 +125,90 @@ func detectCommand() *cobra.Command {
 	engine.add(c)
 	f.StringVar(&model, "model", "", "model: a zip of a training, a .pt or an .onnx")
 	f.StringVar(&metadata, "metadata", "", "metadata.json to judge by instead of the model's own: measure, threshold and class names")
+	f.Float64Var(&threshold, "threshold", 0, "threshold of the model's own measure to judge by, 0 or more; excludes --metadata (default: the model's)")
 	addJSON(c, &asJSON)
 	f.StringVar(&folders.heatmaps, "heatmap", "", "folder for a PNG per image: the image under its anomaly map, in colours that have the same meaning for all images of a model")
 	f.StringVar(&folders.pictures, "pictures", "", "folder for a PNG per image: the network's input, the autoencoder's reconstruction, and ten times their difference")
 	_ = c.MarkFlagRequired("model") // fails only for an unknown flag
+	c.MarkFlagsMutuallyExclusive("metadata", "threshold")
 	return c
 }
 
-// judgeFiles judges that number of files at a time.
-func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadata, files []string, parallel int, folders drawingFolders) ([]result, error) {
-	results := make([]result, len(files))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
-	for i, file := range files {
-		group.Go(func() error {
-			results[i].File = file
-			data, err := os.ReadFile(file)
-			if err == nil {
-				var v inference.Verdict
-				if v, err = d.Detect(ctx, data, meta, imagefile.DefaultLimits()); err == nil {
-					results[i].Verdict = &v
-				}
-			}
-			if err == nil {
-				err = folders.draw(ctx, d, meta, data, fmt.Sprintf("%04d-%s.png", i+1, filepath.Base(file)))
-			}
-			if err != nil {
-				results[i].Verdict, results[i].Error = nil, err.Error()
-			}
-			return context.Cause(ctx)
-		})
+// withThreshold returns a copy of a model's metadata with another threshold of the same
+// measure.
+func withThreshold(meta models.Metadata, threshold float64) (*models.Metadata, error) {
+	if !(threshold >= 0) || math.IsInf(threshold, 0) {
+		return nil, fmt.Errorf("--threshold is %v, expected a finite number of 0 or more", threshold)
 	}
-	return results, group.Wait()
+	if meta.Decision == nil {
+		meta.Threshold = threshold
+		return &meta, nil
+	}
+	d := *meta.Decision
+	d.Threshold = threshold
+	meta.Decision = &d
+	return &meta, nil
+}
+
+// readImage returns the content of an image file, or of stdin for stdinName. It returns
+// one byte more than the limit of an image at most.
+func readImage(file string, stdin io.Reader) ([]byte, error) {
+	limit := imagefile.DefaultLimits().MaxBytes
+	if file == stdinName {
+		return io.ReadAll(io.LimitReader(stdin, limit+1))
+	}
+	return files.ReadAtMost(file, limit)
+}
+
+// judgeFiles calls judge for the index of each file, for that number of files at a time,
+// and returns the results in the order of the files. When ctx ends it returns the results
+// so far: it cancels the calls that run, and waits for them for grace at most, because a
+// read may hang.
+func judgeFiles(ctx context.Context, paths []string, parallel int, grace time.Duration, judge func(ctx context.Context, i int) (*inference.Verdict, error)) []result {
+	var mu sync.Mutex
+	judged := make([]*result, len(paths))
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i, path := range paths {
+			group.Go(func() error {
+				if ctx.Err() != nil {
+					return nil
+				}
+				v, err := judge(ctx, i)
+				r := &result{File: path, Verdict: v}
+				if err != nil {
+					r = &result{File: path, Error: err.Error()}
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil || ctx.Err() == nil { // else it was interrupted
+					judged[i] = r
+				}
+				return nil
+			})
+		}
+		_ = group.Wait() // the functions return nil
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		select {
+		case <-done:
+		case <-time.After(grace):
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	results := []result{} // in JSON, nil is null
+	for _, r := range judged {
+		if r != nil {
+			results = append(results, *r)
+		}
+	}
+	return results
 }
 
 // drawingFolders are the folders for drawings of images. An empty one disables its
@@ -143,7 +237,22 @@ func (f drawingFolders) draw(ctx context.Context, d *inference.Detector, meta *m
 	return writeFile(filepath.Join(f.heatmaps, name), x.Heatmap)
 }
 
-func printVerdicts(w io.Writer, results []result) error {
+// drawingName returns the name of the drawing of file i.
+func drawingName(i int, file string) string {
+	if file == stdinName {
+		file = "stdin"
+	}
+	return fmt.Sprintf("%04d-%s.png", i+1, filepath.Base(file))
+}
+
+// interruption returns the sentence for an interrupt after the number of files judged.
+func interruption(judged, files int) string {
+	return fmt.Sprintf("interrupted after %d of %d images", judged, files)
+}
+
+// printVerdicts prints the results. There are fewer results than files if the command was
+// interrupted.
+func printVerdicts(w io.Writer, results []result, files int) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "IMAGE\tERROR\tTHRESHOLD\tVERDICT")
 	anomalous, failed := 0, 0
@@ -151,19 +260,23 @@ func printVerdicts(w io.Writer, results []result) error {
 		switch {
 		case r.Verdict == nil:
 			failed++
-			fmt.Fprintf(t, "%s\t\t\tcannot be judged: %s\n", r.File, r.Error)
+			fmt.Fprintf(t, "%s\t\t\tcannot be judged: %s\n", quoted(r.File), escaped(r.Error))
 		case r.IsAnomaly:
 			anomalous++
-			fmt.Fprintf(t, "%s\t%.6f\t%.6f\tANOMALY\n", r.File, r.ReconstructionError, r.Threshold)
+			fmt.Fprintf(t, "%s\t%.6f\t%.6f\tANOMALY\n", quoted(r.File), r.ReconstructionError, r.Threshold)
 		default:
-			fmt.Fprintf(t, "%s\t%.6f\t%.6f\tnormal\n", r.File, r.ReconstructionError, r.Threshold)
+			fmt.Fprintf(t, "%s\t%.6f\t%.6f\tnormal\n", quoted(r.File), r.ReconstructionError, r.Threshold)
 		}
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%d images: %d normal, %d anomalous, %d not judged\n",
-		len(results), len(results)-anomalous-failed, anomalous, failed)
+	counted := fmt.Sprintf("%d images", files)
+	if len(results) < files {
+		counted = interruption(len(results), files)
+	}
+	_, err := fmt.Fprintf(w, "%s: %d normal, %d anomalous, %d not judged\n",
+		counted, len(results)-anomalous-failed, anomalous, failed)
 	return err
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"syscall"
 	"text/tabwriter"
@@ -69,6 +68,11 @@ func evaluateCommand() *cobra.Command {
 			e, err := engine.open()
 			if err != nil {
 				return err
+			}
+			if stderr := c.ErrOrStderr(); isTerminal(stderr) {
+				report := newTrainingReport(stderr)
+				options.Stage, options.Progress = report.stage, report.progress
+				defer report.end()
 			}
 			r := evaluationOutput{Dataset: args[0], Seconds: map[string]float64{}}
 			m, err := evaluatedModel(c.Context(), e, model, args[0], options, r.Seconds)
@@ -156,11 +160,12 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 		} {
 			gallery := evaluation.Gallery{Title: g.title}
 			for _, j := range g.judged {
-				data, err := os.ReadFile(j.File)
+				limits := imagefile.DefaultLimits()
+				data, err := files.ReadAtMost(j.File, limits.MaxBytes)
 				if err != nil {
 					return err
 				}
-				x, err := d.Explain(ctx, data, nil, imagefile.DefaultLimits())
+				x, err := d.Explain(ctx, data, nil, limits)
 				if err != nil {
 					return err
 				}
@@ -190,7 +195,7 @@ func (r evaluationOutput) print(w io.Writer) error {
 	}
 	fmt.Fprintln(t)
 	for _, f := range r.Rows() {
-		fmt.Fprintf(t, "%s\t%d\t%.3f\t%.3f–%.3f\t%.3f\t%.3f\t%.2f\t%.2f\t%.2f\t%.2f\t", f.Name, f.Images, f.AUROC, f.Low, f.High,
+		fmt.Fprintf(t, "%s\t%d\t%.3f\t%.3f–%.3f\t%.3f\t%.3f\t%.2f\t%.2f\t%.2f\t%.2f\t", quoted(f.Name), f.Images, f.AUROC, f.Low, f.High,
 			f.AveragePrecision, f.F1, f.HitsAt1, f.HitsAt5, f.HitsAt10, f.Hits)
 		switch {
 		case f.Pixels != nil:
