@@ -197,7 +197,7 @@ func TestDetect_MovesTheThresholdOfTheModelsMeasure(t *testing.T) {
 		t.Errorf("exit %d, %d anomalous, standard error %q, want %q", r.status, anomalous, r.stderr, want)
 	}
 	r = run(t, append([]string{"detect", "--model", model, "--threshold", "0"}, images...)...)
-	if r.status != exitAnomaly || strings.Count(r.stdout, "  0.000000  ANOMALY\n") != 3 || !strings.Contains(r.stdout, "judged by --threshold 0 ") || r.stderr != "" {
+	if r.status != exitAnomaly || strings.Count(r.stdout, "  0.000000   ANOMALY\n") != 3 || !strings.Contains(r.stdout, "judged by --threshold 0 ") || r.stderr != "" {
 		t.Errorf("exit %d: %s%s", r.status, r.stdout, r.stderr)
 	}
 	r = run(t, "detect", "--model", pythonCheckpoint, "--threshold", "1000", images[0])

@@ -35,6 +35,8 @@ func main() {
 	switch {
 	case errors.As(err, &status):
 		os.Exit(int(status))
+	case errors.Is(err, context.Canceled):
+		fail(errors.New("interrupted"))
 	case err != nil:
 		fail(err)
 	}

@@ -38,7 +38,7 @@ func printRemarks(w io.Writer, skipped []models.SkippedFile, warnings []string) 
 // unprintable reports whether a character may change how a terminal shows the text around
 // it: a control character, a line separator or a mark that changes the direction.
 func unprintable(r rune) bool {
-	return unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
+	return unicode.IsControl(r) || unicode.IsOneOf([]*unicode.RangeTable{unicode.Zl, unicode.Zp, unicode.Bidi_Control}, r)
 }
 
 // quoted returns the name of a file, in quotes and with escapes as in Go if it has

@@ -45,7 +45,7 @@ func onTerminal(t *testing.T, args ...string) (status int, stdout, terminal stri
 
 func TestDetect_DrawsItsProgressOnATerminal(t *testing.T) {
 	status, stdout, terminal := onTerminal(t, "detect", "--model", smallModel(t), filepath.Join(tiles, "test/good"))
-	if status == exitError || !strings.Contains(stdout, "10 images: ") || strings.Contains(stdout, "%") || !strings.Contains(terminal, "%") {
+	if status == exitError || !strings.Contains(stdout, "20 images: ") || strings.Contains(stdout, "%") || !strings.Contains(terminal, "%") {
 		t.Errorf("exit %d, stdout %q, terminal %q", status, stdout, terminal)
 	}
 }
