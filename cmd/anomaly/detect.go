@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
-	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 	"github.com/spf13/cobra"
@@ -43,7 +42,8 @@ func detectCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "detect --model MODEL IMAGE|FOLDER|-...",
 		Short: "Judge images: exit 0 if all are normal, 1 if some are anomalous, 2 on an error",
-		Long: "Prints a verdict for each image, as a table or as JSON. An image that cannot be read has an entry with the reason.\n" +
+		Long: "Prints a verdict for each image, as a table or as JSON. An image that cannot be read, for instance because its\n" +
+			"format is not (HEIC), has an entry with the reason, and the exit status is 2.\n" +
 			"The image named - is read from standard input. Of 20 images or more, reports when their scores differ from those\n" +
 			"of the model's calibration. An interrupt (Ctrl-C) prints the verdicts so far and exits with 2; a second ends at once.",
 		SuggestFor: []string{"predict", "infer", "judge", "score"},
@@ -61,11 +61,11 @@ func detectCommand() *cobra.Command {
 					return err
 				}
 			}
-			paths, err := imageFiles(args)
+			inputs, passedOver, err := imageFiles(args)
 			if err != nil {
 				return err
 			}
-			if i := slices.Index(paths, stdinName); i >= 0 && slices.Contains(paths[i+1:], stdinName) {
+			if i := slices.IndexFunc(inputs, input.isStdin); i >= 0 && slices.ContainsFunc(inputs[i+1:], input.isStdin) {
 				return errors.New("- is named twice; standard input holds one image")
 			}
 			e, err := engine.open()
@@ -73,7 +73,7 @@ func detectCommand() *cobra.Command {
 				return err
 			}
 			threads := 0 // all threads for a single image, one thread for each of several
-			if len(paths) > 1 {
+			if len(inputs) > 1 {
 				threads = 1
 			}
 			d, err := inference.NewDetector(e, m, threads)
@@ -81,10 +81,10 @@ func detectCommand() *cobra.Command {
 				return err
 			}
 			defer d.Close()
-			step, end := fileProgress(c.ErrOrStderr(), len(paths))
-			results := judgeFiles(c.Context(), paths, e.Threads(), interruptGrace, func(ctx context.Context, i int) (*inference.Verdict, error) {
+			step, end := fileProgress(c.ErrOrStderr(), len(inputs))
+			results := judgeFiles(c.Context(), inputs, e.Threads(), interruptGrace, func(ctx context.Context, i int) (*inference.Verdict, error) {
 				defer step()
-				data, err := readImage(paths[i], c.InOrStdin())
+				data, err := readImage(inputs[i], c.InOrStdin())
 				if err != nil {
 					return nil, err
 				}
@@ -92,7 +92,7 @@ func detectCommand() *cobra.Command {
 				if err != nil {
 					return nil, err
 				}
-				return &v, folders.draw(ctx, d, meta, data, drawingName(i, paths[i]))
+				return &v, folders.draw(ctx, d, meta, data, drawingName(i, inputs[i].path))
 			})
 			end()
 			warnings := c.OutOrStdout()
@@ -100,10 +100,13 @@ func detectCommand() *cobra.Command {
 				warnings = c.ErrOrStderr()
 				err = printJSON(c.OutOrStdout(), results)
 			} else {
-				err = printVerdicts(c.OutOrStdout(), results, len(paths))
+				err = printVerdicts(c.OutOrStdout(), results, len(inputs))
 			}
 			if err != nil {
 				return err
+			}
+			for _, s := range passedOver {
+				fmt.Fprintln(warnings, s)
 			}
 			if s := verdictShiftWarning(d, meta, results); s != "" {
 				fmt.Fprintln(warnings, s)
@@ -112,9 +115,9 @@ func detectCommand() *cobra.Command {
 				measure, own := m.Metadata.Measure()
 				fmt.Fprintf(warnings, "judged by --threshold %g (%s); the model's own threshold is %g\n", threshold, measure, own)
 			}
-			if len(results) < len(paths) {
+			if len(results) < len(inputs) {
 				if asJSON {
-					fmt.Fprintln(warnings, interruption(len(results), len(paths)))
+					fmt.Fprintln(warnings, interruption(len(results), len(inputs)))
 				}
 				return exitStatus(exitError)
 			}
@@ -150,37 +153,38 @@ func withThreshold(meta models.Metadata, threshold float64) (*models.Metadata, e
 	return &meta, nil
 }
 
-// readImage returns the content of an image file, or of stdin for stdinName. It returns
-// one byte more than the limit of an image at most.
-func readImage(file string, stdin io.Reader) ([]byte, error) {
-	limit := imagefile.DefaultLimits().MaxBytes
-	if file == stdinName {
-		return io.ReadAll(io.LimitReader(stdin, limit+1))
+// isStdin reports whether the command line names standard input.
+func (i input) isStdin() bool { return i.named && i.path == stdinName }
+
+// readImage returns the content of an image file, or of stdin if the input is that. It
+// returns one byte more than the limit of an image at most.
+func readImage(i input, stdin io.Reader) ([]byte, error) {
+	if i.isStdin() {
+		return io.ReadAll(io.LimitReader(stdin, imagefile.DefaultLimits().MaxBytes+1))
 	}
-	return files.ReadAtMost(file, limit)
+	return i.read()
 }
 
-// judgeFiles calls judge for the index of each file, for that number of files at a time,
-// and returns the results in the order of the files. When ctx ends it returns the results
-// so far: it cancels the calls that run, and waits for them for grace at most, because a
-// read may hang.
-func judgeFiles(ctx context.Context, paths []string, parallel int, grace time.Duration, judge func(ctx context.Context, i int) (*inference.Verdict, error)) []result {
+// judgeFiles calls judge for the index of each file, parallel calls at a time, and
+// returns the results in the order of the files. When ctx ends, it returns the results so
+// far after grace at most: a read may hang.
+func judgeFiles(ctx context.Context, inputs []input, parallel int, grace time.Duration, judge func(ctx context.Context, i int) (*inference.Verdict, error)) []result {
 	var mu sync.Mutex
-	judged := make([]*result, len(paths))
+	judged := make([]*result, len(inputs))
 	var group errgroup.Group
 	group.SetLimit(parallel)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for i, path := range paths {
+		for i, in := range inputs {
 			group.Go(func() error {
 				if ctx.Err() != nil {
 					return nil
 				}
 				v, err := judge(ctx, i)
-				r := &result{File: path, Verdict: v}
+				r := &result{File: in.path, Verdict: v}
 				if err != nil {
-					r = &result{File: path, Error: err.Error()}
+					r = &result{File: in.path, Error: printable(err)}
 				}
 				mu.Lock()
 				defer mu.Unlock()

@@ -195,12 +195,12 @@ func TestInterruptible_DoesNotExitWhenTheTrainingEnds(t *testing.T) {
 }
 
 func TestJudgeFiles_ReturnsTheResultsSoFarWhenAReadHangs(t *testing.T) {
-	paths := []string{"judged", "hangs", "unreadable", "aborted", "never"}
+	inputs := []input{{path: "judged"}, {path: "hangs"}, {path: "unreadable"}, {path: "aborted"}, {path: "never"}}
 	ctx, interrupt := context.WithCancel(t.Context())
 	never := make(chan struct{})
 	defer close(never)
-	results := judgeFiles(ctx, paths, 2, 20*time.Millisecond, func(ctx context.Context, i int) (*inference.Verdict, error) {
-		switch paths[i] {
+	results := judgeFiles(ctx, inputs, 2, 20*time.Millisecond, func(ctx context.Context, i int) (*inference.Verdict, error) {
+		switch inputs[i].path {
 		case "hangs":
 			<-never
 		case "unreadable":
@@ -222,7 +222,7 @@ func TestJudgeFiles_ReturnsTheResultsSoFarWhenAReadHangs(t *testing.T) {
 func TestJudgeFiles_ReturnsAnEmptyListWhenNothingIsJudged(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	interrupt()
-	results := judgeFiles(ctx, []string{"a", "b"}, 1, time.Minute, func(context.Context, int) (*inference.Verdict, error) {
+	results := judgeFiles(ctx, []input{{path: "a"}, {path: "b"}}, 1, time.Minute, func(context.Context, int) (*inference.Verdict, error) {
 		t.Error("a file is judged")
 		return nil, nil
 	})

@@ -12,6 +12,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
@@ -41,17 +42,12 @@ func unprintable(r rune) bool {
 	return unicode.IsControl(r) || unicode.IsOneOf([]*unicode.RangeTable{unicode.Zl, unicode.Zp, unicode.Bidi_Control}, r)
 }
 
-// quoted returns the name of a file, in quotes and with escapes as in Go if it has
-// characters that are unprintable or not valid UTF-8.
-func quoted(name string) string {
-	if utf8.ValidString(name) && !strings.ContainsFunc(name, unprintable) {
-		return name
-	}
-	return strconv.Quote(name)
-}
+// quoted returns the name of a file, in quotes and with escapes if it has characters that
+// change how a terminal shows it.
+func quoted(name string) string { return dataset.Printable(name) }
 
 // escaped returns a text, such as an error that contains the name of a file, with escapes
-// for the characters for which quoted quotes a name.
+// for the characters that are unprintable or not valid UTF-8.
 func escaped(text string) string {
 	if utf8.ValidString(text) && !strings.ContainsFunc(text, unprintable) {
 		return text

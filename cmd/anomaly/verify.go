@@ -7,6 +7,7 @@ import (
 	"io"
 	"text/tabwriter"
 
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/verification"
 	"github.com/spf13/cobra"
 )
@@ -33,24 +34,40 @@ func verifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var files []string
+			var paths []string
+			var unread []verification.Image
 			if len(args) > 1 {
-				if files, err = imageFiles(args[1:]); err != nil {
+				inputs, passedOver, err := imageFiles(args[1:])
+				if err != nil {
 					return err
+				}
+				printRemarks(c.ErrOrStderr(), nil, passedOver)
+				for _, f := range inputs {
+					if f.reason == "" {
+						paths = append(paths, f.path)
+					} else {
+						unread = append(unread, verification.Image{File: f.path, Error: f.reason})
+					}
+				}
+				if len(paths) == 0 {
+					return fmt.Errorf("nothing was compared: none of the %d images can be read, the first (%s) because %s",
+						len(unread), dataset.Printable(unread[0].File), unread[0].Error)
 				}
 			}
 			e, err := engine.open()
 			if err != nil {
 				return err
 			}
-			step, end := fileProgress(c.ErrOrStderr(), len(files))
+			step, end := fileProgress(c.ErrOrStderr(), len(paths))
 			r, err := abandonable(c.Context(), func() (*verification.Result, error) {
-				return verification.Verify(c.Context(), e, m, files, step)
+				return verification.Verify(c.Context(), e, m, paths, step)
 			})
 			end()
 			if err != nil {
 				return err
 			}
+			r.Images = append(r.Images, unread...)
+			r.Agrees = r.Agrees && len(unread) == 0
 			if asJSON {
 				err = printJSON(c.OutOrStdout(), r)
 			} else {

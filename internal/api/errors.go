@@ -60,6 +60,7 @@ var callerErrors = []struct {
 	{trainer.ErrFalseAlarmRate, fiber.StatusBadRequest},
 	{trainer.ErrBase, fiber.StatusUnprocessableEntity},
 	{dataset.ErrNoImages, fiber.StatusBadRequest},
+	{dataset.ErrLayout, fiber.StatusBadRequest},
 	{trainer.ErrTooFewCalibrationImages, fiber.StatusUnprocessableEntity},
 	{dataset.ErrTooLarge, fiber.StatusRequestEntityTooLarge},
 	{trainer.ErrTooLittleTime, fiber.StatusUnprocessableEntity},

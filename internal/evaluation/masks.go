@@ -57,7 +57,7 @@ type mask struct {
 // readMask reads a mask of width×height pixels. Pixels that are not black are
 // defective. It returns ErrMask, wrapped.
 func readMask(file string, width, height int) (*mask, error) {
-	data, err := os.ReadFile(file)
+	data, err := readFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMask, err)
 	}
