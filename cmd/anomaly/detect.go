@@ -160,10 +160,9 @@ func readImage(file string, stdin io.Reader) ([]byte, error) {
 	return files.ReadAtMost(file, limit)
 }
 
-// judgeFiles calls judge for the index of each file, for that number of files at a time,
-// and returns the results in the order of the files. When ctx ends it returns the results
-// so far: it cancels the calls that run, and waits for them for grace at most, because a
-// read may hang.
+// judgeFiles calls judge for the index of each file, parallel calls at a time, and
+// returns the results in the order of the files. When ctx ends, it returns the results so
+// far after grace at most: a read may hang.
 func judgeFiles(ctx context.Context, paths []string, parallel int, grace time.Duration, judge func(ctx context.Context, i int) (*inference.Verdict, error)) []result {
 	var mu sync.Mutex
 	judged := make([]*result, len(paths))
