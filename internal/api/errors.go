@@ -105,6 +105,9 @@ func (s *Server) statusOf(c *fiber.Ctx, err error) (int, string) {
 	}
 	for _, known := range callerErrors {
 		if errors.Is(err, known.err) {
+			if errors.Is(err, trainer.ErrLevel) {
+				err = trainer.ErrLevel // without the value: clients may match the sentence
+			}
 			return known.status, sentence(err)
 		}
 	}

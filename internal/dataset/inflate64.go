@@ -356,11 +356,10 @@ func (z *inflater64) decode(h *huffman) (int, error) {
 		code |= bit
 		if count := h.count[n]; code-first < count {
 			return int(h.symbols[index+code-first]), nil
-		} else {
-			index += count
-			first = (first + count) << 1
-			code <<= 1
 		}
+		index += h.count[n]
+		first = (first + h.count[n]) << 1
+		code <<= 1
 	}
 	return 0, errDeflate64
 }

@@ -31,7 +31,7 @@ var (
 	otherExtensions = strings.Fields(`.txt .md .rst .tex .log .json .jsonl .ndjson .geojson .csv .tsv .xml .xmp .html .htm .css .js .mjs .ts
 		.py .ipynb .r .m .c .h .cpp .go .java .sh .bat .cmd .ps1 .ini .cfg .conf .toml .env .properties .lock .sql .db .sqlite
 		.doc .docx .xls .xlsx .ods .ppt .pptx .odt .odp .rtf .pages .numbers .key .epub .lnk .url .webloc .aae .thm .sha1 .sha256 .md5
-		.pt .pth .onnx .ckpt .safetensors .pkl .pickle .joblib .pb .tflite .names .cache .names .tfrecord .parquet .feather .arrow
+		.pt .pth .onnx .ckpt .safetensors .pkl .pickle .joblib .pb .tflite .names .cache .tfrecord .parquet .feather .arrow
 		.exe .dll .so .dylib .jar .apk .whl .pyc .ttf .otf .woff .woff2 .mp3 .wav .flac .ogg .svg .ico .cur`)
 	// rawExtensions are those of cameras' raw formats, most of which begin like a TIFF.
 	rawExtensions = strings.Fields(".dng .nef .nrw .cr2 .cr3 .crw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .raw .3fr .iiq .erf .mef .mos .mrw .kdc .dcr .x3f .rwl")
