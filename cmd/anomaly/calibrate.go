@@ -28,12 +28,19 @@ func calibrateCommand() *cobra.Command {
 		Short: "Set a new threshold from normal images that the model was not trained on",
 		Long: "Scores normal images and sets the model's threshold from their scores, without training. Use it when images\n" +
 			"change, for instance with the camera or the light. Reports how far the scores are from those of the model's\n" +
-			"previous calibration, and with --out writes the calibrated model as a zip. Give it 8 images or more, better 20\n" +
+			"previous calibration, and with --out writes the calibrated model. Give it 8 images or more, better 20\n" +
 			"or more, without defects. Images that the model was trained on make the threshold too low.",
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkFalseAlarmRate(c, options); err != nil {
 				return err
+			}
+			var write func(io.Writer, *models.Model) error
+			if c.Flags().Changed(out.flag) {
+				var err error
+				if write, err = modelWriter(out.flag, out.path); err != nil {
+					return err
+				}
 			}
 			if err := out.check(); err != nil {
 				return err
@@ -53,14 +60,14 @@ func calibrateCommand() *cobra.Command {
 			}
 			calibrated, r, err := recalibrate(c.Context(), e, m, src, options)
 			if errors.Is(err, context.Canceled) {
-				return errors.New("interrupted; nothing was written")
+				return errInterrupted
 			}
 			if err != nil {
 				return err
 			}
 			printRemarks(c.ErrOrStderr(), r.SkippedFiles, r.Warnings)
-			if out.path != "" {
-				if err := writeBundle(out.path, calibrated); err != nil {
+			if write != nil {
+				if err := writeModel(out.path, calibrated, write); err != nil {
 					return err
 				}
 			}
@@ -72,7 +79,7 @@ func calibrateCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	engine.add(c)
-	out.add(c, "out", "", "calibrated model to write, a zip as train writes it (default: none, only a report)")
+	out.add(c, "out", "", "calibrated model to write; its extension selects the format: .zip, .pt or .onnx (default: none, only a report)")
 	f.BoolVar(&check, "check", false, "only report how far the scores are from those of the model's calibration; excludes --out")
 	addFalseAlarmRate(c, &options, 0, " (default: the model's)")
 	f.Int64Var(&options.Seed, "seed", 0, "random seed of the order in which images are scored")
@@ -96,7 +103,7 @@ func recalibrate(ctx context.Context, e *ort.Engine, m *models.Model, src *datas
 func printRecalibration(w io.Writer, out string, r *trainer.Recalibration) error {
 	written := "nothing was written"
 	if out != "" {
-		written = "written to " + out
+		written = "written to " + quoted(out)
 	}
 	text := fmt.Sprintf("%d normal images, %d skipped\n", r.Images, r.Skipped) +
 		fmt.Sprintf("threshold before: %.6f (%s), exceeded by %s of them\n", r.Before, r.Measure, r.AboveBefore) +

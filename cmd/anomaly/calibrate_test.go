@@ -223,6 +223,8 @@ func TestCalibrate_RejectsInOneSentenceAndWritesNothing(t *testing.T) {
 		{"a rate of 0", []string{model, good, "--false-alarm-rate", "0"}, []string{"false alarm rate: 0"}},
 		{"a rate of 2", []string{model, good, "--false-alarm-rate", "2"}, []string{"false alarm rate: 2"}},
 		{"a file that is there", []string{model, good, "--out", mine}, []string{mine + " exists", "--force"}},
+		{"a file of no format", []string{model, good, "--out", filepath.Join(dir, "x.json")}, []string{"x.json: the extension must be .pt, .onnx or .zip"}},
+		{"a file without a name", []string{model, good, "--out", ""}, []string{"the extension must be .pt, .onnx or .zip"}},
 		{"a check that writes", []string{model, good, "--check", "--out", filepath.Join(dir, "x.zip")}, []string{"check", "out"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -231,6 +233,24 @@ func TestCalibrate_RejectsInOneSentenceAndWritesNothing(t *testing.T) {
 	}
 	if left := names(t, dir); len(left) != 2 || string(read(t, mine)) != "mine" {
 		t.Errorf("the folder holds %v", left)
+	}
+}
+
+func TestCalibrate_WritesTheFormatOfTheExtension(t *testing.T) {
+	dir, model := t.TempDir(), smallModel(t)
+	written := map[string][]byte{}
+	for _, name := range []string{"c.zip", "c.pt", "c.onnx"} {
+		out := filepath.Join(dir, name)
+		if r := run(t, "calibrate", model, filepath.Join(tiles, "test/good"), "--out", out); r.status != exitNormal || !strings.Contains(r.stdout, "written to "+out) {
+			t.Fatalf("%s: exit %d: %s%s", name, r.status, r.stdout, r.stderr)
+		}
+		written[name] = read(t, out)
+	}
+	bundle := unpacked(t, filepath.Join(dir, "c.zip"))
+	for name, same := range map[string]string{"c.pt": models.CheckpointFile, "c.onnx": models.ONNXFile} {
+		if !bytes.Equal(written[name], read(t, filepath.Join(bundle, same))) {
+			t.Errorf("%s differs from %s in the zip", name, same)
+		}
 	}
 }
 

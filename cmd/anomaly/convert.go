@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// writers are the formats of convert, by file name extension.
+// writers are the formats of a model file, by file name extension.
 var writers = map[string]func(io.Writer, *models.Model) error{
 	".pt":   exporter.WriteCheckpoint,
 	".zip":  exporter.WriteBundle,
@@ -29,6 +29,20 @@ func graphWriter(lower func(*models.Model) ([]byte, error)) func(io.Writer, *mod
 	}
 }
 
+// modelWriter returns the function that writes a model in the format that the extension
+// of a path names. The path is the value of the flag.
+func modelWriter(flag, path string) (func(io.Writer, *models.Model) error, error) {
+	write, ok := writers[strings.ToLower(filepath.Ext(path))]
+	if !ok {
+		return nil, fmt.Errorf("--%s %s: the extension must be .pt, .onnx or .zip", flag, path)
+	}
+	return write, nil
+}
+
+func writeModel(path string, m *models.Model, write func(io.Writer, *models.Model) error) error {
+	return files.WriteAtomic(path, func(w io.Writer) error { return write(w, m) })
+}
+
 func convertCommand() *cobra.Command {
 	var (
 		to       outputFlags
@@ -42,9 +56,9 @@ func convertCommand() *cobra.Command {
 			"its decision in the format that the extension of the new file names.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			write, ok := writers[strings.ToLower(filepath.Ext(to.path))]
-			if !ok {
-				return fmt.Errorf("--to %s: the extension must be .pt, .onnx or .zip", to.path)
+			write, err := modelWriter(to.flag, to.path)
+			if err != nil {
+				return err
 			}
 			if image {
 				if !strings.EqualFold(filepath.Ext(to.path), ".onnx") {
@@ -55,11 +69,11 @@ func convertCommand() *cobra.Command {
 			if err := to.check(); err != nil {
 				return err
 			}
-			m, err := readModelWith(args[0], metadata)
+			m, err := readModelWith(args[0], metadata, c.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			return files.WriteAtomic(to.path, func(w io.Writer) error { return write(w, m) })
+			return writeModel(to.path, m, write)
 		},
 	}
 	f := c.Flags()

@@ -105,3 +105,18 @@ func TestConvert_RejectsInOneSentence(t *testing.T) {
 		t.Errorf("left over: %v", list)
 	}
 }
+
+func TestConvertAndExport_WarnWhenMetadataChangesTheMeasure(t *testing.T) {
+	dir, model := t.TempDir(), smallModel(t)
+	bare := write(t, dir, "bare.json", []byte(`{"threshold": 1}`))
+	own := filepath.Join(unpacked(t, model), models.MetadataFile)
+	for _, args := range [][]string{{"convert", model, "--force", "--to", filepath.Join(dir, "m.pt")}, {"export", model, "--force", "--triton", filepath.Join(dir, "triton")}} {
+		r := run(t, append(args, "--metadata", bare)...)
+		if r.status != exitNormal || !strings.HasPrefix(r.stderr, "warning: the metadata names no decision: the verdict is by mse") || strings.Count(r.stderr, "\n") != 1 {
+			t.Errorf("%v: exit %d: %s", args, r.status, r.stderr)
+		}
+		if r := run(t, append(args, "--metadata", own)...); r.status != exitNormal || r.stderr != "" {
+			t.Errorf("%v with the model's own metadata: exit %d: %s", args, r.status, r.stderr)
+		}
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"syscall"
 	"text/tabwriter"
@@ -74,6 +73,11 @@ func evaluateCommand() *cobra.Command {
 				return err
 			}
 			printRemarks(c.ErrOrStderr(), set.Skipped, nil)
+			if stderr := c.ErrOrStderr(); isTerminal(stderr) {
+				report := newTrainingReport(stderr)
+				options.Stage, options.Progress = report.stage, report.progress
+				defer report.end()
+			}
 			r := evaluationOutput{Dataset: args[0], Seconds: map[string]float64{}}
 			m, err := evaluatedModel(c.Context(), e, model, args[0], options, r.Seconds, c.ErrOrStderr())
 			if err != nil {
@@ -165,11 +169,12 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 		} {
 			gallery := evaluation.Gallery{Title: g.title}
 			for _, j := range g.judged {
-				data, err := os.ReadFile(j.File)
+				limits := imagefile.DefaultLimits()
+				data, err := files.ReadAtMost(j.File, limits.MaxBytes)
 				if err != nil {
 					return err
 				}
-				x, err := d.Explain(ctx, data, nil, imagefile.DefaultLimits())
+				x, err := d.Explain(ctx, data, nil, limits)
 				if err != nil {
 					return err
 				}
@@ -199,7 +204,7 @@ func (r evaluationOutput) print(w io.Writer) error {
 	}
 	fmt.Fprintln(t)
 	for _, f := range r.Rows() {
-		fmt.Fprintf(t, "%s\t%d\t%.3f\t%.3f–%.3f\t%.3f\t%.3f\t%.2f\t%.2f\t%.2f\t%.2f\t", f.Name, f.Images, f.AUROC, f.Low, f.High,
+		fmt.Fprintf(t, "%s\t%d\t%.3f\t%.3f–%.3f\t%.3f\t%.3f\t%.2f\t%.2f\t%.2f\t%.2f\t", quoted(f.Name), f.Images, f.AUROC, f.Low, f.High,
 			f.AveragePrecision, f.F1, f.HitsAt1, f.HitsAt5, f.HitsAt10, f.Hits)
 		switch {
 		case f.Pixels != nil:

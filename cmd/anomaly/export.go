@@ -23,7 +23,7 @@ func exportCommand() *cobra.Command {
 			"The parameters of both hold threshold, class names, image size and preprocessing.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			m, err := readModelWith(args[0], metadata)
+			m, err := readModelWith(args[0], metadata, c.ErrOrStderr())
 			if err != nil {
 				return err
 			}

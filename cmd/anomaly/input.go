@@ -40,12 +40,14 @@ func readModel(path, metadata string) (*models.Model, *models.Metadata, error) {
 }
 
 // readModelWith reads a model to be written in another format: with the metadata
-// from the file named by metadata, and described by the current format version.
-func readModelWith(path, metadata string) (*models.Model, error) {
+// from the file named by metadata, and described by the current format version. It prints
+// warnings about the metadata to w.
+func readModelWith(path, metadata string, w io.Writer) (*models.Model, error) {
 	m, meta, err := readModel(path, metadata)
 	if err != nil {
 		return nil, err
 	}
+	printRemarks(w, nil, models.OverrideWarnings(m, meta))
 	if meta != nil {
 		m.Describe(*meta)
 	}

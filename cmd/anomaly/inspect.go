@@ -69,7 +69,11 @@ func printModel(c *cobra.Command, m *models.Model) error {
 	row("image size", fmt.Sprintf("%d×%d", m.ImageSize, m.ImageSize))
 	row("threshold", fmt.Sprintf("%g (%s)", threshold, measure))
 	row("mean squared error, mean and standard deviation", fmt.Sprintf("%g, %g", m.Metadata.MeanError, m.Metadata.StdError))
-	row("class names", strings.Join(m.Metadata.Classes(), ", "))
+	var classes []string
+	for _, name := range m.Metadata.Classes() {
+		classes = append(classes, quoted(name))
+	}
+	row("class names", strings.Join(classes, ", "))
 	if s := m.Metadata.Training; s != nil {
 		row("trained on", fmt.Sprintf("%d images, %d skipped", s.Images, s.Skipped))
 		row("level", fmt.Sprintf("%d: %d epochs, batch %d, learning rate %g, seed %d", s.Level, s.Epochs, s.BatchSize, s.LearningRate, s.Seed))

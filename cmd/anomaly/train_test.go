@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"image"
+	"image/png"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,7 +33,7 @@ func TestTrain_WritesTheSameModelFromAFolderAndItsZip(t *testing.T) {
 		if r.status != exitNormal || r.stdout != "" {
 			t.Fatalf("exit %d, stdout %q, stderr %q; expected 0 and nothing on standard output", r.status, r.stdout, r.stderr)
 		}
-		for _, words := range []string{"level 1: 5 epochs, batch 16", "epoch 1/5 loss 0.", "epoch 5/5 loss 0.", "trained on 6 images"} {
+		for _, words := range []string{"level 1: 5 epochs, batch 16", "reading images\n", "training the autoencoder\n", "calibrating\n", "epoch 1/5 loss 0.", "epoch 5/5 loss 0.", "trained on 6 images"} {
 			if !strings.Contains(r.stderr, words) {
 				t.Errorf("standard error does not contain %q: %s", words, r.stderr)
 			}
@@ -75,7 +77,7 @@ func TestTrain_ReplacesAFileOnlyWithForce(t *testing.T) {
 	}
 	if r := run(t, append(args, "--force", "--quiet")...); r.status != exitNormal {
 		t.Fatalf("with --force: exit %d: %s", r.status, r.stderr)
-	} else if strings.Contains(r.stderr, "epoch") {
+	} else if strings.Contains(r.stderr, "epoch") || strings.Contains(r.stderr, "reading") {
 		t.Errorf("--quiet prints progress: %s", r.stderr)
 	}
 	if got := read(t, out); !bytes.HasPrefix(got, []byte("PK")) {
@@ -115,8 +117,18 @@ func TestTrain_RejectsBeforeAnythingIsWritten(t *testing.T) {
 			}
 		})
 	}
+	for _, name := range []string{"model", "model.tar", "model.pth", "model.zip.bak", ""} {
+		t.Run("a file named "+name, func(t *testing.T) {
+			run(t, "train", good, "--out", name).refused(t, "--out "+name+": the extension must be .pt, .onnx or .zip")
+		})
+	}
 	t.Run("a folder to write to", func(t *testing.T) {
-		run(t, "train", good, "--force", "--out", empty).refused(t, "--out is the folder "+empty)
+		folder := filepath.Join(empty, "model.zip")
+		if err := os.Mkdir(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(folder)
+		run(t, "train", good, "--force", "--out", folder).refused(t, "--out is the folder "+folder)
 	})
 	t.Run("a folder without images", func(t *testing.T) {
 		out := filepath.Join(t.TempDir(), "model.zip")
@@ -179,5 +191,53 @@ func TestTrain_WritesNothingWhenInterruptedTwiceOrTerminated(t *testing.T) {
 				t.Errorf("the folder holds %v", left)
 			}
 		})
+	}
+}
+
+func TestTrain_WritesTheFormatOfTheExtension(t *testing.T) {
+	dir := t.TempDir()
+	good := filepath.Join(tiles, "test/good")
+	written := map[string][]byte{}
+	for _, name := range []string{"m.zip", "m.pt", "m.ONNX"} {
+		out := filepath.Join(dir, name)
+		if r := run(t, "train", good, "--level", "1", "--image-size", "16", "--out", out); r.status != exitNormal {
+			t.Fatalf("%s: exit %d: %s", name, r.status, r.stderr)
+		}
+		written[name] = read(t, out)
+	}
+	bundle := unpacked(t, filepath.Join(dir, "m.zip"))
+	for name, same := range map[string]string{"m.pt": models.CheckpointFile, "m.ONNX": models.ONNXFile} {
+		if !bytes.Equal(written[name], read(t, filepath.Join(bundle, same))) {
+			t.Errorf("%s differs from %s in the zip", name, same)
+		}
+	}
+}
+
+func TestTrain_WritesNothingWhenInterruptedBeforeItLearned(t *testing.T) {
+	dir, images := t.TempDir(), t.TempDir()
+	var b bytes.Buffer
+	if err := png.Encode(&b, image.NewGray(image.Rect(0, 0, 7000, 7000))); err != nil { // slow to decode
+		t.Fatal(err)
+	}
+	for i := range 40 {
+		write(t, images, fmt.Sprint(i, ".png"), b.Bytes())
+	}
+	c := command(t, "train", images, "--level", "1", "--image-size", "16", "--out", filepath.Join(dir, "model.zip"))
+	stderr := &lockedBuffer{}
+	c.Stderr = stderr
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the images are read", func() bool { return strings.Contains(stderr.String(), "reading images") })
+	if err := c.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Wait() // its status is checked below
+	_, last, _ := strings.Cut(stderr.String(), "reading images\n")
+	if got := c.ProcessState.ExitCode(); got != exitError || last != "anomaly: interrupted before the training had learned anything; nothing was written\n" {
+		t.Errorf("exit %d: %s", got, stderr)
+	}
+	if left := names(t, dir); len(left) > 0 {
+		t.Errorf("the folder holds %v", left)
 	}
 }

@@ -50,7 +50,7 @@ func verifyCommand() *cobra.Command {
 					}
 				}
 				if len(paths) == 0 {
-					return fmt.Errorf("none of the %d images can be read, the first (%s) because %s",
+					return fmt.Errorf("nothing was compared: none of the %d images can be read, the first (%s) because %s",
 						len(unread), dataset.Printable(unread[0].File), unread[0].Error)
 				}
 			}
@@ -58,13 +58,16 @@ func verifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			step, end := fileProgress(c.ErrOrStderr(), len(paths))
 			r, err := abandonable(c.Context(), func() (*verification.Result, error) {
-				return verification.Verify(c.Context(), e, m, paths, fileProgress(c.ErrOrStderr(), len(paths)))
+				return verification.Verify(c.Context(), e, m, paths, step)
 			})
+			end()
 			if err != nil {
 				return err
 			}
 			r.Images = append(r.Images, unread...)
+			r.Agrees = r.Agrees && len(unread) == 0
 			if asJSON {
 				err = printJSON(c.OutOrStdout(), r)
 			} else {
@@ -108,16 +111,26 @@ func printVerification(w io.Writer, r *verification.Result) error {
 	fmt.Fprintln(t, "IMAGE\tONNX RUNTIME\tGORGONIA\tDETECT\tDIFFERENCE")
 	for _, i := range r.Images {
 		if i.Scores == nil {
-			fmt.Fprintf(t, "%s\t\t\t\tcannot be compared: %s\n", dataset.Printable(i.File), i.Error)
+			fmt.Fprintf(t, "%s\t\t\t\tcannot be compared: %s\n", quoted(i.File), escaped(i.Error))
 		} else {
-			fmt.Fprintf(t, "%s\t%.9f\t%.9f\t%.9f\t%.1e\n", dataset.Printable(i.File), i.ONNXRuntime, i.Gorgonia, i.Served, i.Difference())
+			fmt.Fprintf(t, "%s\t%.9f\t%.9f\t%.9f\t%.1e\n", quoted(i.File), i.ONNXRuntime, i.Gorgonia, i.Served, i.Difference())
 		}
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	graph := map[bool]string{true: "read back and exported again, the bytes are the same", false: "READ BACK AND EXPORTED AGAIN, THE BYTES DIFFER"}[r.SameGraph]
-	word := map[bool]string{true: "agrees", false: "DOES NOT AGREE"}[r.Agrees]
+	if r.Compared == 0 {
+		_, err := fmt.Fprintf(w, "%s; nothing was compared: the lines above have the reasons\n", graph)
+		return err
+	}
+	word := "DOES NOT AGREE"
+	switch missing := len(r.Images) - r.Compared; {
+	case r.Agrees:
+		word = "agrees"
+	case r.SameGraph && r.Largest <= r.Tolerance && missing > 0:
+		word = fmt.Sprintf("agrees as far as it was compared, but %d of %d images were not", missing, len(r.Images))
+	}
 	_, err := fmt.Fprintf(w, "%s; largest relative difference %.1e, allowed %.1e: %s\n", graph, r.Largest, r.Tolerance, word)
 	return err
 }
@@ -132,15 +145,4 @@ func verificationStatus(r *verification.Result) error {
 		return exitStatus(exitAnomaly)
 	}
 	return nil
-}
-
-// fileProgress returns a function that counts a file. It draws a bar on a terminal,
-// and nothing elsewhere.
-func fileProgress(w io.Writer, n int) func() {
-	if n < 2 || !isTerminal(w) {
-		return func() {}
-	}
-	bar := progressBar(w, n)
-	_ = bar.RenderBlank() // the first image takes a while
-	return func() { _ = bar.Add(1) }
 }

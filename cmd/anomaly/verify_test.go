@@ -25,6 +25,7 @@ type verified struct {
 	Largest   *float64 `json:"largest_relative_difference"`
 	Tolerance float64  `json:"tolerance"`
 	Agrees    *bool    `json:"agrees"`
+	Compared  *int     `json:"compared"`
 	Images    []struct {
 		File        string   `json:"file"`
 		ONNXRuntime *float64 `json:"reconstruction_error"`
@@ -143,6 +144,19 @@ func TestVerify_NamesImagesThatCannotBeCompared(t *testing.T) {
 	}
 }
 
+func TestVerify_ReportsThatNothingWasCompared(t *testing.T) {
+	prose := write(t, t.TempDir(), "prose.jpg", []byte("not an image"))
+	args := []string{"verify", smallModel(t), prose, "/dev/zero", "nowhere.png"}
+	r := run(t, args...)
+	if r.status != exitError || !strings.HasSuffix(r.stdout, "the bytes are the same; nothing was compared: the lines above have the reasons\n") {
+		t.Errorf("exit %d: %s%s", r.status, r.stdout, r.stderr)
+	}
+	r = run(t, append(args, "--json")...)
+	if v := readVerification(t, r); r.status != exitError || v.Compared == nil || *v.Compared != 0 || *v.Agrees {
+		t.Errorf("exit %d: %s", r.status, r.stdout)
+	}
+}
+
 func TestVerify_RejectsInOneSentence(t *testing.T) {
 	dir := t.TempDir()
 	empty := filepath.Join(dir, "empty")
@@ -193,10 +207,13 @@ func TestPrintVerification_ReportsEveryDisagreement(t *testing.T) {
 		status error
 		want   string
 	}{
-		{"all agree", verification.Result{SameGraph: true, Agrees: true, Images: []verification.Image{near}}, nil, ": agrees"},
-		{"another graph", verification.Result{Images: []verification.Image{near}}, exitStatus(exitAnomaly), "THE BYTES DIFFER"},
-		{"another score", verification.Result{SameGraph: true, Images: []verification.Image{near}}, exitStatus(exitAnomaly), ": DOES NOT AGREE"},
-		{"an image without scores", verification.Result{SameGraph: true, Images: []verification.Image{near, unread}}, exitStatus(exitError), "cannot be compared: not an image"},
+		{"all agree", verification.Result{SameGraph: true, Agrees: true, Compared: 1, Images: []verification.Image{near}}, nil, ": agrees\n"},
+		{"another graph", verification.Result{Compared: 1, Images: []verification.Image{near}}, exitStatus(exitAnomaly), "THE BYTES DIFFER"},
+		{"another score", verification.Result{SameGraph: true, Compared: 1, Largest: 1, Images: []verification.Image{near}}, exitStatus(exitAnomaly), ": DOES NOT AGREE\n"},
+		{"an image without scores", verification.Result{SameGraph: true, Compared: 1, Images: []verification.Image{near, unread}}, exitStatus(exitError), "cannot be compared: not an image"},
+		{"an image without scores, others agree", verification.Result{SameGraph: true, Compared: 1, Images: []verification.Image{near, unread}}, exitStatus(exitError), ": agrees as far as it was compared, but 1 of 2 images were not\n"},
+		{"an image without scores, others do not agree", verification.Result{SameGraph: true, Compared: 1, Largest: 1, Images: []verification.Image{near, unread}}, exitStatus(exitError), ": DOES NOT AGREE\n"},
+		{"no image with scores", verification.Result{SameGraph: true, Images: []verification.Image{unread}}, exitStatus(exitError), "; nothing was compared: the lines above have the reasons\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var b bytes.Buffer

@@ -14,10 +14,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/importer"
 	"github.com/deepmed/anomaly/internal/network"
@@ -55,12 +55,14 @@ type Result struct {
 	// same bytes.
 	SameGraph bool    `json:"same_graph"`
 	Images    []Image `json:"images"`
+	// Compared is the number of Images with scores.
+	Compared int `json:"compared"`
 	// Largest is the largest relative difference of all images.
 	Largest float64 `json:"largest_relative_difference"`
 	// Tolerance is the upper bound of Largest in a model that agrees.
 	Tolerance float64 `json:"tolerance"`
 	// Agrees reports whether SameGraph is true, every image was compared, and
-	// Largest is at most Tolerance.
+	// Largest is at most Tolerance. It is false if nothing was compared.
 	Agrees bool `json:"agrees"`
 }
 
@@ -101,7 +103,7 @@ func (s Scores) Difference() float64 {
 // Verify returns an error when the model cannot be exported, read back or run, and
 // when ctx ends. The context does not stop Gorgonia's machine, which takes seconds
 // for an image of 256×256 pixels.
-func Verify(ctx context.Context, e *ort.Engine, m *models.Model, files []string, step func()) (*Result, error) {
+func Verify(ctx context.Context, e *ort.Engine, m *models.Model, paths []string, step func()) (*Result, error) {
 	export, err := exporter.InferenceModel(m)
 	if err != nil {
 		return nil, err
@@ -115,11 +117,11 @@ func Verify(ctx context.Context, e *ort.Engine, m *models.Model, files []string,
 		return nil, err
 	}
 	defer c.close()
-	if len(files) == 0 {
+	if len(paths) == 0 {
 		scores, err := c.compare(ctx, pattern(c.exported.Side()))
 		r.add(PatternName, scores, err)
 	}
-	for _, file := range files {
+	for _, file := range paths {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
@@ -156,15 +158,15 @@ func (r *Result) add(file string, s *Scores, err error) {
 	r.Images = append(r.Images, i)
 }
 
-// conclude sets Largest and Agrees.
+// conclude sets Compared, Largest and Agrees.
 func (r *Result) conclude() {
-	r.Agrees = r.SameGraph
 	for _, i := range r.Images {
 		if i.Scores != nil {
+			r.Compared++
 			r.Largest = max(r.Largest, i.Difference())
 		}
-		r.Agrees = r.Agrees && i.Scores != nil && i.Difference() <= r.Tolerance
 	}
+	r.Agrees = r.SameGraph && r.Compared > 0 && r.Compared == len(r.Images) && r.Largest <= r.Tolerance
 }
 
 // comparer computes the three scores of an image.
@@ -221,11 +223,12 @@ func (c *comparer) close() {
 }
 
 func (c *comparer) compareFile(ctx context.Context, file string) (*Scores, error) {
-	data, err := os.ReadFile(file)
+	limits := imagefile.DefaultLimits()
+	data, err := files.ReadAtMost(file, limits.MaxBytes)
 	if err != nil {
 		return nil, err
 	}
-	pixels, err := imagefile.Prepare(data, c.exported.Side(), imagefile.DefaultLimits())
+	pixels, err := imagefile.Prepare(data, c.exported.Side(), limits)
 	if err != nil {
 		return nil, err
 	}

@@ -78,6 +78,16 @@ func TestVerify_DisagreesWhenEnginesRoundDifferently(t *testing.T) {
 	}
 }
 
+func TestVerify_ReadsNoMoreThanTheLimitOfAnImage(t *testing.T) {
+	r, err := Verify(t.Context(), orttest.Open(t), saturated(), []string{"/dev/zero"}, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Compared != 0 || r.Agrees || r.Images[0].Error == "" {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestVerify_StopsBetweenFilesWhenCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	reason := errors.New("enough")
@@ -101,12 +111,16 @@ func TestResult_AgreesOnlyWhenEverythingDoes(t *testing.T) {
 		{"another graph", Result{Images: []Image{near}}, false},
 		{"another score", Result{SameGraph: true, Images: []Image{near, far}}, false},
 		{"an image without scores", Result{SameGraph: true, Images: []Image{near, unread}}, false},
+		{"no image with scores", Result{SameGraph: true, Images: []Image{unread}}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.r.Tolerance = Tolerance(32)
 			c.r.conclude()
 			if c.r.Agrees != c.agrees {
 				t.Errorf("agrees: %t", c.r.Agrees)
+			}
+			if n := slices.Index(append(c.r.Images, unread), unread); c.r.Compared != n {
+				t.Errorf("%d were compared, want %d", c.r.Compared, n)
 			}
 			if far := slices.Contains(c.r.Images, far); far != (c.r.Largest > 0.01) {
 				t.Errorf("the largest difference is %v", c.r.Largest)
