@@ -15,12 +15,12 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// backbonePasses is how many passes of one image are one measurement.
+// backbonePasses is the number of forward passes of a measurement.
 const backbonePasses = 20
 
-// backbones compares the backbone's forward pass of one image of 256 px by our
-// operators with ONNX Runtime's own, in the same library, and with PyTorch in both of
-// its memory layouts, on one thread and on two.
+// backbones compares the backbone's forward pass of one 256 px image with our
+// operators, with ONNX Runtime's operators, and in PyTorch in both of its memory
+// layouts, on one and two threads.
 func backbones(ctx context.Context, o options, python, _ string) error {
 	fmt.Printf("%-24s  %-20s  %-20s  %-22s  %-24s  %s\n", "BACKBONE, 256 px", "ours, ms", "ONNX Runtime, ms", "PyTorch contiguous, ms", "PyTorch channels last, ms", "ratio to the better")
 	for _, threads := range []int{1, 2} {
@@ -72,7 +72,7 @@ func backbones(ctx context.Context, o options, python, _ string) error {
 	return nil
 }
 
-// backbonePass is a session of the backbone alone with its image.
+// backbonePass is a session of the backbone with its input and outputs.
 type backbonePass struct {
 	session *ort.Session
 	image   *ort.Tensor
@@ -123,7 +123,8 @@ func (p *backbonePass) close() {
 	}
 }
 
-// backbonePeer is PyTorch, which runs passes when it is asked to. It must be closed.
+// backbonePeer is a PyTorch process that runs forward passes on request. It must be
+// closed.
 type backbonePeer struct {
 	cmd    *exec.Cmd
 	ask    func(line string) error
@@ -148,10 +149,10 @@ func startBackbonePeer(ctx context.Context, python string) (*backbonePeer, error
 	return p, p.cmd.Start()
 }
 
-// pass gives the milliseconds of PyTorch's median pass.
+// pass returns the milliseconds of PyTorch's median forward pass.
 func (p *backbonePeer) pass(side int, layout string, threads int) (float64, error) {
 	if err := p.ask(fmt.Sprintln(side, layout, threads, backbonePasses)); err != nil {
-		return 0, fmt.Errorf("asking PyTorch for a pass: %w", err)
+		return 0, fmt.Errorf("requesting a forward pass from PyTorch: %w", err)
 	}
 	var a struct {
 		MS float64 `json:"ms"`

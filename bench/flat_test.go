@@ -7,16 +7,16 @@ import (
 	"testing"
 )
 
-// sample is the service's memory at a moment.
+// sample is the service's memory at a point in time.
 type sample struct{ seconds, resident float64 } // resident in MB
 
-// flat says when memory grew over the last half of the samples: when the slope of
-// a straight line through them is above twice its standard error.
+// flat fails the test if memory grows over the last half of the samples: if the slope
+// of the regression line exceeds twice its standard error.
 func flat(t *testing.T, samples []sample) {
 	t.Helper()
 	half := samples[len(samples)/2:]
 	if len(half) < 10 {
-		t.Logf("%d samples are too few to tell whether memory grows", len(samples))
+		t.Logf("%d samples are too few to detect growth", len(samples))
 		return
 	}
 	slope, deviation := trend(half)
@@ -33,9 +33,8 @@ func flat(t *testing.T, samples []sample) {
 	}
 }
 
-// trend is the slope of the least-squares line and its standard error, in MB a
-// second. Samples that follow one another are alike; the error is widened by what
-// their correlation takes from their number.
+// trend returns the slope of the least-squares line and its standard error, in MB per
+// second. The error is corrected for the lag-1 autocorrelation of the samples.
 func trend(samples []sample) (slope, deviation float64) {
 	n := float64(len(samples))
 	var meanX, meanY float64
@@ -49,24 +48,24 @@ func trend(samples []sample) (slope, deviation float64) {
 		xy += (s.seconds - meanX) * (s.resident - meanY)
 	}
 	slope = xy / xx
-	var squares, neighbours, last float64
+	var squares, lagged, last float64
 	for i, s := range samples {
 		rest := s.resident - meanY - slope*(s.seconds-meanX)
 		squares += rest * rest
 		if i > 0 {
-			neighbours += rest * last
+			lagged += rest * last
 		}
 		last = rest
 	}
 	deviation = math.Sqrt(squares / (n - 2) / xx)
 	if squares > 0 {
-		alike := min(max(neighbours/squares, 0), 0.99)
-		deviation *= math.Sqrt((1 + alike) / (1 - alike))
+		correlation := min(max(lagged/squares, 0), 0.99)
+		deviation *= math.Sqrt((1 + correlation) / (1 - correlation))
 	}
 	return slope, deviation
 }
 
-func TestTrendTellsALeakFromNoise(t *testing.T) {
+func TestTrend_DistinguishesALeakFromNoise(t *testing.T) {
 	var level, leak []sample
 	for i := range 150 {
 		noise := 5 * math.Sin(float64(i)) * math.Cos(0.37*float64(i))

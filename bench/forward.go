@@ -12,19 +12,18 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// forward is a model's bare forward pass: a session of the autoencoder.onnx that
-// users take away, asked for what a verdict needs, on one image that was prepared
-// beforehand.
+// forward is a model's forward pass without a service: a session of the exported
+// autoencoder.onnx that computes the anomaly score of one prepared image.
 type forward struct {
 	session *ort.Session
 	image   *ort.Tensor
 	outputs []*ort.Tensor
-	// served computes the same as the service does, of the same pixels.
+	// served computes the score of the same pixels like the service does.
 	served *inference.Detector
 	pixels []byte
 }
 
-// newForward prepares the pass by so many threads.
+// newForward prepares a forward pass on the given number of threads.
 func newForward(engine *ort.Engine, file, image []byte, threads int) (*forward, error) {
 	m, err := models.Read(file, models.DefaultLimits())
 	if err != nil {
@@ -61,18 +60,18 @@ func newForward(engine *ort.Engine, file, image []byte, threads int) (*forward, 
 	return f, err
 }
 
-// export runs the pass of autoencoder.onnx.
+// export runs autoencoder.onnx.
 func (f *forward) export(ctx context.Context) error {
 	return f.session.Run(ctx, []*ort.Tensor{f.image}, f.outputs)
 }
 
-// verdict runs the pass that the service takes.
+// verdict runs the forward pass of the service.
 func (f *forward) verdict(ctx context.Context) error {
 	_, err := f.served.Score(ctx, f.pixels)
 	return err
 }
 
-// times calls f so often, and gives the milliseconds of each call.
+// times calls f n times and returns the milliseconds of each call.
 func times(n int, f func() error) (series, error) {
 	s := make(series, 0, n)
 	for range n {

@@ -15,27 +15,25 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// questions are requests of one path, made before they are timed: the client
-// shares the processors with the server that it measures, so it only writes what
-// is there already and reads an answer.
-type questions struct {
-	path   string
-	kind   string // of the bodies
-	bodies [][]byte
-	// expected are the errors that the answers must give, one a body; empty until
-	// they are known.
+// requestSet is prepared requests of one path. The client shares the processors with
+// the server it measures, so it must not spend time on building requests.
+type requestSet struct {
+	path        string
+	contentType string
+	bodies      [][]byte
+	// expected is the expected anomaly score of each body; empty until learn.
 	expected []float64
 }
 
-// mostBodies bounds the memory of the bodies, each of which holds a model.
+// mostBodies limits the memory of the bodies, each of which contains a model.
 const mostBodies = 20
 
-// boundary is as long as those that clients draw at random.
+// boundary has the length of the random boundaries of common clients.
 const boundary = "b0c1d2e3f4a5968778695a4b3c2d1e0f0a1b2c3d4e5f6978879a0b1c2d3e"
 
-// newQuestions makes forms of a model, left out when it is nil, and one image.
-func newQuestions(path string, model []byte, images [][]byte) (*questions, error) {
-	q := &questions{path: path}
+// newRequestSet builds forms with a model, omitted if nil, and one image each.
+func newRequestSet(path string, model []byte, images [][]byte) (*requestSet, error) {
+	q := &requestSet{path: path}
 	for _, image := range images[:min(len(images), mostBodies)] {
 		var body bytes.Buffer
 		form := multipart.NewWriter(&body)
@@ -60,27 +58,27 @@ func newQuestions(path string, model []byte, images [][]byte) (*questions, error
 		if err := form.Close(); err != nil {
 			return nil, err
 		}
-		q.kind = form.FormDataContentType()
+		q.contentType = form.FormDataContentType()
 		q.bodies = append(q.bodies, body.Bytes())
 	}
 	return q, nil
 }
 
-// loaded is what a load came to.
+// loaded is the result of a load.
 type loaded struct {
-	rate   float64 // requests a second
+	rate   float64 // requests per second
 	times  series  // of each request, in milliseconds
 	failed int
 	why    error // the first failure
 }
 
-// tolerance is how far an answer may be from the expected one: JPEG decoders
-// round differently, and so do the two engines.
+// tolerance is the permitted relative difference of a score: JPEG decoders and
+// inference engines round differently.
 const tolerance = 5e-3
 
-// load sends so many requests from so many clients at once, over connections
-// that stay where the server lets them.
-func (s *service) load(ctx context.Context, q *questions, clients, requests int) loaded {
+// load sends requests from concurrent clients, over persistent connections if the
+// server supports them.
+func (s *service) load(ctx context.Context, q *requestSet, clients, requests int) loaded {
 	client := &fasthttp.HostClient{Addr: strings.TrimPrefix(s.url, "http://"), MaxConns: clients,
 		ReadTimeout: time.Minute, WriteTimeout: time.Minute}
 	defer client.CloseIdleConnections()
@@ -122,14 +120,14 @@ func (s *service) load(ctx context.Context, q *questions, clients, requests int)
 	return l
 }
 
-// ask sends one request and gives the body of the answer.
-func (q *questions) ask(client *fasthttp.HostClient, url string, i int) ([]byte, error) {
+// ask sends one request and returns the body of the response.
+func (q *requestSet) ask(client *fasthttp.HostClient, url string, i int) ([]byte, error) {
 	req, res := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 	defer fasthttp.ReleaseRequest(req)
 	defer fasthttp.ReleaseResponse(res)
 	req.Header.SetMethod(http.MethodPost)
 	req.SetRequestURI(url + q.path)
-	req.Header.SetContentType(q.kind)
+	req.Header.SetContentType(q.contentType)
 	req.SetBodyRaw(q.bodies[i])
 	if err := client.Do(req, res); err != nil {
 		return nil, err
@@ -140,19 +138,19 @@ func (q *questions) ask(client *fasthttp.HostClient, url string, i int) ([]byte,
 	return bytes.Clone(res.Body()), nil
 }
 
-// check holds an answer against the expected one.
-func (q *questions) check(answer []byte, i int) error {
+// check compares a response with the expected score.
+func (q *requestSet) check(answer []byte, i int) error {
 	v, err := verdict(answer)
 	if err != nil || len(q.expected) == 0 {
 		return err
 	}
 	if want := q.expected[i]; math.Abs(v-want) > tolerance*math.Abs(want) {
-		return fmt.Errorf("%s: an error of %v, expected %v", q.path, v, want)
+		return fmt.Errorf("%s: score %v, expected %v", q.path, v, want)
 	}
 	return nil
 }
 
-// verdict is the error that an answer of /detect gives.
+// verdict returns the anomaly score in a response of /detect.
 func verdict(answer []byte) (float64, error) {
 	var v struct {
 		Error *float64 `json:"reconstruction_error"`
@@ -166,8 +164,8 @@ func verdict(answer []byte) (float64, error) {
 	return *v.Error, nil
 }
 
-// learn takes a service's answers for the expected ones.
-func (q *questions) learn(s *service) error {
+// learn sets the expected scores to those of a service.
+func (q *requestSet) learn(s *service) error {
 	client := &fasthttp.HostClient{Addr: strings.TrimPrefix(s.url, "http://")}
 	defer client.CloseIdleConnections()
 	q.expected = nil

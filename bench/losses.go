@@ -10,11 +10,11 @@ import (
 	"strconv"
 )
 
-// lossSeeds are how many random starts each side gets.
+// lossSeeds is the number of seeds of each side.
 const lossSeeds = 3
 
-// losses compares how the loss falls at level 2 on the normal tiles, both sides
-// from random starts of their own.
+// losses compares the loss curves at level 2 on the normal tiles. The two sides have
+// different initial weights.
 func losses(ctx context.Context, o options, python, dir string) error {
 	normal := filepath.Join(o.tiles, "train", "good")
 	var ours, theirs [][]float64

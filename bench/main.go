@@ -1,10 +1,11 @@
-// Command bench measures this service beside PyTorch in one run and prints a
-// table: the training step, the forward pass of the backbone, how the loss falls, a whole training through HTTP, a training from a
-// cold start, /detect under load, alone and beside a training, the memory of trainings on many
-// images, and of an upload of 2 GB. Run it by `make bench`, which brings the peers.
+// Command bench compares this service with PyTorch and prints tables: the training
+// step, the forward pass of the backbone, the loss curve, a training over HTTP, a
+// training from a cold start, /detect under load, with and without a concurrent
+// training, and the memory of trainings on many images and of a 2 GB upload. Run it
+// with `make bench`, which installs the peers.
 //
-// The machine's pace drifts, so the two sides take turns in rounds, and what
-// counts is the ratio of their medians.
+// A machine's speed drifts, so the two sides alternate in rounds, and the tables
+// show ratios of medians.
 package main
 
 import (
@@ -35,13 +36,13 @@ func main() {
 	var o options
 	sides := flag.String("sides", "128,256,384", "image sides of the step")
 	batches := flag.String("batches", "16,8", "batch sizes of the step")
-	flag.IntVar(&o.rounds, "rounds", 5, "rounds that the two sides take turns in")
-	flag.IntVar(&o.steps, "steps", 5, "steps in a round")
-	flag.StringVar(&o.only, "only", "", "one part alone: step, backbone, losses, train, start, serve, pressure, memory or upload")
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds in which the two sides alternate")
+	flag.IntVar(&o.steps, "steps", 5, "steps per round")
+	flag.StringVar(&o.only, "only", "", "run a single part: step, backbone, losses, train, start, serve, pressure, memory or upload")
 	flag.IntVar(&o.level, "level", 3, "level of the trainings through POST /train")
-	flag.IntVar(&o.trainRounds, "train-rounds", 2, "rounds of those, which take minutes")
-	flag.BoolVar(&o.profile, "profile", false, "also say what the step's operators take")
-	flag.StringVar(&o.tiles, "tiles", "testdata/tiles", "real images, any folders")
+	flag.IntVar(&o.trainRounds, "train-rounds", 2, "rounds of the trainings through POST /train, which take minutes")
+	flag.BoolVar(&o.profile, "profile", false, "also print the time of each operator of the step")
+	flag.StringVar(&o.tiles, "tiles", "testdata/tiles", "folder with images")
 	flag.Parse()
 	o.sides, o.batches = strings.Split(*sides, ","), strings.Split(*batches, ",")
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -55,7 +56,7 @@ func main() {
 func run(ctx context.Context, o options) error {
 	python := os.Getenv("BENCH_PYTHON")
 	if python == "" {
-		return fmt.Errorf("BENCH_PYTHON names no Python; run `make bench`")
+		return fmt.Errorf("BENCH_PYTHON is not set; run `make bench`")
 	}
 	dir, err := os.MkdirTemp("", "anomaly-bench-")
 	if err != nil {
@@ -77,7 +78,7 @@ func run(ctx context.Context, o options) error {
 	return nil
 }
 
-// machine describes the processor, as far as the system tells.
+// machine returns a description of the processor, if the system provides one.
 func machine() string {
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
@@ -93,24 +94,24 @@ func machine() string {
 	return fmt.Sprintf("%d × %s", count, name)
 }
 
-// series is what one side measured, a number a round.
+// series is the measurements of one side, one per round.
 type series []float64
 
 func (s series) median() float64 { return s.at(0.5) }
 
-// at is the value that a share q of the series does not exceed.
+// at returns the q-quantile.
 func (s series) at(q float64) float64 {
 	t := slices.Sorted(slices.Values(s))
 	return t[min(int(q*float64(len(t))), len(t)-1)]
 }
 
-// String gives the median and the spread.
+// String returns the median and the range.
 func (s series) String() string {
 	return fmt.Sprintf("%.1f (%.1f–%.1f)", s.median(), slices.Min(s), slices.Max(s))
 }
 
-// over is each round's ratio to another series: both sides of a round met the
-// machine at nearly the same pace, which drifts by more than they differ.
+// over returns the ratio to another series for each round. The speed of the machine
+// drifts by more than the two sides differ, but little within a round.
 func (s series) over(t series) series {
 	out := make(series, len(s))
 	for i := range s {
@@ -119,7 +120,7 @@ func (s series) over(t series) series {
 	return out
 }
 
-// fine is String with a digit more.
+// fine is like String, with one more digit.
 func (s series) fine() string {
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", s.median(), slices.Min(s), slices.Max(s))
 }
@@ -130,8 +131,8 @@ func table(header ...string) *tabwriter.Writer {
 	return t
 }
 
-// output runs a command and gives what it printed; its log is shown only when
-// it fails.
+// output runs a command and returns its standard output. If it fails, the error
+// contains its standard error.
 func output(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	var log strings.Builder

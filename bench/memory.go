@@ -19,9 +19,8 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// memory trains on more and more images, made of the tiles, and prints the
-// memory that it took at most: by the number of images, and by how long it
-// trained on them.
+// memory trains on increasing numbers of images, augmented from the tiles, for
+// several durations, and prints the peak memory.
 func memory(ctx context.Context, _ options, _, dir string) error {
 	t := table("images at 256 px", "epochs", "prepared MB", "peak resident MB", "seconds")
 	for _, c := range []struct {
@@ -55,9 +54,9 @@ func memory(ctx context.Context, _ options, _, dir string) error {
 	return t.Flush()
 }
 
-// peakOf runs a program and gives the memory in MB that it took at most. What the system
-// says of it when it has ended (ru_maxrss) would be at least what this program has, from
-// which it was forked.
+// peakOf runs a program and returns its peak memory in MB. The peak that the system
+// reports after its end (ru_maxrss) includes the memory of this process, from which
+// it was forked.
 func peakOf(cmd *exec.Cmd) (float64, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, err
@@ -75,9 +74,9 @@ func peakOf(cmd *exec.Cmd) (float64, error) {
 	}
 }
 
-// augmented fills a folder with so many images: the tiles turned over, cut and
-// made lighter or darker at random, under a fixed seed, and resized where width and
-// height are given. One that is there is left.
+// augmented fills a folder with n images, unless it exists: the tiles, flipped,
+// cropped and with their brightness changed at random with a fixed seed, and resized
+// if width is positive.
 func augmented(folder string, n, width, height int) error {
 	if _, err := os.Stat(folder); err == nil {
 		return nil
@@ -113,9 +112,9 @@ func augmented(folder string, n, width, height int) error {
 		if width > 0 {
 			img = imaging.Resize(img, width, height, imaging.Linear)
 		}
-		lighter := r.IntN(41) - 20
+		brightness := r.IntN(41) - 20
 		img = imaging.AdjustFunc(img, func(c color.NRGBA) color.NRGBA {
-			shift := func(v uint8) uint8 { return uint8(min(max(int(v)+lighter, 0), 255)) }
+			shift := func(v uint8) uint8 { return uint8(min(max(int(v)+brightness, 0), 255)) }
 			return color.NRGBA{shift(c.R), shift(c.G), shift(c.B), c.A}
 		})
 		if err := imaging.Save(img, filepath.Join(folder, fmt.Sprintf("%05d.jpg", i))); err != nil {

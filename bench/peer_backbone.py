@@ -1,10 +1,10 @@
-"""PyTorch's time for one forward pass of the backbone, with the weights that the program has.
+"""Measures PyTorch's forward pass of the backbone, with the embedded weights.
 
     echo "256 channels_last 2 20" | python bench/peer_backbone.py
 
-Each line of the input asks for a side, a memory layout, a number of threads and a number of passes of
-one image, and is answered by a JSON object with the milliseconds of the median pass. Convolutions have
-their BatchNorm folded in, as here; the zeros around an image are where TensorFlow puts them.
+Each input line has a side, a memory layout, a number of threads and a number of forward passes of one
+image. The answer is a JSON object with the milliseconds of the median pass. BatchNorm is folded into the
+convolutions, and padding is TensorFlow's SAME.
 """
 
 import json
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of the blocks of EfficientNet-Lite0 that the file has
+STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of the embedded blocks of EfficientNet-Lite0
 TAPS = (4, 10, 12)
 
 
@@ -42,10 +42,10 @@ def convolution(tensors, name, stride=1, depthwise=False, relu6=True):
     before, after = zeros // 2, zeros - zeros // 2
     if before == after:
         layer.padding = (before, before)
-        steps = [layer]
+        layers = [layer]
     else:
-        steps = [nn.ZeroPad2d((before, after, before, after)), layer]
-    return nn.Sequential(*steps, nn.ReLU6(inplace=True)) if relu6 else nn.Sequential(*steps)
+        layers = [nn.ZeroPad2d((before, after, before, after)), layer]
+    return nn.Sequential(*layers, nn.ReLU6(inplace=True)) if relu6 else nn.Sequential(*layers)
 
 
 class Block(nn.Module):
@@ -71,12 +71,12 @@ class Backbone(nn.Module):
 
     def forward(self, x):
         x = self.stem((x - 0.498) / 0.502)
-        seen = []
+        features = []
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in TAPS:
-                seen.append(x)
-        return seen
+                features.append(x)
+        return features
 
 
 def main():

@@ -1,10 +1,10 @@
-"""How well the Python service's recipe finds defects: the AUROC of its mean squared error for each
-kind of defect of a data set (train/good, test/good, test/<defect>), and false alarms and hits at
-its own threshold, the mean plus two standard deviations of the training images' errors.
+"""Measures how well the Python service's recipe detects defects: the AUROC of the mean squared error
+for each kind of defect of a data set (train/good, test/good, test/<defect>), and the false alarm and
+hit rates at its threshold, the mean plus two standard deviations of the training images' errors.
 
     python bench/peer_quality.py DATASET [--level 3] [--image-size 128] [--seed 0]
 
-Prints one JSON object, with the keys that `anomaly evaluate --json` has.
+Prints one JSON object with the keys of `anomaly evaluate --json`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from peer_train import LEVELS, find_images, load_image, train
 
 
 def errors(network, paths, side, batch=16):
-    """The mean squared error of each image."""
+    """Returns the mean squared error of each image."""
     out = []
     with torch.no_grad():
         for i in range(0, len(paths), batch):
@@ -30,7 +30,7 @@ def errors(network, paths, side, batch=16):
 
 
 def auroc(good, bad):
-    """How often a defect scores higher than a normal image; half of those that tie."""
+    """Returns the probability that a defect scores higher than a normal image; ties count half."""
     above = (bad[:, None] > good[None, :]).mean()
     return float(above + (bad[:, None] == good[None, :]).mean() / 2)
 
@@ -48,7 +48,7 @@ def main():
     kinds = {name: find_images(os.path.join(test, name)) for name in sorted(os.listdir(test))}
     normal = kinds.pop("good", [])
     if not paths or not normal or not kinds:
-        sys.exit(f"{a.dataset} is no data set: expected train/good, test/good and test/<defect>")
+        sys.exit(f"{a.dataset} is not a data set: expected train/good, test/good and test/<defect>")
 
     torch.set_num_threads(a.threads)
     start = time.perf_counter()

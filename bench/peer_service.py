@@ -1,10 +1,10 @@
-"""The contract as a plain Flask and PyTorch service, for the benchmark to measure beside.
+"""The contract as a plain Flask and PyTorch service, as a baseline of the benchmark.
 
     python bench/peer_service.py [--port 5029]
 
-Written the way such services usually are: Flask's own threaded server, the uploads saved to a
-folder, the recipe of peer_train.py, and the model loaded for each /detect. It is a measuring
-stick, not something to put on a network.
+It is written like such services usually are: Flask's threaded development server, uploads saved
+to a folder, the recipe of peer_train.py, and the model loaded for each /detect. Do not expose it
+to a network.
 """
 
 import argparse
@@ -78,12 +78,12 @@ def train_endpoint():
 
 
 def export_onnx(network, side, path):
-    """Whether it could be exported: the exporter needs packages that a benchmark may lack."""
+    """Exports the network; returns whether it succeeded. The exporter needs packages that may be missing."""
     try:
         torch.onnx.export(network, torch.zeros(1, 3, side, side), path, dynamo=False,
                           input_names=["image"], output_names=["reconstruction"],
                           dynamic_axes={"image": {0: "n"}, "reconstruction": {0: "n"}})
-    except Exception as e:  # whatever it is, the service goes on without the file
+    except Exception as e:  # the file is optional
         app.logger.warning("no ONNX file: %s", e)
         return False
     return True

@@ -1,11 +1,10 @@
-"""PyTorch's time for one training step of the contract's network: forward, backward, Adam.
+"""Measures PyTorch's training step of the contract's network: forward, backward, Adam.
 
     echo "256 16 channels_last 8" | python bench/peer_step.py
 
-Each line of the input asks for a side, a batch, a memory layout and a number of steps, and is
-answered by a JSON object with the images a second of the median step. So one process takes
-turns with another program, without the seconds that importing PyTorch takes: long enough for
-the machine's pace to change in between.
+Each input line has a side, a batch size, a memory layout and a number of steps. The answer is a
+JSON object with the images per second of the median step. One process serves all rounds, because
+importing PyTorch takes seconds, during which the speed of the machine may change.
 """
 
 import argparse
@@ -23,7 +22,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 class Step:
-    """A network with its optimizer and one batch of noise."""
+    """A network with its optimizer and a batch of noise."""
 
     def __init__(self, side, batch, layout, device):
         torch.manual_seed(0)
@@ -43,7 +42,7 @@ class Step:
 
 
 def measure(side, batch, layout, steps, warmup, device):
-    """The times of so many steps, in milliseconds, after some that do not count."""
+    """Returns the times of the steps in milliseconds, after warm-up steps."""
     step = Step(side, batch, layout, device)
     for _ in range(warmup):
         step.milliseconds()
@@ -51,8 +50,8 @@ def measure(side, batch, layout, steps, warmup, device):
 
 
 def main():
-    p = argparse.ArgumentParser(description="time PyTorch's training step, as lines of standard input ask for it")
-    p.add_argument("--warmup", type=int, default=2, help="steps before each measurement that are not timed")
+    p = argparse.ArgumentParser(description="measure PyTorch's training step, as requested on standard input")
+    p.add_argument("--warmup", type=int, default=2, help="warm-up steps before each measurement")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--device", default="cpu")
     a = p.parse_args()

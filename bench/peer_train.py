@@ -1,10 +1,10 @@
-"""The Python service's training, for the benchmark to measure beside: the contract's network and
-recipe with Pillow, torchvision, a Dataset and a DataLoader, as such a service is usually written.
+"""The Python service's training, as a baseline of the benchmark: the contract's network and recipe
+with Pillow, torchvision, a Dataset and a DataLoader, as such a service is usually written.
 
     python bench/peer_train.py FOLDER [--level 1] [--image-size 256] [--seed 0] [--out FOLDER]
 
 Prints one JSON object: losses per epoch, threshold, seconds. The other peers import the network
-and the recipe from here.
+and the recipe from this module.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LEVELS = {1: (5, 16, 1e-3), 2: (10, 16, 1e-3), 3: (30, 16, 1e-3), 4: (50, 8, 5e-
 
 
 class Autoencoder(nn.Module):
-    """Four strided convolutions down, four transposed ones up."""
+    """Four strided convolutions and four transposed ones."""
 
     def __init__(self, channels=(3, 32, 64, 128, 256)):
         super().__init__()
@@ -45,7 +45,7 @@ class Autoencoder(nn.Module):
 
 
 def load_image(source, side):
-    """An image file as the network takes it: 3 x side x side, from 0 to 1."""
+    """Returns an image file as the network's input: 3 x side x side, from 0 to 1."""
     with Image.open(source) as image:
         return tensor(image, side)
 
@@ -64,10 +64,10 @@ def find_images(folder):
 
 
 class Images(Dataset):
-    """Decodes and resizes an image each time that it is asked for, by torchvision's transforms."""
+    """Decodes and resizes images on access, with torchvision's transforms."""
 
     def __init__(self, paths, side):
-        # Here, because those who import the network alone can do without: Debian's PyTorch has none.
+        # Imported here, because importing only the network must work without torchvision.
         from torchvision import transforms
 
         self.paths = paths
@@ -82,7 +82,7 @@ class Images(Dataset):
 
 
 def train(paths, level, side, seed=None, workers=2):
-    """Trains by the recipe. Returns the network and the keys of metadata.json."""
+    """Trains by the recipe. Returns the network and the contents of metadata.json."""
     epochs, batch, rate = LEVELS[level]
     if seed is not None:
         torch.manual_seed(seed)

@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// pressureRequests are those of one measurement, pressureImages what the training
-// beside them learns from: minutes of work at level 5.
+// pressureRequests is the number of requests of a measurement, pressureImages the
+// number of images of the concurrent training, which takes minutes at level 5.
 const (
 	pressureRequests = 200
 	pressureImages   = 100
 )
 
-// pressure measures /detect with one client, alone and beside a training, and
-// the training alone and beside the client, for several priorities of trainings.
+// pressure measures /detect with one client, and a training, alone and concurrently,
+// for several priorities of the training.
 func pressure(ctx context.Context, o options, _, dir string) error {
 	images, err := realImages(o.tiles)
 	if err != nil {
@@ -37,7 +37,7 @@ func pressure(ctx context.Context, o options, _, dir string) error {
 		name string
 		args []string
 	}{
-		{"as important", []string{"--training-niceness", "0"}},
+		{"niceness 0", []string{"--training-niceness", "0"}},
 		{"niceness 10 (default)", nil},
 		{"niceness 19", []string{"--training-niceness", "19"}},
 		{"niceness 10, 1 thread", []string{"--training-threads", "1"}},
@@ -64,7 +64,7 @@ func pressure(ctx context.Context, o options, _, dir string) error {
 			s.stop()
 		}
 	}
-	t := table("TRAINING AND /detect, 256 px", "p50 alone, ms", "p99 alone", "p50 beside, ms", "p99 beside", "steps/s alone", "steps/s beside")
+	t := table("TRAINING AND /detect, 256 px", "p50 alone, ms", "p99 alone", "p50 busy, ms", "p99 busy", "steps/s alone", "steps/s busy")
 	for i, k := range kinds {
 		r := results[i]
 		fmt.Fprintf(t, "%s\t%v\t%v\t%v\t%v\t%.2f\t%.2f\n", k.name, r.p50, r.p99, r.busy50, r.busy99, r.steps.median(), r.busySteps.median())
@@ -72,14 +72,14 @@ func pressure(ctx context.Context, o options, _, dir string) error {
 	return t.Flush()
 }
 
-// pressed measures one service and hands over what it found: alone, then busy.
+// pressed measures one service, alone and then busy, and calls found for each.
 func (s *service) pressed(ctx context.Context, model, packed []byte, images [][]byte, found func(p50, p99, steps *float64, busy bool)) error {
-	asked, err := newQuestions("/detect", model, images)
+	requests, err := newRequestSet("/detect", model, images)
 	if err != nil {
 		return err
 	}
 	detect := func() (p50, p99 float64, err error) {
-		l := s.load(ctx, asked, 1, pressureRequests)
+		l := s.load(ctx, requests, 1, pressureRequests)
 		if l.failed > 0 {
 			err = fmt.Errorf("%d requests failed: %w", l.failed, l.why)
 		}
@@ -107,16 +107,16 @@ func (s *service) pressed(ctx context.Context, model, packed []byte, images [][]
 			break
 		}
 		if time.Now().After(deadline) {
-			return errors.New("the training does not start")
+			return errors.New("the training did not start")
 		}
 	}
 	const alone = 8 * time.Second
-	steps, err := s.pace(func() error { time.Sleep(alone); return nil })
+	steps, err := s.stepRate(func() error { time.Sleep(alone); return nil })
 	if err != nil {
 		return err
 	}
 	found(&p50, &p99, &steps, false)
-	steps, err = s.pace(func() (err error) { p50, p99, err = detect(); return err })
+	steps, err = s.stepRate(func() (err error) { p50, p99, err = detect(); return err })
 	if err != nil {
 		return err
 	}
@@ -124,8 +124,8 @@ func (s *service) pressed(ctx context.Context, model, packed []byte, images [][]
 	return nil
 }
 
-// pace is the steps that the running training takes in a second while f runs.
-func (s *service) pace(f func() error) (float64, error) {
+// stepRate returns the steps per second of the running training while f runs.
+func (s *service) stepRate(f func() error) (float64, error) {
 	before, err := s.steps()
 	if err != nil {
 		return 0, err
@@ -138,7 +138,7 @@ func (s *service) pace(f func() error) (float64, error) {
 	return (after - before) / time.Since(started).Seconds(), err
 }
 
-// steps are those that the running training has taken.
+// steps returns the number of steps that the running training has completed.
 func (s *service) steps() (float64, error) {
 	res, err := http.Get(s.url + "/metrics")
 	if err != nil {
@@ -150,5 +150,5 @@ func (s *service) steps() (float64, error) {
 			return strconv.ParseFloat(v, 64)
 		}
 	}
-	return 0, errors.New("the service tells no steps")
+	return 0, errors.New("/metrics has no anomaly_training_step")
 }

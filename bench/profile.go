@@ -20,11 +20,11 @@ import (
 	"github.com/deepmed/anomaly/trainer"
 )
 
-// profileRuns is how often a part runs; each operator counts with the fastest.
+// profileRuns is the number of runs; the fastest of each operator counts.
 const profileRuns = 20
 
-// profile says what the operators of the gradient of one part of a batch take, on
-// one thread, as a training runs it.
+// profile prints the time of the operators in the gradient of one micro-batch, on one
+// thread like in a training.
 func profile(ctx context.Context, side, batch, dir string) error {
 	pixels, err := strconv.Atoi(side)
 	if err != nil {
@@ -76,12 +76,12 @@ func profile(ctx context.Context, side, batch, dir string) error {
 	}
 	in[1].Data()[0] = 1
 	for i := range profileRuns {
-		in[len(in)-1].Data()[0] = float32(i) // as if each were the first part of a step
+		in[len(in)-1].Data()[0] = float32(i) // each run is the first micro-batch of a step
 		if err := session.Run(ctx, in, out); err != nil {
 			return err
 		}
 	}
-	session.Close() // writes the file
+	session.Close() // writes the profile
 	for _, t := range slices.Concat(in, out) {
 		t.Close()
 	}
@@ -119,7 +119,7 @@ func profile(ctx context.Context, side, batch, dir string) error {
 		count[k.op]++
 		all += ms
 	}
-	t := table(fmt.Sprintf("OPERATORS, %s px, part of %d", side, n), "ms", "share", "nodes")
+	t := table(fmt.Sprintf("OPERATORS, %s px, micro-batch of %d", side, n), "ms", "share", "nodes")
 	for _, op := range slices.SortedFunc(maps.Keys(took), func(a, b string) int { return int(math.Copysign(1, took[b]-took[a])) }) {
 		fmt.Fprintf(t, "%s\t%.2f\t%.1f %%\t%d\n", op, took[op], 100*took[op]/all, count[op])
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/deepmed/anomaly/internal/ort"
 )
 
-// What is asked in one round of each row, and how often a server is started.
+// Numbers of requests and forward passes per round of each row.
 const (
 	oneClient      = 260
 	eightClients   = 240
@@ -21,30 +21,30 @@ const (
 	memoryRequests = 1000
 )
 
-// row is one way to ask for a verdict, and what it came to.
+// row is a kind of request and its results.
 type row struct {
-	name    string
-	service *service
-	asked   *questions
-	model   []byte // whose forward pass it takes; nil for the peer's
-	results map[int]*results
-	// sending is what its requests take on their way; nil for the peer's.
+	name     string
+	service  *service
+	requests *requestSet
+	model    []byte // nil for the peer's
+	results  map[int]*results
+	// sending is the transfer time of the requests; nil for the peer's.
 	sending *sending
-	// memory is what the service held after memoryRequests, in MB.
-	memory   float64
-	requests int
+	// memory is the service's memory after memoryRequests requests, in MB.
+	memory float64
+	sent   int
 }
 
-// results of a number of clients, a number a round.
+// results is the measurements with a number of clients, one per round.
 type results struct {
 	rate, p50, p99 series
-	cpu            series // the server's, in milliseconds a request
+	cpu            series // of the server, in milliseconds per request
 	failed         int
 	why            error
 }
 
-// serve compares POST /detect with the Python recipe's on the Python recipe's own
-// checkpoint, then shows ours on a model of its own and by a model's name.
+// serve compares POST /detect with the Python recipe's service on the recipe's
+// checkpoint, and measures our service on a model of its own and on named models.
 func serve(ctx context.Context, o options, python, dir string) error {
 	images, err := realImages(o.tiles)
 	if err != nil {
@@ -54,7 +54,7 @@ func serve(ctx context.Context, o options, python, dir string) error {
 	if err != nil {
 		return err
 	}
-	// The lowest level whose models have all that a verdict may come from.
+	// The lowest level whose models have defect heads.
 	own, err := checkpoint(ctx, o, dir, 2)
 	if err != nil {
 		return err
@@ -74,17 +74,16 @@ func serve(ctx context.Context, o options, python, dir string) error {
 	}
 	defer ours.stop()
 	defer theirs.stop()
-	// More models take more memory: ours with names, and its own, are another
-	// server's, which is idle when it is not asked.
-	keeping, err := startService(ctx, "ours", "bin/anomaly", "serve", "--models", named)
+	// A separate server for the other models: they take memory.
+	second, err := startService(ctx, "ours", "bin/anomaly", "serve", "--models", named)
 	if err != nil {
 		return err
 	}
-	defer keeping.stop()
-	if err := keeping.await("/readyz"); err != nil {
+	defer second.stop()
+	if err := second.await("/readyz"); err != nil {
 		return err
 	}
-	rows, err := newRows(ours, theirs, keeping, plain, own, images)
+	rows, err := newRows(ours, theirs, second, plain, own, images)
 	if err != nil {
 		return err
 	}
@@ -126,7 +125,7 @@ func serve(ctx context.Context, o options, python, dir string) error {
 	return coldStarts(ctx, o, python, rows[:2])
 }
 
-// peerCheckpoint is the .pt that the Python recipe writes.
+// peerCheckpoint returns the .pt file that the Python recipe writes.
 func peerCheckpoint(ctx context.Context, o options, python, dir string) ([]byte, error) {
 	out := filepath.Join(dir, "peer")
 	if _, err := output(ctx, python, "bench/peer_train.py", filepath.Join(o.tiles, "train", "good"),
@@ -136,15 +135,15 @@ func peerCheckpoint(ctx context.Context, o options, python, dir string) ([]byte,
 	return os.ReadFile(filepath.Join(out, "autoencoder.pt"))
 }
 
-// newRows prepares the requests, and checks that both services say the same of
-// the same model.
-func newRows(ours, theirs, keeping *service, plain, own []byte, images [][]byte) ([]*row, error) {
+// newRows prepares the requests, and checks that both services return the same score
+// for the same model.
+func newRows(ours, theirs, second *service, plain, own []byte, images [][]byte) ([]*row, error) {
 	rows := []*row{
 		{name: "ours", service: ours, model: plain},
 		{name: "Python recipe", service: theirs},
-		{name: "ours, own model", service: keeping, model: own},
-		{name: "ours, by name", service: keeping, model: plain},
-		{name: "ours, own model by name", service: keeping, model: own},
+		{name: "ours, own model", service: second, model: own},
+		{name: "ours, by name", service: second, model: plain},
+		{name: "ours, own model by name", service: second, model: own},
 	}
 	for i, r := range rows {
 		path, sent := "/detect", r.model
@@ -157,10 +156,10 @@ func newRows(ours, theirs, keeping *service, plain, own []byte, images [][]byte)
 			path, sent = "/models/own/detect", nil
 		}
 		var err error
-		if r.asked, err = newQuestions(path, sent, images); err != nil {
+		if r.requests, err = newRequestSet(path, sent, images); err != nil {
 			return nil, err
 		}
-		if err := r.asked.learn(r.service); err != nil {
+		if err := r.requests.learn(r.service); err != nil {
 			return nil, err
 		}
 		r.results = map[int]*results{1: {}, 8: {}}
@@ -168,9 +167,9 @@ func newRows(ours, theirs, keeping *service, plain, own []byte, images [][]byte)
 			r.sending = &sending{row: r}
 		}
 	}
-	for i, want := range rows[1].asked.expected {
-		if got := rows[0].asked.expected[i]; math.Abs(got-want) > tolerance*want {
-			return nil, fmt.Errorf("image %d: ours says %v, the Python recipe %v", i, got, want)
+	for i, want := range rows[1].requests.expected {
+		if got := rows[0].requests.expected[i]; math.Abs(got-want) > tolerance*want {
+			return nil, fmt.Errorf("image %d: our score is %v, the Python recipe's %v", i, got, want)
 		}
 	}
 	return rows, nil
@@ -178,20 +177,20 @@ func newRows(ours, theirs, keeping *service, plain, own []byte, images [][]byte)
 
 func (r *row) round(ctx context.Context, clients, requests int) {
 	used := r.service.processor()
-	l := r.service.load(ctx, r.asked, clients, requests)
+	l := r.service.load(ctx, r.requests, clients, requests)
 	s := r.results[clients]
 	s.cpu = append(s.cpu, (r.service.processor()-used).Seconds()*1e3/float64(requests))
 	s.rate, s.p50, s.p99 = append(s.rate, l.rate), append(s.p50, l.times.at(0.5)), append(s.p99, l.times.at(0.99))
 	if s.failed += l.failed; s.why == nil {
 		s.why = l.why
 	}
-	before := r.requests
-	if r.requests += requests; before < memoryRequests && r.requests >= memoryRequests {
+	before := r.sent
+	if r.sent += requests; before < memoryRequests && r.sent >= memoryRequests {
 		r.memory = r.service.resident()
 	}
 }
 
-// bareRow is a model's forward pass alone: of its export, and as a verdict computes it.
+// bareRow is a model's forward pass without HTTP: of its export, and of the service.
 type bareRow struct {
 	name         string
 	model        []byte
@@ -218,7 +217,7 @@ func bareRows(plain, own, image []byte) ([]*bareRow, error) {
 }
 
 func (b *bareRow) round(ctx context.Context) error {
-	// Not in turns: each would find the other's weights in the caches.
+	// Sequentially, not alternately: each would evict the other's weights from the caches.
 	export, err := times(forwardPasses, func() error { return b.pass.export(ctx) })
 	if err != nil {
 		return err
@@ -228,9 +227,8 @@ func (b *bareRow) round(ctx context.Context) error {
 	return err
 }
 
-// printServed prints what was measured. What a request takes beside the bare
-// forward pass is held against the pass by all threads for one client; eight keep
-// each thread at a pass of its own.
+// printServed prints the results. The overhead of a request is relative to a forward
+// pass on all threads for one client, and on one thread for eight.
 func printServed(rows []*row, bare []*bareRow) error {
 	t := table("FORWARD PASS, 256 px", "threads", "of the export: p50, ms", "of a verdict", "ratio")
 	for _, b := range bare {
@@ -240,7 +238,7 @@ func printServed(rows []*row, bare []*bareRow) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	t = table("BYTES ON THEIR WAY, 1 client", "p50, ms")
+	t = table("TRANSFER, 1 client", "p50, ms")
 	for _, r := range rows {
 		if r.sending != nil {
 			fmt.Fprintf(t, "%s\t%v\n", r.name, r.sending.p50)
@@ -250,12 +248,12 @@ func printServed(rows []*row, bare []*bareRow) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	t = table("POST /detect, 256 px", "clients", "requests/s", "p50, ms", "p99, ms", "CPU, ms", "outside the pass", "and the way", "failed", "MB after 1,000")
+	t = table("POST /detect, 256 px", "clients", "requests/s", "p50, ms", "p99, ms", "CPU, ms", "overhead", "without transfer", "failed", "MB after 1,000")
 	for _, clients := range []int{1, 8} {
 		for _, r := range rows {
 			s := r.results[clients]
 			fmt.Fprintf(t, "%s\t%d\t%v\t%v\t%v\t%v\t%s\t%s\t%d\t%.0f\n", r.name, clients, s.rate, s.p50, s.p99, s.cpu,
-				r.outside(clients, bare, false), r.outside(clients, bare, true), s.failed, r.memory)
+				r.overhead(clients, bare, false), r.overhead(clients, bare, true), s.failed, r.memory)
 		}
 		a, b := rows[0].results[clients], rows[1].results[clients]
 		fmt.Fprintf(t, "ratio, own model to ours\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t\t\t\t\n", clients, rows[2].results[clients].rate.median()/a.rate.median(),
@@ -278,12 +276,12 @@ func printServed(rows []*row, bare []*bareRow) error {
 	return nil
 }
 
-// outside is the share of a request's time that is not its bare forward pass, and,
-// where the way is left out as well, not what its bytes take on their way: that
-// is told of one client only, as those of eight travel while others are judged.
-// Each round has a share of its own, since the machine's pace drifts between them.
-func (r *row) outside(clients int, bare []*bareRow, way bool) string {
-	if r.model == nil || (way && clients > 1) {
+// overhead returns the fraction of a request's time that is not its forward pass,
+// and, if transfer is set, not its transfer either. The latter is defined for one
+// client only: with eight, transfers overlap with forward passes. It is the median
+// over rounds, because the machine's speed drifts between them.
+func (r *row) overhead(clients int, bare []*bareRow, transfer bool) string {
+	if r.model == nil || (transfer && clients > 1) {
 		return ""
 	}
 	most := bare[0].threads
@@ -292,26 +290,26 @@ func (r *row) outside(clients int, bare []*bareRow, way bool) string {
 			continue
 		}
 		s := r.results[clients]
-		var shares series
+		var fractions series
 		for i, pass := range b.p50 {
 			switch {
-			case clients == 1 && b.threads == most && way:
-				shares = append(shares, 100*(1-(pass+r.sending.p50[i])/s.p50[i]))
+			case clients == 1 && b.threads == most && transfer:
+				fractions = append(fractions, 100*(1-(pass+r.sending.p50[i])/s.p50[i]))
 			case clients == 1 && b.threads == most:
-				shares = append(shares, 100*(1-pass/s.p50[i]))
+				fractions = append(fractions, 100*(1-pass/s.p50[i]))
 			case clients > 1 && b.threads == 1:
-				shares = append(shares, 100*(1-pass*s.rate[i]/1e3/float64(most)))
+				fractions = append(fractions, 100*(1-pass*s.rate[i]/1e3/float64(most)))
 			}
 		}
-		if shares != nil {
-			return fmt.Sprintf("%.0f %% (%.0f–%.0f)", shares.median(), slices.Min(shares), slices.Max(shares))
+		if fractions != nil {
+			return fmt.Sprintf("%.0f %% (%.0f–%.0f)", fractions.median(), slices.Min(fractions), slices.Max(fractions))
 		}
 	}
 	return ""
 }
 
-// coldStarts measures how long a server takes from its start to its first
-// answers. The recipe has no /livez: its /health stands for it.
+// coldStarts measures the time from the start of a server to its first responses.
+// The recipe has no /livez; /health is used instead.
 func coldStarts(ctx context.Context, o options, python string, rows []*row) error {
 	starts := []struct {
 		live    string
@@ -327,7 +325,7 @@ func coldStarts(ctx context.Context, o options, python string, rows []*row) erro
 			}
 			if err = s.await(c.live); err == nil {
 				alive[i] = append(alive[i], time.Since(began).Seconds()*1e3)
-				l := s.load(ctx, rows[i].asked, 1, 1)
+				l := s.load(ctx, rows[i].requests, 1, 1)
 				err = l.why
 				answered[i] = append(answered[i], time.Since(began).Seconds()*1e3)
 			}

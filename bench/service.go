@@ -21,14 +21,14 @@ import (
 	"github.com/deepmed/anomaly/trainer"
 )
 
-// service is a running server of either side.
+// service is a running server of one side.
 type service struct {
 	name string
 	url  string
 	cmd  *exec.Cmd
 }
 
-// launch runs a server on a free port of the loopback.
+// launch starts a server on a free port of the loopback address.
 func launch(ctx context.Context, name, command string, args ...string) (*service, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -41,7 +41,7 @@ func launch(ctx context.Context, name, command string, args ...string) (*service
 	return s, s.cmd.Start()
 }
 
-// startService runs a server and waits until it is healthy.
+// startService starts a server and waits until it is healthy.
 func startService(ctx context.Context, name, command string, args ...string) (*service, error) {
 	s, err := launch(ctx, name, command, args...)
 	if err != nil {
@@ -54,7 +54,7 @@ func startService(ctx context.Context, name, command string, args ...string) (*s
 	return s, nil
 }
 
-// await asks a path every few milliseconds until it is answered well.
+// await polls a path until the response is 200 OK, for at most a minute.
 func (s *service) await(path string) error {
 	const pause = 2 * time.Millisecond
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(pause) {
@@ -73,14 +73,15 @@ func (s *service) stop() {
 	_ = s.cmd.Wait()
 }
 
-// resident is the memory the server holds, in MB; 0 where the system does not
-// tell.
+// resident returns the resident memory of the server in MB; 0 if the system does not
+// report it.
 func (s *service) resident() float64 { return s.memory("VmRSS") }
 
-// memory is a line of the server's /proc status, in MB.
+// memory returns a field of the server's /proc status in MB.
 func (s *service) memory(field string) float64 { return memoryOf(s.cmd.Process.Pid, field) }
 
-// memoryOf is a field of what Linux says of a process's memory, in MB; 0 elsewhere.
+// memoryOf returns a field of a process's /proc status in MB; 0 on systems other than
+// Linux.
 func memoryOf(pid int, field string) float64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -95,24 +96,23 @@ func memoryOf(pid int, field string) float64 {
 	return 0
 }
 
-// processor is the time that the server has computed so far; 0 where the system
-// does not tell. Unlike what a clock says, other work on the machine changes little
-// about it.
+// processor returns the CPU time of the server; 0 if the system does not report it.
+// Unlike wall-clock time, it depends little on other load.
 func (s *service) processor() time.Duration {
 	const tick = 10 * time.Millisecond // USER_HZ, on every Linux
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 	if err != nil {
 		return 0
 	}
-	// The name may hold spaces; behind it stand user and system time as the
-	// twelfth and the thirteenth.
+	// The process name may contain spaces. Of the fields after it, user and system
+	// time are the twelfth and the thirteenth.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	user, _ := strconv.Atoi(fields[11])
 	system, _ := strconv.Atoi(fields[12])
 	return time.Duration(user+system) * tick
 }
 
-// post sends a form of files and fields and gives the answer's body.
+// post sends a form of files and fields and returns the body of the response.
 func (s *service) post(ctx context.Context, path string, files map[string][]byte, fields map[string]string) ([]byte, error) {
 	var body bytes.Buffer
 	form := multipart.NewWriter(&body)
@@ -150,7 +150,7 @@ func (s *service) post(ctx context.Context, path string, files map[string][]byte
 	return answer, err
 }
 
-// get gives the body of a path's answer.
+// get returns the body of the response for a path.
 func (s *service) get(path string) ([]byte, error) {
 	res, err := http.Get(s.url + path)
 	if err != nil {
@@ -164,7 +164,7 @@ func (s *service) get(path string) ([]byte, error) {
 	return body, err
 }
 
-// bothServices starts ours and the Python recipe's.
+// bothServices starts our service and that of the Python recipe.
 func bothServices(ctx context.Context, python string) (ours, theirs *service, err error) {
 	if ours, err = startService(ctx, "ours", "bin/anomaly", "serve"); err != nil {
 		return nil, nil, err
@@ -176,7 +176,7 @@ func bothServices(ctx context.Context, python string) (ours, theirs *service, er
 	return ours, theirs, nil
 }
 
-// realImages are all images below a folder.
+// realImages returns all JPEG files below a folder.
 func realImages(dir string) ([][]byte, error) {
 	var images [][]byte
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
@@ -196,12 +196,11 @@ func realImages(dir string) ([][]byte, error) {
 const (
 	trainedImages = 100
 	trainedSide   = 256
-	// The images' own size is one that is usual for photographs of medical
-	// devices' screens.
+	// A typical size of photographs of medical devices' screens.
 	trainedWidth, trainedHeight = 240, 289
 )
 
-// zipped packs n images, over and over again.
+// zipped returns a ZIP of n images, which repeats images.
 func zipped(images [][]byte, n int) ([]byte, error) {
 	var packed bytes.Buffer
 	z := zip.NewWriter(&packed)
@@ -218,7 +217,7 @@ func zipped(images [][]byte, n int) ([]byte, error) {
 	return packed.Bytes(), err
 }
 
-// checkpoint trains a model at that level and gives its .pt.
+// checkpoint trains a model at a level and returns its .pt file.
 func checkpoint(ctx context.Context, o options, dir string, level int) ([]byte, error) {
 	bundle := filepath.Join(dir, "model.zip")
 	if _, err := output(ctx, "bin/anomaly", "train", filepath.Join(o.tiles, "train", "good"), "--level", strconv.Itoa(level), "--out", bundle, "--force"); err != nil {
@@ -232,8 +231,8 @@ func checkpoint(ctx context.Context, o options, dir string, level int) ([]byte, 
 	return fs.ReadFile(z, "autoencoder.pt")
 }
 
-// trainings compares whole trainings through POST /train, from the first byte of
-// the request to the last of the answer: 100 images of 240×289 at 256 px.
+// trainings compares trainings through POST /train, from the first byte of the
+// request to the last byte of the response: 100 images of 240×289 pixels at 256 px.
 func trainings(ctx context.Context, o options, python, dir string) error {
 	level, err := trainer.LevelOf(o.level)
 	if err != nil {
@@ -269,7 +268,7 @@ func trainings(ctx context.Context, o options, python, dir string) error {
 			peak[s] = s.memory("VmHWM")
 		}
 	}
-	t := table(fmt.Sprintf("POST /train, level %d", o.level), "seconds", "images/s", "MB at most", "MB after")
+	t := table(fmt.Sprintf("POST /train, level %d", o.level), "seconds", "images/s", "peak MB", "MB after")
 	for _, s := range []*service{ours, theirs} {
 		fmt.Fprintf(t, "%s\t%v\t%.1f\t%.0f\t%.0f\n", s.name, took[s],
 			float64(trainedImages*level.Epochs)/took[s].median(), peak[s], s.resident())

@@ -8,14 +8,14 @@ import (
 	"net/http"
 )
 
-// sink is a server that takes a request's bytes in and says nothing of them: what
-// a request takes at least to arrive, and its answer to come back.
+// sink is a server that discards requests: its latency is the minimum time to
+// transfer a request and its response.
 type sink struct{ listener net.Listener }
 
-// sinkAnswer is about what an answer of /detect is.
+// sinkAnswer resembles a response of /detect.
 const sinkAnswer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 28\r\n\r\n" + `{"reconstruction_error": 0 }`
 
-// startSink listens on a port of its own. It must be closed.
+// startSink listens on a free port. The sink must be closed.
 func startSink() (*sink, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -36,7 +36,7 @@ func startSink() (*sink, error) {
 
 func serveSink(c net.Conn) {
 	defer c.Close()
-	// As much at a time as the service reads.
+	// The buffer size of the service.
 	r, chunk := bufio.NewReaderSize(c, 256<<10), make([]byte, 64<<10)
 	for {
 		req, err := http.ReadRequest(r)
@@ -52,20 +52,20 @@ func serveSink(c net.Conn) {
 	}
 }
 
-// onlyReader keeps io.Copy from another way than by its buffer.
+// onlyReader hides WriterTo, so that io.CopyBuffer uses its buffer.
 type onlyReader struct{ io.Reader }
 
 func (s *sink) close() { _ = s.listener.Close() }
 
-// sending is what the bytes of a row's requests take on their way.
+// sending is the transfer time of a row's requests.
 type sending struct {
 	row *row
 	p50 series
 }
 
-// round sends so many requests, one after the other.
+// round sends requests sequentially.
 func (s *sending) round(ctx context.Context, to *sink, requests int) error {
-	q := *s.row.asked
+	q := *s.row.requests
 	q.expected = nil
 	l := (&service{name: "sink", url: "http://" + to.listener.Addr().String()}).load(ctx, &q, 1, requests)
 	s.p50 = append(s.p50, l.times.at(0.5))

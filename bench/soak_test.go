@@ -16,26 +16,26 @@ import (
 	"time"
 )
 
-// What the soak puts on the service. The cache holds soakLoaded of the models, so
-// that most requests find theirs gone.
+// The load of the soak test. The cache has room for soakLoaded models, so that most
+// requests must load theirs.
 const (
 	soakClients = 32
 	soakModels  = 20
 	soakLoaded  = 5
 	soakImages  = 8
-	soakLearnt  = 12 // images: the models must differ, not be good
-	// soakPause is how long an upload may stop; some clients stop for longer.
+	soakTrained = 12 // training images: the models need not be good
+	// soakPause is the service's --upload-pause; some clients pause longer.
 	soakPause = 3 * time.Second
-	// soakSample is how often the service is looked at.
+	// soakSample is the sampling interval.
 	soakSample = 2 * time.Second
-	// soakEnd bounds how long what the load left may take to go away.
+	// soakEnd is the time limit for goroutines and files to disappear after the load.
 	soakEnd = time.Minute
 )
 
-// TestSoak keeps a service busy for SOAK_TIME with all that is asked of it at once:
-// more models than its cache holds, a training in the background, clients that hang
-// up, stop or mean harm. Each answer is held against one that the command line gave
-// beforehand. It runs bin/anomaly, by `make soak`.
+// TestSoak keeps a service busy for SOAK_TIME with a mix of requests: more models than
+// its cache holds, a training in the background, and clients that disconnect, stall or
+// send hostile files. Each response is compared with that of the command line. It
+// runs bin/anomaly; use `make soak`.
 func TestSoak(t *testing.T) {
 	text := os.Getenv("SOAK_TIME")
 	if text == "" {
@@ -55,12 +55,12 @@ func TestSoak(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Images that differ: every fifth of the tiles, good ones and bad.
+	// Every fifth tile: normal and defective ones.
 	for i := range soakImages {
 		images[i] = images[5*i]
 	}
 	images = images[:soakImages]
-	models, err := soakedModels(t.Context(), temp, images)
+	models, err := soakModelsFor(t.Context(), temp, images)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,16 +106,16 @@ func TestSoak(t *testing.T) {
 			break
 		}
 	}
-	t.Logf("goroutines: %.0f at the start, %.0f at the end; files in the folder for uploads: %d and %d", before["go_goroutines"],
+	t.Logf("goroutines: %.0f at the start, %.0f at the end; files in the upload folder: %d and %d", before["go_goroutines"],
 		after["go_goroutines"], len(filesBefore), len(listing(t, uploads)))
 	if after["go_goroutines"] > before["go_goroutines"] {
 		t.Errorf("%.0f goroutines are left, %.0f at the start", after["go_goroutines"], before["go_goroutines"])
 	}
 	if left := listing(t, uploads); len(left) != len(filesBefore) {
-		t.Errorf("left in the folder for uploads: %v, at the start %v", left, filesBefore)
+		t.Errorf("left in the upload folder: %v, at the start %v", left, filesBefore)
 	}
 	if _, err := os.Stat(filepath.Join(temp, "canary")); err == nil {
-		t.Error("a hostile file made the canary")
+		t.Error("a hostile file created the canary")
 	}
 	if after["anomaly_panics_total"] > 0 {
 		t.Errorf("%.0f panics", after["anomaly_panics_total"])
@@ -123,19 +123,18 @@ func TestSoak(t *testing.T) {
 	flat(t, samples)
 }
 
-// soakModel is a model, and what must be said by it.
+// soakModel is a model and its expected verdicts.
 type soakModel struct {
 	name     string
 	file     []byte
 	verdicts []map[string]any // by image
 }
 
-// soakedModels trains the models at several sizes, half of them kept by name, and
-// asks the command line for their verdicts. They come as .pt, as .onnx and as the
-// whole zip.
-func soakedModels(ctx context.Context, dir string, images [][]byte) ([]*soakModel, error) {
-	named, asked, learnt := filepath.Join(dir, "named"), filepath.Join(dir, "images"), filepath.Join(dir, "learnt")
-	for _, d := range []string{named, asked, learnt} {
+// soakModelsFor trains models of several sizes as .pt, .onnx and ZIP files, also
+// stored by name, and computes their verdicts with the command line.
+func soakModelsFor(ctx context.Context, dir string, images [][]byte) ([]*soakModel, error) {
+	named, asked, trained := filepath.Join(dir, "named"), filepath.Join(dir, "images"), filepath.Join(dir, "trained")
+	for _, d := range []string{named, asked, trained} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			return nil, err
 		}
@@ -146,13 +145,13 @@ func soakedModels(ctx context.Context, dir string, images [][]byte) ([]*soakMode
 		}
 	}
 	tiles, err := filepath.Glob("testdata/tiles/train/good/*.jpg")
-	if err != nil || len(tiles) < soakLearnt {
-		return nil, fmt.Errorf("%d tiles to learn from: %w", len(tiles), err)
+	if err != nil || len(tiles) < soakTrained {
+		return nil, fmt.Errorf("%d tiles to train on: %w", len(tiles), err)
 	}
-	for _, tile := range tiles[:soakLearnt] {
+	for _, tile := range tiles[:soakTrained] {
 		data, err := os.ReadFile(tile)
 		if err == nil {
-			err = os.WriteFile(filepath.Join(learnt, filepath.Base(tile)), data, 0o600)
+			err = os.WriteFile(filepath.Join(trained, filepath.Base(tile)), data, 0o600)
 		}
 		if err != nil {
 			return nil, err
@@ -161,7 +160,7 @@ func soakedModels(ctx context.Context, dir string, images [][]byte) ([]*soakMode
 	var models []*soakModel
 	for i := range soakModels {
 		bundle := filepath.Join(dir, fmt.Sprintf("%d.zip", i))
-		if _, err := output(ctx, "bin/anomaly", "train", learnt, "--level", "1", "--image-size", []string{"64", "96", "128"}[i%3],
+		if _, err := output(ctx, "bin/anomaly", "train", trained, "--level", "1", "--image-size", []string{"64", "96", "128"}[i%3],
 			"--seed", strconv.Itoa(i), "--out", bundle, "--quiet"); err != nil {
 			return nil, err
 		}
@@ -178,7 +177,6 @@ func soakedModels(ctx context.Context, dir string, images [][]byte) ([]*soakMode
 		if m.file, err = os.ReadFile(path); err != nil {
 			return nil, err
 		}
-		// It says by 1 that some image is anomalous.
 		out, err := judged(ctx, path, asked)
 		if err != nil {
 			return nil, err
@@ -187,7 +185,7 @@ func soakedModels(ctx context.Context, dir string, images [][]byte) ([]*soakMode
 			return nil, err
 		}
 		if len(m.verdicts) != len(images) {
-			return nil, fmt.Errorf("%d verdicts on %d images", len(m.verdicts), len(images))
+			return nil, fmt.Errorf("%d verdicts for %d images", len(m.verdicts), len(images))
 		}
 		for _, v := range m.verdicts {
 			delete(v, "file")
@@ -200,15 +198,14 @@ func soakedModels(ctx context.Context, dir string, images [][]byte) ([]*soakMode
 	return models, nil
 }
 
-// soakCache is how much memory soakLoaded models take with all that use makes of
-// one.
+// soakCache returns the size of a cache for soakLoaded models in use.
 func soakCache(ctx context.Context, m *soakModel, images [][]byte) (int64, error) {
 	s, err := startService(ctx, "ours", "bin/anomaly", "serve", "--log-level", "error")
 	if err != nil {
 		return 0, err
 	}
 	defer s.stop()
-	q, err := newQuestions("/detect", m.file, images)
+	q, err := newRequestSet("/detect", m.file, images)
 	if err != nil {
 		return 0, err
 	}
@@ -216,11 +213,11 @@ func soakCache(ctx context.Context, m *soakModel, images [][]byte) (int64, error
 		return 0, l.why
 	}
 	g, err := s.gauges()
-	// Half a model more: the sizes of the models differ a little.
+	// Half a model more, because the models differ in size.
 	return int64(g["anomaly_model_cache_bytes"] * (soakLoaded + 0.5)), err
 }
 
-// gauges are the figures of /metrics that have no labels.
+// gauges returns the metrics without labels.
 func (s *service) gauges() (map[string]float64, error) {
 	text, err := s.get("/metrics")
 	if err != nil {
@@ -236,7 +233,7 @@ func (s *service) gauges() (map[string]float64, error) {
 	return found, nil
 }
 
-// listing is all that lies below a folder.
+// listing returns all files and folders below a folder.
 func listing(t *testing.T, dir string) []string {
 	t.Helper()
 	var found []string
@@ -244,13 +241,13 @@ func listing(t *testing.T, dir string) []string {
 		found = append(found, p)
 		return err
 	})
-	if err != nil && !os.IsNotExist(err) { // an upload that goes away meanwhile
+	if err != nil && !os.IsNotExist(err) { // an upload may be removed concurrently
 		t.Error(err)
 	}
 	return found
 }
 
-// sampled looks at the service until the context ends.
+// sampled samples the service until the context is done.
 func sampled(ctx context.Context, t *testing.T, s *service) (samples []sample) {
 	began := time.Now()
 	tick := time.NewTicker(soakSample)
@@ -275,7 +272,7 @@ func sampled(ctx context.Context, t *testing.T, s *service) (samples []sample) {
 	}
 }
 
-// counted is what became of the requests, by what they were and what was answered.
+// counted is the number of requests by kind and status.
 type counted struct {
 	mu     sync.Mutex
 	counts map[string]int
@@ -290,7 +287,7 @@ func (c *counted) count(what string, status int) {
 	c.counts[fmt.Sprintf("%-22s %d", what, status)]++
 }
 
-// same says whether an answer is the verdict that was known.
+// same reports whether a response is the expected verdict.
 func same(answer []byte, want map[string]any) bool {
 	var got map[string]any
 	if json.Unmarshal(answer, &got) != nil {

@@ -28,10 +28,10 @@ type soak struct {
 	service *service
 	models  []*soakModel
 	images  [][]byte
-	packed  []byte // the training's zip
+	packed  []byte // ZIP of the training
 	bad     []badForm
 	wrong   func(format string, args ...any)
-	told    atomic.Int64
+	faults  atomic.Int64
 	http    http.Client
 }
 
@@ -56,7 +56,7 @@ func formOf(parts ...[2]any) form {
 			err = w.WriteField(p[0].(string), v)
 		}
 		if err != nil {
-			panic(err) // a Buffer takes everything
+			panic(err) // a Buffer accepts all writes
 		}
 	}
 	if err := w.Close(); err != nil {
@@ -65,15 +65,15 @@ func formOf(parts ...[2]any) form {
 	return form{w.FormDataContentType(), body.Bytes()}
 }
 
-// badForm is a hostile upload and the statuses that refuse it.
+// badForm is a hostile upload and the expected statuses.
 type badForm struct {
 	name, path string
 	form       form
 	statuses   []int
 }
 
-// hostileForms are all files of package hostile, but those data sets that a
-// training takes in spite of what is in them.
+// hostileForms returns uploads of all files of package hostile, except data sets that
+// a training accepts.
 func hostileForms(model, image []byte, canary string) []badForm {
 	var out []badForm
 	refused := []int{400, 413, 422}
@@ -91,9 +91,8 @@ func hostileForms(model, image []byte, canary string) []badForm {
 	return out
 }
 
-// client asks until the context ends: mostly for verdicts as they should be asked
-// for, in 5 of 100 with a hostile file, and in as many each it hangs up, or sends
-// slowly.
+// client sends requests until the context is done: mostly valid ones; 5 % each are
+// hostile, disconnect, or send slowly.
 func (s *soak) client(ctx context.Context, r *rand.Rand) {
 	for ctx.Err() == nil {
 		m, i := s.models[r.IntN(len(s.models))], r.IntN(len(s.images))
@@ -107,17 +106,17 @@ func (s *soak) client(ctx context.Context, r *rand.Rand) {
 		case p < 5:
 			b := s.bad[r.IntN(len(s.bad))]
 			s.expect(ctx, "hostile", b.path, b.form, func(status int, body []byte) bool {
-				var told struct{ Error string }
-				return slices.Contains(b.statuses, status) && json.Unmarshal(body, &told) == nil && told.Error != ""
+				var refusal struct{ Error string }
+				return slices.Contains(b.statuses, status) && json.Unmarshal(body, &refusal) == nil && refusal.Error != ""
 			}, b.name)
 		case p < 10:
 			s.slowly("/detect", whole, r.IntN(len(whole.body)+1), 1, 0)
-			s.count("hung up", 0)
+			s.count("disconnected", 0)
 		case p < 15:
 			status, answer := s.slowly("/detect", whole, len(whole.body), 5+r.IntN(10), time.Duration(r.IntN(400))*time.Millisecond)
 			s.count("sent slowly", status)
 			if status != http.StatusServiceUnavailable && (status != http.StatusOK || !same(answer, m.verdicts[i])) {
-				s.say("sent slowly: status %d: %.300s", status, answer)
+				s.fault("sent slowly: status %d: %.300s", status, answer)
 			}
 		case p < 16:
 			s.stalled(whole, r)
@@ -138,7 +137,7 @@ func (s *soak) client(ctx context.Context, r *rand.Rand) {
 	}
 }
 
-// without is a JSON object without a key.
+// without returns a JSON object without a key.
 func without(object json.RawMessage, key string) []byte {
 	var m map[string]any
 	if json.Unmarshal(object, &m) != nil {
@@ -153,30 +152,30 @@ func (s *soak) verdict(ctx context.Context, what, path string, f form, want map[
 	s.expect(ctx, what, path, f, func(status int, body []byte) bool { return status == 200 && same(body, want) }, path)
 }
 
-// busy says that an answer is the intended one of a service that has enough to do.
+// busy reports whether a response is that of an overloaded service.
 func busy(res *http.Response) bool {
 	return res.StatusCode == http.StatusServiceUnavailable && res.Header.Get("Retry-After") != ""
 }
 
-// expect posts a form and says when the answer is another than it must be.
+// expect posts a form and reports a wrong response.
 func (s *soak) expect(ctx context.Context, what, path string, f form, right func(status int, body []byte) bool, name string) {
 	s.send(ctx, http.MethodPost, what, path, f, right, name)
 }
 
 func (s *soak) send(ctx context.Context, method, what, path string, f form, right func(status int, body []byte) bool, name string) {
-	// It is answered to its end when the load ends.
+	// The request completes even if the load ends.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, s.service.url+path, bytes.NewReader(f.body))
 	if err != nil {
-		s.say("%v", err)
+		s.fault("%v", err)
 		return
 	}
 	req.Header.Set("Content-Type", f.kind)
 	res, err := s.http.Do(req)
 	if err != nil {
 		s.count(what, 0)
-		s.say("%s, %s: %v", what, name, err)
+		s.fault("%s, %s: %v", what, name, err)
 		return
 	}
 	defer res.Body.Close()
@@ -184,27 +183,27 @@ func (s *soak) send(ctx context.Context, method, what, path string, f form, righ
 	s.count(what, res.StatusCode)
 	switch {
 	case err != nil:
-		s.say("%s, %s: %v", what, name, err)
+		s.fault("%s, %s: %v", what, name, err)
 	case busy(res):
 		time.Sleep(100 * time.Millisecond)
 	case !right(res.StatusCode, body):
-		s.say("%s, %s: status %d: %.300s", what, name, res.StatusCode, body)
+		s.fault("%s, %s: status %d: %.300s", what, name, res.StatusCode, body)
 	}
 }
 
-// put keeps a model under the name that it has: a replacement by itself.
+// put replaces a named model by itself.
 func (s *soak) put(ctx context.Context, m *soakModel) {
-	s.send(ctx, http.MethodPut, "kept anew", "/models/"+m.name, form{"application/octet-stream", m.file}, func(status int, _ []byte) bool {
+	s.send(ctx, http.MethodPut, "replaced", "/models/"+m.name, form{"application/octet-stream", m.file}, func(status int, _ []byte) bool {
 		return status == http.StatusOK || status == http.StatusCreated
 	}, m.name)
 }
 
-// slowly sends so much of a form in so many pieces and, when that was all of it and
-// there were several, gives the answer. Else it hangs up, and gives none.
+// slowly sends the first `most` bytes of a form in pieces, with a pause after each, and
+// returns the response. With a single piece, it disconnects without a response.
 func (s *soak) slowly(path string, f form, most, pieces int, pause time.Duration) (status int, answer []byte) {
 	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.service.url, "http://"), time.Minute)
 	if err != nil {
-		s.say("%v", err)
+		s.fault("%v", err)
 		return 0, nil
 	}
 	defer conn.Close()
@@ -215,7 +214,7 @@ func (s *soak) slowly(path string, f form, most, pieces int, pause time.Duration
 	}
 	for piece := range slices.Chunk(f.body[:most], max(most/pieces, 1)) {
 		if _, err := conn.Write(piece); err != nil {
-			break // refused meanwhile; the answer says why
+			break // rejected; the response has the reason
 		}
 		if pieces > 1 {
 			time.Sleep(pause)
@@ -227,7 +226,7 @@ func (s *soak) slowly(path string, f form, most, pieces int, pause time.Duration
 	return answered(conn)
 }
 
-// answered is an answer, of status 0 where there is none.
+// answered returns a response; without one, the status is 0.
 func answered(conn net.Conn) (status int, answer []byte) {
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
@@ -238,11 +237,11 @@ func answered(conn net.Conn) (status int, answer []byte) {
 	return res.StatusCode, answer
 }
 
-// stalled stops in the middle of a form for longer than the service allows.
+// stalled stops in the middle of a form for longer than the service permits.
 func (s *soak) stalled(f form, r *rand.Rand) {
 	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(s.service.url, "http://"), time.Minute)
 	if err != nil {
-		s.say("%v", err)
+		s.fault("%v", err)
 		return
 	}
 	defer conn.Close()
@@ -250,19 +249,19 @@ func (s *soak) stalled(f form, r *rand.Rand) {
 	_, _ = fmt.Fprintf(conn, "POST /detect HTTP/1.1\r\nHost: soak\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", f.kind, len(f.body))
 	_, _ = conn.Write(f.body[:r.IntN(len(f.body))])
 	status, _ := answered(conn)
-	s.count("stopped", status)
+	s.count("stalled", status)
 	if status != http.StatusRequestTimeout {
-		s.say("an upload that stopped is answered %d", status)
+		s.fault("a stalled upload: status %d", status)
 	}
 }
 
-// trainer keeps a training running, and leaves one in four before it ends.
+// trainer keeps a training running, and cancels one in four.
 func (s *soak) trainer(ctx context.Context, r *rand.Rand) {
 	f := formOf([2]any{"zipFile", s.packed}, [2]any{"level", "1"}, [2]any{"image_size", "64"})
 	for ctx.Err() == nil {
 		limit := 5 * time.Minute
-		left := r.IntN(4) == 0
-		if left {
+		cancelled := r.IntN(4) == 0
+		if cancelled {
 			limit = time.Duration(1+r.IntN(10)) * time.Second
 		}
 		to, cancel := context.WithTimeout(ctx, limit)
@@ -270,10 +269,10 @@ func (s *soak) trainer(ctx context.Context, r *rand.Rand) {
 		switch {
 		case err == nil:
 			s.count("training", 200)
-		case left || ctx.Err() != nil:
-			s.count("training that was left", 0)
+		case cancelled || ctx.Err() != nil:
+			s.count("cancelled training", 0)
 		default:
-			s.say("a training: %v", err)
+			s.fault("a training: %v", err)
 			time.Sleep(time.Second)
 		}
 		cancel()
@@ -298,16 +297,16 @@ func (s *soak) train(ctx context.Context, f form) ([]byte, error) {
 	return body, err
 }
 
-// mostTold bounds how many faults are told; the counts tell the rest.
-const mostTold = 30
+// maxReported limits the number of reported faults.
+const maxReported = 30
 
-func (s *soak) say(format string, args ...any) {
-	if s.told.Add(1) <= mostTold {
+func (s *soak) fault(format string, args ...any) {
+	if s.faults.Add(1) <= maxReported {
 		s.wrong(format, args...)
 	}
 }
 
-// report prints what became of the requests.
+// report logs the number of requests by kind and status.
 func (s *soak) report(t *testing.T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -318,13 +317,13 @@ func (s *soak) report(t *testing.T) {
 		lines = append(lines, fmt.Sprintf("  %s: %d", what, n))
 	}
 	slices.Sort(lines)
-	t.Logf("%d requests, by what they were and the status of their answer (0: none was waited for):\n%s", total, strings.Join(lines, "\n"))
-	if n := s.told.Load(); n > mostTold {
-		t.Errorf("%d faults in all", n)
+	t.Logf("%d requests, by kind and status (0: no response):\n%s", total, strings.Join(lines, "\n"))
+	if n := s.faults.Load(); n > maxReported {
+		t.Errorf("%d faults in total", n)
 	}
 }
 
-// judged is what the command line says of the images in a folder.
+// judged returns the output of the command line for the images in a folder.
 func judged(ctx context.Context, model, folder string) ([]byte, error) {
 	out, err := exec.CommandContext(ctx, "bin/anomaly", "detect", "--model", model, "--json", folder).Output()
 	var exit *exec.ExitError

@@ -8,9 +8,8 @@ import (
 	"time"
 )
 
-// starts compares how long it takes from the start of a program until there is a
-// model of one image at level 1, which is five steps: what a training costs
-// before it trains.
+// starts compares the time from the start of a program to a model trained on one
+// image at level 1, which is five steps: the fixed cost of a training.
 func starts(ctx context.Context, o options, python, dir string) error {
 	folder := filepath.Join(dir, "single")
 	if err := augmented(folder, 1, trainedWidth, trainedHeight); err != nil {

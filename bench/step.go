@@ -15,8 +15,8 @@ import (
 
 var imagesPerSecond = regexp.MustCompile(`([0-9.e+]+) images/s`)
 
-// steps compares one training step, ours against PyTorch's in the better of its
-// two memory layouts.
+// steps compares a training step with PyTorch's in the faster of its two memory
+// layouts.
 func steps(ctx context.Context, o options, python, dir string) error {
 	test := filepath.Join(dir, "trainer.test")
 	if _, err := output(ctx, "go", "test", "-c", "-o", test, "./trainer"); err != nil {
@@ -27,7 +27,7 @@ func steps(ctx context.Context, o options, python, dir string) error {
 		return err
 	}
 	defer peer.Close()
-	// A row as soon as it is measured: all take many minutes.
+	// Print each row as soon as it is measured: all rows take many minutes.
 	const row = "%-17s  %-22s  %-22s  %-22s  %s\n"
 	fmt.Printf(row, "TRAINING STEP", "ours, images/s", "PyTorch contiguous", "PyTorch channels last", "ratio to the better")
 	for _, side := range o.sides {
@@ -66,10 +66,10 @@ func steps(ctx context.Context, o options, python, dir string) error {
 	return nil
 }
 
-// device is where both sides compute the step.
+// device returns the device on which both sides compute the step.
 func device() string { return cmp.Or(os.Getenv("ANOMALY_BENCH_PROVIDER"), "cpu") }
 
-// ownStep gives the images a second of our median step.
+// ownStep returns the images per second of our median step.
 func ownStep(ctx context.Context, test, side, batch string, steps int) (float64, error) {
 	out, err := output(ctx, test, "-test.run", "^$", "-test.benchtime", fmt.Sprintf("%dx", steps),
 		"-test.bench", fmt.Sprintf("Step/side=%s/batch=%s$", side, batch))
@@ -83,10 +83,10 @@ func ownStep(ctx context.Context, test, side, batch string, steps int) (float64,
 	return strconv.ParseFloat(m[1], 64)
 }
 
-// layouts are PyTorch's for images in memory.
+// layouts are PyTorch's memory layouts.
 var layouts = [...]string{"contiguous", "channels_last"}
 
-// stepPeer is PyTorch, which takes a step when it is asked to. It must be closed.
+// stepPeer is a PyTorch process that runs steps on request. It must be closed.
 type stepPeer struct {
 	cmd    *exec.Cmd
 	ask    io.WriteCloser
@@ -108,10 +108,10 @@ func startStepPeer(ctx context.Context, python string) (*stepPeer, error) {
 	return p, p.cmd.Start()
 }
 
-// step gives the images a second of PyTorch's median step.
+// step returns the images per second of PyTorch's median step.
 func (p *stepPeer) step(side, batch, layout string, steps int) (float64, error) {
 	if _, err := fmt.Fprintln(p.ask, side, batch, layout, steps); err != nil {
-		return 0, fmt.Errorf("asking PyTorch for a step: %w", err)
+		return 0, fmt.Errorf("requesting a step from PyTorch: %w", err)
 	}
 	var a struct {
 		PerSecond float64 `json:"images_per_s"`
@@ -122,7 +122,7 @@ func (p *stepPeer) step(side, batch, layout string, steps int) (float64, error) 
 	return a.PerSecond, nil
 }
 
-// Close ends PyTorch.
+// Close ends the process.
 func (p *stepPeer) Close() {
 	_ = p.ask.Close()
 	_ = p.cmd.Wait()

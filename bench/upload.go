@@ -23,15 +23,15 @@ import (
 
 const (
 	uploadBytes = 2 << 30
-	// uploadPictures is how many different ones the upload repeats.
+	// uploadPictures is the number of distinct images in the upload.
 	uploadPictures = 16
 	uploadSide     = 1024 // pixels
-	// uploadResident is the memory that it may take, in MB.
+	// uploadResident is the permitted memory, in MB.
 	uploadResident = 1024
 )
 
-// upload sends a zip of 2 GB to POST /train, made while it is sent, and checks
-// that the service neither holds it in memory nor leaves it on the disk.
+// upload streams a 2 GB ZIP to POST /train, and checks that the service neither keeps
+// it in memory nor leaves it on disk.
 func upload(ctx context.Context, _ options, _, dir string) error {
 	pictures, err := largePictures(filepath.Join(dir, "upload"))
 	if err != nil {
@@ -74,11 +74,11 @@ func upload(ctx context.Context, _ options, _, dir string) error {
 		return err
 	}
 	seconds, peak := time.Since(began).Seconds(), s.memory("VmHWM")
-	left, err := bytesBelow(temp) // the server keeps a folder there while it runs
+	left, err := bytesBelow(temp) // the server has a folder there while it runs
 	if err != nil {
 		return err
 	}
-	t := table("UPLOAD, MB", "pictures", "seconds", "MB before", "MB at most", "bytes left")
+	t := table("UPLOAD, MB", "images", "seconds", "MB before", "peak MB", "bytes left")
 	fmt.Fprintf(t, "%d\t%d\t%.0f\t%.0f\t%.0f\t%d\n\n", uploadBytes>>20, sent, seconds, before, peak, left)
 	if err := t.Flush(); err != nil {
 		return err
@@ -87,12 +87,12 @@ func upload(ctx context.Context, _ options, _, dir string) error {
 		return fmt.Errorf("%d bytes are left in %s", left, temp)
 	}
 	if peak > uploadResident {
-		return fmt.Errorf("%.0f MB of memory, at most %d were expected", peak, uploadResident)
+		return fmt.Errorf("%.0f MB of memory, expected at most %d", peak, uploadResident)
 	}
 	return nil
 }
 
-// bytesBelow is what the files below a folder hold.
+// bytesBelow returns the total size of the files below a folder.
 func bytesBelow(folder string) (size int64, err error) {
 	err = filepath.WalkDir(folder, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -107,8 +107,8 @@ func bytesBelow(folder string) (size int64, err error) {
 	return size, err
 }
 
-// writeUpload writes the form and gives the number of pictures in its zip, which
-// are stored, not compressed: PNGs would not get smaller.
+// writeUpload writes the form and returns the number of images in its ZIP. They are
+// stored: PNG files do not compress.
 func writeUpload(form *multipart.Writer, pictures [][]byte) (int, error) {
 	for name, value := range map[string]string{"level": "1", "image_size": "64"} {
 		if err := form.WriteField(name, value); err != nil {
@@ -135,8 +135,8 @@ func writeUpload(form *multipart.Writer, pictures [][]byte) (int, error) {
 	return n, errors.Join(z.Close(), form.Close())
 }
 
-// largePictures are PNGs of a few megabytes: tiles made large, with a camera's
-// noise, which PNG cannot compress.
+// largePictures returns PNG files of a few megabytes: enlarged tiles with noise,
+// which PNG cannot compress.
 func largePictures(folder string) ([][]byte, error) {
 	if err := augmented(folder, uploadPictures, uploadSide, uploadSide); err != nil {
 		return nil, err

@@ -36,7 +36,7 @@ func (l *lowering) fused(n *gorgonia.Node) (value, bool, error) {
 			}
 			return l.layer(layer, in, kernels.RectifyNone, mask)
 		})
-	case network.Step:
+	case network.ScoringOp:
 		return l.fuseEnlargedJoin(n)
 	}
 	if v, ok, err := l.fuseNormalization(n); ok || err != nil {
@@ -69,7 +69,7 @@ func (l *lowering) fuseLayer(layer *gorgonia.Node, emit func(*gorgonia.Node, []v
 // is allocated. It reports whether n is such a chain.
 func (l *lowering) fuseEnlargedJoin(n *gorgonia.Node) (value, bool, error) {
 	kind := func(n *gorgonia.Node) network.Kind {
-		op, _ := n.Op().(network.Step)
+		op, _ := n.Op().(network.ScoringOp)
 		return op.Kind
 	}
 	var parts gorgonia.Nodes // in reverse order
@@ -89,7 +89,7 @@ func (l *lowering) fuseEnlargedJoin(n *gorgonia.Node) (value, bool, error) {
 		}
 		in = append(in, v)
 	}
-	out := l.kernel(kernels.EnlargeJoin, n.Shape(), in)
+	out := l.kernel(kernels.ResizeConcat, n.Shape(), in)
 	out.nhwc = true
 	return out, true, nil
 }

@@ -46,7 +46,7 @@ func acceptsNHWC(op gorgonia.Op, in []value) bool {
 	switch op := op.(type) {
 	case network.ReLU, network.ReLUGrad, network.ReLU6:
 		return true
-	case network.Step:
+	case network.ScoringOp:
 		return op.Kind == network.Softplus
 	default:
 		name := fmt.Sprint(op)

@@ -30,7 +30,7 @@ var ownRules = map[reflect.Type]rule{
 	reflect.TypeFor[network.ReLU]():                   elementwise("Relu"),
 	reflect.TypeFor[network.ReLU6]():                  lowerReLU6,
 	reflect.TypeFor[network.ReLUGrad]():               lowerReLUGrad,
-	reflect.TypeFor[network.Step]():                   lowerScoring,
+	reflect.TypeFor[network.ScoringOp]():              lowerScoring,
 	reflect.TypeFor[network.LogisticLoss]():           lowerLogisticLoss,
 }
 

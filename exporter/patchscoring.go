@@ -5,7 +5,7 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// patchRules are the rules for the kinds of network.Step that compute anomaly scores from
+// patchRules are the rules for the kinds of network.ScoringOp that compute anomaly scores from
 // patch features. No rule fixes the number of images.
 var patchRules = map[network.Kind]rule{
 	network.PatchDistance: lowerPatchDistance,

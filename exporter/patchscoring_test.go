@@ -47,7 +47,7 @@ func TestPatchOperators_MatchGorgonia(t *testing.T) {
 				nodes[n] = values[name]
 				in = append(in, n)
 			}
-			result, err := gorgonia.ApplyOp(network.Step{Kind: c.kind, Size: c.size}, in...)
+			result, err := gorgonia.ApplyOp(network.ScoringOp{Kind: c.kind, Size: c.size}, in...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -88,7 +88,7 @@ func TestNearest_IsNotNegativeForImageInBank(t *testing.T) {
 		return gorgonia.NewTensor(g, tensor.Float32, len(shape), gorgonia.WithShape(shape...), gorgonia.WithName(name))
 	}
 	in := gorgonia.Nodes{input("x", bank, c, 1, 1), input("mean", c, 1, 1), input("whitening", c, c, 1, 1), input("bank", bank, c)}
-	result, err := gorgonia.ApplyOp(network.Step{Kind: network.Nearest}, in...)
+	result, err := gorgonia.ApplyOp(network.ScoringOp{Kind: network.Nearest}, in...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestPatchOperators_RejectShapesThatDoNotFit(t *testing.T) {
 			for _, s := range shapes {
 				in = append(in, s)
 			}
-			_, err := network.Step{Kind: c.kind, Size: c.size}.InferShape(in...)
+			_, err := network.ScoringOp{Kind: c.kind, Size: c.size}.InferShape(in...)
 			return err
 		}
 		if err := infer(c.good); err != nil {

@@ -36,7 +36,7 @@ func init() { // an initializer would be an initialization cycle: the rules use 
 			if err != nil {
 				return value{}, err
 			}
-			return l.kernel(kernels.Correlate, n.Shape(), []value{l.toNHWC(in[0]), l.toNHWC(in[1])}, window...), nil
+			return l.kernel(kernels.ConvWeightGrad, n.Shape(), []value{l.toNHWC(in[0]), l.toNHWC(in[1])}, window...), nil
 		},
 		reflect.TypeFor[network.ChannelSum](): func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 			return l.kernel(kernels.ChannelSum, n.Shape(), []value{l.toNHWC(l.expand(in[0], operandShape(n, 0)))}), nil
@@ -111,10 +111,10 @@ func (l *lowering) layer(n *gorgonia.Node, in []value, rectify int, mask value) 
 	if err != nil {
 		return value{}, err
 	}
-	op := kernels.Down
+	op := kernels.Conv
 	switch n.Op().(type) {
 	case network.ConvTranspose2D, network.ConvInputGrad:
-		op = kernels.Up
+		op = kernels.ConvTranspose
 	}
 	in[0] = l.toNHWC(l.expand(in[0], operandShape(n, 0)))
 	for len(in) < 3 {

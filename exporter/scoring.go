@@ -7,7 +7,7 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// scoringRules are the rules for network.Step, the operators that compute an anomaly score
+// scoringRules are the rules for network.ScoringOp, the operators that compute an anomaly score
 // from features, by kind. patchRules has the rules for patch features.
 var scoringRules = map[network.Kind]rule{
 	network.PadEdge: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
@@ -64,7 +64,7 @@ var scoringRules = map[network.Kind]rule{
 // lowerScoring lowers an operator by the rule for its kind. No rule fixes the number of
 // images.
 func lowerScoring(l *lowering, n *gorgonia.Node, in []value) (value, error) {
-	op := n.Op().(network.Step)
+	op := n.Op().(network.ScoringOp)
 	r, ok := scoringRules[op.Kind]
 	if !ok {
 		r, ok = patchRules[op.Kind]
@@ -78,8 +78,8 @@ func lowerScoring(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	return r(l, n, in)
 }
 
-// sizeOf returns the Size of a network.Step.
-func sizeOf(n *gorgonia.Node) int { return n.Op().(network.Step).Size }
+// sizeOf returns the Size of a network.ScoringOp.
+func sizeOf(n *gorgonia.Node) int { return n.Op().(network.ScoringOp).Size }
 
 // pool returns a rule that lowers a pool over squares that do not overlap.
 func pool(op string) rule {

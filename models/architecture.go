@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// ErrArchitecture is returned when a state dict, or the graph of an ONNX file, is
-// not that of the convolutional autoencoder this project builds: a parameter is
-// missing, is surplus or has a shape that does not fit its neighbours, or the
-// graph computes something else from the parameters.
+// ErrArchitecture is returned when a state dict or an ONNX graph does not describe
+// the convolutional autoencoder of this project: a parameter is missing, is
+// unexpected or has a shape that does not fit its neighbours, or the graph
+// computes something else from the parameters.
 var ErrArchitecture = errors.New("not the expected autoencoder")
 
 // ModelType is the value of "model_type" in every metadata.json.
@@ -19,26 +19,26 @@ const ModelType = "autoencoder"
 // InputChannels is the number of channels of every image: RGB.
 const InputChannels = 3
 
-// KernelSize is the side of every convolution kernel, in pixels.
-const KernelSize = 3
+// kernelSize is the side of every convolution kernel, in pixels.
+const kernelSize = 3
 
-// maxLayers and maxWidth bound what a state dict may ask us to build: depth 8
-// halves an image 256 times, and 2048 channels is eight times the widest layer
-// of the default network.
+// maxLayers and maxWidth bound the network that a state dict can describe. Eight
+// layers reduce an image side by a factor of 256; 2048 channels are eight times
+// the widest layer of the default network.
 const (
 	maxLayers = 8
 	maxWidth  = 2048
 )
 
-// Parameter names one learnable tensor of a network and its shape as PyTorch
-// has it: out×in×3×3 for a convolution, in×out×3×3 for a transposed one, and
-// the number of output channels for a bias.
+// Parameter is the name of a learnable tensor and its shape in PyTorch's order:
+// out×in×3×3 for a convolution, in×out×3×3 for a transposed convolution, and the
+// number of output channels for a bias.
 type Parameter struct {
 	Name  string
 	Shape []int
 }
 
-// Size is the number of elements of the parameter.
+// Size returns the number of elements.
 func (p Parameter) Size() int {
 	n := 1
 	for _, d := range p.Shape {
@@ -47,33 +47,33 @@ func (p Parameter) Size() int {
 	return n
 }
 
-// Architecture describes the symmetric convolutional autoencoder: every step
-// along Channels is a stride-2 convolution in the encoder, and is walked back
-// by a stride-2 transposed convolution in the decoder.
+// Architecture describes a symmetric convolutional autoencoder. Each pair of
+// neighbours in Channels is a stride-2 convolution in the encoder and a stride-2
+// transposed convolution in the decoder.
 type Architecture struct {
 	// Channels are the widths from the image to the bottleneck. The first is
 	// InputChannels.
 	Channels []int `json:"channels"`
 }
 
-// DefaultArchitecture is the network of the Python service:
+// DefaultArchitecture returns the network of the Python service:
 // 3-32-64-128-256 and back.
 func DefaultArchitecture() Architecture {
 	return Architecture{Channels: []int{InputChannels, 32, 64, 128, 256}}
 }
 
-// Layers is the number of convolutions in the encoder, and of transposed ones
-// in the decoder.
+// Layers returns the number of convolutions in the encoder, which is also the
+// number of transposed convolutions in the decoder.
 func (a Architecture) Layers() int { return len(a.Channels) - 1 }
 
-// Stride is what an image side must be a multiple of: two to the number of
-// layers, 16 for the default network.
+// Stride returns 2 to the power of Layers: 16 for the default network. An image
+// side must be a multiple of it.
 func (a Architecture) Stride() int { return 1 << a.Layers() }
 
 // Equal reports whether both describe the same network.
 func (a Architecture) Equal(b Architecture) bool { return slices.Equal(a.Channels, b.Channels) }
 
-// String gives the widths as "3-32-64-128-256".
+// String returns the widths in the form "3-32-64-128-256".
 func (a Architecture) String() string {
 	s := make([]string, len(a.Channels))
 	for i, c := range a.Channels {
@@ -82,7 +82,8 @@ func (a Architecture) String() string {
 	return strings.Join(s, "-")
 }
 
-// Validate returns ErrArchitecture, wrapped, when the widths cannot be built.
+// Validate returns ErrArchitecture, wrapped, when the number of layers or a width
+// is out of range.
 func (a Architecture) Validate() error {
 	if n := a.Layers(); n < 1 || n > maxLayers {
 		return fmt.Errorf("%w: %d layers, expected 1 to %d", ErrArchitecture, n, maxLayers)
@@ -98,15 +99,15 @@ func (a Architecture) Validate() error {
 	return nil
 }
 
-// Parameters lists the parameters in the order of PyTorch's state dict. The
-// names count nn.Sequential's entries, in which an activation follows each
-// layer: encoder.0, encoder.2, …, decoder.0, decoder.2, ….
+// Parameters returns the parameters in the order of PyTorch's state dict. The
+// numbers in the names are indices into nn.Sequential, where an activation follows
+// each layer: encoder.0, encoder.2, …, decoder.0, decoder.2, ….
 func (a Architecture) Parameters() []Parameter {
 	c, n := a.Channels, a.Layers()
 	var ps []Parameter
 	add := func(stage string, i, first, second, out int) {
 		ps = append(ps,
-			Parameter{fmt.Sprintf("%s.%d.weight", stage, 2*i), []int{first, second, KernelSize, KernelSize}},
+			Parameter{fmt.Sprintf("%s.%d.weight", stage, 2*i), []int{first, second, kernelSize, kernelSize}},
 			Parameter{fmt.Sprintf("%s.%d.bias", stage, 2*i), []int{out}})
 	}
 	for i := range n {
@@ -118,9 +119,9 @@ func (a Architecture) Parameters() []Parameter {
 	return ps
 }
 
-// ArchitectureOf reads the widths off the encoder's weights and then holds
-// every parameter against them. It returns ErrArchitecture, wrapped with what
-// was expected and what was found, when the state dict is another network's.
+// ArchitectureOf takes the widths from the shapes of the encoder's weights, then
+// checks the name and shape of every parameter. It returns ErrArchitecture,
+// wrapped, when the state dict belongs to another network.
 func ArchitectureOf(sd StateDict) (Architecture, error) {
 	a := Architecture{Channels: []int{InputChannels}}
 	for i := 0; ; i++ {

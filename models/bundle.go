@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// readBundle reads the zip that a training gives: autoencoder.pt, or without
-// it autoencoder.onnx, and metadata.json, which counts before what the model
-// file itself says.
+// readBundle reads the zip that a training writes: autoencoder.pt, or
+// autoencoder.onnx when that is missing, and metadata.json, which overrides the
+// metadata in the model file.
 func readBundle(a *archive, lim Limits) (contents, error) {
 	file, onnxFile, metadataFile, err := bundleFiles(a)
 	if err != nil {
@@ -45,16 +45,16 @@ func readBundle(a *archive, lim Limits) (contents, error) {
 	if err != nil {
 		return contents{}, err
 	}
-	// A threshold belongs to the weights it was found for.
+	// A threshold is valid only for the weights it was computed with.
 	base := file[strings.LastIndexByte(file, '/')+1:]
 	if want, ok := md.Files[base]; ok && !strings.EqualFold(want, Identity(data)) {
-		return contents{}, fmt.Errorf("%w: %s was written for another %s, of SHA-256 %.64s", ErrMetadata, MetadataFile, base, want)
+		return contents{}, fmt.Errorf("%w: %s was written for another %s, with SHA-256 %.64s", ErrMetadata, MetadataFile, base, want)
 	}
-	c.said.whole = raw
+	c.metadata.json = raw
 	return c, nil
 }
 
-// bundleFiles finds the three files, each "" where there is none.
+// bundleFiles returns the entry names of the three files, "" for a missing one.
 func bundleFiles(a *archive) (checkpointFile, onnxFile, metadataFile string, err error) {
 	if checkpointFile, err = a.find(CheckpointFile); err != nil {
 		return "", "", "", err
@@ -66,8 +66,8 @@ func bundleFiles(a *archive) (checkpointFile, onnxFile, metadataFile string, err
 	return checkpointFile, onnxFile, metadataFile, err
 }
 
-// readInnerCheckpoint reads the checkpoint inside a zip. A zip inside it is not
-// looked for: the nesting ends here.
+// readInnerCheckpoint reads the checkpoint inside a zip. It does not accept another
+// bundle there, which bounds the nesting.
 func readInnerCheckpoint(data []byte, budget *int64, lim Limits) (contents, error) {
 	if !isZip(data) {
 		return contents{}, fmt.Errorf("%w: the zip's %s is not a PyTorch zip checkpoint", ErrFormat, CheckpointFile)

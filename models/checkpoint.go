@@ -10,12 +10,12 @@ import (
 
 const pickleFile = "data.pkl"
 
-// hintTorchScript tells how to turn a TorchScript program into a checkpoint.
+// hintTorchScript explains how to convert a TorchScript program into a checkpoint.
 const hintTorchScript = `expected a state dict; convert it with ` +
 	`torch.save({"model_state_dict": torch.jit.load(f).state_dict(), "config": {"image_size": 256, "input_channels": 3}}, g)`
 
-// checkpointRoot gives the folder that torch.save put everything in, named
-// after the file, or "" when the zip is no PyTorch file.
+// checkpointRoot returns the top folder that torch.save creates in the zip and
+// names after the file, or "" when the zip is not a PyTorch file.
 func checkpointRoot(a *archive) (string, error) {
 	root := ""
 	for _, name := range a.names {
@@ -31,7 +31,7 @@ func checkpointRoot(a *archive) (string, error) {
 	return root, nil
 }
 
-// checkpoint is a PyTorch zip checkpoint while it is read.
+// checkpoint is a PyTorch zip checkpoint that is being read.
 type checkpoint struct {
 	archive  *archive
 	root     string
@@ -39,10 +39,9 @@ type checkpoint struct {
 	storages map[string][]byte
 }
 
-// readCheckpoint reads a PyTorch zip checkpoint: the state dict under
-// "model_state_dict" with a "config" beside it, or a bare state dict. Whatever
-// else is in it is ignored, and storages that no weight lies in are not even
-// unpacked.
+// readCheckpoint reads a PyTorch zip checkpoint: either a dict with
+// "model_state_dict" and "config", or a bare state dict. It ignores all other
+// entries and does not unpack storages that no weight uses.
 func readCheckpoint(a *archive, root string, lim Limits) (contents, error) {
 	if a.has(root + "/constants.pkl") {
 		return contents{}, fmt.Errorf("%w: this is a TorchScript program, %s", ErrFormat, hintTorchScript)
@@ -82,7 +81,7 @@ func readCheckpoint(a *archive, root string, lim Limits) (contents, error) {
 			if !ok {
 				return contents{}, fmt.Errorf("%w: config is a %s, expected a dict", ErrFormat, typeName(v))
 			}
-			if out.said, err = configSays(config); err != nil {
+			if out.metadata, err = parseConfig(config); err != nil {
 				return contents{}, err
 			}
 		}
@@ -91,27 +90,27 @@ func readCheckpoint(a *archive, root string, lim Limits) (contents, error) {
 		return out, err
 	}
 	if v, ok := top.get(ReferenceKey); ok && state != top {
-		normal, ok := v.(*pickleDict)
+		reference, ok := v.(*pickleDict)
 		if !ok {
 			return contents{}, fmt.Errorf("%w: %s is a %s, expected a dict of tensors", ErrFormat, ReferenceKey, typeName(v))
 		}
-		out.normality, err = c.normality(normal, lim)
+		out.reference, err = c.reference(reference, lim)
 	}
 	return out, err
 }
 
-// ReferenceKey is the key of a checkpoint under which the tensors of
-// GaborParameters lie.
+// ReferenceKey is the key of the reference statistics in a checkpoint: the
+// tensors of PatchParameters, or of GaborParameters in an earlier model.
 const ReferenceKey = "normality_state_dict"
 
-// normality reads the tensors of normality, whose number and shapes are held
-// against the image size later.
-func (c *checkpoint) normality(state *pickleDict, lim Limits) (StateDict, error) {
+// reference reads the tensors of the reference statistics. Their number and shapes
+// depend on the image size and are checked later.
+func (c *checkpoint) reference(state *pickleDict, lim Limits) (StateDict, error) {
 	shapes, err := shapesOf(state)
 	if err != nil {
 		return nil, err
 	}
-	if err := lim.checkNormality(shapes); err != nil {
+	if err := lim.checkReference(shapes); err != nil {
 		return nil, err
 	}
 	for i, t := range shapes {
@@ -123,7 +122,7 @@ func (c *checkpoint) normality(state *pickleDict, lim Limits) (StateDict, error)
 	return shapes, nil
 }
 
-// shapesOf gives names and shapes of a state dict's tensors.
+// shapesOf returns the names and shapes of the tensors, without data.
 func shapesOf(state *pickleDict) (StateDict, error) {
 	shapes := make(StateDict, 0, len(state.keys))
 	for _, name := range state.keys {
@@ -139,13 +138,12 @@ func shapesOf(state *pickleDict) (StateDict, error) {
 		shapes = append(shapes, Tensor{Name: name, Shape: shape})
 	}
 	if state.others > 0 {
-		return nil, fmt.Errorf("%w: the state dict has %d keys that are no names", ErrArchitecture, state.others)
+		return nil, fmt.Errorf("%w: the state dict has %d keys that are not strings", ErrArchitecture, state.others)
 	}
 	return shapes, nil
 }
 
-// weights reads the tensors of a state dict, once their names and shapes have
-// turned out to be the autoencoder's.
+// weights checks the names and shapes of an autoencoder's tensors, then reads them.
 func (c *checkpoint) weights(state *pickleDict, lim Limits) (Architecture, StateDict, error) {
 	shapes, err := shapesOf(state)
 	if err != nil {
@@ -165,8 +163,8 @@ func (c *checkpoint) weights(state *pickleDict, lim Limits) (Architecture, State
 	return a, weights, nil
 }
 
-// floats reads the elements of a tensor in row-major order, whatever its
-// strides. newPickleTensor has made sure that they lie within the storage.
+// floats returns the elements of a tensor in row-major order, for any strides.
+// newPickleTensor has checked that all of them are within the storage.
 func (c *checkpoint) floats(name string, t *pickleTensor) ([]float32, error) {
 	if !t.dtype.readable() || t.dtype != t.storage.dtype {
 		return nil, fmt.Errorf("%w: %s holds %s, expected float32, float16, bfloat16 or float64", ErrArchitecture, name, t.dtype.name)
@@ -197,10 +195,10 @@ func (c *checkpoint) floats(name string, t *pickleTensor) ([]float32, error) {
 	return out, nil
 }
 
-// storage unpacks the file of a storage, once for all the tensors in it.
+// storage returns the content of a storage's file, which it unpacks once.
 func (c *checkpoint) storage(s *pickleStorage) ([]byte, error) {
 	name := c.root + "/data/" + s.key
-	// Asked anew for every tensor: the same key may be given with other sizes.
+	// Check each use: a pickle may refer to the same key with different sizes.
 	want := s.numel * s.dtype.size
 	if f, ok := c.archive.files[name]; ok && f.UncompressedSize64 != uint64(want) {
 		return nil, fmt.Errorf("%w: %.80q has %d bytes, expected %d for %d elements of %s",
@@ -217,6 +215,7 @@ func (c *checkpoint) storage(s *pickleStorage) ([]byte, error) {
 	return data, nil
 }
 
+// decoder returns a function that reads one element in the checkpoint's byte order.
 func (c *checkpoint) decoder(d dtype) func([]byte) float32 {
 	order := c.order
 	switch d.name {
@@ -230,7 +229,7 @@ func (c *checkpoint) decoder(d dtype) func([]byte) float32 {
 	return func(b []byte) float32 { return math.Float32frombits(order.Uint32(b)) }
 }
 
-// halfToFloat widens an IEEE 754 half, which is always exact.
+// halfToFloat converts an IEEE 754 half-precision number, without rounding.
 func halfToFloat(h uint16) float32 {
 	sign, exponent, fraction := uint32(h>>15)<<31, uint32(h>>10)&0x1f, uint32(h)&0x3ff
 	switch exponent {
@@ -243,17 +242,16 @@ func halfToFloat(h uint16) float32 {
 	return math.Float32frombits(sign | (exponent+112)<<23 | fraction<<13)
 }
 
-// configSays reads what the "config" of a checkpoint says beside the weights.
-// Keys that are not known are ignored.
-func configSays(config *pickleDict) (statement, error) {
-	var s statement
+// parseConfig reads the "config" of a checkpoint. It ignores unknown keys.
+func parseConfig(config *pickleDict) (fileMetadata, error) {
+	var s fileMetadata
 	wrong := func(key string, v any, want string) error {
 		return fmt.Errorf("%w: config[%q] is a %s, expected %s", ErrMetadata, key, typeName(v), want)
 	}
 	for _, key := range config.keys {
 		v, _ := config.get(key)
 		if v == nil {
-			continue // None says nothing
+			continue // None means that the value is absent
 		}
 		switch key {
 		case "image_size", "format_version", "input_channels":
@@ -267,7 +265,7 @@ func configSays(config *pickleDict) (statement, error) {
 			case key == "format_version":
 				s.metadata.FormatVersion = int(n)
 			case n != InputChannels:
-				return s, fmt.Errorf("%w: it takes images of %d channels, expected %d", ErrArchitecture, n, InputChannels)
+				return s, fmt.Errorf("%w: its input has %d channels, expected %d", ErrArchitecture, n, InputChannels)
 			}
 		case "threshold", "mean_error", "std_error":
 			var f float64
@@ -276,7 +274,7 @@ func configSays(config *pickleDict) (statement, error) {
 				f = n
 			case int64:
 				f = float64(n)
-			case string: // as checkpoints are written here, for PyTorch 1.13's reader
+			case string: // package exporter writes text because PyTorch 1.13 reads no floats with weights_only
 				var err error
 				if f, err = strconv.ParseFloat(n, 64); err != nil {
 					return s, fmt.Errorf("%w: config[%q] is %.40q, expected a number", ErrMetadata, key, n)
@@ -299,14 +297,14 @@ func configSays(config *pickleDict) (statement, error) {
 			if key == "model_type" {
 				s.metadata.ModelType = text
 			} else {
-				s.whole = []byte(text)
+				s.json = []byte(text)
 			}
 		}
 	}
 	return s, nil
 }
 
-// stringsOf reads a list or a tuple of strings.
+// stringsOf returns the items of a list or tuple of strings, and whether v is one.
 func stringsOf(v any) ([]string, bool) {
 	var items []any
 	switch v := v.(type) {

@@ -6,9 +6,8 @@ import (
 	"testing"
 )
 
-// Checkpoints written here hold their fractions as text, those of others as
-// numbers.
-func TestReadTakesAThresholdInWordsOrNumbers(t *testing.T) {
+// The exporter writes fractions as text, other programs as numbers.
+func TestParseConfig_AcceptsThresholdAsTextOrNumber(t *testing.T) {
 	for what, c := range map[string]struct {
 		value string
 		want  float64
@@ -18,8 +17,8 @@ func TestReadTakesAThresholdInWordsOrNumbers(t *testing.T) {
 		"a whole number":   {num(1), 1, nil},
 		"a decimal":        {str("0.0625"), 0.0625, nil},
 		"with an exponent": {str("6.25e-02"), 0.0625, nil},
-		"no number":        {str("a little"), 0, ErrMetadata},
-		"an empty text":    {str(""), 0, ErrMetadata},
+		"a word":           {str("a little"), 0, ErrMetadata},
+		"an empty string":  {str(""), 0, ErrMetadata},
 		"out of range":     {str("1e999"), 0, ErrMetadata},
 		"infinite":         {str("inf"), 0, ErrMetadata},
 		"not a number":     {str("nan"), 0, ErrMetadata},

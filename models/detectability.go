@@ -6,34 +6,36 @@ import (
 	"slices"
 )
 
-// Detectability is which synthetic anomalies a model finds on normal images that it
-// has not learnt from: a substitute where nobody has real defects to measure with.
-// Painted defects are not real ones, which may be found less or more often.
+// Detectability records which synthetic anomalies a model detects on normal images
+// that it was not trained on, by size and contrast. It is a substitute for a test
+// on real defects, which may be detected less or more often.
 type Detectability struct {
-	// Threshold is the anomaly score above which an image counted as anomalous.
+	// Threshold is the anomaly score above which an image counts as detected.
 	Threshold float64 `json:"threshold"`
-	// NormalImages is how many normal images were painted on, FalseAlarms the share
-	// of them above Threshold as they are, 0…1: so many of Found come by themselves.
+	// NormalImages is the number of normal images used. FalseAlarms is the share of
+	// them, 0…1, that is above Threshold without an anomaly: a value in Found that
+	// is no higher is due to chance.
 	NormalImages int     `json:"normal_images"`
 	FalseAlarms  float64 `json:"false_alarms"`
-	// ImagesPerCell is how many painted images each share below is of.
+	// ImagesPerCell is the number of images with a synthetic anomaly from which each
+	// share below is computed.
 	ImagesPerCell int `json:"images_per_cell"`
-	// Diameters are the largest extents of the anomalies, in pixels of the image as
-	// the network sees it, ascending. Contrasts are by how many grey levels of 255
-	// they are brighter or darker, each half of the time, ascending.
+	// Diameters are the largest extents of the anomalies, ascending, in pixels of the
+	// network's input. Contrasts are the differences in grey levels (of 255),
+	// ascending; half of the anomalies are brighter and half are darker.
 	Diameters []float64 `json:"diameters"`
 	Contrasts []float64 `json:"contrasts"`
-	// Found is the share of images above Threshold, 0…1, by contrast and diameter:
-	// len(Contrasts) rows of len(Diameters).
+	// Found is the share of images above Threshold, 0…1: len(Contrasts) rows of
+	// len(Diameters) values.
 	Found [][]float64 `json:"found"`
-	// CutPaste and Blur are such rows for anomalies of another kind: a patch of
-	// another normal image, and a place that is blurred. Either may be nil.
+	// CutPaste and Blur are rows for other kinds of anomalies: texture pasted from
+	// another normal image, and a blurred region. Either may be nil.
 	CutPaste []float64 `json:"cut_paste,omitempty"`
 	Blur     []float64 `json:"blur,omitempty"`
 }
 
-// The largest values of a Detectability that is read from a file: far beyond what
-// is written, and little to draw.
+// Upper limits for a Detectability from a file. They are far above the values that
+// package detectability writes, and keep tables and plots small.
 const (
 	maxGrades              = 16
 	maxDiameter            = 1 << 16
@@ -41,9 +43,9 @@ const (
 	maxDetectabilityImages = 1 << 30
 )
 
-// Validate returns ErrMetadata, wrapped, when d has values that no such measurement
-// gives: numbers that are not finite, shares beyond 0…1, too many grades or grades
-// that do not ascend, and rows of another length than there are diameters.
+// Validate returns ErrMetadata, wrapped, when a number is not finite, a share is
+// outside 0…1, diameters or contrasts do not ascend or are too many, or a row does
+// not have one share for each diameter.
 func (d *Detectability) Validate() error {
 	wrong := func(format string, values ...any) error {
 		return fmt.Errorf("%w: detectability: %s", ErrMetadata, fmt.Sprintf(format, values...))
@@ -88,7 +90,7 @@ func (d *Detectability) Validate() error {
 	}
 	for _, share := range append(slices.Concat(rows...), d.FalseAlarms) {
 		if math.IsNaN(share) || share < 0 || share > 1 {
-			return wrong("%v is no share, expected 0 to 1", share)
+			return wrong("%v is not a share, expected 0 to 1", share)
 		}
 	}
 	return nil

@@ -18,7 +18,7 @@ func detectable() *Detectability {
 	}
 }
 
-func TestDetectabilityOutlivesMetadata(t *testing.T) {
+func TestDetectability_SurvivesMetadataRoundTrip(t *testing.T) {
 	for name, d := range map[string]*Detectability{"whole": detectable(), "without other kinds": func() *Detectability {
 		d := detectable()
 		d.CutPaste, d.Blur = nil, nil
@@ -38,29 +38,29 @@ func TestDetectabilityOutlivesMetadata(t *testing.T) {
 	}
 }
 
-func TestDetectabilityOfNoMeasurementIsRefused(t *testing.T) {
-	for name, spoil := range map[string]func(d *Detectability){
-		"threshold that is no number": func(d *Detectability) { d.Threshold = math.NaN() },
-		"no images":                   func(d *Detectability) { d.NormalImages = 0 },
-		"no images in a cell":         func(d *Detectability) { d.ImagesPerCell = -1 },
-		"images beyond all bounds":    func(d *Detectability) { d.NormalImages = math.MaxInt },
-		"no diameters":                func(d *Detectability) { d.Diameters = nil },
-		"a diameter of 0":             func(d *Detectability) { d.Diameters[0] = 0 },
-		"a diameter without end":      func(d *Detectability) { d.Diameters[2] = math.Inf(1) },
-		"diameters that descend":      func(d *Detectability) { d.Diameters[1] = 4 },
-		"a contrast beyond white":     func(d *Detectability) { d.Contrasts[1] = 256 },
-		"a contrast of no number":     func(d *Detectability) { d.Contrasts[0] = math.NaN() },
-		"more grades than drawn":      func(d *Detectability) { d.Contrasts = make([]float64, maxGrades+1) },
-		"a row too few":               func(d *Detectability) { d.Found = d.Found[:1] },
-		"a row that is short":         func(d *Detectability) { d.Found[1] = d.Found[1][:2] },
-		"another kind that is short":  func(d *Detectability) { d.Blur = []float64{} },
-		"a share above 1":             func(d *Detectability) { d.Found[0][0] = 1.01 },
-		"a share below 0":             func(d *Detectability) { d.CutPaste[0] = -0.1 },
-		"a share of no number":        func(d *Detectability) { d.Found[1][1] = math.NaN() },
-		"false alarms of no number":   func(d *Detectability) { d.FalseAlarms = math.NaN() },
+func TestDetectabilityValidate_RejectsImpossibleValues(t *testing.T) {
+	for name, change := range map[string]func(d *Detectability){
+		"a threshold of NaN":       func(d *Detectability) { d.Threshold = math.NaN() },
+		"no images":                func(d *Detectability) { d.NormalImages = 0 },
+		"negative images per cell": func(d *Detectability) { d.ImagesPerCell = -1 },
+		"too many images":          func(d *Detectability) { d.NormalImages = math.MaxInt },
+		"no diameters":             func(d *Detectability) { d.Diameters = nil },
+		"a diameter of 0":          func(d *Detectability) { d.Diameters[0] = 0 },
+		"an infinite diameter":     func(d *Detectability) { d.Diameters[2] = math.Inf(1) },
+		"diameters that descend":   func(d *Detectability) { d.Diameters[1] = 4 },
+		"a contrast above 255":     func(d *Detectability) { d.Contrasts[1] = 256 },
+		"a contrast of NaN":        func(d *Detectability) { d.Contrasts[0] = math.NaN() },
+		"too many contrasts":       func(d *Detectability) { d.Contrasts = make([]float64, maxGrades+1) },
+		"a missing row":            func(d *Detectability) { d.Found = d.Found[:1] },
+		"a short row":              func(d *Detectability) { d.Found[1] = d.Found[1][:2] },
+		"a short row of blur":      func(d *Detectability) { d.Blur = []float64{} },
+		"a share above 1":          func(d *Detectability) { d.Found[0][0] = 1.01 },
+		"a share below 0":          func(d *Detectability) { d.CutPaste[0] = -0.1 },
+		"a share of NaN":           func(d *Detectability) { d.Found[1][1] = math.NaN() },
+		"false alarms of NaN":      func(d *Detectability) { d.FalseAlarms = math.NaN() },
 	} {
 		d := detectable()
-		spoil(d)
+		change(d)
 		if err := (Metadata{Threshold: 1, Detectability: d}).Validate(); !errors.Is(err, ErrMetadata) {
 			t.Errorf("%s: %v", name, err)
 		}

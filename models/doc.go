@@ -1,10 +1,11 @@
-// Package models says what a model is: its architecture, its weights, what its
-// metadata means, and how its file formats (.pt, .onnx, the zip of both) are
-// read safely from untrusted bytes.
+// Package models defines a model (architecture, weights, reference statistics and
+// metadata) and reads its file formats (.pt, .onnx and the zip of both) safely
+// from untrusted bytes.
 //
-// Reading never executes anything a file holds: a checkpoint's pickle is
-// interpreted by an allow-list, and of an ONNX file only the weights and the
-// metadata are taken, after its graph was found to compute the network they are
-// for. Nothing here knows of Gorgonia, ONNX Runtime or HTTP, and nothing here
-// writes a model: that is the exporter's work.
+// Reading executes nothing from a file. A checkpoint's pickle is interpreted with
+// an allow-list. From an ONNX file only weights and metadata are used, after a
+// check that its graph computes the network that the weights belong to.
+//
+// The package must not depend on Gorgonia, ONNX Runtime or HTTP, and must not
+// write models; package exporter does.
 package models

@@ -7,8 +7,7 @@ import (
 	"github.com/deepmed/anomaly/internal/hostile"
 )
 
-// The assembler of pickles, zips and ONNX files that the tests here share with
-// those of other packages.
+// Short names for package hostile's builders of pickles, zips and ONNX files.
 type entry = hostile.Entry
 
 const stop = hostile.Stop
@@ -21,10 +20,10 @@ var (
 	tinyConfig            = hostile.Config()
 )
 
-// tiny is the smallest network, 3-1, of 58 parameters.
+// tiny is the smallest network, 3-1, with 58 parameters.
 var tiny = Architecture{Channels: []int{3, 1}}
 
-// bounded runs f and fails when it allocates more than limit bytes.
+// bounded runs f and fails the test when f allocates more than limit bytes.
 func bounded(t *testing.T, limit uint64, f func()) {
 	t.Helper()
 	var before, after runtime.MemStats

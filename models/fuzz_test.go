@@ -16,23 +16,23 @@ import (
 	"github.com/deepmed/anomaly/internal/onnx"
 )
 
-// largestSeed keeps the seeds small: mutating a large one finds little.
+// largestSeed bounds the seeds, in bytes: mutating a large file finds little.
 const largestSeed = 8 << 10
 
 var hostileFiles = sync.OnceValue(func() []hostile.File { return hostile.Models("/nowhere/canary") })
 
-// seeds are the small ones of the hostile files of a class.
+// seeds returns the hostile files of a class that are at most largestSeed bytes long.
 func seeds(class hostile.Class) []hostile.File {
 	return slices.DeleteFunc(slices.Clone(hostileFiles()), func(f hostile.File) bool {
 		return f.Class != class || len(f.Data) > largestSeed
 	})
 }
 
-// fuzzLimits keep a run quick.
+// fuzzLimits keep each fuzz run short.
 var fuzzLimits = Limits{MaxBytes: 1 << 20, MaxParameters: 1 << 16, MaxUnpacked: 1 << 20}
 
-// fuzzed reads a file, and fails on an error without a sentinel, an error that
-// is no sentence, and a model that is not complete.
+// fuzzed reads a file and returns the model, nil on an error. It fails the test on an
+// error without a sentinel, an overlong error and an incomplete model.
 func fuzzed(t *testing.T, data []byte) *Model {
 	t.Helper()
 	m, err := Read(data, fuzzLimits)
@@ -79,13 +79,13 @@ func FuzzUnpickle(f *testing.F) {
 	})
 }
 
-// Where the bytes of FuzzCheckpoint stand.
+// The uses of FuzzCheckpoint's bytes.
 const (
-	asFile    = iota // they are the file
-	asPickle         // they are the pickle of a checkpoint that is good otherwise
-	asStorage        // they are one of its storages
-	asBundled        // they are the checkpoint in a training's zip
-	checkpointPlaces
+	asFile    = iota // the whole file
+	asPickle         // the pickle of an otherwise valid checkpoint
+	asStorage        // a storage of an otherwise valid checkpoint
+	asBundled        // the checkpoint in a training's zip
+	checkpointUses
 )
 
 func FuzzCheckpoint(f *testing.F) {
@@ -101,8 +101,8 @@ func FuzzCheckpoint(f *testing.F) {
 	for _, file := range seeds(hostile.Zip) {
 		f.Add(file.Data, uint8(asFile))
 	}
-	f.Fuzz(func(t *testing.T, data []byte, place uint8) {
-		switch place % checkpointPlaces {
+	f.Fuzz(func(t *testing.T, data []byte, use uint8) {
+		switch use % checkpointUses {
 		case asPickle:
 			data = hostile.Checkpoint(data)
 		case asStorage:
@@ -116,14 +116,14 @@ func FuzzCheckpoint(f *testing.F) {
 	})
 }
 
-// Where the bytes of FuzzONNX stand.
+// The uses of FuzzONNX's bytes.
 const (
-	asModel  = iota // they are the file
-	asGraph         // they are its graph
-	asNode          // they are a node before the network's
-	asWindow        // they are an attribute more of its first convolution
-	asTensor        // they are an initializer more
-	onnxPlaces
+	asModel     = iota // the whole file
+	asGraph            // the graph
+	asNode             // an additional node
+	asAttribute        // an additional attribute of the first convolution
+	asTensor           // an additional initializer
+	onnxUses
 )
 
 func FuzzONNX(f *testing.F) {
@@ -144,7 +144,7 @@ func FuzzONNX(f *testing.F) {
 		for _, n := range model.Graph.Node {
 			f.Add(encode(n), uint8(asNode))
 			for _, a := range n.Attribute {
-				f.Add(encode(a), uint8(asWindow))
+				f.Add(encode(a), uint8(asAttribute))
 			}
 		}
 		f.Add(encode(model.Graph.Initializer[0]), uint8(asTensor))
@@ -152,19 +152,18 @@ func FuzzONNX(f *testing.F) {
 	for _, file := range seeds(hostile.ONNX) {
 		f.Add(file.Data, uint8(asModel))
 	}
-	// Convolutions that judge the image beside the network, and tensors of what was
-	// learnt of patches.
+	// Convolutions of the anomaly score, and tensors of reference statistics.
 	for _, kernel := range []string{"backbone.stem.weight", "normality.patch.10.whitening", "normality.head.0.1.weight", "filters.grey"} {
 		f.Add(encode(&onnx.NodeProto{OpType: proto.String("Conv"), Input: []string{"image", kernel}, Output: []string{"seen"}}), uint8(asNode))
 		f.Add(encode(&onnx.TensorProto{Name: proto.String(kernel), DataType: proto.Int32(1), Dims: []int64{1, 3, 1, 1}, RawData: make([]byte, 12)}), uint8(asTensor))
 	}
-	f.Fuzz(func(t *testing.T, data []byte, place uint8) {
-		switch place % onnxPlaces {
+	f.Fuzz(func(t *testing.T, data []byte, use uint8) {
+		switch use % onnxUses {
 		case asGraph:
 			data = append(hostile.Field(modelOpset, []byte("\x10\x11")), hostile.Field(modelGraph, data)...)
 		case asNode:
 			data = tinyONNX(func(m *onnx.ModelProto) { hostile.Append(m.Graph, hostile.Field(graphNode, data)) })
-		case asWindow:
+		case asAttribute:
 			data = tinyONNX(func(m *onnx.ModelProto) { hostile.Append(m.Graph.Node[0], hostile.Field(nodeAttribute, data)) })
 		case asTensor:
 			data = tinyONNX(func(m *onnx.ModelProto) { hostile.Append(m.Graph, hostile.Field(graphInitializer, data)) })
@@ -180,30 +179,30 @@ func FuzzONNX(f *testing.F) {
 	})
 }
 
-// misread holds a model that was read by walking a file against what the
-// protobuf library decodes from it. A file that the library cannot decode, for
-// something broken that the walk never looks at, says nothing.
+// misread compares a model with the protobuf library's decoding of the same file and
+// returns the differences. It returns none for a file that the library cannot decode,
+// because Read ignores some fields that may be broken.
 func misread(data []byte, m *Model) (wrong []string) {
 	var p onnx.ModelProto
 	if err := proto.Unmarshal(data, &p); err != nil {
 		return nil
 	}
-	made := map[string]bool{"": true}
+	defined := map[string]bool{"": true}
 	for _, t := range p.Graph.GetInitializer() {
-		made[t.GetName()] = true
+		defined[t.GetName()] = true
 	}
 	for _, v := range p.Graph.GetInput() {
-		made[v.GetName()] = true
+		defined[v.GetName()] = true
 	}
 	convolutions := 0
 	for _, n := range p.Graph.GetNode() {
 		for _, in := range n.Input {
-			if !made[in] {
-				wrong = append(wrong, fmt.Sprintf("a %s takes %q before it is there", n.GetOpType(), in))
+			if !defined[in] {
+				wrong = append(wrong, fmt.Sprintf("a %s uses %q before its definition", n.GetOpType(), in))
 			}
 		}
 		for _, out := range n.Output {
-			made[out] = true
+			defined[out] = true
 		}
 		if n.GetDomain() != "" && n.GetDomain() != "ai.onnx" {
 			wrong = append(wrong, "an operator of "+n.GetDomain())
@@ -211,15 +210,15 @@ func misread(data []byte, m *Model) (wrong []string) {
 		if n.GetOpType() != "Conv" && n.GetOpType() != "ConvTranspose" {
 			continue
 		}
-		if len(n.Input) > 1 && slices.ContainsFunc(besidePrefixes, func(p string) bool { return strings.HasPrefix(n.Input[1], p) }) {
-			continue // it judges the image beside the network
+		if len(n.Input) > 1 && slices.ContainsFunc(auxiliaryPrefixes, func(p string) bool { return strings.HasPrefix(n.Input[1], p) }) {
+			continue // a convolution of the anomaly score
 		}
-		layer, place := "encoder", convolutions
+		part, layer := "encoder", convolutions
 		if convolutions >= m.Architecture.Layers() {
-			layer, place = "decoder", convolutions-m.Architecture.Layers()
+			part, layer = "decoder", convolutions-m.Architecture.Layers()
 		}
-		if len(n.Input) != 3 || n.Input[1] != fmt.Sprintf("%s.%d.weight", layer, 2*place) {
-			wrong = append(wrong, fmt.Sprintf("convolution %d takes %q", convolutions, n.Input))
+		if len(n.Input) != 3 || n.Input[1] != fmt.Sprintf("%s.%d.weight", part, 2*layer) {
+			wrong = append(wrong, fmt.Sprintf("convolution %d has the inputs %q", convolutions, n.Input))
 		}
 		for _, a := range n.Attribute {
 			if a.GetName() == "strides" && !slices.Equal(a.Ints, []int64{2, 2}) || a.GetName() == "group" && a.GetI() != 1 {

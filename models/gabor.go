@@ -7,62 +7,68 @@ import (
 	"slices"
 )
 
-// MeasureBandMahalanobis is how far the places of an image are from those of
-// normal images. At each scale it is the largest Mahalanobis distance over all
-// places of the oriented band energies there, see GaborScale: its logarithm,
-// in standard deviations above what images that were not learnt from have. Of all
-// scales z is the smooth maximum, ½ ln Σ exp 2x. It is given as ln(1 + exp z), so
-// that it is above 0: 1 is usual, 3 is rare. Where there are markers their figure
-// is one more of those that are joined; see GaborHeadsParameters.
+// This file describes the reference statistics of models of earlier versions.
+// Trainings no longer create such models; the service still reads, runs, exports
+// and recalibrates them.
+
+// MeasureBandMahalanobis is the anomaly score of models of earlier versions. At
+// each scale, it takes the largest Mahalanobis distance of a patch's Gabor
+// features (see GaborScale) from normal images. The logarithm of that
+// distance is standardized by mean and standard deviation over held-out normal
+// images. The scales are joined by the smooth maximum z = ½ ln Σ exp 2x, to which
+// the score of the defect heads is added as one more term where the model has them
+// (see GaborHeadsParameters). The anomaly score is ln(1 + exp z), which is
+// positive: 1 is usual, 3 is rare.
 const MeasureBandMahalanobis = "band_mahalanobis"
 
-// Oriented is how many orientations of edges and lines are told apart.
+// Oriented is the number of orientations in the Gabor filter bank.
 const Oriented = 8
 
-// opponents are the channels of colour beside brightness: red against blue, and
-// green against both.
+// opponents is the number of opponent colour channels: red against blue, and green
+// against both.
 const opponents = 2
 
-// Blocks is the number of blocks along a side of the image, at most, whose
-// places share one correlation matrix. More would need more images to be known.
-const Blocks = 8
+// maxBlocks is the largest number of blocks along a side of the image. The patches
+// of a block share one correlation matrix, because an estimate for each patch would
+// need more images.
+const maxBlocks = 8
 
-// The places of the finest scale have at least fineCell pixels along a side, or
-// half of that where they are not more than manyPlaces.
+// The patches of the finest scale have at least fineCell pixels along a side, or
+// half as many when there are at most manyPatches of them along a side.
 const (
-	fineCell   = 8
-	manyPlaces = 32
-	minPlaces  = 2
-	maxPlaces  = MaxImageSize / fineCell
+	fineCell    = 8
+	manyPatches = 32
+	minPatches  = 2
+	maxPatches  = MaxImageSize / fineCell
 )
 
-// GaborScale is one scale that images are looked at: Patches×Patches places of
-// Cell×Cell pixels. What is seen of a place are the logarithms of the energies of
-// bands, the largest in the place: at each of the Levels (the image halved so
-// often) in eight orientations, and of both channels of colour; and the mean
-// brightness and colour.
+// GaborScale is one scale of the Gabor features: Patches×Patches patches of
+// Cell×Cell pixels. The features of a patch are the logarithms of the largest
+// Gabor filter bank responses in it, for each level in eight orientations and both
+// opponent colour channels, and the mean brightness and colours.
 type GaborScale struct {
 	Patches, Cell int
-	Levels        []int
-	// Relative says that an image's mean over all places is subtracted, so
-	// that it is held against itself: how bright it is as a whole, or how rough,
-	// does not count. The coarsest scale is not relative, and sees that.
+	// Levels are levels of the image pyramid: level l is the image halved l times.
+	Levels []int
+	// Relative reports whether the mean over all patches of the image is subtracted
+	// from the features, so that overall brightness and roughness do not count. It is
+	// false for the coarsest scale, which covers these.
 	Relative bool
 }
 
-// GaborScales are the scales for images of that side, the finest first.
+// GaborScales returns the scales for images of side×side pixels, the finest first.
 func GaborScales(side int) []GaborScale {
 	var out []GaborScale
-	for g := maxPlaces; g >= minPlaces; g /= 2 {
+	for g := maxPatches; g >= minPatches; g /= 2 {
 		cell := side / g
-		if side%g != 0 || cell < fineCell && (cell < fineCell/2 || g > manyPlaces) {
+		if side%g != 0 || cell < fineCell && (cell < fineCell/2 || g > manyPatches) {
 			continue
 		}
-		// A place of 8 to 15 pixels is seen at levels 0 and 1, one twice as
-		// large at levels 1 and 2, and so on, as far as it can be halved.
+		// A patch of 8 to 15 pixels uses levels 0 and 1, a patch of 16 to 31 pixels
+		// levels 1 and 2, and so on, as far as the patch can be halved.
 		first := max(bits.Len(uint(cell))-4, 0)
 		halvings := bits.TrailingZeros(uint(cell))
-		s := GaborScale{Patches: g, Cell: cell, Relative: g > minPlaces}
+		s := GaborScale{Patches: g, Cell: cell, Relative: g > minPatches}
 		for l := first; l <= first+1; l++ {
 			if l <= halvings {
 				s.Levels = append(s.Levels, l)
@@ -76,29 +82,30 @@ func GaborScales(side int) []GaborScale {
 	return out
 }
 
-// Features is the number of energies seen of a place.
+// Features returns the number of features of a patch.
 func (s GaborScale) Features() int {
 	return len(s.Levels)*(Oriented+opponents) + 1 + opponents
 }
 
-// Blocks is the number of blocks along a side.
-func (s GaborScale) Blocks() int { return min(Blocks, s.Patches) }
+// Blocks returns the number of blocks along a side of the image. The patches of a
+// block share one correlation matrix.
+func (s GaborScale) Blocks() int { return min(maxBlocks, s.Patches) }
 
-// Parameter is one of the scale's tensors; see GaborParameters.
+// parameter returns the tensor of the scale with this name; see GaborParameters.
 func (s GaborScale) parameter(name string, shape ...int) Parameter {
 	return Parameter{fmt.Sprintf("normality.%d.%s", s.Patches, name), shape}
 }
 
-// Parameters are the tensors that describe the places of normal images at this
-// scale, with D features and P places along a side:
+// Parameters returns the tensors of the patch statistics at this scale, with D
+// features, P patches and B blocks along a side:
 //
-//	mean       D×P×P    of each feature
-//	precision  D×P×P    one over its standard deviation
-//	whitening  B²×D×D   for each of B×B blocks, the inverse of the Cholesky
-//	                    factor of its features' correlation matrix
+//	mean       D×P×P    mean of each feature
+//	precision  D×P×P    reciprocal of its standard deviation
+//	whitening  B²×D×D   for each block, the inverse of the Cholesky factor of the
+//	                    correlation matrix of its features
 //	offset     1        mean of the logarithm of an image's largest squared
-//	                    distance, over images that were not learnt from
-//	slope      1        one over its standard deviation
+//	                    distance, over held-out normal images
+//	slope      1        reciprocal of its standard deviation
 func (s GaborScale) Parameters() []Parameter {
 	d, p, b := s.Features(), s.Patches, s.Blocks()
 	return []Parameter{
@@ -110,8 +117,8 @@ func (s GaborScale) Parameters() []Parameter {
 	}
 }
 
-// GaborParameters are the tensors of all scales for images of that side, in
-// the order in which they are written.
+// GaborParameters returns the tensors of all scales for images of side×side
+// pixels, in file order.
 func GaborParameters(side int) []Parameter {
 	var ps []Parameter
 	for _, s := range GaborScales(side) {
@@ -120,18 +127,19 @@ func GaborParameters(side int) []Parameter {
 	return ps
 }
 
-// normalityName is what the names of these tensors look like.
-var normalityName = regexp.MustCompile(`^normality\.(\d{1,3}\.(mean|precision|whitening|offset|slope)|marker\.(\d\.\d\.(weight|bias)|offset|slope)|` +
+// referenceName matches the tensor names of reference statistics, of current and
+// earlier models.
+var referenceName = regexp.MustCompile(`^normality\.(\d{1,3}\.(mean|precision|whitening|offset|slope)|marker\.(\d\.\d\.(weight|bias)|offset|slope)|` +
 	`(patch|pooled|neighbour)\.\d{1,2}\.(mean|precision|whitening|scale|directions|bank)|head\.\d\.\d\.(weight|bias)|member\.(offset|slope|weight))$`)
 
-// checkNormality returns ErrArchitecture, wrapped, when names and shapes are not
-// those of any such tensors, and ErrTooLarge when they have more elements than
-// are read.
-func (l Limits) checkNormality(shapes StateDict) error {
+// checkReference returns ErrArchitecture, wrapped, when a name or shape cannot be
+// that of reference statistics, and ErrTooLarge, wrapped, when there are more
+// elements than MaxParameters.
+func (l Limits) checkReference(shapes StateDict) error {
 	n := int64(0)
 	for _, t := range shapes {
-		if !normalityName.MatchString(t.Name) {
-			return fmt.Errorf("%w: %.80q among the tensors of normality, expected normality.<places>.mean and the like", ErrArchitecture, t.Name)
+		if !referenceName.MatchString(t.Name) {
+			return fmt.Errorf("%w: %.80q among the reference statistics, expected normality.patch.<block>.mean and similar names", ErrArchitecture, t.Name)
 		}
 		size := int64(1)
 		for _, d := range t.Shape {
@@ -139,7 +147,7 @@ func (l Limits) checkNormality(shapes StateDict) error {
 				return fmt.Errorf("%w: %s has shape %v", ErrArchitecture, t.Name, t.Shape)
 			}
 			if size *= int64(d); n+size > l.MaxParameters {
-				return fmt.Errorf("%w: tensors of normality of more than %d elements", ErrTooLarge, l.MaxParameters)
+				return fmt.Errorf("%w: reference statistics of more than %d elements", ErrTooLarge, l.MaxParameters)
 			}
 		}
 		n += size
@@ -147,17 +155,18 @@ func (l Limits) checkNormality(shapes StateDict) error {
 	return nil
 }
 
-// Describe gives the model other metadata, and drops the tensors of normality when
-// it is not to be judged by them any more.
+// Describe replaces the model's metadata. It drops the reference statistics when
+// the new metadata names another kind of anomaly score.
 func (m *Model) Describe(md Metadata) {
 	m.Metadata = md
-	if measure, _ := md.Measure(); measure != m.measureOfTensors() {
+	if measure, _ := md.Measure(); measure != m.referenceMeasure() {
 		m.Reference = nil
 	}
 }
 
-// measureOfTensors is the measure that the model has the tensors for.
-func (m *Model) measureOfTensors() string {
+// referenceMeasure returns the kind of anomaly score that the model's reference
+// statistics belong to.
+func (m *Model) referenceMeasure() string {
 	switch {
 	case m.Reference == nil:
 		return MeasureMSE
@@ -167,17 +176,18 @@ func (m *Model) measureOfTensors() string {
 	return MeasureBandMahalanobis
 }
 
-// CheckReference returns an error unless a model has the tensors of the measure that
-// it decides by, all finite, and one that decides by MeasureMSE none.
+// CheckReference returns an error unless the model has the reference statistics of
+// its kind of anomaly score, all finite; a model with MeasureMSE must have none. The
+// errors are ErrMetadata, ErrArchitecture and ErrFormat, wrapped.
 func (m *Model) CheckReference() error {
 	measure, _ := m.Metadata.Measure()
 	if measure == MeasureMSE {
 		if m.Reference != nil {
-			return fmt.Errorf("%w: tensors of normality in a model that decides by %s", ErrMetadata, measure)
+			return fmt.Errorf("%w: reference statistics in a model that decides by %s", ErrMetadata, measure)
 		}
 		return nil
 	}
-	if err := fitsNormality(m.Reference, measure, m.ImageSize); err != nil {
+	if err := checkReferenceShapes(m.Reference, measure, m.ImageSize); err != nil {
 		return err
 	}
 	if name, ok := m.Reference.Finite(); !ok {
@@ -186,21 +196,21 @@ func (m *Model) CheckReference() error {
 	return nil
 }
 
-// fitsNormality returns ErrArchitecture, wrapped, when the tensors are not those of
-// the measure for that side.
-func fitsNormality(sd StateDict, measure string, side int) error {
+// checkReferenceShapes returns ErrArchitecture, wrapped, when names or shapes of the
+// tensors do not match the kind of anomaly score for images of side×side pixels.
+func checkReferenceShapes(sd StateDict, measure string, side int) error {
 	if patches := measure == MeasurePatchMahalanobis; patches != HasPatches(sd) {
-		return fmt.Errorf("%w: it decides by %s, whose tensors it has not", ErrArchitecture, measure)
+		return fmt.Errorf("%w: it decides by %s but has no tensors for that", ErrArchitecture, measure)
 	}
 	if n := BankSize(sd); HasPatches(sd) && (n < 1 || n > MaxNeighbours) {
-		return fmt.Errorf("%w: %d normal images to compare with, expected 1 to %d", ErrArchitecture, n, MaxNeighbours)
+		return fmt.Errorf("%w: %d reference images, expected 1 to %d", ErrArchitecture, n, MaxNeighbours)
 	}
 	want := sd.expected(side)
 	if len(want) == 0 {
-		return fmt.Errorf("%w: it decides by %s, which images of %d×%d pixels are too small for", ErrArchitecture, measure, side, side)
+		return fmt.Errorf("%w: images of %[3]d×%[3]d pixels are too small for %[2]s", ErrArchitecture, measure, side)
 	}
 	if len(sd) != len(want) {
-		return fmt.Errorf("%w: %d tensors of normality, expected %d for images of %d×%d pixels", ErrArchitecture, len(sd), len(want), side, side)
+		return fmt.Errorf("%w: %d tensors of reference statistics, expected %d for images of %d×%d pixels", ErrArchitecture, len(sd), len(want), side, side)
 	}
 	for _, p := range want {
 		t, ok := sd.Get(p.Name)

@@ -6,33 +6,37 @@ import (
 	"strings"
 )
 
-// A marker is a small convolutional network that was trained to mark synthetic
-// defects on normal images, place by place; see docs/detection.md. There are two,
-// each trained on one half of the images, so that each image can be judged by the
-// one that has not seen it. A model of few images has none.
+// This file describes the defect heads of models of earlier versions, whose input
+// are Gabor features; see gabor.go. The heads of current models are in patches.go.
+
+// A defect head (discriminative head, as in DRAEM) is a small convolutional network
+// trained to segment synthetic anomalies on normal images. Each of the two heads is
+// trained on one half of the images, so that every image can be scored by a head
+// that was not trained on it. A model trained on few images has none.
 const (
-	// GaborHeads is their number.
+	// GaborHeads is the number of heads.
 	GaborHeads = 2
-	// GaborHeadWidth is the number of channels of a marker's hidden layers.
-	GaborHeadWidth = 32
-	// markerScales is how many scales, from the finest on, a marker sees.
-	markerScales = 3
-	markerPrefix = "normality.marker."
+	// gaborHeadWidth is the number of channels of the hidden layers.
+	gaborHeadWidth = 32
+	// maxGaborHeadScales is the number of scales, from the finest on, in the input.
+	maxGaborHeadScales = 3
+	gaborHeadPrefix    = "normality.marker."
 )
 
-// markerKernels are the sides of a marker's kernels, layer by layer.
-var markerKernels = []int{1, 3, 3, 3, 1}
+// gaborHeadKernels are the kernel sides, layer by layer.
+var gaborHeadKernels = []int{1, 3, 3, 3, 1}
 
-// GaborHeadScales are the scales that a marker of images of that side sees, the
-// finest first. Its own places are the finest's.
+// GaborHeadScales returns the scales in the input of a head, for images of side×side
+// pixels, the finest first. The output has one logit for each patch of the finest
+// scale.
 func GaborHeadScales(side int) []GaborScale {
 	s := GaborScales(side)
-	return s[:min(len(s), markerScales)]
+	return s[:min(len(s), maxGaborHeadScales)]
 }
 
-// GaborHeadChannels is what a marker sees of a place: of each of its scales the
-// features and their deviations from those of normal images.
-func GaborHeadChannels(side int) int {
+// gaborHeadChannels returns the number of input channels: for each scale, the
+// features and their deviations from the reference statistics.
+func gaborHeadChannels(side int) int {
 	n := 0
 	for _, s := range GaborHeadScales(side) {
 		n += 2 * s.Features()
@@ -40,42 +44,42 @@ func GaborHeadChannels(side int) int {
 	return n
 }
 
-// GaborHeadParameters are the tensors of marker k, layer by layer a weight
+// GaborHeadParameters returns the tensors of head k: for each layer a weight
 // (O×I×K×K) and a bias (O).
 func GaborHeadParameters(side, k int) []Parameter {
 	var ps []Parameter
-	in := GaborHeadChannels(side)
-	for i, kernel := range markerKernels {
-		out := GaborHeadWidth
-		if i == len(markerKernels)-1 {
+	in := gaborHeadChannels(side)
+	for i, kernel := range gaborHeadKernels {
+		out := gaborHeadWidth
+		if i == len(gaborHeadKernels)-1 {
 			out = 1
 		}
-		name := fmt.Sprintf("%s%d.%d.", markerPrefix, k, i)
+		name := fmt.Sprintf("%s%d.%d.", gaborHeadPrefix, k, i)
 		ps = append(ps, Parameter{name + "weight", []int{out, in, kernel, kernel}}, Parameter{name + "bias", []int{out}})
 		in = out
 	}
 	return ps
 }
 
-// GaborHeadsParameters are the tensors of all markers, and then what puts their
-// figure in standard deviations: offset, the mean of the highest place of images
-// that were not learnt from, and slope, one over its standard deviation.
+// GaborHeadsParameters returns the tensors of all heads, then those that
+// standardize their score: offset, the mean of the largest logit over held-out
+// normal images, and slope, the reciprocal of its standard deviation.
 func GaborHeadsParameters(side int) []Parameter {
 	var ps []Parameter
 	for k := range GaborHeads {
 		ps = append(ps, GaborHeadParameters(side, k)...)
 	}
-	return append(ps, Parameter{markerPrefix + "offset", []int{1}}, Parameter{markerPrefix + "slope", []int{1}})
+	return append(ps, Parameter{gaborHeadPrefix + "offset", []int{1}}, Parameter{gaborHeadPrefix + "slope", []int{1}})
 }
 
-// HasGaborHeads reports whether there are tensors of markers among those of
-// normality.
-func HasGaborHeads(normality StateDict) bool {
-	return slices.ContainsFunc(normality, func(t Tensor) bool { return strings.HasPrefix(t.Name, markerPrefix) })
+// HasGaborHeads reports whether the reference statistics include defect heads of an
+// earlier version.
+func HasGaborHeads(reference StateDict) bool {
+	return slices.ContainsFunc(reference, func(t Tensor) bool { return strings.HasPrefix(t.Name, gaborHeadPrefix) })
 }
 
-// expected are the parameters that tensors of normality must be, with heads or
-// markers where there are any.
+// expected returns the parameters that reference statistics must have, for images of
+// side×side pixels; sd decides whether heads are among them.
 func (sd StateDict) expected(side int) []Parameter {
 	if HasPatches(sd) {
 		return PatchParameters(side, HasHeads(sd), BankSize(sd))

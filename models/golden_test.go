@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// goldens is where testdata/golden/make_checkpoints.py leaves its files.
+// goldens is the output folder of testdata/golden/make_checkpoints.py.
 const goldens = "../testdata/golden/checkpoints"
 
 func golden(t testing.TB, name string) []byte {
@@ -24,7 +24,7 @@ func golden(t testing.TB, name string) []byte {
 	return data
 }
 
-// expectation is what PyTorch says a file holds.
+// expectation is PyTorch's description of a file.
 type expectation struct {
 	ImageSize int `json:"image_size"`
 	Tensors   map[string]struct {
@@ -43,7 +43,7 @@ func expectations(t testing.TB) map[string]expectation {
 	return all
 }
 
-func TestReadGivesTheWeightsThatPyTorchWrote(t *testing.T) {
+func TestRead_ReturnsPyTorchWeights(t *testing.T) {
 	all := expectations(t)
 	if len(all) < 14 {
 		t.Fatalf("expected.json lists %d files", len(all))
@@ -90,7 +90,7 @@ func TestReadGivesTheWeightsThatPyTorchWrote(t *testing.T) {
 	}
 }
 
-func TestReadTakesWhatTheConfigSays(t *testing.T) {
+func TestRead_UsesCheckpointConfig(t *testing.T) {
 	m, err := Read(golden(t, "threshold.pt"), DefaultLimits())
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +102,7 @@ func TestReadTakesWhatTheConfigSays(t *testing.T) {
 	}
 }
 
-func TestReadJudgesThePythonServicesModelByTheDefaultThreshold(t *testing.T) {
+func TestRead_UsesDefaultThresholdForPythonServiceModels(t *testing.T) {
 	for _, name := range []string{"service.pt", "service.onnx", "bare.pt", "resumable.pt"} {
 		m, err := Read(golden(t, name), Limits{})
 		if err != nil {
@@ -114,7 +114,7 @@ func TestReadJudgesThePythonServicesModelByTheDefaultThreshold(t *testing.T) {
 	}
 }
 
-func TestReadRefusesOtherPyTorchFilesWithAHint(t *testing.T) {
+func TestRead_RejectsOtherPyTorchFilesWithHint(t *testing.T) {
 	for _, c := range []struct {
 		file string
 		want error
@@ -132,12 +132,12 @@ func TestReadRefusesOtherPyTorchFilesWithAHint(t *testing.T) {
 	}
 }
 
-func TestLimitsCountParameters(t *testing.T) {
+func TestLimits_BoundParametersAndBytes(t *testing.T) {
 	a := DefaultArchitecture()
-	if err := (Limits{MaxParameters: 776_579}).parameters(a); err != nil {
+	if err := (Limits{MaxParameters: 776_579}).checkParameters(a); err != nil {
 		t.Error(err)
 	}
-	if err := (Limits{MaxParameters: 776_578}).parameters(a); !errors.Is(err, ErrTooLarge) {
+	if err := (Limits{MaxParameters: 776_578}).checkParameters(a); !errors.Is(err, ErrTooLarge) {
 		t.Error(err)
 	}
 	for _, name := range []string{"service.pt", "service.onnx"} {

@@ -15,7 +15,7 @@ import (
 	"github.com/deepmed/anomaly/internal/hostile"
 )
 
-func TestReadTakesEitherByteOrder(t *testing.T) {
+func TestRead_AcceptsBothByteOrders(t *testing.T) {
 	for name, order := range map[string]binary.ByteOrder{"little": binary.LittleEndian, "big": binary.BigEndian} {
 		es := append(tinyEntries(order, tinyConfig), entry{Name: "m/byteorder", Data: []byte(name)})
 		m, err := Read(zipOf(es...), Limits{})
@@ -28,20 +28,20 @@ func TestReadTakesEitherByteOrder(t *testing.T) {
 	}
 }
 
-// reasons are the errors that package hostile names by numbers.
+// reasons maps package hostile's reasons to errors.
 var reasons = map[hostile.Reason]error{
 	hostile.Format: ErrFormat, hostile.Unsafe: ErrUnsafe, hostile.TooLarge: ErrTooLarge,
 	hostile.Architecture: ErrArchitecture, hostile.Metadata: ErrMetadata,
 }
 
-func TestReadRefusesEveryHostileFileForItsReasonWithinBounds(t *testing.T) {
+func TestRead_RejectsHostileFilesWithBoundedMemory(t *testing.T) {
 	canary := filepath.Join(t.TempDir(), "canary")
 	count := map[hostile.Class]int{}
 	for _, f := range hostile.Models(canary) {
 		count[f.Class]++
 		t.Run(string(f.Class)+"/"+f.Name, func(t *testing.T) {
-			// A pickle may hold a quarter of a million values, an ONNX file some
-			// thousand names; nothing else takes more than a few copies of the file.
+			// A pickle may have maxPickleOps values, an ONNX file thousands of names.
+			// Everything else takes at most a few copies of the file.
 			limit := uint64(1<<20 + 4*len(f.Data))
 			switch f.Class {
 			case hostile.Pickle:
@@ -64,11 +64,11 @@ func TestReadRefusesEveryHostileFileForItsReasonWithinBounds(t *testing.T) {
 		t.Errorf("too few files: %v", count)
 	}
 	if _, err := os.Lstat(canary); err == nil {
-		t.Error("a file ran its code")
+		t.Error("a file executed code")
 	}
 }
 
-func TestReadOfADamagedFileNeverPanics(t *testing.T) {
+func TestRead_NeverPanicsOnDamagedFiles(t *testing.T) {
 	good := zipOf(tinyEntries(binary.LittleEndian, tinyConfig)...)
 	if _, err := Read(good, Limits{}); err != nil {
 		t.Fatal(err)
@@ -93,6 +93,7 @@ func TestReadOfADamagedFileNeverPanics(t *testing.T) {
 	}
 }
 
+// sentinel reports whether err wraps one of Read's errors.
 func sentinel(err error) bool {
 	for _, want := range []error{ErrFormat, ErrUnsafe, ErrTooLarge, ErrArchitecture, ErrMetadata} {
 		if errors.Is(err, want) {
@@ -102,7 +103,7 @@ func sentinel(err error) bool {
 	return false
 }
 
-func TestHalvesWidenExactly(t *testing.T) {
+func TestHalfToFloat_IsExact(t *testing.T) {
 	for h, want := range map[uint16]float64{
 		0x0000: 0, 0x0001: math.Ldexp(1, -24), 0x03ff: math.Ldexp(1023, -24), 0x0400: math.Ldexp(1, -14), 0x3c00: 1, 0xc000: -2,
 		0x3555: 0.333251953125, 0x7bff: 65504, 0x7c00: math.Inf(1), 0xfc00: math.Inf(-1), 0x8001: -math.Ldexp(1, -24),

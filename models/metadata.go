@@ -7,30 +7,30 @@ import (
 	"math"
 )
 
-// ErrMetadata is returned, wrapped with what is wrong, when a metadata.json
-// cannot be read or holds values that no verdict can be based on.
+// ErrMetadata is returned, wrapped, when a metadata.json cannot be parsed or has
+// values that make a verdict impossible.
 var ErrMetadata = errors.New("unusable metadata")
 
-// DefaultThreshold is what a model is judged by that carries no threshold of
-// its own, as the Python service's checkpoints do not.
+// DefaultThreshold is the threshold of a model file that has none, such as the
+// checkpoints of the Python service.
 const DefaultThreshold = 0.02
 
-// MeasureMSE is the plain mean squared error over all pixels and channels.
+// MeasureMSE is the anomaly score that is the mean squared reconstruction error over
+// all pixels and channels.
 const MeasureMSE = "mse"
 
-// MaxMetadataBytes bounds a metadata.json.
+// MaxMetadataBytes is the largest size of a metadata.json, in bytes.
 const MaxMetadataBytes = 8 << 20
 
-// maxMetadataValues bounds what a metadata.json lists. A few bytes of JSON become
-// an element of many: 3 MB took 180 MB.
+// maxMetadataValues bounds the values in lists and objects of a metadata.json: a few
+// bytes of JSON can decode to a much larger element (3 MB of JSON took 180 MB).
 const maxMetadataValues = 1 << 16
 
-// GenericClassNames are the class names of a model that was trained without
-// any.
+// GenericClassNames returns the class names for a model that has none.
 func GenericClassNames() []string { return []string{"normal", "anomaly"} }
 
-// Metadata is the content of metadata.json. The first seven keys are those of
-// the Python service, with its meaning.
+// Metadata is the content of metadata.json. The first seven keys have the meaning
+// that they have in the Python service.
 type Metadata struct {
 	ModelType      string    `json:"model_type"`
 	ImageSize      int       `json:"image_size"`
@@ -40,67 +40,68 @@ type Metadata struct {
 	TrainingLosses []float64 `json:"training_losses"`
 	ClassNames     []string  `json:"class_names,omitempty"`
 
-	// Decision is how the model decides when it is not by the plain mean
-	// squared error; nil means by MeasureMSE and Threshold.
+	// Decision is the anomaly score and threshold of the model; nil means MeasureMSE
+	// and Threshold.
 	Decision *Decision `json:"decision,omitempty"`
-	// Detectability tells which synthetic anomalies the model finds; nil where that
-	// was not measured.
+	// Detectability records which synthetic anomalies the model detects; nil when
+	// that was not measured.
 	Detectability *Detectability `json:"detectability,omitempty"`
 
 	FormatVersion int              `json:"format_version,omitempty"`
 	Architecture  *Architecture    `json:"architecture,omitempty"`
 	Preprocessing *Preprocessing   `json:"preprocessing,omitempty"`
 	Training      *TrainingSummary `json:"training,omitempty"`
-	// Files holds the SHA-256 of the model files that this metadata came with,
-	// by file name, in hexadecimal.
+	// Files maps the names of the model files that were written together with this
+	// metadata to their SHA-256, in hexadecimal.
 	Files map[string]string `json:"files,omitempty"`
 }
 
-// FormatVersion is the version of the metadata this package writes.
+// FormatVersion is the current version of the metadata format.
 const FormatVersion = 1
 
-// Decision names the measure that a verdict is based on and its threshold.
+// Decision is the kind of anomaly score that decides, its threshold, and how the
+// threshold was calibrated.
 type Decision struct {
 	Measure   string  `json:"measure"`
 	Threshold float64 `json:"threshold"`
-	// Backbone is what features come from, nil for a measure without.
+	// Backbone is the network that extracts features, nil for a score without one.
 	Backbone *Backbone `json:"backbone,omitempty"`
 	// FalseAlarmRate is the share of normal images expected above Threshold.
 	FalseAlarmRate float64 `json:"false_alarm_rate,omitempty"`
-	// Normals is how many normal images, not learnt from, Threshold was drawn
-	// from, and MinFalseAlarmRate the lowest rate that so many can promise: one in
-	// Normals + 1.
+	// CalibrationImages is the number n of held-out normal images that Threshold was
+	// computed from. MinFalseAlarmRate is the minimum achievable false alarm rate,
+	// 1/(n+1).
 	CalibrationImages int     `json:"normals,omitempty"`
 	MinFalseAlarmRate float64 `json:"supported_rate,omitempty"`
-	// Scores are quantiles, at equal steps from the smallest to the largest, of the
-	// anomaly scores that Threshold was drawn from: all of them where there are no
-	// more than MaxScores. They ascend. A model without them can judge, but nobody
-	// can tell how far later images are from those of its calibration.
+	// Scores are equally spaced quantiles, ascending, of the anomaly scores that
+	// Threshold was computed from, or all of these scores when there are at most
+	// MaxScores. Without them a change in the distribution of later scores cannot be
+	// detected.
 	Scores []float64 `json:"scores,omitempty"`
-	// CalibratedOn tells of the images that Threshold was drawn from when they were
-	// given for that; nil for those of the training.
+	// CalibratedOn describes the calibration images when they were given separately;
+	// nil when Threshold was computed from training images.
 	CalibratedOn *CalibrationSummary `json:"calibrated_on,omitempty"`
 }
 
-// MaxScores is the largest number of quantiles in Decision.Scores: the percentiles,
-// both ends included.
+// MaxScores is the largest number of quantiles in Decision.Scores: the percentiles
+// from 0 to 100.
 const MaxScores = 101
 
-// CalibrationSummary tells what a model was calibrated on after its training. It has
-// no date, so that the same images give the same bytes.
+// CalibrationSummary describes the images that a model was calibrated on after its
+// training. It has no date, so that the same images result in the same bytes.
 type CalibrationSummary struct {
-	// Images is how many images were measured, Skipped how many could not be read;
-	// SkippedFiles names the first hundred of those.
+	// Images is the number of scored images and Skipped the number of unreadable
+	// ones; SkippedFiles lists the first hundred of these.
 	Images       int           `json:"images"`
 	Skipped      int           `json:"skipped"`
 	SkippedFiles []SkippedFile `json:"skipped_files,omitempty"`
-	// Model is the SHA-256 of the model file that was calibrated anew, in
-	// hexadecimal; empty for a calibration that ended a training.
+	// Model is the SHA-256, in hexadecimal, of the model file before calibration;
+	// empty when the calibration was part of a training.
 	Model    string   `json:"model,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Preprocessing records how an image became the network's input, so that
+// Preprocessing describes how an image is converted to the network's input, so that
 // another runtime can do the same.
 type Preprocessing struct {
 	ColorMode string  `json:"color_mode"` // "RGB"
@@ -109,43 +110,44 @@ type Preprocessing struct {
 	Layout    string  `json:"layout"`     // "NCHW"
 }
 
-// StandardPreprocessing is the one way images are prepared here.
+// StandardPreprocessing returns the preprocessing of every model of this project.
 func StandardPreprocessing() *Preprocessing {
 	return &Preprocessing{ColorMode: "RGB", Resize: "pillow-bilinear", Scale: 1.0 / 255, Layout: "NCHW"}
 }
 
-// TrainingSummary tells what a model was trained on and how.
+// TrainingSummary describes the data and the course of a training.
 type TrainingSummary struct {
 	Level        int     `json:"level"`
 	Epochs       int     `json:"epochs"`
 	BatchSize    int     `json:"batch_size"`
 	LearningRate float64 `json:"learning_rate"`
-	// Steps were taken of PlannedSteps; Ended says why there were no more.
+	// Steps is the number of training steps taken of PlannedSteps; Ended is the
+	// reason for stopping.
 	Steps        int    `json:"steps,omitempty"`
 	PlannedSteps int    `json:"planned_steps,omitempty"`
 	Ended        Ending `json:"ended,omitempty"`
-	// MaxSeconds is the time the training was given; 0 for as long as it took.
+	// MaxSeconds is the time budget of the training, in seconds; 0 means none.
 	MaxSeconds float64 `json:"max_seconds,omitempty"`
 	Seed       int64   `json:"seed"`
-	// Base is the SHA-256 of the model file that the training went on from,
-	// empty when it started from random weights.
+	// Base is the SHA-256, in hexadecimal, of the model file that the training
+	// continued from; empty when it started from random weights.
 	Base   string `json:"base,omitempty"`
 	Images int    `json:"images"`
-	// GaborHeadSteps is how many steps each marker of defects was trained for in a model
-	// of an earlier version, HeadSteps how many each head was; 0 for a model without.
+	// HeadSteps is the number of training steps of each defect head, GaborHeadSteps
+	// that of each head of an earlier version; 0 for a model without.
 	GaborHeadSteps int `json:"marker_steps,omitempty"`
 	HeadSteps      int `json:"head_steps,omitempty"`
-	// Calibrated is how many of the images the threshold comes from: all, or as
-	// many as there was time for.
+	// Calibrated is the number of images that the threshold was computed from. It is
+	// less than Images when the time budget ran out.
 	Calibrated int `json:"calibrated,omitempty"`
-	// Skipped counts the images that could not be read; SkippedFiles names
-	// them (the first hundred) with the reason.
+	// Skipped is the number of unreadable images; SkippedFiles lists the first
+	// hundred of them with the reason.
 	Skipped      int           `json:"skipped"`
 	SkippedFiles []SkippedFile `json:"skipped_files,omitempty"`
 	Warnings     []string      `json:"warnings,omitempty"`
 }
 
-// EpochsDone is how many epochs the steps come to.
+// EpochsDone returns the number of epochs that Steps corresponds to.
 func (s TrainingSummary) EpochsDone() float64 {
 	if s.PlannedSteps == 0 {
 		return float64(s.Epochs)
@@ -153,31 +155,32 @@ func (s TrainingSummary) EpochsDone() float64 {
 	return float64(s.Epochs) * float64(s.Steps) / float64(s.PlannedSteps)
 }
 
-// Ending says why a training ended.
+// Ending is the reason why a training ended.
 type Ending string
 
 // The endings of a training.
 const (
-	// EndedComplete is a training that took all the steps of its level.
+	// EndedComplete means that all planned steps were taken.
 	EndedComplete Ending = "complete"
-	// EndedByTime is one whose steps did not fit in the time it was given.
+	// EndedByTime means that the time budget ran out.
 	EndedByTime Ending = "max_seconds"
-	// EndedByCaller is one that was stopped: the model is the one so far.
+	// EndedByCaller means that the caller stopped the training; the model is the
+	// state at that time.
 	EndedByCaller Ending = "stopped"
 )
 
-// SkippedFile is an entry of the data set that was left out of the training.
+// SkippedFile is a file of the data set that was not used, and the reason.
 type SkippedFile struct {
 	Name   string `json:"name"`
 	Reason string `json:"reason"`
 }
 
-// ParseMetadata reads a metadata.json. Unknown keys are ignored. It returns
-// ErrMetadata, wrapped, for malformed JSON and for values no verdict can be
-// based on: a threshold that is missing, negative or not finite.
+// ParseMetadata parses a metadata.json. It ignores unknown keys. It returns
+// ErrMetadata, wrapped, for malformed JSON, for a missing threshold and for the
+// values that Validate rejects.
 func ParseMetadata(data []byte) (Metadata, error) {
-	// The outer keys take theirs from the inner ones, and tell a missing threshold
-	// from one of 0.
+	// The outer fields hide the embedded ones of the same key. As pointers they
+	// distinguish a missing threshold from 0.
 	var read struct {
 		Metadata
 		Threshold *float64 `json:"threshold"`
@@ -207,27 +210,28 @@ func ParseMetadata(data []byte) (Metadata, error) {
 	return m, nil
 }
 
-// parseJSON unmarshals JSON from anybody.
+// parseJSON unmarshals untrusted JSON.
 func parseJSON(data []byte, into any) error {
 	if len(data) > MaxMetadataBytes {
 		return fmt.Errorf("%d bytes, at most %d are read", len(data), MaxMetadataBytes)
 	}
-	if n := listed(data); n > maxMetadataValues {
+	if n := countCommas(data); n > maxMetadataValues {
 		return fmt.Errorf("it lists %d values, at most %d are read", n, maxMetadataValues)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%.200s", err) // it may quote a number of any length
+		return fmt.Errorf("%.200s", err) // err may quote a number of any length
 	}
 	return nil
 }
 
-// listed counts the values that JSON lists by the commas between them.
-func listed(data []byte) int {
+// countCommas returns the number of commas outside of strings, which bounds the
+// number of values in the JSON.
+func countCommas(data []byte) int {
 	n, quoted := 0, false
 	for i := 0; i < len(data); i++ {
 		switch c := data[i]; {
 		case c == '\\' && quoted:
-			i++ // what is escaped ends no string
+			i++ // an escaped quote does not end the string
 		case c == '"':
 			quoted = !quoted
 		case c == ',' && !quoted:
@@ -237,7 +241,9 @@ func listed(data []byte) int {
 	return n
 }
 
-// Validate returns ErrMetadata, wrapped, when no verdict can be based on m.
+// Validate returns ErrMetadata, wrapped, when a verdict based on m is impossible: a
+// threshold is negative or not finite, or the kind of model, anomaly score or
+// backbone is unknown.
 func (m Metadata) Validate() error {
 	if err := validThreshold(m.Threshold); err != nil {
 		return err
@@ -254,7 +260,7 @@ func (m Metadata) Validate() error {
 		switch m.Decision.Measure {
 		case MeasureMSE, MeasureBandMahalanobis, MeasurePatchMahalanobis:
 		default:
-			return fmt.Errorf("%w: it decides by %.60q, which this version does not know", ErrMetadata, m.Decision.Measure)
+			return fmt.Errorf("%w: it decides by %.60q, which this version does not support", ErrMetadata, m.Decision.Measure)
 		}
 		if err := m.Decision.checkBackbone(); err != nil {
 			return err
@@ -267,6 +273,8 @@ func (m Metadata) Validate() error {
 	return nil
 }
 
+// validScores returns ErrMetadata, wrapped, unless the scores are finite, ascending
+// and at most MaxScores.
 func validScores(scores []float64) error {
 	if len(scores) > MaxScores {
 		return fmt.Errorf("%w: %d scores of the calibration, at most %d are read", ErrMetadata, len(scores), MaxScores)
@@ -279,6 +287,7 @@ func validScores(scores []float64) error {
 	return nil
 }
 
+// validThreshold returns ErrMetadata, wrapped, unless t is finite and not negative.
 func validThreshold(t float64) error {
 	if math.IsNaN(t) || math.IsInf(t, 0) || t < 0 {
 		return fmt.Errorf("%w: threshold %v, expected a number of 0 or more", ErrMetadata, t)
@@ -286,7 +295,7 @@ func validThreshold(t float64) error {
 	return nil
 }
 
-// Measure is the name of the measure a verdict is based on, and its threshold.
+// Measure returns the kind of anomaly score that decides, and its threshold.
 func (m Metadata) Measure() (name string, threshold float64) {
 	if m.Decision != nil {
 		return m.Decision.Measure, m.Decision.Threshold
@@ -294,7 +303,7 @@ func (m Metadata) Measure() (name string, threshold float64) {
 	return MeasureMSE, m.Threshold
 }
 
-// Classes are the class names, the generic ones where there are none.
+// Classes returns the class names, or the generic ones when there are none.
 func (m Metadata) Classes() []string {
 	if len(m.ClassNames) == 0 {
 		return GenericClassNames()

@@ -6,18 +6,18 @@ import (
 	"testing"
 )
 
-func TestMetadataWithoutAThresholdDecidesNothing(t *testing.T) {
+func TestParseMetadata_RejectsMissingThreshold(t *testing.T) {
 	for name, c := range map[string]struct {
 		text string
-		want float64 // the threshold; below 0 for a refusal
+		want float64 // the threshold; negative when an error is expected
 	}{
-		"none at all":                    {`{"image_size":64}`, -1},
-		"one of 0":                       {`{"threshold":0}`, 0},
-		"a decision without":             {`{"threshold":0.02,"decision":{"measure":"mse"}}`, -1},
-		"a decision with one of 0":       {`{"threshold":0.02,"decision":{"measure":"mse","threshold":0}}`, 0},
-		"a decision with its own":        {`{"threshold":0.02,"decision":{"measure":"band_mahalanobis","threshold":3}}`, 3},
-		"a decision that is null":        {`{"threshold":0.02,"decision":null}`, 0.02},
-		"a decision with a negative one": {`{"threshold":0.02,"decision":{"measure":"mse","threshold":-1}}`, -1},
+		"none":                     {`{"image_size":64}`, -1},
+		"zero":                     {`{"threshold":0}`, 0},
+		"none in the decision":     {`{"threshold":0.02,"decision":{"measure":"mse"}}`, -1},
+		"zero in the decision":     {`{"threshold":0.02,"decision":{"measure":"mse","threshold":0}}`, 0},
+		"one in the decision":      {`{"threshold":0.02,"decision":{"measure":"band_mahalanobis","threshold":3}}`, 3},
+		"a null decision":          {`{"threshold":0.02,"decision":null}`, 0.02},
+		"negative in the decision": {`{"threshold":0.02,"decision":{"measure":"mse","threshold":-1}}`, -1},
 	} {
 		m, err := ParseMetadata([]byte(c.text))
 		if c.want < 0 {
@@ -32,7 +32,7 @@ func TestMetadataWithoutAThresholdDecidesNothing(t *testing.T) {
 	}
 }
 
-func TestScoresOfACalibrationAreFewFiniteAndAscending(t *testing.T) {
+func TestValidScores_RequiresFewFiniteAscendingScores(t *testing.T) {
 	ascending := func(n int) []float64 {
 		out := make([]float64, n)
 		for i := range out {
@@ -44,13 +44,13 @@ func TestScoresOfACalibrationAreFewFiniteAndAscending(t *testing.T) {
 		scores []float64
 		valid  bool
 	}{
-		"none, as of older models": {nil, true},
+		"none, as in older models": {nil, true},
 		"one":                      {[]float64{1}, true},
 		"equal ones":               {[]float64{1, 1, 2}, true},
-		"as many as may be":        {ascending(MaxScores), true},
+		"the largest number":       {ascending(MaxScores), true},
 		"one more":                 {ascending(MaxScores + 1), false},
 		"descending":               {[]float64{2, 1}, false},
-		"no number":                {[]float64{1, math.NaN()}, false},
+		"NaN":                      {[]float64{1, math.NaN()}, false},
 		"infinite":                 {[]float64{1, math.Inf(1)}, false},
 	} {
 		m := Metadata{Threshold: 1, Decision: &Decision{Measure: MeasureMSE, Threshold: 1, Scores: c.scores}}
@@ -58,7 +58,7 @@ func TestScoresOfACalibrationAreFewFiniteAndAscending(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// What is written is read again.
+	// Written scores are read back.
 	read, err := ParseMetadata([]byte(`{"threshold":1,"decision":{"measure":"mse","threshold":2,"scores":[0.5,1.5],"calibrated_on":{"images":9,"skipped":1,"model":"ab"}}}`))
 	if err != nil {
 		t.Fatal(err)
@@ -68,8 +68,8 @@ func TestScoresOfACalibrationAreFewFiniteAndAscending(t *testing.T) {
 	}
 }
 
-// The measure needs places, and a network of one layer takes images of two pixels.
-func TestImagesWithoutPlacesAreNotJudgedByThem(t *testing.T) {
+// A network of one layer accepts images of two pixels, which have no patches.
+func TestCheckReference_RejectsImagesTooSmallForPatches(t *testing.T) {
 	m := Model{ImageSize: 2, Metadata: Metadata{Decision: &Decision{Measure: MeasureBandMahalanobis, Threshold: 1}}}
 	if err := m.CheckReference(); !errors.Is(err, ErrArchitecture) {
 		t.Errorf("%v", err)

@@ -6,61 +6,64 @@ import (
 	"errors"
 )
 
-// Errors of reading a model file. Each is wrapped with one sentence's worth of
-// what was expected and what was found.
+// Errors of reading a model file. Each is wrapped with a short description of what
+// was expected and what was found.
 var (
-	// ErrFormat is returned when bytes are none of the formats read here, or
-	// are damaged: not a PyTorch zip checkpoint, an ONNX file or a zip with one.
+	// ErrFormat is returned when a file is damaged, or is none of a PyTorch zip
+	// checkpoint, an ONNX file and a zip with either.
 	ErrFormat = errors.New("not a readable model file")
-	// ErrUnsafe is returned when a checkpoint's pickle asks for anything that
-	// is not plain data and tensors.
+	// ErrUnsafe is returned when a checkpoint's pickle contains anything other than
+	// plain data and tensors.
 	ErrUnsafe = errors.New("the model file holds more than plain data and tensors")
-	// ErrTooLarge is returned when a file asks for more memory than allowed.
+	// ErrTooLarge is returned when a file exceeds one of the Limits.
 	ErrTooLarge = errors.New("the model file is too large")
 )
 
-// Format is a file format a model is read from.
+// Format is the format of a model file.
 type Format string
 
-// The formats that Read knows.
+// The formats that Read accepts.
 const (
 	FormatCheckpoint Format = "pt"
 	FormatONNX       Format = "onnx"
 	FormatBundle     Format = "zip"
 )
 
-// File names inside the zip that a training gives.
+// File names inside the zip that a training writes.
 const (
 	CheckpointFile = "autoencoder.pt"
 	ONNXFile       = "autoencoder.onnx"
-	// ImageONNXFile takes the decoded image itself and decides.
+	// ImageONNXFile is the network whose input is a decoded image of any size and
+	// whose outputs include the verdict.
 	ImageONNXFile = "autoencoder_image.onnx"
 	MetadataFile  = "metadata.json"
 )
 
-// Model is a model read from a file, checked and complete: its weights fit its
-// architecture and its metadata can base a verdict.
+// Model is a complete model: its weights fit its architecture, and its metadata and
+// reference statistics are sufficient for a verdict.
 type Model struct {
 	Architecture Architecture
 	// Weights are in the order of Architecture.Parameters.
 	Weights StateDict
-	// ImageSize is the side of the square the network sees, in pixels, a
+	// ImageSize is the side of the network's square input, in pixels. It is a
 	// multiple of Architecture.Stride.
 	ImageSize int
-	// Reference holds the tensors of GaborParameters of a model that decides
-	// by MeasureBandMahalanobis, in that order, and is nil for any other.
+	// Reference holds the reference statistics in file order: the tensors of
+	// PatchParameters for MeasurePatchMahalanobis, of GaborParameters and then, with
+	// defect heads, GaborHeadsParameters for MeasureBandMahalanobis, and nil for
+	// MeasureMSE.
 	Reference StateDict
-	// Metadata is what the file says of its decision and training. Where it
-	// says nothing, Threshold is DefaultThreshold.
+	// Metadata describes decision and training. Threshold is DefaultThreshold when
+	// the file has none.
 	Metadata Metadata
-	// Format is what the model was read from, SHA256 the identity of those
-	// bytes in hexadecimal.
+	// Format is the format of the file that the model was read from, SHA256 its
+	// Identity.
 	Format Format
 	SHA256 string
 }
 
-// Identity is the SHA-256 of a model file's bytes, in hexadecimal: the name by
-// which a model is known.
+// Identity returns the SHA-256 of a model file's bytes in hexadecimal, which
+// identifies the model.
 func Identity(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])

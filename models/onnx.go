@@ -14,9 +14,9 @@ import (
 	"github.com/deepmed/anomaly/internal/onnx"
 )
 
-// Field numbers of internal/onnx/onnx.proto that are walked by hand: a message
-// of two bytes in the file becomes hundreds in memory, so a file is never
-// decoded as a whole. What is decoded is picked out first.
+// Field numbers of internal/onnx/onnx.proto that are parsed without the protobuf
+// library. A message of two bytes decodes to hundreds of bytes in memory, so only
+// selected small messages are decoded, never the whole file.
 const (
 	modelGraph     = 7
 	modelOpset     = 8
@@ -48,21 +48,21 @@ const (
 	maxValueInfo     = 4096
 )
 
-// maxMessageDepth bounds a decoded message's nesting: an input's shape, the deepest
-// there is, has four levels.
+// maxMessageDepth bounds the nesting of a decoded message. The deepest one, the
+// shape of an input, has four levels.
 const maxMessageDepth = 8
 
-// parameterName is what the names of this project's parameters look like.
+// parameterName matches the names of the autoencoder's parameters.
 var parameterName = regexp.MustCompile(`^(encoder|decoder)\.\d{1,3}\.(weight|bias)$`)
 
 var errTruncated = errors.New("a field is damaged or cut short")
 
-// walk calls visit with each field of an encoded message; value is the content
-// of a length-delimited field and the bare encoding of others.
+// walk calls visit with each field of an encoded message. value is the content of a
+// length-delimited field and the encoding of any other.
 func walk(b []byte, visit func(num protowire.Number, typ protowire.Type, value []byte) error) error {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
-		// ONNX has no groups; refusing them leaves nothing that nests here.
+		// ONNX has no groups. Without them nothing nests at this level.
 		if n < 0 || typ == protowire.StartGroupType || typ == protowire.EndGroupType {
 			return errTruncated
 		}
@@ -83,7 +83,7 @@ func walk(b []byte, visit func(num protowire.Number, typ protowire.Type, value [
 	return nil
 }
 
-// decode decodes one small message that was picked out.
+// decode decodes one small message. It returns ErrFormat, wrapped.
 func decode(b []byte, m proto.Message) error {
 	if err := (proto.UnmarshalOptions{DiscardUnknown: true, RecursionLimit: maxMessageDepth}).Unmarshal(b, m); err != nil {
 		return fmt.Errorf("%w: the ONNX file is damaged: %w", ErrFormat, err)
@@ -91,67 +91,67 @@ func decode(b []byte, m proto.Message) error {
 	return nil
 }
 
-// oldestOpset is the first version of ONNX's operators whose elementwise ones
-// broadcast as those of today do.
+// oldestOpset is the first opset version in which elementwise operators broadcast
+// as they do today.
 const oldestOpset = 7
 
-// onnxFile gathers what counts of an ONNX file.
+// onnxFile collects the relevant parts of an ONNX file.
 type onnxFile struct {
-	graph       []byte
-	opset       int64 // 0: not said
-	values      onnxGraph
-	metadata    map[string][]byte
-	tensors     map[string]*onnx.TensorProto
-	names       []string
-	normal      []string // the names of tensors of normality
-	initializer int      // how many there are of any name
-	imageSize   int
+	graph          []byte
+	opset          int64 // 0: not specified
+	values         onnxGraph
+	metadata       map[string][]byte
+	tensors        map[string]*onnx.TensorProto
+	weightNames    []string
+	referenceNames []string
+	initializers   int // number of initializers with any name
+	imageSize      int
 }
 
-// readONNX takes the weights and the metadata of an ONNX file. Its graph is not
-// run: the network is built anew from its architecture. So the graph must be
-// found to compute that network and no other.
+// readONNX reads the weights and metadata of an ONNX file. The file's graph is not
+// run; the network is rebuilt from the architecture. Therefore the graph must
+// compute exactly that network.
 func readONNX(data []byte, lim Limits) (contents, error) {
 	f := &onnxFile{metadata: make(map[string][]byte), tensors: make(map[string]*onnx.TensorProto),
 		values: onnxGraph{values: make(map[string]graphValue), limit: lim.MaxNodes}}
 	if err := walk(data, f.modelField); err != nil {
-		return contents{}, f.fault(data, err)
+		return contents{}, f.describe(data, err)
 	}
 	if f.graph == nil {
-		return contents{}, f.fault(data, errTruncated)
+		return contents{}, f.describe(data, errTruncated)
 	}
 	if f.opset == 0 {
-		return contents{}, fmt.Errorf("%w: the ONNX file names no version of ONNX's operators", ErrFormat)
+		return contents{}, fmt.Errorf("%w: the ONNX file does not specify a version of ONNX's operators", ErrFormat)
 	}
 	if f.opset < oldestOpset {
 		return contents{}, fmt.Errorf("%w: an ONNX file for version %d of ONNX's operators, expected %d or later", ErrFormat, f.opset, oldestOpset)
 	}
 	if err := walk(f.graph, f.graphField); err != nil {
-		return contents{}, f.fault(data, err)
+		return contents{}, f.describe(data, err)
 	}
-	if len(f.names) == 0 {
-		return contents{}, fmt.Errorf("%w: an ONNX graph with none of %d initializers named as expected, encoder.0.weight, …, decoder.6.bias",
-			ErrArchitecture, f.initializer)
+	if len(f.weightNames) == 0 {
+		return contents{}, fmt.Errorf("%w: an ONNX graph of %d initializers, none with an expected name: encoder.0.weight, …, decoder.6.bias",
+			ErrArchitecture, f.initializers)
 	}
 	a, weights, err := f.weights(lim)
 	if err != nil {
 		return contents{}, err
 	}
-	normality, err := f.normality(lim)
+	reference, err := f.reference(lim)
 	if err != nil {
 		return contents{}, err
 	}
 	f.values.layers = a.Layers()
 	if err := f.values.check(f.graph); err != nil {
-		return contents{}, f.fault(data, err)
+		return contents{}, f.describe(data, err)
 	}
-	said, err := f.says()
-	return contents{architecture: a, weights: weights, normality: normality, said: said}, err
+	md, err := f.parseMetadata()
+	return contents{architecture: a, weights: weights, reference: reference, metadata: md}, err
 }
 
-// fault words what a walk ran into. Where not even a graph was found, the file
-// is likely no ONNX at all.
-func (f *onnxFile) fault(data []byte, err error) error {
+// describe wraps errTruncated in ErrFormat and returns any other error unchanged.
+// When no graph was found, the file is probably not ONNX at all.
+func (f *onnxFile) describe(data []byte, err error) error {
 	if !errors.Is(err, errTruncated) {
 		return err
 	}
@@ -182,8 +182,7 @@ func (f *onnxFile) modelField(num protowire.Number, typ protowire.Type, value []
 	return nil
 }
 
-// metadataField takes an entry of the metadata, without a copy: the keys that
-// are known are short.
+// metadataField adds an entry of the metadata. The value is not copied.
 func (f *onnxFile) metadataField(b []byte) error {
 	key, err := nameOf(b, entryKey)
 	if err != nil {
@@ -195,14 +194,14 @@ func (f *onnxFile) metadataField(b []byte) error {
 	}
 	value, err := nameOf(b, entryValue)
 	if value == nil {
-		value = []byte{} // there, and empty
+		value = []byte{} // present and empty
 	}
 	f.metadata[string(key)] = value
 	return err
 }
 
-// opsetField takes the version of ONNX's own operators. Other operators' versions
-// do not matter as long as no node is one of them.
+// opsetField reads the version of ONNX's own operators. It ignores other domains,
+// because a node of another domain is an error.
 func (f *onnxFile) opsetField(b []byte) error {
 	var domain []byte
 	version := int64(0)
@@ -226,7 +225,7 @@ func (f *onnxFile) opsetField(b []byte) error {
 	return nil
 }
 
-// standardDomain reports whether an operator is ONNX's own.
+// standardDomain reports whether an operator domain is ONNX's own.
 func standardDomain(domain []byte) bool { return len(domain) == 0 || string(domain) == "ai.onnx" }
 
 func (f *onnxFile) graphField(num protowire.Number, typ protowire.Type, value []byte) error {
@@ -244,7 +243,8 @@ func (f *onnxFile) graphField(num protowire.Number, typ protowire.Type, value []
 	return nil
 }
 
-// nameOf finds the name of an encoded message under a field number.
+// nameOf returns the content of a length-delimited field of an encoded message, nil
+// when it is missing.
 func nameOf(b []byte, field protowire.Number) (name []byte, err error) {
 	err = walk(b, func(num protowire.Number, typ protowire.Type, value []byte) error {
 		if num == field && typ == protowire.BytesType {
@@ -255,35 +255,35 @@ func nameOf(b []byte, field protowire.Number) (name []byte, err error) {
 	return name, err
 }
 
-// inside returns ErrFormat, wrapped, for an encoded tensor whose elements lie in
-// another file.
-func inside(tensor, name []byte) error {
+// rejectExternalData returns ErrFormat, wrapped, for an encoded tensor whose
+// elements are in another file.
+func rejectExternalData(tensor, name []byte) error {
 	return walk(tensor, func(num protowire.Number, typ protowire.Type, value []byte) error {
-		outside := num == tensorExternal && typ == protowire.BytesType
+		external := num == tensorExternal && typ == protowire.BytesType
 		if num == tensorLocation && typ == protowire.VarintType {
 			v, _ := protowire.ConsumeVarint(value)
-			outside = onnx.TensorProto_DataLocation(v) != onnx.TensorProto_DEFAULT
+			external = onnx.TensorProto_DataLocation(v) != onnx.TensorProto_DEFAULT
 		}
-		if outside {
-			return fmt.Errorf("%w: %.80q lies in another file, expected an ONNX file with its weights inside (external_data=False)", ErrFormat, name)
+		if external {
+			return fmt.Errorf("%w: %.80q is in another file, expected an ONNX file with embedded weights (external_data=False)", ErrFormat, name)
 		}
 		return nil
 	})
 }
 
-// initializerField enters an initializer, and decodes it when it is named as a
-// parameter.
+// initializerField defines an initializer, and decodes it when its name is that of a
+// parameter or of reference statistics.
 func (f *onnxFile) initializerField(b []byte) error {
-	f.initializer++
+	f.initializers++
 	encoded, err := nameOf(b, tensorName)
 	if err == nil {
 		err = f.values.define(encoded, graphValue{initializer: true})
 	}
 	if err == nil {
-		err = inside(b, encoded)
+		err = rejectExternalData(b, encoded)
 	}
-	normal := normalityName.Match(encoded)
-	if err != nil || !normal && !parameterName.Match(encoded) {
+	reference := referenceName.Match(encoded)
+	if err != nil || !reference && !parameterName.Match(encoded) {
 		return err
 	}
 	name := string(encoded)
@@ -294,7 +294,7 @@ func (f *onnxFile) initializerField(b []byte) error {
 			return fmt.Errorf("%w: %s holds whole numbers, expected float32", ErrArchitecture, name)
 		case tensorDims:
 			if typ != protowire.BytesType {
-				value = value[:1] // one number that is not packed
+				value = value[:1] // a single number in unpacked encoding
 			}
 			if dims += len(value); dims > 10*maxDims {
 				return fmt.Errorf("%w: %s has too many dimensions, expected at most 4", ErrArchitecture, name)
@@ -310,22 +310,22 @@ func (f *onnxFile) initializerField(b []byte) error {
 		return err
 	}
 	f.tensors[name] = t
-	if normal {
-		f.normal = append(f.normal, name)
+	if reference {
+		f.referenceNames = append(f.referenceNames, name)
 	} else {
-		f.names = append(f.names, name)
+		f.weightNames = append(f.weightNames, name)
 	}
 	return nil
 }
 
-// inputField enters an input, and takes the side of the image from one of 3
-// channels and a fixed, square size.
+// inputField defines an input. It takes the image size from the first input with
+// three channels and a fixed, square size.
 func (f *onnxFile) inputField(b []byte) error {
 	name, err := nameOf(b, valueInfoName)
 	if err == nil {
 		err = f.values.define(name, graphValue{input: true})
 	}
-	// Older files list their initializers as inputs too.
+	// Older files list initializers among the inputs too.
 	if err != nil || len(b) > maxValueInfo || f.imageSize != 0 || parameterName.Match(name) {
 		return err
 	}
@@ -342,7 +342,7 @@ func (f *onnxFile) inputField(b []byte) error {
 	return nil
 }
 
-// shapes gives the shapes of the tensors of those names.
+// shapes returns the named tensors without data.
 func (f *onnxFile) shapes(names []string) (StateDict, error) {
 	shapes := make(StateDict, len(names))
 	for i, name := range names {
@@ -357,12 +357,12 @@ func (f *onnxFile) shapes(names []string) (StateDict, error) {
 	return shapes, nil
 }
 
-// normality reads the tensors of normality, whose number and shapes are held
-// against the image size later.
-func (f *onnxFile) normality(lim Limits) (StateDict, error) {
-	shapes, err := f.shapes(f.normal)
+// reference reads the tensors of the reference statistics. Their number and shapes
+// depend on the image size and are checked later.
+func (f *onnxFile) reference(lim Limits) (StateDict, error) {
+	shapes, err := f.shapes(f.referenceNames)
 	if err == nil {
-		err = lim.checkNormality(shapes)
+		err = lim.checkReference(shapes)
 	}
 	if err != nil {
 		return nil, err
@@ -377,7 +377,7 @@ func (f *onnxFile) normality(lim Limits) (StateDict, error) {
 
 // weights checks the names and shapes of the tensors, then reads them.
 func (f *onnxFile) weights(lim Limits) (Architecture, StateDict, error) {
-	shapes, err := f.shapes(f.names)
+	shapes, err := f.shapes(f.weightNames)
 	if err != nil {
 		return Architecture{}, nil, err
 	}
@@ -385,7 +385,7 @@ func (f *onnxFile) weights(lim Limits) (Architecture, StateDict, error) {
 	if err != nil {
 		return Architecture{}, nil, err
 	}
-	// From here on every product of dimensions is that of a known parameter.
+	// All shapes now match known parameters, so their sizes cannot overflow.
 	weights := shapes.Ordered(a.Parameters())
 	for i, p := range a.Parameters() {
 		if weights[i].Data, err = tensorFloats(f.tensors[p.Name], p); err != nil {
@@ -395,6 +395,8 @@ func (f *onnxFile) weights(lim Limits) (Architecture, StateDict, error) {
 	return a, weights, nil
 }
 
+// tensorFloats returns the elements of a float32 tensor, which ONNX stores either as
+// raw bytes or as numbers.
 func tensorFloats(t *onnx.TensorProto, p Parameter) ([]float32, error) {
 	if t.GetDataType() != int32(onnx.TensorProto_FLOAT) {
 		return nil, fmt.Errorf("%w: %s is of type %d, expected %d (float32)", ErrFormat, p.Name, t.GetDataType(), onnx.TensorProto_FLOAT)
@@ -407,19 +409,19 @@ func tensorFloats(t *onnx.TensorProto, p Parameter) ([]float32, error) {
 			floats[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
 		}
 	case len(raw) != 0 || len(floats) != p.Size():
-		return nil, fmt.Errorf("%w: %s has %d raw bytes and %d numbers, expected %d numbers either way", ErrFormat, p.Name, len(raw), len(floats), p.Size())
+		return nil, fmt.Errorf("%w: %s has %d raw bytes and %d numbers, expected %d numbers in one of the two forms", ErrFormat, p.Name, len(raw), len(floats), p.Size())
 	}
 	return floats, nil
 }
 
-// says reads what the metadata of the ONNX file says beside the weights.
-func (f *onnxFile) says() (statement, error) {
-	s := statement{imageSize: f.imageSize}
+// parseMetadata reads the metadata properties of the ONNX file.
+func (f *onnxFile) parseMetadata() (fileMetadata, error) {
+	s := fileMetadata{imageSize: f.imageSize}
 	wrong := func(key string, err error) error {
 		return fmt.Errorf("%w: %s in the ONNX metadata: %w", ErrMetadata, key, err)
 	}
 	if v, ok := f.metadata["metadata_json"]; ok {
-		s.whole = v
+		s.json = v
 	}
 	if v, ok := f.metadata["image_size"]; ok {
 		n, err := strconv.ParseInt(string(v[:min(len(v), maxNumeral)]), 10, 32)

@@ -16,7 +16,7 @@ import (
 	"github.com/deepmed/anomaly/internal/onnx"
 )
 
-func TestReadTakesONNXWeightsInEitherField(t *testing.T) {
+func TestReadONNX_AcceptsRawAndFloatData(t *testing.T) {
 	for name, change := range map[string]func(*onnx.ModelProto){
 		"raw": nil,
 		"numbers": func(m *onnx.ModelProto) {
@@ -41,7 +41,7 @@ func TestReadTakesONNXWeightsInEitherField(t *testing.T) {
 	}
 }
 
-func TestReadTakesWhatTheONNXMetadataSays(t *testing.T) {
+func TestReadONNX_UsesMetadataProps(t *testing.T) {
 	for name, c := range map[string]struct {
 		props []*onnx.StringStringEntryProto
 		want  Metadata
@@ -51,7 +51,7 @@ func TestReadTakesWhatTheONNXMetadataSays(t *testing.T) {
 			[]*onnx.StringStringEntryProto{prop("threshold", "0.5"), prop("class_names", `["a","b"]`), prop("image_size", "64"), prop("other", "x")},
 			Metadata{Threshold: 0.5, ImageSize: 64, ClassNames: []string{"a", "b"}},
 		},
-		"the whole, which wins": {
+		"metadata_json, which overrides": {
 			[]*onnx.StringStringEntryProto{prop("threshold", "0.5"), prop("image_size", "64"), prop("metadata_json", `{"threshold":0.25,"image_size":32}`)},
 			Metadata{Threshold: 0.25, ImageSize: 32},
 		},
@@ -66,7 +66,8 @@ func TestReadTakesWhatTheONNXMetadataSays(t *testing.T) {
 	}
 }
 
-// accepted are ways to write the tiny network, and what may stand around it.
+// accepted returns valid encodings of the tiny network, with and without operators
+// around it.
 func accepted() map[string][]byte {
 	graph := func(change func(*onnx.GraphProto)) []byte {
 		return tinyONNX(func(m *onnx.ModelProto) { change(m.Graph) })
@@ -82,37 +83,37 @@ func accepted() map[string][]byte {
 		g.Node, g.Output = g.Node[:4], g.Output[:1]
 	}
 	return map[string][]byte{
-		"the reconstruction alone":            graph(reconstruction),
-		"the error behind it":                 tinyONNX(nil),
-		"an image of bytes, a verdict, a map": hostile.ImageNetwork(),
-		"attributes left at their defaults":   without("dilations", "group", "kernel_shape"),
-		"padding that is said to be given": graph(func(g *onnx.GraphProto) {
+		"the reconstruction alone":           graph(reconstruction),
+		"with the error as an output":        tinyONNX(nil),
+		"from an image to a verdict and map": hostile.ImageNetwork(),
+		"attributes left at their defaults":  without("dilations", "group", "kernel_shape"),
+		"auto_pad NOTSET": graph(func(g *onnx.GraphProto) {
 			g.Node[0].Attribute = append(g.Node[0].Attribute, hostile.Text("auto_pad", "NOTSET"))
 		}),
 		"ONNX's domain by its name": graph(func(g *onnx.GraphProto) { g.Node[0].Domain = proto.String("ai.onnx") }),
-		"another domain that no node is of": tinyONNX(func(m *onnx.ModelProto) {
+		"an unused domain": tinyONNX(func(m *onnx.ModelProto) {
 			m.OpsetImport = append(m.OpsetImport, &onnx.OperatorSetIdProto{Domain: proto.String("ai.onnx.ml"), Version: proto.Int64(3)})
 		}),
-		"an Identity between, and one behind": graph(identities),
-		"initializers that are inputs, too":   graph(func(g *onnx.GraphProto) { g.Input = append(g.Input, info("encoder.0.weight"), info("decoder.0.bias")) }),
-		"a result that is left out": graph(func(g *onnx.GraphProto) {
+		"an Identity after each stage":  graph(identities),
+		"initializers listed as inputs": graph(func(g *onnx.GraphProto) { g.Input = append(g.Input, info("encoder.0.weight"), info("decoder.0.bias")) }),
+		"an omitted result": graph(func(g *onnx.GraphProto) {
 			g.Node = append(g.Node, &onnx.NodeProto{OpType: proto.String("TopK"), Input: []string{"error", "error"}, Output: []string{"top", ""}})
 		}),
-		"a Relu and a Sigmoid beside it": graph(func(g *onnx.GraphProto) {
+		"a Relu and a Sigmoid after it": graph(func(g *onnx.GraphProto) {
 			g.Node = append(g.Node, hostile.Node("Relu", []string{"error"}, "r"), hostile.Node("Sigmoid", []string{"r"}, "s"))
 		}),
-		"a scale of the image before it": graph(func(g *onnx.GraphProto) {
+		"an operator before it": graph(func(g *onnx.GraphProto) {
 			g.Node = slices.Insert(g.Node, 0, hostile.Node("Sqrt", []string{"image"}, "root"))
 			g.Node[1].Input[0] = "root"
 		}),
-		"numbers one by one, not packed":       unpacked(),
-		"initializers before and behind nodes": turned(),
+		"unpacked strides":         unpacked(),
+		"nodes after initializers": nodesLast(),
 	}
 }
 
 func info(name string) *onnx.ValueInfoProto { return &onnx.ValueInfoProto{Name: &name} }
 
-// identities puts an Identity behind each step.
+// identities inserts an Identity after each stage.
 func identities(g *onnx.GraphProto) {
 	var nodes []*onnx.NodeProto
 	for i, n := range g.Node {
@@ -125,7 +126,7 @@ func identities(g *onnx.GraphProto) {
 	g.Node = nodes
 }
 
-// unpacked writes strides as the older of the two encodings has it.
+// unpacked returns a network whose strides are in the unpacked encoding.
 func unpacked() []byte {
 	return tinyONNX(func(m *onnx.ModelProto) {
 		for _, a := range m.Graph.Node[0].Attribute {
@@ -138,8 +139,8 @@ func unpacked() []byte {
 	})
 }
 
-// turned writes the fields of the graph in another order than the usual one.
-func turned() []byte {
+// nodesLast returns a network whose graph has its nodes after all other fields.
+func nodesLast() []byte {
 	return tinyONNX(func(m *onnx.ModelProto) {
 		var nodes [][]byte
 		for _, n := range m.Graph.Node {
@@ -154,7 +155,7 @@ func turned() []byte {
 	})
 }
 
-func TestReadTakesTheNetworkWithPlainOperatorsAroundIt(t *testing.T) {
+func TestReadONNX_AcceptsPlainOperatorsAroundNetwork(t *testing.T) {
 	for name, data := range accepted() {
 		m, err := Read(data, Limits{})
 		if err != nil {
@@ -173,8 +174,8 @@ func TestReadTakesTheNetworkWithPlainOperatorsAroundIt(t *testing.T) {
 	}
 }
 
-// A graph of more layers than one: every step must be the one that is next.
-func TestReadFollowsEveryStepOfADeepNetwork(t *testing.T) {
+// In a network of several layers, each stage must follow the one before it.
+func TestReadONNX_ChecksEveryStageOfDeepNetwork(t *testing.T) {
 	read := func(change func([]*onnx.NodeProto)) error {
 		var m onnx.ModelProto
 		if err := proto.Unmarshal(golden(t, "service.onnx"), &m); err != nil {
@@ -191,26 +192,26 @@ func TestReadFollowsEveryStepOfADeepNetwork(t *testing.T) {
 	if err := read(func([]*onnx.NodeProto) {}); err != nil {
 		t.Fatal(err)
 	}
-	for step := range 16 {
-		if err := read(func(ns []*onnx.NodeProto) { ns[step].OpType = proto.String("Abs") }); !errors.Is(err, ErrArchitecture) {
-			t.Errorf("an Abs as step %d was taken: %v", step+1, err)
+	for stage := range 16 {
+		if err := read(func(ns []*onnx.NodeProto) { ns[stage].OpType = proto.String("Abs") }); !errors.Is(err, ErrArchitecture) {
+			t.Errorf("an Abs as stage %d was accepted: %v", stage+1, err)
 		}
-		if step%2 != 0 {
+		if stage%2 != 0 {
 			continue
 		}
 		for attribute := range 5 {
 			if err := read(func(ns []*onnx.NodeProto) {
-				a := ns[step].Attribute[attribute]
+				a := ns[stage].Attribute[attribute]
 				a.I, a.Ints = proto.Int64(7), []int64{7, 7}
 			}); !errors.Is(err, ErrArchitecture) {
-				t.Errorf("attribute %d of step %d was not looked at: %v", attribute, step+1, err)
+				t.Errorf("attribute %d of stage %d was not checked: %v", attribute, stage+1, err)
 			}
 		}
-		other := (step + 4) % 16
+		other := (stage + 4) % 16
 		if err := read(func(ns []*onnx.NodeProto) {
-			ns[step].Input[2], ns[other].Input[2] = ns[other].Input[2], ns[step].Input[2]
+			ns[stage].Input[2], ns[other].Input[2] = ns[other].Input[2], ns[stage].Input[2]
 		}); !errors.Is(err, ErrArchitecture) {
-			t.Errorf("the biases of steps %d and %d were taken for each other's: %v", step+1, other+1, err)
+			t.Errorf("swapped biases of stages %d and %d were accepted: %v", stage+1, other+1, err)
 		}
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// More field numbers of internal/onnx/onnx.proto and of ONNX's own schema that
-// are walked by hand.
+// Further field numbers, of internal/onnx/onnx.proto and of ONNX's full schema, that
+// are parsed without the protobuf library.
 const (
 	graphOutput            = 12
 	graphSparseInitializer = 15
@@ -38,48 +38,53 @@ const (
 	attributeTypeInts   = 7
 )
 
-// Bounds on a graph, beside the Limits' MaxNodes.
+// Bounds on a graph, in addition to Limits.MaxNodes.
 const (
 	maxNodeFields = 1024 // inputs, outputs or attributes of one node
-	maxValues     = 8192 // named in the graph: inputs, initializers, results
+	maxValues     = 8192 // named values: inputs, initializers and results
 	maxValueName  = 1024 // bytes
 )
 
-// graphValue is what is known of a tensor in the graph.
+// graphValue describes a value of the graph.
 type graphValue struct {
-	// input and initializer say where it comes from; it is a node's result when
-	// neither is set. Older files list their initializers as inputs too.
+	// input and initializer report the source of the value; both are false for the
+	// result of a node. Both are true for an initializer that is listed as an input,
+	// as in older files.
 	input, initializer bool
-	// fed says that it is computed from an input of the graph, rebuilt that it
-	// is computed from the network's result.
-	fed, rebuilt bool
-	// aside says that a fixed filter was convolved with what it comes from: it
-	// belongs to what judges the image, and the network must not see it.
-	aside bool
-	// step is how far along the network's chain it is, 0 outside of it.
-	step int
-	used bool
+	// fromInput reports whether the value depends on an input of the graph,
+	// fromReconstruction whether it depends on the autoencoder's result.
+	fromInput, fromReconstruction bool
+	// fromFilter reports whether the value depends on a convolution with an
+	// auxiliary kernel (see auxiliaryPrefixes). Such a value belongs to the anomaly
+	// score and must not be an input of the autoencoder.
+	fromFilter bool
+	// stage is the number of the autoencoder's stage that computes the value, from 1
+	// on; 0 for a value outside of the autoencoder.
+	stage int
+	used  bool
 }
 
-// onnxGraph follows the values of an ONNX graph from node to node, to tell
-// whether it computes the network that its weights are those of. The network is
-// a chain: each convolution, transposed ones behind plain ones, is a step, and
-// so is the activation that follows it. A value within the chain is used by the
-// next step and by nothing else. What is done to an image before the chain, and
-// with the reconstruction behind it, may be any plainOps.
+// onnxGraph follows the values of an ONNX graph from node to node, to check that the
+// graph computes the autoencoder that the weights belong to.
+//
+// The autoencoder is a chain of stages: each convolution (Conv, then ConvTranspose)
+// is a stage, and so is the activation after it. The result of a stage may only be
+// used by the next stage. Before the first stage and after the reconstruction, any
+// of plainOps are allowed.
 type onnxGraph struct {
 	layers int
 	values map[string]graphValue
 	nodes  int
-	limit  int // of nodes
-	// reached is the farthest step there is.
+	limit  int // maximum number of nodes
+	// reached is the highest stage found.
 	reached int
-	// rebuilt says that an output of the graph comes from the reconstruction.
+	// rebuilt reports whether an output of the graph depends on the reconstruction.
 	rebuilt bool
-	node    onnxNode // the one being looked at, its slices used again
+	node    onnxNode // the current node; its slices are reused
 }
 
-// define enters a value of the graph under its name.
+// define adds a named value. A name may be defined twice only as an initializer and
+// an input. It returns ErrFormat or ErrTooLarge, wrapped.
 func (g *onnxGraph) define(name []byte, v graphValue) error {
 	old, ok := g.values[string(name)]
 	overridable := old.initializer && !old.input && v.input || old.input && !old.initializer && v.initializer
@@ -97,14 +102,14 @@ func (g *onnxGraph) define(name []byte, v graphValue) error {
 		v.input, v.initializer = true, true
 	}
 	if v.input {
-		v.fed = !v.initializer
+		v.fromInput = !v.initializer
 	}
 	g.values[string(name)] = v
 	return nil
 }
 
-// check follows the nodes of an encoded graph whose inputs and initializers are
-// defined, and then its outputs.
+// check checks the nodes of an encoded graph and then its outputs. Inputs and
+// initializers must have been defined.
 func (g *onnxGraph) check(graph []byte) error {
 	err := walk(graph, func(num protowire.Number, typ protowire.Type, value []byte) error {
 		if num != graphNode || typ != protowire.BytesType {
@@ -116,7 +121,7 @@ func (g *onnxGraph) check(graph []byte) error {
 		if err := g.node.parse(value); err != nil {
 			return err
 		}
-		return g.follow()
+		return g.checkNode()
 	})
 	if err != nil {
 		return err
@@ -135,12 +140,12 @@ func (g *onnxGraph) check(graph []byte) error {
 		}
 		v, ok := g.values[string(name)]
 		if !ok {
-			return fmt.Errorf("%w: the ONNX graph gives %.80q, which no node makes", ErrFormat, name)
+			return fmt.Errorf("%w: the ONNX graph has the output %.80q, which no node computes", ErrFormat, name)
 		}
 		if g.within(v) {
-			return fmt.Errorf("%w: the ONNX graph gives %.80q from within the network, expected the reconstruction only", ErrArchitecture, name)
+			return fmt.Errorf("%w: the ONNX graph has the output %.80q from inside the network, expected the reconstruction only", ErrArchitecture, name)
 		}
-		g.rebuilt = g.rebuilt || v.rebuilt
+		g.rebuilt = g.rebuilt || v.fromReconstruction
 		return nil
 	})
 	if err == nil && !g.rebuilt {
@@ -149,44 +154,45 @@ func (g *onnxGraph) check(graph []byte) error {
 	return err
 }
 
-// last is the number of the chain's last step, the Sigmoid.
+// last returns the number of the last stage, the Sigmoid.
 func (g *onnxGraph) last() int { return 4 * g.layers }
 
-// within reports whether only the next step of the chain may use the value.
-func (g *onnxGraph) within(v graphValue) bool { return v.step > 0 && v.step < g.last() }
+// within reports whether v is the result of a stage other than the last, so that
+// only the next stage may use it.
+func (g *onnxGraph) within(v graphValue) bool { return v.stage > 0 && v.stage < g.last() }
 
-// operatorOf is the operator of a step.
-func (g *onnxGraph) operatorOf(step int) string {
+// operatorOf returns the operator of a stage.
+func (g *onnxGraph) operatorOf(stage int) string {
 	switch {
-	case step == g.last():
+	case stage == g.last():
 		return "Sigmoid"
-	case step%2 == 0:
+	case stage%2 == 0:
 		return "Relu"
-	case step < 2*g.layers:
+	case stage < 2*g.layers:
 		return "Conv"
 	}
 	return "ConvTranspose"
 }
 
-// layerOf is the name that the parameters of a convolution's step begin with.
-func (g *onnxGraph) layerOf(step int) string {
-	if step < 2*g.layers {
-		return fmt.Sprintf("encoder.%d", step-1)
+// layerOf returns the prefix of the parameter names of a convolution's stage.
+func (g *onnxGraph) layerOf(stage int) string {
+	if stage < 2*g.layers {
+		return fmt.Sprintf("encoder.%d", stage-1)
 	}
-	return fmt.Sprintf("decoder.%d", step-1-2*g.layers)
+	return fmt.Sprintf("decoder.%d", stage-1-2*g.layers)
 }
 
-// expected names a step for a message.
-func (g *onnxGraph) expected(step int) string {
-	op := g.operatorOf(step)
-	if step%2 == 0 {
+// expected describes a stage for an error message.
+func (g *onnxGraph) expected(stage int) string {
+	op := g.operatorOf(stage)
+	if stage%2 == 0 {
 		return "a " + op
 	}
-	return fmt.Sprintf("a %s with %s.weight and .bias", op, g.layerOf(step))
+	return fmt.Sprintf("a %s with %s.weight and .bias", op, g.layerOf(stage))
 }
 
-// follow works out what the results of the node are.
-func (g *onnxGraph) follow() error {
+// checkNode checks the current node and defines its results.
+func (g *onnxGraph) checkNode() error {
 	n := &g.node
 	if !standardDomain(n.domain) {
 		return fmt.Errorf("%w: the ONNX graph's %.40q is an operator of %.40q, expected ONNX's own operators", ErrArchitecture, n.op, n.domain)
@@ -196,55 +202,55 @@ func (g *onnxGraph) follow() error {
 			ErrArchitecture, n.op)
 	}
 	var result graphValue
-	step := 0 // of what the node takes from within the chain
+	stage := 0 // highest stage among the node's inputs from inside the chain
 	for _, name := range n.inputs {
 		if len(name) == 0 {
-			continue // an optional input that is left out
+			continue // an omitted optional input
 		}
 		v, ok := g.values[string(name)]
 		if !ok {
-			return fmt.Errorf("%w: the ONNX graph's %s takes %.80q, which is no input, no initializer and no earlier node's result",
+			return fmt.Errorf("%w: the ONNX graph's %s has the input %.80q, which is not a graph input, an initializer or an earlier node's result",
 				ErrFormat, n.op, name)
 		}
-		result.fed = result.fed || v.fed
-		result.rebuilt = result.rebuilt || v.rebuilt
-		result.aside = result.aside || v.aside
+		result.fromInput = result.fromInput || v.fromInput
+		result.fromReconstruction = result.fromReconstruction || v.fromReconstruction
+		result.fromFilter = result.fromFilter || v.fromFilter
 		parameter := v.initializer && parameterName.Match(name)
 		if g.within(v) {
-			step = max(step, v.step)
+			stage = max(stage, v.stage)
 		} else if !parameter {
 			continue
 		}
 		if v.used {
-			return fmt.Errorf("%w: the ONNX graph uses %.80q twice, expected the network's next step to be its only use", ErrArchitecture, name)
+			return fmt.Errorf("%w: the ONNX graph uses %.80q twice, expected the network's next stage to be its only use", ErrArchitecture, name)
 		}
 		v.used = true
 		g.values[string(name)] = v
 		if parameter && !n.convolves() {
-			return fmt.Errorf("%w: the ONNX graph's %s takes %.80q, expected its convolution to be the only one that does", ErrArchitecture, n.op, name)
+			return fmt.Errorf("%w: the ONNX graph's %s has the input %.80q, expected only its convolution to use it", ErrArchitecture, n.op, name)
 		}
 	}
 	switch {
-	case step == 0 && !result.rebuilt && g.filters(n):
-		result.aside = true
-	case n.convolves(), step > 0 && string(n.op) != "Identity":
-		if err := g.advance(step+1, result.fed); err != nil {
+	case stage == 0 && !result.fromReconstruction && g.isAuxiliary(n):
+		result.fromFilter = true
+	case n.convolves(), stage > 0 && string(n.op) != "Identity":
+		if err := g.checkStage(stage+1, result.fromInput); err != nil {
 			return err
 		}
-		result.step = step + 1
-	case step > 0 && len(n.inputs) != 1:
+		result.stage = stage + 1
+	case stage > 0 && len(n.inputs) != 1:
 		return fmt.Errorf("%w: the ONNX graph's Identity has %d inputs, expected one", ErrFormat, len(n.inputs))
-	case step > 0:
-		result.step = step
+	case stage > 0:
+		result.stage = stage
 	}
-	if result.step > 0 && (len(n.outputs) != 1 || len(n.outputs[0]) == 0) {
+	if result.stage > 0 && (len(n.outputs) != 1 || len(n.outputs[0]) == 0) {
 		return fmt.Errorf("%w: the ONNX graph's %s has %d results, expected one", ErrFormat, n.op, len(n.outputs))
 	}
-	g.reached = max(g.reached, result.step)
-	result.rebuilt = result.rebuilt || result.step == g.last()
+	g.reached = max(g.reached, result.stage)
+	result.fromReconstruction = result.fromReconstruction || result.stage == g.last()
 	for _, name := range n.outputs {
 		if len(name) == 0 {
-			continue // an optional result that nobody wants
+			continue // an omitted optional result
 		}
 		if err := g.define(name, result); err != nil {
 			return err
@@ -253,30 +259,31 @@ func (g *onnxGraph) follow() error {
 	return nil
 }
 
-// besidePrefixes begin the names of kernels that judge an image beside the network:
-// the fixed ones of earlier versions, the backbone's, and what was learnt of normal
-// images.
-var besidePrefixes = []string{"filters.", "backbone.", normalityPrefix}
+// auxiliaryPrefixes are the name prefixes of convolution kernels outside of the
+// autoencoder: the Gabor filter bank of earlier versions, the backbone and the
+// reference statistics. They compute the anomaly score.
+var auxiliaryPrefixes = []string{"filters.", "backbone.", referencePrefix}
 
-// filters reports whether the node convolves with such a kernel, which must be an
-// initializer.
-func (g *onnxGraph) filters(n *onnxNode) bool {
+// isAuxiliary reports whether the node is a convolution with an auxiliary kernel that
+// is an initializer.
+func (g *onnxGraph) isAuxiliary(n *onnxNode) bool {
 	if string(n.op) != "Conv" || len(n.inputs) < 2 {
 		return false
 	}
-	beside := slices.ContainsFunc(besidePrefixes, func(p string) bool { return bytes.HasPrefix(n.inputs[1], []byte(p)) })
-	return beside && g.values[string(n.inputs[1])].initializer
+	auxiliary := slices.ContainsFunc(auxiliaryPrefixes, func(p string) bool { return bytes.HasPrefix(n.inputs[1], []byte(p)) })
+	return auxiliary && g.values[string(n.inputs[1])].initializer
 }
 
-// advance returns ErrArchitecture, wrapped, when the node is not the given step
-// of the chain.
-func (g *onnxGraph) advance(step int, fed bool) error {
+// checkStage returns ErrArchitecture, wrapped, unless the current node is the given
+// stage of the autoencoder. fromInput reports whether an input of the node depends
+// on an input of the graph.
+func (g *onnxGraph) checkStage(stage int, fromInput bool) error {
 	n := &g.node
 	wrong := func(format string, args ...any) error {
 		return fmt.Errorf("%w: the ONNX graph's %s %s", ErrArchitecture, n.op, fmt.Sprintf(format, args...))
 	}
-	if op := g.operatorOf(step); string(n.op) != op {
-		return wrong("is step %d of the network, expected %s", step, g.expected(step))
+	if op := g.operatorOf(stage); string(n.op) != op {
+		return wrong("is stage %d of the network, expected %s", stage, g.expected(stage))
 	}
 	want := 1
 	if n.convolves() {
@@ -291,32 +298,34 @@ func (g *onnxGraph) advance(step int, fed bool) error {
 		}
 		return nil
 	}
-	if !fed {
+	if !fromInput {
 		return wrong("convolves no input of the graph, expected the image")
 	}
-	if v := g.values[string(n.inputs[0])]; v.aside {
+	if v := g.values[string(n.inputs[0])]; v.fromFilter {
 		return wrong("convolves %.80q, which comes from a fixed filter, expected the image", n.inputs[0])
-	} else if v.step != step-1 {
-		return wrong("convolves %.80q, expected the network's step %d", n.inputs[0], step-1)
+	} else if v.stage != stage-1 {
+		return wrong("convolves %.80q, expected the network's stage %d", n.inputs[0], stage-1)
 	}
-	for i, name := range []string{g.layerOf(step) + ".weight", g.layerOf(step) + ".bias"} {
+	for i, name := range []string{g.layerOf(stage) + ".weight", g.layerOf(stage) + ".bias"} {
 		if string(n.inputs[i+1]) != name {
-			return wrong("is step %d of the network with %.80q, expected %s", step, n.inputs[i+1], name)
+			return wrong("is stage %d of the network with %.80q, expected %s", stage, n.inputs[i+1], name)
 		}
 	}
-	return n.window(g.layerOf(step))
+	return n.checkAttributes(g.layerOf(stage))
 }
 
-// onnxNode is an encoded node taken apart; everything points into the file.
+// onnxNode holds the fields of an encoded node, as slices of the file.
 type onnxNode struct {
 	op, domain                  []byte
 	inputs, outputs, attributes [][]byte
 }
 
+// convolves reports whether the node is a convolution, plain or transposed.
 func (n *onnxNode) convolves() bool {
 	return string(n.op) == "Conv" || string(n.op) == "ConvTranspose"
 }
 
+// parse sets n to the fields of an encoded node, and checks its attributes.
 func (n *onnxNode) parse(b []byte) error {
 	*n = onnxNode{inputs: n.inputs[:0], outputs: n.outputs[:0], attributes: n.attributes[:0]}
 	err := walk(b, func(num protowire.Number, typ protowire.Type, value []byte) error {
@@ -344,39 +353,39 @@ func (n *onnxNode) parse(b []byte) error {
 		return err
 	}
 	for _, a := range n.attributes {
-		if err := n.plain(a); err != nil {
+		if err := n.checkPlain(a); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// plain returns an error for an attribute that is more than numbers and text in
-// this file.
-func (n *onnxNode) plain(attribute []byte) error {
+// checkPlain returns an error unless the attribute consists of numbers, text and
+// dense tensors with embedded data.
+func (n *onnxNode) checkPlain(attribute []byte) error {
 	return walk(attribute, func(num protowire.Number, typ protowire.Type, value []byte) error {
 		if typ != protowire.BytesType {
 			return nil
 		}
 		switch num {
 		case attributeGraph, attributeGraphs:
-			return fmt.Errorf("%w: the ONNX graph's %.40q holds a graph of its own, expected plain operators", ErrArchitecture, n.op)
+			return fmt.Errorf("%w: the ONNX graph's %.40q has a nested graph, expected plain operators", ErrArchitecture, n.op)
 		case attributeReference:
 			return fmt.Errorf("%w: the ONNX graph's %.40q refers to a function's attribute, expected no functions", ErrArchitecture, n.op)
 		case attributeSparseTensor, attributeSparseTensors:
-			return fmt.Errorf("%w: the ONNX graph's %.40q holds a sparse tensor, expected dense ones", ErrArchitecture, n.op)
+			return fmt.Errorf("%w: the ONNX graph's %.40q has a sparse tensor, expected dense ones", ErrArchitecture, n.op)
 		case attributeTensor, attributeTensors:
-			return inside(value, n.op)
+			return rejectExternalData(value, n.op)
 		}
 		return nil
 	})
 }
 
-// window checks the attributes of a convolution of the chain: 3×3, stride 2,
-// padding 1, and when it is transposed one more row and column at the end.
-func (n *onnxNode) window(layer string) error {
+// checkAttributes checks the attributes of a convolution of the autoencoder: kernel
+// 3×3, stride 2, padding 1, and output padding 1 when it is transposed.
+func (n *onnxNode) checkAttributes(layer string) error {
 	want := map[string]string{"strides": "[2 2]", "pads": "[1 1 1 1]", "kernel_shape": "[3 3]", "dilations": "[1 1]", "group": "1", "auto_pad": "NOTSET"}
-	// These are not the default.
+	// ONNX's defaults for these attributes have other values.
 	required := []string{"strides", "pads"}
 	if string(n.op) == "ConvTranspose" {
 		want["output_padding"] = "[1 1]"
@@ -405,10 +414,10 @@ func (n *onnxNode) window(layer string) error {
 	return nil
 }
 
-// attributeText reads the name of an attribute and, as text, its value: a whole
-// number, a few of them, or a string.
+// attributeText returns the name of an attribute and its value as text. The value is
+// an integer, up to few+1 integers, or a string.
 func attributeText(b []byte) (name, value string, err error) {
-	const few = 8 // no window has more numbers
+	const few = 8 // no attribute of a convolution has more integers
 	var number, kind uint64
 	var numbers []int64
 	var text []byte

@@ -1,10 +1,9 @@
 package models
 
-// plainOps are the operators that may stand before and behind the network in an
-// ONNX file: they bring an image into form, and make figures of an error. None
-// holds a graph, calls a function, draws at random or keeps a state. What an
-// activation, a pooling or a convolution would add to the network is not told
-// here but by following the network's values.
+// plainOps are the operators that an ONNX graph may have before and after the
+// autoencoder, for preprocessing and the anomaly score. None of them has a nested
+// graph, calls a function, is random or keeps state. Whether such an operator
+// changes the autoencoder itself is checked by onnxGraph.
 var plainOps = func() map[string]bool {
 	m := make(map[string]bool)
 	for _, op := range []string{
@@ -15,13 +14,13 @@ var plainOps = func() map[string]bool {
 		// Reductions and products.
 		"ArgMax", "ArgMin", "CumSum", "Einsum", "MatMul", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
 		"ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "TopK",
-		// Neighbourhoods without weights.
+		// Pooling and resizing, without weights.
 		"AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Resize", "Upsample",
-		// Types, shapes and places.
+		// Types, shapes and indexing.
 		"Cast", "CastLike", "CenterCropPad", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Expand", "Flatten", "Gather",
 		"GatherElements", "GatherND", "Identity", "NonZero", "Pad", "Range", "Reshape", "ReverseSequence", "Shape", "Size", "Slice",
 		"SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-		// The network's own.
+		// Convolutions of the autoencoder, the backbone and the heads.
 		"Conv", "ConvTranspose",
 	} {
 		m[op] = true

@@ -8,36 +8,36 @@ import (
 	"github.com/deepmed/anomaly/internal/backbone"
 )
 
-// MeasurePatchMahalanobis is how far the patch features of an image, taken from a
-// backbone that was trained on ImageNet, are from those of normal images. Several
-// members, see Members, each give one figure: the logarithm of a squared distance,
-// or the logit of the heads. Each is put into standard deviations above what normal
-// images have that were not learnt from; z is their weighted mean. It is given as
-// ln(1 + exp z), so that it is above 0: 0.7 is usual, 2 is rare.
+// MeasurePatchMahalanobis is an anomaly score based on the distance of an image's
+// patch features, from a backbone trained on ImageNet, from normal images.
+// It is an ensemble of Members. The score of a member is the logarithm of a squared
+// distance, or a logit of the defect heads. The member scores are standardized by
+// mean and standard deviation over held-out normal images; z is their weighted mean.
+// The anomaly score is ln(1 + exp z), which is positive: 0.7 is usual, 2 is rare.
 const MeasurePatchMahalanobis = "patch_mahalanobis"
 
-// PatchRank is how many directions of each patch's covariance are kept beside the
-// one that all patches share.
+// PatchRank is the number of principal directions that are kept of each patch's own
+// covariance, in addition to the covariance shared by all patches.
 const PatchRank = 16
 
-// MaxNeighbours bounds the normal images that the pooled features of a new one are
-// held against.
+// MaxNeighbours is the largest number of normal images in the bank of a
+// PooledNeighbour.
 const MaxNeighbours = 500
 
-// Taps are the blocks of the backbone whose results are described by statistics, at
-// strides of 16 and 32 pixels. Later blocks found defects no better, and are neither
-// computed nor in the program; see docs/detection.md.
+// Taps returns the blocks of the backbone whose outputs the reference statistics
+// describe, at strides of 16 and 32 pixels. Later blocks did not improve detection and
+// are not part of the program; see docs/detection.md.
 func Taps() []Tap { return []Tap{tapOf(10), tapOf(12)} }
 
-// HeadTaps are the blocks that heads see, the finest first: patches of 8 pixels, and
-// what Taps has.
+// HeadTaps returns the blocks whose outputs are the input of the defect heads, the
+// finest first: a block of stride 8, then Taps.
 func HeadTaps() []Tap { return append([]Tap{tapOf(4)}, Taps()...) }
 
-// Tap is a block of the backbone whose result is used.
+// Tap is a block of the backbone whose output is used.
 type Tap struct {
 	Block    int
 	Channels int
-	// Stride is how many pixels of the backbone's image a patch has along a side.
+	// Stride is the side of a patch, in pixels of the backbone's input.
 	Stride int
 }
 
@@ -46,24 +46,24 @@ func tapOf(block int) Tap {
 	return Tap{block, t.Channels, t.Stride}
 }
 
-// Patches is the number of patches along a side, for images of a model of that side.
+// Patches returns the number of patches along a side, for a model's image size.
 func (t Tap) Patches(side int) int { return BackboneInputOf(side).Side / t.Stride }
 
-// The smallest side of an image that the backbone sees, in pixels, and what a side is
-// a multiple of: the stride of its last block.
+// minBackboneSide is the smallest side of the backbone's input, in pixels. The side
+// is a multiple of backboneStride, the stride of the last block.
 const (
 	minBackboneSide = 128
 	backboneStride  = 32
 )
 
-// BackboneInput says how an image of a model becomes the backbone's: enlarged so many
-// times, and then with its edge repeated on each side by so many pixels, which gives
-// an image of Side×Side.
+// BackboneInput describes how a model's image is converted to the backbone's input:
+// it is enlarged by the factor Times, then padded with its edge pixels by Border
+// pixels on each side, to Side×Side pixels.
 type BackboneInput struct{ Times, Border, Side int }
 
-// BackboneInputOf returns the input for images of that side, a multiple of 16: images
-// of less than 128 pixels are enlarged, since the backbone was trained on objects of
-// that size and more.
+// BackboneInputOf returns the conversion for images of side×side pixels, a multiple
+// of 16. Images of fewer than 128 pixels are enlarged because the backbone was trained
+// on objects of that size and larger.
 func BackboneInputOf(side int) BackboneInput {
 	times := (minBackboneSide + side - 1) / side
 	in := BackboneInput{Times: times, Side: side * times}
@@ -74,33 +74,34 @@ func BackboneInputOf(side int) BackboneInput {
 	return in
 }
 
-// Member is one of the figures that MeasurePatchMahalanobis is the mean of.
+// Member is a member of the ensemble of MeasurePatchMahalanobis.
 type Member struct {
-	// Kind names how it is computed, Block the backbone's block that it describes.
+	// Kind is the kind of score. Block is the backbone's block that it is computed
+	// from, 0 for Heads.
 	Kind  MemberKind
 	Block int
 }
 
-// MemberKind names a kind of Member.
+// MemberKind is the kind of a Member.
 type MemberKind string
 
 // The kinds of members.
 const (
-	// PatchGaussian is the largest Mahalanobis distance of a patch from the
-	// Gaussian of its place (PaDiM, Defard et al., 2020).
+	// PatchGaussian is the largest Mahalanobis distance of a patch's features from
+	// the Gaussian at its position (PaDiM, Defard et al., 2020).
 	PatchGaussian MemberKind = "patch"
-	// Heads are the largest logit of what was trained on synthetic anomalies.
+	// Heads is the largest logit of the defect heads.
 	Heads MemberKind = "heads"
-	// PooledGaussian is the Mahalanobis distance of the mean over all patches
-	// (Rippel et al., 2021).
+	// PooledGaussian is the Mahalanobis distance of the pooled features, the mean
+	// over all patches (Rippel et al., 2021).
 	PooledGaussian MemberKind = "pooled"
-	// PooledNeighbour is the distance of that mean from the nearest normal image's
-	// (DN2, Bergman et al., 2020).
+	// PooledNeighbour is the distance of the pooled features from the nearest of the
+	// normal images (DN2, Bergman et al., 2020).
 	PooledNeighbour MemberKind = "neighbour"
 )
 
-// Members are those of a model with heads or without, in the order of the tensors
-// that join them. Those that say where an anomaly is come first: PatchMembers.
+// Members returns the members of a model with or without heads, in the order of
+// JoinParameters. The members that localize anomalies are the first PatchMembers.
 func Members(heads bool) []Member {
 	var ms []Member
 	each := func(k MemberKind) {
@@ -117,7 +118,8 @@ func Members(heads bool) []Member {
 	return ms
 }
 
-// PatchMembers is how many members, from the first on, have a figure for each place.
+// PatchMembers returns the number of members, from the first on, that have a score
+// for each patch.
 func PatchMembers(heads bool) int {
 	n := len(Taps())
 	if heads {
@@ -127,33 +129,33 @@ func PatchMembers(heads bool) int {
 }
 
 func (m Member) parameter(name string, shape ...int) Parameter {
-	return Parameter{fmt.Sprintf("%s%s.%d.%s", normalityPrefix, m.Kind, m.Block, name), shape}
+	return Parameter{fmt.Sprintf("%s%s.%d.%s", referencePrefix, m.Kind, m.Block, name), shape}
 }
 
 const (
-	normalityPrefix = "normality."
-	patchPrefix     = normalityPrefix + string(PatchGaussian) + "."
-	headPrefix      = normalityPrefix + "head."
-	memberPrefix    = normalityPrefix + "member."
+	referencePrefix = "normality."
+	patchPrefix     = referencePrefix + string(PatchGaussian) + "."
+	headPrefix      = referencePrefix + "head."
+	memberPrefix    = referencePrefix + "member."
 )
 
-// Parameters are the tensors of a member but the heads, of features with C channels
-// and P places along a side; R is PatchRank, bank how many normal images there are
-// to compare with:
+// Parameters returns the tensors of a member, for images of side×side pixels; Heads
+// has none here. With C channels, P patches along a side, R = PatchRank and bank
+// normal images:
 //
-//	patch      mean        C×P×P     of the features of each place
-//	           whitening   C×C×1×1   the inverse of the Cholesky factor of the
-//	                                 covariance that all places share
-//	           scale       1×P×P     of the squared whitened deviation at each place
-//	           directions  P²×R×C    what is taken off: the deviation along
-//	                                 directions in which a place varies
-//	pooled     mean        C×1×1     of the mean over all places
-//	           precision   C×1×1     one over its standard deviation
-//	           whitening   1×C×C     the inverse of the Cholesky factor of its
+//	patch      mean        C×P×P     mean of the features of each patch
+//	           whitening   C×C×1×1   inverse of the Cholesky factor of the
+//	                                 covariance shared by all patches
+//	           scale       1×P×P     factor of the squared whitened deviation
+//	           directions  P²×R×C    directions in which a patch varies; the squared
+//	                                 deviation along them is subtracted
+//	pooled     mean        C×1×1     mean of the pooled features
+//	           precision   C×1×1     reciprocal of their standard deviation
+//	           whitening   1×C×C     inverse of the Cholesky factor of their
 //	                                 correlation matrix
-//	neighbour  mean        C×1×1     of the mean over all places
-//	           whitening   C×C×1×1
-//	           bank        bank×C    the whitened means of normal images
+//	neighbour  mean        C×1×1     mean of the pooled features
+//	           whitening   C×C×1×1   as for patch, for the pooled features
+//	           bank        bank×C    whitened pooled features of normal images
 func (m Member) Parameters(side, bank int) []Parameter {
 	if m.Kind == Heads {
 		return nil
@@ -173,21 +175,22 @@ func (m Member) Parameters(side, bank int) []Parameter {
 	}
 }
 
-// The heads: two small convolutional networks on the features of patches, which mark
-// synthetic anomalies; see docs/detection.md. Each is trained on one half of the
-// images, so that each image can be judged by the one that has not seen it.
+// The defect heads (discriminative heads, as in DRAEM) are two small convolutional
+// networks on patch features, trained to segment synthetic anomalies; see
+// docs/detection.md. Each is trained on one half of the images, so that every image
+// can be scored by a head that was not trained on it.
 const (
-	// HeadCount is their number.
+	// HeadCount is the number of heads.
 	HeadCount = 2
-	// HeadWidth is the number of channels of a head's hidden layers.
-	HeadWidth = 32
+	// headWidth is the number of channels of the hidden layers.
+	headWidth = 32
 )
 
-// headKernels are the sides of a head's kernels, layer by layer.
+// headKernels are the kernel sides, layer by layer.
 var headKernels = []int{1, 3, 3, 1}
 
-// HeadChannels is what a head sees of a patch: the channels of HeadTaps.
-func HeadChannels() int {
+// headChannels returns the number of input channels: the sum over HeadTaps.
+func headChannels() int {
 	n := 0
 	for _, t := range HeadTaps() {
 		n += t.Channels
@@ -195,13 +198,13 @@ func HeadChannels() int {
 	return n
 }
 
-// HeadParameters are the tensors of head k, layer by layer a weight (O×I×K×K) and a
-// bias (O).
+// HeadParameters returns the tensors of head k: for each layer a weight (O×I×K×K) and
+// a bias (O).
 func HeadParameters(k int) []Parameter {
 	var ps []Parameter
-	in := HeadChannels()
+	in := headChannels()
 	for i, kernel := range headKernels {
-		out := HeadWidth
+		out := headWidth
 		if i == len(headKernels)-1 {
 			out = 1
 		}
@@ -212,16 +215,16 @@ func HeadParameters(k int) []Parameter {
 	return ps
 }
 
-// JoinParameters are the tensors that join M members: offset, the mean of each over
-// normal images that were not learnt from, slope, one over its standard deviation,
-// and weight, which adds up to 1. Each is M×1×1.
+// JoinParameters returns the tensors that join the scores of M members, each M×1×1:
+// offset, the mean over held-out normal images; slope, the reciprocal of the standard
+// deviation; and weight, which sums to 1.
 func JoinParameters(heads bool) []Parameter {
 	n := len(Members(heads))
 	return []Parameter{{memberPrefix + "offset", []int{n, 1, 1}}, {memberPrefix + "slope", []int{n, 1, 1}}, {memberPrefix + "weight", []int{n, 1, 1}}}
 }
 
-// PatchParameters are the tensors of a model that decides by
-// MeasurePatchMahalanobis, in the order in which they are written.
+// PatchParameters returns the reference statistics of a model that decides by
+// MeasurePatchMahalanobis, in file order.
 func PatchParameters(side int, heads bool, bank int) []Parameter {
 	var ps []Parameter
 	for _, m := range Members(heads) {
@@ -235,13 +238,13 @@ func PatchParameters(side int, heads bool, bank int) []Parameter {
 	return append(ps, JoinParameters(heads)...)
 }
 
-// HasPatches reports whether tensors of normality are those of patch features, and
-// not those of MeasureBandMahalanobis.
-func HasPatches(normality StateDict) bool { return normality.hasPrefix(patchPrefix) }
+// HasPatches reports whether reference statistics belong to MeasurePatchMahalanobis.
+func HasPatches(reference StateDict) bool { return reference.hasPrefix(patchPrefix) }
 
-// HasHeads reports whether there are heads among tensors of normality.
-func HasHeads(normality StateDict) bool { return normality.hasPrefix(headPrefix) }
+// HasHeads reports whether reference statistics include defect heads.
+func HasHeads(reference StateDict) bool { return reference.hasPrefix(headPrefix) }
 
+// hasPrefix reports whether the name of a tensor starts with prefix.
 func (sd StateDict) hasPrefix(prefix string) bool {
 	for _, t := range sd {
 		if strings.HasPrefix(t.Name, prefix) {
@@ -251,31 +254,31 @@ func (sd StateDict) hasPrefix(prefix string) bool {
 	return false
 }
 
-// BankSize is how many normal images the tensors hold to compare with, 0 where they
-// are none of MeasurePatchMahalanobis.
-func BankSize(normality StateDict) int {
+// BankSize returns the number of normal images in the bank of the reference
+// statistics, 0 when they do not belong to MeasurePatchMahalanobis.
+func BankSize(reference StateDict) int {
 	name := Member{PooledNeighbour, Taps()[0].Block}.parameter("bank").Name
-	if t, ok := normality.Get(name); ok && len(t.Shape) == 2 {
+	if t, ok := reference.Get(name); ok && len(t.Shape) == 2 {
 		return t.Shape[0]
 	}
 	return 0
 }
 
-// Backbone names the network whose features a model decides by.
+// Backbone identifies the network that extracts a model's features.
 type Backbone struct {
 	Name string `json:"name"`
-	// SHA256 is that of the file of its weights in the program, in hexadecimal.
+	// SHA256 is the hash of the file with its weights, in hexadecimal.
 	SHA256 string `json:"sha256"`
 }
 
-// EmbeddedBackbone is the one that this program holds.
+// EmbeddedBackbone returns the backbone that is part of this program.
 func EmbeddedBackbone() *Backbone {
 	sum := backbone.SHA256()
 	return &Backbone{Name: backbone.Embedded, SHA256: hex.EncodeToString(sum[:])}
 }
 
-// checkBackbone returns ErrMetadata, wrapped, when a decision is by another backbone
-// than the program's.
+// checkBackbone returns ErrMetadata, wrapped, when the decision requires another
+// backbone than the embedded one.
 func (d *Decision) checkBackbone() error {
 	if d.Measure != MeasurePatchMahalanobis {
 		return nil

@@ -10,11 +10,10 @@ import (
 	"unicode/utf8"
 )
 
-// What a pickle may ask for. A checkpoint of the default network is some 500
-// instructions in 4 KB; class names and a metadata.json are what makes one
-// larger. The memory a pickle can take is bounded by the two together: every
-// instruction makes at most one value of fixed size, and strings are no longer
-// than the bytes that spell them.
+// Limits of a pickle. A checkpoint of the default network takes about 500
+// instructions and 4 KB; class names and metadata add to that. maxPickleBytes and
+// maxPickleOps together bound the memory: each instruction creates at most one value
+// of fixed size, and a string is no longer than its bytes in the pickle.
 const (
 	maxPickleBytes = 2 * MaxMetadataBytes
 	maxPickleOps   = 1 << 18
@@ -23,21 +22,21 @@ const (
 	maxElements    = math.MaxInt32
 )
 
-// unpickler interprets a pickle. It is a flat loop over instructions: however
-// deeply the values nest, nothing recurses.
+// unpickler interprets a pickle in a flat loop over instructions. It never recurses,
+// however deeply the values nest.
 type unpickler struct {
 	data  []byte
 	pos   int
-	start int // of the instruction being read, for messages
+	start int // offset of the current instruction, for error messages
 	stack []any
 	marks []int
 	memo  map[uint64]any
 }
 
-// unpickle interprets a pickle of protocol 1 to 5 as torch.save writes it, and
-// builds nothing but plain data and descriptions of tensors. It returns
-// ErrUnsafe, wrapped, when the pickle asks for more, ErrTooLarge when it is
-// beyond the limits above, and ErrFormat when it is damaged.
+// unpickle interprets a pickle of protocol 1 to 5, as torch.save writes it, and
+// returns plain data and descriptions of tensors. It returns ErrUnsafe, wrapped, when
+// the pickle contains anything else, ErrTooLarge when it exceeds the limits above,
+// and ErrFormat when it is damaged.
 func unpickle(data []byte) (any, error) {
 	if len(data) > maxPickleBytes {
 		return nil, fmt.Errorf("%w: a pickle of %d bytes, at most %d are read", ErrTooLarge, len(data), maxPickleBytes)
@@ -55,7 +54,7 @@ func unpickle(data []byte) (any, error) {
 		if op[0] == '.' {
 			break
 		}
-		if err := p.step(op[0]); err != nil {
+		if err := p.execute(op[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -68,15 +67,17 @@ func unpickle(data []byte) (any, error) {
 	return p.stack[0], nil
 }
 
+// damaged returns ErrFormat, wrapped with the offset of the current instruction.
 func (p *unpickler) damaged(format string, args ...any) error {
 	return fmt.Errorf("%w: the pickle is damaged at byte %d: %s", ErrFormat, p.start, fmt.Sprintf(format, args...))
 }
 
+// unsafe returns ErrUnsafe, wrapped with the offset of the current instruction.
 func (p *unpickler) unsafe(format string, args ...any) error {
 	return fmt.Errorf("%w: at byte %d of the pickle, %s", ErrUnsafe, p.start, fmt.Sprintf(format, args...))
 }
 
-// take gives the next n bytes, without a copy.
+// take returns the next n bytes, without a copy.
 func (p *unpickler) take(n uint64) ([]byte, error) {
 	if left := uint64(len(p.data) - p.pos); n > left {
 		return nil, p.damaged("expected %d more bytes, found %d", n, left)
@@ -97,6 +98,7 @@ func (p *unpickler) uint(size uint64) (uint64, error) {
 	return binary.LittleEndian.Uint64(full[:]), nil
 }
 
+// line returns the bytes up to the next line end, which it skips.
 func (p *unpickler) line() (string, error) {
 	n := bytes.IndexByte(p.data[p.pos:], '\n')
 	if n < 0 {
@@ -107,13 +109,13 @@ func (p *unpickler) line() (string, error) {
 	return s, nil
 }
 
+// push pushes a value. Its error is always nil.
 func (p *unpickler) push(v any) error {
 	p.stack = append(p.stack, v)
 	return nil
 }
 
-// floor is the height of the stack below which nothing may be taken: that of
-// the last mark.
+// floor returns the stack height at the last mark, below which no value may be popped.
 func (p *unpickler) floor() int {
 	if len(p.marks) == 0 {
 		return 0
@@ -121,6 +123,7 @@ func (p *unpickler) floor() int {
 	return p.marks[len(p.marks)-1]
 }
 
+// pop removes and returns the top value.
 func (p *unpickler) pop() (any, error) {
 	v, err := p.top()
 	if err == nil {
@@ -130,6 +133,8 @@ func (p *unpickler) pop() (any, error) {
 	return v, err
 }
 
+// top returns the top value. It returns ErrFormat, wrapped, when there is none above
+// the last mark.
 func (p *unpickler) top() (any, error) {
 	if len(p.stack) <= p.floor() {
 		return nil, p.damaged("the stack is empty")
@@ -137,7 +142,7 @@ func (p *unpickler) top() (any, error) {
 	return p.stack[len(p.stack)-1], nil
 }
 
-// sinceMark takes what was pushed after the last mark, and the mark.
+// sinceMark removes the last mark and the values above it, and returns the values.
 func (p *unpickler) sinceMark() ([]any, error) {
 	if len(p.marks) == 0 {
 		return nil, p.damaged("no mark on the stack")
@@ -145,7 +150,8 @@ func (p *unpickler) sinceMark() ([]any, error) {
 	return p.popN(len(p.stack)-p.floor(), true)
 }
 
-// popN takes the last n values, and the mark under them if wanted.
+// popN removes and returns the last n values, and also removes the last mark when mark
+// is set.
 func (p *unpickler) popN(n int, mark bool) ([]any, error) {
 	if n > len(p.stack)-p.floor() {
 		return nil, p.damaged("expected %d values on the stack, found %d", n, len(p.stack)-p.floor())
@@ -160,8 +166,8 @@ func (p *unpickler) popN(n int, mark bool) ([]any, error) {
 	return items, nil
 }
 
-// step carries out one instruction.
-func (p *unpickler) step(op byte) error {
+// execute executes one instruction.
+func (p *unpickler) execute(op byte) error {
 	switch op {
 	case 0x80: // PROTO
 		v, err := p.uint(1)
@@ -200,16 +206,17 @@ func (p *unpickler) step(op byte) error {
 	case 't', 0x85, 0x86, 0x87, 'a', 'e', 's', 'u':
 		return p.collect(op)
 	case 'q', 'r', 0x94, 'h', 'j':
-		return p.remember(op)
+		return p.memoize(op)
 	case 'c', 0x93, 'R', 'b', 'Q':
 		return p.construct(op)
 	}
 	if name, ok := refusedOps[op]; ok {
-		return p.unsafe("%s asks for an object, expected plain data and tensors", name)
+		return p.unsafe("%s creates an object, expected plain data and tensors", name)
 	}
-	return p.damaged("0x%02x is no instruction of a checkpoint's", op)
+	return p.damaged("0x%02x is not an instruction of a checkpoint", op)
 }
 
+// number executes an instruction that pushes a number.
 func (p *unpickler) number(op byte) error {
 	switch op {
 	case 'K', 'M', 'J': // BININT1, BININT2, BININT
@@ -243,7 +250,7 @@ func (p *unpickler) number(op byte) error {
 			v |= int64(c) << (8 * i)
 		}
 		if unused := 64 - 8*n; n > 0 && n < 8 {
-			v = v << unused >> unused // the sign is that of the last byte
+			v = v << unused >> unused // extend the sign of the last byte
 		}
 		return p.push(v)
 	case 'G': // BINFLOAT
@@ -270,6 +277,7 @@ func (p *unpickler) number(op byte) error {
 	return p.push(v)
 }
 
+// text executes an instruction that pushes a string or bytes.
 func (p *unpickler) text(op byte) error {
 	size := map[byte]uint64{'X': 4, 0x8c: 1, 0x8d: 8, 'C': 1, 'B': 4, 0x8e: 8}[op]
 	n, err := p.uint(size)
@@ -289,8 +297,9 @@ func (p *unpickler) text(op byte) error {
 	return p.push(string(b))
 }
 
-// remember is the memo: values are put there under a number and fetched again.
-func (p *unpickler) remember(op byte) error {
+// memoize executes an instruction that stores the top value in the memo or pushes a
+// value from it.
+func (p *unpickler) memoize(op byte) error {
 	var at uint64
 	switch op {
 	case 0x94: // MEMOIZE
@@ -308,7 +317,7 @@ func (p *unpickler) remember(op byte) error {
 	if op == 'h' || op == 'j' { // BINGET, LONG_BINGET
 		v, ok := p.memo[at]
 		if !ok {
-			return p.damaged("nothing was remembered as %d", at)
+			return p.damaged("the memo has no entry %d", at)
 		}
 		return p.push(v)
 	}
@@ -319,7 +328,8 @@ func (p *unpickler) remember(op byte) error {
 	return err
 }
 
-// collect puts values into a tuple, a list or a dict.
+// collect executes an instruction that builds a tuple or adds values to a list or a
+// dict.
 func (p *unpickler) collect(op byte) error {
 	var items []any
 	var err error

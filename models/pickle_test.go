@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-func TestUnpickleBuildsPlainValues(t *testing.T) {
+func TestUnpickle_ReturnsPlainValues(t *testing.T) {
 	data := asm("(", "N", "\x88", "\x89", "K\xff", "M\x01\x02", "J\xfe\xff\xff\xff", "\x8a\x00", "\x8a\x01\xff", "\x8a\x02\x00\x80",
 		"\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x00", "I01\n", "I-7\n", "L12L\n", "G\x3f\xf0\x00\x00\x00\x00\x00\x00",
 		"\x8c\x02\xc3\xa9", "C\x01\x00", "t", stop)
@@ -24,11 +24,11 @@ func TestUnpickleBuildsPlainValues(t *testing.T) {
 	}
 }
 
-// Values that contain themselves, and values that double with every
-// instruction, cost what their instructions cost: nothing walks them.
-func TestUnpickleIsNotCaughtByValuesThatContainThemselves(t *testing.T) {
-	self := "]q\x00h\x00a"                 // a list that is its own element
-	loop := "}q\x01" + str("x") + "h\x01s" // a dict that is its own value
+// Values that contain themselves, and values that double with every instruction, are
+// not traversed, so that time and memory are linear in the number of instructions.
+func TestUnpickle_HandlesRecursiveValues(t *testing.T) {
+	self := "]q\x00h\x00a"                 // a list that contains itself
+	loop := "}q\x01" + str("x") + "h\x01s" // a dict that contains itself
 	for what, value := range map[string]string{
 		"a list in itself": self, "a dict in itself": loop,
 		"a dict in itself as the state": loop + "h\x01b",
@@ -42,7 +42,7 @@ func TestUnpickleIsNotCaughtByValuesThatContainThemselves(t *testing.T) {
 			}
 		})
 	}
-	// As the offset, the config or a weight of an otherwise good file.
+	// As the offset, the config or a weight of an otherwise valid file.
 	for what, data := range map[string][]byte{
 		"offset":     asm(name("torch._utils", "_rebuild_tensor_v2"), "(", storageID("Float", "0", 1), self, nums(1), nums(1), "\x89}t", "R", stop),
 		"config":     asm(dict(str("model_state_dict"), "}", str("config"), loop), stop),
@@ -59,7 +59,7 @@ func TestUnpickleIsNotCaughtByValuesThatContainThemselves(t *testing.T) {
 	}
 }
 
-func TestUnpickleLooksAtTheSizeFirst(t *testing.T) {
+func TestUnpickle_ChecksSizeFirst(t *testing.T) {
 	data := make([]byte, maxPickleBytes+1)
 	bounded(t, 1<<10, func() {
 		if _, err := unpickle(data); !errors.Is(err, ErrTooLarge) {
@@ -68,7 +68,7 @@ func TestUnpickleLooksAtTheSizeFirst(t *testing.T) {
 	})
 }
 
-func TestUnpickleOfAFileCutShortIsAFormatError(t *testing.T) {
+func TestUnpickle_ReturnsErrFormatForTruncatedPickle(t *testing.T) {
 	data := pickleOf(t, golden(t, "resumable.pt"))
 	for n := range data {
 		if _, err := unpickle(data[:n]); !errors.Is(err, ErrFormat) {
@@ -77,7 +77,7 @@ func TestUnpickleOfAFileCutShortIsAFormatError(t *testing.T) {
 	}
 }
 
-// pickleOf takes data.pkl out of a checkpoint.
+// pickleOf returns the data.pkl of a checkpoint.
 func pickleOf(t testing.TB, checkpoint []byte) []byte {
 	t.Helper()
 	r, err := zip.NewReader(bytes.NewReader(checkpoint), int64(len(checkpoint)))

@@ -2,27 +2,28 @@ package models
 
 import "fmt"
 
-// The values an unpickled file is made of, beside nil, bool, int64, float64,
-// string and []byte. Lists and dicts are pointers, as in Python: a pickle may
-// put one into itself, so nothing here may walk values to the end.
+// The types of unpickled values, in addition to nil, bool, int64, float64, string and
+// []byte. Lists and dicts are pointers, as in Python. A pickle may add one to itself,
+// so no code may traverse values recursively.
 type (
 	pickleList  struct{ items []any }
 	pickleTuple []any
-	// pickleDict keeps string keys by name. Entries with other keys are only
-	// counted: nothing here looks them up.
+	// pickleDict stores entries with string keys, and counts entries with other keys,
+	// which are never looked up.
 	pickleDict struct {
 		keys   []string
 		values map[string]any
 		others int
 	}
-	// pickleLong is an integer beyond 64 bits, of no use here.
+	// pickleLong is an integer of more than 64 bits, whose value is not needed.
 	pickleLong struct{}
-	// pickleStorage is where a tensor's elements are to be found.
+	// pickleStorage refers to the file data/<key>, which holds numel elements.
 	pickleStorage struct {
 		dtype dtype
 		key   string
 		numel int64
 	}
+	// pickleTensor is a view of a storage. offset and stride count elements.
 	pickleTensor struct {
 		storage *pickleStorage
 		dtype   dtype
@@ -30,7 +31,7 @@ type (
 		shape   []int64
 		stride  []int64
 	}
-	// pickleGlobal is one of the few names a pickle may mention.
+	// pickleGlobal is an entry of allowedGlobals.
 	pickleGlobal struct {
 		name  string
 		kind  globalKind
@@ -38,6 +39,7 @@ type (
 	}
 )
 
+// globalKind selects how construct handles a pickleGlobal.
 type globalKind int
 
 const (
@@ -49,14 +51,15 @@ const (
 	globalDtype
 )
 
-// dtype is an element type of PyTorch's. Only floating-point ones that Go can
-// widen to float32 are read; of the others, which an optimizer's state may
-// hold, only the size matters.
+// dtype is an element type of PyTorch. size is in bytes. Only floating-point types are
+// converted to float32; tensors of other types, as in an optimizer's state, are
+// skipped.
 type dtype struct {
 	name string
 	size int64
 }
 
+// readable reports whether elements can be converted to float32.
 func (d dtype) readable() bool {
 	switch d.name {
 	case "float16", "bfloat16", "float32", "float64":
@@ -65,8 +68,8 @@ func (d dtype) readable() bool {
 	return false
 }
 
-// allowedGlobals is all that a pickle may name. None of them does more than
-// describe data.
+// allowedGlobals are the only names that a pickle may refer to. All of them describe
+// data.
 var allowedGlobals = func() map[string]pickleGlobal {
 	m := map[string]pickleGlobal{
 		"collections.OrderedDict":         {kind: globalOrderedDict},
@@ -92,8 +95,8 @@ var allowedGlobals = func() map[string]pickleGlobal {
 	return m
 }()
 
-// refusedOps are the instructions of pickle's that build objects, call code or
-// make values no checkpoint needs.
+// refusedOps are the pickle instructions that build objects, call code or create
+// values that no checkpoint needs.
 var refusedOps = map[byte]string{
 	'i': "INST", 'o': "OBJ", 'P': "PERSID", 0x81: "NEWOBJ", 0x92: "NEWOBJ_EX",
 	0x82: "EXT1", 0x83: "EXT2", 0x84: "EXT4",
@@ -101,6 +104,7 @@ var refusedOps = map[byte]string{
 	0x96: "BYTEARRAY8", 0x97: "NEXT_BUFFER", 0x98: "READONLY_BUFFER",
 }
 
+// set adds an entry. It returns an error when the key is not hashable in Python.
 func (d *pickleDict) set(key, value any) error {
 	switch k := key.(type) {
 	case string:
@@ -119,13 +123,13 @@ func (d *pickleDict) set(key, value any) error {
 	return fmt.Errorf("a %s is the key of a dict", typeName(key))
 }
 
-// get finds the value of a string key.
+// get returns the value of a string key.
 func (d *pickleDict) get(key string) (any, bool) {
 	v, ok := d.values[key]
 	return v, ok
 }
 
-// typeName is Python's word for the type of a value, for an error message.
+// typeName returns Python's name of a value's type, for error messages.
 func typeName(v any) string {
 	switch v.(type) {
 	case nil:

@@ -2,42 +2,43 @@ package models
 
 import "fmt"
 
-// Bounds on the side of an image and what a model says that names none: the
-// Python service's default.
+// Bounds on the image size.
 const (
-	// MaxImageSize is the largest side of the square a network may see: one
-	// image of it is 48 MiB of pixels and 192 MiB of floats.
+	// MaxImageSize is the largest side of the network's square input, in pixels. An
+	// image of that size takes 48 MiB as bytes and 192 MiB as floats.
 	MaxImageSize = 4096
-	// DefaultImageSize is the side assumed of a model that does not say.
+	// DefaultImageSize is the image size of a model file that does not specify one,
+	// which is the default of the Python service.
 	DefaultImageSize = 256
 )
 
-// Limits bound what reading a model may cost. A field that is zero means its
-// default. At worst the memory taken is about MaxBytes (which the caller holds)
-// plus MaxUnpacked plus four bytes for each of MaxParameters.
+// Limits bound the resources for reading a model. A zero field means its default. The
+// largest amount of memory is about MaxBytes (held by the caller) plus MaxUnpacked
+// plus four bytes for each of MaxParameters.
 type Limits struct {
-	// MaxBytes is the largest file read, in bytes.
+	// MaxBytes is the largest size of the file, in bytes.
 	MaxBytes int64
-	// MaxParameters is the largest number of weights and biases in all.
+	// MaxParameters is the largest total number of weights and biases, and
+	// separately of elements of the reference statistics.
 	MaxParameters int64
-	// MaxUnpacked is how much may be unpacked from the zips in one file, those
-	// inside it included.
+	// MaxUnpacked is the largest number of bytes unpacked from all zips in the file,
+	// nested ones included.
 	MaxUnpacked int64
-	// MaxNodes is how many operators an ONNX graph may have.
+	// MaxNodes is the largest number of nodes of an ONNX graph.
 	MaxNodes int
-	// MaxSide is the largest side of the square that the network may see, in
-	// pixels, MaxImageSize at most. What a run takes grows with its square.
+	// MaxSide is the largest side of the network's square input, in pixels, at most
+	// MaxImageSize. The cost of an inference grows with its square.
 	MaxSide int
 }
 
-// DefaultLimits allow networks 20 times the size of the default one, which has
-// 776,579 parameters in 3.1 MB: files of 64 MiB, 16 Mi parameters, 192 MiB
-// unpacked and 4096 operators, where the default network has 16 and what
-// exporters write around it is some dozens more.
+// DefaultLimits returns limits for networks 20 times the size of the default one,
+// which has 776,579 parameters in 3.1 MB: files of 64 MiB, 16 Mi parameters, 192 MiB
+// unpacked and 4096 nodes. The default network has 16 nodes; exporters add dozens.
 func DefaultLimits() Limits {
 	return Limits{MaxBytes: 64 << 20, MaxParameters: 16 << 20, MaxUnpacked: 192 << 20, MaxNodes: 4096, MaxSide: MaxImageSize}
 }
 
+// withDefaults returns l with zero fields replaced by their defaults.
 func (l Limits) withDefaults() Limits {
 	d := DefaultLimits()
 	if l.MaxBytes == 0 {
@@ -58,18 +59,19 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// architectureOf is ArchitectureOf within the limits: it returns ErrTooLarge,
-// wrapped, as well, when the network has too many parameters.
+// architectureOf is ArchitectureOf, and also returns ErrTooLarge, wrapped, when the
+// network has more than MaxParameters.
 func (l Limits) architectureOf(shapes StateDict) (Architecture, error) {
 	a, err := ArchitectureOf(shapes)
 	if err == nil {
-		err = l.parameters(a)
+		err = l.checkParameters(a)
 	}
 	return a, err
 }
 
-// parameters returns ErrTooLarge, wrapped, when a network has too many.
-func (l Limits) parameters(a Architecture) error {
+// checkParameters returns ErrTooLarge, wrapped, when a network has more than
+// MaxParameters.
+func (l Limits) checkParameters(a Architecture) error {
 	n := int64(0)
 	for _, p := range a.Parameters() {
 		n += int64(p.Size())
@@ -80,18 +82,19 @@ func (l Limits) parameters(a Architecture) error {
 	return nil
 }
 
-// statement is what a model file says about itself beside its weights.
-type statement struct {
-	imageSize int // 0: not said
-	metadata  Metadata
-	threshold bool   // metadata.Threshold was said
-	whole     []byte // nil, or a whole metadata.json, which then alone counts
+// fileMetadata is the metadata in a model file.
+type fileMetadata struct {
+	imageSize    int // 0: not specified
+	metadata     Metadata
+	hasThreshold bool   // metadata.Threshold is set
+	json         []byte // a complete metadata.json, which overrides metadata; or nil
 }
 
-func (s *statement) set(key string, v float64) {
+// set sets the number with this key in a config or in ONNX metadata.
+func (s *fileMetadata) set(key string, v float64) {
 	switch key {
 	case "threshold":
-		s.metadata.Threshold, s.threshold = v, true
+		s.metadata.Threshold, s.hasThreshold = v, true
 	case "mean_error":
 		s.metadata.MeanError = v
 	case "std_error":
@@ -99,24 +102,25 @@ func (s *statement) set(key string, v float64) {
 	}
 }
 
-// contents is what the reader of a format takes from a file.
+// contents is the result of a format's reader, before the checks across its parts.
 type contents struct {
 	architecture Architecture
 	weights      StateDict
-	normality    StateDict
-	said         statement
+	reference    StateDict
+	metadata     fileMetadata
 }
 
-// Read reads a model from the bytes of a file, telling the format by its
-// content: a PyTorch zip checkpoint, an ONNX file, or the zip that a training
-// gives, in which metadata.json counts before what the checkpoint says.
+// Read reads a model from the bytes of a file. It detects the format from the content:
+// a PyTorch zip checkpoint, an ONNX file, or the zip that a training writes, in which
+// metadata.json overrides the metadata of the checkpoint.
 //
-// The bytes may be anybody's. Nothing in them is executed, what is allocated is
-// bounded by lim, and the model is returned only when its weights are those of
-// an Architecture, all finite, the graph of an ONNX file computes it, its image
-// size fits, and its metadata can base a verdict. The errors are ErrFormat, ErrUnsafe, ErrTooLarge, ErrArchitecture
-// and ErrMetadata, wrapped. Metadata that is there but unusable is an error: a
-// verdict by another threshold than the model's would be worse than none.
+// The bytes may be untrusted: Read executes nothing and bounds its memory by lim. It
+// returns a model only when its weights are finite and fit an Architecture, the graph
+// of an ONNX file computes that network, its image size is valid, and its metadata and
+// reference statistics are sufficient for a verdict. The errors are ErrFormat,
+// ErrUnsafe, ErrTooLarge, ErrArchitecture and ErrMetadata, wrapped. Unusable metadata
+// is an error and never replaced by defaults, since a verdict with a wrong threshold
+// is worse than none.
 func Read(data []byte, lim Limits) (*Model, error) {
 	lim = lim.withDefaults()
 	if int64(len(data)) > lim.MaxBytes {
@@ -145,19 +149,19 @@ func Read(data []byte, lim Limits) (*Model, error) {
 		return nil, err
 	}
 	if m.ImageSize > lim.MaxSide {
-		return nil, fmt.Errorf("%w: its images are %d×%d pixels, at most %d×%d are taken", ErrTooLarge, m.ImageSize, m.ImageSize, lim.MaxSide, lim.MaxSide)
+		return nil, fmt.Errorf("%w: its images are %d×%d pixels, at most %d×%d are allowed", ErrTooLarge, m.ImageSize, m.ImageSize, lim.MaxSide, lim.MaxSide)
 	}
 	m.Format, m.SHA256 = format, Identity(data)
 	return m, nil
 }
 
-// isBarePickle tells PyTorch's former file format, and any other pickle of
-// protocol 2 and later, by its first instruction.
+// isBarePickle reports whether data starts as a pickle of protocol 2 or later, which is
+// PyTorch's file format before version 1.6.
 func isBarePickle(data []byte) bool {
 	return len(data) > 1 && data[0] == 0x80 && data[1] <= 5
 }
 
-// readZip tells the two kinds of zip apart.
+// readZip reads a checkpoint or a training's zip.
 func readZip(data []byte, lim Limits) (contents, Format, error) {
 	budget := lim.MaxUnpacked
 	a, err := openArchive(data, &budget)
@@ -176,18 +180,18 @@ func readZip(data []byte, lim Limits) (contents, Format, error) {
 	return c, FormatBundle, err
 }
 
-// model checks the contents of a file as a whole.
+// model checks that the parts fit together and returns the model.
 func (c contents) model() (*Model, error) {
 	if name, ok := c.weights.Finite(); !ok {
 		return nil, fmt.Errorf("%w: %s has elements that are not finite numbers", ErrFormat, name)
 	}
-	md, err := c.said.complete()
+	md, err := c.metadata.resolve()
 	if err != nil {
 		return nil, err
 	}
 	size := md.ImageSize
 	if size == 0 {
-		size = c.said.imageSize
+		size = c.metadata.imageSize
 	}
 	if size == 0 {
 		size = DefaultImageSize
@@ -197,39 +201,40 @@ func (c contents) model() (*Model, error) {
 			ErrMetadata, size, stride, stride, MaxImageSize, c.architecture)
 	}
 	if md.Architecture != nil && !md.Architecture.Equal(c.architecture) {
-		return nil, fmt.Errorf("%w: it is that of a %.200s network, the weights are those of a %s one", ErrMetadata, md.Architecture, c.architecture)
+		return nil, fmt.Errorf("%w: it describes a %.200s network, the weights are those of a %s network", ErrMetadata, md.Architecture, c.architecture)
 	}
 	md.ImageSize, md.ModelType = size, ModelType
-	normality, err := c.normal(md, size)
+	reference, err := c.referenceFor(md, size)
 	if err != nil {
 		return nil, err
 	}
-	return &Model{Architecture: c.architecture, Weights: c.weights, Reference: normality, ImageSize: size, Metadata: md}, nil
+	return &Model{Architecture: c.architecture, Weights: c.weights, Reference: reference, ImageSize: size, Metadata: md}, nil
 }
 
-// normal gives the tensors of normality of a model that decides by them.
-func (c contents) normal(md Metadata, size int) (StateDict, error) {
+// referenceFor returns the reference statistics in file order, nil when the model
+// decides by MeasureMSE.
+func (c contents) referenceFor(md Metadata, size int) (StateDict, error) {
 	measure, _ := md.Measure()
 	if measure == MeasureMSE {
 		return nil, nil
 	}
-	if err := fitsNormality(c.normality, measure, size); err != nil {
+	if err := checkReferenceShapes(c.reference, measure, size); err != nil {
 		return nil, err
 	}
-	if name, ok := c.normality.Finite(); !ok {
+	if name, ok := c.reference.Finite(); !ok {
 		return nil, fmt.Errorf("%w: %s has elements that are not finite numbers", ErrFormat, name)
 	}
-	return c.normality.Ordered(c.normality.expected(size)), nil
+	return c.reference.Ordered(c.reference.expected(size)), nil
 }
 
-// complete gives the metadata that a statement amounts to: the whole
-// metadata.json when there is one, else the single keys.
-func (s statement) complete() (Metadata, error) {
-	if s.whole != nil {
-		return ParseMetadata(s.whole)
+// resolve returns the complete metadata.json when there is one, else the single keys
+// with DefaultThreshold for a missing threshold.
+func (s fileMetadata) resolve() (Metadata, error) {
+	if s.json != nil {
+		return ParseMetadata(s.json)
 	}
 	md := s.metadata
-	if !s.threshold {
+	if !s.hasThreshold {
 		md.Threshold = DefaultThreshold
 	}
 	return md, md.Validate()

@@ -2,9 +2,8 @@ package models
 
 import "fmt"
 
-// construct carries out the instructions by which a pickle names something and
-// calls it. Nothing is ever called: the few names that are allowed stand for
-// descriptions that are built here.
+// construct executes the instructions that refer to a global name, call it, or set the
+// state of an object. Nothing is called: the allowed names construct descriptions.
 func (p *unpickler) construct(op byte) error {
 	switch op {
 	case 'c': // GLOBAL
@@ -25,7 +24,7 @@ func (p *unpickler) construct(op byte) error {
 		module, ok1 := names[0].(string)
 		name, ok2 := names[1].(string)
 		if !ok1 || !ok2 {
-			return p.damaged("a %s of a %s is named", typeName(names[1]), typeName(names[0]))
+			return p.damaged("STACK_GLOBAL of a %s and a %s, expected two strings", typeName(names[0]), typeName(names[1]))
 		}
 		return p.global(module, name)
 	case 'Q': // BINPERSID
@@ -41,7 +40,7 @@ func (p *unpickler) construct(op byte) error {
 		}
 		f, ok := v[0].(pickleGlobal)
 		if !ok {
-			return p.unsafe("a %s is called, expected only tensors and OrderedDict to be made", typeName(v[0]))
+			return p.unsafe("a %s is called, expected only tensors and OrderedDict to be constructed", typeName(v[0]))
 		}
 		args, ok := v[1].(pickleTuple)
 		if !ok {
@@ -49,8 +48,8 @@ func (p *unpickler) construct(op byte) error {
 		}
 		return p.call(f, args)
 	}
-	// BUILD: torch.nn.Module.state_dict leaves "_metadata" on its OrderedDict,
-	// which says nothing of the weights.
+	// BUILD: torch.nn.Module.state_dict sets the attribute "_metadata" of its
+	// OrderedDict, which is not needed.
 	v, err := p.popN(2, false)
 	if err != nil {
 		return err
@@ -63,17 +62,18 @@ func (p *unpickler) construct(op byte) error {
 	return p.push(v[0])
 }
 
+// global pushes an allowed name.
 func (p *unpickler) global(module, name string) error {
 	g, ok := allowedGlobals[module+"."+name]
 	if !ok {
-		return p.unsafe("it names %.80q, expected only tensors and OrderedDict; save model.state_dict(), not the model",
+		return p.unsafe("it refers to %.80q, expected only tensors and OrderedDict; save model.state_dict(), not the model",
 			module+"."+name)
 	}
 	return p.push(g)
 }
 
-// storage reads a persistent id: ("storage", torch.FloatStorage, key, location,
-// number of elements). The location is the device the tensor was on.
+// storage pushes the storage of a persistent ID: ("storage", torch.FloatStorage, key,
+// location, number of elements). The location is a device, such as "cpu".
 func (p *unpickler) storage(id any) error {
 	t, ok := id.(pickleTuple)
 	if !ok || len(t) != 5 || t[0] != any("storage") {
@@ -93,6 +93,7 @@ func (p *unpickler) storage(id any) error {
 	return p.push(&pickleStorage{dtype: g.dtype, key: key, numel: numel})
 }
 
+// call pushes the description of the object that a call of an allowed name creates.
 func (p *unpickler) call(f pickleGlobal, args pickleTuple) error {
 	switch f.kind {
 	case globalOrderedDict:
@@ -107,7 +108,7 @@ func (p *unpickler) call(f pickleGlobal, args pickleTuple) error {
 		}
 		t, ok := args[0].(*pickleTensor)
 		if !ok {
-			return p.damaged("a parameter is made of a %s, expected a tensor", typeName(args[0]))
+			return p.damaged("a parameter is constructed from a %s, expected a tensor", typeName(args[0]))
 		}
 		return p.push(t)
 	case globalTensorV2, globalTensorV3:
@@ -117,29 +118,30 @@ func (p *unpickler) call(f pickleGlobal, args pickleTuple) error {
 		}
 		return p.push(t)
 	}
-	return p.unsafe("%s is called, expected only tensors and OrderedDict to be made", f.name)
+	return p.unsafe("%s is called, expected only tensors and OrderedDict to be constructed", f.name)
 }
 
-// newPickleTensor checks the arguments of torch._utils._rebuild_tensor_v2 and
-// _v3: storage, offset, size, stride, requires_grad, backward_hooks, then in v3
-// a dtype, then perhaps metadata. Every element must lie within the storage.
+// newPickleTensor returns the tensor for the arguments of
+// torch._utils._rebuild_tensor_v2 and _v3: storage, offset, size, stride,
+// requires_grad, backward_hooks, a dtype (v3 only) and optional metadata. It returns an
+// error when an element is outside of the storage.
 func newPickleTensor(kind globalKind, args pickleTuple) (*pickleTensor, error) {
 	need := 6
 	if kind == globalTensorV3 {
 		need = 7
 	}
 	if len(args) != need && len(args) != need+1 {
-		return nil, fmt.Errorf("a tensor is made of %d arguments, expected %d", len(args), need)
+		return nil, fmt.Errorf("a tensor is constructed from %d arguments, expected %d", len(args), need)
 	}
 	s, ok := args[0].(*pickleStorage)
 	if !ok {
-		return nil, fmt.Errorf("a tensor is made of a %s, expected a storage", typeName(args[0]))
+		return nil, fmt.Errorf("a tensor is constructed from a %s, expected a storage", typeName(args[0]))
 	}
 	t := &pickleTensor{storage: s, dtype: s.dtype}
 	if kind == globalTensorV3 {
 		g, ok := args[6].(pickleGlobal)
 		if !ok || g.kind != globalDtype {
-			return nil, fmt.Errorf("a tensor's dtype is a %s", typeName(args[6]))
+			return nil, fmt.Errorf("the dtype of a tensor is a %s", typeName(args[6]))
 		}
 		t.dtype = g.dtype
 	}
@@ -156,8 +158,8 @@ func newPickleTensor(kind globalKind, args pickleTuple) (*pickleTensor, error) {
 	if len(t.shape) != len(t.stride) {
 		return nil, fmt.Errorf("a tensor has %d dimensions and %d strides", len(t.shape), len(t.stride))
 	}
-	// Products stay far from overflow: both factors are below 2^31, and no
-	// step goes on once a value is above it.
+	// No product overflows: both factors are below 2^31, and the loop ends once a
+	// value exceeds that.
 	last, n := t.offset, int64(1)
 	for i, d := range t.shape {
 		if d == 0 {
@@ -176,7 +178,8 @@ func newPickleTensor(kind globalKind, args pickleTuple) (*pickleTensor, error) {
 	return t, nil
 }
 
-// extents reads a size or a stride: a tuple of a few non-negative integers.
+// extents returns a size or a stride, a tuple of at most maxDims integers from 0 to
+// maxElements.
 func extents(what string, v any) ([]int64, error) {
 	tuple, ok := v.(pickleTuple)
 	if !ok || len(tuple) > maxDims {

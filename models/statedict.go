@@ -14,10 +14,11 @@ type Tensor struct {
 	Data  []float32
 }
 
-// StateDict is a network's parameters in the order PyTorch lists them.
+// StateDict is a list of named tensors: the parameters of a network in PyTorch's
+// order, or reference statistics.
 type StateDict []Tensor
 
-// Get finds a tensor by its name.
+// Get returns the tensor with a name, and whether it exists.
 func (sd StateDict) Get(name string) (Tensor, bool) {
 	for _, t := range sd {
 		if t.Name == name {
@@ -27,8 +28,8 @@ func (sd StateDict) Get(name string) (Tensor, bool) {
 	return Tensor{}, false
 }
 
-// Ordered returns the tensors in the order of the parameters given. It panics
-// when one is missing: ArchitectureOf has been asked before.
+// Ordered returns the tensors in the order of ps. It panics when one is missing, so the
+// caller must have checked the names.
 func (sd StateDict) Ordered(ps []Parameter) StateDict {
 	out := make(StateDict, len(ps))
 	for i, p := range ps {
@@ -41,8 +42,8 @@ func (sd StateDict) Ordered(ps []Parameter) StateDict {
 	return out
 }
 
-// Finite reports whether no element is NaN or infinite, naming the first
-// tensor that has one.
+// Finite reports whether all elements are finite. If not, it also returns the name of
+// the first tensor with a NaN or an infinity.
 func (sd StateDict) Finite() (string, bool) {
 	for _, t := range sd {
 		if !Finite(t.Data...) {
@@ -52,12 +53,12 @@ func (sd StateDict) Finite() (string, bool) {
 	return "", true
 }
 
-// Finite reports whether none of the values is NaN or infinite.
+// Finite reports whether no value is NaN or infinite.
 func Finite(values ...float32) bool {
 	return !slices.ContainsFunc(values, func(v float32) bool { return math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) })
 }
 
-// summary names a few entries, for an error message.
+// summary returns names and shapes of the first tensors, for error messages.
 func (sd StateDict) summary() string {
 	if len(sd) == 0 {
 		return "no parameters"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs the benchmark program beside its Python peers. BENCH_PYTHON names a Python that has
-# the packages of bench/requirements.txt; without it one is made in .cache/venv-bench.
-# Arguments go to the program.
+# Runs the benchmark program, which compares with Python programs. BENCH_PYTHON names a
+# Python with the packages of bench/requirements.txt; by default one is made in
+# .cache/venv-bench. Arguments are passed to the program.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/bench-venv.sh

@@ -1,5 +1,5 @@
-// Package scripts tests what no Go program calls: the Dockerfile's steps and the script
-// that brings ONNX Runtime's library.
+// Package scripts tests the files that no Go program uses: the Dockerfile, and the script
+// that fetches ONNX Runtime's library. It must hold tests only.
 package scripts
 
 import (
@@ -18,7 +18,7 @@ import (
 
 const root = ".."
 
-// A stage is one FROM of a Dockerfile with its instructions, comments left out and
+// stage is a FROM of a Dockerfile with its instructions, without comments and with
 // continued lines joined.
 type stage struct {
 	name, image string
@@ -59,7 +59,7 @@ func dockerfile(t *testing.T) map[string]stage {
 			continue
 		}
 		if current == nil {
-			t.Fatalf("%q stands before any FROM", line)
+			t.Fatalf("%q is before any FROM", line)
 		}
 		current.steps = append(current.steps, line)
 	}
@@ -76,7 +76,7 @@ func read(t *testing.T, name string) string {
 	return string(b)
 }
 
-// runMake runs make at the root as if nobody's make had started it.
+// runMake runs make at the root, without the variables of a make that runs this test.
 func runMake(t *testing.T, args ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath("make"); err != nil {
@@ -96,7 +96,7 @@ func runMake(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-func TestEachDockerStepIsTheMakefilesOrTheSystems(t *testing.T) {
+func TestDockerfile_RunsOnlyMakeTargetsAndSystemCommands(t *testing.T) {
 	stages := dockerfile(t)
 	system := []string{"apt-get", "rm", "ldconfig", "useradd"}
 	ran := 0
@@ -106,7 +106,7 @@ func TestEachDockerStepIsTheMakefilesOrTheSystems(t *testing.T) {
 				f := strings.Fields(command)
 				if f[0] != "make" {
 					if !slices.Contains(system, f[0]) {
-						t.Errorf("stage %s runs %q, which neither the Makefile nor the system's packages answer for", name, command)
+						t.Errorf("stage %s runs %q, expected a make target or a system command", name, command)
 					}
 					continue
 				}
@@ -115,7 +115,7 @@ func TestEachDockerStepIsTheMakefilesOrTheSystems(t *testing.T) {
 					continue
 				}
 				ran++
-				// A target that is not there, or whose prerequisites are not, fails.
+				// make -n fails if the target or one of its prerequisites does not exist.
 				runMake(t, append([]string{"-n"}, f[1:]...)...)
 			}
 		}
@@ -125,17 +125,17 @@ func TestEachDockerStepIsTheMakefilesOrTheSystems(t *testing.T) {
 	}
 }
 
-func TestImagesHoldThePinnedLibrary(t *testing.T) {
+func TestDockerfile_InstallsThePinnedLibrary(t *testing.T) {
 	for _, args := range [][]string{{"install", "PREFIX=/out"}, {"install", "RUNTIME=cuda", "PREFIX=/out"}} {
 		plan := runMake(t, append([]string{"-n"}, args...)...)
 		if !strings.Contains(plan, "scripts/fetch-onnxruntime.sh") {
-			t.Errorf("make %s does not bring the library:\n%s", strings.Join(args, " "), plan)
+			t.Errorf("make %s does not fetch the library:\n%s", strings.Join(args, " "), plan)
 		}
 	}
 	if script := read(t, "scripts/fetch-onnxruntime.sh"); !strings.Contains(script, "internal/ort/library.tsv") {
 		t.Error("the script does not read the table of pinned libraries")
 	}
-	// The version stands in the table and nowhere else that builds.
+	// Only the table has the version.
 	for _, name := range []string{"Dockerfile", "Makefile", "scripts/fetch-onnxruntime.sh"} {
 		if strings.Contains(read(t, name), ort.LibraryVersion()) {
 			t.Errorf("%s names the version %s, which the table pins", name, ort.LibraryVersion())
@@ -148,7 +148,7 @@ func TestImagesHoldThePinnedLibrary(t *testing.T) {
 	}
 }
 
-func TestImagesServeAsSomebodyElseThanRoot(t *testing.T) {
+func TestDockerfile_ServesWithoutRoot(t *testing.T) {
 	stages := dockerfile(t)
 	for _, name := range []string{"cpu", "cuda"} {
 		s := stages[name]
@@ -167,18 +167,18 @@ func TestImagesServeAsSomebodyElseThanRoot(t *testing.T) {
 	}
 }
 
-func TestImageIsBuiltWithTheModulesGo(t *testing.T) {
+func TestDockerfile_BuildsWithTheGoVersionOfTheModule(t *testing.T) {
 	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(read(t, "go.mod"))
 	if version == nil {
 		t.Fatal("go.mod names no version of Go")
 	}
 	if image := dockerfile(t)["build"].image; !strings.HasPrefix(image, "golang:"+version[1]+"-") {
-		t.Errorf("the image is built with %s, the module asks for Go %s", image, version[1])
+		t.Errorf("the image is built with %s, the module needs Go %s", image, version[1])
 	}
 }
 
-// The image's own build step, in a folder instead of an image.
-func TestInstalledBinaryLiesBesideItsLibrary(t *testing.T) {
+// This is the build step of the image, in a folder.
+func TestMakeInstall_InstallsBinaryAndLibrary(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the binary")
 	}
@@ -197,7 +197,7 @@ func TestInstalledBinaryLiesBesideItsLibrary(t *testing.T) {
 	}
 }
 
-// fetch runs the script with the given commands alone on its path.
+// fetch runs the script with the given PATH, and returns its output.
 func fetch(t *testing.T, cache string, path string, env ...string) (string, error) {
 	t.Helper()
 	script, err := filepath.Abs("fetch-onnxruntime.sh")
@@ -210,11 +210,11 @@ func fetch(t *testing.T, cache string, path string, env ...string) (string, erro
 	return strings.TrimSpace(string(out)), err
 }
 
-// tools makes a folder with the system's commands that the script uses, but no npm and no Python.
+// tools returns a folder with the system commands that the script uses, without npm and Python.
 func tools(t *testing.T) string {
 	t.Helper()
 	if runtime.GOOS != "linux" {
-		t.Skip("the names of the system's commands are Linux's")
+		t.Skip("the system commands are those of Linux")
 	}
 	dir := t.TempDir()
 	for _, name := range []string{"sh", "awk", "uname", "dirname", "cut", "sort", "mktemp", "rm", "mkdir", "tar", "gzip", "cp", "chmod", "mv", "grep", "tail", "cat", "sha256sum"} {
@@ -229,7 +229,7 @@ func tools(t *testing.T) string {
 	return dir
 }
 
-// write makes an executable script on the path.
+// write writes an executable script.
 func write(t *testing.T, dir, name, body string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+body), 0o755); err != nil {
@@ -237,7 +237,7 @@ func write(t *testing.T, dir, name, body string) {
 	}
 }
 
-func TestFetchWithoutClientsSaysWhatToInstall(t *testing.T) {
+func TestFetch_NamesTheProgramsToInstall(t *testing.T) {
 	cache := t.TempDir()
 	out, err := fetch(t, cache, tools(t))
 	if err == nil {
@@ -248,14 +248,14 @@ func TestFetchWithoutClientsSaysWhatToInstall(t *testing.T) {
 	}
 	for _, want := range []string{"npm is not installed", "pip", ort.EnvLibrary} {
 		if !strings.Contains(out, want) {
-			t.Errorf("%q does not say %q", out, want)
+			t.Errorf("%q does not contain %q", out, want)
 		}
 	}
 }
 
-func TestFetchInstallsNothingWithAnotherHash(t *testing.T) {
+func TestFetch_InstallsNothingWithAnotherHash(t *testing.T) {
 	cache, path := t.TempDir(), tools(t)
-	// An npm that gives a package whose library is another file.
+	// An npm that fetches a package with another library.
 	write(t, path, "npm", `mkdir -p package/bin/napi-v6/linux/x64 package/bin/napi-v6/linux/arm64
 echo other >package/bin/napi-v6/linux/x64/libonnxruntime.so.1
 echo other >package/bin/napi-v6/linux/arm64/libonnxruntime.so.1
@@ -270,11 +270,11 @@ tar -czf it.tgz package
 	}
 	left, err := filepath.Glob(filepath.Join(cache, "onnxruntime", ort.LibraryVersion(), "*"))
 	if err != nil || len(left) != 0 {
-		t.Errorf("left behind: %q", left)
+		t.Errorf("left over: %q", left)
 	}
 }
 
-func TestFetchNamesWhatTheClientsSaid(t *testing.T) {
+func TestFetch_PrintsTheErrorOfTheClient(t *testing.T) {
 	cache, path := t.TempDir(), tools(t)
 	write(t, path, "npm", "echo 'no such package here' >&2\nexit 1\n")
 	out, err := fetch(t, cache, path)
@@ -282,29 +282,29 @@ func TestFetchNamesWhatTheClientsSaid(t *testing.T) {
 		t.Fatalf("succeeded: %s", out)
 	}
 	if !strings.Contains(out, "no such package here") || strings.Contains(out, "\n") {
-		t.Errorf("%q is not one line with npm's own words", out)
+		t.Errorf("%q is not one line with npm's error", out)
 	}
 }
 
-func TestFetchIsSilentWhereTheLibraryIsThere(t *testing.T) {
+func TestFetch_PrintsNothingIfTheLibraryExists(t *testing.T) {
 	dir, err := ort.CacheDir()
 	if err != nil {
 		t.Skip(err)
 	}
 	if _, err := os.Stat(dir); err != nil {
-		t.Skip(`no library in the cache: "make runtime" brings it`)
+		t.Skip(`no library in the cache: "make runtime" fetches it`)
 	}
 	out, err := fetch(t, filepath.Dir(filepath.Dir(dir)), tools(t))
 	if err != nil || out != "" {
-		t.Errorf("said %q, %v", out, err)
+		t.Errorf("printed %q, %v", out, err)
 	}
-	// A library that the user names is nobody's to replace.
+	// The script never replaces a library that the user names.
 	named := filepath.Join(t.TempDir(), "libonnxruntime.so")
 	if err := os.WriteFile(named, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	out, err = fetch(t, t.TempDir(), tools(t), ort.EnvLibrary+"="+named)
 	if err != nil || out != "" {
-		t.Errorf("with %s set: said %q, %v", ort.EnvLibrary, out, err)
+		t.Errorf("with %s set: printed %q, %v", ort.EnvLibrary, out, err)
 	}
 }

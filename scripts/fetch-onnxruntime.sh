@@ -1,14 +1,14 @@
 #!/bin/sh
-# Brings ONNX Runtime's shared library into the project's cache, from the package that
+# Fetches ONNX Runtime's shared library into the project's cache, from the package that
 # internal/ort/library.tsv pins, and checks its SHA-256 against that table.
 #
 #   scripts/fetch-onnxruntime.sh [cpu|cuda] [--path]
 #
-# Does nothing, silently, where the cache holds the right file already. With --path it prints
-# the folder that holds the library afterwards, and what it did goes to standard error.
+# Does nothing if the cache holds the right file already. With --path it prints the folder
+# of the library to standard output, and messages to standard error.
 #
 #   ANOMALY_CACHE        the cache folder, instead of the user's
-#   ANOMALY_ONNXRUNTIME  a library that is there already: then nothing is brought
+#   ANOMALY_ONNXRUNTIME  an installed library: then nothing is fetched
 set -eu
 
 fail() {
@@ -22,7 +22,7 @@ for arg in "$@"; do
 	case $arg in
 	cpu | cuda) kind=$arg ;;
 	--path) print_path=1 ;;
-	*) fail "unknown argument $arg: the usage is fetch-onnxruntime.sh [cpu|cuda] [--path]" ;;
+	*) fail "unknown argument $arg; usage: fetch-onnxruntime.sh [cpu|cuda] [--path]" ;;
 	esac
 done
 
@@ -31,7 +31,7 @@ if [ -z "$print_path" ] && [ "$kind" = cpu ] && [ -e "${ANOMALY_ONNXRUNTIME:-}" 
 fi
 
 table=$(cd "$(dirname "$0")/.." && pwd)/internal/ort/library.tsv
-[ -r "$table" ] || fail "the table of pinned libraries, $table, can't be read"
+[ -r "$table" ] || fail "cannot read the table of pinned libraries, $table"
 
 case $(uname -s) in
 Linux) os=linux ;;
@@ -47,7 +47,7 @@ esac
 # The rows of this platform and kind, in the table's order.
 rows=$(awk -F '\t' -v os="$os" -v arch="$arch" -v kind="$kind" '
 	$1 == os && $2 == arch && ($4 ~ /-gpu$/) == (kind == "cuda")' "$table")
-[ -n "$rows" ] || fail "no $kind build of ONNX Runtime is pinned for $os/$arch; build one, and name it with ANOMALY_ONNXRUNTIME"
+[ -n "$rows" ] || fail "no $kind build of ONNX Runtime is pinned for $os/$arch; build one, and set ANOMALY_ONNXRUNTIME to it"
 version=$(printf '%s\n' "$rows" | awk -F '\t' 'NR == 1 { print $5 }')
 
 if [ -n "${ANOMALY_CACHE:-}" ]; then
@@ -68,7 +68,7 @@ hash_of() {
 	fi
 }
 
-# Whether each file of the platform is there with a hash that the table gives it.
+# complete succeeds if each file of the platform exists with a hash in the table.
 complete() {
 	for name in $(printf '%s\n' "$rows" | cut -f 7 | sort -u); do
 		[ -f "$dir/$name" ] || return 1
@@ -94,8 +94,8 @@ npm_fetch() {
 		tar -xzf "$tmp"/npm/*.tgz -C "$tmp/npm" >>"$tmp/log" 2>&1
 }
 
-# pip_fetch PACKAGE: unpacks the wheel under $tmp/pip/package. The wheel is named by
-# platform, and all of a platform's wheels carry one library: so any Python will do.
+# pip_fetch PACKAGE: unpacks the wheel under $tmp/pip/package. The wheels of a platform hold
+# the same library for every version of Python, so the version here does not matter.
 pip_fetch() {
 	case $os/$arch in
 	linux/amd64) platform=manylinux_2_28_x86_64 ;;
@@ -119,7 +119,7 @@ for client in npm pip; do
 	package=$(printf '%s\n' "$mine" | awk -F '\t' 'NR == 1 { print $4 }')
 	rm -rf "${tmp:?}/$client"
 	if ! "${client}_fetch" "$package"; then
-		why="${why}$client could not bring $package $version ($(grep . "$tmp/log" 2>/dev/null | tail -n 1)); "
+		why="${why}$client could not fetch $package $version ($(grep . "$tmp/log" 2>/dev/null | tail -n 1)); "
 		continue
 	fi
 	mkdir -p "$dir"
@@ -128,14 +128,14 @@ for client in npm pip; do
 		[ -f "$tmp/$client/package/$file" ] || fail "$package $version from $client holds no $file"
 		got=$(hash_of "$tmp/$client/package/$file")
 		[ "$got" = "$want" ] || fail "$file of $package $version from $client has the SHA-256 $got, and $want is pinned: it was not installed"
-		# Copied beside its place and renamed, so that nobody ever loads half a file.
+		# Copied into the same folder and renamed, so that no process loads a partial file.
 		part=$dir/.$name.$$
 		cp "$tmp/$client/package/$file" "$part"
 		chmod 755 "$part"
 		mv -f "$part" "$dir/$name"
 		part=
 	done <"$tmp/files"
-	said="ONNX Runtime $version ($kind, $os/$arch) brought with $client from $package, SHA-256 checked, into $dir"
+	said="ONNX Runtime $version ($kind, $os/$arch) fetched with $client from $package, SHA-256 checked, into $dir"
 	if [ -n "$print_path" ]; then
 		echo "$said" >&2
 		printf '%s\n' "$dir"
@@ -144,4 +144,4 @@ for client in npm pip; do
 	fi
 	exit 0
 done
-fail "ONNX Runtime $version can't be brought: ${why}install npm or pip, or name a library with ANOMALY_ONNXRUNTIME"
+fail "ONNX Runtime $version cannot be fetched: ${why}install npm or pip, or set ANOMALY_ONNXRUNTIME to a library"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Fuzzes the HTTP service from its own OpenAPI document with REQUESTS requests, by
-# schemathesis, which pip brings into .cache/venv-http. FUZZ_HTTP_PYTHON names a Python that
-# has it already.
+# Sends REQUESTS requests to the HTTP service, which schemathesis generates from the OpenAPI
+# document. pip installs schemathesis into .cache/venv-http; FUZZ_HTTP_PYTHON names a Python
+# that has it already.
 set -eu
 cd "$(dirname "$0")/.."
 if [ -z "${FUZZ_HTTP_PYTHON:-}" ]; then
@@ -9,7 +9,7 @@ if [ -z "${FUZZ_HTTP_PYTHON:-}" ]; then
 	want='schemathesis==4.32.5'
 	if [ "$(cat .cache/venv-http/ready 2>/dev/null)" != "$want" ]; then
 		command -v python3 >/dev/null 2>&1 || {
-			echo "python3 is not installed, and schemathesis is Python's: install it, or name one with FUZZ_HTTP_PYTHON" >&2
+			echo "python3 is not installed, but schemathesis needs it: install it, or set FUZZ_HTTP_PYTHON" >&2
 			exit 1
 		}
 		rm -rf .cache/venv-http

@@ -1,10 +1,10 @@
-"""Fuzzes a running service from its own OpenAPI document, by schemathesis.
+"""Fuzzes a service from its OpenAPI document with schemathesis.
 
     python scripts/fuzz_http.py bin/anomaly 20000
 
-starts the service on a free port of the loopback, sends it that many requests or
-more, and fails when an answer is a 500, or is none that the document describes,
-when the service ended, grew beyond MOST_MB, or is not well afterwards.
+starts the service on a free port of the loopback address, sends at least that many
+requests, and fails if a response has status 500 or does not match the document, or
+if the service exits, uses more than MAX_MB, or is unhealthy afterwards.
 """
 
 import json
@@ -20,13 +20,13 @@ import time
 import urllib.error
 import urllib.request
 
-MOST_MB = 1024
+MAX_MB = 1024
 CHECKS = ("not_a_server_error,status_code_conformance,content_type_conformance,"
           "response_headers_conformance,response_schema_conformance,unsupported_method,missing_required_header")
 
 
 def get(url):
-    """The status and the text of an answer."""
+    """Returns the status and the text of a response."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return answer.status, answer.read().decode()
@@ -35,7 +35,7 @@ def get(url):
 
 
 def samples(text):
-    """The samples of /metrics by name and labels."""
+    """Returns the samples of /metrics by name and labels."""
     return {m[1]: float(m[2]) for m in re.finditer(r"^([^#\s]\S*) (\S+)$", text, re.M)}
 
 
@@ -44,8 +44,8 @@ def resident(pid):
         return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) / 1024
 
 
-def requests(figures):
-    return sum(v for k, v in figures.items() if k.startswith("anomaly_http_requests_total"))
+def requests(metrics):
+    return sum(v for k, v in metrics.items() if k.startswith("anomaly_http_requests_total"))
 
 
 def main(binary, wanted):
@@ -67,7 +67,7 @@ def main(binary, wanted):
                     break
                 time.sleep(0.1)
             if url is None:
-                sys.exit("the service does not listen: " + open(log.name).read())
+                sys.exit("the service is not listening: " + open(log.name).read())
             before = samples(get(url + "/metrics")[1])
             most = [resident(service.pid)]
             ended = threading.Event()
@@ -80,8 +80,8 @@ def main(binary, wanted):
             watcher.start()
             operations = sum(len(o) for o in json.loads(get(url + "/openapi.json")[1])["paths"].values())
             seed, sent, rounds = 1, 0, 0
-            # One worker: Python 3.11 counts how deep it is in a syntax tree for all threads
-            # together, and the fuzzer, which reads its own source, fails when two do so at once.
+            # One worker: Python 3.11 shares the AST recursion counter between threads, and the fuzzer,
+            # which parses its own source, fails if two threads do so concurrently.
             while sent < wanted and rounds < 100 and not failures and service.poll() is None:
                 examples = min(math.ceil((wanted - sent) / operations), 500)
                 run = subprocess.run(
@@ -98,29 +98,29 @@ def main(binary, wanted):
             ended.set()
             watcher.join()
             if service.poll() is not None:
-                sys.exit(f"the service ended with {service.returncode}: " + open(log.name).read()[-4000:])
+                sys.exit(f"the service exited with {service.returncode}: " + open(log.name).read()[-4000:])
             after = samples(get(url + "/metrics")[1])
             status, health = get(url + "/health")
             if status != 200 or json.loads(health)["status"] != "healthy":
-                failures.append(f"afterwards /health answers {status}: {health}")
+                failures.append(f"/health after the test: status {status}: {health}")
             by_status = {}
             for name, count in after.items():
                 if name.startswith("anomaly_http_requests_total"):
                     code = re.search(r'status="(\d+)"', name)[1]
                     by_status[code] = by_status.get(code, 0) + int(count)
             if by_status.get("500") or after["anomaly_panics_total"]:
-                failures.append(f"{by_status.get('500', 0)} answers of 500, {after['anomaly_panics_total']:.0f} panics")
-            if max(most) > MOST_MB:
-                failures.append(f"the service took {max(most):.0f} MB, at most {MOST_MB} are expected")
+                failures.append(f"{by_status.get('500', 0)} responses with status 500, {after['anomaly_panics_total']:.0f} panics")
+            if max(most) > MAX_MB:
+                failures.append(f"the service used {max(most):.0f} MB, expected at most {MAX_MB}")
             kept = sum(len(files) for _, _, files in os.walk(uploads))
             if kept:
-                failures.append(f"{kept} uploads are left")
+                failures.append(f"{kept} uploads left")
             print(f"{sent} requests; by status {dict(sorted(by_status.items()))}; memory {most[0]:.0f} MB before, {max(most):.0f} at most, "
                   f"{resident(service.pid):.0f} after; goroutines {before['go_goroutines']:.0f} before, {after['go_goroutines']:.0f} after")
         finally:
             service.send_signal(signal.SIGTERM)
             if service.wait(60) != 0:
-                failures.append(f"the service ended with {service.returncode}")
+                failures.append(f"the service exited with {service.returncode}")
     for failure in failures:
         print(failure, file=sys.stderr)
     sys.exit(1 if failures else 0)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Holds models of three kinds against the runtimes that their files are made for, and prints a
-# table: see bench/interop/run.py, which takes the arguments. BENCH_PYTHON: as in bench.sh.
+# Compares three kinds of models in the runtimes that their files are made for, and prints a
+# table. Arguments are passed to bench/interop/run.py. BENCH_PYTHON is that of bench.sh.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/bench-venv.sh

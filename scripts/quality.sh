@@ -1,16 +1,16 @@
 #!/bin/sh
-# Measures how well defects are found, by the program in bench/quality: `measure`, `quick`,
-# `splits`, `ablation` on the data sets that DATASETS names (folders with train/good, test/good
-# and test/<defect>) and on the drawn ones; `pictures` of one. What is measured is kept in
-# .cache/quality, so that a run that was interrupted goes on from there. Further arguments go to
-# the program.
+# Measures detection quality with the program in bench/quality: `measure`, `quick`, `splits`
+# and `ablation` on the data sets in DATASETS (folders with train/good, test/good and
+# test/<defect>) and on the generated ones; `pictures` of one data set. Results are kept in
+# .cache/quality, where an interrupted run continues. Further arguments are passed to the
+# program.
 set -eu
 cd "$(dirname "$0")/.."
 what=$1
 shift
 cache=.cache/quality
 mkdir -p "$cache"
-# Without the state of the repository in it, the program is another only when its code is.
+# -buildvcs=false: without the commit in it, the program changes only when its code does.
 "${GO:-go}" build -buildvcs=false -trimpath -o "$cache/quality" ./bench/quality
 case $what in
 measure)

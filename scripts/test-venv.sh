@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes .cache/venv from testdata/requirements.txt, for the tests that run Python. Silent
-# where it is up to date. Without Python, or where its packages can't be brought, it says so
-# and succeeds: those tests skip.
+# Makes .cache/venv from testdata/requirements.txt for the tests that run Python. Prints
+# nothing if it is up to date. Without Python, or if its packages cannot be installed, it
+# prints so and succeeds, and those tests skip.
 set -eu
 cd "$(dirname "$0")/.."
 venv=.cache/venv
@@ -19,7 +19,7 @@ mkdir -p .cache
 if python3 -m venv "$venv" >.cache/venv.log 2>&1 &&
 	"$venv/bin/python" -m pip install --quiet --only-binary=:all: -r "$want" >>.cache/venv.log 2>&1; then
 	cp "$want" "$venv/ready"
-	echo "Python's packages for the tests brought with pip into $venv"
+	echo "Python packages for the tests installed with pip into $venv"
 else
-	echo "Python's packages for the tests can't be brought ($(grep . .cache/venv.log | tail -n 1)): the tests that run Python will skip"
+	echo "Python packages for the tests cannot be installed ($(grep . .cache/venv.log | tail -n 1)): the tests that run Python will skip"
 fi

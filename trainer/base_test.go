@@ -10,7 +10,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-func TestTrainingGoesOnFromAnEarlierModel(t *testing.T) {
+func TestTrain_ContinuesFromBase(t *testing.T) {
 	e := orttest.Open(t)
 	first := withHeads(t, e)
 	first.SHA256 = "known"
@@ -24,17 +24,17 @@ func TestTrainingGoesOnFromAnEarlierModel(t *testing.T) {
 		t.Errorf("at %d px, from %q, classes %q", second.ImageSize, second.Metadata.Training.Base, second.Metadata.ClassNames)
 	}
 	if !slices.Equal(before, first.Weights[0].Data) {
-		t.Error("the earlier model was changed")
+		t.Error("the base model was changed")
 	}
-	// It begins where the earlier one ended, not where random weights do.
-	// (Adam's moments start anew, which costs it a little at first.)
+	// The first loss is near the base's last one and not that of random weights. It is
+	// a little higher, because Adam's moments start at zero.
 	began, random := second.Metadata.TrainingLosses[0], first.Metadata.TrainingLosses[0]
 	if began > 0.7*random || math.IsNaN(began) {
-		t.Errorf("its first loss is %v, that of random weights %v", began, random)
+		t.Errorf("first loss %v, of random weights %v", began, random)
 	}
 }
 
-func TestTrainingRefusesAModelThatDoesNotFit(t *testing.T) {
+func TestSettle_RejectsUnsuitableBase(t *testing.T) {
 	narrow := models.Architecture{Channels: []int{3, 4, 6, 8, 10}}
 	for _, c := range []struct {
 		name string
@@ -44,7 +44,7 @@ func TestTrainingRefusesAModelThatDoesNotFit(t *testing.T) {
 		{"another image size", Options{ImageSize: 128, Base: &models.Model{Architecture: models.DefaultArchitecture(), ImageSize: 64}}},
 	} {
 		if _, _, err := c.o.Settle(); !errors.Is(err, ErrBase) {
-			t.Errorf("%s gives %v", c.name, err)
+			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// BenchmarkStep times one training step of the default network. `make bench`
-// runs it beside PyTorch's. ANOMALY_BENCH_PROVIDER says where, if not on the
-// processor.
+// BenchmarkStep measures one training step of the default network. `make bench` runs it
+// next to PyTorch's. ANOMALY_BENCH_PROVIDER selects an execution provider other than
+// the CPU.
 func BenchmarkStep(b *testing.B) {
 	for _, c := range []struct{ side, batch int }{{128, 16}, {256, 16}, {384, 16}, {128, 8}, {256, 8}, {384, 8}} {
 		b.Run(fmt.Sprintf("side=%d/batch=%d", c.side, c.batch), func(b *testing.B) {
@@ -43,9 +43,9 @@ func BenchmarkStep(b *testing.B) {
 				}
 			}
 			for range 2 {
-				step() // the first makes the sessions
+				step() // the first creates the sessions
 			}
-			// The median, as other work on the machine makes some steps much longer.
+			// The median: other work on the machine makes some steps much longer.
 			var times []time.Duration
 			for b.Loop() {
 				began := time.Now()

@@ -1,7 +1,9 @@
-// Package trainer learns what normal looks like: it reads the data set in a
-// zip or a folder, trains the autoencoder on it in ONNX Runtime, learns what the
-// places of normal images look like and the markers of defects, and draws the
-// threshold from images that were not learnt from. What it returns is a model;
-// writing files is the exporter's work, and nothing here knows of HTTP or of a
-// terminal.
+// Package trainer trains a model on a folder or zip of normal images and returns it.
+// It holds the options and levels of a training, the autoencoder's epochs with their
+// time budget and micro-batches, and the calibration of a trained model on other
+// images (Recalibrate).
+//
+// Reading images (internal/dataset), what decides about an image (internal/decision),
+// Adam (internal/optimizer) and writing files (exporter) do not belong here, nor does
+// anything about HTTP or a terminal.
 package trainer

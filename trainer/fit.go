@@ -10,31 +10,33 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// fitted is what the epochs came to.
+// fitted is the record of the epochs.
 type fitted struct {
-	// losses are the mean loss of each epoch, the last of those steps that it
-	// came to.
+	// losses are the mean losses of the steps of each epoch. The last epoch may be
+	// incomplete.
 	losses         []float64
 	steps, planned int
 	ended          models.Ending
 }
 
-// loadInTime loads the data set, within MaxTime.
+// loadInTime loads the data set. It returns ErrTooLittleTime when MaxTime passes first.
 func loadInTime(ctx context.Context, src *dataset.Source, o Options, began time.Time) (*dataset.Dataset, error) {
 	if o.MaxTime > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, began.Add(o.MaxTime), ErrTooLittleTime)
 		defer cancel()
 	}
+	o.begin(StageReadingImages)
 	return dataset.Load(ctx, src, o.dataset())
 }
 
-// fit runs the epochs. The last batch of an epoch may be short and is a step
-// like any other, as in PyTorch's DataLoader; an epoch's loss is the mean of
-// its steps' losses. Where something was learnt before, the first step is taken
-// whatever the caller asked for, so that there is a model to hold it.
+// fit runs the epochs and returns the trained weights. As in PyTorch's DataLoader, the
+// last batch of an epoch may be smaller; it counts as a step like any other.
+//
+// If the model has a decision already, the first step is taken even if the training is
+// stopped, so that there is a model to hold the decision.
 func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weights models.StateDict,
-	data *dataset.Dataset, level Level, o Options, began time.Time, learnt bool,
+	data *dataset.Dataset, level Level, o Options, began time.Time, hasDecision bool,
 ) (models.StateDict, fitted, error) {
 	s, err := newStepper(engine, arch, weights, data.Side, data.Side, o)
 	if err != nil {
@@ -44,30 +46,30 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 	steps := (data.Len() + level.BatchSize - 1) / level.BatchSize
 	f := fitted{planned: level.Epochs * steps}
 	for _, n := range []int{min(level.BatchSize, data.Len()), data.Len() % level.BatchSize} {
-		if n > 0 { // sessions are made here, so that the steps' time is theirs alone
+		if n > 0 { // create sessions now, so that the steps' durations do not include it
 			if err := s.prepare(MicroBatches(n, s.h, s.w)); err != nil {
 				return nil, f, err
 			}
 		}
 	}
-	p := newPace(f.planned, data.Len(), level.BatchSize, began, o.MaxTime)
+	budget := newTimeBudget(f.planned, data.Len(), level.BatchSize, began, o.MaxTime)
 	b := batches{data: data, shuffle: streams.New(o.Seed, streams.Shuffle), size: level.BatchSize}
 	started := time.Now()
 	sum := 0.0
 	for {
-		if f.ended = ending(p, o.stopped() && (f.steps > 0 || !learnt)); f.ended != "" {
+		if f.ended = ending(budget, o.stopped() && (f.steps > 0 || !hasDecision)); f.ended != "" {
 			break
 		}
 		batch, err := b.next()
 		if err != nil {
 			return nil, f, err
 		}
-		stepped := time.Now()
-		loss, err := s.Step(ctx, batch, level.LearningRate*p.rate())
+		stepStarted := time.Now()
+		loss, err := s.Step(ctx, batch, level.LearningRate*budget.decay())
 		if err != nil {
 			return nil, f, err
 		}
-		p.took(time.Since(stepped))
+		budget.addStep(time.Since(stepStarted))
 		epoch, inEpoch := f.steps/steps, f.steps%steps
 		if inEpoch == 0 {
 			sum = 0
@@ -79,7 +81,7 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 		if o.Progress != nil {
 			o.Progress(Progress{
 				Epoch: epoch + 1, Epochs: level.Epochs, Step: f.steps, Steps: f.planned, Loss: f.losses[epoch],
-				Elapsed: time.Since(started), Remaining: p.left(),
+				Elapsed: time.Since(started), Remaining: budget.remaining(),
 			})
 		}
 	}
@@ -93,31 +95,31 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 	}
 }
 
-// ending says whether and why the training ends before the next step.
-func ending(p *pace, stopped bool) models.Ending {
+// ending returns why the epochs end before the next step, or "" if they continue.
+func ending(b *timeBudget, stopped bool) models.Ending {
 	switch {
 	case stopped:
 		return models.EndedByCaller
-	case p.more():
+	case b.allowsStep():
 		return ""
-	case p.done == p.steps:
+	case b.done == b.steps:
 		return models.EndedComplete
 	}
 	return models.EndedByTime
 }
 
-// batches deals the images out in a new order each epoch.
+// batches iterates over the images in batches, in a new random order each epoch.
 type batches struct {
 	data    *dataset.Dataset
 	shuffle interface{ Perm(n int) []int }
 	size    int
-	order   []int // what is left of this epoch
+	order   []int // of the images left in this epoch
 	images  [][]byte
-	buffers [][]byte // of images that lie on disk
+	buffers [][]byte // hold images that are read from disk
 }
 
-// next is the next batch, the last of an epoch being what is left. It is valid
-// until the one after it.
+// next returns the next batch, which may be smaller at the end of an epoch. The batch
+// is valid until the next call.
 func (b *batches) next() ([][]byte, error) {
 	if len(b.order) == 0 {
 		b.order = b.shuffle.Perm(b.data.Len())

@@ -14,7 +14,7 @@ import (
 
 const normalTiles = "../testdata/tiles/train/good"
 
-// folder is all normal tiles.
+// folder returns all normal tiles.
 func folder(t *testing.T) *dataset.Source {
 	t.Helper()
 	src, err := dataset.OpenFolder(normalTiles, dataset.DefaultLimits())
@@ -46,25 +46,26 @@ func loadTiles(t *testing.T, files map[string][]byte) *dataset.Dataset {
 	return d
 }
 
-// aFewTiles returns tiles for tests to which their number does not matter.
+// aFewTiles returns 18 tiles, for tests that need few images.
 func aFewTiles(t *testing.T) *dataset.Source {
 	t.Helper()
 	return zipSource(t, testkit.Tiles(t, 18))
 }
 
-// brief gives the options of a training that ends after its first step.
+// brief returns the options with a Stop that ends the training after its first step.
 func brief(o Options) Options {
 	stop := make(chan struct{})
 	o.Stop, o.Progress = stop, func(Progress) { close(stop) }
 	return o
 }
 
-// withHeads is a model of level 2, the lowest that trains heads. It is trained
-// once; what a test may change of it is its own.
+// withHeads returns a model of level 2, the lowest level with heads. The model is
+// trained once; each test gets a copy of its tensors.
 func withHeads(t *testing.T, e *ort.Engine) *models.Model {
 	t.Helper()
 	headsOnce.Do(func() {
-		m, err := Train(t.Context(), e, folder(t), Options{Level: 2, ImageSize: 32, Seed: 4})
+		m, err := Train(t.Context(), e, folder(t), Options{Level: 2, ImageSize: 32, Seed: 4,
+			Stage: func(s Stage) { headsStages = append(headsStages, s) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,6 +85,7 @@ func withHeads(t *testing.T, e *ort.Engine) *models.Model {
 }
 
 var (
-	headsOnce  sync.Once
-	headsModel *models.Model
+	headsOnce   sync.Once
+	headsModel  *models.Model
+	headsStages []Stage // of its training
 )

@@ -12,7 +12,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// uniform is make_training.py's hash: n numbers in [0, 1).
+// uniform returns n numbers in [0, 1), by the same hash as make_training.py.
 func uniform(n, salt int) []float64 {
 	out := make([]float64, n)
 	for i := range out {
@@ -60,9 +60,9 @@ func hashedImage(i, size int) []byte {
 	return out
 }
 
-// Twenty steps from the same weights on the same batches, the last of each
-// epoch short, give PyTorch's losses and PyTorch's weights.
-func TestTwentyStepsAreThoseOfPyTorch(t *testing.T) {
+// Twenty steps from the same weights on the same batches, the last of each epoch
+// smaller, result in PyTorch's losses and weights.
+func TestStep_MatchesPyTorch(t *testing.T) {
 	raw, err := os.ReadFile("../testdata/golden/training.json")
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func TestTwentyStepsAreThoseOfPyTorch(t *testing.T) {
 				}
 				worst = max(worst, math.Abs(got-want)/want)
 				if math.Abs(got-want) > 1e-4*want {
-					t.Errorf("step %d: loss %.8f, PyTorch's %.8f", i+1, got, want)
+					t.Errorf("step %d: loss %.8f, PyTorch has %.8f", i+1, got, want)
 				}
 			}
 			t.Logf("largest relative difference of a loss: %.2g", worst)
@@ -111,7 +111,7 @@ func TestTwentyStepsAreThoseOfPyTorch(t *testing.T) {
 					norm += v * v
 				}
 				if relative := math.Sqrt(difference / norm); relative > 1e-4 {
-					t.Errorf("%s differs from PyTorch's by %.2g of its norm", w.Name, relative)
+					t.Errorf("%s differs from PyTorch's by %.2g, relative to the norm", w.Name, relative)
 				} else {
 					t.Logf("%s: %.2g", w.Name, relative)
 				}

@@ -5,22 +5,21 @@ import (
 	"fmt"
 )
 
-// ErrLevel is returned when a level is not one of 1 to 5. Its text is the
-// Python service's, which clients may match.
+// ErrLevel is returned when a level is not between 1 and 5. Clients may match its text,
+// which is the Python service's.
 var ErrLevel = errors.New("Level must be between 1 and 5")
 
-// DefaultLevel is the level of a training that names none.
+// DefaultLevel is the level used when none is given.
 const DefaultLevel = 3
 
-// Level is a preset of how long and how finely to train. Epochs, batch
-// size and learning rate are the Python service's.
+// Level is a preset of the length and learning rate of a training. Epochs, batch sizes
+// and learning rates are the Python service's.
 type Level struct {
 	Number       int
 	Epochs       int
 	BatchSize    int
 	LearningRate float64
-	// HeadSteps is how many steps each head is trained for on synthetic anomalies
-	// beside the network; 0 is for none.
+	// HeadSteps is the number of training steps of each defect head; 0 means no heads.
 	HeadSteps int
 }
 
@@ -32,10 +31,7 @@ var levels = []Level{
 	{5, 100, 8, 1e-4, 800},
 }
 
-// Levels lists the presets from the quickest to the most thorough.
-func Levels() []Level { return append([]Level(nil), levels...) }
-
-// LevelOf returns the preset of that number, or ErrLevel.
+// LevelOf returns level n. It returns ErrLevel when n is not between 1 and 5.
 func LevelOf(n int) (Level, error) {
 	if n < 1 || n > len(levels) {
 		return Level{}, fmt.Errorf("%w, got %d", ErrLevel, n)

@@ -12,8 +12,8 @@ import (
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 )
 
-// niceThreads counts the threads of this process by their niceness, all but the
-// first one: Go does not end that, it only never uses it again.
+// niceThreads counts the threads of this process by niceness. It leaves out the main
+// thread, which Go never ends.
 func niceThreads(t *testing.T) map[int]int {
 	t.Helper()
 	list, err := filepath.Glob("/proc/self/task/*/stat")
@@ -29,7 +29,7 @@ func niceThreads(t *testing.T) map[int]int {
 		if err != nil {
 			continue // it ended
 		}
-		// The fields behind the name, which may hold anything; niceness is the 19th.
+		// The fields after the name, which may contain anything; niceness is field 19.
 		fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
 		nice := 0
 		if _, err := fmt.Sscan(fields[19-3], &nice); err != nil {
@@ -40,40 +40,38 @@ func niceThreads(t *testing.T) map[int]int {
 	return out
 }
 
-func TestTrainingsThreadsStandBackAndNoThreadStaysSo(t *testing.T) {
+func TestTrain_LowersThreadPriorityAndEndsThoseThreads(t *testing.T) {
 	own := niceThreads(t)
 	const nice = 13
 	if own[nice] > 0 {
 		t.Skip("the tests run at this niceness themselves")
 	}
-	// Between steps the threads that compute parts of a batch are gone, so they
-	// are looked for all the time.
-	seen, over, looked := 0, make(chan struct{}), make(chan struct{})
+	// The threads that compute micro-batches end between steps, so count continuously.
+	most, over, stopped := 0, make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(looked)
+		defer close(stopped)
 		for {
 			select {
 			case <-over:
 				return
 			case <-time.After(time.Millisecond):
-				seen = max(seen, niceThreads(t)[nice])
+				most = max(most, niceThreads(t)[nice])
 			}
 		}
 	}()
 	m, err := Train(t.Context(), orttest.Open(t), aFewTiles(t), Options{Level: 1, ImageSize: 32, Niceness: nice})
 	close(over)
-	<-looked
+	<-stopped
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The one that trains, and what ONNX Runtime started from it for more threads
-	// than one.
-	if want := orttest.Open(t).Threads(); seen < want {
-		t.Errorf("%d threads stood back, expected %d at least", seen, want)
+	// The training's own thread, and those that ONNX Runtime starts from it.
+	if want := orttest.Open(t).Threads(); most < want {
+		t.Errorf("%d threads of low priority, expected at least %d", most, want)
 	}
 	for deadline := time.Now().Add(time.Minute); niceThreads(t)[nice] > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("threads stay behind")
+			t.Fatal("threads of low priority remain")
 		}
 	}
 	plain, err := Train(t.Context(), orttest.Open(t), aFewTiles(t), Options{Level: 1, ImageSize: 32, Threads: 1})
@@ -81,6 +79,6 @@ func TestTrainingsThreadsStandBackAndNoThreadStaysSo(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(m.Weights, plain.Weights) {
-		t.Error("niceness and threads change the model")
+		t.Error("the model depends on niceness or threads")
 	}
 }

@@ -24,11 +24,11 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// drawnMembers is a measure of drawn images: the members are the brightness of their
-// channels and its spread, as logarithms.
-type drawnMembers struct{ offsets, slopes []float32 }
+// fakeModel has the members of a fake anomaly score: the logarithms of the mean and of
+// the variance of each channel's brightness.
+type fakeModel struct{ offsets, slopes []float32 }
 
-func (f *drawnMembers) Members(_ context.Context, pixels []byte) ([]float64, error) {
+func (f *fakeModel) members(pixels []byte) []float64 {
 	out := make([]float64, 6)
 	n := float64(len(pixels) / 3)
 	for c := range 3 {
@@ -40,23 +40,19 @@ func (f *drawnMembers) Members(_ context.Context, pixels []byte) ([]float64, err
 		out[c] = math.Log(1 + sum/n)
 		out[c+3] = math.Log(1 + squares/n - sum/n*sum/n)
 	}
-	return out, nil
+	return out
 }
 
-// score joins the members as the model does that has these offsets and slopes.
-func (f *drawnMembers) score(ctx context.Context, pixels []byte) (float64, error) {
-	raw, err := f.Members(ctx, pixels)
-	if err != nil {
-		return 0, err
-	}
+// score joins the members by the fake model's offsets and slopes.
+func (f *fakeModel) score(_ context.Context, pixels []byte) (scores, error) {
+	members := f.members(pixels)
 	c := calibration.Calibration{Offsets: f.offsets, Slopes: f.slopes, Weights: slices.Repeat([]float32{1.0 / 6}, 6)}
-	return c.Join(raw), nil
+	return scores{anomaly: c.Join(members), mse: 0.25, members: members}, nil
 }
 
-func (f *drawnMembers) gauge() gauge {
+func (f *fakeModel) gauge() gauge {
 	return gauge{
-		score: f.score, members: f,
-		mse: func(context.Context, []byte) (float64, error) { return 0.25, nil },
+		score: f.score,
 		standardize: func(_ *models.Model, offsets, slopes []float32) error {
 			f.offsets, f.slopes = offsets, slopes
 			return nil
@@ -64,8 +60,8 @@ func (f *drawnMembers) gauge() gauge {
 	}
 }
 
-// normalsOf are n noisy images, so much brighter.
-func normalsOf(t *testing.T, r *rand.Rand, n int, brighter float64) *dataset.Dataset {
+// noisyImages returns n images of random noise, brighter by the given amount (0 to 255).
+func noisyImages(t *testing.T, r *rand.Rand, n int, brighter float64) *dataset.Dataset {
 	t.Helper()
 	const side = 16
 	files := map[string][]byte{}
@@ -90,7 +86,7 @@ func normalsOf(t *testing.T, r *rand.Rand, n int, brighter float64) *dataset.Dat
 	return data
 }
 
-// falseAlarms is the share of images above the model's threshold.
+// falseAlarms returns the share of images above the model's threshold.
 func falseAlarms(t *testing.T, m *models.Model, g gauge, data *dataset.Dataset) float64 {
 	t.Helper()
 	_, threshold := m.Metadata.Measure()
@@ -101,44 +97,44 @@ func falseAlarms(t *testing.T, m *models.Model, g gauge, data *dataset.Dataset) 
 		if err != nil {
 			t.Fatal(err)
 		}
-		score, err := g.score(t.Context(), pixels)
+		s, err := g.score(t.Context(), pixels)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if score > threshold {
+		if s.anomaly > threshold {
 			alarms++
 		}
 	}
 	return float64(alarms) / float64(data.Len())
 }
 
-func TestCalibratingOnShiftedNormalsRestoresThePromiseOnOthersOfThatShift(t *testing.T) {
+func TestRecalibrate_RestoresTheFalseAlarmRateAfterAShift(t *testing.T) {
 	const rate, shift = 0.05, 30
 	r := rand.New(rand.NewPCG(1, 2))
-	f := &drawnMembers{offsets: make([]float32, 6), slopes: slices.Repeat([]float32{1}, 6)}
+	f := &fakeModel{offsets: make([]float32, 6), slopes: slices.Repeat([]float32{1}, 6)}
 	g := f.gauge()
 	o := Options{FalseAlarmRate: rate, Threads: 2}
 	m := &models.Model{Metadata: models.Metadata{Decision: &models.Decision{Measure: models.MeasureBandMahalanobis, Threshold: 1}}}
-	first, report, err := recalibrate(t.Context(), m, normalsOf(t, r, 199, 0), g, o)
+	first, report, err := recalibrate(t.Context(), m, noisyImages(t, r, 199, 0), g, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if report.Shift != nil {
-		t.Errorf("a model without scores is compared: %+v", report.Shift)
+		t.Errorf("a model without scores has shift %+v", report.Shift)
 	}
-	if got := falseAlarms(t, first, g, normalsOf(t, r, 200, 0)); got > 2*rate {
-		t.Errorf("%v false alarms without a shift", got)
+	if got := falseAlarms(t, first, g, noisyImages(t, r, 200, 0)); got > 2*rate {
+		t.Errorf("share of false alarms without a shift %v", got)
 	}
-	shifted := normalsOf(t, r, 200, shift)
+	shifted := noisyImages(t, r, 200, shift)
 	if got := falseAlarms(t, first, g, shifted); got < 0.5 {
-		t.Fatalf("the shift raises false alarms to %v only", got)
+		t.Fatalf("share of false alarms with the shift %v, expected more", got)
 	}
-	second, report, err := recalibrate(t.Context(), first, normalsOf(t, r, 199, shift), g, o)
+	second, report, err := recalibrate(t.Context(), first, noisyImages(t, r, 199, shift), g, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := falseAlarms(t, second, g, shifted); got > 2*rate {
-		t.Errorf("%v false alarms after the calibration, %v are promised", got, rate)
+		t.Errorf("share of false alarms after the calibration %v, expected about %v", got, rate)
 	}
 	if s := report.Shift; s == nil || !s.Significant() || s.Deviations < 1 || report.AboveBefore.Share < 0.5 || s.Above != report.AboveBefore {
 		t.Errorf("report %+v, shift %+v", report, s)
@@ -148,9 +144,9 @@ func TestCalibratingOnShiftedNormalsRestoresThePromiseOnOthersOfThatShift(t *tes
 	}
 }
 
-// The figures at the top stay those of the mean squared error, the training what it
-// was, and the given model as it is.
-func TestCalibrationDescribesItselfAndLeavesTheTrainingAlone(t *testing.T) {
+// Threshold, MeanError and StdError still describe the mean squared error. The summary
+// of the training and the given model do not change.
+func TestRecalibrate_DescribesItselfInMetadata(t *testing.T) {
 	e := orttest.Open(t)
 	trained, err := Train(t.Context(), e, aFewTiles(t), brief(Options{Level: 1, ImageSize: 32, FalseAlarmRate: 0.2}))
 	if err != nil {
@@ -179,7 +175,7 @@ func TestCalibrationDescribesItselfAndLeavesTheTrainingAlone(t *testing.T) {
 			t.Errorf("%+v", on)
 		}
 		if m.Metadata.Training != trained.Metadata.Training || trained.Metadata.Decision.Threshold != before.Threshold || trained.Metadata.Decision.CalibratedOn != nil {
-			t.Error("the training's account or the model that was given is changed")
+			t.Error("the training's summary or the given model was changed")
 		}
 		if md := m.Metadata; math.Abs(md.Threshold-(md.MeanError+2*md.StdError)) > 1e-12 || md.MeanError == trained.Metadata.MeanError {
 			t.Errorf("threshold %v, mean %v, deviation %v", md.Threshold, md.MeanError, md.StdError)
@@ -194,11 +190,11 @@ func TestCalibrationDescribesItselfAndLeavesTheTrainingAlone(t *testing.T) {
 		}
 	}
 	if !bytes.Equal(bundles[0], bundles[1]) {
-		t.Error("the same images give other bytes on two threads")
+		t.Error("one thread and two produce different bytes")
 	}
 }
 
-func TestModelsThatDecideByTheirErrorGetAThresholdOfIt(t *testing.T) {
+func TestRecalibrate_SetsTheThresholdOfTheMeanSquaredError(t *testing.T) {
 	e := orttest.Open(t)
 	plain, err := Train(t.Context(), e, zipSource(t, testkit.Tiles(t, 4)), brief(Options{Level: 1, ImageSize: 32}))
 	if err != nil {
@@ -217,13 +213,13 @@ func TestModelsThatDecideByTheirErrorGetAThresholdOfIt(t *testing.T) {
 	if d == nil || d.Measure != models.MeasureMSE || d.Threshold != d.Scores[17]*(1+calibration.RoundingShare) || r.Before != plain.Metadata.Threshold {
 		t.Errorf("%+v, report %+v", d, r)
 	}
-	// 18 images support one in 19.
+	// 18 images support a rate of 1/19.
 	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "0.053") || !slices.Equal(d.CalibratedOn.Warnings, r.Warnings) {
 		t.Errorf("warnings %q", r.Warnings)
 	}
 }
 
-func TestTooFewNormalsAreRefusedBeforeTheyAreMeasured(t *testing.T) {
+func TestLoadCalibrationImages_RejectsTooFew(t *testing.T) {
 	e := orttest.Open(t)
 	broken := testkit.Tiles(t, 7)
 	for i := range 4 {
@@ -232,29 +228,29 @@ func TestTooFewNormalsAreRefusedBeforeTheyAreMeasured(t *testing.T) {
 	for name, c := range map[string]struct {
 		files map[string][]byte
 		want  error
-		says  string
+		text  string
 	}{
 		"none":           {nil, dataset.ErrNoImages, ""},
 		"seven":          {testkit.Tiles(t, 7), ErrTooFewCalibrationImages, "got 7, expected at least 8"},
 		"seven readable": {broken, ErrTooFewCalibrationImages, "got 7 and 4 that cannot be read, expected at least 8"},
 	} {
 		_, err := LoadCalibrationImages(t.Context(), e, zipSource(t, c.files), Options{ImageSize: 16})
-		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
-func TestCalibrationEndsWithItsContextAndItsTime(t *testing.T) {
-	f := &drawnMembers{offsets: make([]float32, 6), slopes: make([]float32, 6)}
+func TestRecalibrate_EndsWithItsContextAndTime(t *testing.T) {
+	f := &fakeModel{offsets: make([]float32, 6), slopes: make([]float32, 6)}
 	g := f.gauge()
 	m := &models.Model{Metadata: models.Metadata{Threshold: 1}}
-	data := normalsOf(t, rand.New(rand.NewPCG(3, 4)), 30, 0)
+	data := noisyImages(t, rand.New(rand.NewPCG(3, 4)), 30, 0)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	left := errors.New("the client left")
-	g.mse = func(context.Context, []byte) (float64, error) {
+	g.score = func(ctx context.Context, pixels []byte) (scores, error) {
 		cancel(left)
-		return 1, nil
+		return f.score(ctx, pixels)
 	}
 	if _, _, err := recalibrate(ctx, m, data, g, Options{Threads: 2}); !errors.Is(err, left) {
 		t.Errorf("%v", err)
@@ -266,30 +262,29 @@ func TestCalibrationEndsWithItsContextAndItsTime(t *testing.T) {
 	}
 }
 
-func TestUnusableFiguresAndRatesAreRefused(t *testing.T) {
-	f := &drawnMembers{}
+func TestRecalibrate_RejectsUnusableScoresAndRates(t *testing.T) {
+	f := &fakeModel{offsets: make([]float32, 6), slopes: make([]float32, 6)}
 	m := &models.Model{Metadata: models.Metadata{Threshold: 1}}
-	data := normalsOf(t, rand.New(rand.NewPCG(5, 6)), 8, 0)
+	data := noisyImages(t, rand.New(rand.NewPCG(5, 6)), 8, 0)
 	for _, rate := range []float64{-1, 1, math.NaN()} {
 		if _, _, err := recalibrate(t.Context(), m, data, f.gauge(), Options{Threads: 1, FalseAlarmRate: rate}); !errors.Is(err, ErrFalseAlarmRate) {
 			t.Errorf("rate %v: %v", rate, err)
 		}
 	}
 	g := f.gauge()
-	g.mse = func(context.Context, []byte) (float64, error) { return math.NaN(), nil }
+	g.score = func(context.Context, []byte) (scores, error) { return scores{mse: math.NaN()}, nil }
 	if _, _, err := recalibrate(t.Context(), m, data, g, Options{Threads: 1}); !errors.Is(err, inference.ErrNotFinite) {
 		t.Errorf("%v", err)
 	}
-	// A model's own rate that is none does not count.
+	// An invalid rate in the model is ignored.
 	m.Metadata.Decision = &models.Decision{Measure: models.MeasureMSE, Threshold: 1, FalseAlarmRate: 7}
 	if _, r, err := recalibrate(t.Context(), m, data, f.gauge(), Options{Threads: 1}); err != nil || r.FalseAlarmRate != DefaultFalseAlarmRate {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
 
-// Calibrated anew a model has other offsets, slopes and thresholds, and all else is the
-// same.
-func TestCalibrationStandardizesTheMembersAnew(t *testing.T) {
+// A calibration changes offsets, slopes and thresholds only.
+func TestRecalibrate_StandardizesTheMembers(t *testing.T) {
 	m := withHeads(t, orttest.Open(t))
 	m.Metadata.Detectability = &models.Detectability{}
 	given := slices.Clone(m.Reference)
@@ -303,18 +298,18 @@ func TestCalibrationStandardizesTheMembersAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !sameTensors(m.Reference, given) || m.Metadata.Detectability == nil {
-		t.Error("the model that was given is changed")
+		t.Error("the given model was changed")
 	}
 	if err := again.CheckReference(); err != nil {
 		t.Fatal(err)
 	}
 	last := len(m.Reference) - 3
 	if !sameTensors(again.Reference[:last], m.Reference[:last]) {
-		t.Error("what was learnt of patches is changed")
+		t.Error("the patch statistics were changed")
 	}
 	for i, changed := range []bool{true, true, false} {
 		if before, after := m.Reference[last+i], again.Reference[last+i]; slices.Equal(before.Data, after.Data) == changed {
-			t.Errorf("%s is %v, was %v", after.Name, after.Data, before.Data)
+			t.Errorf("%s: %v, before the calibration %v", after.Name, after.Data, before.Data)
 		}
 	}
 	d := again.Metadata.Decision
@@ -324,8 +319,8 @@ func TestCalibrationStandardizesTheMembersAnew(t *testing.T) {
 	if err := again.Metadata.Validate(); err != nil {
 		t.Error(err)
 	}
-	// The model's scores of these images are by others' scale than its own, and about
-	// the same.
+	// The calibration computes each image's score with slopes that leave the image out,
+	// so the model's scores differ a little.
 	detector, err := inference.NewDetector(orttest.Open(t), again, 1)
 	if err != nil {
 		t.Fatal(err)

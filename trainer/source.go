@@ -7,14 +7,13 @@ import (
 	"github.com/deepmed/anomaly/internal/optimizer"
 )
 
-// Source is the files of a data set, to be read by Train. A program that uses this
-// module as a library gets one from OpenFolder or OpenZip.
+// Source is the files of a data set. OpenFolder and OpenZip return one; Train reads it.
 type Source = dataset.Source
 
-// Limits bound what a data set may cost.
+// Limits bound the files, bytes and memory of a data set.
 type Limits = dataset.Limits
 
-// Errors that Train returns, wrapped, beside those declared elsewhere in this package.
+// Errors that Train returns, wrapped, besides those declared elsewhere in this package.
 var (
 	// ErrNoImages is returned when a data set has no image, or none that can be read.
 	ErrNoImages = dataset.ErrNoImages
@@ -28,14 +27,15 @@ var (
 	ErrDiverged = optimizer.ErrDiverged
 )
 
-// DefaultLimits returns limits that 10,000 images of 10 MB keep.
+// DefaultLimits returns limits that allow 10,000 images of 10 MB.
 func DefaultLimits() Limits { return dataset.DefaultLimits() }
 
-// OpenFolder returns the images and YAML files in a folder and below.
+// OpenFolder returns the images and YAML files in a folder and its subfolders. It
+// returns ErrDatasetTooLarge when there are too many.
 func OpenFolder(dir string, lim Limits) (*Source, error) { return dataset.OpenFolder(dir, lim) }
 
-// OpenZip returns the images and YAML files of a zip, which must stay readable while
-// the source is used. It returns ErrNotZip and ErrDatasetTooLarge.
+// OpenZip returns the images and YAML files of a zip of size bytes, which must stay
+// readable while the source is used. It returns ErrNotZip and ErrDatasetTooLarge.
 func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
 	return dataset.OpenZip(r, size, lim)
 }

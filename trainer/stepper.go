@@ -11,30 +11,30 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// partPixels bounds the pixels that one part of a batch holds. A part stays on
-// one thread, since several operators of a step use one whatever they are given.
-// What lies between the layers of two images of 256 px, 11 MB, stays in the caches for the
-// most part, that of four does not; a part for each image makes the gradients that are
-// added up and the ends of products weigh more.
-const partPixels = 2 * 256 * 256
+// microBatchPixels bounds the pixels of a micro-batch. A micro-batch runs on one
+// thread, since several operators of a step are single-threaded. The activations of two
+// images of 256×256 pixels, 11 MB, mostly fit into the processor's caches; four images
+// do not. Micro-batches of one image cost more for adding up gradients and for the
+// edges of matrix products.
+const microBatchPixels = 2 * 256 * 256
 
-// stepper takes the training steps of the network. A step is the exact step of the
-// whole batch: the batch is cut into parts, each part's loss is weighted by its
-// share, and the gradients are added up in a fixed order, whatever the number of
-// threads. It is for one goroutine.
+// stepper takes the training steps of the autoencoder by gradient accumulation: it cuts
+// a batch into micro-batches, weights the loss of each by its share of the images, and
+// adds the gradients up in a fixed order. The result is the exact step of the whole
+// batch and does not depend on the number of threads. A stepper is not safe for
+// concurrent use.
 type stepper struct {
 	*optimizer.Adam
-	engine *ort.Engine
-	// options say with how many threads of which priority.
-	options  Options
+	engine   *ort.Engine
+	options  Options // for threads and their niceness
 	arch     models.Architecture
 	h, w     int
-	gradient map[int]*ort.Session  // by the number of images in a part
-	images   []map[int]*ort.Tensor // by part and the number of images in it
+	gradient map[int]*ort.Session  // by size of the micro-batch
+	images   []map[int]*ort.Tensor // by index and size of the micro-batch
 }
 
-// newStepper starts from those weights with Adam's moments at zero. It must be
-// closed.
+// newStepper returns a stepper that starts from the weights with Adam's moments at
+// zero. It must be closed.
 func newStepper(engine *ort.Engine, arch models.Architecture, weights models.StateDict, h, w int, o Options) (*stepper, error) {
 	a, err := optimizer.New(engine, arch.Parameters(), weights, o.Threads)
 	if err != nil {
@@ -43,11 +43,11 @@ func newStepper(engine *ort.Engine, arch models.Architecture, weights models.Sta
 	return &stepper{Adam: a, engine: engine, options: o, arch: arch, h: h, w: w, gradient: map[int]*ort.Session{}}, nil
 }
 
-// Close gives all memory and sessions back.
+// Close releases all tensors and sessions.
 func (s *stepper) Close() {
 	s.Adam.Close()
-	for _, part := range s.images {
-		for _, t := range part {
+	for _, sizes := range s.images {
+		for _, t := range sizes {
 			t.Close()
 		}
 	}
@@ -56,10 +56,10 @@ func (s *stepper) Close() {
 	}
 }
 
-// Step takes one step of Adam on a batch of prepared images (H×W×3 bytes each)
-// and returns the batch's loss before the step: the mean squared error over all
-// its pixels and channels. When the context ends it returns the context's cause
-// and the state is as it was before the step.
+// Step takes one step of Adam on a batch of prepared images (h×w×3 bytes each). It
+// returns the batch's loss before the step: the mean squared error over all its pixels
+// and channels. When ctx ends, Step returns the context's cause and leaves the weights
+// unchanged.
 func (s *stepper) Step(ctx context.Context, images [][]byte, learningRate float64) (float64, error) {
 	all := len(images)
 	sizes := MicroBatches(all, s.h, s.w)
@@ -79,27 +79,26 @@ func (s *stepper) Step(ctx context.Context, images [][]byte, learningRate float6
 	return s.Apply(ctx, len(sizes), learningRate)
 }
 
-// MicroBatches is how a step cuts a batch of n images of h×w pixels: into parts whose
-// sizes differ by one at most, so that no worker waits for another, and an even
-// number of them where that is possible. It does not depend on the number of
-// threads.
+// MicroBatches returns the sizes of the micro-batches of a batch of n images of h×w
+// pixels. The sizes differ by one at most, so that no worker waits for another, and
+// their number is even if possible. They do not depend on the number of threads.
 func MicroBatches(n, h, w int) []int {
-	limit := max(partPixels/(h*w), 1)
-	parts := (n + limit - 1) / limit
-	if parts%2 == 1 && parts < n {
-		parts++
+	limit := max(microBatchPixels/(h*w), 1)
+	count := (n + limit - 1) / limit
+	if count%2 == 1 && count < n {
+		count++
 	}
-	sizes := make([]int, parts)
+	sizes := make([]int, count)
 	for i := range sizes {
-		sizes[i] = n / parts
-		if i < n%parts {
+		sizes[i] = n / count
+		if i < n%count {
 			sizes[i]++
 		}
 	}
 	return sizes
 }
 
-// prepare makes the sessions and the memory that parts of these sizes need.
+// prepare creates the sessions and tensors for micro-batches of these sizes.
 func (s *stepper) prepare(sizes []int) error {
 	if err := s.Adam.Prepare(len(sizes)); err != nil {
 		return err
@@ -128,13 +127,14 @@ func (s *stepper) prepare(sizes []int) error {
 	return nil
 }
 
-// backwardImages computes the loss and the gradients of a part of those images.
-func (s *stepper) backwardImages(ctx context.Context, part int, images [][]byte, weight float32) error {
+// backwardImages computes the loss and gradients of micro-batch i. The weight is its
+// share of the batch.
+func (s *stepper) backwardImages(ctx context.Context, i int, images [][]byte, weight float32) error {
 	n := len(images)
-	in := s.images[part][n]
+	in := s.images[i][n]
 	size := models.InputChannels * s.h * s.w
-	for i, pixels := range images {
-		imagefile.Normalize(in.Data()[i*size:(i+1)*size], pixels)
+	for k, pixels := range images {
+		imagefile.Normalize(in.Data()[k*size:(k+1)*size], pixels)
 	}
-	return s.Backward(ctx, s.gradient[n], part, weight, in)
+	return s.Backward(ctx, s.gradient[n], i, weight, in)
 }

@@ -21,23 +21,23 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// ErrImageSize is returned when an image size cannot be trained at.
-var ErrImageSize = errors.New("unusable image size")
+// Errors of unusable options.
+var (
+	// ErrImageSize is returned when an image size cannot be trained at.
+	ErrImageSize = errors.New("unusable image size")
+	// ErrBase is returned when the base model has another network or image size.
+	ErrBase = errors.New("cannot go on from this model")
+	// ErrFalseAlarmRate is returned when a false alarm rate is not between 0 and 1.
+	ErrFalseAlarmRate = errors.New("unusable false alarm rate")
+)
 
-// ErrBase is returned when a training cannot go on from the model it was given:
-// its network or its image size is another.
-var ErrBase = errors.New("cannot go on from this model")
-
-// The image sizes a training takes: the smallest is what the network halves to
-// a single pixel, the largest keeps one image's activations within 100 MB.
+// Image sizes, in pixels. The network halves images of MinImageSize to a single pixel.
+// The activations of an image of MaxImageSize take up to 100 MB.
 const (
 	DefaultImageSize = 256
 	MinImageSize     = 16
 	MaxImageSize     = 1024
 )
-
-// ErrFalseAlarmRate is returned when a false alarm rate is no share.
-var ErrFalseAlarmRate = errors.New("unusable false alarm rate")
 
 // DefaultFalseAlarmRate is one normal image in twenty.
 const DefaultFalseAlarmRate = 0.05
@@ -47,64 +47,68 @@ const DefaultFalseAlarmRate = 0.05
 type Options struct {
 	// Level is 1 to 5; 0 means DefaultLevel.
 	Level int
-	// ImageSize is the side of the square images are resized to, in pixels;
+	// ImageSize is the side in pixels of the square that images are resized to;
 	// 0 means DefaultImageSize.
 	ImageSize int
-	// Seed decides the initial weights and the order of the images. The same
-	// seed gives the same model.
+	// Seed is the seed of all random numbers. Without MaxTime and Stop the same seed,
+	// images and options produce the same model.
 	Seed int64
-	// Base is a model whose weights the training starts from instead of random
-	// ones; nil for none. Adam's moments start anew.
+	// Base is a model whose weights the training starts from; nil means random
+	// weights. Adam's moments start at zero.
 	Base *models.Model
 	// Limits bounds the data set and Images each of its files; zero means the defaults.
 	Limits dataset.Limits
 	Images imagefile.Limits
-	// TempDir is where images lie that Limits.MemoryBytes keeps out of memory;
-	// empty means the system's folder for temporary files.
+	// TempDir is the folder for images beyond Limits.MemoryBytes; empty means the
+	// system's folder for temporary files.
 	TempDir string
-	// MaxTime is how long Train may take; 0 means as long as the level takes.
-	// When the level's steps do not fit it takes those that do, with a learning
-	// rate that falls towards the end, and says so in the metadata.
+	// MaxTime is the longest Train may take; 0 means no limit. If the level's steps do
+	// not fit, Train takes fewer steps with a learning rate decay and records that in
+	// the metadata.
 	MaxTime time.Duration
-	// Threads is how many threads the training computes with; 0 means the
-	// engine's. The model does not depend on it.
+	// Threads is the number of threads; 0 means the engine's. The model does not
+	// depend on it.
 	Threads int
-	// Niceness is how far the training's threads stand back behind others, up to
-	// workers.MaxNiceness; 0 for not at all. It counts on Linux only.
+	// Niceness is the niceness of the training's threads, 0 to workers.MaxNiceness. It
+	// has an effect on Linux only.
 	Niceness int
-	// Stop, when closed, ends the training after the step under way: the model
-	// is the one so far, and its metadata says so.
+	// Stop, when closed, ends the training after the current step. Train then returns
+	// the model so far, and the metadata records how it ended.
 	Stop <-chan struct{}
-	// FalseAlarmRate is the share of normal images that may be called anomalous:
-	// the threshold is drawn for it. 0 means DefaultFalseAlarmRate.
+	// FalseAlarmRate is the share of normal images that may be above the threshold,
+	// between 0 and 1; 0 means DefaultFalseAlarmRate.
 	FalseAlarmRate float64
-	// Progress, when set, is called after every step, before the next begins.
+	// Progress, if not nil, is called after each step of the epochs, before the next
+	// step begins.
 	Progress func(Progress)
+	// Stage, if not nil, is called when a stage begins. Stage and Progress are not
+	// called concurrently.
+	Stage func(Stage)
 
-	// Without leaves an ingredient of the anomaly score out; the zero value leaves out
-	// none.
+	// Without is the ingredient of the anomaly score to leave out; the zero value
+	// leaves out nothing.
 	Without decision.Ablation
 }
 
-// workers returns the goroutines of the training.
+// workers returns the worker pool of the training.
 func (o Options) workers() workers.Pool {
 	return workers.Pool{Threads: o.Threads, Niceness: o.Niceness}
 }
 
-// Progress tells how far a training is.
+// Progress is the state of the epochs after a step.
 type Progress struct {
 	Epoch, Epochs int // Epoch counts from 1
-	Step, Steps   int // over the whole training
-	// Loss is the mean over the steps of this epoch so far.
+	Step, Steps   int // over all epochs; Step counts from 1
+	// Loss is the mean loss of the steps of this epoch so far.
 	Loss float64
-	// Elapsed is the time since the first step began, Remaining what is left
-	// at that pace.
+	// Elapsed is the time since the first step began. Remaining is the expected time
+	// of the steps left.
 	Elapsed, Remaining time.Duration
 }
 
-// Settle fills in defaults and checks the options. Without an image size a
-// training takes that of its Base. It returns ErrLevel, ErrImageSize and
-// ErrBase.
+// Settle returns the options with defaults filled in, and the level. The default image
+// size is that of Base, if there is one. Settle returns ErrLevel, ErrImageSize,
+// ErrFalseAlarmRate and ErrBase.
 func (o Options) Settle() (Options, Level, error) {
 	if o.Level == 0 {
 		o.Level = DefaultLevel
@@ -141,17 +145,18 @@ func (o Options) Settle() (Options, Level, error) {
 			return o, Level{}, fmt.Errorf("%w: its network is %s, expected %s", ErrBase, b.Architecture, arch)
 		}
 		if b.ImageSize != o.ImageSize {
-			return o, Level{}, fmt.Errorf("%w: its images are %d×%d pixels, %d×%d were asked for", ErrBase,
+			return o, Level{}, fmt.Errorf("%w: its images are %d×%d pixels, expected %d×%d", ErrBase,
 				b.ImageSize, b.ImageSize, o.ImageSize, o.ImageSize)
 		}
 	}
 	return o, level, nil
 }
 
-// Train reads the source's images, trains the default network on them and
-// calibrates its threshold. It returns the errors of Settle and Load,
-// ErrTooLittleTime and ErrStopped when time or caller ended it before there was a
-// model, ErrDiverged, and the context's cause when that ends first, within a step.
+// Train reads the source's images, trains the default network on them and calibrates
+// its threshold. It returns the errors of Settle, ErrNoImages, ErrDatasetTooLarge,
+// ErrStorage and ErrDiverged. It returns ErrTooLittleTime or ErrStopped when MaxTime
+// passes or Stop is closed before there is a model, and the context's cause within a
+// step after ctx ends.
 func Train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Options) (m *models.Model, err error) {
 	began := time.Now()
 	o, level, err := o.Settle()
@@ -161,13 +166,14 @@ func Train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 	if o.Threads <= 0 || o.Threads > engine.Threads() {
 		o.Threads = engine.Threads()
 	}
-	// A goroutine of its own may keep a thread of lower priority.
-	var alone errgroup.Group
-	alone.Go(o.workers().Wrap(func() error {
+	// Lowering the niceness locks a goroutine to its thread, so it must not be the
+	// caller's.
+	var group errgroup.Group
+	group.Go(o.workers().Wrap(func() error {
 		m, err = train(ctx, engine, src, o, level, began)
 		return err
 	}))
-	if err := alone.Wait(); err != nil {
+	if err := group.Wait(); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -187,37 +193,38 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 	var (
 		weights models.StateDict
 		fitted  fitted
-		known   decision.Learned
+		learned decision.Learned
 	)
+	learn := func() (err error) {
+		learned, err = decision.Learn(ctx, engine, data, o.decision(level, began))
+		return err
+	}
 	epochs := func() (err error) {
-		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began, known.Decision != nil)
+		o.begin(StageEpochs)
+		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began, learned.Decision != nil)
 		return err
 	}
-	normal := func() (err error) {
-		known, err = decision.Learn(ctx, engine, data, o.decision(level, began))
-		return err
-	}
-	// What decides comes first: a limit of time, or a caller who asks for an end, cuts
-	// the epochs, which fill what is left.
-	for _, part := range []func() error{normal, epochs} {
-		if err := part(); err != nil {
+	// The decision comes first, because it matters more: MaxTime and Stop cut the epochs
+	// short.
+	for _, run := range []func() error{learn, epochs} {
+		if err := run(); err != nil {
 			return nil, err
 		}
-		// What one part held, features and samples of hundreds of megabytes, is not
-		// kept beside what the next one takes from outside of Go's heap.
+		// Return hundreds of megabytes of features and samples to the system before ONNX
+		// Runtime allocates memory outside of Go's heap.
 		debug.FreeOSMemory()
 	}
-	if known.Decision != nil && known.HeadSteps == 0 && o.decision(level, began).HasHeads(known.Decision.CalibrationImages) && o.stopped() {
+	if learned.Decision != nil && learned.HeadSteps == 0 && o.decision(level, began).HasHeads(learned.Decision.CalibrationImages) && o.stopped() {
 		fitted.ended = models.EndedByCaller
 	}
 	m := &models.Model{
 		Architecture: arch,
 		Weights:      weights,
 		ImageSize:    o.ImageSize,
-		Reference:    known.Tensors,
+		Reference:    learned.Tensors,
 		Metadata: models.Metadata{
-			Decision:       known.Decision,
-			Detectability:  known.Detectability,
+			Decision:       learned.Decision,
+			Detectability:  learned.Detectability,
 			ModelType:      models.ModelType,
 			ImageSize:      o.ImageSize,
 			TrainingLosses: fitted.losses,
@@ -228,7 +235,7 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 			Training:       summarize(level, o, data, fitted),
 		},
 	}
-	m.Metadata.Training.HeadSteps = known.HeadSteps
+	m.Metadata.Training.HeadSteps = learned.HeadSteps
 	if m.Metadata.ClassNames == nil && o.Base != nil {
 		m.Metadata.ClassNames = o.Base.Metadata.Classes()
 	}
@@ -237,37 +244,39 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 	}
 	until := time.Time{}
 	if o.MaxTime > 0 {
-		until = began.Add(finishBy(o.MaxTime))
+		until = began.Add(calibrationEnd(o.MaxTime))
 	}
+	o.begin(StageCalibrating)
 	if err := calibrate(ctx, engine, m, data, streams.New(o.Seed, streams.Calibration).Perm(data.Len()), o, until); err != nil {
 		return nil, err
 	}
 	return m, nil
 }
 
-// dataset returns the options of reading the data set.
+// dataset returns the options of dataset.Load.
 func (o Options) dataset() dataset.Options {
 	return dataset.Options{Side: o.ImageSize, Limits: o.Limits, Images: o.Images, TempDir: o.TempDir, Workers: o.workers()}
 }
 
-// decision returns the options of what the model decides by.
+// decision returns the options of decision.Learn.
 func (o Options) decision(level Level, began time.Time) decision.Options {
 	d := decision.Options{Seed: o.Seed, HeadSteps: level.HeadSteps, FalseAlarmRate: o.FalseAlarmRate,
-		Stop: o.Stop, Workers: o.workers(), Without: o.Without}
+		Stop: o.Stop, Workers: o.workers(), Without: o.Without, Stage: o.Stage}
 	if o.MaxTime > 0 {
 		d.Deadline = began.Add(o.MaxTime)
 	}
 	return d
 }
 
-// thresholdDeviations is how many standard deviations above the mean error of
-// the training images the threshold lies: the Python service's choice.
+// thresholdDeviations is the distance of the threshold of the mean squared error from
+// its mean, in standard deviations. The value is the Python service's.
 const thresholdDeviations = 2
 
-// calibrate measures the training images in that order with the trained model,
-// through the same detector that will serve it, and sets mean, standard deviation
-// (of the population, as numpy's std) and threshold. When until is not zero it
-// ends there, once minCalibrated are measured; the summary says how many were.
+// calibrate sets mean, population standard deviation (as numpy.std) and threshold of
+// the mean squared error of the training images, taken in this order. It uses the
+// detector that will serve the model, so that the errors are the same. If until is not
+// zero, calibrate stops then, after minCalibrated images at least. The training summary
+// records the number of images.
 func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *dataset.Dataset, order []int, o Options, until time.Time) error {
 	d, err := inference.NewDetector(engine, m, 1)
 	if err != nil {
@@ -298,7 +307,7 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *d
 	if err != nil {
 		return err
 	}
-	// Every image whose number was taken was measured.
+	// Workers finish each image that they start, so the first of them are all done.
 	errs = errs[:min(int(next.Load()), len(errs))]
 	mean, std := calibration.MeanDeviation(errs)
 	m.Metadata.MeanError, m.Metadata.StdError = mean, std
@@ -307,7 +316,7 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *d
 	return nil
 }
 
-// stopped says whether the caller asked for an end.
+// stopped reports whether Stop is closed.
 func (o Options) stopped() bool {
 	select {
 	case <-o.Stop:
@@ -317,9 +326,10 @@ func (o Options) stopped() bool {
 	}
 }
 
-// maxNamedSkips bounds the skipped files that the metadata names.
+// maxNamedSkips bounds the number of skipped files that are named in metadata.
 const maxNamedSkips = 100
 
+// summarize returns the metadata's summary of the training.
 func summarize(level Level, o Options, data *dataset.Dataset, f fitted) *models.TrainingSummary {
 	base := ""
 	if o.Base != nil {

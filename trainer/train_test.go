@@ -30,23 +30,23 @@ func bundle(t *testing.T, e *ort.Engine, src *dataset.Source, o Options) []byte 
 	return b.Bytes()
 }
 
-func TestSameSeedGivesTheSameBytes(t *testing.T) {
+func TestTrain_IsDeterministicForASeed(t *testing.T) {
 	o := Options{Level: 1, ImageSize: 32, Seed: 11}
 	e := orttest.OpenThreads(t, 2)
 	first := bundle(t, e, aFewTiles(t), o)
 	if m, err := models.Read(first, models.DefaultLimits()); err != nil || m.Metadata.Decision == nil {
-		t.Fatalf("it has no decision, %v", err)
+		t.Fatalf("no decision, error %v", err)
 	}
 	if !bytes.Equal(first, bundle(t, e, aFewTiles(t), o)) {
-		t.Error("two trainings with one seed differ")
+		t.Error("two trainings with the same seed differ")
 	}
 	o.Seed = 12
 	if bytes.Equal(first, bundle(t, e, aFewTiles(t), o)) {
-		t.Error("another seed gives the same model")
+		t.Error("trainings with different seeds are identical")
 	}
 }
 
-func TestTrainingLearnsAndItsThresholdIsItsImages(t *testing.T) {
+func TestTrain_LowersTheLossAndSetsTheThreshold(t *testing.T) {
 	m := withHeads(t, orttest.Open(t))
 	l := m.Metadata.TrainingLosses
 	if len(l) != 10 || l[9] > l[0]/2 {
@@ -56,16 +56,16 @@ func TestTrainingLearnsAndItsThresholdIsItsImages(t *testing.T) {
 	if math.Abs(meta.Threshold-meta.MeanError-2*meta.StdError) > 1e-12 || meta.StdError <= 0 {
 		t.Errorf("threshold %v, mean %v, std %v", meta.Threshold, meta.MeanError, meta.StdError)
 	}
-	// The weights moved on after the last epoch's losses were taken; the mean
-	// error must be near them all the same.
+	// The weights changed after the last losses were computed, but the mean error must
+	// be near them.
 	if meta.MeanError > 1.5*l[9] || meta.MeanError < 0.3*l[9] {
 		t.Errorf("mean error %v after a last loss of %v", meta.MeanError, l[9])
 	}
 }
 
-// Steps whose batches are cut into parts of every size are one exact step each:
-// the parts' losses and gradients add up to the batch's.
-func TestPartsOfABatchAddUpToTheBatch(t *testing.T) {
+// The loss of a batch, cut into micro-batches of different sizes, is the mean of its
+// images' losses.
+func TestStep_AddsUpMicroBatches(t *testing.T) {
 	arch := models.Architecture{Channels: []int{3, 4, 5}}
 	e := orttest.Open(t)
 	images := make([][]byte, 11)
@@ -95,13 +95,13 @@ func TestPartsOfABatchAddUpToTheBatch(t *testing.T) {
 		sum += l / float64(len(images))
 	}
 	if math.Abs(loss-sum) > 1e-6*sum {
-		t.Errorf("the batch's loss is %v, the mean of its images' %v", loss, sum)
+		t.Errorf("loss of the batch %v, mean of its images' losses %v", loss, sum)
 	}
 }
 
-func TestPartsAreCompleteAndEven(t *testing.T) {
+func TestMicroBatches_AreCompleteAndEven(t *testing.T) {
 	for side := 512; side >= 16; side /= 2 {
-		limit := max(partPixels/(side*side), 1)
+		limit := max(microBatchPixels/(side*side), 1)
 		for n := 1; n <= 40; n++ {
 			sizes := MicroBatches(n, side, side)
 			sum := 0
@@ -109,13 +109,13 @@ func TestPartsAreCompleteAndEven(t *testing.T) {
 				sum += s
 			}
 			if sum != n || slices.Max(sizes) > limit || slices.Max(sizes)-slices.Min(sizes) > 1 || slices.Min(sizes) < 1 || n > 1 && len(sizes) < 2 {
-				t.Errorf("%d images of %d px in parts: %v", n, side, sizes)
+				t.Errorf("%d images of %d px in micro-batches of %v", n, side, sizes)
 			}
 		}
 	}
 }
 
-func TestCancelledTrainingEndsWithinAStepAndWithItsCause(t *testing.T) {
+func TestTrain_StopsWithinAStepWhenCancelled(t *testing.T) {
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	steps := 0
@@ -124,17 +124,17 @@ func TestCancelledTrainingEndsWithinAStepAndWithItsCause(t *testing.T) {
 			cancel(cause)
 		}
 	}}
-	// Of so few images nothing is learnt before the first step.
+	// Four images are too few for a decision, so the epochs begin at once.
 	m, err := Train(ctx, orttest.Open(t), zipSource(t, testkit.Tiles(t, 4)), o)
 	if !errors.Is(err, cause) || m != nil || steps != 2 {
 		t.Errorf("after %d steps: %v, %v", steps, m, err)
 	}
 	if _, err := Train(ctx, orttest.Open(t), folder(t), o); !errors.Is(err, cause) {
-		t.Errorf("a training that begins cancelled gives %v", err)
+		t.Errorf("cancelled before the start: %v", err)
 	}
 }
 
-func TestProgressCountsEveryStep(t *testing.T) {
+func TestProgress_CountsEveryStep(t *testing.T) {
 	var last Progress
 	calls := 0
 	_, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 1, ImageSize: 16, Progress: func(p Progress) {
@@ -148,11 +148,33 @@ func TestProgressCountsEveryStep(t *testing.T) {
 		t.Fatal(err)
 	}
 	if last.Step != last.Steps || last.Epoch != 5 || last.Steps != 5*4 || last.Remaining != 0 {
-		t.Errorf("the last is %+v", last)
+		t.Errorf("last call: %+v", last)
 	}
 }
 
-func TestUnusableOptionsAreRefused(t *testing.T) {
+func TestStage_IsReportedInOrder(t *testing.T) {
+	e := orttest.Open(t)
+	m := withHeads(t, e)
+	want := []Stage{StageReadingImages, StageExtractingFeatures, StageTrainingHeads, StageMeasuringDetectability, StageEpochs, StageCalibrating}
+	if !slices.Equal(headsStages, want) {
+		t.Errorf("stages of a training %q", headsStages)
+	}
+	var got []Stage
+	o := Options{ImageSize: 32, Stage: func(s Stage) { got = append(got, s) }}
+	data, err := LoadCalibrationImages(t.Context(), e, aFewTiles(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	if _, _, err := Recalibrate(t.Context(), e, m, data, o); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got, []Stage{StageReadingImages, StageCalibrating}) {
+		t.Errorf("stages of a calibration %q", got)
+	}
+}
+
+func TestSettle_RejectsUnusableOptions(t *testing.T) {
 	for _, c := range []struct {
 		o    Options
 		want error
@@ -165,11 +187,11 @@ func TestUnusableOptionsAreRefused(t *testing.T) {
 		{Options{ImageSize: -16}, ErrImageSize},
 	} {
 		if _, _, err := c.o.Settle(); !errors.Is(err, c.want) {
-			t.Errorf("%+v gives %v", c.o, err)
+			t.Errorf("%+v: %v", c.o, err)
 		}
 	}
 	o, level, err := Options{}.Settle()
 	if err != nil || o.ImageSize != 256 || level.Number != 3 || level.Epochs != 30 || level.BatchSize != 16 || level.LearningRate != 1e-3 || level.HeadSteps < heads.MinSteps {
-		t.Errorf("no options give %+v, %+v, %v", o, level, err)
+		t.Errorf("defaults %+v, %+v, %v", o, level, err)
 	}
 }

@@ -1,20 +1,19 @@
-"""What a runner is given, and what it answers.
+"""The input and output of a runner.
 
-A runner is a program that is called with one folder, a case:
+A runner is a program whose argument is a folder, a case:
 
     autoencoder.pt, autoencoder.onnx, autoencoder_image.onnx
-                   the model's files, the last where the model has it
-    predict.py     the program that is in the model's zip
-    written.pt     the file that the model was converted from, where it was
+                   the model's files; the last one is optional
+    predict.py     the program in the model's ZIP
+    written.pt     the file that the model was converted from, if any
     inputs.json    {"image_size": S, "tensors": N, "images": [{"file", "height", "width"}]}
-    tensors.f32    N x 3 x S x S little-endian float32: what autoencoder.onnx takes
-    pixels.rgb     height x width x 3 bytes of each image, one after the other: what
-                   autoencoder_image.onnx takes
+    tensors.f32    N x 3 x S x S little-endian float32: input of autoencoder.onnx
+    pixels.rgb     height x width x 3 bytes of each image, concatenated: input of
+                   autoencoder_image.onnx
 
 It prints one JSON object, {"version", "tensor", "image", "anomalous", "problems"}: the
-reconstruction errors of the tensors and of the images, the verdicts on the images, and under
-the name of what is missing why it is. Those in Python share the lines below; NumPy is all
-that they need.
+reconstruction errors of the tensors and of the images, the verdicts on the images, and the reason
+for each missing part by its name. Runners in Python share this module, which only needs NumPy.
 """
 
 import json
@@ -23,7 +22,7 @@ import sys
 
 import numpy as np
 
-# Runners hand over this many tensors at once, so that the last batch is a smaller one.
+# The batch size of runners; the last batch is smaller.
 BATCH = 16
 
 
@@ -46,7 +45,7 @@ class Case:
             yield self.tensors[i:i + BATCH]
 
     def pixels(self):
-        """Each image as height x width x 3 bytes."""
+        """Yields each image as height x width x 3 bytes."""
         everything, at = np.fromfile(self.path("pixels.rgb"), np.uint8), 0
         for image in self.images:
             size = image["height"] * image["width"] * 3
@@ -55,8 +54,8 @@ class Case:
 
 
 def answer(version, parts):
-    """Prints what the functions of parts, by the name of what they give, have given. One that
-    fails leaves its reason in one line and the others their turn."""
+    """Prints the results of the functions in parts, by name. The reason of a failure goes to
+    "problems", in one line."""
     result = {"version": version, "problems": {}}
     for name, compute in parts.items():
         try:

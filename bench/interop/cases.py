@@ -1,4 +1,4 @@
-"""The models and images that the runtimes are held against: see case.py for a case's files."""
+"""The models and images for the comparison of runtimes: see case.py for a case's files."""
 
 import json
 import os
@@ -16,7 +16,7 @@ IMAGES = 50
 
 
 class Anomaly:
-    """bin/anomaly, whose figures are the ones that count."""
+    """bin/anomaly, whose results are the reference."""
 
     def __init__(self, program):
         self.program = program
@@ -28,7 +28,7 @@ class Anomaly:
         return run.stdout
 
     def detect(self, model, paths):
-        """(reconstruction_error, threshold, mse) of each file, in the order of paths."""
+        """Returns (reconstruction_error, threshold, mse) of each file, in the order of paths."""
         scores = {}
         for row in json.loads(self("detect", "--threads", "2", "--json", "--model", model, *paths)):
             if "error" in row:
@@ -38,8 +38,8 @@ class Anomaly:
 
 
 class Model:
-    """A case's folder, and what bin/anomaly says of its images. heads: whether the model has
-    them, without which their operators would go unseen."""
+    """A case's folder, and bin/anomaly's results for its images. heads: whether the model must have
+    defect heads, so that their operators are covered."""
 
     def __init__(self, name, folder, zipped, anomaly, photos, written=None, writer=None, heads=False):
         self.name, self.folder, self.zip, self.writer = name, folder, zipped, writer
@@ -52,7 +52,7 @@ class Model:
         self.side = metadata["image_size"]
         self.heads = (metadata.get("training") or {}).get("head_steps", 0) > 0
         if self.heads != heads:
-            sys.exit(f"the model {name} {'has' if self.heads else 'has no'} heads, which is not what it is here for")
+            sys.exit(f"the model {name} {'has' if self.heads else 'has no'} heads, expected otherwise")
         self.fitting = [fitting(p, self.side, os.path.join(folder, "fitting")) for p in photos.tinted]
         tensors = np.stack([np.asarray(Image.open(p), np.float32).transpose(2, 0, 1) for p in self.fitting]) / np.float32(255)
         tensors.astype("<f4").tofile(os.path.join(folder, "tensors.f32"))
@@ -75,8 +75,8 @@ class Model:
 
 
 def fitting(path, side, folder):
-    """The image in a PNG of the network's own size: to read it there is nothing to decode by
-    choice and nothing to resize, so that a tensor of its pixels is what bin/anomaly sees."""
+    """Writes the image as a PNG of the network's size: decoding is exact and nothing is resized, so
+    bin/anomaly's input equals the tensor of its pixels."""
     os.makedirs(folder, exist_ok=True)
     made = os.path.join(folder, os.path.basename(path))
     with Image.open(path) as image:
@@ -85,9 +85,9 @@ def fitting(path, side, folder):
 
 
 class Photos:
-    """The tiles in JPEG, every other one as it is; parts of them in PNG files of odd sizes. The
-    tiles are grey, so that channels in the wrong order would go unseen: the PNG files and half
-    of the JPEG files are tinted."""
+    """The tiles as JPEG files, every other one unchanged, and parts of them as PNG files of odd sizes.
+    The tiles are grey, which would hide a wrong channel order, so the PNG files and half of the JPEG
+    files are tinted."""
 
     def __init__(self, tiles, folder):
         self.jpeg, self.decoded, self.png, self.tinted = [], [], [], []
@@ -104,7 +104,7 @@ class Photos:
             if i % 2:
                 self.jpeg[-1] = os.path.join(folder, f"{i:02d}-tinted.jpg")
                 tinted.save(self.jpeg[-1], quality=85)
-            # What Pillow decodes, so that bin/anomaly can be asked without its own decoder.
+            # The pixels that Pillow decodes, to run bin/anomaly without its own JPEG decoder.
             self.decoded.append(os.path.join(folder, f"{i:02d}-decoded.png"))
             with Image.open(self.jpeg[-1]) as image:
                 image.convert("RGB").save(self.decoded[-1])
@@ -115,13 +115,13 @@ class Photos:
 
 
 def spread(paths, n):
-    """n of the paths, evenly."""
+    """Returns n evenly spaced paths."""
     return [paths[i * len(paths) // n] for i in range(n)]
 
 
 def make(folder, anomaly, tiles, tests, torches):
-    """All models: trained ones of two sizes, with heads and without, and one converted from the file that each Python of
-    torches (name: path) writes. tiles: images to train with, tests: more to look at."""
+    """Returns all models: trained ones of two sizes, with defect heads and without, and one converted from
+    a file by each Python in torches (name: path). tiles: training images, tests: further test images."""
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     photos = Photos((tests + spread(tiles, IMAGES))[:IMAGES], os.path.join(folder, "photos"))
@@ -140,7 +140,7 @@ def make(folder, anomaly, tiles, tests, torches):
     def trained(data, level, side):
         return lambda zipped: anomaly("train", data, "--level", str(level), "--image-size", str(side), "--threads", "2", "--quiet", "--out", zipped)
 
-    # Level 1 is the one without heads; from 16 images on the others have them.
+    # Level 1 has no defect heads; other levels have them from 16 images on.
     models = [
         model("trained 128", trained(os.path.dirname(tiles[0]), 1, 128)),
         model("trained 128, heads", trained(few, 2, 128), heads=True),

@@ -1,7 +1,6 @@
-"""What is checked of a model's files beside the table: that autoencoder.pt loads in PyTorch with
-weights_only and fits the contract's class exactly, that the .onnx files pass ONNX's full check
-and strict shape inference, that they rebuild the pixels that PyTorch rebuilds, and that an image
-has the same error alone as in a batch."""
+"""Checks of a model's files: autoencoder.pt loads in PyTorch with weights_only and matches the
+contract's class exactly; the .onnx files pass ONNX's full check and strict shape inference; their
+reconstruction equals PyTorch's; an image has the same error alone and in a batch."""
 
 import json
 import os
@@ -19,14 +18,14 @@ from peer_train import Autoencoder
 
 
 def difference(a, b):
-    """The largest relative difference of a from b, row by row: elements are held against the
-    largest of their row. NaN where there is one."""
+    """Returns the largest difference of a from b, relative to the largest element of each row; NaN if
+    there is one."""
     a, b = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (a, b))
     return float(np.max(np.abs(a - b) / np.maximum(np.abs(b).max(axis=1, keepdims=True), 1e-12)))
 
 
 def checks(folder, bound):
-    """(what, whether it holds, detail) of each check of the case in folder."""
+    """Yields (name, passed, detail) of each check of the case in folder."""
     case = Case(folder)
     loaded = torch.load(case.path("autoencoder.pt"), map_location="cpu", weights_only=True)
     network = Autoencoder()

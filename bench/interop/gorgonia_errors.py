@@ -1,5 +1,5 @@
-"""The runner of `anomaly verify`: onnx-go reads autoencoder.onnx into a Gorgonia graph, which
-Gorgonia's own machine computes."""
+"""The runner of `anomaly verify`: onnx-go reads autoencoder.onnx into a Gorgonia graph, which runs on
+Gorgonia's tape machine."""
 
 import json
 import os
@@ -26,5 +26,5 @@ except ValueError:
 errors = {os.path.abspath(i["file"]): i["gorgonia_error"] for i in found["images"]}
 answer = {"version": version(), "tensor": [errors[os.path.abspath(p)] for p in fitting], "problems": {}}
 if not found["same_graph"]:
-    answer["problems"]["tensor"] = "the graph that was read differs from the one that was written"
+    answer["problems"]["tensor"] = "the imported graph differs from the exported one"
 json.dump(answer, sys.stdout)

@@ -1,4 +1,4 @@
-"""The runner of OpenCV's own network engine."""
+"""The runner of OpenCV DNN."""
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ def of_images(case):
     errors, verdicts = [], []
     for p in case.pixels():
         net.setInput(np.ascontiguousarray(p), "image")
-        # OpenCV 5 wants all of a graph's outputs named where more than one is.
+        # OpenCV 5 requires the names of all outputs if there are several.
         answers = dict(zip(names, net.forward(names)))
         error, verdict = answers["reconstruction_error"], answers["is_anomaly"]
         errors.append(float(error.ravel()[0]))

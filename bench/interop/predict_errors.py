@@ -1,5 +1,5 @@
-"""The runner of the predict.py that lies in a model's zip, with autoencoder.pt: what PyTorch
-computes there is the network's own error, also of a model that decides by another measure."""
+"""The runner of predict.py from a model's ZIP, with autoencoder.pt. It computes the mean squared
+error, also for models with another anomaly score."""
 
 import sys
 
@@ -10,7 +10,7 @@ from case import answer
 
 
 def loaded(case):
-    """predict.py of the case as a module, and the model as it has loaded it."""
+    """Returns predict.py of the case as a module, and the model that it loaded."""
     sys.path.insert(0, case.folder)
     import predict
 
@@ -18,7 +18,7 @@ def loaded(case):
 
 
 def errors(model, batches):
-    """The mean squared error of each image of the batches."""
+    """Returns the mean squared error of each image of the batches."""
     return [float(e) for x in batches for e in model.measure(x)[0]]
 
 
@@ -29,7 +29,7 @@ def of_tensors(case):
 
 def of_images(case):
     if int(PIL.__version__.split(".")[0]) < 13:
-        return {}  # it resizes otherwise, which torch_errors.py shows
+        return {}  # it resizes differently, see torch_errors.py
     predict, model = loaded(case)
     return {"image": errors(model, (predict.prepare(i["file"], model.size)[None] for i in case.images))}
 

@@ -1,21 +1,20 @@
-"""Holds models against the runtimes that their files are made for.
+"""Compares exported models across runtimes.
 
     python bench/interop/run.py --anomaly bin/anomaly --tiles testdata/tiles [--json FILE]
 
-Trains and converts models, brings each runtime into .cache/interop, and prints one line for
-each runtime and model: the largest relative difference of reconstruction_error from what
-`anomaly detect --json` says, over 50 images. The columns:
+Trains and converts models, installs each runtime in .cache/interop, and prints one row for each
+runtime and model: the largest relative difference of reconstruction_error from that of
+`anomaly detect --json`, over 50 images. The columns:
 
-    tensor   each runtime gives autoencoder.onnx (or autoencoder.pt) the same numbers, and anomaly
-             reads them from PNG files of the network's size
-    PNG      from files of odd sizes: autoencoder_image.onnx, given the decoded pixels, does all
-             the rest; in PyTorch's lines it is Pillow that resizes
-    JPEG     the same from JPEG files. Decoders differ: anomaly reads with Go's, the others are
-             given what Pillow decodes
+    tensor   the runtime runs autoencoder.onnx (or autoencoder.pt) on the same numbers that anomaly
+             reads from PNG files of the network's size
+    PNG      files of odd sizes: the runtime runs autoencoder_image.onnx on the decoded pixels; in
+             PyTorch's rows, Pillow resizes
+    JPEG     the same with JPEG files. Decoders differ: anomaly uses Go's, the others use Pillow's
 
-A runtime that can't be had on this machine gets a line that says so. Exit status 1 where a
-difference is above its column's bound, where a runtime fails that is expected to work, or where
-a check of the files fails.
+A runtime that is not available on this machine has a row with the reason. The exit status is 1 if
+a difference exceeds its column's bound, if a runtime fails that is expected to work, or if a check
+of the files fails.
 """
 
 import argparse
@@ -35,13 +34,14 @@ from checks import checks, difference
 from peer_train import find_images
 from runtimes import CACHE, Failed, NotAvailable, debian_torch, runtimes
 
-BOUNDS = {"tensor": 1e-5, "PNG": 1e-3, "JPEG": 5e-3, "older": 5e-3, "written": 1e-5, "places": 1e-1}
+BOUNDS = {"tensor": 1e-5, "PNG": 1e-3, "JPEG": 5e-3, "older": 5e-3, "written": 1e-5, "patches": 1e-1}
 NOTE = """\
-{images} images a model; the largest relative difference of reconstruction_error from anomaly
-detect --json. Bounds: tensor {tensor:.0e} (the same numbers go in), PNG {PNG:.0e} (odd sizes,
-resized by the runtime), JPEG {JPEG:.0e} (decoders differ: Go's in anomaly, Pillow's for all
-others), of a trained model's measure {places:.0e}, because the one place that differs most from
-normal decides it, and a step of 1 in 255 moves that more than a mean over all pixels. ( ): without a bound, for the reason below the lines. {missing}: nothing to hold."""
+{images} images per model; the largest relative difference of reconstruction_error from anomaly
+detect --json. Bounds: tensor {tensor:.0e} (the same input), PNG {PNG:.0e} (odd sizes, resized by
+the runtime), JPEG {JPEG:.0e} (decoders differ: Go's in anomaly, Pillow's elsewhere), JPEG with the
+anomaly score of a trained model {patches:.0e}: the most anomalous patch determines it, and a
+difference of 1/255 changes it more than a mean over all pixels. ( ): no bound, for the reason below
+the rows. {missing}: nothing to compare."""
 MISSING = "–"
 
 
@@ -53,8 +53,8 @@ class Row:
         self.version, self.differences, self.notes, self.failed = "", {}, [], False
         self.expected, self.available = runtime.expected, True
         self.writer = model.writer
-        # PyTorch's class is the network alone, and so its plain error; what judges beside it is
-        # in the ONNX files only.
+        # PyTorch has only the autoencoder, and computes its mean squared error; only the ONNX files
+        # contain the scoring graph.
         self.plain = runtime.plain
         try:
             answer = runtime.run(model.folder)
@@ -70,54 +70,53 @@ class Row:
             expected = part in runtime.expected or part == "written"
             self.failed |= expected
             self.notes.append(f"{'FAIL' if expected else 'not run'}, {part}: {problem}")
-        self.hold("tensor", answer.get("tensor"), model.tensor)
+        self.compare("tensor", answer.get("tensor"), model.tensor)
         if model.written and "written" in answer:
-            self.hold("written", answer["written"], model.written)
+            self.compare("written", answer["written"], model.written)
         if "image" in answer:
             n, verdicts = len(model.png), answer.get("anomalous")
-            self.hold("PNG", answer["image"][:n], model.png, verdicts and verdicts[:n])
-            self.hold("JPEG", answer["image"][n:], model.jpeg, verdicts and verdicts[n:])
+            self.compare("PNG", answer["image"][:n], model.png, verdicts and verdicts[:n])
+            self.compare("JPEG", answer["image"][n:], model.jpeg, verdicts and verdicts[n:])
             if "older" in answer:
-                self.hold("older", answer["older"], model.png + model.jpeg)
+                self.compare("older", answer["older"], model.png + model.jpeg)
         elif "image" in runtime.expected and "image" not in answer["problems"]:
-            self.fail("no images in the answer")
+            self.fail("the answer has no images")
         if "image" not in runtime.expected:
             self.notes.append(runtime.why)
 
     def bound(self, column):
-        """Whether this column's bound counts: elsewhere a note says why the difference is what
-        it is."""
+        """Returns whether the column has a bound; if not, a note has the reason."""
         return column not in ("PNG", "JPEG") or "image" in self.expected
 
     def fail(self, why):
         self.failed = True
         self.notes.append(f"FAIL: {why}")
 
-    def hold(self, column, errors, wanted, verdicts=None):
-        """Holds a runtime's errors, and its verdicts where it gives some, against detect's."""
+    def compare(self, column, errors, wanted, verdicts=None):
+        """Compares a runtime's errors, and its verdicts if there are any, with those of detect."""
         if errors is None:
             return
         if not errors or len(errors) != len(wanted):
             return self.fail(f"{column}: {len(errors)} errors for {len(wanted)} images")
         judged = any(error != mse for error, _, mse in wanted) and not self.plain
-        limit = BOUNDS["places" if judged and column == "JPEG" else column]
+        limit = BOUNDS["patches" if judged and column == "JPEG" else column]
         wanted = [(mse if self.plain else error, threshold) for error, threshold, mse in wanted]
         self.differences[column] = worst = difference(errors, [error for error, _ in wanted])
         if not self.bound(column):
             return
-        # Written so that NaN fails.
+        # NaN fails this comparison.
         if not worst <= limit:
-            self.fail(f"{column} is above {limit:.0e}")
+            self.fail(f"{column} exceeds {limit:.0e}")
         if verdicts is not None:
-            # An error so near the threshold that the bound allows both verdicts decides nothing.
+            # Near the threshold, within the bound, both verdicts are right.
             wrong = [v for v, (e, t) in zip(verdicts, wanted, strict=True) if v != (e > t) and abs(e - t) > limit * e]
             if wrong:
                 self.fail(f"{column}: {len(wrong)} verdicts differ")
 
 
 def table(cells):
-    """Lines of aligned columns. What the last one holds goes below, once for all lines that
-    follow one another with the same."""
+    """Yields lines of aligned columns. The last column is printed below, once for consecutive rows
+    with the same text."""
     *widths, _ = (max(len(line[i]) for line in cells) for i in range(len(cells[0])))
     for i, line in enumerate(cells):
         yield "  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip()
@@ -126,14 +125,14 @@ def table(cells):
 
 
 def shown(row, *columns):
-    """The differences in these columns, in brackets where they aren't held against a bound."""
+    """Yields the differences in these columns, in parentheses if there is no bound."""
     for column in columns:
         text = f"{row.differences[column]:.1e}" if column in row.differences else MISSING
         yield f"({text})" if column in row.differences and not row.bound(column) else text
 
 
 def machine():
-    """What this is run on, in one line."""
+    """Returns a description of the machine in one line."""
     system, processor = platform.system(), platform.processor()
     try:
         with open("/proc/cpuinfo") as f:
@@ -145,17 +144,17 @@ def machine():
 
 
 def main():
-    p = argparse.ArgumentParser(description="hold models against the runtimes that their files are made for")
+    p = argparse.ArgumentParser(description="compare exported models across runtimes")
     p.add_argument("--anomaly", default="bin/anomaly")
     p.add_argument("--tiles", default="testdata/tiles", help="folder with train/good and test")
-    p.add_argument("--json", metavar="FILE", help="writes the rows there, too")
-    p.add_argument("--only", metavar="NAME", help="runtimes whose name holds this, in any letter case")
+    p.add_argument("--json", metavar="FILE", help="also write the rows to this file")
+    p.add_argument("--only", metavar="NAME", help="only runtimes whose name contains this, ignoring case")
     a = p.parse_args()
     program = os.path.abspath(a.anomaly)
 
     everything = [r for r in runtimes(program) if (a.only or "").lower() in r.name.lower()]
     if not everything:
-        sys.exit(f"no runtime's name holds {a.only!r}: there are {', '.join(r.name for r in runtimes(program))}")
+        sys.exit(f"no runtime's name contains {a.only!r}: expected one of {', '.join(r.name for r in runtimes(program))}")
 
     start = time.monotonic()
     print(f"{datetime.date.today()}, {machine()}")
@@ -164,7 +163,7 @@ def main():
     try:
         torches["Debian's PyTorch"] = debian_torch()
     except (NotAvailable, Failed):
-        pass  # its row says why
+        pass  # its row has the reason
     models = cases.make(os.path.join(CACHE, "cases"), cases.Anomaly(program), find_images(os.path.join(a.tiles, "train", "good")),
                         find_images(os.path.join(a.tiles, "test")), torches)
     failed = False
@@ -189,17 +188,17 @@ def main():
     print(NOTE.format(images=cases.IMAGES, missing=MISSING, **BOUNDS))
 
     decoders = [[m.name, f"{difference([row[0] for row in m.decoded], [row[0] for row in m.jpeg]):.1e}", ""] for m in models]
-    print("\nThe share of the decoders in JPEG: anomaly on the JPEG files, and on what Pillow decodes of them.\n")
+    print("\nThe contribution of the JPEG decoders: anomaly on the JPEG files, and on the pixels that Pillow decodes.\n")
     print("\n".join(table([["model", "difference", ""], *decoders])))
 
     older = [r for r in rows if "older" in r.differences]
     if older:
-        print(f"\nThe same PNG and JPEG files, resized by a Pillow before 13 as it is: the width always first. Bound {BOUNDS['older']:.0e}.\n")
+        print(f"\nThe same PNG and JPEG files, resized by Pillow before version 13, which always resizes the width first. Bound {BOUNDS['older']:.0e}.\n")
         print("\n".join(table([["runtime", "model", "difference", ""], *([f"{r.runtime} {r.version}", r.model, *shown(r, "older"), ""] for r in older)])))
 
     written = [r for r in rows if "written" in r.differences]
     if written:
-        print(f"\nA .pt as PyTorch wrote it, scored there and by anomaly detect. Bound {BOUNDS['written']:.0e}.\n")
+        print(f"\nA .pt file written by PyTorch, scored by PyTorch and by anomaly detect. Bound {BOUNDS['written']:.0e}.\n")
         print("\n".join(table([["written by", "scored by", "difference", ""],
                                *([r.writer, f"{r.runtime} {r.version}", *shown(r, "written"), ""] for r in written)])))
     absent = ", ".join(dict.fromkeys(r.runtime for r in rows if not r.available))

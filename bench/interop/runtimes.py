@@ -1,7 +1,7 @@
-"""Brings each runtime into a folder of its own, and starts its runner on a case.
+"""Installs each runtime in its own folder, and starts its runner on a case.
 
-What is there already is used again: each folder keeps the file that pins its versions, beside
-a mark that it is complete, and is made anew when that file changes.
+Existing folders are reused: each has a copy of the file that pins its versions, and a marker that
+the installation is complete, and is rebuilt when that file changes.
 """
 
 import filecmp
@@ -17,11 +17,11 @@ MINUTES = 60
 
 
 class NotAvailable(Exception):
-    """A tool that this machine does not have. It says what to install."""
+    """A tool is missing on this machine. The message says what to install."""
 
 
 class Failed(Exception):
-    """A runtime that could not be brought, or whose runner gave no answer."""
+    """A runtime could not be installed, or its runner gave no answer."""
 
 
 def call(command, timeout, **more):
@@ -35,7 +35,7 @@ def call(command, timeout, **more):
 
 
 def last_line(text):
-    """The last line that says something: the tools end with advice on where their logs are."""
+    """Returns the last error line, or the last non-empty line: tools end with the location of their logs."""
     lines = [line.strip() for line in text.splitlines() if any(c.isalnum() for c in line)]
     errors = [line for line in lines if "error" in line.lower()]
     return (errors or lines or [""])[-1]
@@ -49,28 +49,28 @@ def need(tool, how):
 
 
 def debian(packages, works):
-    """Installs Debian's packages where that is possible and works() does not hold."""
+    """Installs Debian packages, unless works() is true, if the machine permits it."""
     if works():
         return
     how = f"apt-get install -y --no-install-recommends {' '.join(packages)}"
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise NotAvailable(f"needs {how}")
-    print(f"bringing {' '.join(packages)}: {how}", file=sys.stderr)
+    print(f"installing {' '.join(packages)}: {how}", file=sys.stderr)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     call(["apt-get", "update", "-qq"], 10 * MINUTES, env=environment)
     call(how.split(), 30 * MINUTES, env=environment)
     if not works():
-        raise Failed(f"{how} was run, and it is still not there")
+        raise Failed(f"{how} succeeded, but the package does not work")
 
 
-def bring(name, pins, install):
-    """The folder of a runtime, with a copy of the runner's own folder or pins, as install(folder)
-    leaves it."""
+def installed(name, pins, install):
+    """Returns the folder of a runtime, after install(folder), with a copy of the pins or of the runner's
+    folder."""
     folder = os.path.join(CACHE, name)
     pins = os.path.join(HERE, pins)
     mark = os.path.join(folder, "ready")
     if not (os.path.exists(mark) and filecmp.cmp(mark, pins, shallow=False)):
-        print(f"bringing {name} into {os.path.relpath(folder)} (some minutes, once)", file=sys.stderr)
+        print(f"installing {name} in {os.path.relpath(folder)} (some minutes, once)", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
         shutil.copy(pins, folder)
@@ -86,16 +86,15 @@ def python(executable, script):
 
 
 class Runtime:
-    """A row of the table: how its runner is started, what it is expected to answer, and why it
-    is not expected to answer the rest. plain: whether its errors are the network's own, the mean
-    squared ones, of any model."""
+    """A row of the table: the command of its runner, the expected parts of the answer, and why other
+    parts are not expected. plain: whether its errors are always mean squared errors."""
 
     def __init__(self, name, prepare, expected=("tensor", "image"), why="", limit=15 * MINUTES, plain=False):
         self.name, self.prepare, self.expected, self.why, self.limit, self.plain = name, prepare, expected, why, limit, plain
         self.command = None
 
     def run(self, case):
-        """The runner's answer on a case's folder."""
+        """Returns the runner's answer for a case's folder."""
         if self.command is None:
             try:
                 self.command = self.prepare()
@@ -119,7 +118,7 @@ DEBIAN_PYTHON = "/usr/bin/python3"
 
 
 def debian_torch():
-    """Debian's own Python with its PyTorch: 1.13 on Debian 12."""
+    """Returns Debian's Python, with its PyTorch: 1.13 on Debian 12."""
 
     def works():
         check = [DEBIAN_PYTHON, "-c", "import torch, PIL, numpy"]
@@ -135,16 +134,16 @@ def opencv():
         pip = [os.path.join(folder, "bin", "python"), "-m", "pip"]
         call([*pip, "install", "--quiet", "--only-binary=:all:", "-r", os.path.join(folder, "requirements-opencv.txt")], 15 * MINUTES)
 
-    folder = bring("opencv", "requirements-opencv.txt", install)
+    folder = installed("opencv", "requirements-opencv.txt", install)
     return python(os.path.join(folder, "bin", "python"), "opencv_errors.py"), {}
 
 
 def javascript():
-    need("node", "bring Node.js")
-    npm = need("npm", "bring Node.js with npm")
-    # Without the packages' scripts: onnxruntime-node's would bring CUDA's libraries.
+    need("node", "install Node.js")
+    npm = need("npm", "install Node.js with npm")
+    # Without install scripts: onnxruntime-node's downloads CUDA libraries.
     install = [npm, "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund"]
-    return bring("javascript", "javascript/package.json", lambda folder: call(install, 15 * MINUTES, cwd=folder))
+    return installed("javascript", "javascript/package.json", lambda folder: call(install, 15 * MINUTES, cwd=folder))
 
 
 def node():
@@ -162,37 +161,37 @@ def web():
 
 
 def tract():
-    cargo = need("cargo", "bring Rust")
-    folder = bring("tract", "tract/Cargo.toml", lambda folder: None)
-    # Cargo knows by itself what is to be compiled again.
+    cargo = need("cargo", "install Rust")
+    folder = installed("tract", "tract/Cargo.toml", lambda folder: None)
+    # Cargo rebuilds only what changed.
     call([cargo, "build", "--release", "--quiet"], 60 * MINUTES, cwd=folder)
     return [os.path.join(folder, "target", "release", "errors")], {}
 
 
 def java():
-    need("java", "bring a JDK")
-    maven = need("mvn", "bring Maven")
+    need("java", "install a JDK")
+    maven = need("mvn", "install Maven")
     install = [maven, "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"]
-    folder = bring("java", "java/pom.xml", lambda folder: call(install, 15 * MINUTES, cwd=folder))
+    folder = installed("java", "java/pom.xml", lambda folder: call(install, 15 * MINUTES, cwd=folder))
     return ["java", "-cp", os.path.join(folder, "lib", "*"), os.path.join(folder, "Errors.java")], {}
 
 
 def runtimes(anomaly):
-    """All of them, in the table's order. anomaly: the program, for the reading by onnx-go."""
+    """Returns all runtimes in table order. anomaly: path of the program, for the import by onnx-go."""
     return [
         Runtime("PyTorch", here("torch_errors.py"), plain=True),
         Runtime("Debian's PyTorch", lambda: (python(debian_torch(), "torch_errors.py"), {}), plain=True),
         Runtime("predict.py, PyTorch", here("predict_errors.py"), plain=True),
         Runtime("predict.py, Debian's PyTorch", lambda: (python(debian_torch(), "predict_errors.py"), {}), expected=("tensor",), plain=True,
-                why="its Pillow resizes otherwise, which the lines of Debian's PyTorch hold"),
+                why="its Pillow resizes differently; see the rows of Debian's PyTorch"),
         Runtime("ONNX Runtime for Python", here("onnxruntime_errors.py")),
         Runtime("ONNX Runtime for Node", node),
         Runtime("ONNX Runtime Web", web),
         Runtime("ONNX Runtime for Java", java),
         Runtime("OpenCV DNN", opencv, expected=("tensor",),
-                why="its Resize takes the last two axes for height and width, and doesn't antialias"),
+                why="its Resize treats the last two axes as height and width, and does not antialias"),
         Runtime("tract", tract, expected=("tensor",),
-                why="its Resize takes bytes but cuts its results off where all others round them"),
+                why="its Resize truncates bytes instead of rounding"),
         Runtime("onnx-go into Gorgonia", lambda: (python(sys.executable, "gorgonia_errors.py"), {"ANOMALY": anomaly}),
-                expected=("tensor",), why="not given the file that takes images: Gorgonia has no Resize"),
+                expected=("tensor",), why="autoencoder_image.onnx is not run: Gorgonia has no Resize"),
     ]

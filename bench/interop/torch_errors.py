@@ -1,10 +1,10 @@
-"""The runner of PyTorch, old and new: the contract's class with autoencoder.pt's weights, and
-Pillow's reading and resizing.
+"""The runner of all versions of PyTorch: the contract's class with the weights of autoencoder.pt, and
+Pillow for reading and resizing.
 
-bin/anomaly resizes as Pillow 13 does, which begins with the height where that loses more than
-twice the pixels that the width does. An older Pillow always begins with the width, and between
-the two it rounds to bytes. So that its PyTorch can be held against the same pixels, it is told
-to begin with the height here; what it answers when it is left to itself goes into "older"."""
+bin/anomaly resizes like Pillow 13, which resizes the height first if that removes more than twice
+as many pixels as the width. Older versions always resize the width first, and round to bytes in
+between. To compare PyTorch on the same pixels, the height is resized explicitly here; the results
+with Pillow's own order are in "older"."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Writes a model as the Python service does, with PyTorch's random weights, and prints PyTorch's
+"""Writes a model with PyTorch's random weights, like the Python service, and prints PyTorch's
 version.
 
     python torch_model.py FILE SIDE SEED

@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// ablated is what the measure without one ingredient has on one data set.
+// ablated is the result of one ablation on one data set.
 type ablated struct {
 	Program  string  `json:"program"`
 	Ablation string  `json:"ablation"`
@@ -36,7 +36,7 @@ func ablationCommand() *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use:   "ablation DATASET...",
-		Short: "Measure what each ingredient of the measure is worth, by leaving it out",
+		Short: "Measure the contribution of each component of the anomaly score, by removing it",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			all, err := ablations(only)
@@ -51,15 +51,15 @@ func ablationCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.IntVar(&o.Level, "level", 1, "level of the trainings")
-	f.IntVar(&o.ImageSize, "image-size", 128, "side of the images, in pixels")
-	f.Int64Var(&o.Seed, "seed", 0, "seed of the trainings")
+	f.IntVar(&o.Level, "level", 1, "training level")
+	f.IntVar(&o.ImageSize, "image-size", 128, "image side, in pixels")
+	f.Int64Var(&o.Seed, "seed", 0, "training seed")
 	f.StringSliceVar(&only, "only", nil, "names of ablations (default: all of them)")
-	f.StringVar(&out, "out", "", "append JSON lines to this file, and leave out what is in it")
+	f.StringVar(&out, "out", "", "append JSON lines to this file, and reuse those in it")
 	return c
 }
 
-// ablations are those of the names, or all.
+// ablations returns the named ablations; without names, all.
 func ablations(names []string) ([]decision.Ablation, error) {
 	all := decision.Ablations()
 	if len(names) == 0 {
@@ -73,7 +73,7 @@ func ablations(names []string) ([]decision.Ablation, error) {
 			for _, a := range all {
 				known = append(known, a.Name)
 			}
-			return nil, fmt.Errorf("%q is no ablation; there are %q", name, known)
+			return nil, fmt.Errorf("unknown ablation %q; expected one of %q", name, known)
 		}
 		out = append(out, all[i])
 	}
@@ -121,16 +121,16 @@ func ablate(ctx context.Context, e *ort.Engine, sets []string, all []decision.Ab
 	return t.Flush()
 }
 
-// without gives the mean AUROC over the kinds of defects.
+// without returns the mean AUROC over the kinds of defects.
 func without(ctx context.Context, e *ort.Engine, folder string, o trainer.Options) (float64, error) {
 	s, err := evaluation.Open(folder)
 	if err != nil {
 		return 0, err
 	}
 	for i := range s.Defects {
-		s.Defects[i].Masks = nil // which would take time and say nothing here
+		s.Defects[i].Masks = nil // pixel metrics are slow and not needed
 	}
-	l, err := learn(ctx, e, filepath.Join(folder, evaluation.TrainFolder), o, true)
+	l, err := train(ctx, e, filepath.Join(folder, evaluation.TrainFolder), o, true)
 	if err != nil {
 		return 0, err
 	}
@@ -145,7 +145,7 @@ func without(ctx context.Context, e *ort.Engine, folder string, o trainer.Option
 	return auroc, err
 }
 
-// leaving returns the options of the same training with the ablation.
+// leaving returns the options with an ablation.
 func leaving(o trainer.Options, a decision.Ablation) trainer.Options {
 	o.Without = a
 	return o

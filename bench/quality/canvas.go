@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 )
 
-// canvas is a square picture of linear red, green and blue, about 0 to 1.
+// canvas is a square image of linear RGB, about 0 to 1.
 type canvas struct {
 	side int
 	rgb  [3][]float64
@@ -20,15 +20,15 @@ func newCanvas(side int) *canvas {
 	return c
 }
 
-// each calls f for the centre of each pixel.
+// each calls f with the index and the centre of each pixel.
 func (c *canvas) each(f func(i int, x, y float64)) {
 	for i := range c.side * c.side {
 		f(i, float64(i%c.side)+0.5, float64(i/c.side)+0.5)
 	}
 }
 
-// expose makes a photograph of it: the lens blurs and darkens the corners, the
-// light falls off to one side, the sensor adds noise.
+// expose simulates a photograph: blur and vignetting of the lens, an illumination
+// gradient, and sensor noise.
 func (c *canvas) expose(r *rand.Rand, blur, gradient, grain float64) *image.NRGBA {
 	out := image.NewNRGBA(image.Rect(0, 0, c.side, c.side))
 	half := float64(c.side) / 2
@@ -50,8 +50,8 @@ func (c *canvas) expose(r *rand.Rand, blur, gradient, grain float64) *image.NRGB
 	return out
 }
 
-// smooth blurs a plane by a Gaussian of that standard deviation, in pixels; the
-// edge goes on as it ends.
+// smooth applies a Gaussian blur with a standard deviation of sigma pixels; edges are
+// replicated.
 func smooth(plane []float64, side int, sigma float64) []float64 {
 	n := int(math.Ceil(3 * sigma))
 	kernel, sum := make([]float64, 2*n+1), 0.0
@@ -76,21 +76,20 @@ func smooth(plane []float64, side int, sigma float64) []float64 {
 	return pass(pass(plane, true), false)
 }
 
-// clouds are smooth noise with standard deviation 1, of lumps of about that size
-// in pixels.
+// clouds returns smooth noise with standard deviation 1 and a feature size in pixels.
 func clouds(r *rand.Rand, side int, size float64) []float64 {
-	// Coarse noise is drawn on a coarse grid, which is as good and far quicker.
-	step := max(int(size/2), 1)
-	coarse := side/step + 4
+	// Coarse noise is generated on a coarse grid, which is faster.
+	cell := max(int(size/2), 1)
+	coarse := side/cell + 4
 	grid := make([]float64, coarse*coarse)
 	for i := range grid {
 		grid[i] = r.NormFloat64()
 	}
-	grid = smooth(grid, coarse, size/float64(step)/2)
+	grid = smooth(grid, coarse, size/float64(cell)/2)
 	out := make([]float64, side*side)
 	sum, squares := 0.0, 0.0
 	for i := range out {
-		x, y := float64(i%side)/float64(step)+1, float64(i/side)/float64(step)+1
+		x, y := float64(i%side)/float64(cell)+1, float64(i/side)/float64(cell)+1
 		out[i] = between(grid, coarse, x, y)
 		sum += out[i]
 		squares += out[i] * out[i]
@@ -103,7 +102,7 @@ func clouds(r *rand.Rand, side int, size float64) []float64 {
 	return out
 }
 
-// between interpolates a plane, by a smooth step so that no grid shows.
+// between interpolates a plane with smoothstep, so that the grid is not visible.
 func between(plane []float64, side int, x, y float64) float64 {
 	x0, y0 := int(x), int(y)
 	ease := func(t float64) float64 { return t * t * (3 - 2*t) }
@@ -112,16 +111,16 @@ func between(plane []float64, side int, x, y float64) float64 {
 	return (at(x0, y0)*(1-fx)+at(x0+1, y0)*fx)*(1-fy) + (at(x0, y0+1)*(1-fx)+at(x0+1, y0+1)*fx)*fy
 }
 
-// ramp goes smoothly from 0 at a to 1 at b.
+// ramp is smoothstep from 0 at a to 1 at b.
 func ramp(a, b, v float64) float64 {
 	t := min(max((v-a)/(b-a), 0), 1)
 	return t * t * (3 - 2*t)
 }
 
-// spread is a number that is evenly spread from a to b.
+// spread returns a uniform random number from a to b.
 func spread(r *rand.Rand, a, b float64) float64 { return a + (b-a)*r.Float64() }
 
-// masked draws where a plane is above a limit.
+// masked returns the mask of the pixels above a limit.
 func masked(plane []float64, side int, limit float64) *image.Gray {
 	m := image.NewGray(image.Rect(0, 0, side, side))
 	for i, v := range plane {

@@ -15,42 +15,42 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// drawing says how much of a scene is drawn.
+// drawing is the size of a generated data set.
 type drawing struct {
 	train, good, defects, side int
 	seed                       uint64
 }
 
-// standard is what `make quality` measures on.
+// standard is the data sets of `make quality`.
 var standard = drawing{train: 200, good: 60, defects: 60, side: 200, seed: 1}
 
 func generateCommand() *cobra.Command {
 	d := standard
 	c := &cobra.Command{
 		Use:   "generate FOLDER",
-		Short: "Draw the data sets weave, flange and panel, with masks, as MVTec AD lays them out",
+		Short: "Generate the data sets weave, flange and panel, with masks, in the layout of MVTec AD",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			_, err := generate(c.Context(), args[0], d)
 			return err
 		},
 	}
-	c.Flags().IntVar(&d.train, "train", d.train, "normal images to train on")
-	c.Flags().IntVar(&d.good, "good", d.good, "normal images to test on")
-	c.Flags().IntVar(&d.defects, "defects", d.defects, "images with a defect")
-	c.Flags().IntVar(&d.side, "side", d.side, "pixels along a side")
-	c.Flags().Uint64Var(&d.seed, "seed", d.seed, "the same seed gives the same bytes")
+	c.Flags().IntVar(&d.train, "train", d.train, "normal training images")
+	c.Flags().IntVar(&d.good, "good", d.good, "normal test images")
+	c.Flags().IntVar(&d.defects, "defects", d.defects, "test images with a defect")
+	c.Flags().IntVar(&d.side, "side", d.side, "image side, in pixels")
+	c.Flags().Uint64Var(&d.seed, "seed", d.seed, "random seed")
 	return c
 }
 
-// generate draws all scenes into a folder, each whole or not at all, and gives
-// their folders.
+// generate generates all scenes in a folder, each atomically, and returns their
+// folders.
 func generate(ctx context.Context, dir string, d drawing) ([]string, error) {
 	var folders []string
 	for _, s := range scenes {
 		folder := filepath.Join(dir, s.name)
 		if err := s.generate(ctx, folder, d); err != nil {
-			return nil, fmt.Errorf("drawing %s: %w", s.name, err)
+			return nil, fmt.Errorf("generating %s: %w", s.name, err)
 		}
 		folders = append(folders, folder)
 	}
@@ -101,7 +101,8 @@ func (s scene) generate(ctx context.Context, folder string, d drawing) error {
 	return os.Rename(temporary, folder)
 }
 
-// image draws one image, which depends on nothing but its name and the seed.
+// image returns an image, which depends only on its name and the seed, and the mask of
+// a defective one.
 func (s scene) image(folder string, i int, defective bool, d drawing) (*image.NRGBA, *image.Gray) {
 	stream := func(what string) *rand.Rand {
 		h := fnv.New64a()

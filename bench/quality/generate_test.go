@@ -29,7 +29,7 @@ func filesBelow(t *testing.T, dir string) map[string][]byte {
 	return out
 }
 
-func TestSameSeedDrawsTheSameBytes(t *testing.T) {
+func TestGenerate_IsDeterministic(t *testing.T) {
 	draw := func(d drawing) map[string][]byte {
 		t.Helper()
 		dir := t.TempDir()
@@ -44,10 +44,10 @@ func TestSameSeedDrawsTheSameBytes(t *testing.T) {
 	}
 	for name, data := range first {
 		if !bytes.Equal(data, again[name]) {
-			t.Errorf("%s is drawn differently", name)
+			t.Errorf("%s differs between runs", name)
 		}
 	}
-	// More images leave those that were there as they are; another seed does not.
+	// More images do not change existing ones; another seed does.
 	more := small
 	more.train, more.defects = 4, 3
 	for name, data := range draw(more) {
@@ -64,7 +64,7 @@ func TestSameSeedDrawsTheSameBytes(t *testing.T) {
 	}
 }
 
-func TestDrawnSetsCanBeEvaluatedOn(t *testing.T) {
+func TestGenerate_WritesDataSetsForEvaluation(t *testing.T) {
 	dir := t.TempDir()
 	folders, err := generate(t.Context(), dir, small)
 	if err != nil {
@@ -80,16 +80,15 @@ func TestDrawnSetsCanBeEvaluatedOn(t *testing.T) {
 		}
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, ".*")); err != nil || len(left) > 0 {
-		t.Errorf("%v is left, %v", left, err)
+		t.Errorf("%v left, %v", left, err)
 	}
 }
 
-// An image with a defect is the normal one but for what the mask shows, and there
-// it differs.
-func TestMaskIsWhereTheDefectIs(t *testing.T) {
+// A defective image differs from the normal one only inside the mask.
+func TestScene_MasksTheDefect(t *testing.T) {
 	for _, s := range scenes {
 		const defects = 8
-		apart := make([]float64, 0, defects)
+		differences := make([]float64, 0, defects)
 		for i := range defects {
 			bad, mask := s.image("test/"+s.defect, i, true, standard)
 			good, none := s.image("test/"+s.defect, i, false, standard)
@@ -109,15 +108,15 @@ func TestMaskIsWhereTheDefectIs(t *testing.T) {
 				}
 			}
 			if masked < 20 || masked > pixels/5 {
-				t.Errorf("%s %d: a mask of %v pixels", s.name, i, masked)
+				t.Errorf("%s %d: mask of %v pixels", s.name, i, masked)
 			}
 			if outside/pixels > 0.5 {
-				t.Errorf("%s %d: %.2f grey levels off outside of the mask", s.name, i, outside/pixels)
+				t.Errorf("%s %d: difference of %.2f grey levels outside the mask", s.name, i, outside/pixels)
 			}
-			apart = append(apart, inside/masked)
+			differences = append(differences, inside/masked)
 		}
-		if least := slices.Min(apart); least < 1 {
-			t.Errorf("%s: a defect differs by %.2f grey levels: %.1f", s.name, least, apart)
+		if least := slices.Min(differences); least < 1 {
+			t.Errorf("%s: a defect differs by %.2f grey levels: %.1f", s.name, least, differences)
 		}
 	}
 }

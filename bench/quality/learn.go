@@ -18,18 +18,19 @@ import (
 	"github.com/deepmed/anomaly/trainer"
 )
 
-// learnt is a model and what its training took.
-type learnt struct {
+// trained is a model and the duration of its training.
+type trained struct {
 	model *models.Model
-	// seconds of the parts: reading the images and learning what the verdict comes
-	// from, which is the decision; the epochs; and measuring the plain error.
+	// seconds is the duration of each part: "training" is all of it, "decision" is
+	// reading images and fitting the reference statistics, "epochs" is the steps, and
+	// "plain error" is measuring the mean squared errors.
 	seconds map[string]float64
 }
 
-// learn trains on a folder. A brief training ends after its first step: no epoch
-// changes what a model decides by, so that the verdicts are those of a whole
-// training (TestBriefTrainingDecidesAlike holds it to that).
-func learn(ctx context.Context, e *ort.Engine, folder string, o trainer.Options, brief bool) (*learnt, error) {
+// train trains on a folder. A brief training stops after its first step. The verdicts
+// are the same, because they do not depend on the epochs; see
+// TestTrain_BrieflyHasTheSameDecision.
+func train(ctx context.Context, e *ort.Engine, folder string, o trainer.Options, brief bool) (*trained, error) {
 	src, err := dataset.OpenFolder(folder, dataset.DefaultLimits())
 	if err != nil {
 		return nil, err
@@ -52,13 +53,13 @@ func learn(ctx context.Context, e *ort.Engine, folder string, o trainer.Options,
 	if err != nil {
 		return nil, fmt.Errorf("training on %s: %w", folder, err)
 	}
-	return &learnt{m, map[string]float64{
+	return &trained{m, map[string]float64{
 		"training": time.Since(began).Seconds(), "decision": first.Sub(began).Seconds(),
 		"epochs": last.Sub(first).Seconds(), "plain error": time.Since(last).Seconds(),
 	}}, nil
 }
 
-// judge makes a detector of a model for as long as f takes.
+// judge calls f with a detector of a model.
 func judge(e *ort.Engine, m *models.Model, f func(*inference.Detector) error) error {
 	d, err := inference.NewDetector(e, m, 1)
 	if err != nil {
@@ -68,7 +69,7 @@ func judge(e *ort.Engine, m *models.Model, f func(*inference.Detector) error) er
 	return f(d)
 }
 
-// imagesIn lists the images below a folder, by name.
+// imagesIn returns the images below a folder, sorted by name.
 func imagesIn(folder string) ([]string, error) {
 	var out []string
 	err := filepath.WalkDir(folder, func(p string, d fs.DirEntry, err error) error {
@@ -81,10 +82,9 @@ func imagesIn(folder string) ([]string, error) {
 	return out, err
 }
 
-// normals are all normal images of a data set, those to train on and those to
-// test with.
-func normals(folder string) ([]string, error) {
-	train, err := imagesIn(filepath.Join(folder, evaluation.TrainFolder))
+// normalImages returns all normal images of a data set, for training and for testing.
+func normalImages(folder string) ([]string, error) {
+	images, err := imagesIn(filepath.Join(folder, evaluation.TrainFolder))
 	if err != nil {
 		return nil, err
 	}
@@ -92,10 +92,10 @@ func normals(folder string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(train, s.Good...), nil
+	return append(images, s.Good...), nil
 }
 
-// link makes a folder of links to those files.
+// link creates a folder of symbolic links to files.
 func link(folder string, files []string) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err

@@ -22,13 +22,12 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// errFloor is returned when defects are found worse than they once were.
-var errFloor = errors.New("defects are found worse than the floor")
+// errFloor is returned when a mean AUROC is below its floor.
+var errFloor = errors.New("the AUROC is below the floor")
 
-// floors are the lowest mean AUROC that a data set may have, by its folder's name:
-// those promised of the two real ones, and of the drawn ones what they had at level
-// 1 and 128 px when they were first measured (0.787, 0.795 and 0.861), with a
-// margin.
+// floors is the minimum mean AUROC of data sets, by folder name: the requirements for
+// the two real ones, and for the generated ones the first measurement at level 1 and
+// 128 px (0.787, 0.795 and 0.861) with a margin.
 var floors = map[string]float64{
 	"magnetic_tile": 0.80,
 	"mnist_digit8":  0.85,
@@ -37,12 +36,12 @@ var floors = map[string]float64{
 	"panel":         0.80,
 }
 
-// configuration is a way to train.
+// configuration is a training level and an image side.
 type configuration struct{ level, side int }
 
 func (c configuration) String() string { return fmt.Sprintf("%d@%d", c.level, c.side) }
 
-// planned is a configuration and how many seeds it is measured with.
+// planned is a configuration and its number of seeds.
 type planned struct {
 	configuration
 	seeds int
@@ -50,8 +49,8 @@ type planned struct {
 
 var plannedText = regexp.MustCompile(`^([1-5])@(\d{2,4})(?:x(\d{1,3}))?$`)
 
-// parsePlan reads "1@128x3,5@256": level 1 at 128 px with three seeds, and level 5
-// at 256 px with one.
+// parsePlan parses a list such as "1@128x3,5@256": level 1 at 128 px with three seeds,
+// and level 5 at 256 px with one.
 func parsePlan(text string) ([]planned, error) {
 	var out []planned
 	for part := range strings.SplitSeq(text, ",") {
@@ -60,12 +59,12 @@ func parsePlan(text string) ([]planned, error) {
 		}
 		m := plannedText.FindStringSubmatch(part)
 		if m == nil {
-			return nil, fmt.Errorf("%q is no way to train; expected LEVEL@SIDE or LEVEL@SIDExSEEDS, such as 1@128x3", part)
+			return nil, fmt.Errorf("invalid configuration %q: expected LEVEL@SIDE or LEVEL@SIDExSEEDS, such as 1@128x3", part)
 		}
 		var n [3]int
 		for i, s := range m[1:] {
 			if s != "" {
-				n[i], _ = strconv.Atoi(s) // digits, few of them
+				n[i], _ = strconv.Atoi(s) // at most four digits
 			}
 		}
 		p := planned{configuration{n[0], n[1]}, max(n[2], 1)}
@@ -77,13 +76,13 @@ func parsePlan(text string) ([]planned, error) {
 	return out, nil
 }
 
-// measured is one training and what was measured with it: a line of the file.
+// measured is one training and its results: a line of the file.
 type measured struct {
 	Program string `json:"program"`
 	Date    string `json:"date"`
 	Set     string `json:"set"`
 	Folder  string `json:"folder"`
-	// Recipe says that it is the Python service's, not ours.
+	// Recipe reports whether the training is the Python service's.
 	Recipe bool  `json:"recipe"`
 	Level  int   `json:"level"`
 	Side   int   `json:"image_size"`
@@ -97,7 +96,7 @@ func (m measured) same(o measured) bool {
 	return m.Program == o.Program && m.Folder == o.Folder && m.Recipe == o.Recipe && m.Level == o.Level && m.Side == o.Side && m.Seed == o.Seed
 }
 
-// measuring is what `measure` is told.
+// measuring is the options of `measure`.
 type measuring struct {
 	plan, recipe   string
 	generated, out string
@@ -109,21 +108,20 @@ func measureCommand() *cobra.Command {
 	m := measuring{drawn: standard}
 	c := &cobra.Command{
 		Use:   "measure [DATASET...]",
-		Short: "Measure how well defects are found, beside the Python service's recipe",
-		Long: "Trains and evaluates on each data set and on the drawn ones, and writes a JSON line to --out as soon as\n" +
-			"something is measured. Run again, it leaves out what the same program has measured. The recipe is measured\n" +
-			"with the Python that BENCH_PYTHON names.",
+		Short: "Measure how well defects are detected, compared with the Python service's recipe",
+		Long: "Trains and evaluates on each data set and on generated ones, and appends a JSON line to --out after each\n" +
+			"measurement. Measurements of the same program are reused. The recipe runs with the Python in BENCH_PYTHON.",
 		RunE: func(c *cobra.Command, args []string) error {
 			return m.run(c.Context(), args, c.OutOrStdout(), c.ErrOrStderr())
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&m.plan, "configurations", "1@256x3,3@256x3,1@384", "what to measure: level@pixels, and x and the number of seeds")
-	f.StringVar(&m.recipe, "recipe", "3@128", "the same of the Python service's recipe; empty for nothing")
-	f.StringVar(&m.generated, "generated", ".cache/quality", "draw data sets into this folder and measure on them, too; empty for none")
+	f.StringVar(&m.plan, "configurations", "1@256x3,3@256x3,1@384", "configurations: level@pixels, optionally followed by x and the number of seeds")
+	f.StringVar(&m.recipe, "recipe", "3@128", "configurations of the Python service's recipe; empty for none")
+	f.StringVar(&m.generated, "generated", ".cache/quality", "generate data sets in this folder and measure on them, too; empty for none")
 	f.StringVar(&m.out, "out", ".cache/quality/rows.jsonl", "append JSON lines to this file")
-	f.BoolVar(&m.brief, "brief", false, "end each training of ours after its first step: the verdicts are the same, the seconds are not")
-	f.BoolVar(&m.floors, "floors", false, "end with an error when a data set's AUROC is below its floor")
+	f.BoolVar(&m.brief, "brief", false, "stop our trainings after the first step: the verdicts are the same, the times are not")
+	f.BoolVar(&m.floors, "floors", false, "fail if the AUROC of a data set is below its floor")
 	return c
 }
 
@@ -138,7 +136,7 @@ func (m *measuring) run(ctx context.Context, sets []string, out, log io.Writer) 
 	}
 	python := os.Getenv("BENCH_PYTHON")
 	if len(recipe) > 0 && python == "" {
-		return errors.New("BENCH_PYTHON names no Python to measure the recipe with; run `make quality`, or give --recipe ''")
+		return errors.New("BENCH_PYTHON is not set, but the recipe needs it; run `make quality`, or use --recipe ''")
 	}
 	if m.generated != "" {
 		drawn, err := generate(ctx, m.generated, m.drawn)
@@ -204,7 +202,7 @@ func (m *measuring) run(ctx context.Context, sets []string, out, log io.Writer) 
 	return nil
 }
 
-// String is what is told while it goes on.
+// String returns a line of progress.
 func (m measured) String() string {
 	who := ""
 	if m.Recipe {
@@ -214,14 +212,14 @@ func (m measured) String() string {
 		m.Mean.AUROC, m.FalseAlarmsPercent(), m.Seconds["training"]+m.Seconds["detection"])
 }
 
-// measure trains, whole or briefly, and evaluates.
+// measure trains, fully or briefly, and evaluates.
 func (m *measured) measure(ctx context.Context, e *ort.Engine, brief bool) error {
 	s, err := evaluation.Open(m.Folder)
 	if err != nil {
 		return err
 	}
 	o := trainer.Options{Level: m.Level, ImageSize: m.Side, Seed: m.Seed}
-	l, err := learn(ctx, e, filepath.Join(m.Folder, evaluation.TrainFolder), o, brief)
+	l, err := train(ctx, e, filepath.Join(m.Folder, evaluation.TrainFolder), o, brief)
 	if err != nil {
 		return err
 	}
@@ -234,7 +232,7 @@ func (m *measured) measure(ctx context.Context, e *ort.Engine, brief bool) error
 	})
 }
 
-// peer has the recipe do the same.
+// peer trains and evaluates the recipe.
 func (m *measured) peer(ctx context.Context, python string) error {
 	cmd := exec.CommandContext(ctx, python, "bench/peer_quality.py", m.Folder,
 		"--level", strconv.Itoa(m.Level), "--image-size", strconv.Itoa(m.Side), "--seed", strconv.FormatInt(m.Seed, 10))

@@ -17,7 +17,7 @@ import (
 	"github.com/deepmed/anomaly/trainer"
 )
 
-func TestPlanSaysWhatIsTrained(t *testing.T) {
+func TestParsePlan_ParsesConfigurations(t *testing.T) {
 	for text, want := range map[string][]planned{
 		"":                   nil,
 		"1@128":              {{configuration{1, 128}, 1}},
@@ -36,16 +36,16 @@ func TestPlanSaysWhatIsTrained(t *testing.T) {
 	}
 }
 
-func TestLinesOutliveAnInterruptedRun(t *testing.T) {
+func TestAppendTo_RepairsAnInterruptedLine(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "deep", "rows.jsonl")
 	if rows, err := read[ablated](file); rows != nil || err != nil {
-		t.Fatalf("%v, %v of no file", rows, err)
+		t.Fatalf("%v, %v for a missing file", rows, err)
 	}
 	first, second := ablated{Ablation: "a", AUROC: 0.5}, ablated{Ablation: "b", AUROC: 0.75}
 	if err := appendTo(file, first); err != nil {
 		t.Fatal(err)
 	}
-	// A run that is killed leaves half a line.
+	// A killed run leaves an incomplete line.
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -69,11 +69,11 @@ func TestLinesOutliveAnInterruptedRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := read[ablated](file); err == nil || !strings.Contains(err.Error(), "line 1") {
-		t.Errorf("%v of a line that is none", err)
+		t.Errorf("malformed line: %v", err)
 	}
 }
 
-// row makes a measurement with one kind of defect.
+// row returns a measurement with one kind of defect.
 func row(set string, recipe bool, seed int64, auroc float64) measured {
 	f := evaluation.Figures{Name: "hole", Images: 3, AUROC: auroc, Hits: auroc / 2, Pixels: &evaluation.PixelFigures{AUROC: auroc, PRO: auroc / 3}}
 	mean := f
@@ -82,7 +82,7 @@ func row(set string, recipe bool, seed int64, auroc float64) measured {
 		Result: &evaluation.Result{FalseAlarms: auroc / 10, Defects: []evaluation.Figures{f}, Mean: mean}, Seconds: map[string]float64{"training": 10 * auroc}}
 }
 
-func TestSeedsAreOneSummary(t *testing.T) {
+func TestSummarize_GroupsSeeds(t *testing.T) {
 	all := summarize([]measured{row("weave", false, 0, 0.8), row("weave", false, 1, 0.9), row("weave", true, 0, 0.4), row("panel", false, 0, 1)})
 	if len(all) != 3 {
 		t.Fatalf("%d summaries", len(all))
@@ -105,7 +105,7 @@ func TestSeedsAreOneSummary(t *testing.T) {
 	}
 }
 
-func TestFloorsHoldOursAndNotTheRecipe(t *testing.T) {
+func TestCheckFloors_IgnoresTheRecipe(t *testing.T) {
 	floor := floors["magnetic_tile"]
 	for name, c := range map[string]struct {
 		rows []measured
@@ -131,9 +131,8 @@ func TestFloorsHoldOursAndNotTheRecipe(t *testing.T) {
 	}
 }
 
-// A run measures, leaves what it measured in its file, and does not measure it
-// again.
-func TestMeasuringAgainTakesWhatIsThere(t *testing.T) {
+// A second run reuses the results in the file.
+func TestMeasuring_ReusesResults(t *testing.T) {
 	orttest.Open(t)
 	dir := t.TempDir()
 	m := measuring{plan: "1@32", generated: filepath.Join(dir, "sets"), out: filepath.Join(dir, "rows.jsonl"),
@@ -155,27 +154,27 @@ func TestMeasuringAgainTakesWhatIsThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	if log.Len() > 0 || again.String() != first.String() {
-		t.Errorf("measured again: %s%s", log.String(), again.String())
+		t.Errorf("second run: %s%s", log.String(), again.String())
 	}
 	m.plan = "1@32x2"
 	if err := m.run(t.Context(), nil, &again, &log); err != nil {
 		t.Fatal(err)
 	}
 	if lines := strings.Count(log.String(), "\n"); lines != len(scenes) || !strings.Contains(log.String(), "seed 1") {
-		t.Errorf("one seed more: %s", log.String())
+		t.Errorf("additional seed: %s", log.String())
 	}
 }
 
-// What a model decides by does not depend on how long its network was trained.
-func TestBriefTrainingDecidesAlike(t *testing.T) {
+// Reference statistics and thresholds do not depend on the number of steps.
+func TestTrain_BrieflyHasTheSameDecision(t *testing.T) {
 	e := orttest.Open(t)
 	folder := filepath.Join("../../testdata/tiles", evaluation.TrainFolder)
 	o := trainer.Options{Level: 1, ImageSize: 32, Seed: 3}
-	whole, err := learn(t.Context(), e, folder, o, false)
+	whole, err := train(t.Context(), e, folder, o, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	brief, err := learn(t.Context(), e, folder, o, true)
+	brief, err := train(t.Context(), e, folder, o, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,9 +186,9 @@ func TestBriefTrainingDecidesAlike(t *testing.T) {
 	}
 }
 
-// A brief training has the heads of its level.
-func TestBriefTrainingHasItsHeads(t *testing.T) {
-	l, err := learn(t.Context(), orttest.Open(t), filepath.Join("../../testdata/tiles", evaluation.TrainFolder), trainer.Options{Level: 2, ImageSize: 16}, true)
+// A brief training trains the defect heads of its level.
+func TestTrain_BrieflyHasDefectHeads(t *testing.T) {
+	l, err := train(t.Context(), orttest.Open(t), filepath.Join("../../testdata/tiles", evaluation.TrainFolder), trainer.Options{Level: 2, ImageSize: 16}, true)
 	if err != nil {
 		t.Fatal(err)
 	}

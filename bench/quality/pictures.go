@@ -27,7 +27,7 @@ import (
 	"golang.org/x/image/math/fixed"
 )
 
-// How a sheet of pictures is laid out, in pixels.
+// The layout of a sheet, in pixels.
 const (
 	pictureSide = 150
 	perRow      = 5
@@ -45,7 +45,7 @@ func picturesCommand() *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use:   "pictures DATASET DEFECT",
-		Short: "Draw the heatmaps of the defects with the highest scores, and of the misses with the lowest",
+		Short: "Draw the heatmaps of the detected defects with the highest scores, and of the missed ones with the lowest",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			e, err := ort.Open(ort.Options{})
@@ -62,19 +62,19 @@ func picturesCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&model, "model", "", "judge by this model's zip instead of training one")
-	f.IntVar(&o.Level, "level", trainer.DefaultLevel, "level of the training")
-	f.IntVar(&o.ImageSize, "image-size", 128, "side of the images, in pixels")
-	f.IntVar(&count, "count", 10, "pictures on a sheet")
-	f.StringVar(&found, "found", "found.jpg", "the sheet of defects that were found")
-	f.StringVar(&missed, "missed", "missed.jpg", "the sheet of those that were not")
+	f.StringVar(&model, "model", "", "model ZIP to use instead of training one")
+	f.IntVar(&o.Level, "level", trainer.DefaultLevel, "training level")
+	f.IntVar(&o.ImageSize, "image-size", 128, "image side, in pixels")
+	f.IntVar(&count, "count", 10, "images per sheet")
+	f.StringVar(&found, "found", "found.jpg", "sheet of detected defects")
+	f.StringVar(&missed, "missed", "missed.jpg", "sheet of missed defects")
 	return c
 }
 
-// toDraw reads the model, or trains one.
+// toDraw reads a model, or trains one.
 func toDraw(ctx context.Context, e *ort.Engine, file, folder string, o trainer.Options) (*models.Model, error) {
 	if file == "" {
-		l, err := learn(ctx, e, folder, o, true)
+		l, err := train(ctx, e, folder, o, true)
 		if err != nil {
 			return nil, err
 		}
@@ -87,7 +87,7 @@ func toDraw(ctx context.Context, e *ort.Engine, file, folder string, o trainer.O
 	return models.Read(data, models.DefaultLimits())
 }
 
-// pictures draws both sheets of a kind of defect.
+// pictures writes both sheets of a kind of defect.
 func pictures(ctx context.Context, d *inference.Detector, dataset, defect string, count, threads int, found, missed string, out io.Writer) error {
 	s, err := evaluation.Open(dataset)
 	if err != nil {
@@ -123,8 +123,8 @@ func pictures(ctx context.Context, d *inference.Detector, dataset, defect string
 	return nil
 }
 
-// sortOut tells defects that were found, the highest scores first, from those that
-// were not, the lowest first.
+// sortOut separates detected defects, in descending order of score, from missed ones,
+// in ascending order.
 func sortOut(judged []evaluation.Judged) (hits, misses []evaluation.Judged) {
 	for _, j := range judged {
 		if j.IsAnomaly {
@@ -138,7 +138,7 @@ func sortOut(judged []evaluation.Judged) (hits, misses []evaluation.Judged) {
 	return hits, misses
 }
 
-// montage draws each image as the network saw it beside its heatmap, with its
+// montage draws each image, as resized for the network, next to its heatmap, with its
 // score below.
 func montage(ctx context.Context, d *inference.Detector, title string, judged []evaluation.Judged) (*image.NRGBA, error) {
 	parsed, err := opentype.Parse(goregular.TTF)
@@ -185,7 +185,7 @@ func montage(ctx context.Context, d *inference.Detector, title string, judged []
 	return sheet, nil
 }
 
-// opaque makes an image of side×side×3 bytes.
+// opaque converts side×side×3 bytes to an image.
 func opaque(pixels []byte, side int) *image.NRGBA {
 	img := image.NewNRGBA(image.Rect(0, 0, side, side))
 	for i := range side * side {
@@ -195,7 +195,7 @@ func opaque(pixels []byte, side int) *image.NRGBA {
 	return img
 }
 
-// writeJPEG writes an image to a file.
+// writeJPEG writes an image to a JPEG file.
 func writeJPEG(file string, img image.Image) error {
 	return files.WriteAtomic(file, func(w io.Writer) error {
 		return imaging.Encode(w, img, imaging.JPEG, imaging.JPEGQuality(85))

@@ -14,10 +14,10 @@ import (
 	"github.com/disintegration/imaging"
 )
 
-func TestSheetsShowEachPicture(t *testing.T) {
+func TestPictures_DrawsBothSheets(t *testing.T) {
 	e := orttest.Open(t)
 	const tiles = "../../testdata/tiles"
-	l, err := learn(t.Context(), e, filepath.Join(tiles, evaluation.TrainFolder), trainer.Options{Level: 1, ImageSize: 64}, true)
+	l, err := train(t.Context(), e, filepath.Join(tiles, evaluation.TrainFolder), trainer.Options{Level: 1, ImageSize: 64}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func TestSheetsShowEachPicture(t *testing.T) {
 	var out bytes.Buffer
 	err = judge(e, l.model, func(d *inference.Detector) error {
 		if err := pictures(t.Context(), d, tiles, "no such defect", 6, 2, found, missed, io.Discard); err == nil {
-			t.Error("a defect that is not there is drawn")
+			t.Error("unknown defect: no error")
 		}
 		return pictures(t.Context(), d, tiles, "blowhole", 6, 2, found, missed, &out)
 	})
@@ -40,8 +40,7 @@ func TestSheetsShowEachPicture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first heatmap is of a defect: its colours are far apart, those of the
-	// image are grey.
+	// The first heatmap is colourful, because it is of a defect; the image is grey.
 	colour := func(left int) int {
 		most := 0
 		for y := gap + lineHeight; y < gap+lineHeight+pictureSide; y++ {
@@ -53,6 +52,6 @@ func TestSheetsShowEachPicture(t *testing.T) {
 		return most
 	}
 	if image, heat := colour(gap), colour(gap+pictureSide+seam); image > 60 || heat < 100 {
-		t.Errorf("the image has %d of colour, its heatmap %d", image, heat)
+		t.Errorf("colour range of the image %d, of its heatmap %d", image, heat)
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"path/filepath"
 )
 
-// fingerprint tells this program from others: what an older one measured is not
-// what this one would.
+// fingerprint returns an identifier of this executable: results of other versions are
+// not reused.
 func fingerprint() (string, error) {
 	path, err := os.Executable()
 	if err != nil {
@@ -33,8 +33,8 @@ func fingerprint() (string, error) {
 	return hex.EncodeToString(h.Sum(nil))[:12], nil
 }
 
-// read reads the JSON lines of a file; one that is not there has none. A last line
-// that was not written to its end is left out.
+// read returns the JSON lines of a file, none if it does not exist. It ignores an
+// incomplete last line.
 func read[T any](file string) ([]T, error) {
 	if file == "" {
 		return nil, nil
@@ -60,8 +60,8 @@ func read[T any](file string) ([]T, error) {
 	return out, scan.Err()
 }
 
-// appendTo adds a JSON line to a file; a line that an interrupted run left without
-// its end is cut off.
+// appendTo appends a JSON line to a file, after removing an incomplete last line of an
+// interrupted run.
 func appendTo(file string, row any) (err error) {
 	if file == "" {
 		return nil

@@ -6,32 +6,31 @@ import (
 	"math/rand/v2"
 )
 
-// scene is a data set that is drawn. The images are not those of any product, but
-// have what makes real ones hard: noise, blur, light from one side, and normal
-// images that differ among themselves.
+// scene is a generated data set. Its images have the difficulties of real ones:
+// noise, blur, uneven light, and variation among normal images.
 type scene struct {
 	name, defect string
-	// draw gives a normal image, or one with a defect and its mask when there is
-	// a second source of chance: all else about it comes from the first.
+	// draw returns a normal image, or, if defect is not nil, one with a defect and its
+	// mask. defect is the random source of the defect, r that of everything else.
 	draw func(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray)
 }
 
-// scenes are the data sets, by what a measure is tried on: a texture that begins
-// anywhere, an object that lies almost alike, and nearly nothing.
+// scenes is the generated data sets: an unaligned texture, an aligned object, and a
+// plain surface.
 var scenes = []scene{
 	{"weave", "scratch", weave},
 	{"flange", "missing_bolt", flange},
 	{"panel", "stain", panel},
 }
 
-// tinted is a colour as one batch has it beside the next.
+// tinted returns a colour with random variation, as between production batches.
 func tinted(r *rand.Rand, red, green, blue float64) [3]float64 {
 	light := spread(r, 0.94, 1.06)
 	return [3]float64{red * light * spread(r, 0.985, 1.015), green * light, blue * light * spread(r, 0.985, 1.015)}
 }
 
-// weave is cloth: threads over and under each other, none of them straight or
-// like the next. A scratch pulls and dulls the threads along a line.
+// weave is cloth of irregular threads. The defect is a scratch, which tears the
+// threads along a line.
 func weave(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray) {
 	const period = 9.0
 	c := newCanvas(side)
@@ -57,10 +56,10 @@ func weave(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray) {
 		if int(iu+iv)%2 != 0 {
 			across, along, thread = along, across, side+int(iv)
 		}
-		// A thread is round, and comes up in the middle.
+		// A thread is round, and highest in its middle.
 		round := math.Sqrt(max(1-math.Pow(2*across-1, 2), 0))
 		value := 0.55 + 0.45*round*(0.7+0.3*math.Sin(math.Pi*along)) + threads[thread%len(threads)] + 0.05*fibre[i]
-		// Under a scratch the threads are torn: light fibres that lie anyhow.
+		// In a scratch, the threads are torn into unordered light fibres.
 		torn := 0.8 + 0.12*fibre[i] + depth
 		value = value*(1-0.85*scratch[i]) + torn*0.85*scratch[i]
 		for k := range c.rgb {
@@ -74,8 +73,8 @@ func weave(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray) {
 	return img, masked(scratch, side, 0.4)
 }
 
-// scratched draws one or two lines that bend a little, thin at their ends; depth is
-// how much lighter or darker than the cloth they are.
+// scratched returns one or two slightly curved lines with thin ends; depth is their
+// difference in brightness from the cloth.
 func scratched(side int, r *rand.Rand) (plane []float64, depth float64) {
 	plane = make([]float64, side*side)
 	depth = spread(r, 0.03, 0.3)
@@ -106,16 +105,15 @@ func scratched(side int, r *rand.Rand) (plane []float64, depth float64) {
 	return plane, depth
 }
 
-// flange is a turned part with six bolts, not quite in its place, under a lamp that
-// moves. A bolt that is missing leaves a hole
-// smaller than its head.
+// flange is a turned part with six bolts, slightly misaligned, under a moving lamp. The
+// defect is a missing bolt, which leaves a hole smaller than its head.
 func flange(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray) {
 	const bolts = 6
 	c := newCanvas(side)
 	s := float64(side) / 200
 	cx, cy := float64(side)/2+s*spread(r, -6, 6), float64(side)/2+s*spread(r, -6, 6)
 	turn := spread(r, -0.1, 0.1)
-	var heads, worn [bolts]float64 // a bolt stops anywhere, and not all are new
+	var heads, worn [bolts]float64 // bolts have any orientation, and some are worn
 	for i := range heads {
 		heads[i], worn[i] = 2*math.Pi*r.Float64(), 0.06*r.NormFloat64()
 	}
@@ -145,7 +143,7 @@ func flange(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray) {
 				a -= 0.2 * inside
 				continue
 			}
-			// A hexagon is where the nearest of three directions is small.
+			// A hexagon is the intersection of three strips.
 			hex := 0.0
 			for k := range 3 {
 				s, c := math.Sincos(heads[b] + math.Pi*float64(k)/3)
@@ -178,8 +176,8 @@ func flange(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray) {
 	return img, masked(hole, side, 0.5)
 }
 
-// panel is a painted sheet, smooth but for the paint's skin and a little dust. A
-// stain is a few hundredths lighter or darker, and ends softly.
+// panel is a painted sheet with a fine texture and a little dust. The defect is a stain
+// with soft edges, a few per cent lighter or darker.
 func panel(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray) {
 	c := newCanvas(side)
 	large, skin := clouds(r, side, 90), clouds(r, side, 3)
@@ -208,8 +206,8 @@ func panel(side int, r, defect *rand.Rand) (*image.NRGBA, *image.Gray) {
 	return img, masked(stain, side, 0.4)
 }
 
-// stained draws a blot with a ragged edge, sometimes with the rim that drops leave
-// as they dry; strength is how much of each colour it adds.
+// stained returns a blot with a ragged edge, sometimes with the rim of a dried drop;
+// strength is the relative change of each colour.
 func stained(side int, r *rand.Rand) (plane []float64, strength [3]float64) {
 	plane = make([]float64, side*side)
 	rough := clouds(r, side, 12)

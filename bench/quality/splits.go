@@ -22,12 +22,12 @@ import (
 	"gonum.org/v1/gonum/stat"
 )
 
-// errPromise is returned when the rate of false alarms is not the one promised.
-var errPromise = errors.New("the rate of false alarms is not what was promised")
+// errRate is returned when the measured false alarm rate differs from the requested one.
+var errRate = errors.New("the false alarm rate is not the requested one")
 
-// splitting says how the promise on false alarms is tried.
+// splitting is the options of `splits`.
 type splitting struct {
-	trained []int // normal images to train on
+	trained []int // numbers of training images
 	splits  int
 	options trainer.Options
 	within  float64
@@ -35,7 +35,7 @@ type splitting struct {
 	out     string
 }
 
-// alarms are the false alarms of one data set and number of training images.
+// alarms is the false alarm rates of one data set and number of training images.
 type alarms struct {
 	Program string `json:"program"`
 	Set     string `json:"set"`
@@ -43,13 +43,14 @@ type alarms struct {
 	Tested  int    `json:"tested_images"`
 	Level   int    `json:"level"`
 	Side    int    `json:"image_size"`
-	// Rates are those of the splits; Mean and Error are their mean and its
-	// standard error, as if splits had no images in common.
+	// Rates are the rates of the splits; Mean is their mean, and Error its standard
+	// error, which assumes independent splits.
 	Rates []float64 `json:"rates"`
 	Mean  float64   `json:"mean"`
 	Error float64   `json:"standard_error"`
-	// Promised is the rate asked for, Ranked the one that the threshold's rank
-	// among so many scores stands for, Supported the lowest they can.
+	// Promised is the requested rate, Ranked the expected rate at the threshold's rank
+	// among the calibration scores, and Supported the minimum achievable rate,
+	// 1/(n+1) for n calibration images.
 	Promised  float64 `json:"promised"`
 	Ranked    float64 `json:"ranked"`
 	Supported float64 `json:"supported"`
@@ -60,9 +61,9 @@ func splitsCommand() *cobra.Command {
 	s := splitting{}
 	c := &cobra.Command{
 		Use:   "splits DATASET...",
-		Short: "Count false alarms over random splits of a data set's normal images",
-		Long: "Pools train/good and test/good, trains on some of them and judges the rest, again and again.\n" +
-			"Ends with an error when the mean over the splits is not within --within of the rate promised.",
+		Short: "Measure the false alarm rate over random splits of a data set's normal images",
+		Long: "Repeatedly trains on a random part of train/good and test/good, and scores the rest.\n" +
+			"Fails if the mean over the splits is not within --within of the requested rate.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			e, err := ort.Open(ort.Options{})
@@ -73,14 +74,14 @@ func splitsCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.IntSliceVar(&s.trained, "train", []int{20, 50, 200}, "normal images to train on")
+	f.IntSliceVar(&s.trained, "train", []int{20, 50, 200}, "number of training images")
 	f.IntVar(&s.splits, "splits", 20, "random splits")
-	f.IntVar(&s.options.Level, "level", 1, "level of the trainings")
-	f.IntVar(&s.options.ImageSize, "image-size", 64, "side of the images, in pixels")
-	f.Float64Var(&s.options.FalseAlarmRate, "false-alarm-rate", trainer.DefaultFalseAlarmRate, "the rate promised")
-	f.Float64Var(&s.within, "within", 0.02, "how far the mean may be off")
+	f.IntVar(&s.options.Level, "level", 1, "training level")
+	f.IntVar(&s.options.ImageSize, "image-size", 64, "image side, in pixels")
+	f.Float64Var(&s.options.FalseAlarmRate, "false-alarm-rate", trainer.DefaultFalseAlarmRate, "requested false alarm rate")
+	f.Float64Var(&s.within, "within", 0.02, "permitted difference between the mean and the requested rate")
 	f.BoolVar(&s.whole, "whole", false, "train all epochs, which no verdict depends on")
-	f.StringVar(&s.out, "out", "", "append JSON lines to this file, and leave out what is in it")
+	f.StringVar(&s.out, "out", "", "append JSON lines to this file, and reuse those in it")
 	return c
 }
 
@@ -106,7 +107,7 @@ func (s *splitting) run(ctx context.Context, e *ort.Engine, sets []string, out, 
 		}
 		for _, n := range s.trained {
 			if n >= len(files) {
-				return fmt.Errorf("%s has %d normal images, too few to train on %d and test on others", set, len(files), n)
+				return fmt.Errorf("%s has %d normal images, too few to train on %d and test on the rest", set, len(files), n)
 			}
 			a := alarms{Program: program, Set: filepath.Base(set), Trained: n, Tested: len(files) - n, Level: s.options.Level, Side: s.options.ImageSize, Promised: s.options.FalseAlarmRate}
 			if old := a.among(done, s.splits); old != nil {
@@ -126,7 +127,7 @@ func (s *splitting) run(ctx context.Context, e *ort.Engine, sets []string, out, 
 	return s.print(out, all)
 }
 
-// among finds the same measurement among older ones.
+// among returns the same measurement from earlier ones, or nil.
 func (a alarms) among(done []alarms, splits int) *alarms {
 	for _, d := range done {
 		if d.Program == a.Program && d.Set == a.Set && d.Trained == a.Trained && d.Tested == a.Tested && d.Level == a.Level && d.Side == a.Side &&
@@ -137,10 +138,10 @@ func (a alarms) among(done []alarms, splits int) *alarms {
 	return nil
 }
 
-// shrink writes a data set's normal images at the size that the network sees,
-// which saves decoding and resizing them for each split and changes nothing.
+// shrink writes a data set's normal images at the network's input size, to avoid
+// decoding and resizing them for each split. The results are the same.
 func (s *splitting) shrink(ctx context.Context, set, folder string) ([]string, error) {
-	originals, err := normals(set)
+	originals, err := normalImages(set)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +169,7 @@ func (s *splitting) shrink(ctx context.Context, set, folder string) ([]string, e
 	return files, group.Wait()
 }
 
-// count trains on each split and judges what is left of it.
+// count trains on each split and scores the remaining images.
 func (s *splitting) count(ctx context.Context, e *ort.Engine, files []string, dir string, a *alarms) error {
 	began := time.Now()
 	for split := range s.splits {
@@ -183,7 +184,7 @@ func (s *splitting) count(ctx context.Context, e *ort.Engine, files []string, di
 		}
 		o := s.options
 		o.Seed = int64(split)
-		l, err := learn(ctx, e, folder, o, !s.whole)
+		l, err := train(ctx, e, folder, o, !s.whole)
 		if err != nil {
 			return err
 		}
@@ -226,11 +227,11 @@ func (a *alarms) summarize() {
 	a.Ranked = 1 - rank/(n+1)
 }
 
-// print writes the table, and returns errPromise when a mean is not within what is
-// allowed.
+// print writes the table. It returns errRate if a mean differs by more than s.within
+// from the requested rate.
 func (s *splitting) print(w io.Writer, all []alarms) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "DATA SET\tTRAINED ON\tTESTED ON\tFALSE ALARMS\tSTANDARD ERROR\tLOWEST\tHIGHEST\tPROMISED\tBY RANK\tSUPPORTED\t\t")
+	fmt.Fprintln(t, "DATA SET\tTRAINED ON\tTESTED ON\tFALSE ALARMS\tSTANDARD ERROR\tLOWEST\tHIGHEST\tREQUESTED\tBY RANK\tMINIMUM\t\t")
 	off := 0
 	for _, a := range all {
 		verdict := ""
@@ -249,7 +250,7 @@ func (s *splitting) print(w io.Writer, all []alarms) error {
 		return err
 	}
 	if off > 0 {
-		return fmt.Errorf("%w: %d of %d are more than %.1f points off", errPromise, off, len(all), 100*s.within)
+		return fmt.Errorf("%w: %d of %d differ by more than %.1f percentage points", errRate, off, len(all), 100*s.within)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/deepmed/anomaly/trainer"
 )
 
-func TestFalseAlarmsAreHeldAgainstThePromise(t *testing.T) {
+func TestSplitting_ChecksTheFalseAlarmRate(t *testing.T) {
 	s := splitting{within: 0.02}
 	for _, c := range []struct {
 		trained        int
@@ -24,7 +24,7 @@ func TestFalseAlarmsAreHeldAgainstThePromise(t *testing.T) {
 		off            bool
 	}{
 		{20, 0.05, []float64{0, 0.1}, 0.05, 0.05, 1.0 / 21, false},
-		{50, 0.05, []float64{0.02, 0.02}, 0.02, 0, 2.0 / 51, true}, // too few are too few, too
+		{50, 0.05, []float64{0.02, 0.02}, 0.02, 0, 2.0 / 51, true}, // below is off, too
 		{200, 0.05, []float64{0.08, 0.06, 0.1}, 0.08, 0.02 / math.Sqrt(3), 10.0 / 201, true},
 		{200, 0.05, []float64{0.06, 0.06, 0.08}, 0.2 / 3, 0.02 / 3, 10.0 / 201, false},
 		{10, 0.05, []float64{0.05}, 0.05, 0, 1.0 / 11, false},
@@ -36,15 +36,15 @@ func TestFalseAlarmsAreHeldAgainstThePromise(t *testing.T) {
 				t.Errorf("%+v: %v, expected %v", c, pair[0], pair[1])
 			}
 		}
-		if err := s.print(io.Discard, []alarms{a}); errors.Is(err, errPromise) != c.off {
+		if err := s.print(io.Discard, []alarms{a}); errors.Is(err, errRate) != c.off {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
 }
 
-// Each split trains on so many images and tests on the rest, and the same splits
-// give the same rates, whole trainings or brief ones.
-func TestSplitsCountTheRest(t *testing.T) {
+// Each split tests on the images it does not train on, and full and brief trainings
+// have the same rates.
+func TestSplitting_TestsOnTheRest(t *testing.T) {
 	e := orttest.Open(t)
 	dir := t.TempDir()
 	folders, err := generate(t.Context(), dir, drawing{train: 12, good: 8, defects: 1, side: 48, seed: 1})
@@ -63,7 +63,7 @@ func TestSplitsCountTheRest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Again, nothing is counted, but told alike.
+		// A second run reuses the results.
 		var again, log bytes.Buffer
 		if err := s.run(t.Context(), e, folders[:1], &again, &log); err != nil || log.Len() > 0 || again.String() != out.String() {
 			t.Errorf("%v, %s%s", err, log.String(), again.String())
@@ -89,11 +89,11 @@ func TestSplitsCountTheRest(t *testing.T) {
 	}
 	s := splitting{trained: []int{20}, splits: 1, options: trainer.Options{ImageSize: 32, FalseAlarmRate: 0.2}}
 	if err := s.run(t.Context(), e, folders[:1], io.Discard, io.Discard); err == nil {
-		t.Error("nothing is left to test on")
+		t.Error("no test images: no error")
 	}
 }
 
-func TestFoundAndMissedAreSorted(t *testing.T) {
+func TestSortOut_SortsHitsAndMisses(t *testing.T) {
 	j := func(score float64) evaluation.Judged { return evaluation.Judged{Score: score, IsAnomaly: score > 3} }
 	hits, misses := sortOut([]evaluation.Judged{j(2), j(5), j(3), j(9), j(1), j(4)})
 	if !reflect.DeepEqual(hits, []evaluation.Judged{j(9), j(5), j(4)}) || !reflect.DeepEqual(misses, []evaluation.Judged{j(1), j(2), j(3)}) {

@@ -11,20 +11,20 @@ import (
 	"gonum.org/v1/gonum/stat"
 )
 
-// summary is what the seeds of one configuration on one data set came to.
+// summary is the results of one configuration on one data set, over its seeds.
 type summary struct {
 	set     string
 	recipe  bool
 	of      configuration
 	defects []kind // each kind of defect, and the mean over them last
-	// falseAlarms is the share of normal images above the threshold; seconds are
-	// those of the parts; both are means over seeds.
+	// falseAlarms is the fraction of normal images above the threshold, seconds the
+	// duration of each part; both are means over seeds.
 	falseAlarms float64
 	seconds     map[string]float64
 	rows        int
 }
 
-// kind is one kind of defect, over seeds.
+// kind is the results for one kind of defect, over seeds.
 type kind struct {
 	name            string
 	images          int
@@ -34,8 +34,7 @@ type kind struct {
 	pixelAUROC, pro float64
 }
 
-// summarize puts rows that differ in nothing but the seed together, in the order
-// in which they come.
+// summarize groups rows that differ only in the seed, in order of appearance.
 func summarize(rows []measured) []*summary {
 	var all []*summary
 	byKey := map[string]*summary{}
@@ -65,16 +64,16 @@ func summarize(rows []measured) []*summary {
 }
 
 func (s *summary) add(r measured) {
-	figures := append(append([]evaluation.Figures(nil), r.Defects...), r.Mean)
+	results := append(append([]evaluation.Figures(nil), r.Defects...), r.Mean)
 	if s.rows == 0 {
-		s.defects = make([]kind, len(figures))
+		s.defects = make([]kind, len(results))
 	}
 	s.rows++
 	s.falseAlarms += r.FalseAlarms
 	for part, v := range r.Seconds {
 		s.seconds[part] += v
 	}
-	for i, f := range figures {
+	for i, f := range results {
 		k := &s.defects[i]
 		k.name, k.images = f.Name, f.Images
 		k.auroc = append(k.auroc, f.AUROC)
@@ -87,10 +86,10 @@ func (s *summary) add(r measured) {
 	}
 }
 
-// mean is the mean over the kinds of defects.
+// mean returns the mean over the kinds of defects.
 func (s *summary) mean() kind { return s.defects[len(s.defects)-1] }
 
-// printTable writes a line for each data set, configuration and kind of defect.
+// printTable writes a row for each data set, configuration and kind of defect.
 func printTable(w io.Writer, all []*summary) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "DATA SET\tWHO\tLEVEL\tPX\tSEEDS\tDEFECT\tIMAGES\tAUROC\tLOWEST–HIGHEST\tPIXEL AUROC\tPRO\tHITS\tFALSE ALARMS\tTRAINING S\tEPOCHS\tCALIBRATION\tDETECTION S")
@@ -124,7 +123,7 @@ func printTable(w io.Writer, all []*summary) error {
 	return t.Flush()
 }
 
-// seconds of a part, where it is known.
+// seconds returns the duration of a part, or "" if unknown.
 func seconds(of map[string]float64, part string) string {
 	v, ok := of[part]
 	if !ok {
@@ -133,8 +132,8 @@ func seconds(of map[string]float64, part string) string {
 	return fmt.Sprintf("%.1f", v)
 }
 
-// checkFloors returns errFloor, wrapped, when a data set that has a floor is below
-// it in any configuration of ours.
+// checkFloors returns errFloor, wrapped, if a data set is below its floor in one of our
+// configurations.
 func checkFloors(all []*summary) error {
 	var low []string
 	for _, s := range all {

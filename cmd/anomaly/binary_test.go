@@ -22,23 +22,23 @@ import (
 
 const tiles = "../../testdata/tiles"
 
-// workshop is where the tests of this package keep what they make once.
-var workshop string
+// sharedDir holds the binary and the model that the tests of this package share.
+var sharedDir string
 
 func TestMain(m *testing.M) {
 	code := 1
 	defer func() { os.Exit(code) }()
 	var err error
-	if workshop, err = os.MkdirTemp("", "anomaly-test-"); err != nil {
+	if sharedDir, err = os.MkdirTemp("", "anomaly-test-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return
 	}
-	defer os.RemoveAll(workshop)
+	defer os.RemoveAll(sharedDir)
 	code = m.Run()
 }
 
 var buildOnce = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(workshop, "anomaly")
+	path := filepath.Join(sharedDir, "anomaly")
 	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
@@ -46,8 +46,8 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// command is the binary with these arguments, its paths as seen from this
-// folder. PORT is not inherited.
+// command returns a command that runs the binary in this folder, without PORT in its
+// environment.
 func command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := buildOnce()
@@ -59,7 +59,7 @@ func command(t testing.TB, args ...string) *exec.Cmd {
 	return c
 }
 
-// ran is what a finished command left behind.
+// ran is the exit status and the output of a finished command.
 type ran struct {
 	status         int
 	stdout, stderr string
@@ -82,8 +82,8 @@ func finish(t testing.TB, c *exec.Cmd) ran {
 	return ran{c.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// refused checks an exit with status 2, nothing on standard output, and one
-// sentence on standard error that holds the words.
+// refused checks that the command exited with status 2, and printed nothing on standard
+// output and one line that contains the words on standard error.
 func (r ran) refused(t testing.TB, words ...string) {
 	t.Helper()
 	line, ok := strings.CutSuffix(r.stderr, "\n")
@@ -92,7 +92,7 @@ func (r ran) refused(t testing.TB, words ...string) {
 	}
 	for _, w := range words {
 		if !strings.Contains(line, w) {
-			t.Errorf("%q does not say %q", line, w)
+			t.Errorf("%q does not contain %q", line, w)
 		}
 	}
 }
@@ -102,7 +102,7 @@ var modelOnce = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(workshop, "model.zip")
+	path := filepath.Join(sharedDir, "model.zip")
 	out, err := exec.Command(binary, "train", filepath.Join(tiles, "train/good"), "--level", "1", "--image-size", "32", "--out", path).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
@@ -110,7 +110,7 @@ var modelOnce = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// smallModel is the zip of a model of 32 px, trained once by the binary.
+// smallModel returns the zip of a model of 32×32 pixels, trained once by the binary.
 func smallModel(t testing.TB) string {
 	t.Helper()
 	path, err := modelOnce()
@@ -120,7 +120,7 @@ func smallModel(t testing.TB) string {
 	return path
 }
 
-// unpacked is a fresh folder with what a zip holds.
+// unpacked returns a new folder with the contents of a zip.
 func unpacked(t testing.TB, path string) string {
 	t.Helper()
 	z, err := zip.OpenReader(path)
@@ -135,7 +135,7 @@ func unpacked(t testing.TB, path string) string {
 	return dir
 }
 
-// tileFiles are n tiles of a folder below testdata/tiles.
+// tileFiles returns the first n tiles of a folder in testdata/tiles.
 func tileFiles(t testing.TB, folder string, n int) []string {
 	t.Helper()
 	list, err := filepath.Glob(filepath.Join(tiles, folder, "*.jpg"))
@@ -154,7 +154,7 @@ func read(t testing.TB, path string) []byte {
 	return data
 }
 
-// write puts a file into a folder and gives its path.
+// write writes a file into a folder and returns its path.
 func write(t testing.TB, dir, name string, data []byte) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
@@ -164,7 +164,7 @@ func write(t testing.TB, dir, name string, data []byte) string {
 	return path
 }
 
-// normals packs n normal tiles.
+// normals returns a zip of n normal tiles.
 func normals(t testing.TB, n int) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -184,7 +184,7 @@ func normals(t testing.TB, n int) []byte {
 	return b.Bytes()
 }
 
-// names lists a folder.
+// names returns the names in a folder.
 func names(t testing.TB, dir string) []string {
 	t.Helper()
 	list, err := os.ReadDir(dir)
@@ -202,11 +202,11 @@ func names(t testing.TB, dir string) []string {
 type serving struct {
 	cmd     *exec.Cmd
 	address string
-	temp    string // its folder for uploads
+	temp    string // value of --temp-dir
 	log     *lockedBuffer
 	ended   chan error
 	stopped bool
-	shared  bool // the folder is others' as well
+	shared  bool // other servers use temp too
 }
 
 type lockedBuffer struct {
@@ -226,14 +226,15 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// serve starts the service and waits until it listens. env is added to its
-// environment. When the test ends it must still run, or have ended by stop.
+// serve starts the service with env added to its environment, and waits until it
+// listens. At the end of the test the service must still run, or have ended by stop.
 func serve(t testing.TB, env []string, args ...string) *serving {
 	t.Helper()
 	return serveBy(t, env, nil, args...)
 }
 
-// serveBy starts the service by another command, which is given its own.
+// serveBy starts the service by another command, whose last arguments are the command
+// line of the service.
 func serveBy(t testing.TB, env, by []string, args ...string) *serving {
 	t.Helper()
 	s := &serving{temp: t.TempDir(), log: &lockedBuffer{}, ended: make(chan error, 1)}
@@ -278,8 +279,8 @@ func serveBy(t testing.TB, env, by []string, args ...string) *serving {
 	return s
 }
 
-// stop sends a signal, waits for the end, which must be a success that leaves
-// no upload, and says how long it took. A second call does nothing.
+// stop sends a signal, waits until the service ends, and returns how long that took.
+// The exit status must be 0, and no upload may be left. A second call does nothing.
 func (s *serving) stop(t testing.TB, signal os.Signal) time.Duration {
 	t.Helper()
 	if s.stopped {
@@ -302,12 +303,12 @@ func (s *serving) stop(t testing.TB, signal os.Signal) time.Duration {
 		<-s.ended
 	}
 	if left := names(t, s.temp); len(left) > 0 && !s.shared {
-		t.Errorf("the service left %v", left)
+		t.Errorf("left over: %v", left)
 	}
 	return time.Since(started)
 }
 
-// eventually waits for something that must become true.
+// eventually waits until holds returns true, for at most three minutes.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {

@@ -20,9 +20,9 @@ import (
 	"github.com/deepmed/anomaly/trainer"
 )
 
-// underOtherLight is an image file as under a lamp that mirrors itself in what is seen:
-// brighter, most of all in one place.
-func underOtherLight(t testing.TB, data []byte) []byte {
+// underAnotherLight returns an image as under a lamp with a specular reflection:
+// brighter everywhere, and most in one spot.
+func underAnotherLight(t testing.TB, data []byte) []byte {
 	t.Helper()
 	img, _, err := image.Decode(bytes.NewReader(data))
 	if err != nil {
@@ -45,10 +45,10 @@ func underOtherLight(t testing.TB, data []byte) []byte {
 	return w.Bytes()
 }
 
-// tilesInThree divides the normal tiles into three folders of dir, so that each has
-// some of every piece: those to learn from, and for calibration and for a test as
-// they are and under another light.
-func tilesInThree(t testing.TB, dir string) {
+// splitTiles divides the normal tiles into folders of dir: train, and calibration and
+// test as they are and under another light. Tiles of one piece have neighbouring
+// names, so every third tile goes into the same folder and each folder has all pieces.
+func splitTiles(t testing.TB, dir string) {
 	t.Helper()
 	for i, f := range tileFiles(t, "train/good", 60) {
 		data := read(t, f)
@@ -58,7 +58,7 @@ func tilesInThree(t testing.TB, dir string) {
 		}
 		name := []string{"", "calibration", "test"}[i%3]
 		writeInto(t, dir, name, i, data)
-		writeInto(t, dir, "shifted-"+name, i, underOtherLight(t, data))
+		writeInto(t, dir, "shifted-"+name, i, underAnotherLight(t, data))
 	}
 }
 
@@ -70,8 +70,8 @@ func writeInto(t testing.TB, dir, folder string, i int, data []byte) {
 	write(t, filepath.Join(dir, folder), fmt.Sprintf("%03d.png", i), data)
 }
 
-// alarms is the share of a folder's images that are called anomalous, and what else
-// the command says.
+// alarms returns the share of a folder's images that are judged anomalous, and the
+// standard error of the command.
 func alarms(t testing.TB, model, folder string) (share float64, said string) {
 	t.Helper()
 	r := run(t, "detect", "--json", "--model", model, folder)
@@ -87,32 +87,32 @@ func alarms(t testing.TB, model, folder string) (share float64, said string) {
 	return float64(n) / float64(len(list)), r.stderr
 }
 
-func TestCalibrateBringsFalseAlarmsUnderAnotherLightBackToThePromise(t *testing.T) {
+func TestCalibrate_RestoresTheFalseAlarmRateUnderAnotherLight(t *testing.T) {
 	dir := t.TempDir()
-	tilesInThree(t, dir)
+	splitTiles(t, dir)
 	in := func(name string) string { return filepath.Join(dir, name) }
 	if r := run(t, "train", in("train"), "--level", "1", "--image-size", "64", "--false-alarm-rate", "0.1", "--quiet", "--out", in("model.zip")); r.status != exitNormal {
 		t.Fatal(r.stderr)
 	}
-	// On images as those of the training the calibration keeps its promise, too.
+	// The rate also holds on images like those of the training.
 	if r := run(t, "calibrate", in("model.zip"), in("calibration"), "--out", in("same.zip")); r.status != exitNormal {
 		t.Fatalf("exit %d: %s", r.status, r.stderr)
 	}
 	if share, said := alarms(t, in("same.zip"), in("test")); share > 0.25 || said != "" {
-		t.Errorf("%v false alarms on images of the same kind, and %q is said", share, said)
+		t.Errorf("share of false alarms on images of the same kind: %v; stderr %q", share, said)
 	}
 	before, said := alarms(t, in("same.zip"), in("shifted-test"))
 	if before < 0.5 {
-		t.Fatalf("the other light raises false alarms to %v only", before)
+		t.Fatalf("the other light raises the share of false alarms only to %v", before)
 	}
 	for _, words := range []string{"standard deviations above", "calibrate MODEL"} {
 		if !strings.Contains(said, words) || strings.Count(said, "\n") != 1 {
-			t.Errorf("of the shift %q is said", said)
+			t.Errorf("the warning is %q", said)
 		}
 	}
 	r := run(t, "detect", "--model", in("same.zip"), in("shifted-test"))
 	if !strings.Contains(r.stdout, "20 images: ") || !strings.HasSuffix(r.stdout, said) || r.stderr != "" {
-		t.Errorf("the text says %q and %q", r.stdout, r.stderr)
+		t.Errorf("stdout %q, stderr %q", r.stdout, r.stderr)
 	}
 	r = run(t, "calibrate", in("same.zip"), in("shifted-calibration"), "--out", in("calibrated.zip"), "--json")
 	if r.status != exitNormal {
@@ -128,9 +128,9 @@ func TestCalibrateBringsFalseAlarmsUnderAnotherLightBackToThePromise(t *testing.
 	}
 	after, said := alarms(t, in("calibrated.zip"), in("shifted-test"))
 	if after > 0.25 || said != "" {
-		t.Errorf("%v false alarms after the calibration, %v before; 0.1 are promised; %q is said", after, before, said)
+		t.Errorf("share of false alarms: %v after the calibration, %v before, expected 0.1; stderr %q", after, before, said)
 	}
-	// The whole zip is written anew: every form of the model says the same.
+	// Every file of the zip holds the new threshold.
 	m, _, err := readModel(in("calibrated.zip"), "")
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +139,7 @@ func TestCalibrateBringsFalseAlarmsUnderAnotherLightBackToThePromise(t *testing.
 		t.Errorf("%+v", m.Metadata.Decision)
 	}
 	if r := run(t, "inspect", in("calibrated.zip")); !strings.Contains(r.stdout, "20 other images, 0 skipped") {
-		t.Errorf("inspect says %s", r.stdout)
+		t.Errorf("inspect prints %s", r.stdout)
 	}
 	forms := unpacked(t, in("calibrated.zip"))
 	want := []string{"LICENSE-backbone.txt", "README.md", "autoencoder.onnx", "autoencoder.pt", "autoencoder_image.onnx", "metadata.json", "predict.py", "requirements.txt"}
@@ -153,7 +153,7 @@ func TestCalibrateBringsFalseAlarmsUnderAnotherLightBackToThePromise(t *testing.
 	}
 }
 
-func TestCalibrateOnlyReportsWithoutOut(t *testing.T) {
+func TestCalibrate_OnlyReportsWithoutOut(t *testing.T) {
 	dir := t.TempDir()
 	images := tileFiles(t, "test/good", 12)
 	zipped := write(t, dir, "normal.zip", normals(t, 9))
@@ -167,21 +167,20 @@ func TestCalibrateOnlyReportsWithoutOut(t *testing.T) {
 		}
 		for _, words := range []string{"21 normal images, 1 skipped", "threshold before: ", "threshold now: ", "nothing was written", "95 % interval"} {
 			if !strings.Contains(r.stdout, words) {
-				t.Errorf("%q is not said: %s", words, r.stdout)
+				t.Errorf("%q is missing: %s", words, r.stdout)
 			}
 		}
 		said = append(said, r.stdout)
 	}
 	if said[0] != said[1] || said[0] != said[2] {
-		t.Errorf("it says %q", said)
+		t.Errorf("the reports are %q", said)
 	}
 	if left := names(t, dir); len(left) != 2 {
-		t.Errorf("there is %v", left)
+		t.Errorf("the folder holds %v", left)
 	}
 }
 
-// Each form of a model gives the same calibrated one, and twice the same bytes.
-func TestCalibrateTakesEveryFormOfAModel(t *testing.T) {
+func TestCalibrate_TakesEveryFormatOfAModel(t *testing.T) {
 	dir, forms := t.TempDir(), unpacked(t, smallModel(t))
 	var metadata []models.Metadata
 	for i, form := range []string{"autoencoder.pt", "autoencoder.onnx", "autoencoder_image.onnx", "autoencoder.pt"} {
@@ -199,20 +198,20 @@ func TestCalibrateTakesEveryFormOfAModel(t *testing.T) {
 		}
 	}
 	if !bytes.Equal(read(t, filepath.Join(dir, "0.zip")), read(t, filepath.Join(dir, "3.zip"))) {
-		t.Error("the same images give other bytes the second time")
+		t.Error("the same images make other bytes the second time")
 	}
 }
 
-func TestCalibrateRefusesInOneSentenceAndWritesNothing(t *testing.T) {
+func TestCalibrate_RejectsInOneSentenceAndWritesNothing(t *testing.T) {
 	model, good := smallModel(t), filepath.Join(tiles, "test/good")
 	dir := t.TempDir()
 	mine := write(t, dir, "mine.zip", []byte("mine"))
 	prose := write(t, dir, "prose.txt", []byte("prose"))
 	empty := t.TempDir()
 	for _, c := range []struct {
-		name string
-		args []string
-		says []string
+		name  string
+		args  []string
+		wants []string
 	}{
 		{"no images", []string{model}, []string{"arg"}},
 		{"a model that is not there", []string{"nowhere.zip", good}, []string{"nowhere.zip"}},
@@ -227,16 +226,15 @@ func TestCalibrateRefusesInOneSentenceAndWritesNothing(t *testing.T) {
 		{"a check that writes", []string{model, good, "--check", "--out", filepath.Join(dir, "x.zip")}, []string{"check", "out"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			run(t, append([]string{"calibrate"}, c.args...)...).refused(t, c.says...)
+			run(t, append([]string{"calibrate"}, c.args...)...).refused(t, c.wants...)
 		})
 	}
 	if left := names(t, dir); len(left) != 2 || string(read(t, mine)) != "mine" {
-		t.Errorf("there is %v", left)
+		t.Errorf("the folder holds %v", left)
 	}
 }
 
-// A model without scores, and few images, say nothing of a shift.
-func TestShiftsAreToldOfEnoughImagesThatDiffer(t *testing.T) {
+func TestShiftWarning_NeedsEnoughImagesThatDiffer(t *testing.T) {
 	scores := func(n int, from float64) []float64 {
 		out := make([]float64, n)
 		for i := range out {
@@ -248,17 +246,17 @@ func TestShiftsAreToldOfEnoughImagesThatDiffer(t *testing.T) {
 	for name, c := range map[string]struct {
 		decision *models.Decision
 		batch    []float64
-		says     string
+		want     string
 	}{
 		"alike":            {known, scores(40, 1), ""},
-		"higher":           {known, scores(40, 2), "these 40 images lie 3."},
+		"higher":           {known, scores(40, 2), "these 40 images are 3."},
 		"lower":            {known, scores(40, 0), "standard deviations below the scores of the 60 images"},
-		"higher and few":   {known, scores(fewestToCompare-1, 2), ""},
+		"higher and few":   {known, scores(minShiftImages-1, 2), ""},
 		"without scores":   {&models.Decision{Measure: models.MeasureMSE, Threshold: 1}, scores(40, 2), ""},
 		"without decision": {nil, scores(40, 2), ""},
 	} {
-		got := shifted(&models.Metadata{Decision: c.decision}, c.batch)
-		if (got == "") != (c.says == "") || !strings.Contains(got, c.says) || strings.Contains(got, "\n") {
+		got := shiftWarning(&models.Metadata{Decision: c.decision}, c.batch)
+		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) || strings.Contains(got, "\n") {
 			t.Errorf("%s: %q", name, got)
 		}
 	}

@@ -11,23 +11,21 @@ import (
 	"testing"
 )
 
-// wall are the ways in package time to a time of the wall clock alone. All others
-// carry the clock that only goes forward as well, and differences, deadlines and
-// timers go by that, as the package's own description says.
+// Methods and functions of package time whose result has no monotonic clock reading.
+// Differences, deadlines and timers of all other times use the monotonic clock.
 var (
 	wallMethods   = []string{"UTC", "Local", "In", "Unix", "UnixMilli", "UnixMicro", "UnixNano", "AddDate"}
 	wallFunctions = []string{"Date", "Parse", "ParseInLocation", "Unix", "UnixMilli", "UnixMicro"}
 )
 
-// A machine's clock may be set while the service runs, by hand or by the network,
-// and a test cannot set it. What it can hold is that nothing here reads it: no
-// time loses its forward-going half, and whose folder is left over is told by
-// locks, not by the age of a file.
-func TestNothingGoesByTheClockOnTheWall(t *testing.T) {
+// The wall clock may be set while the service runs. A test cannot set it, so this one
+// checks that no source reads it. (Left-over folders are recognized by locks, not by
+// the age of a file.)
+func TestSources_DoNotUseTheWallClock(t *testing.T) {
 	files, uses := 0, 0
 	for _, dir := range []string{"../../cmd", "../../internal", "../../inference", "../../trainer", "../../models"} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() && d.Name() == "registry" { // tells when a model was stored
+			if err == nil && d.IsDir() && d.Name() == "registry" { // reports when a model was stored
 				return fs.SkipDir
 			}
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
@@ -67,6 +65,6 @@ func TestNothingGoesByTheClockOnTheWall(t *testing.T) {
 		}
 	}
 	if files < 40 || uses < 50 {
-		t.Errorf("only %d uses of package time in %d files were looked at", uses, files)
+		t.Errorf("found only %d uses of package time in %d files", uses, files)
 	}
 }

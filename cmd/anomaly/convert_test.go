@@ -11,9 +11,9 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// pythons is a checkpoint as the Python service writes it: no threshold, no
+// pythonCheckpoint is a checkpoint of the Python service: it has no threshold and no
 // class names.
-const pythons = "../../testdata/golden/errors.pt"
+const pythonCheckpoint = "../../testdata/golden/errors.pt"
 
 func readBack(t *testing.T, path string) *models.Model {
 	t.Helper()
@@ -28,16 +28,14 @@ func readBack(t *testing.T, path string) *models.Model {
 	return m
 }
 
-// Whatever way a model goes round through the formats, its weights and its
-// decision come back unchanged.
-func TestConvertKeepsWeightsAndDecisionThroughEveryFormat(t *testing.T) {
+func TestConvert_KeepsWeightsAndDecisionThroughEveryFormat(t *testing.T) {
 	dir := t.TempDir()
 	metadata := filepath.Join(dir, "metadata.json")
 	if err := os.WriteFile(metadata, []byte(`{"model_type":"autoencoder","image_size":256,"threshold":0.0625,"mean_error":0.05,"std_error":0.00625,"training_losses":[0.5,0.25],"class_names":["gut"]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want := readBack(t, pythons)
-	from := pythons
+	want := readBack(t, pythonCheckpoint)
+	from := pythonCheckpoint
 	args := []string{"--metadata", metadata}
 	for i, name := range []string{"a.onnx", "b.pt", "c.zip", "d.PT", "e.onnx"} {
 		to := filepath.Join(dir, name)
@@ -64,13 +62,13 @@ func TestConvertKeepsWeightsAndDecisionThroughEveryFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(first, last) {
-		t.Error("the ONNX file is another one after the round")
+		t.Error("the ONNX file has changed after all conversions")
 	}
 }
 
-func TestConvertWithoutMetadataCarriesTheDefaultThreshold(t *testing.T) {
+func TestConvert_WritesTheDefaultThresholdWithoutMetadata(t *testing.T) {
 	to := filepath.Join(t.TempDir(), "a.onnx")
-	if r := run(t, "convert", pythons, "--to", to); r.status != 0 {
+	if r := run(t, "convert", pythonCheckpoint, "--to", to); r.status != 0 {
 		t.Fatalf("status %d: %s", r.status, r.stderr)
 	}
 	if m := readBack(t, to); m.Metadata.Threshold != models.DefaultThreshold {
@@ -78,7 +76,7 @@ func TestConvertWithoutMetadataCarriesTheDefaultThreshold(t *testing.T) {
 	}
 }
 
-func TestConvertRefusesInOneSentence(t *testing.T) {
+func TestConvert_RejectsInOneSentence(t *testing.T) {
 	dir := t.TempDir()
 	exists := filepath.Join(dir, "exists.onnx")
 	if err := os.WriteFile(exists, []byte("mine"), 0o600); err != nil {
@@ -87,16 +85,16 @@ func TestConvertRefusesInOneSentence(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		args []string
-		says string
+		want string
 	}{
-		{"an ending nobody writes", []string{pythons, "--to", filepath.Join(dir, "a.h5")}, ".pt, .onnx or .zip"},
-		{"a file that exists", []string{pythons, "--to", exists}, "--force"},
-		{"no --to", []string{pythons}, "to"},
+		{"an unknown extension", []string{pythonCheckpoint, "--to", filepath.Join(dir, "a.h5")}, ".pt, .onnx or .zip"},
+		{"a file that exists", []string{pythonCheckpoint, "--to", exists}, "--force"},
+		{"no --to", []string{pythonCheckpoint}, "to"},
 		{"no model", []string{"../../testdata/README.md", "--to", filepath.Join(dir, "a.onnx")}, "model"},
-		{"metadata that is none", []string{pythons, "--metadata", exists, "--to", filepath.Join(dir, "a.onnx")}, "metadata"},
+		{"metadata that is none", []string{pythonCheckpoint, "--metadata", exists, "--to", filepath.Join(dir, "a.onnx")}, "metadata"},
 	} {
 		r := run(t, append([]string{"convert"}, c.args...)...)
-		if r.status != 2 || !strings.Contains(r.stderr, c.says) || strings.Count(strings.TrimSpace(r.stderr), "\n") > 0 {
+		if r.status != 2 || !strings.Contains(r.stderr, c.want) || strings.Count(strings.TrimSpace(r.stderr), "\n") > 0 {
 			t.Errorf("%s: status %d: %s", c.name, r.status, r.stderr)
 		}
 	}
@@ -104,6 +102,6 @@ func TestConvertRefusesInOneSentence(t *testing.T) {
 		t.Errorf("the file that existed is %q, %v", data, err)
 	}
 	if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
-		t.Errorf("files are left: %v", list)
+		t.Errorf("left over: %v", list)
 	}
 }

@@ -2,24 +2,21 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/deepmed/anomaly/inference"
-	"github.com/deepmed/anomaly/internal/dataset"
-	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 )
 
-// result is one entry of `detect --json`: a verdict, or why there is none.
+// result is one entry of `detect --json`: a verdict, or the reason why there is
+// none.
 type result struct {
 	File string `json:"file"`
 	*inference.Verdict
@@ -32,12 +29,14 @@ func detectCommand() *cobra.Command {
 		model    string
 		metadata string
 		asJSON   bool
-		folders  drawings
+		folders  drawingFolders
 	)
 	c := &cobra.Command{
-		Use:   "detect --model model.zip IMAGE|FOLDER...",
-		Short: "Judge images: exit 0 when all are normal, 1 when some are anomalous, 2 on an error",
-		Args:  cobra.MinimumNArgs(1),
+		Use:   "detect --model MODEL IMAGE|FOLDER...",
+		Short: "Judge images: exit 0 if all are normal, 1 if some are anomalous, 2 on an error",
+		Long: "Prints a verdict for each image, as a table or as JSON. An image that cannot be read has an entry with the reason.\n" +
+			"Of 20 images or more, reports when their scores differ from those of the model's calibration.",
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			m, meta, err := readModel(model, metadata)
 			if err != nil {
@@ -51,7 +50,7 @@ func detectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			threads := 0 // one image is judged by all threads, many by one each
+			threads := 0 // all threads for a single image, one thread for each of several
 			if len(files) > 1 {
 				threads = 1
 			}
@@ -64,88 +63,38 @@ func detectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			remarks := c.OutOrStdout()
+			warnings := c.OutOrStdout()
 			if asJSON {
-				remarks = c.ErrOrStderr()
-				enc := json.NewEncoder(c.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = enc.Encode(results)
+				warnings = c.ErrOrStderr()
+				err = printJSON(c.OutOrStdout(), results)
 			} else {
-				err = printTable(c.OutOrStdout(), results)
+				err = printVerdicts(c.OutOrStdout(), results)
 			}
 			if err != nil {
 				return err
 			}
-			if s := shiftedVerdicts(d, meta, results); s != "" {
-				fmt.Fprintln(remarks, s)
+			if s := verdictShiftWarning(d, meta, results); s != "" {
+				fmt.Fprintln(warnings, s)
 			}
-			return statusOf(results)
+			return verdictStatus(results)
 		},
 	}
 	f := c.Flags()
 	engine.add(c)
-	f.StringVar(&model, "model", "", "the model: a zip from train, a .pt or an .onnx")
-	f.StringVar(&metadata, "metadata", "", "a metadata.json that replaces the model's own measure, threshold and class names")
-	f.BoolVar(&asJSON, "json", false, "print one JSON array")
-	f.StringVar(&folders.heatmaps, "heatmap", "", "folder for a PNG of each image under its anomaly map")
-	f.StringVar(&folders.pictures, "pictures", "", "folder for a PNG of each image: as the network saw it, rebuilt, and their difference")
-	_ = c.MarkFlagRequired("model") // fails only for a flag that is not there
+	f.StringVar(&model, "model", "", "model: a zip of a training, a .pt or an .onnx")
+	f.StringVar(&metadata, "metadata", "", "metadata.json to judge by instead of the model's own: measure, threshold and class names")
+	addJSON(c, &asJSON)
+	f.StringVar(&folders.heatmaps, "heatmap", "", "folder for a PNG per image: the image under its anomaly map, in colours that have the same meaning for all images of a model")
+	f.StringVar(&folders.pictures, "pictures", "", "folder for a PNG per image: the network's input, the autoencoder's reconstruction, and ten times their difference")
+	_ = c.MarkFlagRequired("model") // fails only for an unknown flag
 	return c
 }
 
-// readModel reads a model file, and the metadata.json that replaces its own.
-func readModel(path, metadata string) (*models.Model, *models.Metadata, error) {
-	limits := models.DefaultLimits()
-	data, err := files.ReadAtMost(path, limits.MaxBytes)
-	if err != nil {
-		return nil, nil, err
-	}
-	m, err := models.Read(data, limits)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if metadata == "" {
-		return m, nil, nil
-	}
-	if data, err = files.ReadAtMost(metadata, models.MaxMetadataBytes); err != nil {
-		return nil, nil, err
-	}
-	meta, err := models.ParseMetadata(data)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", metadata, err)
-	}
-	return m, &meta, nil
-}
-
-// imageFiles lists the files named and the images below the folders named.
-func imageFiles(args []string) ([]string, error) {
-	var files []string
-	for _, arg := range args {
-		info, err := os.Stat(arg)
-		if err != nil || !info.IsDir() {
-			files = append(files, arg) // one that is not there gets its own entry
-			continue
-		}
-		err = filepath.WalkDir(arg, func(p string, d fs.DirEntry, err error) error {
-			if err == nil && !d.IsDir() && dataset.IsImage(p) {
-				files = append(files, p)
-			}
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	if len(files) == 0 {
-		return nil, fmt.Errorf("no images in %v", args)
-	}
-	return files, nil
-}
-
-func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadata, files []string, threads int, folders drawings) ([]result, error) {
+// judgeFiles judges that number of files at a time.
+func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadata, files []string, parallel int, folders drawingFolders) ([]result, error) {
 	results := make([]result, len(files))
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(threads)
+	group.SetLimit(parallel)
 	for i, file := range files {
 		group.Go(func() error {
 			results[i].File = file
@@ -168,16 +117,17 @@ func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadat
 	return results, group.Wait()
 }
 
-// drawings are the folders that images are drawn into, each empty for not at all.
-type drawings struct{ pictures, heatmaps string }
+// drawingFolders are the folders for drawings of images. An empty one disables its
+// kind of drawing.
+type drawingFolders struct{ pictures, heatmaps string }
 
-// draw writes what is asked for of an image, under that name. meta is what the
-// verdict goes by, so that the colours do, too.
-func (f drawings) draw(ctx context.Context, d *inference.Detector, meta *models.Metadata, image []byte, name string) error {
+// draw writes the drawings of an image under a name. meta is the metadata of the
+// verdict, because the colours of a heatmap depend on its threshold.
+func (f drawingFolders) draw(ctx context.Context, d *inference.Detector, meta *models.Metadata, image []byte, name string) error {
 	if f.pictures != "" {
 		png, err := d.Picture(ctx, image, imagefile.DefaultLimits())
 		if err == nil {
-			err = writePNG(filepath.Join(f.pictures, name), png)
+			err = writeFile(filepath.Join(f.pictures, name), png)
 		}
 		if err != nil {
 			return err
@@ -190,17 +140,10 @@ func (f drawings) draw(ctx context.Context, d *inference.Detector, meta *models.
 	if err != nil {
 		return err
 	}
-	return writePNG(filepath.Join(f.heatmaps, name), x.Heatmap)
+	return writeFile(filepath.Join(f.heatmaps, name), x.Heatmap)
 }
 
-func writePNG(path string, png []byte) error {
-	return files.WriteAtomic(path, func(w io.Writer) error {
-		_, err := w.Write(png)
-		return err
-	})
-}
-
-func printTable(w io.Writer, results []result) error {
+func printVerdicts(w io.Writer, results []result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "IMAGE\tERROR\tTHRESHOLD\tVERDICT")
 	anomalous, failed := 0, 0
@@ -224,7 +167,7 @@ func printTable(w io.Writer, results []result) error {
 	return err
 }
 
-func statusOf(results []result) error {
+func verdictStatus(results []result) error {
 	status := exitNormal
 	for _, r := range results {
 		switch {

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// entry is one of `detect --json`, read with the contract's names.
+// entry is an entry of `detect --json`, read by the names that clients use.
 type entry struct {
 	File       string   `json:"file"`
 	Value      *float64 `json:"reconstruction_error"`
@@ -31,7 +31,7 @@ func entries(t testing.TB, r ran) []entry {
 	return list
 }
 
-func TestDetectTellsItsVerdictByTheExitStatus(t *testing.T) {
+func TestDetect_ExitStatusIsTheVerdict(t *testing.T) {
 	dir := t.TempDir()
 	lax := write(t, dir, "lax.json", []byte(`{"threshold": 1000}`))
 	strict := write(t, dir, "strict.json", []byte(`{"threshold": 1e-12, "class_names": ["fine", "cracked"]}`))
@@ -67,14 +67,14 @@ func TestDetectTellsItsVerdictByTheExitStatus(t *testing.T) {
 		for i, line := range lines[1:11] {
 			want := []string{list[i].File, fmt.Sprintf("%.6f", *list[i].Value), fmt.Sprintf("%.6f", *list[i].Threshold), c.word}
 			if !slices.Equal(strings.Fields(line), want) {
-				t.Errorf("the table says %q, the JSON %q", line, want)
+				t.Errorf("the table has %q, the JSON %q", line, want)
 			}
 		}
 	}
 }
 
-func TestDetectNamesTheImagesItCannotJudge(t *testing.T) {
-	prose := write(t, t.TempDir(), "prose.jpg", []byte("I am no picture."))
+func TestDetect_NamesImagesThatCannotBeJudged(t *testing.T) {
+	prose := write(t, t.TempDir(), "prose.jpg", []byte("not an image"))
 	good := tileFiles(t, "test/good", 1)[0]
 	args := []string{"detect", "--model", smallModel(t), prose, good, "nowhere.png"}
 	r := run(t, append(args, "--json")...)
@@ -100,18 +100,18 @@ func TestDetectNamesTheImagesItCannotJudge(t *testing.T) {
 	}
 }
 
-func TestDetectRefusesInOneSentence(t *testing.T) {
+func TestDetect_RejectsInOneSentence(t *testing.T) {
 	model, good := smallModel(t), tileFiles(t, "test/good", 1)[0]
 	dir := t.TempDir()
-	prose := write(t, dir, "prose.txt", []byte("I am no model."))
+	prose := write(t, dir, "prose.txt", []byte("not a model"))
 	cut := write(t, dir, "cut.zip", read(t, model)[:1000])
 	if err := os.Mkdir(filepath.Join(dir, "empty"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		name string
-		args []string
-		says []string
+		name  string
+		args  []string
+		wants []string
 	}{
 		{"no model", []string{good}, []string{"model"}},
 		{"no image", []string{"--model", model}, []string{"arg"}},
@@ -129,12 +129,12 @@ func TestDetectRefusesInOneSentence(t *testing.T) {
 		{"an unknown provider", []string{"--model", model, "--provider", "abacus", good}, []string{"abacus", "auto, cpu or cuda"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			run(t, append([]string{"detect"}, c.args...)...).refused(t, c.says...)
+			run(t, append([]string{"detect"}, c.args...)...).refused(t, c.wants...)
 		})
 	}
 }
 
-func TestDetectSaysTheSameOfEveryFormOfAModel(t *testing.T) {
+func TestDetect_JudgesEqualByEveryFormatOfAModel(t *testing.T) {
 	model := smallModel(t)
 	dir := unpacked(t, model)
 	images := append(tileFiles(t, "test/good", 3), tileFiles(t, "test/blowhole", 3)...)
@@ -148,7 +148,7 @@ func TestDetectSaysTheSameOfEveryFormOfAModel(t *testing.T) {
 	}
 }
 
-func TestDetectDrawsPictures(t *testing.T) {
+func TestDetect_WritesPictures(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pictures")
 	image := tileFiles(t, "test/crack", 1)[0]
 	r := run(t, "detect", "--model", smallModel(t), "--pictures", dir, image)
@@ -157,7 +157,7 @@ func TestDetectDrawsPictures(t *testing.T) {
 	}
 	want := "0001-" + filepath.Base(image) + ".png"
 	if got := names(t, dir); !slices.Equal(got, []string{want}) {
-		t.Fatalf("there is %v", got)
+		t.Fatalf("the folder holds %v", got)
 	}
 	if data := read(t, filepath.Join(dir, want)); !bytes.HasPrefix(data, []byte("\x89PNG")) {
 		t.Errorf("it begins with %q", data[:min(len(data), 8)])

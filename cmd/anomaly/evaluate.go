@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -21,18 +20,20 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// shown is how many images of a kind a report shows.
-const shown = 10
+// galleryImages is the number of images in each gallery of a report.
+const galleryImages = 10
 
-// evaluated is what `evaluate --json` prints.
-type evaluated struct {
+// evaluationOutput is printed by `evaluate --json`.
+type evaluationOutput struct {
 	Dataset string `json:"dataset"`
 	*evaluation.Result
-	// Detectability tells which painted defects are found; nil without a report.
+	// Detectability holds the shares of synthetic anomalies that are found; nil
+	// without --report.
 	Detectability *models.Detectability `json:"detectability,omitempty"`
-	// Seconds are those of the parts, PeakBytes the most memory the process held.
-	Seconds   map[string]float64 `json:"seconds"`
-	PeakBytes int64              `json:"peak_bytes"`
+	// Seconds is the duration of each stage.
+	Seconds map[string]float64 `json:"seconds"`
+	// PeakBytes is the peak resident memory of the process.
+	PeakBytes int64 `json:"peak_bytes"`
 }
 
 func evaluateCommand() *cobra.Command {
@@ -40,29 +41,26 @@ func evaluateCommand() *cobra.Command {
 		engine  engineFlags
 		options trainer.Options
 		model   string
-		report  string
+		report  outputFlags
 		asJSON  bool
-		force   bool
 	)
 	c := &cobra.Command{
 		Use:   "evaluate DATASET",
-		Short: "Measure how well defects are found in a data set (train/good, test/good, test/<defect>)",
+		Short: "Measure how well a model finds the defects of a data set (train/good, test/good, test/<defect>)",
 		Long: "Trains on the images in DATASET/train/good, or takes --model, and judges those in test/good and test/<defect>.\n" +
-			"Prints for each kind of defect how often it scores higher than a normal image (AUROC, with its 95 % interval),\n" +
-			"the average precision, the best F1, the hits at 1, 5 and 10 % false alarms, and the hits at the model's own threshold.\n" +
-			"With masks in DATASET/ground_truth/<defect> (<image>_mask.png, not black where the defect is) also how well the map\n" +
-			"shows where it is: the AUROC of pixels and the per-region overlap (PRO) up to 30 % false alarms.\n" +
-			"With --report also which defects painted on the normal images are found, by their size and contrast.",
+			"Prints for each kind of defect the AUROC with its 95 % interval, the average precision, the best F1, the share\n" +
+			"found at 1, 5 and 10 % false alarms, and the share found at the model's own threshold. With masks in\n" +
+			"DATASET/ground_truth/<defect> (<image>_mask.png, not black where the defect is) it also prints how well the\n" +
+			"anomaly map locates defects: the AUROC of pixels, and the per-region overlap (PRO) up to 30 % false alarms.\n" +
+			"With --report it also measures which synthetic anomalies on the normal images are found, by size and contrast.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			options, _, err := settle(c, options)
 			if err != nil {
 				return err
 			}
-			if report != "" {
-				if err := mayWrite("--report", report, force); err != nil {
-					return err
-				}
+			if err := report.check(); err != nil {
+				return err
 			}
 			set, err := evaluation.Open(args[0])
 			if err != nil {
@@ -72,7 +70,7 @@ func evaluateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r := evaluated{Dataset: args[0], Seconds: map[string]float64{}}
+			r := evaluationOutput{Dataset: args[0], Seconds: map[string]float64{}}
 			m, err := evaluatedModel(c.Context(), e, model, args[0], options, r.Seconds)
 			if err != nil {
 				return err
@@ -87,7 +85,7 @@ func evaluateCommand() *cobra.Command {
 				return err
 			}
 			r.Seconds["detection"] = time.Since(began).Seconds()
-			if report != "" {
+			if report.path != "" {
 				began = time.Now()
 				if r.Detectability, err = evaluation.Detectability(c.Context(), d, set, e.Threads()); err != nil {
 					return err
@@ -95,38 +93,30 @@ func evaluateCommand() *cobra.Command {
 				r.Seconds["painted defects"] = time.Since(began).Seconds()
 			}
 			r.PeakBytes = peakBytes()
-			if report != "" {
-				if err := writeReport(c.Context(), report, d, args[0], r); err != nil {
+			if report.path != "" {
+				if err := writeReport(c.Context(), report.path, d, args[0], r); err != nil {
 					return err
 				}
 			}
-			remark := shifted(&d.Model().Metadata, r.normalScores())
+			warning := shiftWarning(&d.Model().Metadata, r.normalScores())
 			if asJSON {
-				if remark != "" {
-					fmt.Fprintln(c.ErrOrStderr(), remark)
+				if warning != "" {
+					fmt.Fprintln(c.ErrOrStderr(), warning)
 				}
-				enc := json.NewEncoder(c.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(r)
+				return printJSON(c.OutOrStdout(), r)
 			}
-			if err := r.print(c.OutOrStdout()); err != nil || remark == "" {
+			if err := r.print(c.OutOrStdout()); err != nil || warning == "" {
 				return err
 			}
-			_, err = fmt.Fprintln(c.OutOrStdout(), remark)
+			_, err = fmt.Fprintln(c.OutOrStdout(), warning)
 			return err
 		},
 	}
-	f := c.Flags()
 	engine.add(c)
-	f.StringVar(&model, "model", "", "judge by this model instead of training one")
-	f.IntVar(&options.Level, "level", trainer.DefaultLevel, "1 (quickest) to 5 (most thorough)")
-	f.IntVar(&options.ImageSize, "image-size", trainer.DefaultImageSize, "side images are resized to, in pixels, a multiple of 16")
-	f.Int64Var(&options.Seed, "seed", 0, "the same seed gives the same model")
-	f.Float64Var(&options.FalseAlarmRate, "false-alarm-rate", trainer.DefaultFalseAlarmRate, "share of normal images that may be called anomalous")
-	f.DurationVar(&options.MaxTime, "max-time", 0, "end the training in this time (default: as long as the level takes)")
-	f.StringVar(&report, "report", "", "write an HTML page with plots and heatmaps")
-	f.BoolVar(&asJSON, "json", false, "print JSON")
-	f.BoolVar(&force, "force", false, "replace an existing report")
+	addTrainingFlags(c, &options)
+	c.Flags().StringVar(&model, "model", "", "model to evaluate instead of training one")
+	report.add(c, "report", "", "HTML page to write, with plots and heatmaps")
+	addJSON(c, &asJSON)
 	return c
 }
 
@@ -147,9 +137,10 @@ func evaluatedModel(ctx context.Context, e *ort.Engine, model, dataset string, o
 	return m, err
 }
 
-// writeReport draws the images that the model is most and least certain of.
-func writeReport(ctx context.Context, path string, d *inference.Detector, dataset string, r evaluated) error {
-	highestBad, lowestBad, highestGood := r.Certain(shown)
+// writeReport writes the HTML page, with heatmaps of the images that have the highest
+// and the lowest scores.
+func writeReport(ctx context.Context, path string, d *inference.Detector, dataset string, r evaluationOutput) error {
+	highestBad, lowestBad, highestGood := r.Certain(galleryImages)
 	page := evaluation.Report{
 		Title: "Evaluation on " + filepath.Base(filepath.Clean(dataset)), Result: r.Result,
 		Metadata: d.Model().Metadata, Seconds: r.Seconds, Detectability: r.Detectability,
@@ -181,8 +172,8 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 	return files.WriteAtomic(path, func(w io.Writer) error { return evaluation.WriteReport(w, page) })
 }
 
-// normalScores are the scores of the normal test images.
-func (r evaluated) normalScores() []float64 {
+// normalScores returns the scores of the normal test images.
+func (r evaluationOutput) normalScores() []float64 {
 	_, _, good := r.Certain(r.Normal)
 	scores := make([]float64, len(good))
 	for i, j := range good {
@@ -191,7 +182,7 @@ func (r evaluated) normalScores() []float64 {
 	return scores
 }
 
-func (r evaluated) print(w io.Writer) error {
+func (r evaluationOutput) print(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(t, "DEFECT\tIMAGES\tAUROC\t95 %\tAP\tF1\tHITS 1%\t5%\t10%\tTHRESHOLD\t")
 	if r.Masked() {
@@ -217,7 +208,8 @@ func (r evaluated) print(w io.Writer) error {
 	return err
 }
 
-// peakBytes is the most memory that the process held, in bytes.
+// peakBytes returns the peak resident memory of the process, or 0 if the system does
+// not report it.
 func peakBytes() int64 {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

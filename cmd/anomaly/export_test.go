@@ -12,11 +12,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/deepmed/anomaly/exporter"
 )
 
-// contents are the files below a folder with what they hold.
+// contents returns the files below a folder and their contents.
 func contents(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	files := map[string]string{}
@@ -33,7 +31,7 @@ func contents(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-func TestExportWritesTheSameRepositoryFromEveryFormOfAModel(t *testing.T) {
+func TestExport_WritesTheSameRepositoryFromEveryFormatOfAModel(t *testing.T) {
 	dir := unpacked(t, smallModel(t))
 	var first map[string]string
 	for _, model := range []string{smallModel(t), filepath.Join(dir, "autoencoder.pt"), filepath.Join(dir, "autoencoder.onnx")} {
@@ -45,7 +43,7 @@ func TestExportWritesTheSameRepositoryFromEveryFormOfAModel(t *testing.T) {
 		if first == nil {
 			first = files
 		} else if !reflect.DeepEqual(files, first) {
-			t.Errorf("%s gives another repository", model)
+			t.Errorf("%s makes another repository", model)
 		}
 	}
 	want := []string{"anomaly/1/model.onnx", "anomaly/config.pbtxt", "anomaly_image/1/model.onnx", "anomaly_image/config.pbtxt"}
@@ -64,7 +62,7 @@ func TestExportWritesTheSameRepositoryFromEveryFormOfAModel(t *testing.T) {
 	}
 }
 
-// tritonView is what testdata/triton_config.py prints.
+// tritonView is the output of testdata/triton_config.py.
 type tritonView struct {
 	Config struct {
 		Name            string
@@ -89,7 +87,7 @@ type tritonTensor struct {
 }
 
 // readByTriton reads an entry with Triton's schema, and runs it on a batch of 3
-// or on an image of 5×7.
+// or on an image of 5×7 pixels.
 func readByTriton(t *testing.T, entry string) tritonView {
 	t.Helper()
 	interpreter := python(t)
@@ -104,8 +102,7 @@ func readByTriton(t *testing.T, entry string) tritonView {
 	return view
 }
 
-// What Triton's own schema reads is what the file declares and does.
-func TestExportedConfigurationIsWhatTritonReadsAndTheFileDoes(t *testing.T) {
+func TestExport_ConfigurationMatchesTritonsSchemaAndTheFile(t *testing.T) {
 	const classes = `["gut","Riß \"1\" \\ <x>\n"]`
 	dir := t.TempDir()
 	metadata := write(t, dir, "metadata.json", []byte(`{"threshold": 0.5, "decision": {"measure": "mse", "threshold": 0.0625}, "class_names": `+classes+`}`))
@@ -141,17 +138,17 @@ func TestExportedConfigurationIsWhatTritonReadsAndTheFileDoes(t *testing.T) {
 			}
 			for i, d := range append(slices.Clone(v.Described.Inputs), v.Described.Outputs...) {
 				declared := append(slices.Clone(v.Declared.Inputs), v.Declared.Outputs...)
-				d.Dims = nil // the file has no such thing
+				d.Dims = nil // the declaration in the file has none
 				if i >= len(declared) || !reflect.DeepEqual(d, declared[i]) {
 					t.Errorf("it describes %+v, the file declares %+v", d, declared)
 				}
-				// A name that clients of the Open Inference Protocol can use as it is.
+				// Clients of the Open Inference Protocol can use the name as it is.
 				if !regexp.MustCompile(`^[a-z_]+$`).MatchString(d.Name) {
 					t.Errorf("the name %q", d.Name)
 				}
 			}
 			if len(v.Results) != len(c.shapes) {
-				t.Fatalf("it gives %+v", v.Results)
+				t.Fatalf("the results are %+v", v.Results)
 			}
 			for i, r := range v.Results {
 				if r.Datatype != c.outputs[i].Datatype || !slices.Equal(r.Shape, c.shapes[i]) {
@@ -180,7 +177,7 @@ func TestExportedConfigurationIsWhatTritonReadsAndTheFileDoes(t *testing.T) {
 	}
 }
 
-func TestExportReplacesEntriesOnlyWhenForced(t *testing.T) {
+func TestExport_ReplacesEntriesOnlyWithForce(t *testing.T) {
 	repository := t.TempDir()
 	other := filepath.Join(repository, "other")
 	if err := os.Mkdir(other, 0o755); err != nil {
@@ -194,16 +191,16 @@ func TestExportReplacesEntriesOnlyWhenForced(t *testing.T) {
 		t.Fatal(r.stderr)
 	}
 	fresh := contents(t, repository)
-	for _, name := range []string{"anomaly", "anomaly_image"} { // changed, and with a version of its own
+	for _, name := range []string{"anomaly", "anomaly_image"} { // changed, and with one more file
 		write(t, filepath.Join(repository, name), "config.pbtxt", []byte("changed"))
 		write(t, filepath.Join(repository, name), "notes.txt", []byte("more"))
 	}
 	changed := contents(t, repository)
-	export().refused(t, "anomaly exists", "--force")
+	export().refused(t, "anomaly: it exists", "--force")
 	if err := os.RemoveAll(filepath.Join(repository, "anomaly")); err != nil {
 		t.Fatal(err)
 	}
-	export().refused(t, "anomaly_image exists", "--force") // the second alone is enough
+	export().refused(t, "anomaly_image: it exists", "--force") // the second entry alone is enough
 	for name, text := range contents(t, repository) {
 		if changed[name] != text {
 			t.Errorf("%s was changed", name)
@@ -220,56 +217,38 @@ func TestExportReplacesEntriesOnlyWhenForced(t *testing.T) {
 	}
 }
 
-func TestExportRefusesInOneSentenceAndLeavesNothing(t *testing.T) {
+func TestExport_RejectsInOneSentenceAndWritesNothing(t *testing.T) {
 	dir := t.TempDir()
 	mine := filepath.Join(dir, "mine")
 	if err := os.Mkdir(mine, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	write(t, mine, "letter.txt", []byte("dear"))
-	prose := write(t, dir, "prose.txt", []byte("I am no model."))
+	prose := write(t, dir, "prose.txt", []byte("not a model"))
 	before := contents(t, dir)
 	model := smallModel(t)
 	cases := map[string]struct {
 		args []string
-		says string
+		want string
 	}{
 		"no repository":                   {[]string{model}, "triton"},
 		"no model":                        {[]string{"--triton", dir}, "arg"},
 		"prose as model":                  {[]string{prose, "--triton", dir}, "prose.txt"},
 		"prose as metadata":               {[]string{model, "--metadata", prose, "--triton", dir}, "prose.txt"},
 		"a file as repository":            {[]string{model, "--triton", prose}, "prose.txt"},
-		"a folder that is no entry":       {[]string{model, "--triton", dir, "--name", "mine", "--force"}, "mine holds no config.pbtxt"},
-		"a file in the place of an entry": {[]string{model, "--triton", dir, "--name", "prose.txt", "--force"}, "prose.txt holds no config.pbtxt"},
+		"a folder that is no entry":       {[]string{model, "--triton", dir, "--name", "mine", "--force"}, "mine: it holds no config.pbtxt"},
+		"a file in the place of an entry": {[]string{model, "--triton", dir, "--name", "prose.txt", "--force"}, "prose.txt: it holds no config.pbtxt"},
 	}
 	for _, name := range []string{"", ".", "..", "../x", "a/b", `a\b`, "/tmp/x", ".hidden", "-x", "a b", "a\n", "ä", strings.Repeat("a", 101)} {
 		cases["the name "+name] = struct {
 			args []string
-			says string
+			want string
 		}{[]string{model, "--triton", filepath.Join(dir, "new"), "--name=" + name}, "--name: not a name for a model"}
 	}
 	for name, c := range cases {
-		run(t, append([]string{"export"}, c.args...)...).refused(t, c.says)
+		run(t, append([]string{"export"}, c.args...)...).refused(t, c.want)
 		if got := contents(t, dir); !reflect.DeepEqual(got, before) || len(names(t, dir)) != 2 {
 			t.Fatalf("%s: there is %v", name, names(t, dir))
 		}
-	}
-}
-
-// The second entry's name leads into a folder that is not there.
-func TestRepositoryIsPutBackWhenAnEntryCannotBePlaced(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, "a"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(dir, "a"), "config.pbtxt", []byte("old"))
-	entries := []exporter.TritonEntry{
-		{Name: "a", Config: []byte("new"), Model: []byte("model")}, {Name: "nowhere/b", Config: []byte("new"), Model: []byte("model")},
-	}
-	if err := writeRepository(dir, entries, true); err == nil || !strings.Contains(err.Error(), "nowhere/b") {
-		t.Errorf("%v", err)
-	}
-	if got := contents(t, dir); !reflect.DeepEqual(got, map[string]string{"a/config.pbtxt": "old"}) || len(names(t, dir)) != 1 {
-		t.Errorf("there is %v, and in it %v", names(t, dir), got)
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-// trainForm is the body of a training on a zip.
+// trainForm returns the body and the content type of a training on a zip.
 func trainForm(t testing.TB, packed []byte, fields map[string]string) (*bytes.Buffer, string) {
 	t.Helper()
 	var body bytes.Buffer
@@ -40,14 +40,14 @@ func trainForm(t testing.TB, packed []byte, fields map[string]string) (*bytes.Bu
 	return &body, w.FormDataContentType()
 }
 
-// told is an answer's status and its error.
+// told is the status and the error of a response.
 type told struct {
 	status  int
 	message string
 	err     error
 }
 
-// train sends a training in the background.
+// train requests a training in the background.
 func (s *serving) train(t testing.TB, packed []byte, fields map[string]string) chan told {
 	t.Helper()
 	body, kind := trainForm(t, packed, fields)
@@ -69,7 +69,7 @@ func (s *serving) train(t testing.TB, packed []byte, fields map[string]string) c
 	return answered
 }
 
-// half sends the first half of a training's upload and keeps the connection.
+// half sends the first half of a training's upload and keeps the connection open.
 func (s *serving) half(t testing.TB) net.Conn {
 	t.Helper()
 	body, kind := trainForm(t, bytes.Repeat([]byte("x"), 4<<20), nil)
@@ -86,16 +86,16 @@ func (s *serving) half(t testing.TB) net.Conn {
 	return c
 }
 
-// keeps waits until the service keeps so many uploads.
+// keeps waits until the service holds n uploads.
 func (s *serving) keeps(t testing.TB, n int) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d uploads are kept", n), func() bool {
+	eventually(t, fmt.Sprintf("the service holds %d uploads", n), func() bool {
 		list, _ := filepath.Glob(filepath.Join(s.temp, "*", "*"))
 		return len(list) == n
 	})
 }
 
-// steps waits until the training takes steps.
+// steps waits until the training has taken a step.
 func (s *serving) steps(t testing.TB) {
 	t.Helper()
 	eventually(t, "the training takes steps", func() bool {
@@ -109,7 +109,7 @@ func (s *serving) steps(t testing.TB) {
 	})
 }
 
-// kill ends the service as the system does when memory is short.
+// kill sends SIGKILL, as the kernel does when memory is short.
 func (s *serving) kill(t testing.TB) {
 	t.Helper()
 	s.stopped = true
@@ -120,30 +120,30 @@ func (s *serving) kill(t testing.TB) {
 	<-s.ended
 }
 
-func TestServeEndsWellDuringAnUpload(t *testing.T) {
+func TestServe_ShutsDownDuringAnUpload(t *testing.T) {
 	s := serve(t, nil, "--addr", "127.0.0.1:0", "--grace", "300ms")
 	c := s.half(t)
 	s.stop(t, syscall.SIGTERM)
 	answer, err := io.ReadAll(c)
 	if !strings.HasPrefix(string(answer), "HTTP/1.1 503 ") || !strings.Contains(string(answer), "shutting down") {
-		t.Errorf("the client got %v, %q", err, answer)
+		t.Errorf("the response is %v, %q", err, answer)
 	}
 }
 
-func TestServeLetsATrainingEndThatFitsIntoTheGracePeriod(t *testing.T) {
+func TestServe_FinishesATrainingWithinTheGracePeriod(t *testing.T) {
 	s := serve(t, nil, "--addr", "127.0.0.1:0", "--grace", "1m")
 	answered := s.train(t, normals(t, 40), map[string]string{"level": "1", "image_size": "128"})
 	s.steps(t)
 	s.stop(t, syscall.SIGTERM)
 	if a := <-answered; a.status != http.StatusOK || a.err != nil {
-		t.Errorf("the client got %+v", a)
+		t.Errorf("the response is %+v", a)
 	}
 }
 
-func TestServerThatWasKilledLeavesNothingForLong(t *testing.T) {
+func TestServe_RemovesFilesOfAKilledServer(t *testing.T) {
 	for name, work := range map[string]func(t *testing.T, s *serving){
 		"during an upload": func(t *testing.T, s *serving) { s.half(t) },
-		"during a training whose images lie on disk": func(t *testing.T, s *serving) {
+		"during a training with images on disk": func(t *testing.T, s *serving) {
 			s.train(t, normals(t, 60), map[string]string{"level": "5", "image_size": "128"})
 			s.steps(t)
 		},
@@ -154,10 +154,10 @@ func TestServerThatWasKilledLeavesNothingForLong(t *testing.T) {
 			work(t, killed)
 			before := names(t, killed.temp)
 			if len(before) != 2 {
-				t.Fatalf("in the folder lie %v, expected those of two servers", before)
+				t.Fatalf("the folder holds %v, expected the folders of two servers", before)
 			}
 			killed.kill(t)
-			// What is not a server's stays, whatever its name.
+			// Files and folders that are not a server's are kept, whatever their names.
 			foreign := []string{"anomaly-serve-mine", "anomaly-serve-file", "other"}
 			for _, f := range foreign {
 				if f == "anomaly-serve-file" {
@@ -175,7 +175,7 @@ func TestServerThatWasKilledLeavesNothingForLong(t *testing.T) {
 			again := serve(t, nil, "--addr", "127.0.0.1:0", "--temp-dir", killed.temp)
 			left := names(t, killed.temp)
 			if len(left) != 2+4 || !strings.Contains(again.log.String(), "was killed") {
-				t.Errorf("in the folder lie %v, before %v; the log: %s", left, before, again.log)
+				t.Errorf("the folder holds %v, before %v; log: %s", left, before, again.log)
 			}
 			for _, f := range append(foreign, "anomaly-serve-link") {
 				if !slices.Contains(left, f) {
@@ -187,12 +187,12 @@ func TestServerThatWasKilledLeavesNothingForLong(t *testing.T) {
 			}
 			for _, s := range []*serving{beside, again} {
 				if a := <-s.train(t, normals(t, 2), map[string]string{"level": "1", "image_size": "16"}); a.status != 200 {
-					t.Errorf("a server beside answers %+v", a)
+					t.Errorf("another server responds %+v", a)
 				}
 				s.stop(t, syscall.SIGTERM)
 			}
 			if left := names(t, killed.temp); len(left) != 4 {
-				t.Errorf("in the end there lie %v", left)
+				t.Errorf("at the end the folder holds %v", left)
 			}
 			for _, f := range append(foreign, "anomaly-serve-link") {
 				os.RemoveAll(filepath.Join(killed.temp, f))
@@ -201,13 +201,11 @@ func TestServerThatWasKilledLeavesNothingForLong(t *testing.T) {
 	}
 }
 
-// A full disk is told as such, costs nobody else anything, and is over when there
-// is room again.
-func TestFullDiskIsToldAndOver(t *testing.T) {
+func TestServe_ReportsAFullDiskAndRecovers(t *testing.T) {
 	small := func(t *testing.T) string {
 		dir := t.TempDir()
 		if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
-			t.Skipf("no small disk can be had here: %v", err)
+			t.Skipf("cannot mount a small disk: %v", err)
 		}
 		t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
 		return dir
@@ -240,18 +238,18 @@ func TestFullDiskIsToldAndOver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := c.serve(t)
 			if a := <-s.train(t, c.packed, c.fields); a.status != 503 || !strings.Contains(a.message, "no disk space left") {
-				t.Errorf("the client got %+v: %s", a, s.log)
+				t.Errorf("the response is %+v: %s", a, s.log)
 			}
 			s.keeps(t, 0)
 			if a := <-s.train(t, normals(t, 1), map[string]string{"level": "1", "image_size": "16"}); a.status != 200 {
-				t.Errorf("afterwards a small training is answered %+v: %s", a, s.log)
+				t.Errorf("the response to a small training afterwards is %+v: %s", a, s.log)
 			}
 			s.stop(t, syscall.SIGTERM)
 		})
 	}
 }
 
-// serveBounded starts a service that may write files of 2 MiB at most.
+// serveBounded starts a service that may write files of at most 2 MiB.
 func serveBounded(t *testing.T, args ...string) *serving {
 	t.Helper()
 	shell, err := exec.LookPath("bash")
@@ -261,7 +259,7 @@ func serveBounded(t *testing.T, args ...string) *serving {
 	return serveBy(t, nil, []string{shell, "-c", `ulimit -f 2048; exec "$0" "$@"`}, args...)
 }
 
-func TestWhatKeepsAServiceFromStartingIsToldInOneSentence(t *testing.T) {
+func TestServe_RejectsAFailedStartInOneSentence(t *testing.T) {
 	taken := serve(t, nil, "--addr", "127.0.0.1:0")
 	temp := t.TempDir()
 	token := write(t, t.TempDir(), "token", []byte("short"))
@@ -272,16 +270,16 @@ func TestWhatKeepsAServiceFromStartingIsToldInOneSentence(t *testing.T) {
 	}{
 		"the port is taken":             {nil, []string{"--addr", taken.address}, []string{"cannot listen", "address already in use", "--addr or PORT"}},
 		"the profiles' port is taken":   {nil, []string{"--addr", "127.0.0.1:0", "--pprof-addr", taken.address}, []string{"--pprof-addr", "address already in use"}},
-		"profiles for everybody":        {nil, []string{"--pprof-addr", "0.0.0.0:0"}, []string{"--pprof-addr", "loopback"}},
-		"profiles at a name":            {nil, []string{"--pprof-addr", "localhost:0"}, []string{"--pprof-addr", "loopback"}},
+		"profiles at all addresses":     {nil, []string{"--pprof-addr", "0.0.0.0:0"}, []string{"--pprof-addr", "loopback"}},
+		"profiles at a host name":       {nil, []string{"--pprof-addr", "localhost:0"}, []string{"--pprof-addr", "loopback"}},
 		"an address of another machine": {nil, []string{"--addr", "192.0.2.1:1"}, []string{"cannot listen"}},
 		"no library anywhere":           {[]string{"ANOMALY_CACHE=" + t.TempDir(), "HOME=" + t.TempDir()}, nil, []string{"library was not found", "make runtime"}},
-		"a library that is none":        {nil, []string{"--onnxruntime", write(t, t.TempDir(), "libonnxruntime.so", []byte("no ELF"))}, []string{"make runtime"}},
+		"a library that is no ELF file": {nil, []string{"--onnxruntime", write(t, t.TempDir(), "libonnxruntime.so", []byte("no ELF"))}, []string{"make runtime"}},
 		"no folder for uploads":         {nil, []string{"--temp-dir", "/nowhere"}, []string{"cannot keep uploads", "/nowhere"}},
 		"a token that is too short":     {nil, []string{"--token-file", token}, []string{"token", "at least 16"}},
 		"no token file":                 {nil, []string{"--token-file", "/nowhere"}, []string{"token", "/nowhere"}},
-		"an origin that is none":        {nil, []string{"--cors-origin", "example.org"}, []string{"origin", "https://example.org"}},
-		"a level of logs there is not":  {nil, []string{"--log-level", "loud"}, []string{"--log-level", "debug"}},
+		"an origin without a scheme":    {nil, []string{"--cors-origin", "example.org"}, []string{"origin", "https://example.org"}},
+		"an unknown log level":          {nil, []string{"--log-level", "loud"}, []string{"--log-level", "debug"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := command(t, append([]string{"serve", "--temp-dir", temp, "--provider", "cpu"}, c.args...)...)
@@ -289,10 +287,10 @@ func TestWhatKeepsAServiceFromStartingIsToldInOneSentence(t *testing.T) {
 				cmd.Env = append(slices.DeleteFunc(cmd.Env, func(v string) bool { return strings.HasPrefix(v, "ANOMALY_ONNXRUNTIME=") }), c.env...)
 			}
 			r := finish(t, cmd)
-			// A line of the log may precede the reason.
+			// Log lines may precede the reason.
 			lines := strings.SplitAfter(r.stderr, "\n")
 			if r.stderr = lines[max(len(lines)-2, 0)]; strings.Contains(r.stderr, "level=") {
-				t.Errorf("the last line is the log's: %s", r.stderr)
+				t.Errorf("the last line is a log line: %s", r.stderr)
 			}
 			r.refused(t, c.words...)
 			if left := names(t, temp); len(left) > 0 {
@@ -302,7 +300,7 @@ func TestWhatKeepsAServiceFromStartingIsToldInOneSentence(t *testing.T) {
 	}
 }
 
-func TestProfilesAreAtTheirOwnAddress(t *testing.T) {
+func TestServe_ServesProfilesAtTheirOwnAddressOnly(t *testing.T) {
 	address := "127.0.0.1:" + freePort(t)
 	s := serve(t, nil, "--addr", "127.0.0.1:0", "--pprof-addr", address)
 	for url, want := range map[string]int{

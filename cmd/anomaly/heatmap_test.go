@@ -12,8 +12,9 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// Red is where the threshold of the verdict is, whoever gave it.
-func TestHeatmapsAreDrawnByTheThresholdOfTheVerdict(t *testing.T) {
+// The colours depend on the threshold of the verdict, whether it comes from the model
+// or from a metadata file.
+func TestDetect_HeatmapUsesTheThresholdOfTheVerdict(t *testing.T) {
 	model, image := smallModel(t), tileFiles(t, "test/crack", 1)[0]
 	own := read(t, filepath.Join(unpacked(t, model), models.MetadataFile))
 	var values map[string]any
@@ -37,11 +38,11 @@ func TestHeatmapsAreDrawnByTheThresholdOfTheVerdict(t *testing.T) {
 	}
 	plain := draw()
 	if got := draw("--metadata", write(t, t.TempDir(), "own.json", own)); !bytes.Equal(got, plain) {
-		t.Error("the model's own metadata draws another heatmap")
+		t.Error("the model's own metadata changes the heatmap")
 	}
 	got := draw("--metadata", write(t, t.TempDir(), "lower.json", lower))
 	if bytes.Equal(got, plain) {
-		t.Error("an eighth of the threshold draws the same heatmap")
+		t.Error("an eighth of the threshold makes the same heatmap")
 	}
 	m, meta, err := readModel(model, write(t, t.TempDir(), "lower.json", lower))
 	if err != nil {
@@ -57,6 +58,6 @@ func TestHeatmapsAreDrawnByTheThresholdOfTheVerdict(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, x.Heatmap) {
-		t.Error("the heatmap is not the one of that verdict")
+		t.Error("the heatmap differs from that of the verdict")
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/deepmed/anomaly/internal/hostile"
 )
 
-func TestHostileModelFilesAreRefusedInOneSentence(t *testing.T) {
+func TestDetect_RejectsHostileModelsInOneSentence(t *testing.T) {
 	dir, temp := t.TempDir(), t.TempDir()
 	canary := filepath.Join(temp, "canary")
 	image := tileFiles(t, "test/good", 1)[0]
@@ -28,19 +28,19 @@ func TestHostileModelFilesAreRefusedInOneSentence(t *testing.T) {
 				r.refused(t, filepath.Base(model))
 				for _, trace := range []string{"goroutine", ".go:", "panic"} {
 					if strings.Contains(r.stderr, trace) {
-						t.Errorf("%s shows the inside: %.500s", args[0], r.stderr)
+						t.Errorf("%s prints internals: %.500s", args[0], r.stderr)
 					}
 				}
 				if len(r.stderr) > 1000 {
-					t.Errorf("%s says %d bytes: %.500s", args[0], len(r.stderr), r.stderr)
+					t.Errorf("%s prints %d bytes: %.500s", args[0], len(r.stderr), r.stderr)
 				}
 			}
 			if left := names(t, temp); len(left) != 0 {
-				t.Errorf("the file left %v", left)
+				t.Errorf("left over: %v", left)
 			}
 		})
 	}
 	if n := len(names(t, dir)); n != len(files) {
-		t.Errorf("beside the %d models there are %d files", len(files), n-len(files))
+		t.Errorf("%d models, and %d other files", len(files), n-len(files))
 	}
 }

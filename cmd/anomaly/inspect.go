@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -13,8 +12,8 @@ import (
 func inspectCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "inspect model.zip|.pt|.onnx",
-		Short: "Show what a model file holds, without running it",
+		Use:   "inspect MODEL",
+		Short: "Print the contents of a model file (.zip, .pt or .onnx) without running it",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			m, _, err := readModel(args[0], "")
@@ -22,18 +21,16 @@ func inspectCommand() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(c.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(describe(m))
+				return printJSON(c.OutOrStdout(), describe(m))
 			}
 			return printModel(c, m)
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	addJSON(c, &asJSON)
 	return c
 }
 
-// description is what `inspect --json` prints.
+// description is printed by `inspect --json`.
 type description struct {
 	Format       models.Format   `json:"format"`
 	SHA256       string          `json:"sha256"`
@@ -43,7 +40,7 @@ type description struct {
 	Metadata     models.Metadata `json:"metadata"`
 }
 
-// parameter is one tensor of weights or biases.
+// parameter is a tensor of weights or biases.
 type parameter struct {
 	Name  string `json:"name"`
 	Shape []int  `json:"shape"`
@@ -71,7 +68,7 @@ func printModel(c *cobra.Command, m *models.Model) error {
 	row("parameters", count)
 	row("image size", fmt.Sprintf("%d×%d", m.ImageSize, m.ImageSize))
 	row("threshold", fmt.Sprintf("%g (%s)", threshold, measure))
-	row("mean and standard deviation", fmt.Sprintf("%g, %g", m.Metadata.MeanError, m.Metadata.StdError))
+	row("mean squared error, mean and standard deviation", fmt.Sprintf("%g, %g", m.Metadata.MeanError, m.Metadata.StdError))
 	row("class names", strings.Join(m.Metadata.Classes(), ", "))
 	if s := m.Metadata.Training; s != nil {
 		row("trained on", fmt.Sprintf("%d images, %d skipped", s.Images, s.Skipped))

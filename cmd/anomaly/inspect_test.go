@@ -9,7 +9,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-func TestInspectShowsEveryFormOfAModel(t *testing.T) {
+func TestInspect_PrintsEveryFormatOfAModel(t *testing.T) {
 	model := smallModel(t)
 	dir := unpacked(t, model)
 	for path, format := range map[string]string{
@@ -41,7 +41,7 @@ func TestInspectShowsEveryFormOfAModel(t *testing.T) {
 			t.Errorf("%s: %+v", format, d)
 		}
 		if strings.Contains(r.stdout, `"Name"`) {
-			t.Errorf("%s: a key in capitals", format)
+			t.Errorf("%s: a key starts with a capital", format)
 		}
 	}
 	run(t, "inspect", filepath.Join(dir, "README.md")).refused(t, "README.md", "not a readable model file")

@@ -5,37 +5,37 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// addLimits adds a flag for each bound on what requests may ask of the machine.
+// addLimits adds a flag for each limit on the resources that requests may use.
 func addLimits(f *pflag.FlagSet, o *api.Options) {
 	f.Int64Var(&o.BodyBytes, "max-body", o.BodyBytes, "largest request, in bytes")
-	f.DurationVar(&o.ReadPause, "upload-pause", o.ReadPause, "how long an upload may stop")
-	f.DurationVar(&o.DetectTime, "max-detect-time", o.DetectTime, "how long a /detect, or another request of a model, may take, its upload and its wait included; 0 for no bound")
-	f.DurationVar(&o.TrainTime, "max-train-time", o.TrainTime, "how long a /train may take, its upload and its wait included; 0 for no bound")
+	f.DurationVar(&o.ReadPause, "upload-pause", o.ReadPause, "longest pause in an upload")
+	f.DurationVar(&o.DetectTime, "max-detect-time", o.DetectTime, "longest duration of a /detect or of another request that uses a model, with upload and waiting; 0 is unlimited")
+	f.DurationVar(&o.TrainTime, "max-train-time", o.TrainTime, "longest duration of a /train, with upload and waiting; 0 is unlimited")
 
 	f.Int64Var(&o.Models.MaxBytes, "max-model", o.Models.MaxBytes, "largest model file, in bytes")
-	f.Int64Var(&o.Models.MaxParameters, "max-parameters", o.Models.MaxParameters, "most weights and biases of a model")
-	f.Int64Var(&o.Models.MaxUnpacked, "max-model-unpacked", o.Models.MaxUnpacked, "most a model's zip may unpack to, in bytes")
+	f.Int64Var(&o.Models.MaxParameters, "max-parameters", o.Models.MaxParameters, "largest number of weights and biases of a model")
+	f.Int64Var(&o.Models.MaxUnpacked, "max-model-unpacked", o.Models.MaxUnpacked, "largest unpacked size of a model's zip, in bytes")
 	f.IntVar(&o.Models.MaxSide, "max-image-size", o.Models.MaxSide, "largest image_size of a model or a training, in pixels")
-	f.IntVar(&o.Models.MaxNodes, "max-nodes", o.Models.MaxNodes, "most operators in a model's ONNX graph")
+	f.IntVar(&o.Models.MaxNodes, "max-nodes", o.Models.MaxNodes, "largest number of operators in a model's ONNX graph")
 
 	f.Int64Var(&o.Images.MaxBytes, "max-image", o.Images.MaxBytes, "largest image file, in bytes")
 	f.IntVar(&o.Images.MaxPixels, "max-pixels", o.Images.MaxPixels, "largest image, in pixels")
 
-	f.IntVar(&o.Dataset.Entries, "max-files", o.Dataset.Entries, "most files in a zip of images")
-	f.Int64Var(&o.Dataset.UnpackedBytes, "max-unpacked", o.Dataset.UnpackedBytes, "most a zip of images may unpack to, in bytes")
-	f.Int64Var(&o.Dataset.Ratio, "max-ratio", o.Dataset.Ratio, "most times its size that a zip of images may unpack to, beyond the first 256 MiB")
-	f.Int64Var(&o.Dataset.PreparedBytes, "max-dataset", o.Dataset.PreparedBytes, "most a training's prepared images may take, on disk and in memory, in bytes")
-	f.Int64Var(&o.Dataset.MemoryBytes, "dataset-memory", o.Dataset.MemoryBytes, "memory for a training's prepared images, in bytes; what is beyond lies in --temp-dir")
+	f.IntVar(&o.Dataset.Entries, "max-files", o.Dataset.Entries, "largest number of files in a zip of images")
+	f.Int64Var(&o.Dataset.UnpackedBytes, "max-unpacked", o.Dataset.UnpackedBytes, "largest unpacked size of a zip of images, in bytes")
+	f.Int64Var(&o.Dataset.Ratio, "max-ratio", o.Dataset.Ratio, "largest ratio of unpacked to packed size of a zip of images, above 256 MiB")
+	f.Int64Var(&o.Dataset.PreparedBytes, "max-dataset", o.Dataset.PreparedBytes, "upper bound of all prepared images of a training, in memory and on disk, in bytes")
+	f.Int64Var(&o.Dataset.MemoryBytes, "dataset-memory", o.Dataset.MemoryBytes, "memory for the prepared images of a training, in bytes; the others are on disk, in --temp-dir")
 
-	f.Int64Var(&o.RequestImages, "max-images", o.RequestImages, "what the images, or tensors, of one request may have together, in bytes")
-	f.Int64Var(&o.UploadBytes, "upload-memory", o.UploadBytes, "memory for the uploads of all requests together, but for zips of images, which lie in --temp-dir, in bytes")
-	f.IntVar(&o.StoredModels, "max-models", o.StoredModels, "how many models the folder of --models may come to hold")
-	f.Int64Var(&o.CacheBytes, "model-cache", o.CacheBytes, "memory for models that stay loaded, in bytes")
-	f.IntVar(&o.Batch.Size, "batch-size", o.Batch.Size, "most images of one model that run together (default: what pays, by provider and image size)")
-	f.DurationVar(&o.Batch.Delay, "batch-delay", o.Batch.Delay, "how long an image may be held back for others on their way, at most 2ms")
+	f.Int64Var(&o.RequestImages, "max-images", o.RequestImages, "largest total size of the images or tensors of a request, in bytes")
+	f.Int64Var(&o.UploadBytes, "upload-memory", o.UploadBytes, "memory for the uploads of all requests, in bytes; zips of images are on disk, in --temp-dir")
+	f.IntVar(&o.StoredModels, "max-models", o.StoredModels, "largest number of models in the folder of --models")
+	f.Int64Var(&o.CacheBytes, "model-cache", o.CacheBytes, "memory for loaded models, in bytes")
+	f.IntVar(&o.Batch.Size, "batch-size", o.Batch.Size, "largest number of images of one model that run as a batch (default: by provider and image size)")
+	f.DurationVar(&o.Batch.Delay, "batch-delay", o.Batch.Delay, "longest time that an image waits for others of its batch, at most 2ms")
 
-	f.IntVar(&o.WaitingTrainings, "waiting-trainings", o.WaitingTrainings, "how many trainings may wait behind the running one")
-	f.IntVar(&o.WaitingDetections, "waiting-detections", o.WaitingDetections, "how many detections may wait behind the running ones")
-	f.IntVar(&o.TrainingThreads, "training-threads", o.TrainingThreads, "threads that a training computes with (default: as many as --threads)")
-	f.IntVar(&o.TrainingNiceness, "training-niceness", o.TrainingNiceness, "how far trainings stand back behind detections, 0 to 19, on Linux")
+	f.IntVar(&o.WaitingTrainings, "waiting-trainings", o.WaitingTrainings, "largest number of trainings that wait for the running one")
+	f.IntVar(&o.WaitingDetections, "waiting-detections", o.WaitingDetections, "largest number of detections that wait for the running ones")
+	f.IntVar(&o.TrainingThreads, "training-threads", o.TrainingThreads, "number of compute threads of a training (default: as --threads)")
+	f.IntVar(&o.TrainingNiceness, "training-niceness", o.TrainingNiceness, "niceness of the threads of a training, 0 to 19, on Linux")
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestEveryCommandThatComputesChecksItsEngine(t *testing.T) {
+func TestCommands_CheckTheEngineFlags(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "model.zip")
 	for _, args := range [][]string{
 		{"serve", "--addr", "127.0.0.1:0"},
@@ -21,9 +21,9 @@ func TestEveryCommandThatComputesChecksItsEngine(t *testing.T) {
 	finish(t, c).refused(t, "ANOMALY_ONNXRUNTIME names /nowhere")
 }
 
-func TestCUDAThatIsNotThereIsAClearError(t *testing.T) {
-	// A folder with a copy of the library and nothing beside it has no CUDA,
-	// whatever this machine has.
+func TestDetect_RejectsCUDAThatIsMissing(t *testing.T) {
+	// A folder with a copy of the library alone has no CUDA provider, whatever this
+	// machine has.
 	s := serve(t, nil, "--addr", "127.0.0.1:0")
 	var listening struct{ Library string }
 	for line := range strings.SplitSeq(s.log.String(), "\n") {
@@ -42,7 +42,7 @@ func TestCUDAThatIsNotThereIsAClearError(t *testing.T) {
 	}
 }
 
-func TestHelpNeedsNothing(t *testing.T) {
+func TestHelp_NeedsNoLibrary(t *testing.T) {
 	c := command(t, "help")
 	c.Env = append(c.Env, "ANOMALY_ONNXRUNTIME=/nowhere")
 	if r := finish(t, c); r.status != exitNormal || !strings.Contains(r.stdout, "serve") {

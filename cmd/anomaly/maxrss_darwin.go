@@ -1,4 +1,4 @@
 package main
 
-// maxrssUnit is what the system counts memory in: macOS in bytes.
+// maxrssUnit is the unit of Rusage.Maxrss in bytes: 1 on macOS.
 const maxrssUnit = 1

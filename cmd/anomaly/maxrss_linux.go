@@ -1,4 +1,4 @@
 package main
 
-// maxrssUnit is what the system counts memory in: Linux in kilobytes.
+// maxrssUnit is the unit of Rusage.Maxrss in bytes: 1 KiB on Linux.
 const maxrssUnit = 1 << 10

@@ -24,9 +24,9 @@ import (
 // it.
 const envSnippets = "ANOMALY_TEST_SNIPPETS"
 
-// brought is what scripts/snippets.sh brought under this name. The test skips
-// where it is not there.
-func brought(t *testing.T, name string) string {
+// snippetFile returns the path of a file that scripts/snippets.sh fetched. It skips the
+// test if there is none.
+func snippetFile(t *testing.T, name string) string {
 	t.Helper()
 	dir := os.Getenv(envSnippets)
 	if dir == "" {
@@ -37,12 +37,12 @@ func brought(t *testing.T, name string) string {
 		_, err = os.Stat(path)
 	}
 	if err != nil {
-		t.Skipf("%v: `make snippets` brings it", err)
+		t.Skipf("%v: `make snippets` fetches it", err)
 	}
 	return path
 }
 
-// tool is a program of this machine. The test skips where it is not installed.
+// tool returns the path of an installed program. It skips the test if there is none.
 func tool(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -52,7 +52,7 @@ func tool(t *testing.T, name string) string {
 	return path
 }
 
-// libraryFolder is a folder with ONNX Runtime's library under the names that
+// libraryFolder returns a folder with ONNX Runtime's library under the names that
 // linkers and loaders look for.
 func libraryFolder(t *testing.T) string {
 	t.Helper()
@@ -76,12 +76,12 @@ func libraryFolder(t *testing.T) string {
 	return dir
 }
 
-// program judges an image in the current folder's model.
+// program returns a command that judges an image by the model in its working directory.
 type program func(image string) *exec.Cmd
 
-// onlyBlock is the README's n-th block of a language, of as many as there must
-// be.
-func onlyBlock(t *testing.T, readme, language string, n, of int) string {
+// nthBlock returns the README's n-th block of a language, counted from 0. The README
+// must have exactly the given number of them.
+func nthBlock(t *testing.T, readme, language string, n, of int) string {
 	t.Helper()
 	list := blocks(readme, language)
 	if len(list) != of {
@@ -90,7 +90,7 @@ func onlyBlock(t *testing.T, readme, language string, n, of int) string {
 	return list[n]
 }
 
-// commandOf is the line of the README's shell blocks that begins so.
+// commandOf returns the first line in the README's shell blocks with the prefix.
 func commandOf(t *testing.T, readme, begin string) string {
 	t.Helper()
 	for _, block := range blocks(readme, "sh") {
@@ -106,7 +106,7 @@ func commandOf(t *testing.T, readme, begin string) string {
 
 func pythonProgram(n int) func(*testing.T, string) program {
 	return func(t *testing.T, readme string) program {
-		interpreter, text := python(t), onlyBlock(t, readme, "python", n, 2)
+		interpreter, text := python(t), nthBlock(t, readme, "python", n, 2)
 		if strings.Count(text, `"photo.jpg"`) != 1 {
 			t.Fatalf("it does not read photo.jpg:\n%s", text)
 		}
@@ -117,12 +117,12 @@ func pythonProgram(n int) func(*testing.T, string) program {
 }
 
 func javascriptProgram(t *testing.T, readme string) program {
-	node, modules := tool(t, "node"), brought(t, "node_modules")
+	node, modules := tool(t, "node"), snippetFile(t, "node_modules")
 	dir := t.TempDir()
 	if err := os.Symlink(modules, filepath.Join(dir, "node_modules")); err != nil {
 		t.Fatal(err)
 	}
-	file := write(t, dir, "judge.mjs", []byte(onlyBlock(t, readme, "js", 0, 1)))
+	file := write(t, dir, "judge.mjs", []byte(nthBlock(t, readme, "js", 0, 1)))
 	commandOf(t, readme, "node judge.mjs photo.jpg")
 	return func(image string) *exec.Cmd { return exec.Command(node, file, image) }
 }
@@ -134,7 +134,7 @@ func goProgram(t *testing.T, readme string) program {
 	if !ok || !strings.Contains(string(read(t, "../../go.mod")), fmt.Sprintf("\t%s %s\n", path, version)) {
 		t.Fatalf("%s is not what go.mod names", module)
 	}
-	write(t, dir, "judge.go", []byte(onlyBlock(t, readme, "go", 0, 1)))
+	write(t, dir, "judge.go", []byte(nthBlock(t, readme, "go", 0, 1)))
 	write(t, dir, "go.mod", fmt.Appendf(nil, "module judge\n\ngo 1.26\n\nrequire %s %s\n", path, version))
 	write(t, dir, "go.sum", read(t, "../../go.sum"))
 	binary := filepath.Join(dir, "judge")
@@ -153,12 +153,12 @@ func goProgram(t *testing.T, readme string) program {
 func cppProgram(t *testing.T, readme string) program {
 	tool(t, "g++")
 	root, dir := t.TempDir(), t.TempDir()
-	for name, target := range map[string]string{"include": brought(t, "include"), "lib": libraryFolder(t)} {
+	for name, target := range map[string]string{"include": snippetFile(t, "include"), "lib": libraryFolder(t)} {
 		if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write(t, dir, "judge.cpp", []byte(onlyBlock(t, readme, "cpp", 0, 1)))
+	write(t, dir, "judge.cpp", []byte(nthBlock(t, readme, "cpp", 0, 1)))
 	build := exec.Command("sh", "-c", commandOf(t, readme, "g++ ")+" -Wall -Werror")
 	build.Dir, build.Env = dir, append(os.Environ(), "ORT="+root)
 	if r := finish(t, build); r.status != 0 {
@@ -169,7 +169,8 @@ func cppProgram(t *testing.T, readme string) program {
 	}
 }
 
-// picture is a PNG of colours in waves, the fainter the further to the right.
+// picture returns a PNG with a colour pattern; unless opaque, its alpha falls to the
+// right.
 func picture(t *testing.T, width, height int, opaque bool) []byte {
 	t.Helper()
 	img := image.NewNRGBA(image.Rect(0, 0, width, height))
@@ -189,7 +190,7 @@ func picture(t *testing.T, width, height int, opaque bool) []byte {
 	return b.Bytes()
 }
 
-// pixmap is an image as a PPM.
+// pixmap returns an image as a PPM.
 func pixmap(t *testing.T, data []byte) []byte {
 	t.Helper()
 	img, err := imagefile.Decode(data, imagefile.DefaultLimits())
@@ -199,9 +200,7 @@ func pixmap(t *testing.T, data []byte) []byte {
 	return append(fmt.Appendf(nil, "P6\n%d %d\n255\n", img.W, img.H), img.Pix...)
 }
 
-// Each program in a model's README gives detect's decision and error, and the
-// model's class names, whatever the threshold.
-func TestProgramsInAModelsREADMESayWhatDetectSays(t *testing.T) {
+func TestModelReadme_ProgramsJudgeAsDetect(t *testing.T) {
 	fresh := unpacked(t, smallModel(t))
 	readme := string(read(t, filepath.Join(fresh, "README.md")))
 	folders := []string{fresh}
@@ -222,8 +221,8 @@ func TestProgramsInAModelsREADMESayWhatDetectSays(t *testing.T) {
 			write(t, dir, name+".ppm", pixmap(t, data))
 		}
 	}
-	// Of a PNG all decode the same. The image's resizing is ONNX Runtime's in the
-	// model that takes images, and Pillow's before the other.
+	// All decode a PNG to the same pixels. autoencoder_image.onnx resizes with ONNX
+	// Runtime; before autoencoder.onnx Pillow does.
 	const resized, prepared = 5e-3, 1e-4
 	for _, c := range []struct {
 		name      string
@@ -254,14 +253,14 @@ func TestProgramsInAModelsREADMESayWhatDetectSays(t *testing.T) {
 				}
 			}
 			if said["normal"] < len(images) || said["anomaly"] < len(images) {
-				t.Errorf("the verdicts are %v, expected both", said)
+				t.Errorf("the verdicts are %v, expected some of each", said)
 			}
 		})
 	}
 }
 
-// sameVerdict holds a program's line against an entry of detect, and gives its
-// verdict.
+// sameVerdict compares the line that a program printed with an entry of detect, and
+// returns the verdict.
 func sameVerdict(t *testing.T, r ran, ours entry, tolerance float64) string {
 	t.Helper()
 	parts := strings.SplitN(strings.TrimSpace(r.stdout), " ", 3)
@@ -273,12 +272,12 @@ func sameVerdict(t *testing.T, r ran, ours entry, tolerance float64) string {
 		t.Fatalf("%v: %s", err, r.stdout)
 	}
 	if difference := max(value, *ours.Value) - min(value, *ours.Value); !(difference <= tolerance**ours.Value) {
-		t.Errorf("%s: the error is %v, detect's %v", ours.File, value, *ours.Value)
+		t.Errorf("%s: the score is %v, detect's %v", ours.File, value, *ours.Value)
 	}
 	threshold := *ours.Threshold
-	unsettled := max(value, threshold)-min(value, threshold) <= tolerance*threshold
-	if want := map[bool]string{false: "normal", true: "anomaly"}[*ours.IsAnomaly]; parts[0] != want && !unsettled {
-		t.Errorf("%s: it says %s of the error %v, detect %s at a threshold of %v", ours.File, parts[0], value, want, threshold)
+	undecided := max(value, threshold)-min(value, threshold) <= tolerance*threshold
+	if want := map[bool]string{false: "normal", true: "anomaly"}[*ours.IsAnomaly]; parts[0] != want && !undecided {
+		t.Errorf("%s: %s at the score %v, detect: %s at the threshold %v", ours.File, parts[0], value, want, threshold)
 	}
 	var names []string
 	if err := json.Unmarshal([]byte(parts[2]), &names); err != nil || !slices.Equal(names, ours.ClassNames) {
@@ -287,7 +286,7 @@ func sameVerdict(t *testing.T, r ran, ours entry, tolerance float64) string {
 	return parts[0]
 }
 
-func TestModelsREADMENamesThePackagesThatItsProgramsWereTriedWith(t *testing.T) {
+func TestModelReadme_NamesTheTestedPackages(t *testing.T) {
 	readme := string(read(t, filepath.Join(unpacked(t, smallModel(t)), "README.md")))
 	var tried struct{ Dependencies map[string]string }
 	if err := json.Unmarshal(read(t, "../../testdata/package.json"), &tried); err != nil {
@@ -300,6 +299,6 @@ func TestModelsREADMENamesThePackagesThatItsProgramsWereTriedWith(t *testing.T) 
 		}
 	}
 	if len(tried.Dependencies) != 2 || tried.Dependencies["onnxruntime-node"] != ort.LibraryVersion() {
-		t.Errorf("tried are %v", tried.Dependencies)
+		t.Errorf("the tested packages are %v", tried.Dependencies)
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/deepmed/anomaly/internal/ort"
 )
 
-// put sends a model, and gives the status; 0 for a connection that broke.
+// put stores a model and returns the status, or 0 when the connection breaks.
 func (s *serving) put(name string, model []byte) int {
 	r, err := http.NewRequest(http.MethodPut, "http://"+s.address+"/models/"+name, bytes.NewReader(model))
 	if err != nil {
@@ -33,7 +33,7 @@ func (s *serving) put(name string, model []byte) int {
 	return res.StatusCode
 }
 
-// models are the states of the service's models, by name, once all were read.
+// models returns the states of the service's models by name, when all have been read.
 func (s *serving) models(t testing.TB) map[string]string {
 	t.Helper()
 	for {
@@ -59,15 +59,15 @@ func (s *serving) models(t testing.TB) map[string]string {
 	}
 }
 
-// What was answered is there after the kill, and what is there is whole.
-func TestKillDuringPutLeavesNothingHalfThere(t *testing.T) {
+// A model whose PUT was answered exists after the kill, and every model is whole.
+func TestServe_KeepsWholeModelsWhenKilledDuringPut(t *testing.T) {
 	const kills = 5
 	dir := t.TempDir()
 	model := read(t, smallModel(t))
 	answered := map[string]bool{}
 	s := serve(t, nil, "--addr", "127.0.0.1:0", "--models", dir)
 	for round := range kills {
-		// One upload that never ends, and others one after another.
+		// One upload that never ends, and complete ones in sequence.
 		c, err := net.Dial("tcp", s.address)
 		if err != nil {
 			t.Fatal(err)
@@ -99,18 +99,18 @@ func TestKillDuringPutLeavesNothingHalfThere(t *testing.T) {
 				answered[name] = true
 			}
 		}()
-		time.Sleep(time.Duration(37*round) * time.Millisecond) // somewhere in between
+		time.Sleep(time.Duration(37*round) * time.Millisecond) // at different stages of a PUT
 		s.kill(t)
 		c.Close()
 		<-collected
-		if round == 0 { // as a kill in the middle of a write would leave it
+		if round == 0 { // the file of a write that was killed
 			write(t, dir, ".put-1234", model[:len(model)/3])
 		}
 		s = serve(t, nil, "--addr", "127.0.0.1:0", "--models", dir)
 		states := s.models(t)
 		for name := range answered {
 			if states[name] != "ready" {
-				t.Errorf("%s was answered and is %q", name, states[name])
+				t.Errorf("the PUT of %s was answered, but its state is %q", name, states[name])
 			}
 		}
 		for name, state := range states {
@@ -124,13 +124,11 @@ func TestKillDuringPutLeavesNothingHalfThere(t *testing.T) {
 			}
 		}
 	}
-	// Each kill left its folder of uploads behind; see that this one does not.
+	// stop checks that no folder of uploads is left, neither this one nor a killed one's.
 	s.stop(t, syscall.SIGTERM)
 }
 
-// An upload that the end of the service cuts off is told so, and nothing of it is
-// kept.
-func TestServeEndsWellDuringAPut(t *testing.T) {
+func TestServe_ShutsDownDuringAPut(t *testing.T) {
 	dir := t.TempDir()
 	model := read(t, smallModel(t))
 	s := serve(t, nil, "--addr", "127.0.0.1:0", "--models", dir, "--grace", "300ms")
@@ -147,7 +145,7 @@ func TestServeEndsWellDuringAPut(t *testing.T) {
 	if _, err := c.Write(model[:len(model)/2]); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the request is under way", func() bool {
+	eventually(t, "the request is being received", func() bool {
 		res, err := http.Get("http://" + s.address + "/metrics")
 		if err != nil {
 			return false
@@ -159,14 +157,14 @@ func TestServeEndsWellDuringAPut(t *testing.T) {
 	s.stop(t, syscall.SIGTERM)
 	answer, err := io.ReadAll(c)
 	if !strings.HasPrefix(string(answer), "HTTP/1.1 503 ") || !strings.Contains(string(answer), "shutting down") {
-		t.Errorf("the client got %v, %q", err, answer)
+		t.Errorf("the response is %v, %q", err, answer)
 	}
 	if after := names(t, dir); !slices.Equal(after, before) {
-		t.Errorf("in the folder lie %v, before %v", after, before)
+		t.Errorf("the folder holds %v, before %v", after, before)
 	}
 }
 
-func TestThreadsAreAsManyAsTheFlagSays(t *testing.T) {
+func TestServe_UsesTheNumberOfThreadsOfTheFlag(t *testing.T) {
 	for _, threads := range []string{"1", "3"} {
 		s := serve(t, nil, "--addr", "127.0.0.1:0", "--threads", threads)
 		res, err := http.Get("http://" + s.address + "/health")
@@ -177,17 +175,17 @@ func TestThreadsAreAsManyAsTheFlagSays(t *testing.T) {
 		err = json.NewDecoder(res.Body).Decode(&health)
 		res.Body.Close()
 		if err != nil || health.Threads.String() != threads {
-			t.Errorf("--threads %s: /health says %s, %v", threads, health.Threads, err)
+			t.Errorf("--threads %s: /health has %s, %v", threads, health.Threads, err)
 		}
 		if !strings.Contains(s.log.String(), `"threads":`+threads) && !strings.Contains(s.log.String(), "threads="+threads) {
-			t.Errorf("--threads %s: the log says %s", threads, s.log)
+			t.Errorf("--threads %s: the log is %s", threads, s.log)
 		}
 	}
 }
 
-// A library whose CUDA provider cannot be loaded is what a machine without a
-// driver, or with another CUDA than the library's, has.
-func TestCUDAThatFailsFallsBackOnlyUnderAuto(t *testing.T) {
+// The CUDA provider cannot be loaded on a machine without a driver or with another
+// CUDA version. A file that is no library has the same effect.
+func TestProvider_FallsBackFromCUDAOnlyUnderAuto(t *testing.T) {
 	library, err := ort.FindLibrary("")
 	if err != nil {
 		t.Fatal(err)
@@ -224,10 +222,10 @@ func TestCUDAThatFailsFallsBackOnlyUnderAuto(t *testing.T) {
 		case strings.Contains(line, "no CUDA"):
 			told++
 		case strings.Contains(line, "onnxruntime:"):
-			t.Errorf("ONNX Runtime says it, too: %s", line)
+			t.Errorf("ONNX Runtime logs it too: %s", line)
 		}
 	}
 	if told != 1 {
-		t.Errorf("the log says it %d times: %s", told, s.log)
+		t.Errorf("it is in the log %d times: %s", told, s.log)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// script is predict.py of a model, unpacked beside its files.
+// script is the predict.py of an unpacked model.
 type script struct {
 	interpreter, dir string
 	env              []string
@@ -32,8 +32,8 @@ func (s script) run(t testing.TB, args ...string) ran {
 	return finish(t, c)
 }
 
-// refused checks an exit with status 2, nothing on standard output, and on
-// standard error the words and no stack trace.
+// refused checks that predict.py exited with status 2, and printed nothing on standard
+// output and the words without a stack trace on standard error.
 func (s script) refused(t testing.TB, words string, args ...string) {
 	t.Helper()
 	r := s.run(t, args...)
@@ -42,8 +42,8 @@ func (s script) refused(t testing.TB, words string, args ...string) {
 	}
 }
 
-// dozen is a dozen tiles of all kinds.
-func dozen(t testing.TB) []string {
+// mixedTiles returns twelve tiles, four of each kind.
+func mixedTiles(t testing.TB) []string {
 	t.Helper()
 	var list []string
 	for _, folder := range []string{"test/good", "test/blowhole", "test/crack"} {
@@ -58,9 +58,9 @@ func dozen(t testing.TB) []string {
 	return list
 }
 
-// agree holds the verdicts of another program against those of detect: the same
-// files in the same order, errors within a relative tolerance, and the same
-// decision wherever the error is not that close to the threshold.
+// agree compares the verdicts of another program with those of detect: the same files
+// in the same order, scores within a relative tolerance, and the same decision unless
+// the score is within the tolerance of the threshold.
 func agree(t testing.TB, ours, theirs []entry, tolerance float64) {
 	t.Helper()
 	if len(ours) == 0 || len(ours) != len(theirs) {
@@ -75,20 +75,20 @@ func agree(t testing.TB, ours, theirs []entry, tolerance float64) {
 		}
 		if x.Error != nil {
 			if y.Value != nil || y.IsAnomaly != nil || *y.Error == "" {
-				t.Errorf("%s: an error beside a verdict: %+v", y.File, y)
+				t.Errorf("%s: an error and a verdict: %+v", y.File, y)
 			}
 			continue
 		}
 		if *x.Threshold != *y.Threshold || !slices.Equal(x.ClassNames, y.ClassNames) || !near(*x.Value, *y.Value) || math.Abs(*x.MSE-*y.MSE) > min(tolerance, jpegToleranceMSE)**x.MSE {
-			t.Errorf("detect %+v of error %v, the other %+v of error %v", x, *x.Value, y, *y.Value)
+			t.Errorf("detect has %+v with score %v, the other %+v with score %v", x, *x.Value, y, *y.Value)
 		}
 		if *y.IsAnomaly != (*y.Value > *y.Threshold) || *x.IsAnomaly != *y.IsAnomaly && !near(*x.Value, *x.Threshold) {
-			t.Errorf("%s: detect says %t, the other %t", x.File, *x.IsAnomaly, *y.IsAnomaly)
+			t.Errorf("%s: detect has %t, the other %t", x.File, *x.IsAnomaly, *y.IsAnomaly)
 		}
 	}
 }
 
-// expected is the exit status that goes with verdicts.
+// expected returns the exit status for verdicts.
 func expected(list []entry) int {
 	status := exitNormal
 	for _, e := range list {
@@ -102,10 +102,10 @@ func expected(list []entry) int {
 	return status
 }
 
-func TestModelsOwnScriptSaysWhatDetectSays(t *testing.T) {
+func TestPredict_JudgesAsDetect(t *testing.T) {
 	s := newScript(t)
-	images := dozen(t)
-	middle := write(t, t.TempDir(), "prose.png", []byte("I am no image."))
+	images := mixedTiles(t)
+	middle := write(t, t.TempDir(), "prose.png", []byte("not an image"))
 	metadata := func(name, text string) string { return write(t, s.dir, name, []byte(text)) }
 	for _, c := range []struct {
 		name string
@@ -133,15 +133,15 @@ func TestModelsOwnScriptSaysWhatDetectSays(t *testing.T) {
 	}
 }
 
-func TestModelsOwnScriptAnswersInTheKeysOfDetect(t *testing.T) {
-	s, images := newScript(t), []string{dozen(t)[0], "nowhere.png"}
+func TestPredict_PrintsTheKeysOfDetect(t *testing.T) {
+	s, images := newScript(t), []string{mixedTiles(t)[0], "nowhere.png"}
 	var keys [2][]map[string]any
 	for i, r := range []ran{run(t, append([]string{"detect", "--json", "--model", smallModel(t)}, images...)...), s.run(t, append([]string{"--json"}, images...)...)} {
 		if err := json.Unmarshal([]byte(r.stdout), &keys[i]); err != nil || len(keys[i]) != 2 {
 			t.Fatalf("%v: %s", err, r.stdout)
 		}
 	}
-	delete(keys[0][0], "model_sha256") // the zip's there, and no file's here
+	delete(keys[0][0], "model_sha256") // predict.py does not read the zip
 	for i := range images {
 		for key := range keys[0][i] {
 			if _, ok := keys[1][i][key]; !ok {
@@ -149,25 +149,25 @@ func TestModelsOwnScriptAnswersInTheKeysOfDetect(t *testing.T) {
 			}
 		}
 		if len(keys[0][i]) != len(keys[1][i]) {
-			t.Errorf("%s: detect gives %v, predict.py %v", images[i], keys[0][i], keys[1][i])
+			t.Errorf("%s: detect prints %v, predict.py %v", images[i], keys[0][i], keys[1][i])
 		}
 	}
 }
 
-func TestModelsOwnScriptSaysTheSameOfAnImageAloneAndInABatch(t *testing.T) {
+func TestPredict_JudgesEqualAloneAndInABatch(t *testing.T) {
 	s := newScript(t)
-	images := dozen(t)
+	images := mixedTiles(t)
 	all := entries(t, s.run(t, append([]string{"--json"}, images...)...))
 	var together, alone []entry
-	for _, i := range []int{0, 7, 11} { // the first, the last of a batch, the last of one that is not full
+	for _, i := range []int{0, 7, 11} { // the first, the last of a full batch, the last of a partial batch
 		together = append(together, all[i])
 		alone = append(alone, entries(t, s.run(t, "--json", images[i]))...)
 	}
-	const rounding = 1e-6 // of float32, where a batch is added up in another order
+	const rounding = 1e-6 // float32 sums of a batch are in another order
 	agree(t, together, alone, rounding)
 }
 
-func TestModelsOwnScriptTakesFoldersAndPatterns(t *testing.T) {
+func TestPredict_TakesFoldersAndPatterns(t *testing.T) {
 	s := newScript(t)
 	root := t.TempDir()
 	tile := read(t, tileFiles(t, "test/good", 1)[0])
@@ -205,15 +205,15 @@ func TestModelsOwnScriptTakesFoldersAndPatterns(t *testing.T) {
 			}
 		})
 	}
-	// A folder is walked in the same order as by detect.
+	// The order within a folder is that of detect.
 	agree(t, entries(t, run(t, "detect", "--json", "--model", smallModel(t), root)), entries(t, s.run(t, "--json", root)), jpegTolerance)
 	if r := s.run(t, "--json", t.TempDir()); r.status != exitError || strings.TrimSpace(r.stdout) != "[]" || !strings.Contains(r.stderr, "no images") {
 		t.Errorf("an empty folder: exit %d: %s%s", r.status, r.stdout, r.stderr)
 	}
 }
 
-func TestModelsOwnScriptRefusesInASentence(t *testing.T) {
-	s, image := newScript(t), dozen(t)[0]
+func TestPredict_RejectsInOneSentence(t *testing.T) {
+	s, image := newScript(t), mixedTiles(t)[0]
 	metadata := func(text string) string { return write(t, t.TempDir(), "metadata.json", []byte(text)) }
 	for words, args := range map[string][]string{
 		"does not give":            {"--metadata", metadata(`{"threshold": 1, "decision": {"measure": "ssim", "threshold": 1}}`)},
@@ -228,7 +228,7 @@ func TestModelsOwnScriptRefusesInASentence(t *testing.T) {
 		"use that file":            {"--model", filepath.Join(s.dir, "autoencoder_image.onnx")},
 	} {
 		s.refused(t, words, append(args, "--json", image)...)
-		if args[0] == "--metadata" { // what detect refuses too
+		if args[0] == "--metadata" { // detect must reject it too
 			if r := run(t, append([]string{"detect", "--model", smallModel(t), image}, args...)...); r.status != exitError {
 				t.Errorf("detect takes %v", args)
 			}
@@ -236,36 +236,34 @@ func TestModelsOwnScriptRefusesInASentence(t *testing.T) {
 	}
 }
 
-func TestModelsOwnScriptWithoutPyTorchSaysWhatToDo(t *testing.T) {
+func TestPredict_NamesThePackageWithoutPyTorch(t *testing.T) {
 	s := newScript(t)
-	// A module of that name that cannot be imported stands for none, whether
-	// this Python has one or not.
+	// A torch module that cannot be imported hides an installed one.
 	hidden := t.TempDir()
 	write(t, hidden, "torch.py", []byte("raise ImportError"))
 	s.env = []string{"PYTHONPATH=" + hidden}
-	image := dozen(t)[0]
+	image := mixedTiles(t)[0]
 	s.refused(t, "autoencoder.pt: PyTorch is not installed: pip install torch", "--model", filepath.Join(s.dir, "autoencoder.pt"), image)
 	if r := s.run(t, image); r.status == exitError {
-		t.Errorf("autoencoder.onnx needs it too: %s", r.stderr)
+		t.Errorf("autoencoder.onnx needs PyTorch too: %s", r.stderr)
 	}
 }
 
-func TestModelsOwnScriptJudgesByPyTorchToo(t *testing.T) {
+func TestPredict_JudgesAsDetectWithPyTorch(t *testing.T) {
 	s := newScript(t)
 	if err := exec.Command(s.interpreter, "-c", "import torch").Run(); err != nil {
 		t.Skip("this Python has no PyTorch")
 	}
-	images := dozen(t)
-	r := s.run(t, append([]string{"--json", "--model", pythons}, images...)...)
-	agree(t, entries(t, run(t, append([]string{"detect", "--json", "--model", pythons}, images...)...)), entries(t, r), jpegToleranceMSE)
-	// What a training decides by is not in the checkpoint alone, whichever version it
-	// was trained by.
+	images := mixedTiles(t)
+	r := s.run(t, append([]string{"--json", "--model", pythonCheckpoint}, images...)...)
+	agree(t, entries(t, run(t, append([]string{"detect", "--json", "--model", pythonCheckpoint}, images...)...)), entries(t, r), jpegToleranceMSE)
+	// A checkpoint does not hold the whole decision of a training, in any version.
 	for measure, model := range map[string]string{
 		models.MeasurePatchMahalanobis: filepath.Join(s.dir, "autoencoder.pt"),
 		models.MeasureBandMahalanobis:  "../../models/testdata/earlier/markers.pt",
 	} {
 		s.refused(t, "decides by "+measure+", which this file does not give; use the autoencoder.onnx of the same training", "--model", model, images[0])
 	}
-	prose := write(t, s.dir, "prose.pt", []byte("I am no checkpoint."))
+	prose := write(t, s.dir, "prose.pt", []byte("not a checkpoint"))
 	s.refused(t, fmt.Sprint(prose, ": it is not the autoencoder.pt of a training"), "--model", prose, images[0])
 }

@@ -9,10 +9,9 @@ import (
 	"time"
 )
 
-// profile serves Go's profiles at a loopback address of their own, where no
-// client of the service comes. The returned function ends it. An empty address
-// serves nothing.
-func profile(address string, log *slog.Logger) (stop func(), err error) {
+// serveProfiles serves Go's profiles at a loopback address, apart from the service.
+// The returned function stops it. It serves nothing when the address is empty.
+func serveProfiles(address string, log *slog.Logger) (stop func(), err error) {
 	if address == "" {
 		return func() {}, nil
 	}
@@ -21,7 +20,7 @@ func profile(address string, log *slog.Logger) (stop func(), err error) {
 		return nil, fmt.Errorf("--pprof-addr: %w", err)
 	}
 	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return nil, fmt.Errorf("--pprof-addr is %s, which is no loopback address: profiles show the memory of the process, choose one such as 127.0.0.1:6060", address)
+		return nil, fmt.Errorf("--pprof-addr is %s, expected a loopback address such as 127.0.0.1:6060: profiles expose the memory of the process", address)
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -35,6 +34,6 @@ func profile(address string, log *slog.Logger) (stop func(), err error) {
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = server.Serve(l) }()
-	log.Info("profiles", slog.String("address", l.Addr().String()))
+	log.Info("serving profiles", slog.String("address", l.Addr().String()))
 	return func() { _ = server.Close() }, nil
 }

@@ -18,7 +18,8 @@ import (
 // defaultPort is the port of the Python service.
 const defaultPort = "5029"
 
-// address is where to listen: the flag, else all of PORT's on the loopback.
+// address returns the value of --addr, or the loopback address with the port in PORT,
+// or with defaultPort.
 func address(flag string) string {
 	if flag != "" {
 		return flag
@@ -42,8 +43,10 @@ func serveCommand() *cobra.Command {
 	)
 	c := &cobra.Command{
 		Use:   "serve",
-		Short: "Answer GET /health, POST /train and POST /detect over HTTP",
-		Args:  cobra.NoArgs,
+		Short: "Serve training and detection over HTTP",
+		Long: "Serves HTTP until SIGTERM or an interrupt. Requests that run then may end within --grace; after that they are\n" +
+			"cancelled and answered 503. Sizes are in bytes, durations as 90s or 2m.",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			log, err := logs.open()
 			if err != nil {
@@ -54,7 +57,7 @@ func serveCommand() *cobra.Command {
 					return err
 				}
 			}
-			stopProfiling, err := profile(pprofAddr, log)
+			stopProfiling, err := serveProfiles(pprofAddr, log)
 			if err != nil {
 				return err
 			}
@@ -69,7 +72,7 @@ func serveCommand() *cobra.Command {
 			}
 			l, err := net.Listen("tcp", address(addr))
 			if err != nil {
-				return errors.Join(fmt.Errorf("cannot listen: %w; another address is chosen by --addr or PORT", err), server.Shutdown(0))
+				return errors.Join(fmt.Errorf("cannot listen: %w; choose another address by --addr or PORT", err), server.Shutdown(0))
 			}
 			provider, reason := e.Provider()
 			library, version := e.Library()
@@ -92,16 +95,16 @@ func serveCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	engine.add(c)
-	f.StringVar(&addr, "addr", "", "address to listen on (default 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
+	f.StringVar(&addr, "addr", "", "address to listen on, host:port (default: 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
 	logs.add(c)
-	f.DurationVar(&grace, "grace", 10*time.Second, "how long running requests may take to end after SIGTERM before they are cancelled")
-	f.StringVar(&tokenFile, "token-file", "", "file with the token that callers must send as Authorization: Bearer; /health, /livez, /readyz and /v2/health stay open (default: no token)")
-	f.StringArrayVar(&options.Origins, "cors-origin", nil, "origin of web pages that may read the answers, such as https://example.org, or *; may be given again (default: none)")
-	f.StringVar(&pprofAddr, "pprof-addr", "", "loopback address that serves Go's profiles, such as 127.0.0.1:6060 (default: none)")
-	f.StringVar(&options.ModelsDir, "models", "", "folder of the models that have names, read at start; without it none are kept")
+	f.DurationVar(&grace, "grace", 10*time.Second, "time for running requests to end after SIGTERM before they are cancelled")
+	f.StringVar(&tokenFile, "token-file", "", "file with the token that callers must send as Authorization: Bearer; /health, /livez, /readyz and /v2/health need none (default: no token)")
+	f.StringArrayVar(&options.Origins, "cors-origin", nil, "origin of web pages that may read responses, such as https://example.org, or *; may be repeated (default: none)")
+	f.StringVar(&pprofAddr, "pprof-addr", "", "loopback address to serve Go's profiles at, such as 127.0.0.1:6060 (default: none)")
+	f.StringVar(&options.ModelsDir, "models", "", "folder of named models, read at start (default: no named models)")
 	addLimits(f, &options)
-	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads in progress and for prepared images that do not fit in memory (default: the system's)")
-	f.Int64Var(&options.Seed, "seed", 0, "seed of every training")
+	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads and for prepared images that do not fit in memory (default: the system's)")
+	f.Int64Var(&options.Seed, "seed", 0, "random seed of every training")
 	return c
 }
 
@@ -109,7 +112,7 @@ func healthCommand() *cobra.Command {
 	var addr string
 	c := &cobra.Command{
 		Use:   "health",
-		Short: "Ask a running service whether it is healthy (for a container's health check)",
+		Short: "Check that a running service is healthy, for the health check of a container",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), 5*time.Second)
@@ -125,15 +128,15 @@ func healthCommand() *cobra.Command {
 			defer res.Body.Close()
 			var health struct{ Status, Service string }
 			if err := json.NewDecoder(res.Body).Decode(&health); err != nil {
-				return fmt.Errorf("no answer of the service's: %w", err)
+				return fmt.Errorf("unexpected response: %w", err)
 			}
 			if health.Status != "healthy" || health.Service != api.ServiceName {
-				return fmt.Errorf("%s answers %q", address(addr), health.Status)
+				return fmt.Errorf("%s responds with status %q", address(addr), health.Status)
 			}
 			fmt.Println(health.Status)
 			return nil
 		},
 	}
-	c.Flags().StringVar(&addr, "addr", "", "address of the service (default 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
+	c.Flags().StringVar(&addr, "addr", "", "address of the service, host:port (default: 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
 	return c
 }

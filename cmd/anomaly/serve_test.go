@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// freePort is a port that nobody listened on a moment ago.
+// freePort returns a port that was free a moment ago.
 func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -29,7 +29,7 @@ func freePort(t testing.TB) string {
 	return port
 }
 
-func TestServeListensWhereItIsTold(t *testing.T) {
+func TestServe_ListensAtTheGivenAddress(t *testing.T) {
 	port := freePort(t)
 	s := serve(t, []string{"PORT=" + port})
 	if s.address != "127.0.0.1:"+port {
@@ -44,7 +44,7 @@ func TestServeListensWhereItIsTold(t *testing.T) {
 
 	other := serve(t, []string{"PORT=" + port}, "--addr", "127.0.0.1:0")
 	if other.address == s.address {
-		t.Error("PORT counted before --addr")
+		t.Error("PORT has precedence over --addr")
 	}
 	if r := run(t, "health", "--addr", other.address); r.status != exitNormal {
 		t.Errorf("health: exit %d: %s", r.status, r.stderr)
@@ -53,11 +53,11 @@ func TestServeListensWhereItIsTold(t *testing.T) {
 	run(t, "serve", "--addr", "127.0.0.1:0", "--log-format", "poetry").refused(t, "poetry", "text or json")
 }
 
-func TestServeEndsWellWhenIdle(t *testing.T) {
+func TestServe_ShutsDownWhenIdle(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(signal.String(), func(t *testing.T) {
 			s := serve(t, nil, "--addr", "127.0.0.1:0")
-			res, err := http.Get("http://" + s.address + "/health") // its connection stays open
+			res, err := http.Get("http://" + s.address + "/health") // the connection stays open
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,7 +70,7 @@ func TestServeEndsWellWhenIdle(t *testing.T) {
 	}
 }
 
-func TestServeEndsWellDuringATraining(t *testing.T) {
+func TestServe_ShutsDownDuringATraining(t *testing.T) {
 	const grace = 500 * time.Millisecond
 	s := serve(t, nil, "--addr", "127.0.0.1:0", "--grace", grace.String())
 	var body bytes.Buffer
@@ -82,7 +82,7 @@ func TestServeEndsWellDuringATraining(t *testing.T) {
 	if _, err := part.Write(normals(t, 60)); err != nil {
 		t.Fatal(err)
 	}
-	_ = w.WriteField("level", "5") // into memory
+	_ = w.WriteField("level", "5") // bytes.Buffer does not fail
 	_ = w.WriteField("image_size", "128")
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
@@ -103,11 +103,11 @@ func TestServeEndsWellDuringATraining(t *testing.T) {
 		data, err := io.ReadAll(res.Body)
 		answered <- answer{res.StatusCode, data, err}
 	}()
-	eventually(t, "the upload is kept", func() bool {
+	eventually(t, "the upload is stored", func() bool {
 		list, _ := filepath.Glob(filepath.Join(s.temp, "*", "*"))
 		return len(list) > 0
 	})
-	// Making the graphs of a step cannot be cut short, and takes seconds on a busy
+	// Building the graphs of a step cannot be cancelled and takes seconds on a busy
 	// machine.
 	stepped := regexp.MustCompile(`(?m)^anomaly_training_step [1-9]`)
 	eventually(t, "the training takes steps", func() bool {
@@ -123,6 +123,6 @@ func TestServeEndsWellDuringATraining(t *testing.T) {
 	a := <-answered
 	var told struct{ Error string }
 	if a.err != nil || a.status != http.StatusServiceUnavailable || json.Unmarshal(a.body, &told) != nil || told.Error == "" {
-		t.Errorf("the client got %v, status %d, %.200q", a.err, a.status, a.body)
+		t.Errorf("the response is %v, status %d, %.200q", a.err, a.status, a.body)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-func TestTrainGivesTheSameModelFromAFolderAndItsZip(t *testing.T) {
+func TestTrain_WritesTheSameModelFromAFolderAndItsZip(t *testing.T) {
 	dir := t.TempDir()
 	zipped := write(t, dir, "normal.zip", normals(t, 6))
 	folder := filepath.Join(dir, "images")
@@ -33,20 +33,20 @@ func TestTrainGivesTheSameModelFromAFolderAndItsZip(t *testing.T) {
 		}
 		for _, words := range []string{"level 1: 5 epochs, batch 16", "epoch 1/5 loss 0.", "epoch 5/5 loss 0.", "trained on 6 images"} {
 			if !strings.Contains(r.stderr, words) {
-				t.Errorf("standard error does not say %q: %s", words, r.stderr)
+				t.Errorf("standard error does not contain %q: %s", words, r.stderr)
 			}
 		}
 		made = append(made, read(t, out))
 	}
 	if !bytes.Equal(made[0], made[1]) {
-		t.Error("the zip and the folder give different models")
+		t.Error("the zip and the folder make different models")
 	}
 	if left := names(t, filepath.Join(dir, "new")); len(left) != 2 {
-		t.Errorf("beside the models there are %v", left)
+		t.Errorf("the folder holds %v", left)
 	}
 }
 
-func TestTrainGoesOnFromAModel(t *testing.T) {
+func TestTrain_ContinuesFromAModel(t *testing.T) {
 	dir := t.TempDir()
 	zipped := write(t, dir, "normal.zip", normals(t, 4))
 	first, second := filepath.Join(dir, "first.zip"), filepath.Join(dir, "second.zip")
@@ -61,11 +61,11 @@ func TestTrainGoesOnFromAModel(t *testing.T) {
 		t.Errorf("another image size: exit %d: %s", r.status, r.stderr)
 	}
 	if left := names(t, dir); len(left) != 3 {
-		t.Errorf("there are %v", left)
+		t.Errorf("the folder holds %v", left)
 	}
 }
 
-func TestTrainDoesNotOverwriteWithoutForce(t *testing.T) {
+func TestTrain_ReplacesAFileOnlyWithForce(t *testing.T) {
 	dir := t.TempDir()
 	out := write(t, dir, "model.zip", []byte("mine"))
 	args := []string{"train", filepath.Join(tiles, "test/good"), "--level", "1", "--image-size", "16", "--out", out}
@@ -76,7 +76,7 @@ func TestTrainDoesNotOverwriteWithoutForce(t *testing.T) {
 	if r := run(t, append(args, "--force", "--quiet")...); r.status != exitNormal {
 		t.Fatalf("with --force: exit %d: %s", r.status, r.stderr)
 	} else if strings.Contains(r.stderr, "epoch") {
-		t.Errorf("--quiet shows progress: %s", r.stderr)
+		t.Errorf("--quiet prints progress: %s", r.stderr)
 	}
 	if got := read(t, out); !bytes.HasPrefix(got, []byte("PK")) {
 		t.Errorf("with --force the file is %.20q", got)
@@ -86,14 +86,14 @@ func TestTrainDoesNotOverwriteWithoutForce(t *testing.T) {
 	}
 }
 
-func TestTrainRefusesBeforeAnythingIsWritten(t *testing.T) {
+func TestTrain_RejectsBeforeAnythingIsWritten(t *testing.T) {
 	good := filepath.Join(tiles, "train/good")
-	prose := write(t, t.TempDir(), "prose.zip", []byte("I am no zip."))
+	prose := write(t, t.TempDir(), "prose.zip", []byte("not a zip"))
 	empty := t.TempDir()
 	for _, c := range []struct {
-		name string
-		args []string
-		says []string
+		name  string
+		args  []string
+		wants []string
 	}{
 		{"level 0", []string{good, "--level", "0"}, []string{"Level must be between 1 and 5", "got 0"}},
 		{"level 6", []string{good, "--level", "6"}, []string{"Level must be between 1 and 5", "got 6"}},
@@ -109,9 +109,9 @@ func TestTrainRefusesBeforeAnythingIsWritten(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			out := filepath.Join(dir, "folder", "model.zip")
-			run(t, append(append([]string{"train"}, c.args...), "--out", out)...).refused(t, c.says...)
+			run(t, append(append([]string{"train"}, c.args...), "--out", out)...).refused(t, c.wants...)
 			if left := names(t, dir); len(left) > 0 {
-				t.Errorf("there is %v", left)
+				t.Errorf("the folder holds %v", left)
 			}
 		})
 	}
@@ -125,7 +125,7 @@ func TestTrainRefusesBeforeAnythingIsWritten(t *testing.T) {
 }
 
 // trainUntilRunning starts a training into dir whose epochs take seconds each, and
-// waits for the first of them: what the model decides by comes before.
+// waits for the first epoch. The statistics that the model decides by are ready then.
 func trainUntilRunning(t *testing.T, dir string) (*exec.Cmd, *lockedBuffer) {
 	t.Helper()
 	c := command(t, "train", filepath.Join(tiles, "train/good"), "--level", "1", "--image-size", "384", "--out", filepath.Join(dir, "model.zip"))
@@ -138,7 +138,7 @@ func trainUntilRunning(t *testing.T, dir string) (*exec.Cmd, *lockedBuffer) {
 	return c, stderr
 }
 
-func TestTrainInterruptedOnceWritesTheModelSoFar(t *testing.T) {
+func TestTrain_WritesTheModelSoFarWhenInterruptedOnce(t *testing.T) {
 	dir := t.TempDir()
 	c, stderr := trainUntilRunning(t, dir)
 	if err := c.Process.Signal(syscall.SIGINT); err != nil {
@@ -156,7 +156,7 @@ func TestTrainInterruptedOnceWritesTheModelSoFar(t *testing.T) {
 	}
 }
 
-func TestTrainInterruptedTwiceOrTerminatedLeavesNothing(t *testing.T) {
+func TestTrain_WritesNothingWhenInterruptedTwiceOrTerminated(t *testing.T) {
 	for name, signals := range map[string][]syscall.Signal{
 		"interrupted twice": {syscall.SIGINT, syscall.SIGINT}, "terminated": {syscall.SIGTERM},
 	} {
@@ -165,18 +165,18 @@ func TestTrainInterruptedTwiceOrTerminatedLeavesNothing(t *testing.T) {
 			c, stderr := trainUntilRunning(t, dir)
 			for i, signal := range signals {
 				if i > 0 {
-					eventually(t, "the first interrupt is heard", func() bool { return strings.Contains(stderr.String(), "interrupt again") })
+					eventually(t, "the first interrupt is handled", func() bool { return strings.Contains(stderr.String(), "interrupt again") })
 				}
 				if err := c.Process.Signal(signal); err != nil {
 					t.Fatal(err)
 				}
 			}
-			_ = c.Wait() // its status is looked at below
+			_ = c.Wait() // its status is checked below
 			if got := c.ProcessState.ExitCode(); got != exitError || !strings.HasSuffix(stderr.String(), "anomaly: interrupted; nothing was written\n") {
 				t.Errorf("exit %d: %s", got, stderr)
 			}
 			if left := names(t, dir); len(left) > 0 {
-				t.Errorf("there is %v", left)
+				t.Errorf("the folder holds %v", left)
 			}
 		})
 	}

@@ -10,15 +10,15 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/verification"
 	"github.com/deepmed/anomaly/models"
 )
 
-// verified is what `verify --json` prints, read with the documented names.
+// verified is the output of `verify --json`, read by the documented names.
 type verified struct {
 	SHA256    string   `json:"model_sha256"`
 	SameGraph *bool    `json:"same_graph"`
@@ -37,22 +37,22 @@ func readVerification(t *testing.T, r ran) verified {
 	t.Helper()
 	var v verified
 	if err := json.Unmarshal([]byte(r.stdout), &v); err != nil || v.SameGraph == nil || v.Agrees == nil || v.Largest == nil {
-		t.Fatalf("not as documented: %v: %q, stderr %q", err, r.stdout, r.stderr)
+		t.Fatalf("not the documented JSON: %v: %q, stderr %q", err, r.stdout, r.stderr)
 	}
 	return v
 }
 
-func TestVerifyAgreesWithEveryFormOfAModel(t *testing.T) {
+func TestVerify_AgreesWithEveryFormatOfAModel(t *testing.T) {
 	model := smallModel(t)
 	dir := unpacked(t, model)
-	for _, path := range []string{model, filepath.Join(dir, "autoencoder.pt"), filepath.Join(dir, "autoencoder.onnx"), pythons} {
+	for _, path := range []string{model, filepath.Join(dir, "autoencoder.pt"), filepath.Join(dir, "autoencoder.onnx"), pythonCheckpoint} {
 		r := run(t, "verify", path, "--json")
 		v := readVerification(t, r)
 		if r.status != exitNormal || r.stderr != "" || !*v.SameGraph || !*v.Agrees || v.SHA256 != models.Identity(read(t, path)) {
 			t.Errorf("%s: exit %d: %s%s", path, r.status, r.stdout, r.stderr)
 		}
 		if len(v.Images) != 1 || v.Images[0].File != "(pattern)" || *v.Images[0].ONNXRuntime <= 0 || *v.Images[0].Gorgonia <= 0 {
-			t.Errorf("%s: without images it compares %s", path, r.stdout)
+			t.Errorf("%s: without images: %s", path, r.stdout)
 		}
 	}
 	r := run(t, "verify", model)
@@ -61,7 +61,7 @@ func TestVerifyAgreesWithEveryFormOfAModel(t *testing.T) {
 	}
 }
 
-func TestVerifyComparesTheErrorsThatDetectGives(t *testing.T) {
+func TestVerify_ComparesTheScoresOfDetect(t *testing.T) {
 	model, images := smallModel(t), filepath.Join(tiles, "test/crack")
 	v := readVerification(t, run(t, "verify", model, "--json", images))
 	list := entries(t, run(t, "detect", "--model", model, "--json", images))
@@ -73,18 +73,18 @@ func TestVerifyComparesTheErrorsThatDetectGives(t *testing.T) {
 		d := math.Abs(*c.ONNXRuntime-*c.Gorgonia) / max(*c.ONNXRuntime, *c.Gorgonia)
 		largest = max(largest, d)
 		if c.File != list[i].File || math.Abs(*c.ONNXRuntime-*list[i].Value) > 1e-5**list[i].Value || !(d <= 1e-5) {
-			t.Errorf("%s: %v and %v, detect says %v", c.File, *c.ONNXRuntime, *c.Gorgonia, *list[i].Value)
+			t.Errorf("%s: %v and %v, detect has %v", c.File, *c.ONNXRuntime, *c.Gorgonia, *list[i].Value)
 		}
 	}
-	// Two machines that add up in another order are never the same to the last
-	// bit ten times; one machine asked twice would be.
+	// Two engines that add in a different order do not round equally ten times. One
+	// engine asked twice would.
 	if largest == 0 || largest != *v.Largest || v.Tolerance != 1e-5 {
-		t.Errorf("the largest difference is %v, it says %v of at most %v", largest, *v.Largest, v.Tolerance)
+		t.Errorf("the largest difference is %v, reported are %v and the tolerance %v", largest, *v.Largest, v.Tolerance)
 	}
 }
 
-// saturated is a model that makes every image as good as black. Its error of a
-// black image is so small that the engines' sigmoids differ in it.
+// saturated writes a model that reconstructs every image as nearly black. Its score of
+// a black image is so small that the sigmoids of the two engines differ in it.
 func saturated(t *testing.T, dir string) string {
 	t.Helper()
 	arch := models.Architecture{Channels: []int{models.InputChannels, 2}}
@@ -102,7 +102,7 @@ func saturated(t *testing.T, dir string) string {
 	return write(t, dir, "saturated.pt", b.Bytes())
 }
 
-func TestVerifyTellsByTheExitStatusThatEnginesDisagree(t *testing.T) {
+func TestVerify_ExitStatusIsOneWhenEnginesDisagree(t *testing.T) {
 	dir := t.TempDir()
 	model := saturated(t, dir)
 	var b bytes.Buffer
@@ -124,8 +124,8 @@ func TestVerifyTellsByTheExitStatusThatEnginesDisagree(t *testing.T) {
 	}
 }
 
-func TestVerifyNamesTheImagesItCannotCompare(t *testing.T) {
-	prose := write(t, t.TempDir(), "prose.jpg", []byte("I am no picture."))
+func TestVerify_NamesImagesThatCannotBeCompared(t *testing.T) {
+	prose := write(t, t.TempDir(), "prose.jpg", []byte("not an image"))
 	args := []string{"verify", smallModel(t), prose, tileFiles(t, "test/good", 1)[0], "nowhere.png"}
 	r := run(t, append(args, "--json")...)
 	v := readVerification(t, r)
@@ -143,16 +143,16 @@ func TestVerifyNamesTheImagesItCannotCompare(t *testing.T) {
 	}
 }
 
-func TestVerifyRefusesInOneSentence(t *testing.T) {
+func TestVerify_RejectsInOneSentence(t *testing.T) {
 	dir := t.TempDir()
 	empty := filepath.Join(dir, "empty")
 	if err := os.Mkdir(empty, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		name string
-		args []string
-		says []string
+		name  string
+		args  []string
+		wants []string
 	}{
 		{"no model", nil, []string{"arg"}},
 		{"a model that is not there", []string{"nowhere.zip"}, []string{"nowhere.zip"}},
@@ -162,54 +162,49 @@ func TestVerifyRefusesInOneSentence(t *testing.T) {
 		{"an unknown provider", []string{smallModel(t), "--provider", "abacus"}, []string{"abacus", "auto, cpu or cuda"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			run(t, append([]string{"verify"}, c.args...)...).refused(t, c.says...)
+			run(t, append([]string{"verify"}, c.args...)...).refused(t, c.wants...)
 		})
 	}
 }
 
-func TestVerifyDoesNotWaitWhenItIsInterrupted(t *testing.T) {
-	if v, err := uninterrupted(t.Context(), func() (int, error) { return 7, errors.ErrUnsupported }); v != 7 || !errors.Is(err, errors.ErrUnsupported) {
-		t.Errorf("without an interrupt it gives %d, %v", v, err)
+func TestAbandonable_ReturnsWhenInterrupted(t *testing.T) {
+	if v, err := abandonable(t.Context(), func() (int, error) { return 7, errors.ErrUnsupported }); v != 7 || !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("without an interrupt: %d, %v", v, err)
 	}
 	ctx, interrupt := context.WithCancel(t.Context())
 	never := make(chan struct{})
 	defer close(never)
-	_, err := uninterrupted(ctx, func() (int, error) {
+	_, err := abandonable(ctx, func() (int, error) {
 		interrupt()
 		<-never
 		return 0, nil
 	})
 	if err == nil || !strings.Contains(err.Error(), "interrupted") {
-		t.Errorf("interrupted it gives %v", err)
+		t.Errorf("interrupted: %v", err)
 	}
 }
 
-func TestVerificationIsWhatItsPartsSay(t *testing.T) {
-	near, far := comparison{File: "near", measured: &measured{1, 1.000001, 0.999999}}, comparison{File: "far", measured: &measured{1, 1, 1.1}}
-	unread := comparison{File: "unread", Error: "no picture"}
+func TestPrintVerification_ReportsEveryDisagreement(t *testing.T) {
+	near := verification.Image{File: "near", Scores: &verification.Scores{ONNXRuntime: 1, Gorgonia: 1.000001, Served: 0.999999}}
+	unread := verification.Image{File: "unread", Error: "not an image"}
 	for _, c := range []struct {
 		name   string
-		v      verification
+		r      verification.Result
 		status error
-		says   string
+		want   string
 	}{
-		{"all agree", verification{SameGraph: true, Images: []comparison{near}}, nil, ": agrees"},
-		{"another graph", verification{Images: []comparison{near}}, exitStatus(exitAnomaly), "THE BYTES DIFFER"},
-		{"another error", verification{SameGraph: true, Images: []comparison{near, far}}, exitStatus(exitAnomaly), ": DOES NOT AGREE"},
-		{"an image without errors", verification{SameGraph: true, Images: []comparison{near, unread}}, exitStatus(exitError), "cannot be compared: no picture"},
+		{"all agree", verification.Result{SameGraph: true, Agrees: true, Images: []verification.Image{near}}, nil, ": agrees"},
+		{"another graph", verification.Result{Images: []verification.Image{near}}, exitStatus(exitAnomaly), "THE BYTES DIFFER"},
+		{"another score", verification.Result{SameGraph: true, Images: []verification.Image{near}}, exitStatus(exitAnomaly), ": DOES NOT AGREE"},
+		{"an image without scores", verification.Result{SameGraph: true, Images: []verification.Image{near, unread}}, exitStatus(exitError), "cannot be compared: not an image"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.v.Tolerance = allowed(32)
-			c.v.conclude()
 			var b bytes.Buffer
-			if err := c.v.print(&b); err != nil {
+			if err := printVerification(&b, &c.r); err != nil {
 				t.Fatal(err)
 			}
-			if got := c.v.status(); got != c.status || c.v.Agrees != (c.status == nil) || !strings.Contains(b.String(), c.says) {
-				t.Errorf("status %v, agrees %t: %s", got, c.v.Agrees, b.String())
-			}
-			if far := slices.Contains(c.v.Images, far); far != (c.v.Largest > 0.01) {
-				t.Errorf("the largest difference is %v", c.v.Largest)
+			if got := verificationStatus(&c.r); got != c.status || !strings.Contains(b.String(), c.want) {
+				t.Errorf("status %v: %s", got, b.String())
 			}
 		})
 	}

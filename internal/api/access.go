@@ -14,19 +14,20 @@ import (
 	"github.com/gofiber/fiber/v2/middleware/cors"
 )
 
-// Errors of who may call the service.
+// Errors in the configuration of access to the service.
 var (
-	// ErrToken is returned when a token file holds none that can be used.
+	// ErrToken is returned, wrapped, by ReadToken for a file without a usable token.
 	ErrToken = errors.New("unusable token file")
-	// ErrOrigin is returned for what is no origin of a web page.
+	// ErrOrigin is returned, wrapped, by New for an invalid origin in Options.Origins.
 	ErrOrigin = errors.New("unusable origin")
 )
 
-// minTokenBytes is the shortest token: shorter ones can be guessed.
+// minTokenBytes is the minimum length of a token. Shorter tokens are easy to guess.
 const minTokenBytes = 16
 
-// ReadToken reads a bearer token: the file's only line, of at least 16 letters,
-// digits and the signs that RFC 6750 allows. It returns ErrToken.
+// ReadToken returns the bearer token in a file. The file must have a single line of 16
+// or more letters, digits and the other characters that RFC 6750 allows. Otherwise
+// ReadToken returns ErrToken, wrapped.
 func ReadToken(path string) (string, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -34,21 +35,22 @@ func ReadToken(path string) (string, error) {
 	}
 	token := strings.TrimSpace(string(data))
 	if len(token) < minTokenBytes {
-		return "", fmt.Errorf("%w: %s holds %d characters, at least %d are needed", ErrToken, path, len(token), minTokenBytes)
+		return "", fmt.Errorf("%w: %s has %d characters, expected at least %d", ErrToken, path, len(token), minTokenBytes)
 	}
 	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="
 	if i := strings.IndexFunc(token, func(r rune) bool { return !strings.ContainsRune(allowed, r) }); i >= 0 {
-		return "", fmt.Errorf("%w: character %d of %s is none of letters, digits and -._~+/=", ErrToken, i+1, path)
+		return "", fmt.Errorf("%w: character %d of %s is not a letter, a digit or one of -._~+/=", ErrToken, i+1, path)
 	}
 	return token, nil
 }
 
-// openPaths are answered without a token: those that ask whether the service is
-// there. Metrics are not among them: they tell of the work.
+// openPaths are the paths that need no token: the probes. Metrics need one because they
+// expose what the service does.
 var openPaths = []string{pathHealth, pathLive, pathReady, pathInferenceLive, pathInferenceReady}
 
-// authorize lets requests with the token through, and the open paths. Tokens are
-// compared by their hashes, so that the time tells neither content nor length.
+// authorize returns a middleware that rejects requests without the token, except for
+// openPaths. It compares hashes, so that its timing depends neither on the token's
+// content nor on its length.
 func (s *Server) authorize(token string) fiber.Handler {
 	want := sha256.Sum256([]byte(token))
 	return func(c *fiber.Ctx) error {
@@ -61,19 +63,20 @@ func (s *Server) authorize(token string) fiber.Handler {
 			return c.Next()
 		}
 		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="`+ServiceName+`"`)
-		return s.refuseUnread(c, errNoToken)
+		return s.rejectUnread(c, errNoToken)
 	}
 }
 
-// crossOrigin lets pages of those origins read the answers.
-func crossOrigin(origins []string) (fiber.Handler, error) {
+// corsHandler returns a middleware that allows pages of the origins to read answers. It
+// returns ErrOrigin, wrapped, for an invalid origin.
+func corsHandler(origins []string) (fiber.Handler, error) {
 	for _, o := range origins {
 		if o == "*" {
 			continue
 		}
 		u, err := url.Parse(o)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.Scheme+"://"+u.Host != o || strings.ContainsAny(o, "*, ") {
-			return nil, fmt.Errorf("%w: %q, expected one such as https://example.org, or *", ErrOrigin, o)
+			return nil, fmt.Errorf("%w: %q, expected an origin such as https://example.org, or *", ErrOrigin, o)
 		}
 	}
 	list := strings.Join(origins, ",")

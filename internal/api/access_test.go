@@ -2,18 +2,17 @@ package api
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"log/slog"
-
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 )
 
-func TestTokenIsWantedEverywhereButByProbes(t *testing.T) {
+func TestToken_IsRequiredExceptForProbes(t *testing.T) {
 	const token = "correct-horse-battery"
 	s := start(t, func(o *Options) { o.Token = token })
 	for _, c := range []struct {
@@ -28,7 +27,7 @@ func TestTokenIsWantedEverywhereButByProbes(t *testing.T) {
 		{"the list of models without", "GET", "/models", "", 401},
 		{"putting a model without", "PUT", "/models/x", "", 401},
 		{"deleting a model without", "DELETE", "/models/x", "", 401},
-		{"judging by a name without", "POST", "/models/x/detect", "", 401},
+		{"detecting by name without", "POST", "/models/x/detect", "", 401},
 		{"the protocol's server without", "GET", "/v2", "", 401},
 		{"inferring without", "POST", "/v2/models/x/infer", "", 401},
 		{"the list of models with", "GET", "/models", "Bearer " + token, 404},
@@ -68,7 +67,7 @@ func TestTokenIsWantedEverywhereButByProbes(t *testing.T) {
 	}
 }
 
-func TestTokenFilesThatWouldNotProtectAreRefused(t *testing.T) {
+func TestReadToken_RejectsUnusableFiles(t *testing.T) {
 	for name, c := range map[string]struct {
 		content string
 		ok      bool
@@ -103,7 +102,7 @@ func TestTokenFilesThatWouldNotProtectAreRefused(t *testing.T) {
 	}
 }
 
-func TestPagesOfOtherOriginsReadAnswersOnlyWhenTheyAreNamed(t *testing.T) {
+func TestCORS_AllowsOnlyConfiguredOrigins(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		origins []string
@@ -126,19 +125,19 @@ func TestPagesOfOtherOriginsReadAnswersOnlyWhenTheyAreNamed(t *testing.T) {
 			if a.header.Get("Access-Control-Allow-Credentials") != "" {
 				t.Error("credentials are allowed")
 			}
-			// A browser asks first, and sends no token with that.
+			// A preflight request has no token.
 			a = s.request(t, "OPTIONS", "/detect", http.Header{"Origin": {c.origin}, "Access-Control-Request-Method": {"POST"}})
 			if got := a.header.Get("Access-Control-Allow-Origin"); got != c.allowed {
-				t.Errorf("asked first: status %d, allowed %q", a.status, got)
+				t.Errorf("preflight: status %d, allowed %q", a.status, got)
 			}
 			if c.allowed != "" && (a.status != 204 || !strings.Contains(a.header.Get("Access-Control-Allow-Headers"), "Authorization")) {
-				t.Errorf("asked first: status %d, headers %v", a.status, a.header)
+				t.Errorf("preflight: status %d, headers %v", a.status, a.header)
 			}
 		})
 	}
 }
 
-func TestWhatIsNoOriginIsRefused(t *testing.T) {
+func TestNew_RejectsInvalidOrigins(t *testing.T) {
 	for _, origin := range []string{"", "a.example", "https://", "https://a.example/", "https://a.example/path", "ftp://a.example", "https://a.example,https://b.example", "https://*.example", "null"} {
 		s, err := New(orttest.Open(t), slog.New(slog.DiscardHandler), Options{Origins: []string{origin}, TempDir: t.TempDir()})
 		if !errors.Is(err, ErrOrigin) {

@@ -17,7 +17,7 @@ import (
 	"github.com/deepmed/anomaly/trainer"
 )
 
-func TestHealthIsTheContracts(t *testing.T) {
+func TestHealth_FollowsTheContract(t *testing.T) {
 	s := start(t, nil)
 	a := s.send(t, http.MethodGet, "/health", "", nil)
 	var health map[string]any
@@ -29,8 +29,9 @@ func TestHealthIsTheContracts(t *testing.T) {
 	}
 }
 
-// plain holds what every answer must have on its way through the proxies.
-func plain(t *testing.T, a answer) {
+// checkLength checks that an answer is uncompressed and has a Content-Length, which the
+// proxies need.
+func checkLength(t *testing.T, a answer) {
 	t.Helper()
 	if got := a.header.Get("Content-Encoding"); got != "" {
 		t.Errorf("Content-Encoding is %q", got)
@@ -40,25 +41,13 @@ func plain(t *testing.T, a answer) {
 	}
 }
 
-func TestTrainAnswersTheContractsZipWhoseModelDetects(t *testing.T) {
-	s := start(t, nil)
-	yaml := map[string][]byte{
-		"data.yaml":  []byte("names: {1: tumor, 0: normal, 2: polyp}\n"),
-		"broken.PNG": []byte("no picture"), "__MACOSX/._a.jpg": []byte("fork"), ".hidden.jpg": []byte("dot"),
-	}
-	body, kind := encode(t, text("level", "1"), text("image_size", "32"), text("unknown", "ignored"),
-		file("zipFile", "a.zip", normals(t, 6, yaml)))
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/train", body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", kind)
-	r.Header.Set("Accept-Encoding", "gzip, deflate, br")
-	a := s.do(t, r)
+// checkBundle checks an answer with a model's zip, and returns the files in the zip.
+func checkBundle(t *testing.T, a answer) map[string][]byte {
+	t.Helper()
 	if a.status != 200 {
 		t.Fatalf("status %d: %s", a.status, a.body)
 	}
-	plain(t, a)
+	checkLength(t, a)
 	if a.header.Get("Content-Type") != "application/zip" ||
 		a.header.Get("Content-Disposition") != `attachment; filename="anomaly_detection_model.zip"` {
 		t.Errorf("headers %v", a.header)
@@ -69,6 +58,18 @@ func TestTrainAnswersTheContractsZipWhoseModelDetects(t *testing.T) {
 			t.Errorf("%s is missing", name)
 		}
 	}
+	return files
+}
+
+func TestTrain_AnswersWithAUsableZip(t *testing.T) {
+	s := start(t, nil)
+	more := map[string][]byte{
+		"data.yaml":  []byte("names: {1: tumor, 0: normal, 2: polyp}\n"),
+		"broken.PNG": []byte("no picture"), "__MACOSX/._a.jpg": []byte("fork"), ".hidden.jpg": []byte("dot"),
+	}
+	a := s.postAcceptingEncodings(t, "/train", text("level", "1"), text("image_size", "32"), text("unknown", "ignored"),
+		file("zipFile", "a.zip", trainingZip(t, 6, more)))
+	files := checkBundle(t, a)
 	m := metadataOf(t, files)
 	if m.ModelType != "autoencoder" || m.ImageSize != 32 || len(m.TrainingLosses) != 5 ||
 		!slices.Equal(m.ClassNames, []string{"normal", "tumor", "polyp"}) ||
@@ -79,9 +80,9 @@ func TestTrainAnswersTheContractsZipWhoseModelDetects(t *testing.T) {
 		t.Errorf("training %+v", tr)
 	}
 	if m.Files["autoencoder.pt"] != models.Identity(files["autoencoder.pt"]) {
-		t.Error("the metadata names another SHA-256 than the checkpoint's")
+		t.Error("the metadata has another SHA-256 than the checkpoint")
 	}
-	image := read(t, tileFiles(t, "test/good", 1)[0])
+	image := tile(t, testGood)
 	var first inference.Verdict
 	for i, form := range []string{"autoencoder.pt", "autoencoder.onnx", ""} {
 		model := a.body
@@ -89,7 +90,7 @@ func TestTrainAnswersTheContractsZipWhoseModelDetects(t *testing.T) {
 			model = files[form]
 		}
 		d := s.post(t, "/detect", file("imageFile", "i.jpg", image), file("modelFile", "m", model))
-		plain(t, d)
+		checkLength(t, d)
 		var v inference.Verdict
 		if err := json.Unmarshal(d.body, &v); err != nil || d.status != 200 {
 			t.Fatalf("%q: status %d: %s", form, d.status, d.body)
@@ -100,18 +101,16 @@ func TestTrainAnswersTheContractsZipWhoseModelDetects(t *testing.T) {
 		if i == 0 {
 			first = v
 		} else if v.ReconstructionError != first.ReconstructionError {
-			t.Errorf("%q says %v, the checkpoint %v", form, v.ReconstructionError, first.ReconstructionError)
+			t.Errorf("%q has the score %v, the checkpoint %v", form, v.ReconstructionError, first.ReconstructionError)
 		}
 	}
-	if n := s.uploads(t); n != 0 {
-		t.Errorf("%d uploads are left", n)
-	}
+	s.keepsNoUpload(t)
 }
 
-func TestFormsArriveAsProxiesAndClientsSendThem(t *testing.T) {
+func TestForm_AcceptsPartsInAnyOrder(t *testing.T) {
 	s := start(t, nil)
-	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
-	zipped := normals(t, 1, nil)
+	model, image := trained(t)["autoencoder.pt"], tile(t, testGood)
+	zipped := trainingZip(t, 1, nil)
 	for _, c := range []struct {
 		name  string
 		path  string
@@ -133,7 +132,7 @@ func TestFormsArriveAsProxiesAndClientsSendThem(t *testing.T) {
 				t.Errorf("status %d: %s", a.status, a.body)
 			}
 			body, kind := encode(t, c.parts...)
-			// A reader of unknown length is sent chunked.
+			// net/http sends a reader of unknown length chunked.
 			a = s.send(t, http.MethodPost, c.path, kind, io.MultiReader(body, strings.NewReader("")))
 			if a.status != 200 {
 				t.Errorf("chunked: status %d: %s", a.status, a.body)
@@ -142,20 +141,20 @@ func TestFormsArriveAsProxiesAndClientsSendThem(t *testing.T) {
 	}
 }
 
-func TestEmptyLevelAndSizeMeanTheDefaults(t *testing.T) {
+func TestParseNumber_ReturnsTheDefaultForAnEmptyField(t *testing.T) {
 	for _, c := range []struct {
 		text string
 		want int
 	}{{"", 3}, {"4", 4}} {
-		if got, err := number(c.text, 3, io.EOF); err != nil || got != c.want {
-			t.Errorf("%q gives %d, %v", c.text, got, err)
+		if got, err := parseNumber(c.text, 3, io.EOF); err != nil || got != c.want {
+			t.Errorf("parseNumber(%q) = %d, %v", c.text, got, err)
 		}
 	}
 }
 
-func TestMetadataFileCountsAsAWhole(t *testing.T) {
+func TestDetect_UsesTheMetadataFileAsAWhole(t *testing.T) {
 	s := start(t, nil)
-	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+	model, image := trained(t)["autoencoder.pt"], tile(t, testGood)
 	for _, c := range []struct {
 		name, metadata string
 		threshold      float64
@@ -178,9 +177,9 @@ func TestMetadataFileCountsAsAWhole(t *testing.T) {
 	}
 }
 
-func TestTrainingGoesOnFromAnUploadedModel(t *testing.T) {
+func TestTrain_ContinuesFromAnUploadedModel(t *testing.T) {
 	s := start(t, nil)
-	base, zipped := trained(t)["autoencoder.pt"], normals(t, 2, nil)
+	base, zipped := trained(t)["autoencoder.pt"], trainingZip(t, 2, nil)
 	a := s.post(t, "/train", file("zipFile", "a.zip", zipped), text("level", "1"), file("baseModel", "b.pt", base))
 	if a.status != 200 {
 		t.Fatalf("status %d: %s", a.status, a.body)
@@ -189,27 +188,27 @@ func TestTrainingGoesOnFromAnUploadedModel(t *testing.T) {
 		t.Errorf("metadata %+v, training %+v", m, m.Training)
 	}
 	for _, c := range []struct {
-		name string
-		more []part
-		says string
+		name     string
+		more     []part
+		contains string
 	}{
 		{"another image size", []part{file("baseModel", "b.pt", base), text("image_size", "64")}, "32×32"},
 		{"prose", []part{file("baseModel", "b.pt", []byte("prose"))}, "model file"},
 	} {
 		a := s.post(t, "/train", append(c.more, file("zipFile", "a.zip", zipped))...)
-		if a.status != 422 || !strings.Contains(a.message(t), c.says) {
+		if a.status != 422 || !strings.Contains(a.message(t), c.contains) {
 			t.Errorf("%s: status %d: %s", c.name, a.status, a.body)
 		}
 	}
 }
 
-// The Python service lost 180 of 300 requests to 8 clients at once.
-func TestEightClientsAtOnceAllGetTheSameVerdict(t *testing.T) {
+// The Python service failed 180 of 300 requests of 8 concurrent clients.
+func TestDetect_ReturnsTheSameVerdictsToConcurrentClients(t *testing.T) {
 	const clients, requests = 8, 160
 	s := start(t, nil)
 	model := trained(t)["autoencoder.pt"]
 	var images [][]byte
-	for _, folder := range []string{"test/good", "test/crack", "test/blowhole"} {
+	for _, folder := range []string{testGood, testCrack, "test/blowhole"} {
 		for _, f := range tileFiles(t, folder, 4) {
 			images = append(images, read(t, f))
 		}
@@ -237,7 +236,7 @@ func TestEightClientsAtOnceAllGetTheSameVerdict(t *testing.T) {
 				got, err := io.ReadAll(res.Body)
 				res.Body.Close()
 				if err != nil || res.StatusCode != 200 || string(got) != expected[image] {
-					t.Errorf("request %d: status %d, %v: %s instead of %s", i, res.StatusCode, err, got, expected[image])
+					t.Errorf("request %d: status %d, %v: %s, expected %s", i, res.StatusCode, err, got, expected[image])
 				}
 			}
 		})
@@ -245,10 +244,10 @@ func TestEightClientsAtOnceAllGetTheSameVerdict(t *testing.T) {
 	group.Wait()
 }
 
-// However little time a caller gives, it is a limit.
-func TestTimesTooShortForATrainingAreToldSo(t *testing.T) {
+// The shortest times must not be rounded to 0, which means no limit.
+func TestTrain_RejectsATimeLimitThatIsTooShort(t *testing.T) {
 	s := start(t, nil)
-	zipped := file("zipFile", "a.zip", normals(t, 2, nil))
+	zipped := file("zipFile", "a.zip", trainingZip(t, 2, nil))
 	for _, seconds := range []string{"1e-6", "1e-9", "1e-10", "1e-300", "5e-324"} {
 		a := s.post(t, "/train", zipped, text("level", "1"), text("image_size", "16"), text("max_seconds", seconds))
 		if a.status != 422 || !strings.Contains(a.message(t), "too little") {
@@ -257,12 +256,11 @@ func TestTimesTooShortForATrainingAreToldSo(t *testing.T) {
 	}
 }
 
-// The time is too short for level 5 on this data, and long enough for its images and
-// a step even with the race detector on a busy machine, behind which the training does
-// not stand back here.
-func TestTrainingEndsInTheTimeItWasGiven(t *testing.T) {
+// 20 seconds are too short for level 5 on this data, and long enough for reading the
+// images and one step, even with the race detector on a busy machine.
+func TestTrain_EndsWithinMaxSeconds(t *testing.T) {
 	s := start(t, func(o *Options) { o.TrainingNiceness = 0 })
-	a := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 40, nil)), text("level", "5"), text("image_size", "256"), text("max_seconds", "20"))
+	a := s.post(t, "/train", file("zipFile", "a.zip", trainingZip(t, 40, nil)), text("level", "5"), text("image_size", "256"), text("max_seconds", "20"))
 	if a.status != 200 || a.header.Get("X-Training-Ended") != "max_seconds" || !strings.HasSuffix(a.header.Get("X-Training-Epochs"), "/100") {
 		t.Fatalf("status %d, headers %v: %.200s", a.status, a.header, a.body)
 	}
@@ -270,8 +268,8 @@ func TestTrainingEndsInTheTimeItWasGiven(t *testing.T) {
 	if tr := m.Training; tr.Ended != models.EndedByTime || tr.Steps < 1 || tr.Steps >= tr.PlannedSteps || !(tr.MaxSeconds > 0 && tr.MaxSeconds <= 20) || m.Threshold <= 0 {
 		t.Errorf("%+v", tr)
 	}
-	// The lowest level that trains heads, on the fewest images that they take.
-	whole := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 16, nil)), text("level", "2"), text("image_size", "16"), text("max_seconds", " 3600.5 "))
+	// The lowest level with heads, on the minimum number of images for them.
+	whole := s.post(t, "/train", file("zipFile", "a.zip", trainingZip(t, 16, nil)), text("level", "2"), text("image_size", "16"), text("max_seconds", " 3600.5 "))
 	if whole.status != 200 || whole.header.Get("X-Training-Ended") != "complete" || whole.header.Get("X-Training-Epochs") != "10.00/10" {
 		t.Fatalf("status %d, headers %v", whole.status, whole.header)
 	}

@@ -7,30 +7,30 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// bounded limits the time of a route's requests, from their headers to their
-// answer: what is not received by then is told 408, what is not done 503. A limit
-// of 0 is none.
-func bounded(limit time.Duration) fiber.Handler {
+// withTimeout bounds the time of a route's requests, from their headers to their
+// answer. A request is answered 408 if its upload is not complete by then, and 503 if
+// its work is not. A limit of 0 means no bound.
+func withTimeout(limit time.Duration) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		if limit <= 0 {
 			return c.Next()
 		}
-		c.Locals(deadlineKey, arrival(c).Add(limit))
+		c.Locals(deadlineKey, receivedAt(c).Add(limit))
 		return c.Next()
 	}
 }
 
-// deadline is when the request's time is over, if it has a bound.
+// deadline returns the request's deadline and whether it has one.
 func deadline(c *fiber.Ctx) (time.Time, bool) {
 	t, ok := c.Locals(deadlineKey).(time.Time)
 	return t, ok
 }
 
-// working gives the context of a request whose body was read to its end. It ends
-// with the client's connection, with the request's time, and with the server.
-// The returned function must be called when the request ends.
-func (s *Server) working(c *fiber.Ctx) (context.Context, func()) {
-	ctx, done := whileConnected(s.base, c.Context().Conn())
+// workContext returns the context of a request whose body was read to its end. The
+// context ends when the client disconnects, at the request's deadline, and when the
+// server shuts down. The caller must call the returned function when the request ends.
+func (s *Server) workContext(c *fiber.Ctx) (context.Context, func()) {
+	ctx, done := watchConnection(s.base, c.Context().Conn())
 	at, ok := deadline(c)
 	if !ok {
 		return ctx, done

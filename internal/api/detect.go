@@ -12,70 +12,66 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// detect answers POST /detect: the verdict on one image, or a list of them.
+// detect answers POST /detect with the result of one image, or a list of results.
 func (s *Server) detect(c *fiber.Ctx) error {
-	if s.draining.Load() {
-		return errShuttingDown
-	}
-	f, err := s.readForm(c, map[string]field{
-		"modelFile":    {limit: s.options.Models.MaxBytes, hash: true, known: s.cache.UploadMatcher},
-		"imageFile":    {limit: s.options.Images.MaxBytes, many: s.options.RequestImages},
-		"metadataFile": {limit: models.MaxMetadataBytes},
-		"explain":      {limit: maxFieldBytes},
+	f, timer, err := s.receiveForm(c, workDetect, map[string]field{
+		"modelFile":    {maxBytes: s.options.Models.MaxBytes, hash: true, known: s.cache.UploadMatcher},
+		"imageFile":    {maxBytes: s.options.Images.MaxBytes, maxTotal: s.options.RequestImages},
+		"metadataFile": {maxBytes: models.MaxMetadataBytes},
+		"explain":      {maxBytes: maxFieldBytes},
 	})
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	laps := s.metrics.laps(workDetect, arrival(c))
-	laps.done(stageReceive)
 	model := f.memory["modelFile"]
-	if len(model) == 0 || !f.images() {
+	if len(model) == 0 || !f.hasImage() {
 		return errNoModelImage
 	}
-	return s.judge(c, laps, f, func(ctx context.Context) (*inference.Detector, func(), error) {
-		read := false
-		d, release, err := s.cache.Get(ctx, f.sums["modelFile"], func() (*inference.Detector, error) {
-			read = true
-			return s.read(model)
+	return s.detectImages(c, timer, f, func(ctx context.Context) (*inference.Detector, func(), error) {
+		loaded := false
+		d, release, err := s.cache.Get(ctx, f.hashes["modelFile"], func() (*inference.Detector, error) {
+			loaded = true
+			return s.loadDetector(model)
 		})
-		if err == nil && !read {
-			// It came a second time, and will come again.
+		if err == nil && !loaded {
+			// A model sent twice is likely to be sent again: keep its file for the
+			// upload matcher.
 			if !d.Remembers() {
 				d.Remember(bytes.Clone(model))
 			}
-			f.unused("modelFile")
+			f.markReusable("modelFile")
 		}
 		return d, release, err
 	})
 }
 
-// read makes a detector of a model file's bytes.
-func (s *Server) read(file []byte) (*inference.Detector, error) {
+// loadDetector returns a detector for a model file.
+func (s *Server) loadDetector(file []byte) (*inference.Detector, error) {
 	var m *models.Model
-	// A model that one request began to load is loaded for the others, too,
-	// when its client leaves: only the server's end stops it.
-	err := s.schedule.Work(s.base, func() (err error) {
+	// Other requests may wait for the same model, so that it is loaded even if this
+	// request's client disconnects.
+	err := s.scheduler.Work(s.base, func() (err error) {
 		m, err = models.Read(file, s.options.Models)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return s.detector(m)
+	return s.newDetector(m)
 }
 
-// detector makes a detector of a model.
-func (s *Server) detector(m *models.Model) (d *inference.Detector, err error) {
-	err = s.schedule.Work(s.base, func() error {
+// newDetector returns a detector for a model.
+func (s *Server) newDetector(m *models.Model) (d *inference.Detector, err error) {
+	err = s.scheduler.Work(s.base, func() error {
 		d, err = inference.NewDetector(s.engine, m, 0)
 		return err
 	})
 	return d, err
 }
 
-// images says whether an image was sent.
-func (f *form) images() bool {
+// hasImage reports whether the form has an image that is not empty.
+func (f *form) hasImage() bool {
 	for _, u := range f.lists["imageFile"] {
 		if len(u.data) > 0 {
 			return true
@@ -84,17 +80,18 @@ func (f *form) images() bool {
 	return false
 }
 
-// judgement is an entry of the list that several images are answered with: a
-// verdict, or why there is none.
-type judgement struct {
+// imageResult is the result of one image: a verdict, or the reason why there is none. In
+// JSON, the fields of Verdict and Evidence are those of the result itself.
+type imageResult struct {
 	File string `json:"file,omitempty"`
 	*inference.Verdict
 	*inference.Evidence
 	Error string `json:"error,omitempty"`
 }
 
-// judge answers a form's images by the model that get gives.
-func (s *Server) judge(c *fiber.Ctx, laps *laps, f *form, get func(context.Context) (*inference.Detector, func(), error)) error {
+// detectImages answers with the results of the form's images. It gets the detector from
+// open, after the request is admitted.
+func (s *Server) detectImages(c *fiber.Ctx, timer *stageTimer, f *form, open func(context.Context) (*inference.Detector, func(), error)) error {
 	var meta *models.Metadata
 	if data := f.memory["metadataFile"]; len(bytes.TrimSpace(data)) > 0 {
 		m, err := models.ParseMetadata(data)
@@ -103,87 +100,88 @@ func (s *Server) judge(c *fiber.Ctx, laps *laps, f *form, get func(context.Conte
 		}
 		meta = &m
 	}
-	evidence, picture, err := wanted(c, f)
+	explain, png, err := parseExplain(c, f)
 	if err != nil {
 		return err
 	}
-	ctx, done := s.working(c)
+	ctx, done := s.workContext(c)
 	defer done()
-	if err := s.running.enter(ctx); err != nil {
+	if err := s.detectionSlots.acquire(ctx); err != nil {
 		return err
 	}
-	defer s.running.leave()
-	laps.done(stageQueue)
-	d, release, err := get(ctx)
+	defer s.detectionSlots.release()
+	timer.done(stageQueue)
+	d, release, err := open(ctx)
 	if err != nil {
-		return s.closing(err)
+		return s.shutdownError(err)
 	}
 	defer release()
-	laps.done(stageLoad)
+	timer.done(stageLoad)
+	detect := func(ctx context.Context, image upload) (imageResult, error) {
+		return s.detectImage(ctx, *timer, d, image.data, meta, explain)
+	}
 	images := f.lists["imageFile"]
-	if len(images) == 1 && evidence {
-		x, err := s.explain(ctx, *laps, d, images[0].data, meta)
+	if len(images) > 1 {
+		list, err := detectAll(ctx, images, detect)
 		if err != nil {
-			return s.closing(err)
+			return s.shutdownError(err)
 		}
-		if picture {
-			c.Set(fiber.HeaderContentType, "image/png")
-			return c.Send(x.Heatmap)
-		}
-		return c.JSON(x)
+		return c.JSON(list)
 	}
-	if len(images) == 1 {
-		v, err := s.judgeImage(ctx, *laps, d, images[0].data, meta)
-		if err != nil {
-			return s.closing(err)
-		}
-		return c.JSON(v)
+	r, err := detect(ctx, images[0])
+	switch {
+	case err != nil:
+		return s.shutdownError(err)
+	case png:
+		c.Set(fiber.HeaderContentType, "image/png")
+		return c.Send(r.Heatmap)
 	}
-	list := make([]judgement, len(images))
+	return c.JSON(r)
+}
+
+// detectAll returns the results of several images, in their order. An image that cannot
+// be read has its error as its result; any other error ends the whole request.
+func detectAll(ctx context.Context, images []upload, detect func(context.Context, upload) (imageResult, error)) ([]imageResult, error) {
+	list := make([]imageResult, len(images))
 	group, ctx := errgroup.WithContext(ctx)
 	for i, image := range images {
 		group.Go(func() error {
-			list[i].File = image.file
-			var x inference.Explanation
-			err := error(nil)
-			if evidence {
-				var full *inference.Explanation
-				if full, err = s.explain(ctx, *laps, d, image.data, meta); err == nil {
-					x, list[i].Evidence = *full, &full.Evidence
-				}
-			} else {
-				x.Verdict, err = s.judgeImage(ctx, *laps, d, image.data, meta)
+			r, err := detect(ctx, image)
+			if errors.Is(err, imagefile.ErrImage) || errors.Is(err, imagefile.ErrTooLarge) {
+				r, err = imageResult{Error: sentence(err)}, nil
 			}
-			switch {
-			case errors.Is(err, imagefile.ErrImage), errors.Is(err, imagefile.ErrTooLarge):
-				list[i].Error = sentence(err)
-				return nil
-			case err != nil:
-				return err
-			}
-			list[i].Verdict = &x.Verdict
-			return nil
+			r.File = image.file
+			list[i] = r
+			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return s.closing(err)
-	}
-	return c.JSON(list)
+	return list, group.Wait()
 }
 
-// judgeImage gives the verdict on one image. Its laps are its own: those of a
-// request's images go on side by side.
-func (s *Server) judgeImage(ctx context.Context, laps laps, d *inference.Detector, image []byte, meta *models.Metadata) (inference.Verdict, error) {
-	v, err := s.schedule.Detect(ctx, d, inference.Task{Image: image, Metadata: meta, Limits: s.options.Images,
-		Decoded: func() { laps.done(stageDecode) }})
-	if err == nil {
-		laps.done(stageInfer)
+// detectImage returns the result of one image. Images of a request run concurrently,
+// each with its own copy of the timer.
+func (s *Server) detectImage(ctx context.Context, timer stageTimer, d *inference.Detector, image []byte, meta *models.Metadata, explain bool) (imageResult, error) {
+	task := inference.Task{Image: image, Metadata: meta, Limits: s.options.Images,
+		Decoded: func() { timer.done(stageDecode) }}
+	if explain {
+		x, err := s.scheduler.Explain(ctx, d, task)
+		if err != nil {
+			return imageResult{}, err
+		}
+		timer.done(stageInfer)
+		return imageResult{Verdict: &x.Verdict, Evidence: &x.Evidence}, nil
 	}
-	return v, err
+	v, err := s.scheduler.Detect(ctx, d, task)
+	if err != nil {
+		return imageResult{}, err
+	}
+	timer.done(stageInfer)
+	return imageResult{Verdict: &v}, nil
 }
 
-// closing makes what a closed cache or detector says the server's own words.
-func (s *Server) closing(err error) error {
+// shutdownError returns errShuttingDown for the error of a cache or a detector that was
+// closed by Shutdown, and other errors as they are.
+func (s *Server) shutdownError(err error) error {
 	if errors.Is(err, inference.ErrClosed) && s.draining.Load() {
 		return errShuttingDown
 	}

@@ -1,4 +1,5 @@
-// Package api is the HTTP face of the service, on Fiber: it reads requests,
-// calls the trainer and the detector, and writes their answers. What the
-// service can do is decided elsewhere; here is only how HTTP says it.
+// Package api serves training, calibration and detection over HTTP, on Fiber. It
+// parses requests, admits them within the service's limits, calls the trainer and
+// the detector, and writes their results. How a model is trained, stored or run must
+// not be decided here.
 package api

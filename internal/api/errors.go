@@ -18,7 +18,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// problem is an error with the status that says whose it is.
+// problem is an error with its HTTP status and the message that the client receives.
 type problem struct {
 	status  int
 	message string
@@ -28,8 +28,8 @@ func (p *problem) Error() string { return p.message }
 
 func badRequest(message string) *problem { return &problem{fiber.StatusBadRequest, message} }
 
-// The errors of requests themselves. The first two are in the Python service's
-// words, which clients may match.
+// Errors of single requests. Clients may match the texts of the first two, which are
+// those of the Python service.
 var (
 	errNoZip         = badRequest("No ZIP file uploaded")
 	errNoModelImage  = badRequest("Both model file and image file are required")
@@ -42,15 +42,15 @@ var (
 	errShuttingDown  = &problem{fiber.StatusServiceUnavailable, "The service is shutting down, try again in a moment"}
 	errTooLong       = &problem{fiber.StatusServiceUnavailable, "The request took longer than this service allows; send less, or a training with max_seconds"}
 	errSlowUpload    = &problem{fiber.StatusRequestTimeout, "The upload took longer than this service allows"}
-	errNoToken       = &problem{fiber.StatusUnauthorized, "This service wants a token: send it as Authorization: Bearer"}
+	errNoToken       = &problem{fiber.StatusUnauthorized, "This service requires a token: send it as Authorization: Bearer"}
 	errClientGone    = &problem{499, "The client closed the connection"}
-	errNotFound      = &problem{fiber.StatusNotFound, "There is no such endpoint: use GET /health, POST /train, POST /detect or GET /models; GET /openapi.json tells all"}
-	errNotAllowed    = &problem{fiber.StatusMethodNotAllowed, "This endpoint does not take that method: use GET /health, POST /train, POST /detect or GET /models; GET /openapi.json tells all"}
+	errNotFound      = &problem{fiber.StatusNotFound, "There is no such endpoint: use GET /health, POST /train, POST /detect or GET /models; GET /openapi.json lists all"}
+	errNotAllowed    = &problem{fiber.StatusMethodNotAllowed, "This endpoint does not support that method: use GET /health, POST /train, POST /detect or GET /models; GET /openapi.json lists all"}
 	errUploadTooLong = &problem{fiber.StatusRequestEntityTooLarge, "The upload is too large"}
 )
 
-// callerErrors are the errors that a caller can mend, with their status. They
-// are looked through in this order.
+// callerErrors lists the errors that a client can correct, with their status. The
+// first match counts.
 var callerErrors = []struct {
 	err    error
 	status int
@@ -82,21 +82,22 @@ var callerErrors = []struct {
 	{models.ErrFormat, fiber.StatusUnprocessableEntity},
 }
 
-// retryAfter is what a 503 tells clients to wait, in seconds.
+// retryAfter is the Retry-After header of a 503, in seconds.
 const retryAfter = "2"
 
-// answer turns any error of a handler into the contract's JSON. A caller's
-// mistake is told in one sentence; ours gets an id that is in the log too, and
-// tells nothing of the inside.
-func (s *Server) answer(c *fiber.Ctx, err error) error {
-	status, message := s.describe(c, err)
+// writeError answers with a handler's error, as {"error": "<one sentence>"}.
+func (s *Server) writeError(c *fiber.Ctx, err error) error {
+	status, message := s.statusOf(c, err)
 	if status == fiber.StatusServiceUnavailable {
 		c.Set(fiber.HeaderRetryAfter, retryAfter)
 	}
 	return c.Status(status).JSON(fiber.Map{"error": message})
 }
 
-func (s *Server) describe(c *fiber.Ctx, err error) (int, string) {
+// statusOf returns the status and the message of an error. An error of the service
+// itself is logged with the request's id, and its message contains the id and no
+// detail.
+func (s *Server) statusOf(c *fiber.Ctx, err error) (int, string) {
 	var p *problem
 	if errors.As(err, &p) {
 		return p.status, p.message
@@ -107,41 +108,48 @@ func (s *Server) describe(c *fiber.Ctx, err error) (int, string) {
 		}
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) {
-		s.log.Error("the disk is full", slog.String("id", requestID(c)), slog.String("path", c.Path()), slog.Any("error", err))
+		s.log.Error("disk full", slog.String("id", requestID(c)), slog.String("path", c.Path()), slog.Any("error", err))
 		return errNoSpace.status, errNoSpace.message
 	}
 	if errors.Is(err, context.Canceled) {
 		return errShuttingDown.status, errShuttingDown.message
 	}
-	var f *fiber.Error
-	if errors.As(err, &f) {
-		switch f.Code {
-		case fiber.StatusNotFound:
-			return errNotFound.status, errNotFound.message
-		case fiber.StatusMethodNotAllowed:
-			return errNotAllowed.status, errNotAllowed.message
-		case fiber.StatusRequestEntityTooLarge:
-			return errUploadTooLong.status, errUploadTooLong.message
-		case fiber.StatusBadRequest: // Fiber's text repeats the bytes it could not read
-			return errBadHTTP.status, errBadHTTP.message
-		}
-		if f.Code < fiber.StatusInternalServerError {
-			return f.Code, f.Message
-		}
+	if status, message, ok := fiberStatus(err); ok {
+		return status, message
 	}
 	id := requestID(c)
 	s.log.Error("request failed", slog.String("id", id), slog.String("path", c.Path()), slog.Any("error", err))
-	return fiber.StatusInternalServerError, "The service failed; its log names the reason under " + id
+	return fiber.StatusInternalServerError, "The service failed; its log has the reason under the id " + id
 }
 
-// sentence is an error's text as a sentence on one line, of bounded length.
-func sentence(err error) string {
-	const longest = 500
-	s := strings.Join(strings.Fields(err.Error()), " ")
-	if len(s) > longest {
-		s = strings.ToValidUTF8(s[:longest], "") + "…"
+// fiberStatus returns the status and the message of a client error that Fiber found,
+// and whether err is one.
+func fiberStatus(err error) (status int, message string, ok bool) {
+	var f *fiber.Error
+	if !errors.As(err, &f) || f.Code >= fiber.StatusInternalServerError {
+		return 0, "", false
 	}
-	// Go's errors begin in lower case, sentences do not.
+	switch f.Code {
+	case fiber.StatusNotFound:
+		return errNotFound.status, errNotFound.message, true
+	case fiber.StatusMethodNotAllowed:
+		return errNotAllowed.status, errNotAllowed.message, true
+	case fiber.StatusRequestEntityTooLarge:
+		return errUploadTooLong.status, errUploadTooLong.message, true
+	case fiber.StatusBadRequest: // Fiber's text repeats the bytes that it could not parse
+		return errBadHTTP.status, errBadHTTP.message, true
+	}
+	return f.Code, f.Message, true
+}
+
+// sentence returns an error's text as one line that begins with a capital letter, cut
+// after 500 bytes.
+func sentence(err error) string {
+	const maxBytes = 500
+	s := strings.Join(strings.Fields(err.Error()), " ")
+	if len(s) > maxBytes {
+		s = strings.ToValidUTF8(s[:maxBytes], "") + "…"
+	}
 	first, size := utf8.DecodeRuneInString(s)
 	return string(unicode.ToUpper(first)) + s[size:]
 }

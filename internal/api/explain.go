@@ -1,26 +1,22 @@
 package api
 
 import (
-	"context"
 	"fmt"
 	"strconv"
 	"strings"
 
-	"github.com/deepmed/anomaly/inference"
-	"github.com/deepmed/anomaly/models"
 	"github.com/gofiber/fiber/v2"
 )
 
-// heatmapSuffix ends the routes that answer a picture instead of a verdict.
+// heatmapSuffix is the suffix of the routes that answer with a PNG.
 const heatmapSuffix = "/heatmap"
 
-var errManyHeatmaps = badRequest("A heatmap is drawn of one image, and several were sent")
+var errManyHeatmaps = badRequest("A heatmap needs exactly one image, and several were sent")
 
-// wanted says what a form asks for beside the verdict: what in the image it comes
-// from, and that as a picture.
-func wanted(c *fiber.Ctx, f *form) (evidence, picture bool, err error) {
-	// The route's path, not the request's: that may end in a slash or be in
-	// capitals.
+// parseExplain reports whether the request asks for an explanation of its results, and
+// whether it asks for the heatmap alone, as a PNG.
+func parseExplain(c *fiber.Ctx, f *form) (explain, png bool, err error) {
+	// The request's path may differ from the route's in case and by a final slash.
 	if strings.HasSuffix(c.Route().Path, heatmapSuffix) {
 		if len(f.lists["imageFile"]) > 1 {
 			return false, false, errManyHeatmaps
@@ -31,20 +27,8 @@ func wanted(c *fiber.Ctx, f *form) (evidence, picture bool, err error) {
 	if text == "" {
 		return false, false, nil
 	}
-	if evidence, err = strconv.ParseBool(text); err != nil {
+	if explain, err = strconv.ParseBool(text); err != nil {
 		return false, false, badRequest(fmt.Sprintf("The field explain must be true or false, got %.40q", text))
 	}
-	return evidence, false, nil
-}
-
-// explain judges an image and says where, by one thread in its turn.
-func (s *Server) explain(ctx context.Context, laps laps, d *inference.Detector, image []byte, meta *models.Metadata) (x *inference.Explanation, err error) {
-	err = s.schedule.Work(ctx, func() error {
-		x, err = d.Explain(ctx, image, meta, s.options.Images)
-		return err
-	})
-	if err == nil {
-		laps.done(stageInfer)
-	}
-	return x, err
+	return explain, false, nil
 }

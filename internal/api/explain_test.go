@@ -12,15 +12,13 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// What is explained is the verdict that /detect gives, with where it comes from,
-// and the heatmap is the same by all ways.
-func TestExplanationBelongsToTheVerdict(t *testing.T) {
-	s, _ := keeping(t, nil)
+// An explanation contains the verdict that /detect returns without one. All routes return
+// the same heatmap.
+func TestExplain_ReturnsTheVerdictOfDetect(t *testing.T) {
+	s, _ := startWithModels(t, nil)
 	model := trained(t)["anomaly_detection_model.zip"]
-	if a := s.put(t, "tiles", model); a.status != 201 {
-		t.Fatalf("status %d: %s", a.status, a.body)
-	}
-	image := read(t, tileFiles(t, "test/crack", 1)[0])
+	s.mustPut(t, "tiles", model)
+	image := tile(t, testCrack)
 	send := func(path string, parts ...part) answer {
 		t.Helper()
 		return s.post(t, path, parts...)
@@ -33,11 +31,11 @@ func TestExplanationBelongsToTheVerdict(t *testing.T) {
 		t.Fatalf("the model decides by %s", plain.Measure)
 	}
 	if a := send("/detect", file, shot); bytes.Contains(a.body, []byte("regions")) || bytes.Contains(a.body, []byte("heatmap")) {
-		t.Errorf("nobody asked for this: %s", a.body)
+		t.Errorf("an explanation that was not requested: %s", a.body)
 	}
 	full := as[inference.Explanation](t, send("/detect", file, shot, yes))
 	if full.ReconstructionError != plain.ReconstructionError || full.IsAnomaly != plain.IsAnomaly || full.MSE != plain.MSE {
-		t.Errorf("%+v, without explaining %+v", full.Verdict, plain)
+		t.Errorf("with explain %+v, without %+v", full.Verdict, plain)
 	}
 	if (len(full.Regions) > 0) && !full.IsAnomaly {
 		t.Errorf("%d regions of a normal image", len(full.Regions))
@@ -70,16 +68,16 @@ func TestExplanationBelongsToTheVerdict(t *testing.T) {
 	}
 }
 
-func TestExplanationThatCannotBeGivenIsRefused(t *testing.T) {
+func TestExplain_RejectsInvalidRequests(t *testing.T) {
 	s := start(t, nil)
 	zip := trained(t)
-	file, shot := part{name: "modelFile", file: "m.zip", data: zip["anomaly_detection_model.zip"]}, part{name: "imageFile", file: "a.jpg", data: read(t, tileFiles(t, "test/crack", 1)[0])}
+	file, shot := part{name: "modelFile", file: "m.zip", data: zip["anomaly_detection_model.zip"]}, part{name: "imageFile", file: "a.jpg", data: tile(t, testCrack)}
 	plain := part{name: "metadataFile", file: "metadata.json", data: []byte(`{"threshold": 0.02}`)}
 	for name, c := range map[string]struct {
-		path   string
-		parts  []part
-		status int
-		says   string
+		path     string
+		parts    []part
+		status   int
+		contains string
 	}{
 		"explain is neither true nor false": {"/detect", []part{file, shot, {name: "explain", data: []byte("perhaps")}}, 400, "perhaps"},
 		"a heatmap of two images":           {"/detect/heatmap", []part{file, shot, shot}, 400, "one image"},
@@ -87,7 +85,7 @@ func TestExplanationThatCannotBeGivenIsRefused(t *testing.T) {
 		"a heatmap without an image":        {"/detect/heatmap", []part{file}, 400, "required"},
 	} {
 		a := s.post(t, c.path, c.parts...)
-		if a.status != c.status || !strings.Contains(string(a.body), c.says) {
+		if a.status != c.status || !strings.Contains(string(a.body), c.contains) {
 			t.Errorf("%s: status %d, %s", name, a.status, a.body)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"runtime"
@@ -16,109 +15,58 @@ import (
 	"time"
 )
 
-// eventually waits for something that must become true. The limit is for a test
-// that fails, not a bound on how long it takes.
-func eventually(t *testing.T, what string, holds func() bool) {
+// startTraining starts a training at level 5, which takes minutes. With fewer than 8
+// images, the training has no heads and begins with the autoencoder.
+func (s *service) startTraining(t *testing.T, ctx context.Context, images, side int) <-chan error {
 	t.Helper()
-	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if holds() {
-			return
-		}
-	}
-	t.Fatalf("never: %s", what)
+	return s.postInBackground(t, ctx, "/train", file("zipFile", "a.zip", trainingZip(t, images, nil)), text("level", "5"), text("image_size", strconv.Itoa(side)))
 }
 
-// longTraining is a request that trains for minutes.
-func longTraining(t *testing.T, s *service, ctx context.Context) chan error {
-	t.Helper()
-	return trainingOf(t, s, ctx, 60, 128)
-}
-
-// trainingOf is a request that trains at level 5 on so many images of that side. Of
-// fewer than 8 nothing is learnt before the epochs.
-func trainingOf(t *testing.T, s *service, ctx context.Context, images, side int) chan error {
-	t.Helper()
-	body, kind := encode(t, file("zipFile", "a.zip", normals(t, images, nil)), text("level", "5"), text("image_size", strconv.Itoa(side)))
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/train", body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", kind)
-	done := make(chan error, 1)
-	go func() {
-		res, err := http.DefaultClient.Do(r)
-		if err == nil {
-			_, err = io.Copy(io.Discard, res.Body)
-			res.Body.Close()
-			err = errors.Join(err, fmt.Errorf("status %d", res.StatusCode))
-		}
-		done <- err
-	}()
-	return done
-}
-
-func TestTrainingEndsWhenItsClientLeaves(t *testing.T) {
+func TestTrain_StopsWhenTheClientDisconnects(t *testing.T) {
 	s := start(t, nil)
-	ctx, leave := context.WithCancel(t.Context())
-	done := longTraining(t, s, ctx)
-	eventually(t, "the training runs", func() bool { return len(s.training.places) == 1 && trainingGoroutines() > 0 })
-	leave()
+	ctx, disconnect := context.WithCancel(t.Context())
+	done := s.startTraining(t, ctx, 60, 128)
+	eventually(t, "the training runs", func() bool { return s.trainingSlots.running() == 1 && trainingGoroutines() > 0 })
+	disconnect()
 	<-done
-	eventually(t, "the training ends", func() bool { return len(s.training.places) == 0 })
-	eventually(t, "its upload is gone", func() bool { return s.uploads(t) == 0 })
-	eventually(t, "its goroutines are gone", func() bool { return trainingGoroutines() == 0 })
+	eventually(t, "the training ends", func() bool { return s.trainingSlots.running() == 0 })
+	eventually(t, "its upload is removed", func() bool { return s.uploads(t) == 0 })
+	eventually(t, "its goroutines have ended", func() bool { return trainingGoroutines() == 0 })
 }
 
-// trainingGoroutines counts the goroutines that train or watch a request's
-// connection. Those of the HTTP server wait for further requests and are not ours.
+// trainingGoroutines returns the number of goroutines that train or watch a request's
+// connection.
 func trainingGoroutines() int {
 	stacks := make([]byte, 4<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
 	n := 0
 	for _, stack := range strings.Split(string(stacks), "\n\n") {
-		if strings.Contains(stack, "anomaly/trainer.") || strings.Contains(stack, "api.whileConnected") {
+		if strings.Contains(stack, "anomaly/trainer.") || strings.Contains(stack, "api.watchConnection") {
 			n++
 		}
 	}
 	return n
 }
 
-func TestUploadIsGoneWhenItsClientLeavesInTheMiddle(t *testing.T) {
+func TestUpload_IsRemovedWhenTheClientDisconnects(t *testing.T) {
 	s := start(t, nil)
-	body, kind := encode(t, file("zipFile", "a.zip", bytes.Repeat([]byte("x"), 1<<20)))
-	c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprintf(c, "POST /train HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", kind, body.Len())
-	if _, err := c.Write(body.Bytes()[:body.Len()/2]); err != nil {
-		t.Fatal(err)
-	}
+	c := s.sendHalf(t, "/train", file("zipFile", "a.zip", bytes.Repeat([]byte("x"), 1<<20)))
 	eventually(t, "the upload is on disk", func() bool { return s.uploads(t) == 1 })
 	c.Close()
-	eventually(t, "the upload is gone", func() bool { return s.uploads(t) == 0 })
+	eventually(t, "the upload is removed", func() bool { return s.uploads(t) == 0 })
 }
 
-func TestUploadThatStopsIsGivenUp(t *testing.T) {
+func TestUpload_TimesOutAfterAPause(t *testing.T) {
 	s := start(t, func(o *Options) { o.ReadPause = 200 * time.Millisecond })
-	body, kind := encode(t, file("zipFile", "a.zip", bytes.Repeat([]byte("x"), 1<<20)))
-	c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	fmt.Fprintf(c, "POST /train HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", kind, body.Len())
-	if _, err := c.Write(body.Bytes()[:body.Len()/2]); err != nil {
-		t.Fatal(err)
-	}
+	c := s.sendHalf(t, "/train", file("zipFile", "a.zip", bytes.Repeat([]byte("x"), 1<<20)))
 	answer, err := io.ReadAll(c)
 	if err != nil || !strings.Contains(string(answer), "408") {
 		t.Errorf("%v: %.200s", err, answer)
 	}
-	eventually(t, "the upload is gone", func() bool { return s.uploads(t) == 0 })
+	eventually(t, "the upload is removed", func() bool { return s.uploads(t) == 0 })
 }
 
-// trickle sends a text again and again until the test or the connection ends.
+// trickle sends a text every 20 ms until the test or the connection ends.
 func trickle(t *testing.T, conn io.Writer, text string) {
 	stop := make(chan struct{})
 	t.Cleanup(func() { close(stop) })
@@ -136,8 +84,8 @@ func trickle(t *testing.T, conn io.Writer, text string) {
 	}()
 }
 
-// Who is refused is heard out for a moment, however slowly the rest comes.
-func TestRefusedSendersWhoTrickleDoNotKeepTheConnection(t *testing.T) {
+// The body of a rejected request is read for a limited time.
+func TestReject_ClosesTheConnectionOfSlowClients(t *testing.T) {
 	const token = "correct-horse-battery"
 	s := start(t, func(o *Options) {
 		o.ReadPause, o.DetectTime, o.TrainTime, o.Token, o.ModelsDir = 200*time.Millisecond, 0, 0, token, t.TempDir()
@@ -145,16 +93,12 @@ func TestRefusedSendersWhoTrickleDoNotKeepTheConnection(t *testing.T) {
 	for name, c := range map[string]struct{ header, status string }{
 		"without a token":            {"POST /detect HTTP/1.1\r\nContent-Length: 10000000\r\n", "401"},
 		"without a token, in chunks": {"POST /detect HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", "401"},
-		"with what is no form":       {"POST /train HTTP/1.1\r\nContent-Length: 10000000\r\nAuthorization: Bearer " + token + "\r\n", "415"},
-		"to a model that is not":     {"PUT /models/A HTTP/1.1\r\nContent-Length: 10000000\r\nAuthorization: Bearer " + token + "\r\n", "400"},
+		"with no form":               {"POST /train HTTP/1.1\r\nContent-Length: 10000000\r\nAuthorization: Bearer " + token + "\r\n", "415"},
+		"with an invalid model name": {"PUT /models/A HTTP/1.1\r\nContent-Length: 10000000\r\nAuthorization: Bearer " + token + "\r\n", "400"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			// For a test that fails.
+			conn := s.dial(t)
+			// This only ends a test that fails.
 			if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
@@ -164,7 +108,7 @@ func TestRefusedSendersWhoTrickleDoNotKeepTheConnection(t *testing.T) {
 			}
 			fmt.Fprintf(conn, "%sHost: x\r\n\r\n%s", c.header, first)
 			trickle(t, conn, more)
-			// The connection may be reset behind the answer: more is coming.
+			// The connection may be reset after the answer, since more bytes arrive.
 			answer, err := io.ReadAll(conn)
 			if !strings.HasPrefix(string(answer), "HTTP/1.1 "+c.status) || errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("%v: %.300s", err, answer)
@@ -173,10 +117,10 @@ func TestRefusedSendersWhoTrickleDoNotKeepTheConnection(t *testing.T) {
 	}
 }
 
-func TestShutdownCancelsATrainingAndAnswersItsClient(t *testing.T) {
+func TestShutdown_CancelsATrainingAndAnswersItsClient(t *testing.T) {
 	s := start(t, nil)
-	done := longTraining(t, s, t.Context())
-	eventually(t, "the training runs", func() bool { return len(s.training.places) == 1 })
+	done := s.startTraining(t, t.Context(), 60, 128)
+	eventually(t, "the training runs", func() bool { return s.trainingSlots.running() == 1 })
 	if err := s.Shutdown(50 * time.Millisecond); err != nil {
 		t.Error(err)
 	}
@@ -185,30 +129,26 @@ func TestShutdownCancelsATrainingAndAnswersItsClient(t *testing.T) {
 	}
 }
 
-func TestTrainingsBeyondTheQueueAreToldToComeBack(t *testing.T) {
+func TestTrain_ShedsLoadBeyondTheQueue(t *testing.T) {
 	s := start(t, func(o *Options) { o.WaitingTrainings = 0 })
-	ctx, leave := context.WithCancel(t.Context())
-	done := longTraining(t, s, ctx)
-	eventually(t, "the training runs", func() bool { return len(s.training.places) == 1 })
-	a := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 1, nil)), text("level", "1"), text("image_size", "16"))
+	ctx, disconnect := context.WithCancel(t.Context())
+	done := s.startTraining(t, ctx, 60, 128)
+	eventually(t, "the training runs", func() bool { return s.trainingSlots.running() == 1 })
+	a := s.post(t, "/train", smallTraining(trainingZip(t, 1, nil))...)
 	if a.status != 503 || a.header.Get("Retry-After") == "" || a.message(t) == "" {
 		t.Errorf("status %d, Retry-After %q: %s", a.status, a.header.Get("Retry-After"), a.body)
 	}
-	leave()
+	disconnect()
 	<-done
-	eventually(t, "the place is free", func() bool { return len(s.training.places) == 0 })
-	if a := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 1, nil)), text("level", "1"), text("image_size", "16")); a.status != 200 {
+	eventually(t, "the slot is free", func() bool { return s.trainingSlots.running() == 0 })
+	if a := s.post(t, "/train", smallTraining(trainingZip(t, 1, nil))...); a.status != 200 {
 		t.Errorf("afterwards status %d: %s", a.status, a.body)
 	}
 }
 
-func TestWhatIsNoHTTPIsToldSo(t *testing.T) {
+func TestServer_AnswersInvalidHTTP(t *testing.T) {
 	s := start(t, nil)
-	c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := s.dial(t)
 	fmt.Fprint(c, "secret nonsense\r\n\r\n")
 	answer, err := io.ReadAll(c)
 	if err != nil || !strings.Contains(string(answer), `{"error":"The request is not valid HTTP"}`) || strings.Contains(string(answer), "secret") {
@@ -216,9 +156,8 @@ func TestWhatIsNoHTTPIsToldSo(t *testing.T) {
 	}
 }
 
-// A zip larger than what the server reads ahead or holds in memory goes to disk
-// as it comes.
-func TestLargeUploadStreams(t *testing.T) {
+// An upload is written to disk while it is received.
+func TestUpload_IsStreamedToDisk(t *testing.T) {
 	if testing.Short() {
 		t.Skip("sends 100 MB")
 	}
@@ -238,9 +177,7 @@ func TestLargeUploadStreams(t *testing.T) {
 	if grown := after.TotalAlloc - before.TotalAlloc; grown > size/4 {
 		t.Errorf("%d bytes were allocated for an upload of %d", grown, size)
 	}
-	if n := s.uploads(t); n != 0 {
-		t.Errorf("%d uploads are left", n)
-	}
+	s.keepsNoUpload(t)
 }
 
 type zeros struct{}

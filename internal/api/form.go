@@ -3,7 +3,6 @@ package api
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -11,143 +10,172 @@ import (
 	"io"
 	"mime"
 	"mime/multipart"
-	"net"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/gofiber/fiber/v2"
 )
 
-// field says how a part of a form is kept.
+// maxParts bounds the number of parts of a form, unknown ones included.
+const maxParts = 100
+
+// field defines how the parts of one name are read.
 type field struct {
-	// limit is the most bytes it may have.
-	limit int64
-	// spool puts it into a temporary file instead of memory.
+	// maxBytes is the maximum size of a part.
+	maxBytes int64
+	// spool stores the part in a temporary file instead of memory.
 	spool bool
-	// hash takes its SHA-256 while it comes in. known tells files that were hashed
-	// before, which are not hashed again; it may be nil.
-	hash  bool
+	// hash computes the part's SHA-256 while it is received.
+	hash bool
+	// known returns a matcher of files that need not be hashed and copied again; nil
+	// for none.
 	known func() *inference.UploadMatcher
-	// many keeps all parts of the name, of this many bytes together at most; 0
-	// keeps the first.
-	many int64
+	// maxTotal is the maximum size of all parts of the name together, all of which are
+	// read. If it is 0, only the first part is.
+	maxTotal int64
 }
 
-// upload is one of many parts of a name.
+// upload is one of several parts of the same name.
 type upload struct {
-	file string // the file name that came with it, may be empty
+	file string // the file name that the client sent; may be empty
 	data []byte
 }
 
-// form is a multipart form that was read: parts by name, each the first of its
-// name. It must be closed.
+// form is a multipart form that was read. It must be closed.
 type form struct {
-	memory map[string][]byte
-	files  map[string]*os.File
-	lists  map[string][]upload
-	sums   map[string]string // SHA-256 in hexadecimal
-	// borrowed are the buffers of memory, by part; those of spare go back.
-	borrowed map[string]*bytes.Buffer
-	spare    []string
-	// length is how much of the body is left, by the request's own account:
-	// a hint for memory, not a promise.
-	length int64
-	share  *share
+	memory map[string][]byte   // parts in memory, by name
+	files  map[string]*os.File // spooled parts, by name
+	lists  map[string][]upload // parts of fields with maxTotal, by name
+	hashes map[string]string   // SHA-256 in hexadecimal, by name
+	// pooled holds the buffers of memory, by name. Close returns those of reusable to
+	// bufferPool.
+	pooled   map[string]*bytes.Buffer
+	reusable []string
+	// remaining is how much of the body is left according to Content-Length. The client
+	// chooses it, so that it is only a hint for allocations.
+	remaining   int64
+	reservation *reservation
 }
 
-func newForm(length int64, share *share) *form {
+func newForm(length int64, r *reservation) *form {
 	return &form{memory: map[string][]byte{}, files: map[string]*os.File{}, lists: map[string][]upload{},
-		sums: map[string]string{}, borrowed: map[string]*bytes.Buffer{}, length: length, share: share}
+		hashes: map[string]string{}, pooled: map[string]*bytes.Buffer{}, remaining: length, reservation: r}
 }
 
-// Close removes the temporary files.
+// Close removes the temporary files and returns reusable buffers to the pool.
 func (f *form) Close() {
 	for _, file := range f.files {
 		file.Close()
 		os.Remove(file.Name())
 	}
-	for _, name := range f.spare {
-		if b := f.borrowed[name]; b != nil && b.Cap() <= largestGuess {
+	for _, name := range f.reusable {
+		if b := f.pooled[name]; b != nil && b.Cap() <= maxPrealloc {
 			b.Reset()
-			buffers.Put(b)
+			bufferPool.Put(b)
 		}
 	}
 }
 
-// buffers are those of parts whose bytes nobody kept: a model that is sent again
-// and again would be several megabytes of garbage each time.
-var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+// text returns a part as text without surrounding white space. It returns "" for a part
+// that was not sent.
+func (f *form) text(name string) string { return string(bytes.TrimSpace(f.memory[name])) }
 
-// buffer gives an empty buffer for so many bytes. Sizes are rounded up, so that
-// one serves for uploads that differ by an image; a Buffer that grows by itself
-// doubles.
-func buffer(size int64) *bytes.Buffer {
-	const step = 256 << 10
-	want := (int(max(size, 0)) + bytes.MinRead + step - 1) / step * step
-	if b := buffers.Get().(*bytes.Buffer); b.Cap() >= want {
+// openZip opens a spooled part as a zip of images.
+func (f *form) openZip(name string, lim dataset.Limits) (*dataset.Source, error) {
+	file := f.files[name]
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return dataset.OpenZip(file, info.Size(), lim)
+}
+
+// markReusable lets Close reuse the memory of a part. The part's bytes must not be
+// used after Close.
+func (f *form) markReusable(name string) { f.reusable = append(f.reusable, name) }
+
+// bufferPool holds buffers of parts that are not used any more. Without it, each upload
+// of the same model would leave several megabytes of garbage.
+var bufferPool = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// pooledBuffer returns an empty buffer with a capacity of at least size bytes. It rounds
+// the size up, so that a buffer fits uploads that differ by the size of an image.
+func pooledBuffer(size int64) *bytes.Buffer {
+	const granularity = 256 << 10
+	want := (int(max(size, 0)) + bytes.MinRead + granularity - 1) / granularity * granularity
+	if b := bufferPool.Get().(*bytes.Buffer); b.Cap() >= want {
 		return b
 	}
 	return bytes.NewBuffer(make([]byte, 0, want))
 }
 
-// unused says that nobody keeps a part's bytes when the form is closed.
-func (f *form) unused(name string) { f.spare = append(f.spare, name) }
-
-// text is a part as text; empty when it was not sent.
-func (f *form) text(name string) string { return string(bytes.TrimSpace(f.memory[name])) }
-
-// readAhead is how much of a body is read at a time, largestGuess how much memory
-// is taken for a part before its bytes are there, and largestImageGuess for one of many
-// parts: who sends a hundred of them must not have a hundred times the body's length.
 const (
-	readAhead         = 256 << 10
-	largestGuess      = 8 << 20
-	largestImageGuess = 64 << 10
+	// readAhead is the size of the reads from a body, in bytes.
+	readAhead = 256 << 10
+	// maxPrealloc bounds the memory that is allocated for a part before its bytes
+	// arrive.
+	maxPrealloc = 8 << 20
+	// maxImagePrealloc is maxPrealloc for one of several parts of a name. With the
+	// larger bound, a form of a hundred small parts would take a hundred times its
+	// length.
+	maxImagePrealloc = 64 << 10
 )
 
-// readers read ahead of bodies.
-var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readAhead) }}
+// readerPool holds the buffered readers of bodies.
+var readerPool = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readAhead) }}
 
-// maxParts bounds the parts of a form, known and unknown.
-const maxParts = 100
+// receiveForm reads the form of a request for work, and returns it with the timer of
+// the request's stages. It returns errShuttingDown, without reading, while the server
+// shuts down. The caller must close the form.
+func (s *Server) receiveForm(c *fiber.Ctx, work string, fields map[string]field) (*form, *stageTimer, error) {
+	if s.draining.Load() {
+		return nil, nil, errShuttingDown
+	}
+	f, err := s.readForm(c, fields)
+	if err != nil {
+		return nil, nil, err
+	}
+	timer := s.metrics.timer(work, receivedAt(c))
+	timer.done(stageReceive)
+	return f, timer, nil
+}
 
-// readForm streams a multipart body, keeping the known parts and passing over
-// the rest. Parts come in any order, with or without a file name and content
-// type.
+// readForm reads a multipart body as a stream. It skips parts that are not in fields.
+// Parts may be in any order, with or without a file name and a content type.
 func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) {
 	body := s.body(c)
 	defer body.Close()
 	kind, params, err := mime.ParseMediaType(c.Get(fiber.HeaderContentType))
 	if err != nil || kind != fiber.MIMEMultipartForm {
-		return nil, s.refuse(c, body, errNotMultipart)
+		return nil, s.reject(c, body, errNotMultipart)
 	}
 	if params["boundary"] == "" {
-		return nil, s.refuse(c, body, errBadForm)
+		return nil, s.reject(c, body, errBadForm)
 	}
-	f := newForm(int64(c.Request().Header.ContentLength()), shareOf(c))
-	// The multipart reader takes 4 KiB at a time; a model is a thousand times that.
-	buffered := readers.Get().(*bufio.Reader)
-	buffered.Reset(&steady{Reader: body})
+	f := newForm(int64(c.Request().Header.ContentLength()), reservationOf(c))
+	// The multipart reader alone would read 4 KiB at a time.
+	buffered := readerPool.Get().(*bufio.Reader)
+	buffered.Reset(&stickyErrorReader{Reader: body})
 	defer func() {
-		buffered.Reset(nil) // or the connection would stay with it
-		readers.Put(buffered)
+		buffered.Reset(nil) // do not keep the connection in the pool
+		readerPool.Put(buffered)
 	}()
-	rest := f.recognizeFirst(buffered, params["boundary"], fields)
+	rest := f.matchFirstPart(buffered, params["boundary"], fields)
 	if err := f.read(multipart.NewReader(rest, params["boundary"]), fields, s.options.TempDir); err != nil {
 		f.Close()
-		return nil, s.refuse(c, body, formError(err))
+		return nil, s.reject(c, body, formError(err))
 	}
-	// What follows the last boundary is nobody's, but must be off the
-	// connection before the next request.
+	// Bytes after the last boundary must be read before the connection's next request.
 	if _, err := io.Copy(io.Discard, buffered); err != nil {
 		f.Close()
-		return nil, s.refuse(c, body, formError(err))
+		return nil, s.reject(c, body, formError(err))
 	}
 	return f, nil
 }
 
+// read reads the parts of a form.
 func (f *form) read(r *multipart.Reader, fields map[string]field, tempDir string) error {
 	for range maxParts {
 		part, err := r.NextRawPart()
@@ -165,11 +193,11 @@ func (f *form) read(r *multipart.Reader, fields map[string]field, tempDir string
 		case !ok || inMemory || onDisk:
 			_, err = io.Copy(io.Discard, part)
 		case known.spool:
-			err = f.spool(name, part, known.limit, tempDir)
-		case known.many > 0:
-			err = f.append(name, part, known)
+			err = f.spoolPart(name, part, known.maxBytes, tempDir)
+		case known.maxTotal > 0:
+			err = f.appendPart(name, part, known)
 		default:
-			err = f.keep(name, part, known)
+			err = f.readPart(name, part, known)
 		}
 		if err != nil {
 			return err
@@ -178,72 +206,73 @@ func (f *form) read(r *multipart.Reader, fields map[string]field, tempDir string
 	return badRequest(fmt.Sprintf("The form has more than %d parts", maxParts))
 }
 
-// keep reads a part into memory.
-func (f *form) keep(name string, part io.Reader, known field) error {
-	r := io.LimitReader(part, known.limit+1)
+// readPart reads a part into memory.
+func (f *form) readPart(name string, part io.Reader, known field) error {
+	r := io.LimitReader(part, known.maxBytes+1)
 	if known.known != nil {
-		again, err := f.recognize(name, r, known.known())
+		again, err := f.matchPart(name, r, known.known())
 		if again == nil {
 			return err
 		}
 		r = again
 	}
-	data := buffer(min(f.length, known.limit, largestGuess))
-	r = charged{r, f.share}
+	data := pooledBuffer(min(f.remaining, known.maxBytes, maxPrealloc))
+	r = reservingReader{r, f.reservation}
 	sum := sha256.New()
 	if known.hash {
 		r = io.TeeReader(r, sum)
 	}
 	_, err := data.ReadFrom(r)
-	f.length -= int64(data.Len())
-	f.memory[name], f.borrowed[name] = data.Bytes(), data
+	f.remaining -= int64(data.Len())
+	f.memory[name], f.pooled[name] = data.Bytes(), data
 	if err != nil {
 		return err
 	}
 	if known.hash {
-		f.sums[name] = hex.EncodeToString(sum.Sum(nil))
+		f.hashes[name] = hex.EncodeToString(sum.Sum(nil))
 	}
-	return within(name, int64(data.Len()), known.limit)
+	return checkSize(name, int64(data.Len()), known.maxBytes)
 }
 
-// append reads one of several parts into memory.
-func (f *form) append(name string, part *multipart.Part, known field) error {
+// appendPart reads one of several parts of a name into memory.
+func (f *form) appendPart(name string, part *multipart.Part, known field) error {
 	before := int64(0)
 	for _, u := range f.lists[name] {
 		before += int64(len(u.data))
 	}
-	limit := min(known.limit, known.many-before)
-	// An image is most of what is left of a body, where it is the last.
-	buffer := bytes.NewBuffer(make([]byte, 0, max(min(f.length, limit, largestImageGuess), 0)+bytes.MinRead))
-	if _, err := buffer.ReadFrom(charged{io.LimitReader(part, limit+1), f.share}); err != nil {
+	limit := min(known.maxBytes, known.maxTotal-before)
+	// The last image is most of what remains of a body.
+	buffer := bytes.NewBuffer(make([]byte, 0, max(min(f.remaining, limit, maxImagePrealloc), 0)+bytes.MinRead))
+	if _, err := buffer.ReadFrom(reservingReader{io.LimitReader(part, limit+1), f.reservation}); err != nil {
 		return err
 	}
 	data := buffer.Bytes()
-	f.length -= int64(len(data))
+	f.remaining -= int64(len(data))
 	f.lists[name] = append(f.lists[name], upload{part.FileName(), data})
-	if err := within(name, int64(len(data)), known.limit); err != nil {
+	if err := checkSize(name, int64(len(data)), known.maxBytes); err != nil {
 		return err
 	}
-	return within("All of "+name, before+int64(len(data)), known.many)
+	return checkSize("All of "+name, before+int64(len(data)), known.maxTotal)
 }
 
-func (f *form) spool(name string, part io.Reader, limit int64, tempDir string) error {
+// spoolPart writes a part to a temporary file.
+func (f *form) spoolPart(name string, part io.Reader, maxBytes int64, tempDir string) error {
 	file, err := os.CreateTemp(tempDir, "upload-*")
 	if err != nil {
 		return fmt.Errorf("%w: %w", errSpool, err)
 	}
 	f.files[name] = file
-	n, err := io.Copy(spoolWriter{file}, io.LimitReader(part, limit+1))
+	n, err := io.Copy(spoolWriter{file}, io.LimitReader(part, maxBytes+1))
 	if err != nil {
 		return err
 	}
-	return within(name, n, limit)
+	return checkSize(name, n, maxBytes)
 }
 
-// errSpool marks a failure of our own disk, so that it is not taken for the
-// client's.
-var errSpool = errors.New("api: keeping an upload")
+// errSpool wraps failures of the service's disk, which are not the client's.
+var errSpool = errors.New("api: cannot store an upload")
 
+// spoolWriter wraps the errors of a temporary file in errSpool.
 type spoolWriter struct{ w io.Writer }
 
 func (s spoolWriter) Write(p []byte) (int, error) {
@@ -254,14 +283,8 @@ func (s spoolWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func within(name string, size, limit int64) error {
-	if size > limit {
-		return &problem{fiber.StatusRequestEntityTooLarge, fmt.Sprintf("%s is larger than %d bytes", name, limit)}
-	}
-	return nil
-}
-
-// formError tells a client's broken upload from our own failure.
+// formError returns the client's problem for an error of reading a form. It returns an
+// error of the service itself as it is.
 func formError(err error) error {
 	var p *problem
 	switch {
@@ -271,93 +294,4 @@ func formError(err error) error {
 		return errSlowClient
 	}
 	return errBadForm
-}
-
-// body is the request's body with its limits: no more than BodyBytes in all, no
-// pause longer than ReadPause, the time of the request, and the life of the
-// server. It must be closed.
-func (s *Server) body(c *fiber.Ctx) *bodyReader {
-	var r io.Reader = c.Context().RequestBodyStream()
-	if r == nil { // asking a streamed request for its Body would read it all into memory
-		r = bytes.NewReader(c.Request().Body())
-	}
-	until, _ := deadline(c)
-	b := &bodyReader{r: r, conn: c.Context().Conn(), left: s.options.BodyBytes, pause: s.options.ReadPause, until: until, server: s.base}
-	// A read that waits for the client learns of the end by its deadline.
-	b.release = context.AfterFunc(s.base, func() {
-		if b.conn != nil {
-			_ = b.conn.SetReadDeadline(time.Now())
-		}
-	})
-	return b
-}
-
-type bodyReader struct {
-	r     io.Reader
-	conn  net.Conn
-	left  int64
-	pause time.Duration
-	until time.Time // zero for no end
-	// server ends with the server; release lets go of it.
-	server  context.Context
-	release func() bool
-}
-
-// Close lets go of the body without reading on.
-func (b *bodyReader) Close() { b.release() }
-
-func (b *bodyReader) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, errUploadTooLong
-	}
-	now := time.Now()
-	if !b.until.IsZero() && !now.Before(b.until) {
-		return 0, errSlowUpload
-	}
-	if b.conn != nil {
-		deadline := now.Add(b.pause)
-		if !b.until.IsZero() && b.until.Before(deadline) {
-			deadline = b.until
-		}
-		if err := b.conn.SetReadDeadline(deadline); err != nil {
-			return 0, err
-		}
-	}
-	// The server may have ended before the deadline was set anew, or while the
-	// client was waited for.
-	if b.server.Err() != nil {
-		return 0, errShuttingDown
-	}
-	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	switch {
-	case err == nil || errors.Is(err, io.EOF):
-	case b.server.Err() != nil:
-		err = errShuttingDown
-	case errors.Is(err, os.ErrDeadlineExceeded) && !b.until.IsZero() && !time.Now().Before(b.until):
-		err = errSlowUpload
-	}
-	return n, err
-}
-
-// refuse passes an error on after reading some of what the client is still
-// sending: closing at once would reset the connection, and the client would see
-// that instead of the answer. It reads for one ReadPause at most: who is refused
-// may be anybody, and a byte now and then would keep the connection for hours.
-func (s *Server) refuse(c *fiber.Ctx, body *bodyReader, err error) error {
-	body.left = max(body.left, 0) + s.options.DrainBytes
-	if until := time.Now().Add(s.options.ReadPause); body.until.IsZero() || until.Before(body.until) {
-		body.until = until
-	}
-	if n, copyErr := io.Copy(io.Discard, io.LimitReader(body, s.options.DrainBytes)); copyErr != nil || n >= s.options.DrainBytes {
-		c.Context().SetConnectionClose()
-	}
-	return err
-}
-
-// refuseUnread is refuse for a request of which nothing was read.
-func (s *Server) refuseUnread(c *fiber.Ctx, err error) error {
-	body := s.body(c)
-	defer body.Close()
-	return s.refuse(c, body, err)
 }

@@ -18,11 +18,11 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// knownModel is a file that a recognizer of rememberingKnown knows.
+// knownModel is a file that the matchers of knownUploads know.
 var knownModel = bytes.Repeat([]byte("known\r\n"), 8)
 
-// rememberingKnown gives recognizers of knownModel, and of a file that it is the beginning of.
-func rememberingKnown(t testing.TB) func() *inference.UploadMatcher {
+// knownUploads returns matchers of knownModel, and of a longer file that begins with it.
+func knownUploads(t testing.TB) func() *inference.UploadMatcher {
 	t.Helper()
 	m, err := models.Read(trained(t)["autoencoder.pt"], models.DefaultLimits())
 	if err != nil {
@@ -41,23 +41,23 @@ func rememberingKnown(t testing.TB) func() *inference.UploadMatcher {
 	return c.UploadMatcher
 }
 
-// readWhole reads a form as a request's body is read.
-func readWhole(body io.Reader, length int, boundary string, fields map[string]field, dir string) (*form, error) {
-	room := &budget{}
-	room.left.Store(1 << 20)
-	f := newForm(int64(length), &share{of: room})
-	rest := f.recognizeFirst(bufio.NewReader(&steady{Reader: body}), boundary, fields)
+// readAll reads a form as readForm does.
+func readAll(body io.Reader, length int, boundary string, fields map[string]field, dir string) (*form, error) {
+	budget := &memoryBudget{}
+	budget.reset(1 << 20)
+	f := newForm(int64(length), &reservation{budget: budget})
+	rest := f.matchFirstPart(bufio.NewReader(&stickyErrorReader{Reader: body}), boundary, fields)
 	return f, f.read(multipart.NewReader(rest, boundary), fields, dir)
 }
 
-func TestAFormSaysTheSameWhetherItsModelIsKnownOrNot(t *testing.T) {
-	known := rememberingKnown(t)
+func TestForm_IsTheSameWithAndWithoutAKnownModel(t *testing.T) {
+	known := knownUploads(t)
 	header := "--b\r\nContent-Disposition: form-data; name=\"modelFile\"; filename=\"m\"\r\n\r\n"
 	image := "\r\n--b\r\nContent-Disposition: form-data; name=\"imageFile\"\r\n\r\ni\r\n--b--"
 	model := string(knownModel)
 	for name, c := range map[string]struct {
 		body  string
-		first bool // the model is taken where the form begins
+		first bool // matchFirstPart matches the model
 	}{
 		"the model first":                  {header + model + image, true},
 		"nothing but the model":            {header + model + "\r\n--b--\r\n", true},
@@ -84,10 +84,10 @@ func TestAFormSaysTheSameWhetherItsModelIsKnownOrNot(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, chunk := range []func(io.Reader) io.Reader{iotest.OneByteReader, iotest.HalfReader, iotest.DataErrReader} {
 				fields := func(known func() *inference.UploadMatcher) map[string]field {
-					return map[string]field{"modelFile": {limit: 1 << 10, hash: true, known: known}, "imageFile": {limit: 8, many: 8}}
+					return map[string]field{"modelFile": {maxBytes: 1 << 10, hash: true, known: known}, "imageFile": {maxBytes: 8, maxTotal: 8}}
 				}
-				want, wantErr := readWhole(chunk(strings.NewReader(c.body)), len(c.body), "b", fields(nil), t.TempDir())
-				got, gotErr := readWhole(chunk(strings.NewReader(c.body)), len(c.body), "b", fields(known), t.TempDir())
+				want, wantErr := readAll(chunk(strings.NewReader(c.body)), len(c.body), "b", fields(nil), t.TempDir())
+				got, gotErr := readAll(chunk(strings.NewReader(c.body)), len(c.body), "b", fields(known), t.TempDir())
 				if (gotErr == nil) != (wantErr == nil) {
 					t.Fatalf("known: %v, unknown: %v", gotErr, wantErr)
 				}
@@ -95,20 +95,20 @@ func TestAFormSaysTheSameWhetherItsModelIsKnownOrNot(t *testing.T) {
 					t.Errorf("known: %q, unknown: %q", got.memory, want.memory)
 				}
 				first := newForm(0, nil)
-				first.recognizeFirst(bufio.NewReader(chunk(strings.NewReader(c.body))), "b", fields(known))
-				if taken := first.memory["modelFile"] != nil; taken != c.first {
-					t.Errorf("taken where the form begins: %v", taken)
+				first.matchFirstPart(bufio.NewReader(chunk(strings.NewReader(c.body))), "b", fields(known))
+				if matched := first.memory["modelFile"] != nil; matched != c.first {
+					t.Errorf("matchFirstPart matched the model: %t", matched)
 				}
 			}
 		})
 	}
 }
 
-// sameForm says whether two forms hold the same.
+// sameForm reports whether two forms have the same parts.
 func sameForm(a, b *form) bool {
 	longer := models.Identity(append(bytes.Clone(knownModel), "longer"...))
-	sum := func(f *form, name string) string { // the longer file's is no real one
-		return strings.Replace(f.sums[name], "longer", longer, 1)
+	sum := func(f *form, name string) string { // the longer file has the fake hash "longer"
+		return strings.Replace(f.hashes[name], "longer", longer, 1)
 	}
 	for name := range a.memory {
 		if sum(a, name) != sum(b, name) {
@@ -121,8 +121,9 @@ func sameForm(a, b *form) bool {
 		})
 }
 
-// FuzzForm reads forms of any bytes: what is kept stays within its limits, an
-// error is a client's, no file stays behind, and whether a file is known changes nothing.
+// FuzzForm reads arbitrary bytes as forms. The parts must be within their limits, every
+// error must be a client error, no file may be left, and a form must be read the same
+// with and without known files.
 func FuzzForm(f *testing.F) {
 	whole, kind := encode(f, file("zipFile", "a.zip", []byte("PK")), text("level", "3"), text("image_size", ""), file("modelFile", "m", bytes.Repeat([]byte("m"), 100)))
 	several, severalKind := encode(f, file("imageFile", "i", []byte("i")), file("imageFile", "j", bytes.Repeat([]byte("j"), 60)), file("imageFile", "", bytes.Repeat([]byte("k"), 60)), text("hashed", "h"))
@@ -137,55 +138,55 @@ func FuzzForm(f *testing.F) {
 	knownForm, knownKind := encode(f, file("hashed", "m", knownModel), file("imageFile", "i", []byte("i")))
 	f.Add(knownKind, knownForm.Bytes())
 	f.Add("multipart/form-data; boundary=b", []byte("--b\r\nContent-Disposition: form-data; name=hashed\r\n\r\n"+string(knownModel)+"\r\n--b--"))
-	fields := map[string]field{"zipFile": {limit: 64, spool: true}, "modelFile": {limit: 64}, "level": {limit: 8}, "image_size": {limit: 8},
-		"imageFile": {limit: 64, many: 96}, "hashed": {limit: 64, hash: true}}
-	knowing := maps.Clone(fields)
-	knowing["hashed"] = field{limit: 64, hash: true, known: rememberingKnown(f)}
+	fields := map[string]field{"zipFile": {maxBytes: 64, spool: true}, "modelFile": {maxBytes: 64}, "level": {maxBytes: 8}, "image_size": {maxBytes: 8},
+		"imageFile": {maxBytes: 64, maxTotal: 96}, "hashed": {maxBytes: 64, hash: true}}
+	withKnown := maps.Clone(fields)
+	withKnown["hashed"] = field{maxBytes: 64, hash: true, known: knownUploads(f)}
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, kind string, body []byte) {
 		_, params, err := mime.ParseMediaType(kind)
 		if err != nil || params["boundary"] == "" {
 			return
 		}
-		form, err := readWhole(bytes.NewReader(body), len(body), params["boundary"], fields, dir)
-		again, againErr := readWhole(bytes.NewReader(body), len(body), params["boundary"], knowing, dir)
+		form, err := readAll(bytes.NewReader(body), len(body), params["boundary"], fields, dir)
+		again, againErr := readAll(bytes.NewReader(body), len(body), params["boundary"], withKnown, dir)
 		if (err == nil) != (againErr == nil) || (err == nil && !sameForm(form, again)) {
-			t.Errorf("%v and %q, but where a file is known %v and %q", err, form.memory, againErr, again.memory)
+			t.Errorf("without known files: %v and %q, with known files: %v and %q", err, form.memory, againErr, again.memory)
 		}
 		again.Close()
 		if err != nil {
-			told, ok := formError(err).(*problem)
-			if !ok || told.status < 400 || told.status >= 500 {
-				t.Errorf("%v is no client's", err)
+			p, ok := formError(err).(*problem)
+			if !ok || p.status < 400 || p.status >= 500 {
+				t.Errorf("%v is not a client error", err)
 			}
 		} else {
 			for name, data := range form.memory {
-				if fields[name].limit == 0 || int64(len(data)) > fields[name].limit {
-					t.Errorf("%q keeps %d bytes", name, len(data))
+				if fields[name].maxBytes == 0 || int64(len(data)) > fields[name].maxBytes {
+					t.Errorf("%q has %d bytes", name, len(data))
 				}
 			}
 			for name, list := range form.lists {
 				total := int64(0)
 				for _, u := range list {
 					total += int64(len(u.data))
-					if int64(len(u.data)) > fields[name].limit {
-						t.Errorf("%q keeps %d bytes", name, len(u.data))
+					if int64(len(u.data)) > fields[name].maxBytes {
+						t.Errorf("%q has %d bytes", name, len(u.data))
 					}
 				}
-				if total > fields[name].many {
-					t.Errorf("%q keeps %d bytes in all", name, total)
+				if total > fields[name].maxTotal {
+					t.Errorf("all of %q has %d bytes", name, total)
 				}
 			}
 			for name, file := range form.files {
 				n, err := io.Copy(io.Discard, io.NewSectionReader(file, 0, 1<<30))
-				if !fields[name].spool || n > fields[name].limit || err != nil {
-					t.Errorf("%q keeps %d bytes, %v", name, n, err)
+				if !fields[name].spool || n > fields[name].maxBytes || err != nil {
+					t.Errorf("%q has %d bytes, %v", name, n, err)
 				}
 			}
 		}
 		form.Close()
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-			t.Errorf("left are %v, %v", left, err)
+			t.Errorf("files left: %v, %v", left, err)
 		}
 	})
 }

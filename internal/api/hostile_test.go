@@ -10,23 +10,22 @@ import (
 	"github.com/deepmed/anomaly/internal/hostile"
 )
 
-// mostGrowth is how much memory a service may take for files that mean harm,
-// one after another: most of it to write a model anew, whose ONNX files hold the
-// backbone each. The race detector remembers who touched which memory, in several
-// times as much.
-const mostGrowth = raceFactor * (300 << 20)
+// maxGrowth bounds the memory that a service takes for hostile files, one after another,
+// in bytes. Most of it is for writing calibrated models, whose ONNX files contain the
+// backbone.
+const maxGrowth = raceFactor * (300 << 20)
 
-func TestHostileModelFilesAreRefusedAndTouchNothing(t *testing.T) {
+func TestDetect_RejectsHostileModels(t *testing.T) {
 	s := start(t, nil)
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
 	canary := filepath.Join(temp, "canary")
-	image := file("imageFile", "i", read(t, tileFiles(t, "test/good", 1)[0]))
+	image := imagePart(t)
 	files := hostile.Models(canary)
 	if len(files) < 60 {
 		t.Errorf("only %d files", len(files))
 	}
-	// What earlier tests took at most does not count.
+	// Reset the peak that earlier tests reached.
 	measured := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) == nil
 	before := memory(t, "VmRSS")
 	for _, f := range files {
@@ -39,25 +38,24 @@ func TestHostileModelFilesAreRefusedAndTouchNothing(t *testing.T) {
 			if a.status != want {
 				t.Errorf("status %d: %s; expected %d", a.status, a.body, want)
 			}
-			s.toldInOneSentence(t, a)
-			if n := s.uploads(t); n != 0 {
-				t.Errorf("%d uploads are left", n)
-			}
+			s.isOneSentence(t, a)
+			s.keepsNoUpload(t)
 			if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
-				t.Errorf("the file left %v, %v", left, err)
+				t.Errorf("files left: %v, %v", left, err)
 			}
 		})
 	}
-	if after := memory(t, "VmHWM"); measured && after > before+mostGrowth {
+	if after := memory(t, "VmHWM"); measured && after > before+maxGrowth {
 		t.Errorf("the service grew from %d to %d bytes", before, after)
 	}
-	a := s.post(t, "/detect", file("modelFile", "m", trained(t)["autoencoder.pt"]), image)
+	a := s.post(t, "/detect", modelPart(t), image)
 	if a.status != 200 {
-		t.Errorf("afterwards a good model is answered %d: %s", a.status, a.body)
+		t.Errorf("a good model afterwards: status %d: %s", a.status, a.body)
 	}
 }
 
-// memory is a figure of /proc/self/status in bytes, 0 where there is none.
+// memory returns a value of /proc/self/status in bytes, or 0 if the system has no such
+// file.
 func memory(t *testing.T, name string) int64 {
 	t.Helper()
 	data, err := os.ReadFile("/proc/self/status")

@@ -9,18 +9,19 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/hostile"
+	"github.com/deepmed/anomaly/internal/testkit"
 )
 
-// unharmed gives checks for after a request that meant harm, that the service left
-// nothing, and for the end, that it has not grown and still works.
+// unharmed returns two checks. after checks that a hostile request left no file. atEnd
+// checks that the service's memory has not grown and that the service still works.
 func unharmed(t *testing.T, s *service) (after func(t *testing.T), atEnd func()) {
 	t.Helper()
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
-	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+	model, image := trained(t)["autoencoder.pt"], tile(t, testGood)
 	good := func() {
 		if a := s.post(t, "/detect", file("modelFile", "m", model), file("imageFile", "i", image)); a.status != 200 {
-			t.Errorf("a good request is answered %d: %s", a.status, a.body)
+			t.Errorf("a good request: status %d: %s", a.status, a.body)
 		}
 	}
 	good()
@@ -30,30 +31,28 @@ func unharmed(t *testing.T, s *service) (after func(t *testing.T), atEnd func())
 	atEnd = func() {
 		t.Helper()
 		good()
-		if most := memory(t, "VmHWM"); measured && most > before+mostGrowth {
+		if most := memory(t, "VmHWM"); measured && most > before+maxGrowth {
 			t.Errorf("the service grew from %d to %d bytes", before, most)
 		}
 		http.DefaultClient.CloseIdleConnections()
-		eventually(t, "goroutines are gone", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
+		eventually(t, "its goroutines have ended", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
 	}
 	after = func(t *testing.T) {
-		if n := s.uploads(t); n != 0 {
-			t.Errorf("%d uploads are left", n)
-		}
+		s.keepsNoUpload(t)
 		if left, err := os.ReadDir(temp); err != nil || len(left) != 0 {
-			t.Errorf("left are %v, %v", left, err)
+			t.Errorf("files left: %v, %v", left, err)
 		}
 	}
 	return after, atEnd
 }
 
-func TestHostileImagesAreRefusedBeforeTheyTakeMemory(t *testing.T) {
+func TestDetect_RejectsHostileImages(t *testing.T) {
 	s := start(t, nil)
 	images := hostile.Images()
 	if len(images) < 60 {
 		t.Errorf("only %d images", len(images))
 	}
-	model := file("modelFile", "m", trained(t)["autoencoder.pt"])
+	model := modelPart(t)
 	after, atEnd := unharmed(t, s)
 	defer atEnd()
 	for _, i := range images {
@@ -66,14 +65,13 @@ func TestHostileImagesAreRefusedBeforeTheyTakeMemory(t *testing.T) {
 			if a.status != want {
 				t.Errorf("status %d: %s; expected %d", a.status, a.body, want)
 			}
-			s.toldInOneSentence(t, a)
+			s.isOneSentence(t, a)
 			after(t)
 		})
 	}
 }
 
-// The same images in a zip are passed over, one and all.
-func TestHostileImagesInADataSetArePassedOver(t *testing.T) {
+func TestTrain_SkipsHostileImages(t *testing.T) {
 	s := start(t, nil)
 	after, atEnd := unharmed(t, s)
 	defer atEnd()
@@ -82,7 +80,7 @@ func TestHostileImagesInADataSetArePassedOver(t *testing.T) {
 		files[strings.Repeat("i", i+1)+".png"] = f.Data
 	}
 	files["good.png"] = hostile.Picture()
-	a := s.post(t, "/train", file("zipFile", "z", zipOf(t, files)), text("level", "1"), text("image_size", "16"))
+	a := s.post(t, "/train", smallTraining(testkit.Zip(t, files))...)
 	if a.status != 200 {
 		t.Fatalf("status %d: %s", a.status, a.body)
 	}
@@ -93,7 +91,7 @@ func TestHostileImagesInADataSetArePassedOver(t *testing.T) {
 	after(t)
 }
 
-func TestHostileDataSetsAreRefusedOrPassedOver(t *testing.T) {
+func TestTrain_RejectsHostileDataSets(t *testing.T) {
 	s := start(t, func(o *Options) { o.Dataset.Entries, o.Dataset.UnpackedBytes = 100, 64<<20 })
 	canary := filepath.Join(t.TempDir(), "canary")
 	sets := hostile.Datasets(canary)
@@ -104,13 +102,13 @@ func TestHostileDataSetsAreRefusedOrPassedOver(t *testing.T) {
 	defer atEnd()
 	for _, d := range sets {
 		t.Run(d.Name, func(t *testing.T) {
-			a := s.post(t, "/train", file("zipFile", "z", d.Data), text("level", "1"), text("image_size", "16"))
+			a := s.post(t, "/train", smallTraining(d.Data)...)
 			want := map[hostile.Outcome]int{hostile.NotZip: 422, hostile.Oversized: 413, hostile.NoImages: 400, hostile.Trains: 200}[d.Want]
 			if a.status != want {
 				t.Errorf("status %d: %.300s; expected %d", a.status, a.body, want)
 			}
 			if a.status != 200 {
-				s.toldInOneSentence(t, a)
+				s.isOneSentence(t, a)
 			} else if m := metadataOf(t, unzip(t, a.body)); m.Training.Images < 1 {
 				t.Errorf("trained on %d images", m.Training.Images)
 			}

@@ -12,18 +12,18 @@ import (
 	"testing"
 )
 
-// What an inference takes is more than its body: its values, those rebuilt, and
-// the answer. All of it is of the budget, before it is taken, and goes back.
-func TestInferencesTakeAllTheirMemoryFromTheBudget(t *testing.T) {
-	s, images, _ := inferring(t)
+// An inference needs memory for its body, its input, its outputs and its answer. All of
+// it is reserved before it is allocated, and released at the end.
+func TestInfer_ReservesAllItsMemory(t *testing.T) {
+	s, images, _ := startInference(t)
 	shape := []int{2, 3, 32, 32}
 	flat := map[string]any{"name": "image", "datatype": "FP32", "shape": shape, "data": images}
 	binary := map[string]any{"name": "image", "datatype": "FP32", "shape": shape, "parameters": map[string]any{"binary_data_size": len(images) * 4}}
 	errorOnly := []any{map[string]any{"name": "reconstruction_error"}}
 	inBinary := map[string]any{"binary_data_output": true}
 	for name, c := range map[string]struct {
-		request map[string]any
-		rebuilt bool
+		request        map[string]any
+		reconstruction bool
 	}{
 		"JSON to JSON":     {map[string]any{"inputs": []any{flat}}, true},
 		"JSON to binary":   {map[string]any{"inputs": []any{flat}, "parameters": inBinary}, true},
@@ -32,84 +32,80 @@ func TestInferencesTakeAllTheirMemoryFromTheBudget(t *testing.T) {
 		"binary to binary": {map[string]any{"inputs": []any{binary}, "parameters": inBinary}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			body := request(t, c.request)
+			body := marshal(t, c.request)
 			header, length := len(body), ""
 			if fmt.Sprint(c.request["inputs"]) == fmt.Sprint([]any{binary}) {
 				length = strconv.Itoa(len(body))
 				body = appendFloats(body, images)
 			}
 			need := int64(len(body))
-			if _, err := parseInfer(body, length, 32, func(n int) error { need += int64(n); return nil }); err != nil {
+			if _, err := parseInferRequest(body, length, 32, func(n int) error { need += int64(n); return nil }); err != nil {
 				t.Fatal(err)
 			}
 			within := func(budget, held int64) answer {
 				t.Helper()
-				s.memory.fill(budget)
-				other := &share{of: &s.memory}
-				if err := other.take(int(held)); err != nil {
+				s.memory.reset(budget)
+				other := &reservation{budget: &s.memory}
+				if err := other.reserve(int(held)); err != nil {
 					t.Fatal(err)
 				}
 				a := s.infer(t, body, length)
-				other.giveBack()
-				eventually(t, "all is given back", func() bool { return s.memory.left.Load() == budget })
+				other.release()
+				eventually(t, "all memory is released", func() bool { return s.memory.available.Load() == budget })
 				return a
 			}
 			a := within(need, 0)
 			if a.status != 200 {
-				t.Fatalf("what just fits is answered %d: %.300s", a.status, a.body)
+				t.Fatalf("with exactly the budget: status %d: %.300s", a.status, a.body)
 			}
-			// The body, the text of JSON again, 4 bytes a value, and the answer.
+			// The body, a copy of the JSON, 4 bytes per value, and the answer.
 			least := len(body) + header + 4*len(images) + len(a.body)
-			if c.rebuilt {
+			if c.reconstruction {
 				least += 4 * len(images)
 			}
-			const names = 1 << 10 // of the answer, beside its values
-			if need < int64(least)-names {
-				t.Errorf("%d bytes are asked for, %d are taken at least", need, least)
+			const overhead = 1 << 10 // of the answer, beside its values
+			if need < int64(least)-overhead {
+				t.Errorf("%d bytes are reserved, at least %d are used", need, least)
 			}
 			if a := within(need, 1); a.status != 503 || a.header.Get("Retry-After") == "" || a.message(t) != errNoMemory.message {
-				t.Errorf("what does not fit now is answered %d: %.300s", a.status, a.body)
+				t.Errorf("beyond the available budget: status %d: %.300s", a.status, a.body)
 			}
 			if a := within(need-1, 0); a.status != 413 || !strings.Contains(a.message(t), strconv.FormatInt(need-1, 10)) {
-				t.Errorf("what never fits is answered %d: %.300s", a.status, a.body)
+				t.Errorf("beyond the whole budget: status %d: %.300s", a.status, a.body)
 			}
 			if a := within(int64(len(body))-1, 0); a.status != 413 {
-				t.Errorf("a body that never fits is answered %d: %.300s", a.status, a.body)
+				t.Errorf("a body beyond the whole budget: status %d: %.300s", a.status, a.body)
 			}
 			for wrong, text := range map[string]string{"prose": "prose", "a short input": `{"inputs":[{"name":"image","datatype":"FP32","shape":[1,3,32,32],"data":[1]}]}`} {
-				s.memory.fill(1 << 20)
+				s.memory.reset(1 << 20)
 				if a := s.infer(t, []byte(text), ""); a.status != 400 {
 					t.Errorf("%s: status %d: %.300s", wrong, a.status, a.body)
 				}
-				eventually(t, "all is given back", func() bool { return s.memory.left.Load() == 1<<20 })
+				eventually(t, "all memory is released", func() bool { return s.memory.available.Load() == 1<<20 })
 			}
 		})
 	}
 }
 
-// An answer that its client does not read is in memory still.
-func TestAnswersAreOfTheBudgetUntilTheyWereSent(t *testing.T) {
-	s, images, _ := inferring(t)
-	const n = 700 // of some 33 KiB in JSON, and so more than a connection buffers
+// An answer remains in memory until its client has read it.
+func TestInfer_ReservesTheAnswerUntilItIsSent(t *testing.T) {
+	s, images, _ := startInference(t)
+	const n = 700 // of about 33 KiB in JSON each, more than a connection buffers
 	var many []float32
 	for range n {
 		many = append(many, images[:3*32*32]...)
 	}
-	header := request(t, map[string]any{
+	header := marshal(t, map[string]any{
 		"inputs": []any{map[string]any{"name": "image", "datatype": "FP32", "shape": []int{n, 3, 32, 32}, "parameters": map[string]any{"binary_data_size": 4 * len(many)}}},
 	})
 	body := appendFloats(bytes.Clone(header), many)
 	total := s.options.UploadBytes
 	for name, end := range map[string]func(net.Conn) error{
-		"it is read": func(c net.Conn) error { _, err := io.Copy(io.Discard, c); return err },
-		"it is left": net.Conn.Close,
+		"the client reads it":    func(c net.Conn) error { _, err := io.Copy(io.Discard, c); return err },
+		"the client disconnects": net.Conn.Close,
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
+			c := s.dial(t)
 			fmt.Fprintf(c, "POST /v2/models/tiles/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n%s: %d\r\n\r\n", len(body), headerBinaryLength, len(header))
 			if _, err := c.Write(body); err != nil {
 				t.Fatal(err)
@@ -118,20 +114,19 @@ func TestAnswersAreOfTheBudgetUntilTheyWereSent(t *testing.T) {
 			if _, err := io.ReadFull(c, start); err != nil || string(start) != "HTTP/1.1 200" {
 				t.Fatalf("%q, %v", start, err)
 			}
-			// In JSON a value has 8 to 16 bytes; what it was made of is gone.
-			if taken := total - s.memory.left.Load(); taken < int64(8*len(many)) || taken > int64(16*len(many)) {
-				t.Errorf("%d bytes are taken", taken)
+			// A value has 8 to 16 bytes in JSON. The rest was released.
+			if taken := total - s.memory.available.Load(); taken < int64(8*len(many)) || taken > int64(16*len(many)) {
+				t.Errorf("%d bytes are reserved", taken)
 			}
 			if err := end(c); err != nil {
 				t.Error(err)
 			}
-			eventually(t, "all is given back", func() bool { return s.memory.left.Load() == total })
+			eventually(t, "all memory is released", func() bool { return s.memory.available.Load() == total })
 		})
 	}
 }
 
-// Whatever a request is, reading it takes no more than was asked for before.
-func TestReadingAnInferenceTakesNoMoreMemoryThanItAsksFor(t *testing.T) {
+func TestParseInferRequest_AllocatesNoMoreThanItReserves(t *testing.T) {
 	const length, side, slack = 8 << 20, 16, 1 << 20
 	const values = 3 * side * side
 	fill := func(format, repeated string) string {
@@ -144,8 +139,8 @@ func TestReadingAnInferenceTakesNoMoreMemoryThanItAsksFor(t *testing.T) {
 	images := length / values / 3
 	numbers := func(n int) string { return strings.TrimSuffix(strings.Repeat("0,", n), ",") }
 	for name, c := range map[string]struct {
-		text string
-		says string // of the refusal; empty for none
+		text     string
+		contains string // part of the error; empty for none
 	}{
 		"many images":              {fmt.Sprintf(`{"inputs":[{"name":"image","datatype":"FP32","shape":[%d,3,16,16],"data":[%s]}]}`, images, numbers(images*values)), ""},
 		"many inputs":              {fill(`{"inputs":[%s{}]}`, "{},"), "one input"},
@@ -155,7 +150,7 @@ func TestReadingAnInferenceTakesNoMoreMemoryThanItAsksFor(t *testing.T) {
 		"a parameter of many":      {fill(input(`"parameters":{"x":{%s"b":1}},"data":[`+numbers(values)+`]`), `"a":{},`), ""},
 		"many parameters":          {fill(input(`"parameters":{%s"b":1},"data":[`+numbers(values)+`]`), `"a":1,`), ""},
 		"a list for a size":        {fill(input(`"parameters":{"binary_data_size":[%s0]}`), "0,"), "JSON"},
-		"a list for a wish":        {fill(`{"parameters":{"binary_data_output":[%s0]}}`, "0,"), "JSON"},
+		"a list for a flag":        {fill(`{"parameters":{"binary_data_output":[%s0]}}`, "0,"), "JSON"},
 		"data within data":         {fill(input(`"data":[%s`+numbers(values)+`]`), "[],"), ""},
 		"the same data many times": {fill(input(`%s"data":[`+numbers(values)+`]`), `"data":[1],`), ""},
 		"a long id":                {fill(`{"id":"%s"}`, "<"), "string"},
@@ -169,27 +164,26 @@ func TestReadingAnInferenceTakesNoMoreMemoryThanItAsksFor(t *testing.T) {
 		"a long number for a name": {fill(`{"inputs":[{"name":%s}]}`, "1"), "JSON"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			asked := 0
+			reserved := 0
 			body := []byte(c.text)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			_, err := parseInfer(body, "", side, func(n int) error { asked += n; return nil })
+			_, err := parseInferRequest(body, "", side, func(n int) error { reserved += n; return nil })
 			runtime.ReadMemStats(&after)
-			if took := int(after.TotalAlloc - before.TotalAlloc); took > asked+slack {
-				t.Errorf("%d bytes were taken, %d asked for, by a request of %d", took, asked, len(body))
+			if took := int(after.TotalAlloc - before.TotalAlloc); took > reserved+slack {
+				t.Errorf("%d bytes were allocated and %d reserved for a request of %d", took, reserved, len(body))
 			}
-			if (err == nil) != (c.says == "") || (err != nil && !strings.Contains(err.Error(), c.says)) {
+			if (err == nil) != (c.contains == "") || (err != nil && !strings.Contains(err.Error(), c.contains)) {
 				t.Errorf("%.300v", err)
 			}
 			if err != nil && len(err.Error()) > 500 {
-				t.Errorf("it is told in %d bytes", len(err.Error()))
+				t.Errorf("the error has %d bytes", len(err.Error()))
 			}
 		})
 	}
 }
 
-// An answer takes no more than it was asked for with, while it is written.
-func TestValuesInJSONTakeNoMoreThanTheyAreCountedFor(t *testing.T) {
+func TestJSONValueBytes_CoversTheEncoder(t *testing.T) {
 	values := make([]float32, 1<<20)
 	for i := range values {
 		values[i] = 0.1 + float32(i)/float32(len(values)+1)*0.9
@@ -198,11 +192,11 @@ func TestValuesInJSONTakeNoMoreThanTheyAreCountedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The buffer that grows, the one before, and the copy.
+	// The growing buffer, the previous buffer, and the copy.
 	if counted := jsonValueBytes * len(values); 3*len(text) > counted {
 		t.Errorf("%d bytes of text are counted as %d", len(text), counted)
 	}
 	if bytes.Contains(text, []byte("e")) {
-		t.Error("these are not the values of pictures")
+		t.Error("the values have exponents, unlike those of images")
 	}
 }

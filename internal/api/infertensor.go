@@ -13,48 +13,48 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// datatype is the one that the networks here take and give, in the protocol's
-// words, and binarySize a parameter of its binary extension.
 const (
-	datatype   = "FP32"
+	datatype   = "FP32" // of all inputs and outputs
 	floatBytes = 4
-	binarySize = "binary_data_size"
+	binarySize = "binary_data_size" // a parameter of the binary extension
 )
 
-// tensor is an output: its shape, and its values in row-major order.
+// tensor is an output. Its data is in row-major order.
 type tensor struct {
 	shape []int
 	data  []float32
 }
 
-// inferRequest is what a request to infer asks for.
+// inferRequest is a parsed inference request.
 type inferRequest struct {
 	id      string
-	images  []float32 // N×3×S×S, in row-major order
+	images  []float32 // N×3×S×S, row-major
 	outputs []inferOutput
 }
 
-// inferOutput is an output that is asked for, and how it is to be written.
+// inferOutput is a requested output.
 type inferOutput struct {
 	name   string
 	binary bool
 }
 
-// inferJSON is the protocol's request. Nothing in it takes more memory than its
-// text: the lists are arrays of one element more than a request may have, as a
-// slice takes many times the text of "[{},{},…", parameters nobody knows are
-// passed over, and numbers are kept as they are written.
+// inferJSON is the JSON of an inference request. Decoding it must not take more memory
+// than its text has. A slice would: the elements of "[{},{},…" take many times their
+// text. The lists are therefore arrays, with one element more than a valid request has;
+// unknown parameters are ignored, and numbers remain text.
 type inferJSON struct {
 	ID         string         `json:"id"`
 	Parameters parametersJSON `json:"parameters"`
-	Inputs     [2]*struct {
-		Name       string          `json:"name"`
-		Datatype   string          `json:"datatype"`
-		Shape      [5]json.Number  `json:"shape"`
-		Parameters parametersJSON  `json:"parameters"`
-		Data       json.RawMessage `json:"data"`
-	} `json:"inputs"`
-	Outputs [4]*outputJSON `json:"outputs"`
+	Inputs     [2]*inputJSON  `json:"inputs"`
+	Outputs    [4]*outputJSON `json:"outputs"`
+}
+
+type inputJSON struct {
+	Name       string          `json:"name"`
+	Datatype   string          `json:"datatype"`
+	Shape      [5]json.Number  `json:"shape"`
+	Parameters parametersJSON  `json:"parameters"`
+	Data       json.RawMessage `json:"data"`
 }
 
 type outputJSON struct {
@@ -62,24 +62,24 @@ type outputJSON struct {
 	Parameters parametersJSON `json:"parameters"`
 }
 
-// parametersJSON are the parameters that count: of an input, of an output, and of
-// the request.
+// parametersJSON holds the supported parameters of an input, an output and a request, in
+// this order.
 type parametersJSON struct {
 	BinarySize   json.Number `json:"binary_data_size"`
 	BinaryWanted *bool       `json:"binary_data"`
 	BinaryAll    bool        `json:"binary_data_output"`
 }
 
-// maxStringBytes and maxNumberBytes bound a string and a number of a request, as
-// they are written.
 const (
+	// maxStringBytes and maxNumberBytes bound the text of a string and of a number in a
+	// request.
 	maxStringBytes = 16 << 10
 	maxNumberBytes = 1 << 10
 )
 
-// jsonValueBytes is what a value of an output in JSON takes: 12 bytes of text for
-// nearly all in 0…1, in a buffer that doubles while the one before is still there,
-// or twice as large as what is copied from it.
+// jsonValueBytes is the memory for one value of an output in JSON. Nearly all values
+// from 0 to 1 have 12 bytes of text or fewer. Three times that are needed, for the
+// encoder's buffer (which doubles) and the smaller buffer or the final copy beside it.
 const jsonValueBytes = 3 * 12
 
 func badInfer(format string, values ...any) error {
@@ -90,23 +90,67 @@ func errLongNumber[T ~string | ~[]byte](text T) error {
 	return badInfer("the number %.40s… is longer than %d bytes", text, maxNumberBytes)
 }
 
-// parseInfer reads a request for a model of that image side. headerLength is
-// the header that says where JSON ends and binary data begins; empty when all of
-// the body is JSON. What the request takes beyond its body is asked of take
-// before: what is made here, and what its outputs and their answer will be.
-func parseInfer(body []byte, headerLength string, side int, take func(bytes int) error) (*inferRequest, error) {
-	header, rest := body, []byte(nil)
-	if headerLength != "" {
-		n, err := strconv.Atoi(headerLength)
-		if err != nil || n < 0 || n > len(body) {
-			return nil, badInfer("%s is %.40q for a body of %d bytes", headerBinaryLength, headerLength, len(body))
-		}
-		header, rest = body[:n], body[n:]
+// parseInferRequest parses a request for a model with images of side×side pixels.
+// headerLength is the request's header with the length of the JSON that binary data
+// follows; empty if the whole body is JSON. Before allocating, parseInferRequest calls
+// reserve with the bytes that the request needs beyond its body: for the parsed input,
+// the outputs and the answer.
+func parseInferRequest(body []byte, headerLength string, side int, reserve func(bytes int) error) (*inferRequest, error) {
+	header, data, err := splitBody(body, headerLength)
+	if err != nil {
+		return nil, err
 	}
-	if longString(header) {
+	q, err := parseInferJSON(header, reserve)
+	if err != nil {
+		return nil, err
+	}
+	in := q.Inputs[0]
+	images, err := in.images(side)
+	if err != nil {
+		return nil, err
+	}
+	imageValues := models.InputChannels * side * side
+	// A value has two bytes of text or more. This rejects shapes that need much more
+	// memory than the request has, and those whose size overflows.
+	if images > len(body)/imageValues/2+1 {
+		return nil, badInfer("the input's shape has %d images, too many for a request of %d bytes", images, len(body))
+	}
+	r := &inferRequest{id: q.ID}
+	if r.outputs, err = q.selectOutputs(); err != nil {
+		return nil, err
+	}
+	values := images * imageValues
+	if err := reserve(values*floatBytes + r.outputBytes(images, values)); err != nil {
+		return nil, err
+	}
+	if r.images, err = in.values(data, values); err != nil {
+		return nil, err
+	}
+	if !models.Finite(r.images...) {
+		return nil, badInfer("the input has values that are not finite")
+	}
+	return r, nil
+}
+
+// splitBody splits a body into its JSON header and the binary data after it.
+func splitBody(body []byte, headerLength string) (header, data []byte, err error) {
+	if headerLength == "" {
+		return body, nil, nil
+	}
+	n, err := strconv.Atoi(headerLength)
+	if err != nil || n < 0 || n > len(body) {
+		return nil, nil, badInfer("%s is %.40q for a body of %d bytes", headerBinaryLength, headerLength, len(body))
+	}
+	return body[:n], body[n:], nil
+}
+
+// parseInferJSON parses the JSON of a request and checks everything about its input but
+// the shape and the values.
+func parseInferJSON(header []byte, reserve func(bytes int) error) (*inferJSON, error) {
+	if hasLongString(header) {
 		return nil, badInfer("it has a string of more than %d bytes", maxStringBytes)
 	}
-	if err := take(len(header)); err != nil { // the data is copied
+	if err := reserve(len(header)); err != nil { // Unmarshal copies the input's data
 		return nil, err
 	}
 	var q inferJSON
@@ -120,61 +164,51 @@ func parseInfer(body []byte, headerLength string, side int, take func(bytes int)
 	if in.Datatype != datatype {
 		return nil, badInfer("the input's datatype is %.40q, expected %s", in.Datatype, datatype)
 	}
-	one := models.InputChannels * side * side
 	for _, text := range append(in.Shape[:], in.Parameters.BinarySize) {
 		if len(text) > maxNumberBytes {
 			return nil, errLongNumber(text)
 		}
 	}
+	return &q, nil
+}
+
+// images returns the number of images of an input, whose shape must be N×3×side×side.
+func (in *inputJSON) images(side int) (int, error) {
 	var shape []int
 	for _, text := range in.Shape {
 		if n, err := strconv.Atoi(string(text)); err == nil {
 			shape = append(shape, n)
 		} else if text != "" {
-			return nil, badInfer("the input's shape has %.40s, which is no size", text)
+			return 0, badInfer("the input's shape has %.40s, expected an integer", text)
 		}
 	}
 	if len(shape) != 4 || shape[0] < 1 || !slices.Equal(shape[1:], []int{models.InputChannels, side, side}) {
-		return nil, badInfer("the input's shape is %v, expected [N,%d,%d,%d]", shape, models.InputChannels, side, side)
+		return 0, badInfer("the input's shape is %v, expected [N,%d,%d,%d]", shape, models.InputChannels, side, side)
 	}
-	// A value takes two bytes at least, so that no shape asks for many times
-	// the memory that the request took.
-	if shape[0] > len(body)/one/2+1 {
-		return nil, badInfer("the input's shape is %v, for a request of %d bytes", shape, len(body))
-	}
-	r := &inferRequest{id: q.ID}
-	if err := r.choose(&q); err != nil {
-		return nil, err
-	}
-	count, size := shape[0]*one, in.Parameters.BinarySize
-	if err := take(count*floatBytes + r.outputBytes(shape[0], count)); err != nil {
-		return nil, err
-	}
-	var err error
+	return shape[0], nil
+}
+
+// values returns the count values of an input, from its JSON or from the binary data
+// after the JSON.
+func (in *inputJSON) values(data []byte, count int) ([]float32, error) {
+	size := in.Parameters.BinarySize
 	switch {
 	case size != "" && in.Data != nil:
 		return nil, badInfer("the input has both data and %s", binarySize)
 	case size != "":
-		if n, err := size.Float64(); err != nil || n != float64(count*floatBytes) || len(rest) != count*floatBytes {
-			return nil, badInfer("the shape %v takes %d bytes, %s says %.40s and %d follow the header", shape, count*floatBytes, binarySize, size, len(rest))
+		if n, err := size.Float64(); err != nil || n != float64(count*floatBytes) || len(data) != count*floatBytes {
+			return nil, badInfer("the input's shape needs %d bytes, but %s is %.40s and %d bytes follow the header", count*floatBytes, binarySize, size, len(data))
 		}
-		r.images = readFloats(rest)
-	case len(rest) > 0:
-		return nil, badInfer("%d bytes follow the header, and the input has no %s", len(rest), binarySize)
-	default:
-		if r.images, err = flatten(in.Data, count); err != nil {
-			return nil, err
-		}
+		return decodeFloats(data), nil
+	case len(data) > 0:
+		return nil, badInfer("%d bytes follow the header, but the input has no %s", len(data), binarySize)
 	}
-	if !models.Finite(r.images...) {
-		return nil, badInfer("the input has values that are no finite numbers")
-	}
-	return r, nil
+	return parseFloats(in.Data, count)
 }
 
-// longString says whether a text in JSON has a string of more than maxStringBytes.
-// Reading one takes several times its length.
-func longString(text []byte) bool {
+// hasLongString reports whether a JSON text has a string of more than maxStringBytes.
+// Decoding a string takes several times its length in memory.
+func hasLongString(text []byte) bool {
 	for {
 		start := bytes.IndexByte(text, '"')
 		if start < 0 {
@@ -183,7 +217,7 @@ func longString(text []byte) bool {
 		text = text[start+1:]
 		end := 0
 		for end < len(text) && text[end] != '"' {
-			if text[end] == '\\' { // what follows is no end
+			if text[end] == '\\' { // skip the escaped character
 				end++
 			}
 			end++
@@ -195,8 +229,8 @@ func longString(text []byte) bool {
 	}
 }
 
-// outputBytes is what the outputs for so many images, of so many values together,
-// take, and the answer that they are written to.
+// outputBytes returns the memory for the request's outputs and for the answer, in bytes.
+// values is the number of values of all images together.
 func (r *inferRequest) outputBytes(images, values int) int {
 	bytes := 0
 	for _, o := range r.outputs {
@@ -214,40 +248,41 @@ func (r *inferRequest) outputBytes(images, values int) int {
 	return bytes
 }
 
-// choose settles on the outputs: those named, else all.
-func (r *inferRequest) choose(q *inferJSON) error {
-	all := q.Parameters.BinaryAll
+// selectOutputs returns the outputs that the request names; if it names none, all of
+// them.
+func (q *inferJSON) selectOutputs() (outputs []inferOutput, err error) {
+	byDefault := q.Parameters.BinaryAll
 	known := []string{network.ReconstructionName, network.ErrorName, network.MSEName}
 	if q.Outputs == [len(q.Outputs)]*outputJSON{} {
 		for _, name := range known {
-			r.outputs = append(r.outputs, inferOutput{name, all})
+			outputs = append(outputs, inferOutput{name, byDefault})
 		}
-		return nil
+		return outputs, nil
 	}
 	for _, o := range q.Outputs {
 		if o == nil {
 			continue
 		}
 		if !slices.Contains(known, o.Name) {
-			return badInfer("there is no output %.100q, only %v", o.Name, known)
+			return nil, badInfer("there is no output %.100q, only %v", o.Name, known)
 		}
-		if slices.ContainsFunc(r.outputs, func(other inferOutput) bool { return other.name == o.Name }) {
-			return badInfer("the output %s is asked for twice", o.Name)
+		if slices.ContainsFunc(outputs, func(other inferOutput) bool { return other.name == o.Name }) {
+			return nil, badInfer("the output %s is requested twice", o.Name)
 		}
-		binary := all
+		binary := byDefault
 		if wanted := o.Parameters.BinaryWanted; wanted != nil {
 			binary = *wanted
 		}
-		r.outputs = append(r.outputs, inferOutput{o.Name, binary})
+		outputs = append(outputs, inferOutput{o.Name, binary})
 	}
-	return nil
+	return outputs, nil
 }
 
-// flatten reads the numbers of JSON arrays within arrays, which may be nested as
-// the shape is or not at all. The text is JSON already.
-func flatten(data json.RawMessage, count int) ([]float32, error) {
+// parseFloats parses the numbers in nested JSON arrays, and ignores how they are nested:
+// the protocol allows flat data and data nested as its shape. data must be valid JSON.
+func parseFloats(data json.RawMessage, count int) ([]float32, error) {
 	if len(data) == 0 || data[0] != '[' {
-		return nil, badInfer("the input's data is no array")
+		return nil, badInfer("the input's data is not an array")
 	}
 	out := make([]float32, 0, count)
 	for i := 0; i < len(data); {
@@ -272,17 +307,17 @@ func flatten(data json.RawMessage, count int) ([]float32, error) {
 		case bytes.IndexByte([]byte("[], \t\r\n"), c) >= 0:
 			i++
 		default:
-			return nil, badInfer("the input's data holds something else than numbers")
+			return nil, badInfer("the input's data has elements that are not numbers")
 		}
 	}
 	if len(out) != count {
-		return nil, badInfer("the input has %d values, its shape %d", len(out), count)
+		return nil, badInfer("the input has %d values, its shape needs %d", len(out), count)
 	}
 	return out, nil
 }
 
-// readFloats reads little-endian values.
-func readFloats(data []byte) []float32 {
+// decodeFloats decodes little-endian values.
+func decodeFloats(data []byte) []float32 {
 	out := make([]float32, len(data)/floatBytes)
 	for i := range out {
 		out[i] = math.Float32frombits(binary.LittleEndian.Uint32(data[floatBytes*i:]))
@@ -290,7 +325,7 @@ func readFloats(data []byte) []float32 {
 	return out
 }
 
-// appendFloats writes little-endian values.
+// appendFloats appends values to out in little-endian order.
 func appendFloats(out []byte, values []float32) []byte {
 	out = slices.Grow(out, len(values)*floatBytes)
 	for _, v := range values {

@@ -13,40 +13,40 @@ import (
 	"github.com/prometheus/common/expfmt"
 )
 
-// The kinds of work that are measured in stages.
+// The kinds of work whose stages are timed. Calibrations count as workTrain.
 const (
 	workDetect = "detect"
 	workTrain  = "train"
 )
 
-// The stages of a request, in their order.
+// The stages of a request, in order.
 const (
-	stageReceive = "receive" // the upload, until its last byte
-	stageQueue   = "queue"   // the wait for a place to run
-	stageLoad    = "load"    // the model, from the cache or from its bytes
-	stageDecode  = "decode"  // the image, decoded and resized
-	stageInfer   = "infer"   // the network
+	stageReceive = "receive" // until the last byte of the upload
+	stageQueue   = "queue"   // waiting for admission
+	stageLoad    = "load"    // loading the model, from the cache or from its file
+	stageDecode  = "decode"  // decoding and resizing the image
+	stageInfer   = "infer"   // running the network
 )
 
-// stageBuckets span half a millisecond to the ten minutes at which proxies give
-// up on a training.
+// stageBuckets are in seconds. The largest is the time after which the proxies in
+// front of the service give up.
 var stageBuckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60, 600}
 
-// noRoute labels requests that no endpoint answers, so that a stranger's paths
-// make no series.
+// noRoute is the route label of requests that no endpoint answers. A label per path
+// would let clients create any number of series.
 const noRoute = "none"
 
-// metrics is what the service tells Prometheus, in a registry of its own. All
+// metrics holds the service's Prometheus metrics, in a registry of their own. All
 // methods may be called by several goroutines at once.
 type metrics struct {
 	registry  *prometheus.Registry
 	requests  *prometheus.CounterVec   // by method, route, status
-	took      *prometheus.HistogramVec // by route
-	underway  prometheus.Gauge
+	latency   *prometheus.HistogramVec // by route
+	inFlight  prometheus.Gauge
 	stages    *prometheus.HistogramVec // by work, stage
 	batches   prometheus.Histogram
 	panics    prometheus.Counter
-	trainings *prometheus.CounterVec // by how they ended
+	trainings *prometheus.CounterVec // by outcome
 	training  struct{ epoch, epochs, step, steps, loss, remaining prometheus.Gauge }
 }
 
@@ -54,97 +54,101 @@ func newMetrics() *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "anomaly_http_requests_total",
-			Help: "Requests that were answered."}, []string{"method", "route", "status"}),
-		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "anomaly_http_request_duration_seconds",
-			Help: "From a request's headers to its answer.", Buckets: stageBuckets}, []string{"route"}),
-		underway: prometheus.NewGauge(prometheus.GaugeOpts{Name: "anomaly_http_requests_in_flight",
-			Help: "Requests that are not answered yet."}),
+			Help: "Number of requests answered."}, []string{"method", "route", "status"}),
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "anomaly_http_request_duration_seconds",
+			Help: "Time from a request's headers to its answer.", Buckets: stageBuckets}, []string{"route"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "anomaly_http_requests_in_flight",
+			Help: "Number of requests not answered yet."}),
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "anomaly_stage_duration_seconds",
-			Help:    "The stages of a request: receive, queue, load (the model), decode (the image), infer.",
+			Help:    "Time of each stage of a request: receive, queue, load (the model), decode (the image), infer.",
 			Buckets: stageBuckets}, []string{"work", "stage"}),
 		batches: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "anomaly_batch_images",
-			Help: "Images that were inferred together.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64}}),
+			Help: "Number of images in an inference batch.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64}}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{Name: "anomaly_panics_total",
-			Help: "Requests that ended in a panic, which was caught."}),
+			Help: "Number of requests whose handler panicked."}),
 		trainings: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "anomaly_trainings_total",
-			Help: "Trainings that ran, by how they ended: complete, max_seconds or failed (cancelled ones included)."}, []string{"ended"}),
+			Help: "Number of trainings by outcome: complete, max_seconds or failed (includes cancelled)."}, []string{"ended"}),
 	}
 	for gauge, o := range map[*prometheus.Gauge]prometheus.GaugeOpts{
-		&m.training.epoch:     {Name: "anomaly_training_epoch", Help: "The epoch of the training that runs, from 1; 0 when none does."},
-		&m.training.epochs:    {Name: "anomaly_training_epochs", Help: "The epochs of the training that runs."},
-		&m.training.step:      {Name: "anomaly_training_step", Help: "The steps that the running training has taken."},
-		&m.training.steps:     {Name: "anomaly_training_steps", Help: "The steps that the running training will take."},
-		&m.training.loss:      {Name: "anomaly_training_loss", Help: "The mean loss of the running training's epoch so far."},
-		&m.training.remaining: {Name: "anomaly_training_remaining_seconds", Help: "What is left of the running training at its pace."},
+		&m.training.epoch:     {Name: "anomaly_training_epoch", Help: "Current epoch of the running training, from 1; 0 if none runs."},
+		&m.training.epochs:    {Name: "anomaly_training_epochs", Help: "Number of epochs of the running training."},
+		&m.training.step:      {Name: "anomaly_training_step", Help: "Number of steps that the running training has taken."},
+		&m.training.steps:     {Name: "anomaly_training_steps", Help: "Number of steps that the running training will take."},
+		&m.training.loss:      {Name: "anomaly_training_loss", Help: "Mean loss of the current epoch of the running training so far."},
+		&m.training.remaining: {Name: "anomaly_training_remaining_seconds", Help: "Estimated time left of the running training."},
 	} {
 		*gauge = prometheus.NewGauge(o)
 		m.registry.MustRegister(*gauge)
 	}
-	m.registry.MustRegister(m.requests, m.took, m.underway, m.stages, m.batches, m.panics, m.trainings,
+	m.registry.MustRegister(m.requests, m.latency, m.inFlight, m.stages, m.batches, m.panics, m.trainings,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// watchCache reports a cache, which is asked at each scrape.
+// watchCache registers the metrics of the model cache. They are read from stats at each
+// scrape.
 func (m *metrics) watchCache(stats func() inference.CacheStats) {
-	const lookups, help = "anomaly_model_cache_lookups_total", "Models that were asked for, by whether they were loaded already."
+	const lookups, help = "anomaly_model_cache_lookups_total", "Number of model lookups in the cache, by result."
 	m.registry.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "anomaly_model_cache_models", Help: "Models that are loaded."},
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "anomaly_model_cache_models", Help: "Number of loaded models."},
 			func() float64 { return float64(stats().Models) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "anomaly_model_cache_bytes", Help: "What the loaded models are counted with, in bytes."},
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "anomaly_model_cache_bytes", Help: "Estimated memory of the loaded models, in bytes."},
 			func() float64 { return float64(stats().Bytes) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: lookups, Help: help, ConstLabels: prometheus.Labels{"result": "hit"}},
 			func() float64 { return float64(stats().Hits) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: lookups, Help: help, ConstLabels: prometheus.Labels{"result": "miss"}},
 			func() float64 { return float64(stats().Misses) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "anomaly_model_cache_evictions_total", Help: "Models that left the cache to make room."},
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "anomaly_model_cache_evictions_total", Help: "Number of models evicted from the cache."},
 			func() float64 { return float64(stats().Evictions) }),
 	)
 }
 
-// watchQueue reports how many of a kind of work run, and wait to.
-func (m *metrics) watchQueue(work string, running, waiting func() int) {
+// watchQueue registers the metrics of a semaphore that admits one kind of work.
+func (m *metrics) watchQueue(work string, s *semaphore) {
 	labels := prometheus.Labels{"work": work}
 	m.registry.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "anomaly_queue_running", Help: "Requests that are worked on.", ConstLabels: labels},
-			func() float64 { return float64(running()) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "anomaly_queue_waiting", Help: "Requests that wait for a place to run.", ConstLabels: labels},
-			func() float64 { return float64(waiting()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "anomaly_queue_running", Help: "Number of admitted requests in progress.", ConstLabels: labels},
+			func() float64 { return float64(s.running()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "anomaly_queue_waiting", Help: "Number of requests waiting for admission.", ConstLabels: labels},
+			func() float64 { return float64(s.waiting()) }),
 	)
 }
 
 // request counts an answered request.
 func (m *metrics) request(method, route string, status int, took time.Duration) {
 	m.requests.WithLabelValues(method, route, strconv.Itoa(status)).Inc()
-	m.took.WithLabelValues(route).Observe(took.Seconds())
+	m.latency.WithLabelValues(route).Observe(took.Seconds())
 }
 
-// batch counts images that were inferred together.
+// batch counts an inference batch.
 func (m *metrics) batch(images int) { m.batches.Observe(float64(images)) }
 
-// stage counts a stage of a kind of work.
+// stage records the time of a stage.
 func (m *metrics) stage(work, stage string, took time.Duration) {
 	m.stages.WithLabelValues(work, stage).Observe(took.Seconds())
 }
 
-// laps measures the stages of a request that follow one another. It is for one
-// goroutine.
-type laps struct {
+// stageTimer times the consecutive stages of a request. It must not be used by several
+// goroutines at once; a copy continues independently.
+type stageTimer struct {
 	m    *metrics
 	work string
 	last time.Time
 }
 
-func (m *metrics) laps(work string, began time.Time) *laps { return &laps{m, work, began} }
-
-// done ends a stage, which began where the one before it ended.
-func (l *laps) done(stage string) {
-	now := time.Now()
-	l.m.stage(l.work, stage, now.Sub(l.last))
-	l.last = now
+// timer returns a stageTimer whose first stage began at began.
+func (m *metrics) timer(work string, began time.Time) *stageTimer {
+	return &stageTimer{m, work, began}
 }
 
-// progress shows how far the running training is.
+// done records the end of a stage and the start of the next one.
+func (t *stageTimer) done(stage string) {
+	now := time.Now()
+	t.m.stage(t.work, stage, now.Sub(t.last))
+	t.last = now
+}
+
+// progress sets the metrics of the running training.
 func (m *metrics) progress(p trainer.Progress) {
 	t := &m.training
 	t.epoch.Set(float64(p.Epoch))
@@ -155,9 +159,9 @@ func (m *metrics) progress(p trainer.Progress) {
 	t.remaining.Set(p.Remaining.Seconds())
 }
 
-// trained counts a training and shows that none runs.
-func (m *metrics) trained(ended string) {
-	m.trainings.WithLabelValues(ended).Inc()
+// trained counts a training that has ended, and resets the metrics of the running one.
+func (m *metrics) trained(outcome string) {
+	m.trainings.WithLabelValues(outcome).Inc()
 	m.progress(trainer.Progress{})
 }
 

@@ -1,11 +1,8 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"mime"
 	"strings"
@@ -23,8 +20,8 @@ var (
 	errNoImage    = badRequest("No image uploaded: send it as the part imageFile")
 )
 
-// openModels makes what models are kept in and run by, and starts to read those
-// of the folder.
+// openModels creates the scheduler, the cache and the registry, and starts to read the
+// models in the registry's folder.
 func (s *Server) openModels() error {
 	var err error
 	batch := s.options.Batch
@@ -34,7 +31,7 @@ func (s *Server) openModels() error {
 			observe(images, took)
 		}
 	}
-	if s.schedule, err = inference.NewScheduler(s.engine, batch); err != nil {
+	if s.scheduler, err = inference.NewScheduler(s.engine, batch); err != nil {
 		return err
 	}
 	if s.options.ModelsDir != "" {
@@ -45,35 +42,35 @@ func (s *Server) openModels() error {
 	}
 	s.cache = inference.NewCache(s.options.CacheBytes)
 	if s.registry != nil {
-		s.loading.Go(func() { s.registry.Load(s.base, s.warm) })
+		s.loading.Go(func() { s.registry.Load(s.base, s.preload) })
 	}
 	return nil
 }
 
-// warm puts a model of the folder into the cache while there is room.
-func (s *Server) warm(m *models.Model) error {
+// preload puts a model into the cache unless the cache is full.
+func (s *Server) preload(m *models.Model) error {
 	if s.cache.Room() <= 0 {
 		return nil
 	}
-	_, release, err := s.cache.Get(s.base, m.SHA256, func() (*inference.Detector, error) { return s.detector(m) })
+	_, release, err := s.cache.Get(s.base, m.SHA256, func() (*inference.Detector, error) { return s.newDetector(m) })
 	if err == nil {
 		release()
 	}
 	return err
 }
 
-// modelName is the address's model name, in memory of its own: Fiber's is used
-// again for the next request.
+// modelName returns a copy of the model's name in the path. Fiber reuses the memory of
+// its string for the next request.
 func modelName(c *fiber.Ctx) string { return strings.Clone(c.Params("name")) }
 
 func (s *Server) routeModels() {
-	inTime := bounded(s.options.DetectTime)
-	s.app.Get("/models", inTime, s.listModels)
-	s.app.Get("/models/:name", inTime, s.describeModel)
-	s.app.Put("/models/:name", inTime, s.putModel)
-	s.app.Delete("/models/:name", inTime, s.deleteModel)
-	s.app.Post("/models/:name/detect", inTime, s.detectByName)
-	s.app.Post("/models/:name/detect"+heatmapSuffix, inTime, s.detectByName)
+	timeout := withTimeout(s.options.DetectTime)
+	s.app.Get("/models", timeout, s.listModels)
+	s.app.Get("/models/:name", timeout, s.describeModel)
+	s.app.Put("/models/:name", timeout, s.putModel)
+	s.app.Delete("/models/:name", timeout, s.deleteModel)
+	s.app.Post("/models/:name/detect", timeout, s.detectByName)
+	s.app.Post("/models/:name/detect"+heatmapSuffix, timeout, s.detectByName)
 }
 
 // listModels answers GET /models.
@@ -96,40 +93,40 @@ func (s *Server) describeModel(c *fiber.Ctx) error {
 	return c.JSON(e)
 }
 
-// putModel answers PUT /models/{name}: the model is kept once it is known to
-// run.
+// putModel answers PUT /models/{name}. It stores the model only after creating a session
+// from it.
 func (s *Server) putModel(c *fiber.Ctx) error {
 	if s.draining.Load() {
 		return errShuttingDown
 	}
 	name := modelName(c)
 	if s.registry == nil {
-		return s.refuseUnread(c, errNoRegistry)
+		return s.rejectUnread(c, errNoRegistry)
 	}
 	if err := registry.CheckName(name); err != nil {
-		return s.refuseUnread(c, err)
+		return s.rejectUnread(c, err)
 	}
 	file, err := s.readModel(c)
 	if err != nil {
 		return err
 	}
-	ctx, done := s.working(c)
+	ctx, done := s.workContext(c)
 	defer done()
-	if err := s.running.enter(ctx); err != nil {
+	if err := s.detectionSlots.acquire(ctx); err != nil {
 		return err
 	}
-	defer s.running.leave()
+	defer s.detectionSlots.release()
 	var m *models.Model
-	err = s.schedule.Work(ctx, func() error {
+	err = s.scheduler.Work(ctx, func() error {
 		m, err = models.Read(file, s.options.Models)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	_, release, err := s.cache.Get(ctx, m.SHA256, func() (*inference.Detector, error) { return s.detector(m) })
+	_, release, err := s.cache.Get(ctx, m.SHA256, func() (*inference.Detector, error) { return s.newDetector(m) })
 	if err != nil {
-		return s.closing(err)
+		return s.shutdownError(err)
 	}
 	defer release()
 	if ctx.Err() != nil {
@@ -139,19 +136,18 @@ func (s *Server) putModel(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	s.log.Info("model kept", slog.String("id", requestID(c)), slog.String("name", name), slog.String("sha256", e.SHA256), slog.Bool("replaced", replaced))
+	s.log.Info("model stored", slog.String("id", requestID(c)), slog.String("name", name), slog.String("sha256", e.SHA256), slog.Bool("replaced", replaced))
 	if !replaced {
 		c.Status(fiber.StatusCreated)
 	}
 	return c.JSON(e)
 }
 
-// readModel reads a model file that is a request's body, or the part modelFile
-// of its form.
+// readModel reads a model file: the request's body, or the part modelFile of its form.
 func (s *Server) readModel(c *fiber.Ctx) ([]byte, error) {
 	var file []byte
 	if kind, _, _ := mime.ParseMediaType(c.Get(fiber.HeaderContentType)); kind == fiber.MIMEMultipartForm {
-		f, err := s.readForm(c, map[string]field{"modelFile": {limit: s.options.Models.MaxBytes}})
+		f, err := s.readForm(c, map[string]field{"modelFile": {maxBytes: s.options.Models.MaxBytes}})
 		if err != nil {
 			return nil, err
 		}
@@ -169,35 +165,7 @@ func (s *Server) readModel(c *fiber.Ctx) ([]byte, error) {
 	return file, nil
 }
 
-// readBody reads a body that is no form into memory.
-func (s *Server) readBody(c *fiber.Ctx, what string, limit int64) ([]byte, error) {
-	body := s.body(c)
-	defer body.Close()
-	if encoding := c.Get(fiber.HeaderContentEncoding); encoding != "" && encoding != "identity" {
-		return nil, s.refuse(c, body, &problem{fiber.StatusUnsupportedMediaType, fmt.Sprintf("A body of Content-Encoding %.40q is not read: send it as it is", encoding)})
-	}
-	var data bytes.Buffer
-	if length := int64(c.Request().Header.ContentLength()); length > 0 {
-		data.Grow(int(min(length, limit, largestGuess)) + bytes.MinRead)
-	}
-	_, err := data.ReadFrom(charged{io.LimitReader(body, limit+1), shareOf(c)})
-	if err != nil {
-		if err = formError(err); errors.Is(err, errBadForm) {
-			err = errCutOff
-		}
-	} else {
-		err = within(what, int64(data.Len()), limit)
-	}
-	if err != nil {
-		return nil, s.refuse(c, body, err)
-	}
-	return data.Bytes(), nil
-}
-
-var errCutOff = badRequest("The request's body is damaged or was cut off")
-
-// deleteModel answers DELETE /models/{name}. Requests that judge by the model go
-// on.
+// deleteModel answers DELETE /models/{name}. Requests in progress still use the model.
 func (s *Server) deleteModel(c *fiber.Ctx) error {
 	if s.registry == nil {
 		return errNoRegistry
@@ -216,35 +184,34 @@ func (s *Server) detectByName(c *fiber.Ctx) error {
 	}
 	name := modelName(c)
 	if s.registry == nil {
-		return s.refuseUnread(c, errNoRegistry)
+		return s.rejectUnread(c, errNoRegistry)
 	}
 	if _, err := s.registry.Look(name); err != nil {
-		return s.refuseUnread(c, err)
+		return s.rejectUnread(c, err)
 	}
-	f, err := s.readForm(c, map[string]field{
-		"imageFile":    {limit: s.options.Images.MaxBytes, many: s.options.RequestImages},
-		"metadataFile": {limit: models.MaxMetadataBytes},
-		"explain":      {limit: maxFieldBytes},
+	f, timer, err := s.receiveForm(c, workDetect, map[string]field{
+		"imageFile":    {maxBytes: s.options.Images.MaxBytes, maxTotal: s.options.RequestImages},
+		"metadataFile": {maxBytes: models.MaxMetadataBytes},
+		"explain":      {maxBytes: maxFieldBytes},
 	})
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	laps := s.metrics.laps(workDetect, arrival(c))
-	laps.done(stageReceive)
-	if !f.images() {
+	if !f.hasImage() {
 		return errNoImage
 	}
-	return s.judge(c, laps, f, func(ctx context.Context) (*inference.Detector, func(), error) { return s.named(ctx, name) })
+	return s.detectImages(c, timer, f, func(ctx context.Context) (*inference.Detector, func(), error) {
+		return s.namedDetector(ctx, name)
+	})
 }
 
-// mostChanges bounds how often a request looks for a model again that is replaced
-// each time.
-const mostChanges = 10
+// maxReloads bounds how often a request looks up a model that is replaced each time.
+const maxReloads = 10
 
-// named gives the detector of a stored model. One that is deleted or replaced
-// meanwhile goes on until it is released.
-func (s *Server) named(ctx context.Context, name string) (*inference.Detector, func(), error) {
+// namedDetector returns the detector of a stored model. It remains usable until it is
+// released, even if the model is deleted or replaced.
+func (s *Server) namedDetector(ctx context.Context, name string) (*inference.Detector, func(), error) {
 	for try := 0; ; try++ {
 		e, err := s.registry.Get(ctx, name)
 		if err != nil {
@@ -255,10 +222,10 @@ func (s *Server) named(ctx context.Context, name string) (*inference.Detector, f
 			if err != nil {
 				return nil, err
 			}
-			return s.read(file)
+			return s.loadDetector(file)
 		})
-		// Replaced between the look at the registry and at the disk.
-		if errors.Is(err, registry.ErrChanged) && try < mostChanges {
+		// The model was replaced between Get and Bytes.
+		if errors.Is(err, registry.ErrChanged) && try < maxReloads {
 			continue
 		}
 		return d, release, err

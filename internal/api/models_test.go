@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,34 +24,8 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// keeping is a service that keeps models, and the folder it keeps them in.
-func keeping(t testing.TB, change func(*Options)) (*service, string) {
-	t.Helper()
-	dir := t.TempDir()
-	return start(t, func(o *Options) {
-		o.ModelsDir = dir
-		if change != nil {
-			change(o)
-		}
-	}), dir
-}
-
-func (s *service) put(t testing.TB, name string, model []byte) answer {
-	t.Helper()
-	return s.send(t, http.MethodPut, "/models/"+name, "application/octet-stream", bytes.NewReader(model))
-}
-
-func (s *service) byName(t testing.TB, name string, images ...[]byte) answer {
-	t.Helper()
-	var parts []part
-	for _, image := range images {
-		parts = append(parts, file("imageFile", "i.jpg", image))
-	}
-	return s.post(t, "/models/"+name+"/detect", parts...)
-}
-
-// kept lists the files of a folder of models but for its lock.
-func kept(t testing.TB, dir string) []string {
+// storedFiles returns the names of the files in a model folder, except its lock.
+func storedFiles(t testing.TB, dir string) []string {
 	t.Helper()
 	list, err := os.ReadDir(dir)
 	if err != nil {
@@ -67,19 +40,9 @@ func kept(t testing.TB, dir string) []string {
 	return out
 }
 
-// as is the JSON of an answer.
-func as[T any](t testing.TB, a answer) T {
-	t.Helper()
-	var v T
-	if err := json.Unmarshal(a.body, &v); err != nil {
-		t.Fatalf("status %d: %v: %.300s", a.status, err, a.body)
-	}
-	return v
-}
-
-func TestModelIsKeptListedJudgedByReplacedAndDeleted(t *testing.T) {
-	s, dir := keeping(t, nil)
-	image := read(t, tileFiles(t, "test/crack", 1)[0])
+func TestNamedModels_AreStoredListedUsedReplacedAndDeleted(t *testing.T) {
+	s, dir := startWithModels(t, nil)
+	image := tile(t, testCrack)
 	for i, form := range []string{"autoencoder.pt", "autoencoder.onnx", "anomaly_detection_model.zip"} {
 		model := trained(t)[form]
 		a := s.put(t, "tiles-1.0", model)
@@ -100,13 +63,13 @@ func TestModelIsKeptListedJudgedByReplacedAndDeleted(t *testing.T) {
 		}
 		sent := s.post(t, "/detect", file("modelFile", "m", model), file("imageFile", "i.jpg", image))
 		if got := s.byName(t, "tiles-1.0", image); got.status != 200 || string(got.body) != string(sent.body) {
-			t.Errorf("%s: status %d: %s by name, %s by the model itself", form, got.status, got.body, sent.body)
+			t.Errorf("%s: status %d: by name %s, with the model file %s", form, got.status, got.body, sent.body)
 		}
-		if files := kept(t, dir); !slices.Equal(files, []string{"tiles-1.0.model"}) || !bytes.Equal(read(t, filepath.Join(dir, files[0])), model) {
-			t.Errorf("%s: the folder holds %v", form, files)
+		if files := storedFiles(t, dir); !slices.Equal(files, []string{"tiles-1.0.model"}) || !bytes.Equal(read(t, filepath.Join(dir, files[0])), model) {
+			t.Errorf("%s: the folder has %v", form, files)
 		}
 	}
-	form, kind := encode(t, text("x", "y"), file("modelFile", "m", trained(t)["autoencoder.pt"]))
+	form, kind := encode(t, text("x", "y"), modelPart(t))
 	if a := s.send(t, http.MethodPut, "/models/by-form", kind, form); a.status != 201 {
 		t.Errorf("as a form: status %d: %s", a.status, a.body)
 	}
@@ -116,17 +79,17 @@ func TestModelIsKeptListedJudgedByReplacedAndDeleted(t *testing.T) {
 		}
 		for method, path := range map[string]string{http.MethodDelete: "", http.MethodGet: "", http.MethodPost: "/detect"} {
 			if a := s.send(t, method, "/models/"+name+path, "", nil); a.status != 404 || !strings.Contains(a.message(t), "No such model") {
-				t.Errorf("%s after the end: status %d: %s", method, a.status, a.body)
+				t.Errorf("%s after the deletion: status %d: %s", method, a.status, a.body)
 			}
 		}
 	}
-	if files := kept(t, dir); len(files) != 0 {
-		t.Errorf("the folder holds %v", files)
+	if files := storedFiles(t, dir); len(files) != 0 {
+		t.Errorf("the folder has %v", files)
 	}
 }
 
-func TestNamesThatAreNoneAreRefused(t *testing.T) {
-	s, dir := keeping(t, nil)
+func TestNamedModels_RejectInvalidNames(t *testing.T) {
+	s, dir := startWithModels(t, nil)
 	model := trained(t)["autoencoder.pt"]
 	for _, name := range []string{"..%2fa", "%2e%2e", "A", "a%20b", "-a", ".a", "a.", "_a", "a..b", "%00", "ä", "a%5Cb", strings.Repeat("a", 101), "a:b", "a%2Fb"} {
 		for method, path := range map[string]string{http.MethodPut: "", http.MethodGet: "", http.MethodDelete: "", http.MethodPost: "/detect"} {
@@ -145,20 +108,18 @@ func TestNamesThatAreNoneAreRefused(t *testing.T) {
 			t.Errorf("%q: status %d: %s", name, a.status, a.body)
 		}
 	}
-	if files := kept(t, dir); len(files) != 4 {
-		t.Errorf("the folder holds %v", files)
+	if files := storedFiles(t, dir); len(files) != 4 {
+		t.Errorf("the folder has %v", files)
 	}
 	if list, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(list) > 2 {
-		t.Errorf("beside the folder lie %v, %v", list, err)
+		t.Errorf("beside the folder are %v, %v", list, err)
 	}
 }
 
-func TestHostileModelsAreNotKept(t *testing.T) {
-	s, dir := keeping(t, func(o *Options) { o.StoredModels = 1 })
+func TestPutModel_RejectsHostileModels(t *testing.T) {
+	s, dir := startWithModels(t, func(o *Options) { o.StoredModels = 1 })
 	good := trained(t)["autoencoder.pt"]
-	if a := s.put(t, "good", good); a.status != 201 {
-		t.Fatalf("status %d: %s", a.status, a.body)
-	}
+	s.mustPut(t, "good", good)
 	canary := filepath.Join(t.TempDir(), "canary")
 	for _, f := range hostile.Models(canary) {
 		a := s.put(t, "good", f.Data)
@@ -171,7 +132,7 @@ func TestHostileModelsAreNotKept(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(canary); err == nil {
-		t.Error("a file was run")
+		t.Error("a model file was executed")
 	}
 	for name, c := range map[string]struct {
 		body   []byte
@@ -181,15 +142,15 @@ func TestHostileModelsAreNotKept(t *testing.T) {
 			t.Errorf("%s: status %d: %s", name, a.status, a.body)
 		}
 	}
-	if files := kept(t, dir); !slices.Equal(files, []string{"good.model"}) || !bytes.Equal(read(t, filepath.Join(dir, files[0])), good) {
-		t.Errorf("the folder holds %v", files)
+	if files := storedFiles(t, dir); !slices.Equal(files, []string{"good.model"}) || !bytes.Equal(read(t, filepath.Join(dir, files[0])), good) {
+		t.Errorf("the folder has %v", files)
 	}
-	if a := s.byName(t, "good", read(t, tileFiles(t, "test/good", 1)[0])); a.status != 200 {
+	if a := s.byName(t, "good", tile(t, testGood)); a.status != 200 {
 		t.Errorf("afterwards status %d: %s", a.status, a.body)
 	}
 }
 
-func TestFolderIsReadAtStartAndBrokenFilesAreListed(t *testing.T) {
+func TestModelFolder_IsReadAtStartAndListsBrokenFiles(t *testing.T) {
 	dir := t.TempDir()
 	pt, zipped := trained(t)["autoencoder.pt"], trained(t)["anomaly_detection_model.zip"]
 	for name, data := range map[string][]byte{
@@ -214,7 +175,7 @@ func TestFolderIsReadAtStartAndBrokenFilesAreListed(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 		if e.Name == "both" && e.SHA256 != models.Identity(zipped) {
-			t.Errorf("of two files the older one counts: %+v", e)
+			t.Errorf("the first of two files does not count: %+v", e)
 		}
 	}
 	want := map[string]registry.State{"by-hand": registry.Ready, "checkpoint": registry.Ready, "graph": registry.Ready, "both": registry.Ready,
@@ -225,57 +186,57 @@ func TestFolderIsReadAtStartAndBrokenFilesAreListed(t *testing.T) {
 		}
 	}
 	if len(states) != len(want) {
-		t.Errorf("listed are %v", states)
+		t.Errorf("the list has %v", states)
 	}
-	if slices.Contains(kept(t, dir), ".put-123") {
-		t.Error("what was left half written is there still")
+	if slices.Contains(storedFiles(t, dir), ".put-123") {
+		t.Error("a half-written file is left")
 	}
-	image := read(t, tileFiles(t, "test/good", 1)[0])
+	image := tile(t, testGood)
 	if a := s.byName(t, "by-hand", image); a.status != 200 {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
 	if a := s.byName(t, "half", image); a.status != 422 || !strings.Contains(a.message(t), "half") {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
-	// What is put replaces what lay there by hand.
+	// PUT replaces files that were copied into the folder.
 	if a := s.put(t, "half", pt); a.status != 200 {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
 	if a := s.send(t, http.MethodDelete, "/models/both", "", nil); a.status != 204 {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
-	files := kept(t, dir)
+	files := storedFiles(t, dir)
 	for file, there := range map[string]bool{"half.model": true, "half.pt": false, "both.model": false, "both.pt": false} {
 		if slices.Contains(files, file) != there {
-			t.Errorf("the folder holds %v", files)
+			t.Errorf("the folder has %v", files)
 		}
 	}
 	o := DefaultOptions()
 	o.ModelsDir, o.TempDir = dir, t.TempDir()
 	if _, err := New(orttest.Open(t), slog.New(slog.DiscardHandler), o); !errors.Is(err, registry.ErrInUse) {
-		t.Errorf("a second service on the folder gives %v", err)
+		t.Errorf("a second server on the folder: %v", err)
 	}
 	if left, err := os.ReadDir(o.TempDir); err != nil || len(left) != 0 {
-		t.Errorf("it left %v, %v", left, err)
+		t.Errorf("files left: %v, %v", left, err)
 	}
 }
 
-// A model that is replaced and deleted while clients judge by it gives each of
-// them a right verdict or no such model, and nothing else.
-func TestModelDeletedWhileInUseFinishesWhatRuns(t *testing.T) {
+// While a model is replaced and deleted, each client receives a verdict of one of its
+// versions or a 404.
+func TestNamedModels_CanBeReplacedAndDeletedInUse(t *testing.T) {
 	const clients, changes = 4, 15
-	s, _ := keeping(t, func(o *Options) { o.CacheBytes = 1 }) // each model pushes the other out
-	image := read(t, tileFiles(t, "test/crack", 1)[0])
+	s, _ := startWithModels(t, func(o *Options) { o.CacheBytes = 1 }) // each model evicts the other
+	image := tile(t, testCrack)
 	versions := [][]byte{trained(t)["autoencoder.pt"], trained(t)["autoencoder.onnx"]}
-	right := map[string]bool{}
+	valid := map[string]bool{}
 	for _, model := range versions {
 		if a := s.put(t, "m", model); a.status/100 != 2 {
 			t.Fatalf("status %d: %s", a.status, a.body)
 		}
-		right[string(s.byName(t, "m", image).body)] = true
+		valid[string(s.byName(t, "m", image).body)] = true
 	}
-	if len(right) != 2 {
-		t.Fatal("the two versions answer alike")
+	if len(valid) != 2 {
+		t.Fatal("the two versions have the same verdict")
 	}
 	body, kind := encode(t, file("imageFile", "i", image))
 	stop := make(chan struct{})
@@ -295,7 +256,7 @@ func TestModelDeletedWhileInUseFinishesWhatRuns(t *testing.T) {
 				}
 				got, err := io.ReadAll(res.Body)
 				res.Body.Close()
-				if err != nil || !(res.StatusCode == 404 || (res.StatusCode == 200 && right[string(got)])) {
+				if err != nil || !(res.StatusCode == 404 || (res.StatusCode == 200 && valid[string(got)])) {
 					t.Errorf("status %d, %v: %s", res.StatusCode, err, got)
 				}
 			}
@@ -318,15 +279,13 @@ func TestModelDeletedWhileInUseFinishesWhatRuns(t *testing.T) {
 	}
 }
 
-func TestDeletedModelAnswersThoseWhoCameBefore(t *testing.T) {
-	s, _ := keeping(t, nil)
-	if a := s.put(t, "m", trained(t)["autoencoder.pt"]); a.status != 201 {
-		t.Fatalf("status %d: %s", a.status, a.body)
-	}
-	body, kind := encode(t, file("imageFile", "i", read(t, tileFiles(t, "test/crack", 1)[0])))
+func TestDeleteModel_LetsRequestsInProgressFinish(t *testing.T) {
+	s, _ := startWithModels(t, nil)
+	s.mustPut(t, "m", trained(t)["autoencoder.pt"])
+	body, kind := encode(t, file("imageFile", "i", tile(t, testCrack)))
 	var group sync.WaitGroup
-	err := s.schedule.Work(t.Context(), func() error { // both threads, so that the request waits
-		return s.schedule.Work(t.Context(), func() error {
+	err := s.scheduler.Work(t.Context(), func() error { // take both threads, so that the request waits
+		return s.scheduler.Work(t.Context(), func() error {
 			group.Go(func() {
 				res, err := http.Post(s.url+"/models/m/detect", kind, body)
 				if err != nil {
@@ -351,11 +310,11 @@ func TestDeletedModelAnswersThoseWhoCameBefore(t *testing.T) {
 	}
 }
 
-func TestFullDiskKeepsTheModelThatWasThere(t *testing.T) {
+func TestPutModel_KeepsTheOldModelOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	small := trained(t)["autoencoder.pt"]
 	if err := syscall.Mount("none", dir, "tmpfs", 0, fmt.Sprintf("size=%dk", len(small)>>10+1<<10)); err != nil {
-		t.Skipf("a small disk takes root: %v", err)
+		t.Skipf("mounting a small disk requires root: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, 0); err != nil {
@@ -363,7 +322,7 @@ func TestFullDiskKeepsTheModelThatWasThere(t *testing.T) {
 		}
 	})
 	s := start(t, func(o *Options) { o.ModelsDir = dir })
-	if a := s.put(t, "m", small); a.status != 201 { // a megabyte is left
+	if a := s.put(t, "m", small); a.status != 201 { // leaves a megabyte
 		t.Fatalf("status %d: %s", a.status, a.body)
 	}
 	for _, name := range []string{"m", "n"} {
@@ -372,27 +331,25 @@ func TestFullDiskKeepsTheModelThatWasThere(t *testing.T) {
 			t.Errorf("%s: status %d: %s", name, a.status, a.body)
 		}
 	}
-	if files := kept(t, dir); !slices.Equal(files, []string{"m.model"}) {
-		t.Errorf("the folder holds %v", files)
+	if files := storedFiles(t, dir); !slices.Equal(files, []string{"m.model"}) {
+		t.Errorf("the folder has %v", files)
 	}
-	a := s.byName(t, "m", read(t, tileFiles(t, "test/good", 1)[0]))
+	a := s.byName(t, "m", tile(t, testGood))
 	if v := as[inference.Verdict](t, a); a.status != 200 || v.ModelSHA256 != models.Identity(small) {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
-	if err := s.Shutdown(0); err != nil { // before the disk goes
+	if err := s.Shutdown(0); err != nil { // before the disk is unmounted
 		t.Error(err)
 	}
 }
 
-func TestManyImagesAreAnsweredByAList(t *testing.T) {
-	s, _ := keeping(t, func(o *Options) { o.Images.MaxBytes, o.RequestImages = 1<<20, 3<<20 })
+func TestDetect_AnswersSeveralImagesWithAList(t *testing.T) {
+	s, _ := startWithModels(t, func(o *Options) { o.Images.MaxBytes, o.RequestImages = 1<<20, 3<<20 })
 	model := trained(t)["autoencoder.pt"]
-	if a := s.put(t, "m", model); a.status != 201 {
-		t.Fatalf("status %d: %s", a.status, a.body)
-	}
+	s.mustPut(t, "m", model)
 	var parts []part
 	var want []inference.Verdict
-	for _, f := range tileFiles(t, "test/crack", 5) {
+	for _, f := range tileFiles(t, testCrack, 5) {
 		image := read(t, f)
 		want = append(want, as[inference.Verdict](t, s.byName(t, "m", image)))
 		parts = append(parts, file("imageFile", filepath.Base(f), image))
@@ -400,15 +357,15 @@ func TestManyImagesAreAnsweredByAList(t *testing.T) {
 	parts = append(parts, file("imageFile", "prose.png", []byte("prose")), text("imageFile", "nameless"))
 	for path, more := range map[string][]part{"/detect": {file("modelFile", "m", model)}, "/models/m/detect": nil} {
 		a := s.post(t, path, append(slices.Clone(parts), more...)...)
-		list := as[[]judgement](t, a)
-		plain(t, a)
+		list := as[[]imageResult](t, a)
+		checkLength(t, a)
 		if a.status != 200 || len(list) != len(parts) {
 			t.Fatalf("%s: status %d: %s", path, a.status, a.body)
 		}
 		for i, j := range list {
 			switch {
 			case j.File != parts[i].file:
-				t.Errorf("%s: %q stands where %q should", path, j.File, parts[i].file)
+				t.Errorf("%s: the file is %q, expected %q", path, j.File, parts[i].file)
 			case i >= len(want):
 				if j.Verdict != nil || !strings.Contains(j.Error, "image") {
 					t.Errorf("%s: %+v", path, j)
@@ -420,24 +377,24 @@ func TestManyImagesAreAnsweredByAList(t *testing.T) {
 	}
 	big := bytes.Repeat([]byte("x"), 1<<20)
 	for name, c := range map[string]struct {
-		images [][]byte
-		status int
-		says   string
+		images   [][]byte
+		status   int
+		contains string
 	}{
 		"all together too large": {[][]byte{big, big, big, big}, 413, "All of imageFile"},
 		"one too large":          {[][]byte{nil, append(big, 'x')}, 413, "imageFile is larger"},
 		"all empty":              {[][]byte{nil, nil}, 400, "image"},
 		"none":                   {nil, 400, ""},
 	} {
-		if a := s.byName(t, "m", c.images...); a.status != c.status || !strings.Contains(a.message(t), c.says) {
+		if a := s.byName(t, "m", c.images...); a.status != c.status || !strings.Contains(a.message(t), c.contains) {
 			t.Errorf("%s: status %d: %s", name, a.status, a.body)
 		}
 	}
 }
 
-func TestKnownModelIsNotReadAgain(t *testing.T) {
+func TestDetect_LoadsAModelOnce(t *testing.T) {
 	s := start(t, nil)
-	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+	model, image := trained(t)["autoencoder.pt"], tile(t, testGood)
 	for range 5 {
 		if a := s.post(t, "/detect", file("modelFile", "m", model), file("imageFile", "i", image)); a.status != 200 {
 			t.Errorf("status %d: %s", a.status, a.body)
@@ -448,12 +405,12 @@ func TestKnownModelIsNotReadAgain(t *testing.T) {
 	}
 }
 
-// A file that came before is told by its bytes, in whatever pieces it comes.
-func TestFilesThatOnlyBeginLikeAKnownModelAreNotTakenForIt(t *testing.T) {
+// A file that begins as a known model but differs later must not match it.
+func TestDetect_DistinguishesFilesWithACommonPrefix(t *testing.T) {
 	s := start(t, nil)
-	model, image := trained(t)["autoencoder.pt"], read(t, tileFiles(t, "test/good", 1)[0])
+	model, image := trained(t)["autoencoder.pt"], tile(t, testGood)
 	onnx := trained(t)["autoencoder.onnx"]
-	asked := func(data []byte) answer {
+	detect := func(data []byte) answer {
 		return s.post(t, "/detect", file("modelFile", "m", data), file("imageFile", "i", image))
 	}
 	sum := func(data []byte) string {
@@ -462,7 +419,7 @@ func TestFilesThatOnlyBeginLikeAKnownModelAreNotTakenForIt(t *testing.T) {
 	}
 	var first answer
 	for i := range 4 {
-		a := asked(model)
+		a := detect(model)
 		if i == 0 {
 			first = a
 		}
@@ -472,17 +429,17 @@ func TestFilesThatOnlyBeginLikeAKnownModelAreNotTakenForIt(t *testing.T) {
 	}
 	changed := bytes.Clone(model)
 	changed[len(changed)/2] ^= 1
-	for name, data := range map[string][]byte{"changed": changed, "cut": model[:len(model)-1], "longer": append(bytes.Clone(model), "x"...), "a beginning": model[:100]} {
-		if a := asked(data); a.status == 200 && !strings.Contains(string(a.body), sum(data)) {
+	for name, data := range map[string][]byte{"changed": changed, "cut": model[:len(model)-1], "longer": append(bytes.Clone(model), "x"...), "a prefix": model[:100]} {
+		if a := detect(data); a.status == 200 && !strings.Contains(string(a.body), sum(data)) {
 			t.Errorf("%s: status %d: %s", name, a.status, a.body)
 		}
 	}
 	for range 3 {
-		if a := asked(onnx); a.status != 200 || !strings.Contains(string(a.body), sum(onnx)) {
+		if a := detect(onnx); a.status != 200 || !strings.Contains(string(a.body), sum(onnx)) {
 			t.Errorf("another model: status %d: %s", a.status, a.body)
 		}
 	}
-	if a := asked(model); !bytes.Equal(a.body, first.body) {
+	if a := detect(model); !bytes.Equal(a.body, first.body) {
 		t.Errorf("afterwards: %s, expected %s", a.body, first.body)
 	}
 }

@@ -10,15 +10,14 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// openapiYAML describes every endpoint, as OpenAPI 3.1. It is written by hand:
-// what is generated from handlers that stream their forms says nothing of the
-// forms.
+// openapiYAML is the OpenAPI 3.1 description of every endpoint. It is written by hand:
+// the handlers stream their forms, so that no generator can find the fields.
 //
 //go:embed openapi.yaml
 var openapiYAML []byte
 
-// openapi is the description as JSON.
-var openapi = sync.OnceValues(func() ([]byte, error) {
+// openapiJSON returns the description as JSON.
+var openapiJSON = sync.OnceValues(func() ([]byte, error) {
 	var document map[string]any
 	if err := yaml.Unmarshal(openapiYAML, &document); err != nil {
 		return nil, fmt.Errorf("api: openapi.yaml: %w", err)
@@ -26,9 +25,9 @@ var openapi = sync.OnceValues(func() ([]byte, error) {
 	return json.Marshal(document)
 })
 
-// describeAPI answers GET /openapi.json.
-func describeAPI(c *fiber.Ctx) error {
-	document, err := openapi()
+// serveOpenAPI answers GET /openapi.json.
+func serveOpenAPI(c *fiber.Ctx) error {
+	document, err := openapiJSON()
 	if err != nil {
 		return err
 	}

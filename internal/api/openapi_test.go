@@ -15,7 +15,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// described is what the tests read of the service's own description.
+// described is the part of the OpenAPI description that the tests use.
 type described struct {
 	OpenAPI string
 	Paths   map[string]map[string]struct {
@@ -30,6 +30,7 @@ type described struct {
 	}
 }
 
+// description returns the OpenAPI description, parsed and as JSON.
 func description(t testing.TB, s *service) (described, []byte) {
 	t.Helper()
 	a := s.request(t, http.MethodGet, pathOpenAPI, nil)
@@ -45,8 +46,7 @@ func description(t testing.TB, s *service) (described, []byte) {
 
 var fiberParameter = regexp.MustCompile(`:([A-Za-z_]+)`)
 
-// Every endpoint is described, and what is described is there.
-func TestDescriptionNamesTheRoutesAndNoOther(t *testing.T) {
+func TestOpenAPI_DescribesExactlyTheRoutes(t *testing.T) {
 	s := start(t, nil)
 	d, _ := description(t, s)
 	if !strings.HasPrefix(d.OpenAPI, "3.1.") {
@@ -69,7 +69,7 @@ func TestDescriptionNamesTheRoutesAndNoOther(t *testing.T) {
 			}
 			name := strings.ToUpper(method) + " " + path
 			if !routes[name] {
-				t.Errorf("%s is described and not there", name)
+				t.Errorf("%s is described and does not exist", name)
 			}
 			delete(routes, name)
 			if o.OperationID == "" || ids[o.OperationID] || o.Summary == "" || len(o.Tags) != 1 || len(o.Responses) == 0 {
@@ -77,16 +77,16 @@ func TestDescriptionNamesTheRoutesAndNoOther(t *testing.T) {
 			}
 			ids[o.OperationID] = true
 			for _, p := range fiberParameter.FindAllString(path, -1) {
-				t.Errorf("%s: %s is Fiber's way", name, p)
+				t.Errorf("%s: %s is Fiber's syntax", name, p)
 			}
 		}
 	}
 	for name := range routes {
-		t.Errorf("%s is there and not described", name)
+		t.Errorf("%s exists and is not described", name)
 	}
 }
 
-// schema compiles the schema of an answer out of the description.
+// schema compiles the schema at a JSON pointer of the description.
 func schema(t testing.TB, document []byte, pointer string) *jsonschema.Schema {
 	t.Helper()
 	parsed, err := jsonschema.UnmarshalJSON(bytes.NewReader(document))
@@ -104,7 +104,7 @@ func schema(t testing.TB, document []byte, pointer string) *jsonschema.Schema {
 	return compiled
 }
 
-func TestSchemasOfTheDescriptionCompileAndReferencesLeadSomewhere(t *testing.T) {
+func TestOpenAPI_SchemasCompileAndReferencesResolve(t *testing.T) {
 	_, document := description(t, start(t, nil))
 	var parsed map[string]any
 	if err := json.Unmarshal(document, &parsed); err != nil {
@@ -119,18 +119,18 @@ func TestSchemasOfTheDescriptionCompileAndReferencesLeadSomewhere(t *testing.T) 
 	}
 	for _, ref := range regexp.MustCompile(`"\$ref":"([^"]+)"`).FindAllSubmatch(document, -1) {
 		at, ok := any(parsed), false
-		for step := range strings.SplitSeq(strings.TrimPrefix(string(ref[1]), "#/"), "/") {
+		for key := range strings.SplitSeq(strings.TrimPrefix(string(ref[1]), "#/"), "/") {
 			m, _ := at.(map[string]any)
-			if at, ok = m[step]; !ok {
-				t.Errorf("%s leads nowhere", ref[1])
+			if at, ok = m[key]; !ok {
+				t.Errorf("%s does not resolve", ref[1])
 				break
 			}
 		}
 	}
 }
 
-// conforms holds an answer against the description: the status, the media type
-// and the JSON.
+// conforms checks the status, the media type and the JSON of an answer against the
+// description.
 func conforms(t *testing.T, d described, document []byte, method, path string, a answer) {
 	t.Helper()
 	r, ok := d.Paths[path][strings.ToLower(method)].Responses[strconv.Itoa(a.status)]
@@ -159,7 +159,7 @@ func conforms(t *testing.T, d described, document []byte, method, path string, a
 	}
 	kind, _, _ := strings.Cut(a.header.Get("Content-Type"), ";")
 	if _, ok := r.Content[kind]; !ok {
-		t.Errorf("%s %s: %d is of type %q, described are %v", method, path, a.status, kind, slices.Sorted(maps.Keys(r.Content)))
+		t.Errorf("%s %s: %d has the type %q, described are %v", method, path, a.status, kind, slices.Sorted(maps.Keys(r.Content)))
 		return
 	}
 	if kind != fiber.MIMEApplicationJSON {
@@ -174,7 +174,7 @@ func conforms(t *testing.T, d described, document []byte, method, path string, a
 	}
 }
 
-func TestAnswersAreAsDescribed(t *testing.T) {
+func TestOpenAPI_MatchesTheAnswers(t *testing.T) {
 	s := start(t, nil)
 	d, document := description(t, s)
 	conforms := func(t *testing.T, method, path string, a answer) {
@@ -189,7 +189,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	conforms(t, http.MethodPost, "/detect", s.post(t, "/detect", text("x", "y")))
 	s.draining.Store(false)
 	files := trained(t)
-	image := file("imageFile", "i", read(t, tileFiles(t, "test/crack", 1)[0]))
+	image := file("imageFile", "i", tile(t, testCrack))
 	for _, name := range []string{"autoencoder.pt", "autoencoder.onnx", "anomaly_detection_model.zip"} {
 		a := s.post(t, "/detect", file("modelFile", "m", files[name]), image)
 		if a.status != 200 {
@@ -197,12 +197,12 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		}
 		conforms(t, http.MethodPost, "/detect", a)
 	}
-	a := s.post(t, "/train", file("zipFile", "a.zip", normals(t, 2, nil)), text("level", "1"), text("image_size", "16"))
+	a := s.post(t, "/train", smallTraining(trainingZip(t, 2, nil))...)
 	if a.status != 200 {
 		t.Errorf("status %d", a.status)
 	}
 	conforms(t, http.MethodPost, "/train", a)
-	for _, c := range wrongRequests(t) {
+	for _, c := range invalidRequests(t) {
 		if c.method != http.MethodPost || (c.path != "/train" && c.path != "/detect") {
 			continue
 		}
@@ -214,17 +214,17 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	}
 }
 
-func TestAnswersAboutNamedModelsAreAsDescribed(t *testing.T) {
-	s, dir := keeping(t, func(o *Options) { o.StoredModels = 1 })
+func TestOpenAPI_MatchesTheAnswersForNamedModels(t *testing.T) {
+	s, dir := startWithModels(t, func(o *Options) { o.StoredModels = 1 })
 	d, document := description(t, s)
 	check := func(status int, method, path string, a answer) {
 		t.Helper()
 		if a.status != status {
-			t.Errorf("%s %s: status %d instead of %d: %.300s", method, path, a.status, status, a.body)
+			t.Errorf("%s %s: status %d, expected %d: %.300s", method, path, a.status, status, a.body)
 		}
 		conforms(t, d, document, method, path, a)
 	}
-	model, image := trained(t)["anomaly_detection_model.zip"], read(t, tileFiles(t, "test/crack", 1)[0])
+	model, image := trained(t)["anomaly_detection_model.zip"], tile(t, testCrack)
 	const one, detect = "/models/{name}", "/models/{name}/detect"
 	get := func(path string) answer { return s.request(t, http.MethodGet, path, nil) }
 	check(200, "GET", "/models", get("/models"))
@@ -255,7 +255,7 @@ func TestAnswersAboutNamedModelsAreAsDescribed(t *testing.T) {
 		check(200, "GET", described+"/ready", get(path("tiles")+"/ready"))
 		check(404, "GET", described+"/ready", get(path("none")+"/ready"))
 		for _, binary := range []bool{false, true} {
-			body := request(t, map[string]any{"id": "7", "parameters": map[string]any{"binary_data_output": binary},
+			body := marshal(t, map[string]any{"id": "7", "parameters": map[string]any{"binary_data_output": binary},
 				"inputs": []any{map[string]any{"name": "image", "datatype": "FP32", "shape": []int{1, 3, 32, 32}, "data": values}}})
 			check(200, "POST", described+"/infer", s.send(t, "POST", path("tiles")+"/infer", fiber.MIMEApplicationJSON, bytes.NewReader(body)))
 		}
@@ -266,10 +266,10 @@ func TestAnswersAboutNamedModelsAreAsDescribed(t *testing.T) {
 	check(204, "DELETE", one, s.send(t, http.MethodDelete, "/models/tiles", "", nil))
 	check(404, "DELETE", one, s.send(t, http.MethodDelete, "/models/tiles", "", nil))
 	s.draining.Store(true)
-	check(503, "PUT", one, s.put(t, "tiles", []byte("a short one")))
+	check(503, "PUT", one, s.put(t, "tiles", []byte("short")))
 	check(503, "GET", pathInferenceReady, get(pathInferenceReady))
 	s.draining.Store(false)
-	if files := kept(t, dir); len(files) != 0 {
-		t.Errorf("left are %v", files)
+	if files := storedFiles(t, dir); len(files) != 0 {
+		t.Errorf("files left: %v", files)
 	}
 }

@@ -13,28 +13,28 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// The Open Inference Protocol, version 2, for the models that have names. What
-// a model takes and gives are the tensors of its ONNX file.
+// Constants of the Open Inference Protocol, version 2, which serves the stored models.
+// The inputs and outputs are the tensors of a model's ONNX file.
 const (
-	inferenceVersion   = "1" // each model has the one
+	inferenceVersion   = "1" // the only version of each model
 	inferencePlatform  = "onnxruntime_onnx"
 	headerBinaryLength = "Inference-Header-Content-Length"
 	binaryExtension    = "binary_tensor_data"
 )
 
 func (s *Server) routeInference() {
-	inTime := bounded(s.options.DetectTime)
+	timeout := withTimeout(s.options.DetectTime)
 	s.app.Get("/v2", s.inferenceServer)
 	s.app.Get(pathInferenceLive, func(c *fiber.Ctx) error { return c.SendStatus(fiber.StatusOK) })
 	s.app.Get(pathInferenceReady, s.inferenceReady)
 	for _, version := range []string{"", "/versions/:version"} {
-		s.app.Get("/v2/models/:name"+version, inTime, s.inferenceModel)
-		s.app.Get("/v2/models/:name"+version+"/ready", inTime, s.inferenceModelReady)
-		s.app.Post("/v2/models/:name"+version+"/infer", inTime, s.infer)
+		s.app.Get("/v2/models/:name"+version, timeout, s.inferenceModel)
+		s.app.Get("/v2/models/:name"+version+"/ready", timeout, s.inferenceModelReady)
+		s.app.Post("/v2/models/:name"+version+"/infer", timeout, s.infer)
 	}
 }
 
-// inferenceServer answers GET /v2: who serves.
+// inferenceServer answers GET /v2 with the server's metadata.
 func (s *Server) inferenceServer(c *fiber.Ctx) error {
 	_, version := s.engine.Library()
 	return c.JSON(fiber.Map{"name": ServiceName, "version": "onnxruntime-" + version, "extensions": []string{binaryExtension}})
@@ -42,24 +42,22 @@ func (s *Server) inferenceServer(c *fiber.Ctx) error {
 
 var errNotReady = &problem{fiber.StatusServiceUnavailable, "The service is still reading its models, try again in a moment"}
 
-// inferenceReady answers GET /v2/health/ready: 200 once the folder's models were
-// read, those that cannot be used left aside.
+// inferenceReady answers GET /v2/health/ready as ready answers /readyz.
 func (s *Server) inferenceReady(c *fiber.Ctx) error {
-	if s.draining.Load() {
-		return errShuttingDown
-	}
-	if !s.modelsRead() {
-		return errNotReady
+	if err := s.checkReady(); err != nil {
+		return err
 	}
 	return c.SendStatus(fiber.StatusOK)
 }
 
-// modelsRead says whether all models of the folder were looked into.
+// modelsRead reports whether the service has tried to read every model in its folder.
+// Broken models count as read.
 func (s *Server) modelsRead() bool {
 	return s.registry == nil || !slices.ContainsFunc(s.registry.List(), func(e registry.Entry) bool { return e.State == registry.Loading })
 }
 
-// inferenceEntry is the model that an address names, in the version it names.
+// inferenceEntry returns the entry of the model in the path. It returns a 404 problem for
+// an unknown version of it.
 func (s *Server) inferenceEntry(c *fiber.Ctx) (registry.Entry, error) {
 	if s.registry == nil {
 		return registry.Entry{}, errNoRegistry
@@ -70,18 +68,18 @@ func (s *Server) inferenceEntry(c *fiber.Ctx) (registry.Entry, error) {
 	return s.registry.Look(modelName(c))
 }
 
-// tensorMetadata describes an input or output.
+// tensorMetadata is the protocol's description of an input or an output.
 type tensorMetadata struct {
 	Name     string `json:"name"`
 	Datatype string `json:"datatype"`
 	Shape    []int  `json:"shape"`
 }
 
-// inferenceModel answers GET /v2/models/{name}: what the model takes and gives.
+// inferenceModel answers GET /v2/models/{name} with the model's inputs and outputs.
 func (s *Server) inferenceModel(c *fiber.Ctx) error {
 	e, err := s.inferenceEntry(c)
 	if err == nil && e.State != registry.Ready {
-		ctx, done := s.working(c)
+		ctx, done := s.workContext(c)
 		e, err = s.registry.Get(ctx, e.Name)
 		done()
 	}
@@ -121,75 +119,76 @@ func (s *Server) infer(c *fiber.Ctx) error {
 	}
 	e, err := s.inferenceEntry(c)
 	if err != nil {
-		return s.refuseUnread(c, err)
+		return s.rejectUnread(c, err)
 	}
 	body, err := s.readBody(c, "The request", s.options.RequestImages)
 	if err != nil {
 		return err
 	}
-	laps := s.metrics.laps(workDetect, arrival(c))
-	laps.done(stageReceive)
-	ctx, done := s.working(c)
+	timer := s.metrics.timer(workDetect, receivedAt(c))
+	timer.done(stageReceive)
+	ctx, done := s.workContext(c)
 	defer done()
 	if e, err = s.registry.Get(ctx, e.Name); err != nil {
 		return err
 	}
 	var r *inferRequest
-	if err := s.schedule.Work(ctx, func() error {
-		r, err = parseInfer(body, c.Get(headerBinaryLength), e.Metadata.ImageSize, shareOf(c).take)
+	if err := s.scheduler.Work(ctx, func() error {
+		r, err = parseInferRequest(body, c.Get(headerBinaryLength), e.Metadata.ImageSize, reservationOf(c).reserve)
 		return err
 	}); err != nil {
 		return err
 	}
-	laps.done(stageDecode)
-	if err := s.running.enter(ctx); err != nil {
+	timer.done(stageDecode)
+	if err := s.detectionSlots.acquire(ctx); err != nil {
 		return err
 	}
-	defer s.running.leave()
-	laps.done(stageQueue)
-	tensors, err := s.compute(ctx, laps, e, r)
+	defer s.detectionSlots.release()
+	timer.done(stageQueue)
+	tensors, err := s.runInference(ctx, timer, e, r)
 	if err != nil {
-		return s.closing(err)
+		return s.shutdownError(err)
 	}
-	return answerInfer(c, e.Name, r, tensors)
+	return sendOutputs(c, e.Name, r, tensors)
 }
 
-// errSize is a model that was replaced by one of another size meanwhile.
-var errSize = &problem{fiber.StatusConflict, "The model was replaced by one of another image size meanwhile"}
+// errSizeChanged is returned if the model was replaced, while the request was received,
+// by a model with another image size.
+var errSizeChanged = &problem{fiber.StatusConflict, "The model was replaced by one of another image size meanwhile"}
 
-// compute runs a request's images, and gives its outputs by name.
-func (s *Server) compute(ctx context.Context, laps *laps, e registry.Entry, r *inferRequest) (map[string]tensor, error) {
-	d, release, err := s.named(ctx, e.Name)
+// runInference runs the network on a request's images. It returns the outputs by name.
+func (s *Server) runInference(ctx context.Context, timer *stageTimer, e registry.Entry, r *inferRequest) (map[string]tensor, error) {
+	d, release, err := s.namedDetector(ctx, e.Name)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	laps.done(stageLoad)
+	timer.done(stageLoad)
 	if d.Side() != e.Metadata.ImageSize {
-		return nil, errSize
+		return nil, errSizeChanged
 	}
-	var rebuilt []float32
+	var reconstruction []float32
 	if slices.ContainsFunc(r.outputs, func(o inferOutput) bool { return o.name == network.ReconstructionName }) {
-		rebuilt = make([]float32, len(r.images))
+		reconstruction = make([]float32, len(r.images))
 	}
-	errs, mses, err := s.schedule.Infer(ctx, d, r.images, rebuilt)
+	scores, mses, err := s.scheduler.Infer(ctx, d, r.images, reconstruction)
 	if err != nil {
 		return nil, err
 	}
-	laps.done(stageInfer)
+	timer.done(stageInfer)
 	return map[string]tensor{
-		network.ReconstructionName: {[]int{len(errs), models.InputChannels, d.Side(), d.Side()}, rebuilt},
-		network.ErrorName:          {[]int{len(errs)}, errs},
+		network.ReconstructionName: {[]int{len(scores), models.InputChannels, d.Side(), d.Side()}, reconstruction},
+		network.ErrorName:          {[]int{len(scores)}, scores},
 		network.MSEName:            {[]int{len(mses)}, mses},
 	}, nil
 }
 
-// errNotFinite is told of results that JSON has no words for.
-var errNotFinite = &problem{fiber.StatusUnprocessableEntity, "The result has values that are no finite numbers, which JSON cannot hold: ask for binary data"}
+// errNotFinite is returned for NaN and infinite results, which JSON cannot represent.
+var errNotFinite = &problem{fiber.StatusUnprocessableEntity, "The result has values that are not finite, which JSON cannot represent: request binary data"}
 
-// answerInfer writes the outputs asked for: those in JSON in the header, the
-// others one after another behind it.
-func answerInfer(c *fiber.Ctx, name string, r *inferRequest, tensors map[string]tensor) error {
+// sendOutputs answers with the requested outputs. Outputs in JSON are part of the header;
+// binary outputs follow it, in the order of the request.
+func sendOutputs(c *fiber.Ctx, name string, r *inferRequest, tensors map[string]tensor) error {
 	type output struct {
 		tensorMetadata
 		Parameters map[string]int `json:"parameters,omitempty"`
@@ -219,7 +218,7 @@ func answerInfer(c *fiber.Ctx, name string, r *inferRequest, tensors map[string]
 	}
 	if binaryBytes == 0 {
 		c.Set(fiber.HeaderContentType, fiber.MIMEApplicationJSON)
-		shareOf(c).send(c, body)
+		reservationOf(c).send(c, body)
 		return nil
 	}
 	c.Set(headerBinaryLength, strconv.Itoa(len(body)))
@@ -230,6 +229,6 @@ func answerInfer(c *fiber.Ctx, name string, r *inferRequest, tensors map[string]
 			all = appendFloats(all, tensors[o.name].data)
 		}
 	}
-	shareOf(c).send(c, all)
+	reservationOf(c).send(c, all)
 	return nil
 }

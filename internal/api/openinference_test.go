@@ -17,15 +17,13 @@ import (
 	"github.com/deepmed/anomaly/internal/imagefile"
 )
 
-// inferring is a service that keeps the model tiles, of 32 px, with two images as
-// the network takes them and their errors.
-func inferring(t testing.TB) (s *service, images []float32, errs []float64) {
+// startInference runs a server that stores the model tiles, of 32×32 pixels. It returns
+// two images as inputs of the network, and their anomaly scores.
+func startInference(t testing.TB) (s *service, images []float32, errs []float64) {
 	t.Helper()
-	s, _ = keeping(t, nil)
-	if a := s.put(t, "tiles", trained(t)["anomaly_detection_model.zip"]); a.status != 201 {
-		t.Fatalf("status %d: %s", a.status, a.body)
-	}
-	for _, f := range tileFiles(t, "test/crack", 2) {
+	s, _ = startWithModels(t, nil)
+	s.mustPut(t, "tiles", trained(t)["anomaly_detection_model.zip"])
+	for _, f := range tileFiles(t, testCrack, 2) {
 		image := read(t, f)
 		pixels, err := imagefile.Prepare(image, 32, imagefile.DefaultLimits())
 		if err != nil {
@@ -39,20 +37,17 @@ func inferring(t testing.TB) (s *service, images []float32, errs []float64) {
 	return s, images, errs
 }
 
+// infer sends an inference request to the model tiles.
 func (s *service) infer(t testing.TB, body []byte, headerLength string) answer {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/v2/models/tiles/infer", bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", "application/octet-stream")
+	header := http.Header{"Content-Type": {"application/octet-stream"}}
 	if headerLength != "" {
-		r.Header.Set(headerBinaryLength, headerLength)
+		header.Set(headerBinaryLength, headerLength)
 	}
-	return s.do(t, r)
+	return s.do(t, s.newRequest(t, http.MethodPost, "/v2/models/tiles/infer", header, bytes.NewReader(body)))
 }
 
-// inferred is an answer's outputs by name, whichever way they are written.
+// inferred returns the id of an inference answer, and the outputs by name.
 func inferred(t testing.TB, a answer) (id string, outputs map[string]tensor) {
 	t.Helper()
 	header, rest := a.body, []byte(nil)
@@ -79,7 +74,7 @@ func inferred(t testing.TB, a answer) (id string, outputs map[string]tensor) {
 	for _, o := range v.Outputs {
 		data := o.Data
 		if size, ok := o.Parameters[binarySize]; ok {
-			data, rest = readFloats(rest[:size]), rest[size:]
+			data, rest = decodeFloats(rest[:size]), rest[size:]
 		}
 		outputs[o.Name] = tensor{o.Shape, data}
 		count := 1
@@ -91,12 +86,13 @@ func inferred(t testing.TB, a answer) (id string, outputs map[string]tensor) {
 		}
 	}
 	if len(rest) != 0 {
-		t.Errorf("%d bytes too many", len(rest))
+		t.Errorf("%d bytes follow the outputs", len(rest))
 	}
 	return v.ID, outputs
 }
 
-func request(t testing.TB, values map[string]any) []byte {
+// marshal returns values as JSON.
+func marshal(t testing.TB, values map[string]any) []byte {
 	t.Helper()
 	body, err := json.Marshal(values)
 	if err != nil {
@@ -105,9 +101,9 @@ func request(t testing.TB, values map[string]any) []byte {
 	return body
 }
 
-func TestTensorsAreInferredFromJSONAndBinaryAlike(t *testing.T) {
-	s, images, errs := inferring(t)
-	nested := [][][][]float32{} // as the shape is
+func TestInfer_AcceptsJSONAndBinaryData(t *testing.T) {
+	s, images, errs := startInference(t)
+	nested := [][][][]float32{} // N×3×S×S
 	for n := range 2 {
 		var planes [][][]float32
 		for c := range 3 {
@@ -124,22 +120,22 @@ func TestTensorsAreInferredFromJSONAndBinaryAlike(t *testing.T) {
 	flat := map[string]any{"name": "image", "datatype": "FP32", "shape": []int{2, 3, 32, 32}, "data": images}
 	deep := map[string]any{"name": "image", "datatype": "FP32", "shape": []int{2, 3, 32, 32}, "data": nested}
 	both, all := []string{"reconstruction", "reconstruction_error"}, []string{"reconstruction", "reconstruction_error", "mse"}
-	var rebuilt, mses []float32
+	var reconstruction, mses []float32
 	for name, c := range map[string]struct {
 		input   map[string]any
 		more    map[string]any
 		outputs []string
-		binary  bool // of any output
+		binary  bool // at least one output
 	}{
 		"flat JSON":                {input: flat, outputs: all},
 		"nested JSON":              {input: deep, outputs: all},
 		"binary":                   {input: binary, outputs: all},
-		"binary, answered so":      {input: binary, more: map[string]any{"parameters": map[string]any{"binary_data_output": true}}, outputs: all, binary: true},
+		"binary to binary":         {input: binary, more: map[string]any{"parameters": map[string]any{"binary_data_output": true}}, outputs: all, binary: true},
 		"the error only":           {input: flat, more: map[string]any{"outputs": []any{map[string]any{"name": "reconstruction_error"}}}, outputs: both[1:]},
 		"the reconstruction only":  {input: flat, more: map[string]any{"outputs": []any{map[string]any{"name": "reconstruction"}}}, outputs: both[:1]},
 		"one of two in binary":     {input: flat, more: map[string]any{"outputs": []any{map[string]any{"name": "reconstruction_error"}, map[string]any{"name": "reconstruction", "parameters": map[string]any{"binary_data": true}}}}, outputs: both, binary: true},
-		"all in binary, bar one":   {input: binary, more: map[string]any{"parameters": map[string]any{"binary_data_output": true}, "outputs": []any{map[string]any{"name": "reconstruction_error", "parameters": map[string]any{"binary_data": false}}}}, outputs: both[1:]},
-		"parameters nobody knows":  {input: flat, more: map[string]any{"parameters": map[string]any{"sequence_id": 5, "x": "y"}}, outputs: all},
+		"all but one in binary":    {input: binary, more: map[string]any{"parameters": map[string]any{"binary_data_output": true}, "outputs": []any{map[string]any{"name": "reconstruction_error", "parameters": map[string]any{"binary_data": false}}}}, outputs: both[1:]},
+		"unknown parameters":       {input: flat, more: map[string]any{"parameters": map[string]any{"sequence_id": 5, "x": "y"}}, outputs: all},
 		"a header length for JSON": {input: flat, outputs: all},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -147,7 +143,7 @@ func TestTensorsAreInferredFromJSONAndBinaryAlike(t *testing.T) {
 			for k, v := range c.more {
 				q[k] = v
 			}
-			body, length := request(t, q), ""
+			body, length := marshal(t, q), ""
 			if _, ok := c.input["data"]; !ok || name == "a header length for JSON" {
 				length = strconv.Itoa(len(body))
 			}
@@ -159,41 +155,41 @@ func TestTensorsAreInferredFromJSONAndBinaryAlike(t *testing.T) {
 			if id != "a-1" || len(got) != len(c.outputs) || (a.header.Get(headerBinaryLength) != "") != c.binary {
 				t.Errorf("id %q, %d outputs, headers %v", id, len(got), a.header)
 			}
-			plain(t, a)
+			checkLength(t, a)
 			for _, output := range c.outputs {
 				switch data := got[output].data; output {
 				case "reconstruction_error":
 					for i := range errs {
 						if float64(data[i]) != errs[i] {
-							t.Errorf("the error of image %d is %v, of the file %v", i, data[i], errs[i])
+							t.Errorf("the score of image %d is %v, of its file %v", i, data[i], errs[i])
 						}
 					}
 				case "mse":
 					mses = data
 				case "reconstruction":
-					if rebuilt == nil {
-						rebuilt = data
+					if reconstruction == nil {
+						reconstruction = data
 					}
-					if !slices.Equal(data, rebuilt) {
-						t.Error("it is rebuilt otherwise")
+					if !slices.Equal(data, reconstruction) {
+						t.Error("the reconstruction differs")
 					}
 				}
 			}
 		})
 	}
-	// The reconstruction is the one that the error is of.
+	// The mean squared error is that of the reconstruction.
 	sum := 0.0
 	for i := range 3 * 32 * 32 {
-		d := float64(rebuilt[i] - images[i])
+		d := float64(reconstruction[i] - images[i])
 		sum += d * d
 	}
 	if mse := sum / (3 * 32 * 32); math.Abs(mse-float64(mses[0])) > 1e-6*mse {
-		t.Errorf("the reconstruction's error is %v, %v was said", mse, mses[0])
+		t.Errorf("the reconstruction has the error %v, the answer has %v", mse, mses[0])
 	}
 }
 
-func TestProtocolDescribesServerAndModels(t *testing.T) {
-	s, _, _ := inferring(t)
+func TestInferenceProtocol_DescribesServerAndModels(t *testing.T) {
+	s, _, _ := startInference(t)
 	get := func(path string) answer { return s.send(t, http.MethodGet, path, "", nil) }
 	for _, path := range []string{"/v2/health/live", "/v2/health/ready", "/v2/models/tiles/ready", "/v2/models/tiles/versions/1/ready"} {
 		if a := get(path); a.status != 200 {
@@ -223,13 +219,13 @@ func TestProtocolDescribesServerAndModels(t *testing.T) {
 	}
 }
 
-func TestUnusableTensorsAreRefusedInOneSentence(t *testing.T) {
-	s, images, _ := inferring(t)
+func TestInfer_RejectsInvalidTensors(t *testing.T) {
+	s, images, _ := startInference(t)
 	one := images[:3*32*32]
 	input := func(change func(map[string]any)) []byte {
 		in := map[string]any{"name": "image", "datatype": "FP32", "shape": []int{1, 3, 32, 32}, "data": one}
 		change(in)
-		return request(t, map[string]any{"inputs": []any{in}})
+		return marshal(t, map[string]any{"inputs": []any{in}})
 	}
 	binary := input(func(in map[string]any) {
 		delete(in, "data")
@@ -240,9 +236,9 @@ func TestUnusableTensorsAreRefusedInOneSentence(t *testing.T) {
 	nan[7] = float32(math.NaN())
 	whole := string(input(func(map[string]any) {}))
 	for name, c := range map[string]struct {
-		body   []byte
-		length string
-		says   string
+		body     []byte
+		length   string
+		contains string
 	}{
 		"prose":                       {[]byte("I am not JSON"), "", "JSON"},
 		"an empty body":               {nil, "", "JSON"},
@@ -262,44 +258,40 @@ func TestUnusableTensorsAreRefusedInOneSentence(t *testing.T) {
 		"one value":                   {input(func(in map[string]any) { in["data"] = 1 }), "", "array"},
 		"no data":                     {input(func(in map[string]any) { delete(in, "data") }), "", "array"},
 		"a number beyond FP32":        {[]byte(strings.Replace(whole, `"data":[`, `"data":[1e99,`, 1)), "", "1e99"},
-		"an output nobody has":        {[]byte(strings.Replace(whole, `{"inputs"`, `{"outputs":[{"name":"x"}],"inputs"`, 1)), "", "no output"},
+		"an unknown output":           {[]byte(strings.Replace(whole, `{"inputs"`, `{"outputs":[{"name":"x"}],"inputs"`, 1)), "", "no output"},
 		"an output twice":             {[]byte(strings.Replace(whole, `{"inputs"`, `{"outputs":[{"name":"reconstruction"},{"name":"reconstruction"}],"inputs"`, 1)), "", "twice"},
 		"binary data without a size":  {append([]byte(whole), 1, 2, 3, 4), strconv.Itoa(len(whole)), "follow"},
 		"binary data cut off":         {appendFloats(slices.Clone(binary), one[1:]), length, "bytes"},
 		"too much binary data":        {append(appendFloats(slices.Clone(binary), one), 0), length, "bytes"},
-		"binary data of no number":    {appendFloats(slices.Clone(binary), nan), length, "finite"},
-		"a length that is none":       {binary, "x", headerBinaryLength},
+		"binary data with NaN":        {appendFloats(slices.Clone(binary), nan), length, "finite"},
+		"a length in letters":         {binary, "x", headerBinaryLength},
 		"a negative length":           {binary, "-1", headerBinaryLength},
 		"a length beyond the body":    {binary, "99999999", headerBinaryLength},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := s.infer(t, c.body, c.length)
-			if a.status != 400 || !strings.Contains(a.message(t), c.says) {
-				t.Errorf("status %d: %s; expected 400 with %q", a.status, a.body, c.says)
+			if a.status != 400 || !strings.Contains(a.message(t), c.contains) {
+				t.Errorf("status %d: %s; expected 400 with %q", a.status, a.body, c.contains)
 			}
-			s.toldInOneSentence(t, a)
+			s.isOneSentence(t, a)
 		})
 	}
-	r, err := http.NewRequest(http.MethodPost, s.url+"/v2/models/tiles/infer", strings.NewReader(whole))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Encoding", "gzip")
+	r := s.newRequest(t, http.MethodPost, "/v2/models/tiles/infer", http.Header{"Content-Encoding": {"gzip"}}, strings.NewReader(whole))
 	if a := s.do(t, r); a.status != 415 || !strings.Contains(a.message(t), "gzip") {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
 }
 
-// Triton's own Python client does with this service what it does with Triton.
-func TestTritonsClientInfers(t *testing.T) {
+// Triton's Python client works with this service as with Triton.
+func TestInfer_WorksWithTritonsClient(t *testing.T) {
 	interpreter := os.Getenv("ANOMALY_TEST_PYTHON")
 	if interpreter == "" {
-		t.Skip("ANOMALY_TEST_PYTHON names no Python with the packages of testdata/requirements.txt: `make test` sets it")
+		t.Skip("ANOMALY_TEST_PYTHON is not set to a Python with the packages of testdata/requirements.txt; `make test` sets it")
 	}
 	if out, err := exec.Command(interpreter, "-c", "import tritonclient.http").CombinedOutput(); err != nil {
-		t.Skipf("this Python has no tritonclient: %s", out)
+		t.Skipf("tritonclient is not installed: %s", out)
 	}
-	s, images, errs := inferring(t)
+	s, images, errs := startInference(t)
 	input := t.TempDir() + "/images.f32"
 	if err := os.WriteFile(input, appendFloats(nil, images), 0o644); err != nil {
 		t.Fatal(err)
@@ -309,7 +301,7 @@ func TestTritonsClientInfers(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if !strings.Contains(string(out), "8 ways of asking agree") {
+	if !strings.Contains(string(out), "8 requests agree") {
 		t.Errorf("%s", out)
 	}
 }

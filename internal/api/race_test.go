@@ -2,5 +2,5 @@
 
 package api
 
-// raceFactor is how many times the memory the race detector makes of a program's.
+// raceFactor is the factor by which the race detector increases a program's memory.
 const raceFactor = 6

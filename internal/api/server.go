@@ -22,63 +22,63 @@ import (
 	recovery "github.com/gofiber/fiber/v2/middleware/recover"
 )
 
-// ServiceName is what /health calls the service.
+// ServiceName is the name of the service in the answer of /health.
 const ServiceName = "anomaly-detection-service"
 
-// Options of a server. Zero values mean the defaults of DefaultOptions.
+// Options configure a Server. DefaultOptions returns usable values for all of them.
 type Options struct {
-	// BodyBytes is the most a request may send.
+	// BodyBytes is the maximum size of a request's body.
 	BodyBytes int64
-	// DrainBytes is how much of a refused request is read before its
-	// connection is closed.
+	// DrainBytes is how much of a rejected request's body is read before its connection
+	// is closed.
 	DrainBytes int64
-	// ReadPause is how long an upload may stop.
+	// ReadPause is the maximum time between two reads of an upload.
 	ReadPause time.Duration
-	// DetectTime and TrainTime are how long a request may take from its headers
-	// to its answer, its upload and its wait included; 0 for no bound. The first
-	// is for everything that is done with models but training.
+	// DetectTime and TrainTime bound the time of a request from its headers to its
+	// answer, including its upload and its time in the queue; 0 means no bound.
+	// TrainTime applies to trainings and calibrations, DetectTime to all other requests
+	// that use models.
 	DetectTime, TrainTime time.Duration
-	// Models, Images and Dataset bound what an upload may hold.
+	// Models, Images and Dataset limit the content of uploads.
 	Models  models.Limits
 	Images  imagefile.Limits
 	Dataset dataset.Limits
-	// CacheBytes is how much memory loaded models may take.
+	// CacheBytes is the memory budget of the loaded models.
 	CacheBytes int64
-	// Batch says how images of one model run together.
+	// Batch configures the dynamic batching of images.
 	Batch inference.BatchOptions
-	// RequestImages is how many bytes the images, or tensors, of one request
-	// may have in all.
+	// RequestImages is the maximum size of all images, or tensors, of one request
+	// together, in bytes.
 	RequestImages int64
-	// UploadBytes is how much memory the uploads of all requests may take
-	// together, beyond what loaded models keep: what was sent, and for tensors
-	// what is made of them up to the answer.
+	// UploadBytes is the memory budget of the uploads of all requests together: their
+	// bytes and, for tensors, what is computed from them up to the answer. Loaded
+	// models do not count.
 	UploadBytes int64
-	// ModelsDir is the folder of the models that have names; empty for none.
-	// StoredModels is how many it may hold.
+	// ModelsDir is the folder of the stored models; empty for none. StoredModels is
+	// the maximum number of models in it.
 	ModelsDir    string
 	StoredModels int
-	// WaitingTrainings is how many trainings may wait behind the one that
-	// runs; WaitingDetections how many images.
+	// WaitingTrainings and WaitingDetections are the lengths of the wait queues.
 	WaitingTrainings  int
 	WaitingDetections int
-	// TrainingThreads is how many threads a training computes with, 0 for all of
-	// the engine's, and TrainingNiceness how far they stand back behind those of
-	// detections.
+	// TrainingThreads is the number of threads of a training; 0 means all of the
+	// engine's. TrainingNiceness is the scheduling priority of those threads, as for
+	// nice(1): higher values leave more of the processor to detections.
 	TrainingThreads, TrainingNiceness int
-	// TempDir is the folder in which uploads are spooled to a fresh one, which is
-	// removed with the server; the system's when empty. What killed servers left
-	// there is removed by the next one.
+	// TempDir is the folder in which the server creates a folder for its uploads; empty
+	// means the system's folder for temporary files. Shutdown removes the server's
+	// folder, and New those that killed servers left.
 	TempDir string
-	// Seed is that of every training.
+	// Seed is the seed of every training.
 	Seed int64
-	// Token is what callers must show, but for the probes; nobody must when it
-	// is empty.
+	// Token is the bearer token that requests must have, except for probes; empty for
+	// none.
 	Token string
-	// Origins are the origins of web pages that may read the answers.
+	// Origins are the origins of the web pages that may read answers.
 	Origins []string
 }
 
-// DefaultOptions suit a machine of a few gigabytes.
+// DefaultOptions returns options for a machine with a few gigabytes of memory.
 func DefaultOptions() Options {
 	o := Options{
 		BodyBytes:         4 << 30,
@@ -98,58 +98,63 @@ func DefaultOptions() Options {
 		WaitingDetections: 256,
 		TrainingNiceness:  10,
 	}
-	// What nobody can train here need not be served.
+	// No larger model can be trained.
 	o.Models.MaxSide = trainer.MaxImageSize
 	return o
 }
 
-// maxFieldBytes bounds a text field and maxHeaderBytes a request's headers.
 const (
-	maxFieldBytes  = 1 << 10
+	// maxFieldBytes is the maximum size of a text field, in bytes.
+	maxFieldBytes = 1 << 10
+	// maxHeaderBytes is the maximum size of a request's headers, in bytes.
 	maxHeaderBytes = 16 << 10
-	// prefetch is how much of a body is read before its handler starts.
+	// prefetch is how much of a body is read before its handler starts, in bytes.
 	prefetch = 64 << 10
-	// detectionsPerThread are let in at once for each thread: enough to be
-	// decoded, to wait for each other's batch, and to be computed.
+	// detectionsPerThread is the number of detections admitted at once for each thread.
+	// While one is computed, others are decoded or wait for their batch.
 	detectionsPerThread = 8
-	// slowestAnswer is how long a client may take to read its answer.
-	slowestAnswer = 5 * time.Minute
+	// writeTimeout is the maximum time for a client to read its answer.
+	writeTimeout = 5 * time.Minute
+	// idleTimeout is the maximum time between two requests on a connection.
+	idleTimeout = 2 * time.Minute
 )
 
-// Server is the HTTP face of the service.
+// Server serves the HTTP API.
 type Server struct {
-	engine   *ort.Engine
-	log      *slog.Logger
-	metrics  *metrics
-	options  Options
-	temp     *tempDir
-	app      *fiber.App
-	cache    *inference.Cache
-	schedule *inference.Scheduler
-	registry *registry.Registry // nil without a folder
-	loading  sync.WaitGroup     // of the registry's models
-	training *gate
-	running  *gate // detections
-	memory   budget
-	// base ends when what still runs must be cancelled.
+	engine    *ort.Engine
+	log       *slog.Logger
+	metrics   *metrics
+	options   Options
+	temp      *tempDir
+	app       *fiber.App
+	cache     *inference.Cache
+	scheduler *inference.Scheduler
+	registry  *registry.Registry // nil without a folder
+	loading   sync.WaitGroup     // reads the registry's models
+
+	trainingSlots  *semaphore // trainings and calibrations
+	detectionSlots *semaphore
+	memory         memoryBudget
+
+	// base is the parent of all requests' contexts; cancel cancels them.
 	base     context.Context
 	cancel   context.CancelCauseFunc
 	draining atomic.Bool
 }
 
-// New makes a server on the engine. It must be closed by Shutdown.
+// New returns a server that computes on engine. The caller must call Shutdown.
 func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	dir, err := newTempDir(o.TempDir, log)
 	if err != nil {
-		return nil, fmt.Errorf("cannot keep uploads: %w", err)
+		return nil, fmt.Errorf("cannot store uploads: %w", err)
 	}
 	o.TempDir = dir.path
 	s := &Server{
 		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir,
-		training: newGate(1, o.WaitingTrainings),
-		running:  newGate(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
+		trainingSlots:  newSemaphore(1, o.WaitingTrainings),
+		detectionSlots: newSemaphore(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
 	}
-	s.memory.fill(o.UploadBytes)
+	s.memory.reset(o.UploadBytes)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	if err := s.openModels(); err != nil {
 		s.cancel(err)
@@ -163,36 +168,31 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 		BodyLimit:                    prefetch,
 		ReadBufferSize:               maxHeaderBytes,
 		ReadTimeout:                  o.ReadPause,
-		WriteTimeout:                 slowestAnswer,
-		IdleTimeout:                  2 * time.Minute,
-		ErrorHandler:                 s.unobserved,
+		WriteTimeout:                 writeTimeout,
+		IdleTimeout:                  idleTimeout,
+		ErrorHandler:                 s.handleFiberError,
 	})
 	server := s.app.Server()
-	server.Handler = withAnyMethod(server.Handler)
-	s.watch()
+	server.Handler = acceptAnyMethod(server.Handler)
+	s.metrics.watchQueue(workDetect, s.detectionSlots)
+	s.metrics.watchQueue(workTrain, s.trainingSlots)
+	s.metrics.watchCache(s.cache.Stats)
 	if err := s.route(); err != nil {
 		return nil, errors.Join(err, s.Shutdown(0))
 	}
 	return s, nil
 }
 
-// watch lets the metrics see what changes by itself.
-func (s *Server) watch() {
-	s.metrics.watchQueue(workDetect, s.running.inside, s.running.outside)
-	s.metrics.watchQueue(workTrain, s.training.inside, s.training.outside)
-	s.metrics.watchCache(s.cache.Stats)
-}
-
-// route sets up what every request passes and the endpoints. Whoever adds one
-// describes it in openapi.yaml; a test holds the two against each other.
+// route registers the middlewares and the endpoints. Each endpoint must be described in
+// openapi.yaml; a test compares the two.
 func (s *Server) route() error {
 	s.app.Use(s.observe)
 	s.app.Use(recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: func(c *fiber.Ctx, e any) {
 		s.metrics.panics.Inc()
-		s.log.Error("panic", slog.String("id", requestID(c)), slog.Any("value", e), slog.String("stack", string(debug.Stack())))
+		s.log.Error("handler panicked", slog.String("id", requestID(c)), slog.Any("value", e), slog.String("stack", string(debug.Stack())))
 	}}))
 	if len(s.options.Origins) > 0 {
-		handler, err := crossOrigin(s.options.Origins)
+		handler, err := corsHandler(s.options.Origins)
 		if err != nil {
 			return err
 		}
@@ -205,21 +205,21 @@ func (s *Server) route() error {
 	s.app.Get(pathLive, s.live)
 	s.app.Get(pathReady, s.ready)
 	s.app.Get(pathMetrics, s.metrics.scrape)
-	s.app.Get(pathOpenAPI, describeAPI)
-	s.app.Post("/train", bounded(s.options.TrainTime), s.train)
-	s.app.Post("/calibrate", bounded(s.options.TrainTime), s.calibrate)
-	s.app.Post("/detect", bounded(s.options.DetectTime), s.detect)
-	s.app.Post("/detect"+heatmapSuffix, bounded(s.options.DetectTime), s.detect)
+	s.app.Get(pathOpenAPI, serveOpenAPI)
+	s.app.Post("/train", withTimeout(s.options.TrainTime), s.train)
+	s.app.Post("/calibrate", withTimeout(s.options.TrainTime), s.calibrate)
+	s.app.Post("/detect", withTimeout(s.options.DetectTime), s.detect)
+	s.app.Post("/detect"+heatmapSuffix, withTimeout(s.options.DetectTime), s.detect)
 	s.routeModels()
 	s.routeInference()
 	return nil
 }
 
-// Serve answers requests on the listener until Shutdown.
+// Serve answers requests on the listener until Shutdown is called.
 func (s *Server) Serve(l net.Listener) error { return s.app.Listener(l) }
 
-// Shutdown stops taking work, lets what runs end within the grace period,
-// cancels what does not, and removes everything the server kept.
+// Shutdown rejects new work, waits up to grace for requests in progress, cancels the
+// rest, and releases the server's resources, including its folder of uploads.
 func (s *Server) Shutdown(grace time.Duration) error {
 	s.draining.Store(true)
 	timer := time.AfterFunc(grace, func() { s.cancel(errShuttingDown) })

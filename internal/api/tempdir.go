@@ -14,29 +14,29 @@ import (
 	"github.com/deepmed/anomaly/internal/files"
 )
 
-// tempPrefix begins the names of the folders that servers keep uploads in, and
-// tempFiles those of the files in them.
+// tempPrefix is the prefix of the names of servers' upload folders, and tempFiles are
+// the prefixes of the files in them.
 const tempPrefix = "anomaly-serve-"
 
 var tempFiles = []string{"upload-", "dataset-"}
 
-// tempDir is a server's own folder for uploads. It is locked as long as the
-// process lives, however that ends: so the next server sees whose folder is left
-// over, whatever the clock and the process ids say.
+// tempDir is the folder of a server's uploads. The server holds a lock on it, which the
+// operating system releases when the process ends in any way. Another server can remove
+// a folder that is not locked; it needs neither times nor process ids to recognize one.
 type tempDir struct {
 	path string
-	// Close removes the folder and lets go of its lock.
+	// Close removes the folder and releases its lock.
 	Close func() error
 }
 
-// newTempDir removes what dead servers left in parent, the system's folder for
-// temporary files when empty, and makes a fresh folder there.
+// newTempDir creates a folder for uploads in parent, after removing those that killed
+// servers left there. An empty parent means the system's folder for temporary files.
 func newTempDir(parent string, log *slog.Logger) (*tempDir, error) {
 	if parent == "" {
 		parent = os.TempDir()
 	}
-	if n := sweep(parent); n > 0 {
-		log.Warn("removed what a server that was killed had left", slog.String("folder", parent), slog.Int("uploads_of", n))
+	if n := removeStale(parent); n > 0 {
+		log.Warn("removed upload folders of a server that was killed", slog.String("folder", parent), slog.Int("removed", n))
 	}
 	for {
 		path, err := os.MkdirTemp(parent, tempPrefix)
@@ -49,21 +49,21 @@ func newTempDir(parent string, log *slog.Logger) (*tempDir, error) {
 				return errors.Join(os.RemoveAll(path), lock.Close())
 			})}, nil
 		}
-		if !errors.Is(err, errSwept) {
+		if !errors.Is(err, errRemoved) {
 			return nil, errors.Join(err, os.Remove(path))
 		}
 	}
 }
 
-// errSwept says that another server took a new folder for a dead one's, in the
-// moment before it was locked.
-var errSwept = errors.New("api: the folder for uploads was taken away")
+// errRemoved is returned by lockFolder if another server removed the folder, or is about
+// to: between its creation and its locking, a folder looks stale.
+var errRemoved = errors.New("api: the folder for uploads was removed")
 
-// lockFolder locks a folder without waiting.
+// lockFolder locks a folder without waiting. Closing the file releases the lock.
 func lockFolder(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errSwept
+		return nil, errRemoved
 	}
 	if err != nil {
 		return nil, err
@@ -71,22 +71,22 @@ func lockFolder(path string) (*os.File, error) {
 	if err := files.TryLock(f); err != nil {
 		f.Close()
 		if errors.Is(err, files.ErrLocked) {
-			return nil, errSwept
+			return nil, errRemoved
 		}
 		return nil, err
 	}
 	locked, err := f.Stat()
 	if there, thereErr := os.Lstat(path); err != nil || thereErr != nil || !os.SameFile(locked, there) {
 		f.Close()
-		return nil, errSwept
+		return nil, errRemoved
 	}
 	return f, nil
 }
 
-// sweep removes the folders of dead servers and says how many there were. One
-// that a server holds, that is another user's, or that holds anything but
-// uploads stays as it is.
-func sweep(parent string) int {
+// removeStale removes the folders of killed servers in parent and returns their number.
+// It leaves a folder alone if a server holds its lock, if it is another user's, or if it
+// contains anything but uploads.
+func removeStale(parent string) int {
 	list, _ := filepath.Glob(filepath.Join(parent, tempPrefix+"*"))
 	n := 0
 	for _, path := range list {
@@ -102,6 +102,8 @@ func sweep(parent string) int {
 	return n
 }
 
+// removeUploads removes a locked folder and the uploads in it. It reports whether it
+// did.
 func removeUploads(path string, dir *os.File) bool {
 	info, err := dir.Stat()
 	if err != nil {
@@ -111,7 +113,7 @@ func removeUploads(path string, dir *os.File) bool {
 		return false
 	}
 	entries, err := dir.ReadDir(-1)
-	if err != nil || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !e.Type().IsRegular() || !ours(e.Name()) }) {
+	if err != nil || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !e.Type().IsRegular() || !isUpload(e.Name()) }) {
 		return false
 	}
 	for _, e := range entries {
@@ -122,6 +124,7 @@ func removeUploads(path string, dir *os.File) bool {
 	return os.Remove(path) == nil
 }
 
-func ours(name string) bool {
+// isUpload reports whether a file name is one that servers give to uploads.
+func isUpload(name string) bool {
 	return slices.ContainsFunc(tempFiles, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }

@@ -12,16 +12,17 @@ import (
 	"github.com/deepmed/anomaly/inference"
 )
 
-// recognize reads a part as long as it is a known file, which then stands for it.
-// Of any other it gives a reader that begins anew.
-func (f *form) recognize(name string, part io.Reader, known *inference.UploadMatcher) (again io.Reader, err error) {
-	chunk := chunks.Get().(*[chunkBytes]byte)
-	defer chunks.Put(chunk)
+// matchPart compares a part with the known files while reading it. If the part is a
+// known file, matchPart uses that file's memory and hash for it and returns nil.
+// Otherwise it returns a reader of the whole part.
+func (f *form) matchPart(name string, part io.Reader, known *inference.UploadMatcher) (again io.Reader, err error) {
+	chunk := chunkPool.Get().(*[chunkBytes]byte)
+	defer chunkPool.Put(chunk)
 	for {
 		n, err := part.Read(chunk[:])
-		if taken := known.Next(chunk[:n]); taken < n {
-			// The chunk is used again before this is read.
-			return io.MultiReader(bytes.NewReader(known.Seen()), bytes.NewReader(bytes.Clone(chunk[taken:n])), part), nil
+		if matched := known.Next(chunk[:n]); matched < n {
+			// The chunk returns to the pool before the reader is read.
+			return io.MultiReader(bytes.NewReader(known.Seen()), bytes.NewReader(bytes.Clone(chunk[matched:n])), part), nil
 		}
 		if errors.Is(err, io.EOF) {
 			break
@@ -34,26 +35,30 @@ func (f *form) recognize(name string, part io.Reader, known *inference.UploadMat
 	if !whole {
 		return bytes.NewReader(known.Seen()), nil
 	}
-	f.found(name, known.Seen(), sum)
+	f.setMatched(name, known.Seen(), sum)
 	return nil, nil
 }
 
-// found keeps a known file as a part.
-func (f *form) found(name string, file []byte, sum string) {
-	f.memory[name], f.sums[name] = file, sum
-	f.length -= int64(len(file))
+// setMatched sets a part to a known file.
+func (f *form) setMatched(name string, file []byte, sum string) {
+	f.memory[name], f.hashes[name] = file, sum
+	f.remaining -= int64(len(file))
 }
 
-// maxPartHeader is how much of a form is looked at for the header of its first part.
+// maxPartHeader bounds the header of a form's first part that matchFirstPart handles,
+// in bytes.
 const maxPartHeader = 1 << 10
 
-// recognizeFirst passes over a form's first part where it is a known file, which then
-// stands for it, and gives the rest of the form; else it gives all of it. Most forms
-// begin with a model that was sent before, of several megabytes, and are compared here
-// where they come in: a reader of any form copies them twice and looks for the boundary
-// in them. (Who draws a boundary that stands in their own file gets it whole.)
-func (f *form) recognizeFirst(body *bufio.Reader, boundary string, fields map[string]field) io.Reader {
-	// Whatever is wrong with the form is found by who reads the rest.
+// matchFirstPart is matchPart for the first part of a form, before the form is parsed.
+// It returns a reader of the parts that follow if the first part is a known file, else
+// of the whole form.
+//
+// Most forms begin with a model of several megabytes that was sent before. Comparing it
+// in the read buffer avoids two copies and the search for the boundary that a multipart
+// reader makes. If the file itself contains the boundary, it is matched as a whole; only
+// a client that chose such a boundary can notice.
+func (f *form) matchFirstPart(body *bufio.Reader, boundary string, fields map[string]field) io.Reader {
+	// Errors of the form are reported when the returned reader is read.
 	start, _ := body.Peek(maxPartHeader)
 	end := bytes.Index(start, []byte("\r\n\r\n"))
 	if end < 0 {
@@ -67,23 +72,23 @@ func (f *form) recognizeFirst(body *bufio.Reader, boundary string, fields map[st
 	_, _ = body.Discard(len(header))
 	known := fields[part.FormName()].known()
 	for {
-		_, err := body.Peek(1) // reads on when all was taken
+		_, err := body.Peek(1) // fill the buffer if it is empty
 		chunk, _ := body.Peek(body.Buffered())
-		taken := known.Next(chunk)
-		_, _ = body.Discard(taken)
-		if taken < len(chunk) || err != nil {
+		matched := known.Next(chunk)
+		_, _ = body.Discard(matched)
+		if matched < len(chunk) || err != nil {
 			break
 		}
 	}
 	if sum, whole := known.Whole(); whole && atBoundary(body, boundary) {
-		f.found(part.FormName(), known.Seen(), sum)
+		f.setMatched(part.FormName(), known.Seen(), sum)
 		return body
 	}
 	return io.MultiReader(bytes.NewReader(header), bytes.NewReader(known.Seen()), body)
 }
 
-// atBoundary says whether a part ends here, and nothing but the next one or the end of the
-// form follows.
+// atBoundary reports whether body is at the end of a part, followed by another part or
+// by the end of the form.
 func atBoundary(body *bufio.Reader, boundary string) bool {
 	delimiter := "\r\n--" + boundary
 	next, _ := body.Peek(len(delimiter) + len("--\r\n"))
@@ -91,14 +96,14 @@ func atBoundary(body *bufio.Reader, boundary string) bool {
 	return ok && (strings.HasPrefix(after, "\r\n") || after == "--" || after == "--\r\n")
 }
 
-// steady is a reader that ends for good with its first error: who peeks at a form may
-// meet it and leave it to who reads on.
-type steady struct {
+// stickyErrorReader returns its first error for every later Read. A bufio.Reader
+// reports an error only once, and matchFirstPart discards it.
+type stickyErrorReader struct {
 	io.Reader
 	err error
 }
 
-func (s *steady) Read(p []byte) (int, error) {
+func (s *stickyErrorReader) Read(p []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
 	}
@@ -107,8 +112,9 @@ func (s *steady) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// chunkBytes stay in the processor's cache while they are compared.
+// chunkBytes is the size of the chunks that are compared. A chunk fits in the
+// processor's second-level cache.
 const chunkBytes = 64 << 10
 
-// chunks are what parts are read into to be recognized.
-var chunks = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
+// chunkPool holds the buffers of matchPart.
+var chunkPool = sync.Pool{New: func() any { return new([chunkBytes]byte) }}

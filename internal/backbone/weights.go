@@ -2,20 +2,20 @@ package backbone
 
 import (
 	"crypto/sha256"
-	_ "embed" // for the file of weights
+	_ "embed" // for the weights
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
 )
 
-// Embedded is the network whose weights the program holds, file is their file.
-// scripts/backbone.sh makes the files; another network is another name in these
-// two lines.
+// Embedded is the name of the network whose weights are embedded.
+// scripts/backbone.sh builds the weights file; to embed another network, change
+// this constant and the go:embed directive of file.
 const Embedded = "efficientnet-lite0"
 
-// LastBlock is the last block whose weights the file has. Nothing is decided by what
-// comes behind it, which would be half of the file.
+// LastBlock is the last block whose weights are embedded. The blocks after it would
+// double the file, and no score uses them.
 const LastBlock = 12
 
 //go:embed efficientnet-lite0.safetensors
@@ -28,13 +28,13 @@ var (
 	license []byte
 )
 
-// License returns where the weights are from and the text of their license, which go
-// with every copy of them.
+// License returns the origin of the weights and the text of their license, which
+// must accompany every copy of them.
 func License() []byte { return slices.Concat(notice, []byte("\n"), license) }
 
 // ErrNotEmbedded is returned, wrapped with the name, for a network whose weights
-// the program does not hold.
-var ErrNotEmbedded = errors.New("backbone: no weights of this network in the program")
+// are not embedded.
+var ErrNotEmbedded = errors.New("backbone: weights not embedded")
 
 // Tensor is a tensor of weights, in row-major order.
 type Tensor struct {
@@ -43,7 +43,7 @@ type Tensor struct {
 	Data  []float32
 }
 
-// embedded decodes the file once.
+// embedded parses the file once.
 var embedded = sync.OnceValues(func() ([]Tensor, error) {
 	_, tensors, err := parse(file)
 	return tensors, err
@@ -51,16 +51,15 @@ var embedded = sync.OnceValues(func() ([]Tensor, error) {
 
 var sum = sync.OnceValue(func() [sha256.Size]byte { return sha256.Sum256(file) })
 
-// Bytes returns what the weights of the embedded network take as float32, in bytes.
+// Bytes returns the size of the embedded network's weights as float32, in bytes.
 func Bytes() int64 { return 2 * int64(len(file)) }
 
-// SHA256 returns the SHA-256 of the file of weights that the program holds.
+// SHA256 returns the SHA-256 of the embedded weights file.
 func SHA256() [sha256.Size]byte { return sum() }
 
-// Weights returns the weights of the network of that name, in the order of
-// Spec.Parameters, up to the last block that the file has. They are shared: the
-// caller must not change them. It returns ErrNotEmbedded for a network that the
-// program does not hold.
+// Weights returns the weights of the network with a name, in the order of
+// Spec.Parameters, up to LastBlock. They are shared: the caller must not modify
+// them. It returns ErrNotEmbedded if the weights are not embedded.
 func Weights(name string) ([]Tensor, error) {
 	if name != Embedded {
 		return nil, fmt.Errorf("%w: %.40q", ErrNotEmbedded, name)

@@ -1,7 +1,7 @@
-// Package calibration decides on a model's threshold from what the model's measure
-// says of normal images that were not learnt from, and tells how far the scores of
-// later images are from theirs. It knows scores and nothing of images, graphs or
-// files.
+// Package calibration computes a model's threshold from member scores or anomaly scores
+// of calibration images: normal images that the model was not trained on. It also tests
+// whether the scores of later images are shifted. Images, graphs and files do not belong
+// here.
 package calibration
 
 import (
@@ -14,18 +14,18 @@ import (
 )
 
 const (
-	// MinImages is how many normal images it takes to tell what is usual among them.
+	// MinImages is the smallest number of calibration images.
 	MinImages = 8
-	// Gain is what the joined deviation is multiplied with before it is shown as
-	// ln(1+exp(x)): it scales the score and changes no verdict.
-	Gain = 1
-	// RoundingShare is what is added to a threshold, of itself: above what one
-	// runtime's rounding differs by from another's (docs/interop.md), below what
-	// images differ by. Without it, of images that are all alike some would be
-	// anomalous by rounding.
+	// gain is the factor of the joined deviation x in the score ln(1+exp(x)). It scales
+	// scores and changes no decision.
+	gain = 1
+	// RoundingShare is the share by which a threshold is raised. It is larger than the
+	// difference between two runtimes by rounding (docs/interop.md) and smaller than the
+	// difference between images. Without it, some of several identical images would be
+	// anomalous.
 	RoundingShare = 1e-4
-	// deviationFloor is the least standard deviation that is assumed of a member, of
-	// logarithms of squared distances: images that are all alike have none.
+	// deviationFloor is the smallest standard deviation of a member score, the logarithm
+	// of a squared distance. That of identical images is 0.
 	deviationFloor = 1e-2
 )
 
@@ -33,164 +33,159 @@ const (
 var (
 	// ErrTooFew is returned, wrapped, for fewer than MinImages images.
 	ErrTooFew = errors.New("too few normal images to calibrate on")
-	// ErrRate is returned, wrapped, for a false alarm rate that is no share.
+	// ErrRate is returned, wrapped, for a false alarm rate that is not between 0 and 1.
 	ErrRate = errors.New("unusable false alarm rate")
-	// ErrValues is returned, wrapped, for values or weights that no calibration can
-	// be based on: not finite, negative weights, or rows of different lengths.
+	// ErrValues is returned, wrapped, if a score or weight is not finite, weights are
+	// negative, or the images' numbers of members differ.
 	ErrValues = errors.New("unusable values to calibrate on")
 )
 
-// Calibration is how the raw values of a measure's members become an anomaly score,
-// and the threshold that the score is held against.
+// Calibration is the threshold of an anomaly score, and how member scores are joined
+// to it.
 type Calibration struct {
-	// Offsets, Slopes and Weights are those of the members: an image's deviation by
-	// a member is (raw − offset)·slope, and the mean of the deviations by these
-	// weights, whose sum is 1, is the joined deviation. All are empty for a
-	// calibration by FitScores.
+	// Offsets, Slopes and Weights are by member. An image's deviation by a member is
+	// (score − offset)·slope. The joined deviation is the mean of the deviations by
+	// the weights, whose sum is 1. All three are empty in a calibration by FitScores.
 	Offsets, Slopes, Weights []float32
 	// Threshold is the anomaly score above which an image is anomalous.
 	Threshold float64
-	// FalseAlarmRate is what Threshold was drawn for, MinFalseAlarmRate the lowest rate
-	// that so many images can promise: one in their number + 1.
+	// FalseAlarmRate is the rate that Threshold is computed for. MinFalseAlarmRate is
+	// the minimum achievable false alarm rate of n images, 1/(n+1).
 	FalseAlarmRate, MinFalseAlarmRate float64
 	// Scores are the anomaly scores of the images, ascending.
 	Scores []float64
 }
 
-// Fit calibrates on images of which the raw value of each member is known,
-// images × members: location and scale of each member are its mean and its
-// population's standard deviation, and the threshold is drawn for that rate of
-// false alarms. Without weights all members count the same. It returns ErrTooFew,
-// ErrRate and ErrValues.
+// Fit calibrates on the member scores of calibration images, images × members. Location
+// and scale of each member are its mean and population standard deviation. The threshold
+// is computed for the false alarm rate. If weights is nil, all members have the same
+// weight. Fit returns ErrTooFew, ErrRate and ErrValues.
 //
-// The score that an image has in this is by the scale of all others, as a later
-// image's is by that of images that it is none of: an image that lies far out widens
-// the scale that it is held against. With 20 images and a member of heavy tails 6 %
-// of later images were above the threshold instead of 5. The location is that of all
-// in both, since what is subtracted from each changes no order.
-func Fit(raw [][]float64, weights []float64, rate float64) (*Calibration, error) {
-	if err := enough(len(raw)); err != nil {
+// Each calibration image is scored with a scale computed without it, because a later
+// image is not part of the scale either, and an outlier would widen its own scale.
+// Otherwise, with 20 images and a member with heavy tails, 6 % of later images were above
+// the threshold instead of 5 %. The location is that of all images, since a constant
+// does not change the order of scores.
+func Fit(members [][]float64, weights []float64, rate float64) (*Calibration, error) {
+	if err := checkCount(len(members)); err != nil {
 		return nil, err
 	}
-	members := len(raw[0])
-	normalized, err := shares(weights, members)
+	count := len(members[0])
+	normalized, err := normalize(weights, count)
 	if err != nil {
 		return nil, err
 	}
-	for i, row := range raw {
-		if len(row) != members || members == 0 {
-			return nil, fmt.Errorf("%w: image %d has %d members, the first has %d", ErrValues, i, len(row), members)
+	for i, row := range members {
+		if len(row) != count || count == 0 {
+			return nil, fmt.Errorf("%w: image %d has %d members, the first has %d", ErrValues, i, len(row), count)
 		}
 		if err := finite(row); err != nil {
 			return nil, err
 		}
 	}
-	c := &Calibration{Offsets: make([]float32, members), Slopes: make([]float32, members), Weights: normalized}
-	own := make([][]float32, members) // slopes that leave an image out, by member
-	column := make([]float64, len(raw))
-	for m := range members {
-		for i, row := range raw {
+	c := &Calibration{Offsets: make([]float32, count), Slopes: make([]float32, count), Weights: normalized}
+	leftOut := make([][]float32, count) // slopes without an image, by member and image
+	column := make([]float64, len(members))
+	for m := range count {
+		for i, row := range members {
 			column[i] = row[m]
 		}
 		mean, deviation := MeanDeviation(column)
 		c.Offsets[m], c.Slopes[m] = float32(mean), slope(deviation)
-		own[m] = slopesWithout(column, mean, deviation)
+		leftOut[m] = slopesWithout(column, mean, deviation)
 	}
-	scores := make([]float64, len(raw))
-	without := make([]float32, members)
-	for i, row := range raw {
+	scores := make([]float64, len(members))
+	without := make([]float32, count)
+	for i, row := range members {
 		for m := range without {
-			without[m] = own[m][i]
+			without[m] = leftOut[m][i]
 		}
 		scores[i] = c.join(row, without)
 	}
-	return c, c.draw(scores, rate)
+	return c, c.setThreshold(scores, rate)
 }
 
-// slope is what a member's difference from its mean is multiplied with.
+// slope returns one over the standard deviation.
 func slope(deviation float64) float32 { return float32(1 / max(deviation, deviationFloor)) }
 
-// slopesWithout gives for each of the values, whose mean and deviation are those,
-// the slope by the deviation of all others.
+// slopesWithout returns, for each value, the slope by the deviation of all other values.
+// mean and deviation are computed over all values.
 func slopesWithout(values []float64, mean, deviation float64) []float32 {
 	n := float64(len(values))
 	out := make([]float32, len(values))
 	for i, v := range values {
-		// The sum of squares about the mean falls by this when a value is left out
-		// (Welford, 1962).
+		// The sum of squared deviations without a value (Welford, 1962).
 		squares := n*deviation*deviation - (v-mean)*(v-mean)*n/(n-1)
 		out[i] = slope(math.Sqrt(max(squares, 0) / (n - 1)))
 	}
 	return out
 }
 
-// FitScores calibrates on images of which only the anomaly score is known: it draws
-// the threshold and leaves the measure as it is. It returns ErrTooFew, ErrRate and
-// ErrValues.
+// FitScores calibrates on the anomaly scores of calibration images. It computes the
+// threshold only. It returns ErrTooFew, ErrRate and ErrValues.
 func FitScores(scores []float64, rate float64) (*Calibration, error) {
-	if err := enough(len(scores)); err != nil {
+	if err := checkCount(len(scores)); err != nil {
 		return nil, err
 	}
 	if err := finite(scores); err != nil {
 		return nil, err
 	}
 	c := &Calibration{}
-	return c, c.draw(scores, rate)
+	return c, c.setThreshold(scores, rate)
 }
 
-// Join gives the anomaly score of an image by the raw value of each member,
-// computed as a graph in float32 does: one operation after another, each rounded.
-func (c *Calibration) Join(raw []float64) float64 { return c.join(raw, c.Slopes) }
+// Join returns the anomaly score of an image by its member scores. It rounds the result of
+// each operation to float32, as the model's graph does.
+func (c *Calibration) Join(members []float64) float64 { return c.join(members, c.Slopes) }
 
-func (c *Calibration) join(raw []float64, slopes []float32) float64 {
+func (c *Calibration) join(members []float64, slopes []float32) float64 {
 	var sum float32
-	for m, v := range raw {
+	for m, v := range members {
 		z := (float32(v) - c.Offsets[m]) * slopes[m]
-		sum += float32(z * c.Weights[m]) // rounded before the sum, on any processor
+		sum += float32(z * c.Weights[m]) // the conversion prevents a fused multiply-add
 	}
-	return Score(sum)
+	return score(sum)
 }
 
-// Score gives the anomaly score of a joined deviation z: ln(1+exp(Gain·z)), which is
-// positive and rises with z.
-func Score(z float32) float64 {
-	x := float64(Gain * z)
+// score returns the anomaly score of a joined deviation z, the softplus ln(1+exp(gain·z)).
+// It is positive and increases with z.
+func score(z float32) float64 {
+	x := float64(gain * z)
 	return float64(float32(max(x, 0) + math.Log1p(math.Exp(-math.Abs(x)))))
 }
 
-// Decision gives what a model's metadata says of the calibration.
+// Decision returns the calibration as a model's metadata.
 func (c *Calibration) Decision(measure string) models.Decision {
 	return models.Decision{
 		Measure: measure, Threshold: c.Threshold, FalseAlarmRate: c.FalseAlarmRate,
-		CalibrationImages: len(c.Scores), MinFalseAlarmRate: c.MinFalseAlarmRate, Scores: Quantiles(c.Scores, models.MaxScores),
+		CalibrationImages: len(c.Scores), MinFalseAlarmRate: c.MinFalseAlarmRate, Scores: quantiles(c.Scores, models.MaxScores),
 	}
 }
 
-// draw draws the threshold from the scores.
-func (c *Calibration) draw(scores []float64, rate float64) error {
+// setThreshold sets the threshold, rates and scores.
+func (c *Calibration) setThreshold(scores []float64, rate float64) error {
 	if !(rate > 0 && rate < 1) {
 		return fmt.Errorf("%w: %v, expected a number between 0 and 1", ErrRate, rate)
 	}
 	c.Scores = slices.Sorted(slices.Values(scores))
-	threshold, supported := conformal(c.Scores, rate)
+	threshold, minRate := conformal(c.Scores, rate)
 	c.Threshold = threshold * (1 + RoundingShare)
-	c.FalseAlarmRate, c.MinFalseAlarmRate = rate, supported
+	c.FalseAlarmRate, c.MinFalseAlarmRate = rate, minRate
 	return nil
 }
 
-// conformal draws a threshold from ascending scores of normal images that were not
-// learnt from: of another such image the chance to be above the ⌈(n+1)(1−rate)⌉th
-// smallest of n is at most the rate, whatever the distribution (Vovk et al.,
-// 2005). Too few images for the rate give the largest of them, and the rate that
-// stands for.
-func conformal(sorted []float64, rate float64) (threshold, supported float64) {
+// conformal returns the conformal quantile of n ascending scores, the ⌈(n+1)(1−rate)⌉th
+// smallest. The probability that another score from the same distribution is above it is
+// at most the rate, for any distribution (Vovk et al., 2005). If the rate is below the
+// minimum achievable false alarm rate minRate, 1/(n+1), the largest score is returned.
+func conformal(sorted []float64, rate float64) (threshold, minRate float64) {
 	n := len(sorted)
 	rank := int(math.Ceil(float64(n+1) * (1 - rate)))
 	return sorted[min(max(rank, 1), n)-1], 1 / float64(n+1)
 }
 
-// shares gives weights whose sum is 1: those, or the same for each member.
-func shares(weights []float64, members int) ([]float32, error) {
+// normalize returns the weights divided by their sum, or equal weights if weights is nil.
+func normalize(weights []float64, members int) ([]float32, error) {
 	out := make([]float32, members)
 	if weights == nil {
 		for m := range out {
@@ -220,24 +215,24 @@ func shares(weights []float64, members int) ([]float32, error) {
 	return out, nil
 }
 
-func enough(images int) error {
+func checkCount(images int) error {
 	if images < MinImages {
 		return fmt.Errorf("%w: got %d, expected at least %d", ErrTooFew, images, MinImages)
 	}
 	return nil
 }
 
-// finite returns ErrValues for values that float32 does not hold.
+// finite returns ErrValues if a value is NaN or outside the range of float32.
 func finite(values []float64) error {
 	for _, v := range values {
 		if math.IsNaN(v) || math.Abs(v) > math.MaxFloat32 {
-			return fmt.Errorf("%w: one is %v", ErrValues, v)
+			return fmt.Errorf("%w: %v", ErrValues, v)
 		}
 	}
 	return nil
 }
 
-// MeanDeviation returns the mean and the population's standard deviation.
+// MeanDeviation returns the mean and the population standard deviation.
 func MeanDeviation(xs []float64) (mean, deviation float64) {
 	for _, x := range xs {
 		mean += x

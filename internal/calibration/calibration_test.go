@@ -10,14 +10,14 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-func TestThresholdIsTheConformalQuantile(t *testing.T) {
+func TestFitScores_ReturnsTheConformalQuantile(t *testing.T) {
 	for _, c := range []struct {
-		n                          int
-		rate, threshold, supported float64
+		n                        int
+		rate, threshold, minRate float64
 	}{
 		{99, 0.05, 95, 0.01},
 		{99, 0.01, 99, 0.01},
-		{99, 0.001, 99, 0.01}, // too few: the highest there is
+		{99, 0.001, 99, 0.01}, // too few images: the highest score
 		{19, 0.05, 19, 0.05},
 		{10, 0.05, 10, 1.0 / 11},
 		{100, 0.5, 51, 1.0 / 101},
@@ -31,14 +31,14 @@ func TestThresholdIsTheConformalQuantile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.Threshold != c.threshold*(1+RoundingShare) || math.Abs(got.MinFalseAlarmRate-c.supported) > 1e-12 || got.FalseAlarmRate != c.rate || len(got.Scores) != c.n {
+		if got.Threshold != c.threshold*(1+RoundingShare) || math.Abs(got.MinFalseAlarmRate-c.minRate) > 1e-12 || got.FalseAlarmRate != c.rate || len(got.Scores) != c.n {
 			t.Errorf("%d images, rate %v: %+v, expected threshold %v", c.n, c.rate, got, c.threshold)
 		}
 	}
 }
 
-// exchangeable draws an image's raw values: members that depend on one another, one
-// of them with heavy tails.
+// exchangeable returns random member scores of an image. The members are correlated, and
+// one has heavy tails.
 func exchangeable(r *rand.Rand, members int) []float64 {
 	common := r.NormFloat64()
 	raw := make([]float64, members)
@@ -49,7 +49,7 @@ func exchangeable(r *rand.Rand, members int) []float64 {
 	return raw
 }
 
-func TestFalseAlarmsKeepToTheRateOnExchangeableImages(t *testing.T) {
+func TestFit_KeepsTheFalseAlarmRateOnExchangeableImages(t *testing.T) {
 	const members, rate = 8, 0.05
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, c := range []struct {
@@ -73,14 +73,14 @@ func TestFalseAlarmsKeepToTheRateOnExchangeableImages(t *testing.T) {
 				}
 			}
 		}
-		// 20,000 verdicts, 50 of which share a threshold.
+		// 20,000 images, 50 for each threshold.
 		if got := float64(alarms) / float64(all); got > rate+0.008 || got < rate-0.02 {
-			t.Errorf("%d images: %.4f false alarms, %v were promised", c.n, got, rate)
+			t.Errorf("%d images: false alarm rate %.4f, expected %v", c.n, got, rate)
 		}
 	}
 }
 
-func TestJoinedScoreIsThatOfFloat32(t *testing.T) {
+func TestJoin_RoundsToFloat32(t *testing.T) {
 	raw := make([][]float64, 20)
 	r := rand.New(rand.NewPCG(3, 4))
 	for i := range raw {
@@ -98,9 +98,9 @@ func TestJoinedScoreIsThatOfFloat32(t *testing.T) {
 			w := b * c.Weights[m]
 			sum = sum + w
 		}
-		want := math.Log1p(math.Exp(float64(Gain * sum)))
+		want := math.Log1p(math.Exp(float64(gain * sum)))
 		if got := c.Join(row); math.Abs(got-want) > 1e-6*want || got != float64(float32(got)) || got <= 0 {
-			t.Errorf("%v instead of %v", got, want)
+			t.Errorf("%v, expected %v", got, want)
 		}
 	}
 	if c.Weights[3] != 0 || c.Weights[2] != 2*c.Weights[0] {
@@ -108,18 +108,18 @@ func TestJoinedScoreIsThatOfFloat32(t *testing.T) {
 	}
 }
 
-func TestScoreIsPositiveAndRises(t *testing.T) {
+func TestScore_IsPositiveAndIncreases(t *testing.T) {
 	last := 0.0
 	for z := float32(-20); z <= 200; z += 0.5 {
-		s := Score(z)
+		s := score(z)
 		if s <= last || math.IsInf(s, 0) {
-			t.Fatalf("%v of %v after %v", s, z, last)
+			t.Fatalf("score(%v) = %v, after %v", z, s, last)
 		}
 		last = s
 	}
 }
 
-func TestImagesThatAreAllAlikeAreNormal(t *testing.T) {
+func TestFit_AcceptsIdenticalImages(t *testing.T) {
 	raw := make([][]float64, 10)
 	for i := range raw {
 		raw[i] = []float64{2.5, -1}
@@ -132,11 +132,11 @@ func TestImagesThatAreAllAlikeAreNormal(t *testing.T) {
 		t.Errorf("%v is above the threshold of %v", s, c.Threshold)
 	}
 	if s := c.Join([]float64{2.6, -0.9}); s <= c.Threshold {
-		t.Errorf("another image is normal by %v", s)
+		t.Errorf("a different image is normal with score %v", s)
 	}
 }
 
-func TestUnusableValuesAreRefused(t *testing.T) {
+func TestFit_RejectsUnusableValues(t *testing.T) {
 	rows := func(n int, row ...float64) [][]float64 {
 		out := make([][]float64, n)
 		for i := range out {
@@ -150,27 +150,27 @@ func TestUnusableValuesAreRefused(t *testing.T) {
 		rate    float64
 		want    error
 	}{
-		"none":                     {nil, nil, 0.05, ErrTooFew},
-		"seven images":             {rows(7, 1, 2), nil, 0.05, ErrTooFew},
-		"a rate of 0":              {rows(8, 1), nil, 0, ErrRate},
-		"a rate of 1":              {rows(8, 1), nil, 1, ErrRate},
-		"a rate that is no number": {rows(8, 1), nil, math.NaN(), ErrRate},
-		"no members":               {rows(8), nil, 0.05, ErrValues},
-		"rows of two lengths":      {append(rows(8, 1, 2), []float64{1}), nil, 0.05, ErrValues},
-		"no number":                {rows(8, math.NaN()), nil, 0.05, ErrValues},
-		"infinite":                 {rows(8, math.Inf(1)), nil, 0.05, ErrValues},
-		"beyond float32":           {rows(8, 1e39), nil, 0.05, ErrValues},
-		"one weight of two":        {rows(8, 1, 2), []float64{1}, 0.05, ErrValues},
-		"a negative weight":        {rows(8, 1, 2), []float64{2, -1}, 0.05, ErrValues},
-		"weights of 0":             {rows(8, 1, 2), []float64{0, 0}, 0.05, ErrValues},
+		"none":                {nil, nil, 0.05, ErrTooFew},
+		"seven images":        {rows(7, 1, 2), nil, 0.05, ErrTooFew},
+		"a rate of 0":         {rows(8, 1), nil, 0, ErrRate},
+		"a rate of 1":         {rows(8, 1), nil, 1, ErrRate},
+		"a rate that is NaN":  {rows(8, 1), nil, math.NaN(), ErrRate},
+		"no members":          {rows(8), nil, 0.05, ErrValues},
+		"rows of two lengths": {append(rows(8, 1, 2), []float64{1}), nil, 0.05, ErrValues},
+		"NaN":                 {rows(8, math.NaN()), nil, 0.05, ErrValues},
+		"infinite":            {rows(8, math.Inf(1)), nil, 0.05, ErrValues},
+		"beyond float32":      {rows(8, 1e39), nil, 0.05, ErrValues},
+		"one weight of two":   {rows(8, 1, 2), []float64{1}, 0.05, ErrValues},
+		"a negative weight":   {rows(8, 1, 2), []float64{2, -1}, 0.05, ErrValues},
+		"weights of 0":        {rows(8, 1, 2), []float64{0, 0}, 0.05, ErrValues},
 	} {
 		if _, err := Fit(c.raw, c.weights, c.rate); !errors.Is(err, c.want) {
-			t.Errorf("%s: %v instead of %v", name, err, c.want)
+			t.Errorf("%s: %v, expected %v", name, err, c.want)
 		}
 	}
 }
 
-func TestDecisionCarriesTheScoresAndIsValid(t *testing.T) {
+func TestDecision_HasTheScoresAndIsValid(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	for _, n := range []int{8, 101, 102, 1000} {
 		scores := make([]float64, n)

@@ -13,41 +13,39 @@ import (
 )
 
 const (
-	// Significance is the level of the test that Shift.Significant reports: of
-	// batches that are like the calibration's images one in a hundred is called
-	// different.
-	Significance = 0.01
-	// confidence is that of the interval of a Share.
+	// significance is the significance level of Shift.Significant: one in a hundred
+	// batches from the calibration's distribution is reported as shifted.
+	significance = 0.01
+	// confidence is the confidence level of a Share's interval.
 	confidence = 0.95
-	// Where one of two samples is smaller than fewScores, the approximations of the
-	// tests' distributions are not good enough, and so many permutations, always the
-	// same, take their place.
+	// If a sample is smaller than fewScores, the tests' asymptotic distributions are too
+	// inaccurate. Then the p-values are computed by this number of permutations.
 	fewScores    = 20
 	permutations = 9999
-	// mostReference bounds how many scores are made of a model's quantiles: its
-	// number of images is what anybody wrote there.
-	mostReference = 10_000
+	// maxReference bounds the scores that are interpolated from a model's quantiles. The
+	// number of calibration images in a model file cannot be trusted.
+	maxReference = 10_000
 )
 
-// Quantiles gives at most so many quantiles, two or more, of ascending scores, at
-// equal steps from the smallest to the largest, interpolated between scores
-// (definition 7 of Hyndman and Fan, 1996): all scores where there are no more.
-func Quantiles(sorted []float64, most int) []float64 {
-	if len(sorted) <= most {
+// quantiles returns at most limit quantiles, two or more, of ascending scores, at equal
+// steps from the smallest to the largest, by linear interpolation (definition 7 of
+// Hyndman and Fan, 1996). It returns all scores if there are no more than limit.
+func quantiles(sorted []float64, limit int) []float64 {
+	if len(sorted) <= limit {
 		return slices.Clone(sorted)
 	}
-	return resampled(sorted, most)
+	return resample(sorted, limit)
 }
 
-// resampled gives n values, two or more, at equal steps along ascending ones.
-func resampled(sorted []float64, n int) []float64 {
+// resample returns n values, two or more, at equal steps along ascending values.
+func resample(sorted []float64, n int) []float64 {
 	out := make([]float64, n)
 	for i := range out {
 		at := float64(i) * float64(len(sorted)-1) / float64(n-1)
 		below := int(at)
 		above := min(below+1, len(sorted)-1)
 		part := at - float64(below)
-		// The sum of two parts neither overflows nor leaves the values' order.
+		// This form of the interpolation does not overflow.
 		v := (1-part)*sorted[below] + part*sorted[above]
 		if i > 0 {
 			v = max(v, out[i-1])
@@ -57,55 +55,45 @@ func resampled(sorted []float64, n int) []float64 {
 	return out
 }
 
-// Reference is the scores of a model's calibration, which those of later images are
-// held against.
+// Reference holds the scores of a model's calibration, to compare with the scores of later
+// images.
 type Reference struct {
 	scores    []float64 // ascending, at least one
 	threshold float64
 }
 
-// ReferenceOf gives the reference that a model's decision carries, and false where
-// it carries none.
+// ReferenceOf returns the scores in a model's decision, and false if it has none.
 func ReferenceOf(d *models.Decision) (Reference, bool) {
 	if d == nil || len(d.Scores) < 2 {
 		return Reference{}, false
 	}
 	scores := d.Scores
-	if n := min(d.CalibrationImages, mostReference); n > len(scores) {
-		scores = resampled(scores, n)
+	if n := min(d.CalibrationImages, maxReference); n > len(scores) {
+		scores = resample(scores, n)
 	}
 	return Reference{scores, d.Threshold}, true
 }
 
-// PValue gives the chance that a normal image like the calibration's has a score of
-// at least that: the conformal p-value (1 + how many have) / (1 + how many there
-// are).
-func (r Reference) PValue(score float64) float64 {
-	below, _ := slices.BinarySearch(r.scores, score)
-	return float64(1+len(r.scores)-below) / float64(1+len(r.scores))
-}
-
-// Shift is how far the scores of a batch of images are from those of a model's
-// calibration.
+// Shift compares the scores of a batch of images with the scores of a model's calibration.
 type Shift struct {
-	// Images is how many images the batch has, CalibrationImages how many the
-	// calibration had.
+	// Images and CalibrationImages are the numbers of images of the batch and of the
+	// calibration.
 	Images            int `json:"images"`
 	CalibrationImages int `json:"calibration_images"`
-	// MannWhitney and KolmogorovSmirnov are the two-sided p-values of the tests of
-	// those names that both are drawn alike. The first sees that one lies above the
-	// other, the second any difference.
+	// MannWhitney and KolmogorovSmirnov are the two-sided p-values of these tests. The
+	// null hypothesis is that both samples have the same distribution. The first test
+	// is sensitive to a difference in location, the second to any difference.
 	MannWhitney       float64 `json:"mann_whitney_p"`
 	KolmogorovSmirnov float64 `json:"kolmogorov_smirnov_p"`
-	// Deviations is how far the batch's mean lies above the calibration's, in
+	// Deviations is the difference of the batch's mean from the calibration's, in
 	// standard deviations of the calibration's scores.
 	Deviations float64 `json:"standard_deviations"`
-	// Above is the share of the batch above the threshold: of normal images the rate
-	// of false alarms to be expected.
+	// Above is the share of the batch above the threshold. For normal images it
+	// estimates the false alarm rate.
 	Above Share `json:"above_threshold"`
 }
 
-// Compare gives the shift of a batch's scores, one or more finite ones, in any order.
+// Compare returns the shift of a batch of one or more finite scores, in any order.
 func (r Reference) Compare(scores []float64) Shift {
 	sorted := slices.Sorted(slices.Values(scores))
 	mean, deviation := MeanDeviation(r.scores)
@@ -119,13 +107,13 @@ func (r Reference) Compare(scores []float64) Shift {
 	return s
 }
 
-// Significant reports whether the batch differs from the calibration, at the level
-// Significance over both tests (Bonferroni).
+// Significant reports whether the batch differs from the calibration at a significance
+// level of 1 % for both tests together (Bonferroni correction).
 func (s Shift) Significant() bool {
-	return 2*min(s.MannWhitney, s.KolmogorovSmirnov) < Significance
+	return 2*min(s.MannWhitney, s.KolmogorovSmirnov) < significance
 }
 
-// String gives the shift in a few words.
+// String returns the shift as text.
 func (s Shift) String() string {
 	where := "above"
 	if s.Deviations < 0 {
@@ -135,15 +123,15 @@ func (s Shift) String() string {
 		math.Abs(s.Deviations), where, s.CalibrationImages, s.MannWhitney, s.KolmogorovSmirnov)
 }
 
-// Share is a share of images, with the 95 % interval that so few of them allow
-// (Clopper and Pearson, 1934).
+// Share is a share of images with its 95 % confidence interval (Clopper and Pearson,
+// 1934).
 type Share struct {
 	Share float64 `json:"share"`
 	Low   float64 `json:"low"`
 	High  float64 `json:"high"`
 }
 
-// ShareAbove gives the share of scores, one or more, that are above the threshold.
+// ShareAbove returns the share of one or more scores that are above the threshold.
 func ShareAbove(scores []float64, threshold float64) Share {
 	k := 0
 	for _, v := range scores {
@@ -163,19 +151,19 @@ func ShareAbove(scores []float64, threshold float64) Share {
 	return s
 }
 
-// String gives the share and its interval in per cent.
+// String returns the share and its interval in per cent.
 func (s Share) String() string {
 	return fmt.Sprintf("%.1f %% (95 %% interval %.1f–%.1f %%)", 100*s.Share, 100*s.Low, 100*s.High)
 }
 
-// twoSample gives the two-sided p-values of the tests of Mann and Whitney and of
-// Kolmogorov and Smirnov for two ascending samples.
+// twoSample returns the two-sided p-values of the Mann–Whitney and Kolmogorov–Smirnov
+// tests of two ascending samples.
 func twoSample(a, b []float64) (mannWhitney, kolmogorovSmirnov float64) {
 	if len(a) > len(b) {
-		a, b = b, a // neither test knows one from the other
+		a, b = b, a // both tests are symmetric
 	}
 	p := pool(a, b)
-	u := p.rankExcess(p.first)
+	u := p.rankDeviation(p.first)
 	d := stat.KolmogorovSmirnov(a, nil, b, nil)
 	if len(a) < fewScores {
 		return p.permuted(u, d)
@@ -183,14 +171,15 @@ func twoSample(a, b []float64) (mannWhitney, kolmogorovSmirnov float64) {
 	return p.mannWhitney(u), kolmogorov(d, len(a), len(b))
 }
 
-// pooled is two samples in one order.
+// pooled is the union of two samples in ascending order.
 type pooled struct {
-	n, m   int   // sizes of the samples
-	first  []int // places of the first sample's values
-	starts []int // of each place, where the values that are equal to its begin
-	ends   []int // and where they end
+	n, m  int   // sizes of the samples
+	first []int // indexes of the first sample's values
+	// The values equal to value i have the indexes starts[i] to ends[i]−1.
+	starts, ends []int
 }
 
+// pool returns the union of two ascending samples.
 func pool(a, b []float64) pooled {
 	n := len(a) + len(b)
 	all := slices.Sorted(slices.Values(slices.Concat(a, b)))
@@ -208,36 +197,36 @@ func pool(a, b []float64) pooled {
 	for i, v := range a {
 		at, _ := slices.BinarySearch(all, v)
 		for i > 0 && at <= p.first[i-1] {
-			at = p.first[i-1] + 1 // equal ones have a place each
+			at = p.first[i-1] + 1 // equal values have different indexes
 		}
 		p.first = append(p.first, at)
 	}
 	return p
 }
 
-// rankExcess gives how much the sum of the ranks of those places differs from what
-// is expected of as many drawn from all, without its sign. Equal values share their
-// mean rank.
-func (p pooled) rankExcess(places []int) float64 {
+// rankDeviation returns the absolute difference of the rank sum of a sample, given by
+// indexes, from its expected value. Equal values share their mean rank.
+func (p pooled) rankDeviation(sample []int) float64 {
 	sum := 0.0
-	for _, k := range places {
+	for _, k := range sample {
 		sum += float64(p.starts[k]+p.ends[k]+1) / 2
 	}
-	return math.Abs(sum - float64(len(places))*float64(p.n+p.m+1)/2)
+	return math.Abs(sum - float64(len(sample))*float64(p.n+p.m+1)/2)
 }
 
-// distance gives the largest distance between the distribution of those places,
-// ascending, and that of all others: it is reached beside one of them.
-func (p pooled) distance(places []int) float64 {
+// distance returns the largest distance between the empirical distribution functions of a
+// sample, given by ascending indexes, and of all other values. The functions are compared
+// below and above each value of the sample.
+func (p pooled) distance(sample []int) float64 {
 	largest := 0.0
-	at := func(own, all int) { // of the places before all, so many are own
+	at := func(own, all int) { // own of the first all values are in the sample
 		d := float64(own)/float64(p.n) - float64(all-own)/float64(p.m)
 		largest = max(largest, math.Abs(d))
 	}
-	for i := 0; i < len(places); {
-		k := places[i]
+	for i := 0; i < len(sample); {
+		k := sample[i]
 		at(i, p.starts[k])
-		for i < len(places) && places[i] < p.ends[k] {
+		for i < len(sample) && sample[i] < p.ends[k] {
 			i++
 		}
 		at(i, p.ends[k])
@@ -245,28 +234,28 @@ func (p pooled) distance(places []int) float64 {
 	return largest
 }
 
-// permuted gives how often samples drawn anyhow from all differ as much as u and d
-// say, the samples as they are counted among them.
+// permuted returns the p-values of the rank deviation u and the distance d by random
+// permutations. The samples themselves count as one permutation.
 func (p pooled) permuted(u, d float64) (byRanks, byDistance float64) {
 	const rounding = 1e-9
-	source := rand.NewPCG(1, 2) // the same batch has the same p-value
-	places := make([]int, p.n)
+	source := rand.NewPCG(1, 2) // constant, for reproducible p-values
+	sample := make([]int, p.n)
 	ranks, distances := 1, 1
 	for range permutations {
-		sampleuv.WithoutReplacement(places, p.n+p.m, source)
-		slices.Sort(places)
-		if p.rankExcess(places) >= u-rounding {
+		sampleuv.WithoutReplacement(sample, p.n+p.m, source)
+		slices.Sort(sample)
+		if p.rankDeviation(sample) >= u-rounding {
 			ranks++
 		}
-		if p.distance(places) >= d-rounding {
+		if p.distance(sample) >= d-rounding {
 			distances++
 		}
 	}
 	return float64(ranks) / (permutations + 1), float64(distances) / (permutations + 1)
 }
 
-// mannWhitney gives the normal approximation, with the correction for equal values
-// and for continuity.
+// mannWhitney returns the p-value of a rank deviation by the normal approximation, with
+// corrections for ties and continuity.
 func (p pooled) mannWhitney(u float64) float64 {
 	n := float64(p.n + p.m)
 	ties := 0.0
@@ -275,18 +264,18 @@ func (p pooled) mannWhitney(u float64) float64 {
 		ties += t*t*t - t
 	}
 	variance := float64(p.n) * float64(p.m) / 12 * (n + 1 - ties/(n*(n-1)))
-	if variance <= 0 { // all are equal
+	if variance <= 0 { // all values are equal
 		return 1
 	}
 	return math.Erfc(max(u-0.5, 0) / math.Sqrt(2*variance))
 }
 
-// kolmogorov gives the limit distribution's p-value of a distance between samples of
-// those sizes, with the correction of Stephens (1970).
+// kolmogorov returns the p-value of distance d between samples of sizes n and m, by the
+// asymptotic distribution with the correction of Stephens (1970).
 func kolmogorov(d float64, n, m int) float64 {
 	root := math.Sqrt(float64(n) * float64(m) / float64(n+m))
 	x := (root + 0.12 + 0.11/root) * d
-	const smallest = 0.2 // below the series does not converge, and its sum is 1
+	const smallest = 0.2 // below it the series converges slowly; its sum is 1
 	if x < smallest {
 		return 1
 	}

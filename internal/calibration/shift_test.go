@@ -11,6 +11,7 @@ import (
 	"gonum.org/v1/gonum/stat"
 )
 
+// draw returns n normally distributed values, ascending.
 func draw(r *rand.Rand, n int, shift float64) []float64 {
 	out := make([]float64, n)
 	for i := range out {
@@ -20,30 +21,30 @@ func draw(r *rand.Rand, n int, shift float64) []float64 {
 	return out
 }
 
-// Exact values for few scores, which permutations come close to, and known points of
-// the limit distributions for many.
-func TestPValuesAreThoseOfTheBooks(t *testing.T) {
-	// Of the 20 ways to draw three of six values, two are as far apart as these.
+// For few scores permutations approximate the exact p-values; for many, the asymptotic
+// distributions are compared with tables.
+func TestTwoSample_MatchesPublishedPValues(t *testing.T) {
+	// Of the 20 ways to choose three of six values, two are as extreme as this one.
 	u, d := twoSample([]float64{1, 2, 3}, []float64{4, 5, 6})
 	if want := 2.0 / 20; math.Abs(u-want) > 0.01 || math.Abs(d-want) > 0.01 {
 		t.Errorf("%v and %v, expected %v", u, d, want)
 	}
-	// The limit distribution: Q(1.358) = 0.05, Q(1.628) = 0.01 (Smirnov, 1948).
+	// The asymptotic distribution: Q(1.358) = 0.05, Q(1.628) = 0.01 (Smirnov, 1948).
 	for x, want := range map[float64]float64{1.358: 0.05, 1.628: 0.01} {
 		root := math.Sqrt(500.0)
 		if got := kolmogorov(x/(root+0.12+0.11/root), 1000, 1000); math.Abs(got-want) > 2e-4 {
 			t.Errorf("Q(%v) = %v, expected %v", x, got, want)
 		}
 	}
-	// Two normal deviates of the rank sum are 0.0455.
+	// A rank sum two standard deviations from its mean has p = 0.0455.
 	p := pool(draw(rand.New(rand.NewPCG(1, 1)), 100, 0), draw(rand.New(rand.NewPCG(1, 2)), 100, 0))
 	if got, want := p.mannWhitney(2*math.Sqrt(100*100*201.0/12)+0.5), math.Erfc(math.Sqrt2); math.Abs(got-want) > 1e-12 {
 		t.Errorf("%v, expected %v", got, want)
 	}
 }
 
-// Both ways of counting the distance agree, with equal values, too.
-func TestDistanceIsGonums(t *testing.T) {
+// The distances agree with Gonum's, even with ties.
+func TestDistance_MatchesGonum(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	for range 200 {
 		a, b := make([]float64, 1+r.IntN(12)), make([]float64, 1+r.IntN(40))
@@ -55,12 +56,12 @@ func TestDistanceIsGonums(t *testing.T) {
 		}
 		p := pool(a, b)
 		if got, want := p.distance(p.first), stat.KolmogorovSmirnov(a, nil, b, nil); math.Abs(got-want) > 1e-12 {
-			t.Fatalf("%v of %v and %v, gonum says %v", got, a, b, want)
+			t.Fatalf("%v of %v and %v, Gonum has %v", got, a, b, want)
 		}
 	}
 }
 
-func TestTestsKeepTheirLevel(t *testing.T) {
+func TestTwoSample_KeepsTheSignificanceLevel(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 10))
 	for _, c := range []struct{ n, m, rounds int }{{60, 10, 150}, {60, 40, 600}, {500, 300, 300}} {
 		const level = 0.05
@@ -81,7 +82,7 @@ func TestTestsKeepTheirLevel(t *testing.T) {
 	}
 }
 
-func TestShiftedBatchesAreSeen(t *testing.T) {
+func TestCompare_DetectsShifts(t *testing.T) {
 	r := rand.New(rand.NewPCG(11, 12))
 	for _, c := range []struct {
 		name        string
@@ -104,7 +105,7 @@ func TestShiftedBatchesAreSeen(t *testing.T) {
 		d := fit.Decision(models.MeasureMSE)
 		ref, ok := ReferenceOf(&d)
 		if !ok {
-			t.Fatal("the decision carries no reference")
+			t.Fatal("the decision has no scores")
 		}
 		batch := draw(r, c.images, 10+c.shift)
 		s := ref.Compare(batch)
@@ -112,7 +113,7 @@ func TestShiftedBatchesAreSeen(t *testing.T) {
 			t.Errorf("%s: %+v", c.name, s)
 		}
 		if again := ref.Compare(batch); again != s {
-			t.Errorf("%s: %+v, and then %+v", c.name, s, again)
+			t.Errorf("%s: %+v, the second time %+v", c.name, s, again)
 		}
 		word := "above"
 		if s.Deviations < 0 {
@@ -124,21 +125,21 @@ func TestShiftedBatchesAreSeen(t *testing.T) {
 	}
 }
 
-func TestBatchesOfOneValueGiveFigures(t *testing.T) {
+func TestCompare_AcceptsBatchesOfOneValue(t *testing.T) {
 	for _, n := range []int{1, 2, 30} {
 		same := slices.Repeat([]float64{1}, 30)
 		s := Reference{same, 1}.Compare(slices.Repeat([]float64{1}, n))
 		if s.MannWhitney != 1 || s.KolmogorovSmirnov != 1 || s.Deviations != 0 || s.Above.Share != 0 || s.Significant() {
-			t.Errorf("%d alike: %+v", n, s)
+			t.Errorf("%d equal scores: %+v", n, s)
 		}
 		s = Reference{same, 1}.Compare(slices.Repeat([]float64{2}, n))
 		if math.IsNaN(s.Deviations) || s.Above.Share != 1 || s.Significant() != (n > 1) {
-			t.Errorf("%d others: %+v", n, s)
+			t.Errorf("%d higher scores: %+v", n, s)
 		}
 	}
 }
 
-func TestSharesHaveTheIntervalsOfClopperAndPearson(t *testing.T) {
+func TestShareAbove_ReturnsClopperPearsonIntervals(t *testing.T) {
 	for _, c := range []struct {
 		above, n  int
 		low, high float64
@@ -153,26 +154,17 @@ func TestSharesHaveTheIntervalsOfClopperAndPearson(t *testing.T) {
 	}
 }
 
-func TestPValueOfAVerdictIsConformal(t *testing.T) {
-	r := Reference{[]float64{1, 2, 2, 3, 4, 5, 6, 7, 8}, 8}
-	for score, want := range map[float64]float64{0: 1, 2: 0.9, 8: 0.2, 9: 0.1} {
-		if got := r.PValue(score); math.Abs(got-want) > 1e-12 {
-			t.Errorf("%v has %v, expected %v", score, got, want)
-		}
-	}
-}
-
-func TestModelsWithoutScoresHaveNoReference(t *testing.T) {
+func TestReferenceOf_RejectsDecisionsWithoutScores(t *testing.T) {
 	for name, d := range map[string]*models.Decision{
 		"no decision": nil, "no scores": {CalibrationImages: 60}, "one score": {CalibrationImages: 1, Scores: []float64{1}},
 	} {
 		if _, ok := ReferenceOf(d); ok {
-			t.Errorf("%s has one", name)
+			t.Errorf("%s: accepted", name)
 		}
 	}
-	// What anybody wrote there takes no memory.
+	// A huge number of images in a model file must not allocate memory.
 	r, ok := ReferenceOf(&models.Decision{CalibrationImages: math.MaxInt, Scores: []float64{-math.MaxFloat64, math.MaxFloat64}})
-	if !ok || len(r.scores) != mostReference || !slices.IsSorted(r.scores) {
+	if !ok || len(r.scores) != maxReference || !slices.IsSorted(r.scores) {
 		t.Errorf("%d scores", len(r.scores))
 	}
 }

@@ -10,29 +10,25 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// maxYAMLBytes bounds a YAML file of class names, and maxYAMLFiles how many files
-// are looked into for some: a data set has one.
 const (
+	// maxYAMLBytes bounds a YAML file. maxYAMLFiles bounds the files that are searched
+	// for class names; a data set normally has one.
 	maxYAMLBytes = 1 << 20
 	maxYAMLFiles = 100
-)
-
-// maxClassNames and maxClassName bound what is taken from it, in names and in
-// bytes of one.
-const (
+	// maxClassNames bounds the names, maxClassName the bytes of a name.
 	maxClassNames = 10_000
 	maxClassName  = 1_000
 )
 
-// errNoClassNames is returned for a YAML file that holds no class names.
+// errNoClassNames is returned for a YAML file without class names.
 var errNoClassNames = errors.New("no names, classes or labels in it")
 
-// parseClassNames reads the class names from a YAML file: under `names`,
-// `classes` or `labels`, as a list or as YOLO's mapping from number to name,
-// which is put in the order of its numbers.
+// parseClassNames returns the class names in a YAML file. They are under `names`,
+// `classes` or `labels`, as a list or as YOLO's mapping from number to name, whose names
+// are returned in the order of the numbers.
 func parseClassNames(data []byte) ([]string, error) {
 	if len(data) > maxYAMLBytes {
-		return nil, fmt.Errorf("%d bytes, at most %d are read", len(data), maxYAMLBytes)
+		return nil, fmt.Errorf("%d bytes, at most %d are allowed", len(data), maxYAMLBytes)
 	}
 	var doc map[string]yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil {
@@ -61,7 +57,7 @@ func parseClassNames(data []byte) ([]string, error) {
 
 func classNames(node *yaml.Node) ([]string, error) {
 	if n := len(node.Content); n > 2*maxClassNames {
-		return nil, fmt.Errorf("%d entries, at most %d are read", n, maxClassNames)
+		return nil, fmt.Errorf("%d entries, at most %d are allowed", n, maxClassNames)
 	}
 	switch node.Kind {
 	case yaml.SequenceNode:
@@ -97,7 +93,8 @@ func isYAML(name string) bool {
 	return ext == ".yaml" || ext == ".yml"
 }
 
-// yamlRank puts data.yaml and classes.yaml before any other YAML file.
+// yamlRank returns the rank of a YAML file: data.yaml first, then classes.yaml, then all
+// others.
 func yamlRank(name string) int {
 	switch base := strings.ToLower(path.Base(name)); strings.TrimSuffix(strings.TrimSuffix(base, ".yaml"), ".yml") {
 	case "data":

@@ -14,19 +14,20 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Dataset is the images of a Source, decoded and resized once, kept as bytes.
-// It must be closed.
+// Dataset holds the images of a Source as pixels, decoded and resized. It must be
+// closed.
 type Dataset struct {
+	// Side is the side of the images in pixels.
 	Side int
-	// ClassNames are those of the YAML file; nil where there is none.
+	// ClassNames are the names in the YAML file; nil if there are none.
 	ClassNames []string
-	// Skipped are the images that could not be read, and why.
+	// Skipped are the images that could not be read.
 	Skipped []models.SkippedFile
-	// Warnings tell what was wrong without stopping anything.
+	// Warnings describe problems that are not errors.
 	Warnings []string
 
 	pixels *pixels
-	kept   []int // of the images in pixels, those that could be read
+	kept   []int // indexes in pixels of the images that could be read
 }
 
 // Warn adds a warning, formatted as by fmt.Sprintf.
@@ -34,37 +35,38 @@ func (d *Dataset) Warn(format string, values ...any) {
 	d.Warnings = append(d.Warnings, fmt.Sprintf(format, values...))
 }
 
-// Len is the number of images.
+// Len returns the number of images that could be read.
 func (d *Dataset) Len() int { return len(d.kept) }
 
-// Image gives image i in the order of the names: side×side×3 bytes, which nobody
-// may change. It may lie in the buffer, which is made when it is nil and serves
-// one image at a time. It returns ErrStorage, wrapped.
+// Image returns image i, in the order of the files' names, as side×side×3 bytes. The
+// caller must not change them. An image on disk is read into the buffer, which Image
+// allocates if it is nil; the image is then valid until the next call with the same
+// buffer. Image returns ErrStorage, wrapped, if the image cannot be read from disk.
 func (d *Dataset) Image(i int, buffer *[]byte) ([]byte, error) {
 	return d.pixels.get(d.kept[i], buffer)
 }
 
-// Close gives the memory and the temporary file back.
+// Close releases the memory and the temporary file.
 func (d *Dataset) Close() error { return d.pixels.Close() }
 
-// Options say how a Source is read.
+// Options of Load.
 type Options struct {
-	// Side is the side of the square that images are resized to, in pixels.
+	// Side is the side in pixels of the square that images are resized to.
 	Side int
 	// Limits bounds the data set, and Images each of its files.
 	Limits Limits
 	Images imagefile.Limits
-	// TempDir is where images are stored that exceed Limits.MemoryBytes; empty means
-	// the system's folder for temporary files.
+	// TempDir is the folder for images beyond Limits.MemoryBytes; empty means the
+	// system's folder for temporary files.
 	TempDir string
-	// Workers decode that many images at once.
+	// Workers decode images concurrently.
 	Workers workers.Pool
 }
 
-// Load reads the images of a source, decodes each and resizes it to
-// o.Side×o.Side pixels. It skips images that cannot be read. It returns ErrNoImages
-// when none is left, ErrTooLarge when a limit is exceeded, ErrStorage when the
-// prepared images cannot be stored, and the context's cause when ctx ends first.
+// Load decodes the images of a source and resizes them to o.Side×o.Side pixels. It skips
+// images that cannot be read. It returns ErrNoImages if no image is left, ErrTooLarge if
+// a limit is exceeded, ErrStorage if the prepared images cannot be stored, and the
+// context's cause if ctx ends.
 func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	o.Images = o.Images.OrDefault()
 	d := &Dataset{Side: o.Side}
@@ -82,7 +84,7 @@ func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	}
 	size := d.Side * d.Side * models.InputChannels
 	if need := int64(len(images)) * int64(size); need > o.Limits.PreparedBytes {
-		return nil, fmt.Errorf("%w: %d images at %d px take %d bytes, at most %d are given; use fewer images or a smaller image size",
+		return nil, fmt.Errorf("%w: %d images at %d px take %d bytes, at most %d are allowed; use fewer images or a smaller image size",
 			ErrTooLarge, len(images), d.Side, need, o.Limits.PreparedBytes)
 	}
 	if err := d.readClassNames(ctx, yamls); err != nil {
@@ -98,7 +100,7 @@ func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	return d, nil
 }
 
-// prepare decodes and resizes the images into their places.
+// prepare decodes and resizes the images.
 func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Options) error {
 	reasons := make([]string, len(images))
 	var unpacked atomic.Int64
@@ -143,9 +145,10 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 	return nil
 }
 
-// readClassNames takes the names from the first YAML file that has some, of the
-// first maxYAMLFiles. A file that cannot be read is a warning; one that holds other
-// things is none. It returns the context's cause when that ends first.
+// readClassNames reads the class names from the first YAML file with names, of the first
+// maxYAMLFiles. A file that cannot be parsed adds a warning; a file with other content
+// does not, unless it is a data.yaml or classes.yaml. readClassNames returns the
+// context's cause if ctx ends.
 func (d *Dataset) readClassNames(ctx context.Context, yamls []entry) error {
 	slices.SortStableFunc(yamls, func(a, b entry) int { return yamlRank(a.name) - yamlRank(b.name) })
 	for i, e := range yamls {
@@ -153,7 +156,7 @@ func (d *Dataset) readClassNames(ctx context.Context, yamls []entry) error {
 			return context.Cause(ctx)
 		}
 		if i == maxYAMLFiles {
-			d.Warn("no class names were looked for in more than %d YAML files of %d", maxYAMLFiles, len(yamls))
+			d.Warn("only the first %d of %d YAML files were searched for class names", maxYAMLFiles, len(yamls))
 			return nil
 		}
 		data, err := e.read(maxYAMLBytes)
@@ -164,17 +167,17 @@ func (d *Dataset) readClassNames(ctx context.Context, yamls []entry) error {
 			return nil
 		}
 		if !errors.Is(err, errNoClassNames) || yamlRank(e.name) < 2 {
-			d.Warn("no class names were taken from %s: %v", shortened(e.name), err)
+			d.Warn("no class names read from %s: %v", shortened(e.name), err)
 		}
 	}
 	return nil
 }
 
-// shortened is a file's name as it is told of: a zip may have names of 64 KiB.
+// shortened returns a file's name for messages. Names in a zip may have 64 KiB.
 func shortened(name string) string {
-	const most = 200
-	if len(name) <= most {
+	const limit = 200
+	if len(name) <= limit {
 		return name
 	}
-	return strings.ToValidUTF8(name[:most], "") + "…"
+	return strings.ToValidUTF8(name[:limit], "") + "…"
 }

@@ -46,7 +46,7 @@ func openZipOf(t testing.TB, files map[string][]byte, lim Limits) (*Source, erro
 	return OpenZip(bytes.NewReader(data), int64(len(data)), lim)
 }
 
-// dot is a PNG of one colour.
+// dot returns a PNG of one colour.
 func dot(t testing.TB, c color.Color) []byte {
 	t.Helper()
 	img := image.NewRGBA(image.Rect(0, 0, 4, 4))
@@ -60,10 +60,10 @@ func dot(t testing.TB, c color.Color) []byte {
 	return b.Bytes()
 }
 
-// at16 are the options of data sets of 16×16 pixels.
+// at16 are options for images of 16×16 pixels.
 var at16 = Options{Side: 16, Limits: DefaultLimits(), Images: imageLimits}
 
-// images are copies of all images of a data set.
+// images returns copies of all images of a data set.
 func images(t testing.TB, d *Dataset) [][]byte {
 	t.Helper()
 	var out [][]byte
@@ -78,7 +78,7 @@ func images(t testing.TB, d *Dataset) [][]byte {
 	return out
 }
 
-func TestImagesAreFoundInAnyFolderAndCase(t *testing.T) {
+func TestOpenZip_FindsImagesInAnyFolderAndCase(t *testing.T) {
 	p := dot(t, color.White)
 	src := zipSource(t, map[string][]byte{
 		"a.png": p, "b/c.PNG": p, "b/d/e.JpEg": p, `win\dows.tiff`: p, "../../climbs.gif": p, "/abs.webp": p, "f.bmp": p, "g.tif": p,
@@ -93,12 +93,12 @@ func TestImagesAreFoundInAnyFolderAndCase(t *testing.T) {
 	}
 	for _, px := range images(t, d) {
 		if !bytes.Equal(px, bytes.Repeat([]byte{255}, 16*16*3)) {
-			t.Error("an image is not what was packed")
+			t.Error("an image has wrong pixels")
 		}
 	}
 }
 
-func TestUnreadableImagesAreSkippedAndNamed(t *testing.T) {
+func TestLoad_SkipsAndNamesUnreadableImages(t *testing.T) {
 	p := dot(t, color.Black)
 	d, err := Load(t.Context(), zipSource(t, map[string][]byte{"good.png": p, "bad.jpg": []byte("prose"), "cut.png": p[:40]}), at16)
 	if err != nil {
@@ -109,11 +109,11 @@ func TestUnreadableImagesAreSkippedAndNamed(t *testing.T) {
 	}
 	_, err = Load(t.Context(), zipSource(t, map[string][]byte{"bad.jpg": []byte("prose")}), at16)
 	if !errors.Is(err, ErrNoImages) || !strings.Contains(err.Error(), "bad.jpg") {
-		t.Errorf("none readable gives %v", err)
+		t.Errorf("none readable: %v", err)
 	}
 }
 
-func TestClassNamesAreReadInBothForms(t *testing.T) {
+func TestParseClassNames_ReadsListsAndMappings(t *testing.T) {
 	for _, c := range []struct {
 		name, yaml string
 		want       []string
@@ -137,12 +137,12 @@ func TestClassNamesAreReadInBothForms(t *testing.T) {
 		"too long": "names: [" + strings.Repeat("x", 2000) + "]",
 	} {
 		if got, err := parseClassNames([]byte(bad)); err == nil {
-			t.Errorf("%s is read as %q", name, got)
+			t.Errorf("%s: parsed as %q", name, got)
 		}
 	}
 }
 
-func TestMalformedYAMLIsAWarningAndTheRightFileWins(t *testing.T) {
+func TestLoad_WarnsOfMalformedYAMLAndPrefersDataYAML(t *testing.T) {
 	p := dot(t, color.Black)
 	for _, c := range []struct {
 		name     string
@@ -172,7 +172,7 @@ func TestMalformedYAMLIsAWarningAndTheRightFileWins(t *testing.T) {
 	}
 }
 
-func TestDataSetsBeyondTheLimitsAreRefused(t *testing.T) {
+func TestLoad_RejectsDataSetsBeyondTheLimits(t *testing.T) {
 	p := dot(t, color.Black)
 	files := map[string][]byte{"a.png": p, "b.png": p}
 	lim := DefaultLimits()
@@ -190,20 +190,20 @@ func TestDataSetsBeyondTheLimitsAreRefused(t *testing.T) {
 	if _, err := Load(t.Context(), zipSource(t, files), Options{Side: 16, Limits: lim, Images: imageLimits}); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("too much memory: %v", err)
 	}
-	// 288 MiB of zeros pack to a few hundred kilobytes.
+	// 288 MiB of zeros compress to a few hundred kilobytes.
 	bomb := hostile.Bomb(9)
 	if _, err := OpenZip(bytes.NewReader(bomb), int64(len(bomb)), DefaultLimits()); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("a zip of %d bytes that unpacks to 288 MiB: %v", len(bomb), err)
 	}
 }
 
-// A zip may be nothing but its directory, which takes several times as much memory
+// A zip may consist of its directory only, which takes several times its size in memory
 // when it is listed.
-func TestDirectoriesOfTooManyFilesAreNotListed(t *testing.T) {
+func TestOpenZip_DoesNotListHugeDirectories(t *testing.T) {
 	for name, nameBytes := range map[string]int{"many files": 0, "long names": 1<<16 - 1} {
 		data, records := hostile.Directory(16<<20, nameBytes)
 		if z, err := zip.NewReader(bytes.NewReader(data), int64(len(data))); err != nil || len(z.File) != records {
-			t.Fatalf("%s: no zip, so that this shows nothing: %v", name, err)
+			t.Fatalf("%s: the test file is not a zip: %v", name, err)
 		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -220,7 +220,7 @@ func TestDirectoriesOfTooManyFilesAreNotListed(t *testing.T) {
 	}
 }
 
-func TestFewOfManyYAMLFilesAreLookedInto(t *testing.T) {
+func TestLoad_LimitsTheYAMLFilesRead(t *testing.T) {
 	files := map[string][]byte{"a.png": dot(t, color.Black), strings.Repeat("n", 1000) + ".png": []byte("prose")}
 	for i := range 10 * maxYAMLFiles {
 		files[fmt.Sprintf("%s%04d/data.yaml", strings.Repeat("long/", 100), i)] = []byte("other: 1")
@@ -233,15 +233,15 @@ func TestFewOfManyYAMLFilesAreLookedInto(t *testing.T) {
 	if n := len(d.Warnings); n != maxYAMLFiles+1 {
 		t.Errorf("%d warnings of %d files", n, maxYAMLFiles)
 	}
-	told := []string{d.Skipped[0].Name}
-	for _, w := range append(told, d.Warnings...) {
+	texts := []string{d.Skipped[0].Name}
+	for _, w := range append(texts, d.Warnings...) {
 		if len(w) > 300 {
 			t.Errorf("%d bytes: %.80s", len(w), w)
 		}
 	}
 }
 
-func TestLoadingStopsWithItsContext(t *testing.T) {
+func TestLoad_StopsWithItsContext(t *testing.T) {
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(cause)

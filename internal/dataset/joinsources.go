@@ -7,11 +7,11 @@ import (
 	"path/filepath"
 )
 
-// OpenFiles gives a source of single files, whatever their names end in. They are
-// opened when they are read. It returns ErrTooLarge.
+// OpenFiles returns a source of single files with any extension. Files are opened when
+// they are read. It returns ErrTooLarge for more than lim.Entries files.
 func OpenFiles(paths []string, lim Limits) (*Source, error) {
 	if len(paths) > lim.Entries {
-		return nil, fmt.Errorf("%w: %d files, at most %d are taken", ErrTooLarge, len(paths), lim.Entries)
+		return nil, fmt.Errorf("%w: %d files, at most %d are allowed", ErrTooLarge, len(paths), lim.Entries)
 	}
 	s := &Source{}
 	for _, p := range paths {
@@ -21,9 +21,9 @@ func OpenFiles(paths []string, lim Limits) (*Source, error) {
 	return s, nil
 }
 
-// JoinSources gives a source of the files of several, which must stay readable while
-// it is used. What their zips may unpack to, they may together. It returns
-// ErrTooLarge.
+// JoinSources returns a source with the files of several sources, which must stay
+// readable while it is used. The limits on unpacked bytes apply to the sum of all zips.
+// It returns ErrTooLarge for more than lim.Entries files.
 func JoinSources(sources []*Source, lim Limits) (*Source, error) {
 	joined := &Source{}
 	packed := true
@@ -32,17 +32,17 @@ func JoinSources(sources []*Source, lim Limits) (*Source, error) {
 		joined.packed += s.packed
 		packed = packed && s.packed > 0
 	}
-	if !packed { // no ratio bounds what lies in folders
+	if !packed { // Limits.Ratio does not apply to folders
 		joined.packed = 0
 	}
 	if len(joined.entries) > lim.Entries {
-		return nil, fmt.Errorf("%w: %d files, at most %d are taken", ErrTooLarge, len(joined.entries), lim.Entries)
+		return nil, fmt.Errorf("%w: %d files, at most %d are allowed", ErrTooLarge, len(joined.entries), lim.Entries)
 	}
 	joined.sort()
 	return joined, nil
 }
 
-// Images is how many files of the source are taken for images.
+// Images returns the number of image files, readable or not.
 func (s *Source) Images() int {
 	n := 0
 	for _, e := range s.entries {

@@ -12,7 +12,7 @@ import (
 	"github.com/deepmed/anomaly/internal/testkit"
 )
 
-func TestSourcesJoinWithinTheLimits(t *testing.T) {
+func TestJoinSources_KeepsTheLimits(t *testing.T) {
 	lim := DefaultLimits()
 	zipped := zipSource(t, testkit.Tiles(t, 3))
 	single, err := OpenFiles([]string{testkit.NormalTiles(t) + "/nowhere.jpg"}, lim)
@@ -35,7 +35,7 @@ func TestSourcesJoinWithinTheLimits(t *testing.T) {
 	}
 }
 
-func TestFolderAndItsZipGiveTheSameData(t *testing.T) {
+func TestLoad_IsIdenticalFromFolderAndZip(t *testing.T) {
 	files := testkit.Tiles(t, 20)
 	dir := t.TempDir()
 	for name, data := range files {
@@ -60,6 +60,6 @@ func TestFolderAndItsZipGiveTheSameData(t *testing.T) {
 		t.Errorf("%d and %d images, or they differ", a.Len(), b.Len())
 	}
 	if _, err := OpenFolder(testkit.NormalTiles(t)+"/nothing", DefaultLimits()); err == nil || strings.Contains(err.Error(), "panic") {
-		t.Errorf("a folder that is not there gives %v", err)
+		t.Errorf("a missing folder: %v", err)
 	}
 }

@@ -6,21 +6,22 @@ import (
 	"os"
 )
 
-// ErrStorage is returned, wrapped, when the prepared images cannot be kept: the
-// disk is full, or the folder for temporary files cannot be written.
-var ErrStorage = errors.New("the prepared images cannot be kept")
+// ErrStorage is returned, wrapped, when the prepared images cannot be stored or read
+// back, for example because the disk is full.
+var ErrStorage = errors.New("the prepared images cannot be stored")
 
-// pixels keep the prepared images of a data set: as many as fit into an amount
-// of memory, the others in a temporary file. Images are of one size. Different
-// images may be put and read at the same time. It must be closed.
+// pixels store prepared images of one size: the first ones in memory up to a limit, the
+// others in a temporary file. Goroutines may put and get different images concurrently.
+// pixels must be closed.
 type pixels struct {
 	size   int // bytes of an image
 	memory [][]byte
-	file   *os.File // nil where all are in memory
+	file   *os.File // nil if all images are in memory
 }
 
-// newPixels makes room for n images of so many bytes, in memory up to a bound
-// and in a file in dir beyond it ("" is the system's folder for those).
+// newPixels returns storage for n images of size bytes each, of which memory bytes are
+// in memory. The rest is in a file in dir; "" means the system's folder for temporary
+// files.
 func newPixels(n, size int, memory int64, dir string) (*pixels, error) {
 	p := &pixels{size: size, memory: make([][]byte, min(int64(n), memory/int64(size)))}
 	if len(p.memory) == n {
@@ -31,17 +32,17 @@ func newPixels(n, size int, memory int64, dir string) (*pixels, error) {
 		return nil, fmt.Errorf("%w: %w", ErrStorage, err)
 	}
 	p.file = file
-	// Without a name the file is gone when the process is, however it ends.
+	// A file without a name disappears when the process ends, even if it is killed.
 	if err := os.Remove(file.Name()); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrStorage, err), p.Close())
 	}
 	return p, nil
 }
 
-// put keeps image i, which is the callee's from then on.
+// put stores image i. The caller must not use the slice afterwards.
 func (p *pixels) put(i int, image []byte) error {
 	if len(image) != p.size {
-		return fmt.Errorf("dataset: an image of %d bytes among those of %d", len(image), p.size)
+		return fmt.Errorf("dataset: an image of %d bytes, expected %d", len(image), p.size)
 	}
 	if i < len(p.memory) {
 		p.memory[i] = image
@@ -53,8 +54,8 @@ func (p *pixels) put(i int, image []byte) error {
 	return nil
 }
 
-// get gives image i, which nobody may change. Where it is on disk it is read
-// into the buffer, which is made when there is none yet.
+// get returns image i, which the caller must not change. An image on disk is read into
+// the buffer, which get allocates if it is nil.
 func (p *pixels) get(i int, buffer *[]byte) (image []byte, err error) {
 	if i < len(p.memory) {
 		return p.memory[i], nil
@@ -63,14 +64,14 @@ func (p *pixels) get(i int, buffer *[]byte) (image []byte, err error) {
 		*buffer = make([]byte, p.size)
 	}
 	if n, err := p.file.ReadAt(*buffer, p.offset(i)); n < p.size {
-		return nil, fmt.Errorf("%w: reading one back: %w", ErrStorage, err)
+		return nil, fmt.Errorf("%w: reading an image: %w", ErrStorage, err)
 	}
 	return *buffer, nil
 }
 
 func (p *pixels) offset(i int) int64 { return int64(i-len(p.memory)) * int64(p.size) }
 
-// Close gives memory and disk back.
+// Close releases memory and file.
 func (p *pixels) Close() error {
 	p.memory = nil
 	if p.file == nil {

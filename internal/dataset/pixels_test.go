@@ -11,7 +11,7 @@ import (
 	"github.com/deepmed/anomaly/internal/testkit"
 )
 
-func TestDataSetIsTheSameInMemoryAndOnDisk(t *testing.T) {
+func TestDataset_IsIdenticalInMemoryAndOnDisk(t *testing.T) {
 	o := Options{Side: 32, Limits: DefaultLimits(), Images: imageLimits}
 	all, err := Load(t.Context(), zipSource(t, testkit.Tiles(t, 18)), o)
 	if err != nil {
@@ -27,13 +27,13 @@ func TestDataSetIsTheSameInMemoryAndOnDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		if held := len(d.pixels.memory); int64(held)*size > memory || (d.pixels.file != nil) != (held < len(want)) {
-			t.Errorf("%d bytes of memory hold %d images, file %v", memory, held, d.pixels.file)
+			t.Errorf("%d bytes of memory contain %d images, file %v", memory, held, d.pixels.file)
 		}
 		if !slices.EqualFunc(images(t, d), want, bytes.Equal) {
 			t.Errorf("with %d bytes of memory the images differ", memory)
 		}
 		if left, err := os.ReadDir(o.TempDir); err != nil || len(left) != 0 {
-			t.Errorf("files with a name while it is used: %v %v", left, err)
+			t.Errorf("files in the folder while the data set is open: %v %v", left, err)
 		}
 		if err := d.Close(); err != nil {
 			t.Error(err)
@@ -41,20 +41,20 @@ func TestDataSetIsTheSameInMemoryAndOnDisk(t *testing.T) {
 	}
 }
 
-func TestDataSetWithoutRoomOnDiskIsAnErrorOfStorage(t *testing.T) {
+func TestLoad_ReturnsErrStorageWhenTheDiskIsFull(t *testing.T) {
 	o := at16
 	o.Limits.MemoryBytes, o.TempDir = 0, filepath.Join(t.TempDir(), "nothing")
 	if _, err := Load(t.Context(), tileFolder(t), o); !errors.Is(err, ErrStorage) {
 		t.Errorf("%v", err)
 	}
-	// A device that takes nothing stands for a full disk.
+	// Writes to /dev/full fail as on a full disk.
 	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
 	if err != nil {
-		t.Skip("no /dev/full here: ", err)
+		t.Skip("no /dev/full: ", err)
 	}
 	p := &pixels{size: 4096, file: full}
 	defer p.Close()
 	if err := p.put(0, make([]byte, 4096)); !errors.Is(err, ErrStorage) {
-		t.Errorf("a full disk gives %v", err)
+		t.Errorf("full disk: %v", err)
 	}
 }

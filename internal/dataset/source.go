@@ -14,73 +14,69 @@ import (
 	"strings"
 )
 
-// Errors of a data set that cannot be trained on. The first two begin with the
-// Python service's words, which clients may match.
+// Errors of a data set that cannot be used.
 var (
-	// ErrNoImages is returned when a data set holds no image, or none that can
-	// be read.
+	// ErrNoImages is returned when a data set has no image, or none that can be read.
+	// Clients may match its text, which is the Python service's.
 	//
 	//lint:ignore ST1005 the contract's words
 	ErrNoImages = errors.New("No image files found in the uploaded dataset")
-	// ErrNotZip is returned when the upload is not a readable zip.
+	// ErrNotZip is returned when a zip cannot be read.
 	ErrNotZip = errors.New("the data set is not a readable ZIP file")
 	// ErrTooLarge is returned when a data set exceeds one of its Limits.
 	ErrTooLarge = errors.New("the data set is too large")
 )
 
-// Limits bound what a data set may ask of this machine.
+// Limits bound the files, bytes and memory of a data set.
 type Limits struct {
-	// Entries is how many files a zip or folder may list.
+	// Entries bounds the files in a zip or folder.
 	Entries int
-	// UnpackedBytes is how much all that is read may unpack to.
+	// UnpackedBytes bounds the unpacked size of all images and YAML files.
 	UnpackedBytes int64
-	// Ratio is how many times its compressed size a zip may unpack to, beyond
-	// the first RatioFreeBytes.
+	// Ratio bounds the unpacked size of a zip in multiples of its own size. It does not
+	// apply to the first 256 MiB.
 	Ratio int64
-	// PreparedBytes is how much the prepared images may take in all: images ×
-	// side × side × 3 bytes.
+	// PreparedBytes bounds the size of all prepared images: images × side × side × 3.
 	PreparedBytes int64
-	// MemoryBytes is how much of that is kept in memory; what is beyond lies in
-	// a temporary file, which the processor waits for little and the memory not
-	// at all.
+	// MemoryBytes is how many bytes of the prepared images are kept in memory. The rest
+	// is in a temporary file, which costs little time.
 	MemoryBytes int64
 }
 
-// ratioFreeBytes is what a zip may unpack to at any ratio: a few blank bitmaps
-// compress a thousandfold and harm nobody.
+// ratioFreeBytes is the unpacked size up to which Limits.Ratio does not apply. A few
+// blank bitmaps compress a thousandfold and do no harm.
 const ratioFreeBytes = 256 << 20
 
-// DefaultLimits let 10,000 images of 10 MB pass and 80,000 prepared ones at
-// 256 px, 1,300 of them in memory.
+// DefaultLimits returns limits that allow 10,000 image files of 10 MB, and 80,000
+// prepared images of 256×256 pixels, 1,300 of them in memory.
 func DefaultLimits() Limits {
 	return Limits{Entries: 200_000, UnpackedBytes: 100 << 30, Ratio: 200, PreparedBytes: 16 << 30, MemoryBytes: 256 << 20}
 }
 
-// Source is a data set's files, not read yet: those of a zip or of a folder.
-// Nothing of it is ever written to disk.
+// Source lists the files of a data set in a zip or folder. It reads them on demand and
+// never unpacks them to disk.
 type Source struct {
 	entries []entry
-	// packed is the size of the zip; 0 for a folder.
-	packed int64
+	packed  int64 // size of the zip in bytes; 0 for a folder
 }
 
 // entry is one file of a Source.
 type entry struct {
 	name string
 	open func() (io.ReadCloser, error)
-	// refusal says why the file cannot be read, if that is known already.
+	// refusal is why the file cannot be read, if that is known from the zip's directory.
 	refusal string
 }
 
-var imageEndings = []string{".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
+var imageExtensions = []string{".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
 
-// IsImage reports whether a file of that name is taken for an image.
+// IsImage reports whether the name has the extension of an image file.
 func IsImage(name string) bool {
-	return slices.Contains(imageEndings, strings.ToLower(path.Ext(name)))
+	return slices.Contains(imageExtensions, strings.ToLower(path.Ext(name)))
 }
 
-// hidden reports whether any part of a path begins with a dot or is the folder
-// of resource forks that macOS packs.
+// hidden reports whether any part of a path begins with a dot or is macOS's folder of
+// resource forks.
 func hidden(name string) bool {
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "__MACOSX" || (strings.HasPrefix(part, ".") && part != "." && part != "..") {
@@ -90,8 +86,8 @@ func hidden(name string) bool {
 	return false
 }
 
-// OpenZip lists the images and YAML files of a zip, which must stay readable
-// while the source is used. It returns ErrNotZip and ErrTooLarge.
+// OpenZip returns the images and YAML files of a zip of size bytes, which must stay
+// readable while the source is used. It returns ErrNotZip and ErrTooLarge.
 func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
 	z, err := listZip(r, size, lim)
 	if errors.Is(err, ErrTooLarge) {
@@ -101,7 +97,7 @@ func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNotZip, withoutPath(err))
 	}
 	if len(z.File) > lim.Entries {
-		return nil, fmt.Errorf("%w: %d files in the zip, at most %d are taken", ErrTooLarge, len(z.File), lim.Entries)
+		return nil, fmt.Errorf("%w: %d files in the zip, at most %d are allowed", ErrTooLarge, len(z.File), lim.Entries)
 	}
 	z.RegisterDecompressor(zip.Deflate, flate.NewReader)
 	s := &Source{packed: size}
@@ -125,7 +121,8 @@ func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
 	return s, nil
 }
 
-// OpenFolder lists the images and YAML files below a folder.
+// OpenFolder returns the images and YAML files in a folder and its subfolders. It
+// returns ErrTooLarge for more than lim.Entries files.
 func OpenFolder(dir string, lim Limits) (*Source, error) {
 	s := &Source{}
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
@@ -159,14 +156,14 @@ func OpenFolder(dir string, lim Limits) (*Source, error) {
 	return s, nil
 }
 
-// sort puts the files in the order of their names, so that a folder and its zip
-// give the same training however either lists them.
+// sort sorts the files by name, so that a folder and its zip result in the same
+// training.
 func (s *Source) sort() {
 	slices.SortStableFunc(s.entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
 }
 
-// withinRatio returns ErrTooLarge when so many unpacked bytes are more
-// than the limits allow for the size of the zip.
+// withinRatio returns ErrTooLarge if the limits do not allow this number of unpacked
+// bytes for the size of the zip.
 func (s *Source) withinRatio(unpacked int64, lim Limits) error {
 	if unpacked > lim.UnpackedBytes {
 		return fmt.Errorf("%w: it unpacks to more than %d bytes", ErrTooLarge, lim.UnpackedBytes)
@@ -177,7 +174,8 @@ func (s *Source) withinRatio(unpacked int64, lim Limits) error {
 	return nil
 }
 
-// read gives an entry's content, or an error when it is longer than limit.
+// read returns the content of a file. It returns an error if that is longer than limit
+// bytes.
 func (e entry) read(limit int64) ([]byte, error) {
 	if e.refusal != "" {
 		return nil, errors.New(e.refusal)
@@ -197,8 +195,8 @@ func (e entry) read(limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// withoutPath leaves out where the file lies: who reads the reason knows its
-// name, and need not know the name of the folder for uploads.
+// withoutPath removes the path from an error, because clients must not learn the paths
+// of the server.
 func withoutPath(err error) error {
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return p.Err

@@ -7,33 +7,33 @@ import (
 	"io"
 )
 
-// The record that a zip's directory has of each entry begins so. entryBytes is
-// what such a record may take on average, its names and comments included.
 const (
+	// directoryRecord is the signature of a file's record in a zip's central directory.
 	directoryRecord = "PK\x01\x02"
-	entryBytes      = 256
-	// A reader of zips looks for the directory in the last of these bytes first, up
-	// to twice, so that records which lie there are met more than once.
+	// entryBytes bounds the average size of a record, including name and comment.
+	entryBytes = 256
+	// directoryTail is the number of bytes at the end that zip.NewReader searches, up to
+	// twice, for the end of the directory. Records in it are counted more than once.
 	directoryTail = 1<<16 + 1<<10
 )
 
-// directoryReader reads a zip while its directory is looked for and listed. A
-// directory's own count of its records cannot be trusted, and listed they take
-// several times the memory that they take in the file: so both their number and
-// their bytes are bounded on the way in. It returns ErrTooLarge. It is for
-// one goroutine until the directory is listed.
+// directoryReader bounds the records of a zip's central directory while zip.NewReader
+// reads it: their number and their bytes. The number of records that the zip states
+// cannot be trusted, and the listed directory takes several times its size in the file
+// as memory. ReadAt returns ErrTooLarge beyond the bounds. Until the directory is listed,
+// ReadAt is not safe for concurrent use.
 type directoryReader struct {
 	io.ReaderAt
-	limit   int // records
+	limit   int // on records
 	records int
 	read    int64
-	next    int64  // where the last read ended
-	end     []byte // and with what: a record's mark may lie in two reads
-	listed  bool   // the directory is, and what is read now are the files
+	next    int64  // offset at which the last read ended
+	end     []byte // last bytes of it: a signature may extend over two reads
+	listed  bool   // the directory is listed; later reads are of files
 }
 
-// listZip lists a zip of so many bytes. It returns ErrTooLarge when it has
-// far more files than the limits allow, and zip.NewReader's errors.
+// listZip lists a zip of size bytes. It returns ErrTooLarge if the zip has far more files
+// than the limits allow, and the errors of zip.NewReader.
 func listZip(r io.ReaderAt, size int64, lim Limits) (*zip.Reader, error) {
 	d := &directoryReader{ReaderAt: r, limit: lim.Entries}
 	z, err := zip.NewReader(d, size)
@@ -54,8 +54,8 @@ func (d *directoryReader) ReadAt(p []byte, at int64) (int, error) {
 	d.end = bytes.Clone(p[max(0, n-len(directoryRecord)+1):n])
 	d.next = at + int64(n)
 	d.read += int64(n)
-	if most := d.limit + directoryTail/len(directoryRecord); d.records > most || d.read > int64(most)*entryBytes {
-		return n, fmt.Errorf("%w: the zip lists more files than the %d that are taken, or with very long names", ErrTooLarge, d.limit)
+	if limit := d.limit + directoryTail/len(directoryRecord); d.records > limit || d.read > int64(limit)*entryBytes {
+		return n, fmt.Errorf("%w: the zip lists more than the %d files that are allowed, or very long names", ErrTooLarge, d.limit)
 	}
 	return n, err
 }

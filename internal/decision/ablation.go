@@ -7,15 +7,16 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// Ablation leaves one ingredient of the anomaly score out. Training and detection
-// leave it out alike, so that the figures with and without it say what it is worth.
-// The zero value leaves out nothing.
+// Ablation leaves out one ingredient of the anomaly score, in training and detection
+// alike. Comparing results with and without it measures the ingredient's effect. The
+// zero value leaves out nothing.
 type Ablation struct {
-	// Name says what is left out.
+	// Name describes what is left out.
 	Name string
-	// member reports whether a member is left out; nil for none.
+	// member reports whether a member is left out; nil leaves out none.
 	member func(models.Member) bool
-	// directions leaves out what each patch has beside the covariance that all share.
+	// directions leaves out the patches' own directions; the covariance that all
+	// patches share remains.
 	directions bool
 	heads      bool
 }
@@ -32,7 +33,7 @@ func Ablations() []Ablation {
 	return []Ablation{
 		{Name: "as it is"},
 		kind("no Gaussians of patches", models.PatchGaussian),
-		{Name: "no directions of each place", directions: true},
+		{Name: "no directions of each patch", directions: true},
 		kind("no Gaussians of pooled features", models.PooledGaussian),
 		kind("no neighbours of pooled features", models.PooledNeighbour),
 		block("no features of stride 16", taps[0].Block),
@@ -41,7 +42,7 @@ func Ablations() []Ablation {
 	}
 }
 
-// weights returns the weights of the members, 0 for those left out.
+// weights returns the weights of the members; 0 leaves a member out.
 func (a Ablation) weights(ms []models.Member) []float64 {
 	out := make([]float64, len(ms))
 	for i, m := range ms {
@@ -53,9 +54,9 @@ func (a Ablation) weights(ms []models.Member) []float64 {
 	return out
 }
 
-// leave removes the directions of each patch from fitted Gaussians if they are left
-// out.
-func (a Ablation) leave(fits []*patches.Gaussian) {
+// removeDirections removes the patches' directions from fitted Gaussians if the
+// ablation leaves them out.
+func (a Ablation) removeDirections(fits []*patches.Gaussian) {
 	if !a.directions {
 		return
 	}

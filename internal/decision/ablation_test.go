@@ -9,8 +9,9 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// Each ablation leaves out what it says, and no more; the first leaves out nothing.
-func TestAblationsLeaveOutWhatTheySay(t *testing.T) {
+// Each ablation leaves out exactly what its name describes. The first leaves out
+// nothing.
+func TestAblations_LeaveOutWhatTheyAreNamedAfter(t *testing.T) {
 	taps := models.Taps()
 	left := map[string]func(models.Member) bool{
 		"no Gaussians of patches":          func(m models.Member) bool { return m.Kind == models.PatchGaussian },
@@ -24,7 +25,7 @@ func TestAblationsLeaveOutWhatTheySay(t *testing.T) {
 	var all []float64
 	for i, a := range Ablations() {
 		if names[a.Name] || (i == 0) != (a.Name == "as it is") {
-			t.Errorf("ablation %d is %q, there before: %v", i, a.Name, names[a.Name])
+			t.Errorf("ablation %d is %q, duplicate: %v", i, a.Name, names[a.Name])
 		}
 		names[a.Name] = true
 		o := Options{HeadSteps: 5, Without: a}
@@ -38,13 +39,13 @@ func TestAblationsLeaveOutWhatTheySay(t *testing.T) {
 				want = 0
 			}
 			if weights[k] != want || all[k] <= 0 {
-				t.Errorf("%s: member %v counts %v, expected %v", a.Name, m, weights[k], want)
+				t.Errorf("%s: member %v has weight %v, expected %v", a.Name, m, weights[k], want)
 			}
 		}
 		g := &patches.Gaussian{Scale: []float32{3, 4}, Directions: []float32{5, 6, 7}}
-		a.leave([]*patches.Gaussian{g})
-		if plain := slices.Equal(g.Directions, make([]float32, 3)) && slices.Equal(g.Scale, []float32{1, 1}); plain != (a.Name == "no directions of each place") {
-			t.Errorf("%s: scale %v and directions %v of a place", a.Name, g.Scale, g.Directions)
+		a.removeDirections([]*patches.Gaussian{g})
+		if plain := slices.Equal(g.Directions, make([]float32, 3)) && slices.Equal(g.Scale, []float32{1, 1}); plain != (a.Name == "no directions of each patch") {
+			t.Errorf("%s: scale %v and directions %v of a patch", a.Name, g.Scale, g.Directions)
 		}
 		if with := o.HasHeads(heads.MinImages); with != (a.Name != "no heads") {
 			t.Errorf("%s: heads %v", a.Name, with)
@@ -52,7 +53,7 @@ func TestAblationsLeaveOutWhatTheySay(t *testing.T) {
 	}
 	for name := range left {
 		if !names[name] {
-			t.Errorf("there is no ablation %q", name)
+			t.Errorf("ablation %q is missing", name)
 		}
 	}
 }

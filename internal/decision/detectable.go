@@ -11,12 +11,12 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// perCell is how many synthetic anomalies of each size and contrast are judged for the
-// table of detectability.
+// perCell is the number of synthetic anomalies of each size and contrast in the table of
+// detectability.
 const perCell = 6
 
-// detectable measures which synthetic anomalies are found, each on a normal image that
-// what judges it has not learned from.
+// detectable measures which synthetic anomalies are found. Each is painted on a normal
+// image and scored by statistics and a head that were fitted without this image.
 func (x *reference) detectable(ctx context.Context, e *extractor.Extractor, s *statistics, h *heads.Heads, c *calibration.Calibration, o Options) (*models.Detectability, error) {
 	plan, err := detectability.NewPlan(detectability.Images{Count: x.len(), Side: x.data.Side, At: x.image},
 		perCell, streams.New(o.Seed, streams.Detectability))
@@ -35,12 +35,12 @@ func (x *reference) detectable(ctx context.Context, e *extractor.Extractor, s *s
 			return err
 		}
 		defer observer.Close()
-		var judge *heads.Judge
+		var scorer *heads.Scorer
 		if h != nil {
-			if judge, err = h.Judge(); err != nil {
+			if scorer, err = h.Scorer(); err != nil {
 				return err
 			}
-			defer judge.Close()
+			defer scorer.Close()
 		}
 		paint := plan.Painter()
 		for i := worker; i < len(scores); i += threads {
@@ -54,8 +54,8 @@ func (x *reference) detectable(ctx context.Context, e *extractor.Extractor, s *s
 			}
 			k := plan.Image(i)
 			members := s.members(k%x.folds, maps)
-			if judge != nil {
-				peak, err := judge.Peak(running, heads.Unseen(k), maps)
+			if scorer != nil {
+				peak, err := scorer.Peak(running, heads.Unseen(k), maps)
 				if err != nil {
 					return err
 				}

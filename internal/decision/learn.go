@@ -17,45 +17,62 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// The numbers here were chosen on data sets of several kinds together; see
-// docs/detection.md.
+// These values were tuned on several data sets together; see docs/detection.md.
 const (
-	// maxImages and maxFeatureBytes bound how many images are described: more add
-	// little, and their features are held in memory.
+	// maxImages and maxFeatureBytes bound the images to learn from. More images add
+	// little, and their features are kept in memory.
 	maxImages       = 1000
 	maxFeatureBytes = 256 << 20
-	// featureShare is the share of the time left, once the images are read, that
+	// featureShare is the share of the time left after reading the images that
 	// extracting features may take.
 	featureShare = 0.2
-	// headGain is the weight of the heads, in standard deviations of the join of all
-	// other members, where those find no synthetic anomaly.
+	// headGain is the weight of the heads if the other members find no synthetic
+	// anomaly, in standard deviations of their weighted mean.
 	headGain = 0.75
 )
 
-// memberWeights are the weights of each kind of member by tap: stride 32 has more
-// weight than stride 16. The weight of the heads is found for each data set; see
-// headWeight.
+// memberWeights are the weights of each kind of member by tap, stride 16 and stride 32.
+// The weight of the heads depends on the data set; see headWeight.
 var memberWeights = map[models.MemberKind][]float64{
 	models.PatchGaussian: {1.2, 1.8}, models.PooledGaussian: {0.5, 1}, models.PooledNeighbour: {0.25, 0.5},
 }
 
-// Options say how to learn.
+// Stage is a part of Learn, as text for a person to read.
+type Stage string
+
+// The stages of Learn, in their order.
+const (
+	StageExtractingFeatures     Stage = "extracting features"
+	StageTrainingHeads          Stage = "training defect heads"
+	StageMeasuringDetectability Stage = "measuring detectability"
+)
+
+// Options of Learn.
 type Options struct {
 	Seed int64
 	// HeadSteps is the number of steps of each defect head; 0 for no heads.
 	HeadSteps int
-	// FalseAlarmRate is the share of normal images above the threshold.
+	// FalseAlarmRate is the share of normal images that may be above the threshold.
 	FalseAlarmRate float64
-	// Deadline is when the whole training must end; zero for no limit.
+	// Deadline is when the whole training must end; zero means no limit.
 	Deadline time.Time
 	// Stop, when closed, ends the training of heads and leaves them out.
 	Stop    <-chan struct{}
 	Workers workers.Pool
-	// Without leaves an ingredient out; the zero value leaves out none.
+	// Without is the ingredient to leave out; the zero value leaves out nothing.
 	Without Ablation
+	// Stage, if not nil, is called when a stage begins.
+	Stage func(Stage)
 }
 
-// stopped reports whether the caller asked for an end.
+// begin reports that a stage begins.
+func (o Options) begin(s Stage) {
+	if o.Stage != nil {
+		o.Stage(s)
+	}
+}
+
+// stopped reports whether Stop is closed.
 func (o Options) stopped() bool {
 	select {
 	case <-o.Stop:
@@ -70,30 +87,32 @@ func (o Options) HasHeads(images int) bool {
 	return o.HeadSteps > 0 && images >= heads.MinImages && !o.Without.heads
 }
 
-// Learned is what a model decides by. The zero value is a model that decides by its
+// Learned is the result of Learn. The zero value belongs to a model that decides by its
 // mean squared error.
 type Learned struct {
 	Tensors       models.StateDict
 	Decision      *models.Decision
 	Detectability *models.Detectability
-	// HeadSteps is the smaller number of steps that a head took, 0 without heads.
+	// HeadSteps is the smallest number of training steps of a head; 0 without heads.
 	HeadSteps int
 }
 
-// Learn describes the data set's images and calibrates the threshold. With fewer than
-// calibration.MinImages images it returns the zero value and adds a warning.
+// Learn fits the reference statistics, trains the heads and calibrates the threshold.
+// With fewer than calibration.MinImages images it returns the zero value and adds a
+// warning to the data set.
 func Learn(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Options) (Learned, error) {
 	order := drawImages(data, o.Seed)
 	if len(order) < calibration.MinImages {
-		data.Warn("%d images are too few to tell what is usual among them, %d are needed: the model decides by its plain error, which finds few defects", len(order), calibration.MinImages)
+		data.Warn("%d images are too few to learn what is normal, at least %d are needed: the model decides by its mean squared error, which finds few defects", len(order), calibration.MinImages)
 		return Learned{}, nil
 	}
-	var left time.Duration // once the images are read
+	var left time.Duration // after reading the images
 	until := time.Time{}
 	if !o.Deadline.IsZero() {
 		left = max(1, time.Until(o.Deadline))
 		until = time.Now().Add(time.Duration(featureShare * float64(left)))
 	}
+	o.begin(StageExtractingFeatures)
 	e, err := extractor.New(engine, data.Side)
 	if err != nil {
 		return Learned{}, err
@@ -129,12 +148,13 @@ func Learn(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Opt
 		out.HeadSteps = h.Steps
 	}
 	if until.IsZero() && !o.stopped() {
+		o.begin(StageMeasuringDetectability)
 		out.Detectability, err = x.detectable(ctx, e, s, h, c, o)
 	}
 	return out, err
 }
 
-// drawImages returns the indices of the images to describe, in random order.
+// drawImages returns the indexes of the images to learn from, in random order.
 func drawImages(data *dataset.Dataset, seed int64) []int {
 	floats := 0
 	for _, m := range extractor.MapsOf(data.Side) {
@@ -144,8 +164,8 @@ func drawImages(data *dataset.Dataset, seed int64) []int {
 	return order[:min(len(order), maxImages, max(calibration.MinImages, maxFeatureBytes/(4*floats)))]
 }
 
-// crossFit returns the members of each image, without those of heads, by statistics
-// that were fitted without the image.
+// crossFit returns the member scores of each image, without the heads, by statistics
+// fitted without the image (cross-fitting).
 func (x *reference) crossFit(ctx context.Context, s *statistics, o Options) ([][]float64, error) {
 	members := make([][]float64, x.len())
 	return members, o.Workers.Each(ctx, x.len(), func(_ context.Context, k int) error {
@@ -154,33 +174,34 @@ func (x *reference) crossFit(ctx context.Context, s *statistics, o Options) ([][
 	})
 }
 
-// trainHeads trains the defect heads. It returns nil, with a warning where they were
-// asked for, when there are none.
+// trainHeads trains the defect heads. It returns nil if the options have none. It
+// returns nil and adds a warning if there was no time for them.
 func (x *reference) trainHeads(ctx context.Context, engine *ort.Engine, e *extractor.Extractor, s *statistics, left time.Duration, o Options) (*heads.Heads, error) {
 	if !o.HasHeads(x.len()) {
 		return nil, nil
 	}
+	o.begin(StageTrainingHeads)
 	images := heads.Images{Side: x.data.Side, Features: x.features, Maps: x.maps, At: x.image}
 	h, err := heads.Train(ctx, engine, e, images, heads.Options{
 		Steps: o.HeadSteps, Seed: o.Seed, Left: left, Stop: o.Stop, Workers: o.Workers,
 		Describe: func(k int, maps [][]float32) []float64 { return s.members(k%x.folds, maps) },
 	})
 	if err == nil && h == nil {
-		reason := "there was no time for %d steps of each of them"
+		reason := "there was no time for %d steps of each"
 		if o.stopped() {
-			reason = "it was stopped before %d steps of each of them"
+			reason = "it was stopped before %d steps of each"
 		}
-		x.data.Warn("the model has no heads for synthetic anomalies: "+reason, min(o.HeadSteps, heads.MinSteps))
+		x.data.Warn("the model has no defect heads: "+reason, min(o.HeadSteps, heads.MinSteps))
 	}
 	return h, err
 }
 
-// calibrate fits how the members are standardized and joined, and the threshold, to
-// the cross-fitted members of normal images. Heads, if any, join them.
+// calibrate standardizes and joins the cross-fitted member scores of the normal images,
+// including those of the heads, if any, and computes the threshold.
 func (x *reference) calibrate(members [][]float64, h *heads.Heads, o Options) (*calibration.Calibration, error) {
 	weights := o.Without.weights(models.Members(false))
 	if h != nil {
-		w, err := headWeight(members, h.Painted, o)
+		w, err := headWeight(members, h.Anomalies, o)
 		if err != nil {
 			return nil, err
 		}
@@ -192,32 +213,32 @@ func (x *reference) calibrate(members [][]float64, h *heads.Heads, o Options) (*
 	return calibration.Fit(members, weights, o.FalseAlarmRate)
 }
 
-// withHead inserts the heads' value among those of all other members.
+// withHead returns the members with the heads' value inserted.
 func withHead(others []float64, head float64) []float64 {
 	return slices.Insert(slices.Clone(others), models.PatchMembers(false), head)
 }
 
-// headWeight returns the weight of the heads: the larger, the fewer synthetic
-// anomalies the other members find at their threshold. Where those find nearly all, as
-// on images of screws, heads could add little but noise; where they find few, as on
-// circuit boards, heads find most of what is found. normal are cross-fitted members of
-// normal images, painted those of synthetic anomalies.
-func headWeight(normal, painted [][]float64, o Options) (float64, error) {
+// headWeight returns the weight of the heads. It grows with the share of synthetic
+// anomalies that the other members miss at their threshold. If they find nearly all, as
+// on images of screws, heads add little but noise. If they find few, as on circuit
+// boards, heads find most defects. normal are the cross-fitted member scores of normal
+// images, anomalous the member scores of synthetic anomalies.
+func headWeight(normal, anomalous [][]float64, o Options) (float64, error) {
 	weights := o.Without.weights(models.Members(false))
 	c, err := calibration.Fit(normal, weights, o.FalseAlarmRate)
 	if err != nil {
 		return 0, err
 	}
 	missed := 0
-	for _, p := range painted {
-		if c.Join(p) <= c.Threshold {
+	for _, members := range anomalous {
+		if c.Join(members) <= c.Threshold {
 			missed++
 		}
 	}
-	share := float64(missed) / float64(max(len(painted), 1))
+	share := float64(missed) / float64(max(len(anomalous), 1))
 	joined := make([]float64, len(normal))
-	for k, figures := range normal {
-		for i, v := range figures {
+	for k, members := range normal {
+		for i, v := range members {
 			joined[k] += (v - float64(c.Offsets[i])) * float64(c.Slopes[i]) * float64(c.Weights[i])
 		}
 	}
@@ -229,5 +250,5 @@ func headWeight(normal, painted [][]float64, o Options) (float64, error) {
 	return headGain * share * share * deviation * sum, nil
 }
 
-// logarithm returns the member of a squared distance.
+// logarithm returns the member score of a squared distance.
 func logarithm(squared float64) float64 { return math.Log(squared + network.LogarithmOffset) }

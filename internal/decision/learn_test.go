@@ -25,7 +25,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// fewSteps is a number of steps of heads that takes no time and teaches nothing.
+// fewSteps is a number of training steps of heads that takes little time.
 const fewSteps = 5
 
 // readTiles returns the files as a data set of 32×32 pixels.
@@ -44,8 +44,8 @@ func readTiles(t *testing.T, files map[string][]byte) *dataset.Dataset {
 	return d
 }
 
-// learnFrom learns from the data set with heads of steps steps, and a false alarm rate
-// of 0.05 if the options have none.
+// learnFrom learns from the data set. Heads are trained for steps steps; the default
+// false alarm rate is 0.05.
 func learnFrom(t *testing.T, data *dataset.Dataset, steps, threads int, o Options) Learned {
 	t.Helper()
 	o.HeadSteps, o.Workers = steps, workers.Pool{Threads: threads}
@@ -53,19 +53,19 @@ func learnFrom(t *testing.T, data *dataset.Dataset, steps, threads int, o Option
 		o.FalseAlarmRate = 0.05
 	}
 	data.Warnings = nil
-	known, err := Learn(t.Context(), orttest.Open(t), data, o)
+	learned, err := Learn(t.Context(), orttest.Open(t), data, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return known
+	return learned
 }
 
-// modelOf returns a model of untrained weights that decides by what was learned.
-func modelOf(t *testing.T, known Learned, side int) *models.Model {
+// modelOf returns a model of untrained weights with the learned decision.
+func modelOf(t *testing.T, learned Learned, side int) *models.Model {
 	t.Helper()
 	arch := models.DefaultArchitecture()
-	m := &models.Model{Architecture: arch, Weights: network.InitialWeights(arch.Parameters(), streams.New(1, streams.Weights)), ImageSize: side, Reference: known.Tensors,
-		Metadata: models.Metadata{Decision: known.Decision, ImageSize: side, Threshold: 1}}
+	m := &models.Model{Architecture: arch, Weights: network.InitialWeights(arch.Parameters(), streams.New(1, streams.Weights)), ImageSize: side, Reference: learned.Tensors,
+		Metadata: models.Metadata{Decision: learned.Decision, ImageSize: side, Threshold: 1}}
 	if err := m.CheckReference(); err != nil {
 		t.Fatal(err)
 	}
@@ -78,19 +78,19 @@ func sameTensors(a, b models.StateDict) bool {
 	})
 }
 
-func TestSameSeedLearnsTheSameOnAnyNumberOfThreads(t *testing.T) {
-	data := readTiles(t, testkit.Tiles(t, 17)) // of which no thread has the same number
+func TestLearn_IsIdenticalOnAnyNumberOfThreads(t *testing.T) {
+	data := readTiles(t, testkit.Tiles(t, 17)) // an odd number
 	one := learnFrom(t, data, fewSteps, 1, Options{Seed: 3})
 	two := learnFrom(t, data, fewSteps, 2, Options{Seed: 3})
 	if one.HeadSteps != fewSteps || !models.HasHeads(one.Tensors) {
 		t.Fatalf("%d steps, warnings %q", one.HeadSteps, data.Warnings)
 	}
 	if !sameTensors(one.Tensors, two.Tensors) || !reflect.DeepEqual(one.Decision, two.Decision) || !reflect.DeepEqual(one.Detectability, two.Detectability) {
-		t.Error("one thread and two give other models")
+		t.Error("one thread and two produce different models")
 	}
 }
 
-func TestWhatIsLearntDependsOnHowManyImagesThereAre(t *testing.T) {
+func TestLearn_DependsOnTheNumberOfImages(t *testing.T) {
 	for _, c := range []struct {
 		images         int
 		decides, heads bool
@@ -102,23 +102,23 @@ func TestWhatIsLearntDependsOnHowManyImagesThereAre(t *testing.T) {
 		{19, true, true, ""},
 	} {
 		data := readTiles(t, testkit.Tiles(t, c.images))
-		known := learnFrom(t, data, fewSteps, 2, Options{})
-		said := strings.Join(data.Warnings, "\n")
-		if (known.Decision != nil) != c.decides || models.HasPatches(known.Tensors) != c.decides || models.HasHeads(known.Tensors) != c.heads ||
-			(known.HeadSteps > 0) != c.heads || !strings.Contains(said, c.warns) || (c.warns == "") != (said == "") {
-			t.Errorf("%d images: decision %+v, %d steps of heads, warnings %q", c.images, known.Decision, known.HeadSteps, said)
+		learned := learnFrom(t, data, fewSteps, 2, Options{})
+		warnings := strings.Join(data.Warnings, "\n")
+		if (learned.Decision != nil) != c.decides || models.HasPatches(learned.Tensors) != c.decides || models.HasHeads(learned.Tensors) != c.heads ||
+			(learned.HeadSteps > 0) != c.heads || !strings.Contains(warnings, c.warns) || (c.warns == "") != (warnings == "") {
+			t.Errorf("%d images: decision %+v, %d steps of heads, warnings %q", c.images, learned.Decision, learned.HeadSteps, warnings)
 		}
-		if d := known.Decision; d != nil && (d.Measure != models.MeasurePatchMahalanobis || d.CalibrationImages != c.images || len(d.Scores) != c.images ||
+		if d := learned.Decision; d != nil && (d.Measure != models.MeasurePatchMahalanobis || d.CalibrationImages != c.images || len(d.Scores) != c.images ||
 			*d.Backbone != *models.EmbeddedBackbone()) {
 			t.Errorf("%d images: %+v", c.images, d)
 		}
-		if known.Tensors != nil && models.BankSize(known.Tensors) != c.images {
-			t.Errorf("%d images: a bank of %d", c.images, models.BankSize(known.Tensors))
+		if learned.Tensors != nil && models.BankSize(learned.Tensors) != c.images {
+			t.Errorf("%d images: a bank of %d", c.images, models.BankSize(learned.Tensors))
 		}
 	}
 }
 
-func TestImagesThatAreAllAlikeAreNormal(t *testing.T) {
+func TestLearn_AcceptsIdenticalImages(t *testing.T) {
 	two := testkit.Tiles(t, 2)
 	names := slices.Sorted(maps.Keys(two))
 	tile, other := two[names[0]], two[names[1]]
@@ -128,8 +128,8 @@ func TestImagesThatAreAllAlikeAreNormal(t *testing.T) {
 			files[fmt.Sprintf("%02d.jpg", i)] = tile
 		}
 		data := readTiles(t, files)
-		known := learnFrom(t, data, fewSteps, 2, Options{})
-		m := modelOf(t, known, data.Side)
+		learned := learnFrom(t, data, fewSteps, 2, Options{})
+		m := modelOf(t, learned, data.Side)
 		for _, open := range []func(*ort.Engine, *models.Model, int) (*inference.Detector, error){inference.NewDetector, inference.NewExportDetector} {
 			d, err := open(orttest.Open(t), m, 1)
 			if err != nil {
@@ -140,68 +140,67 @@ func TestImagesThatAreAllAlikeAreNormal(t *testing.T) {
 				t.Errorf("%d images: %+v, %v", n, v, err)
 			}
 			if v, err := d.Detect(t.Context(), other, nil, imagefile.DefaultLimits()); err != nil || !v.IsAnomaly {
-				t.Errorf("%d images, another one: %+v, %v", n, v, err)
+				t.Errorf("%d images, a different one: %+v, %v", n, v, err)
 			}
 		}
 	}
 }
 
-// The time that reading the images took is not taken from that of learning from
-// them, as long as there is some. Heads are left out before images are.
-func TestTimeBoundsWhatIsLearnt(t *testing.T) {
+// The limits are shares of the time left after reading the images. With too little
+// time, heads are left out first and images next.
+func TestLearn_EndsBeforeTheDeadline(t *testing.T) {
 	data := readTiles(t, testkit.Tiles(t, 20))
 	for _, c := range []struct {
-		name    string
-		steps   int
-		passed  time.Duration
-		normals int
-		heads   bool
-		warns   string
+		name   string
+		steps  int
+		passed time.Duration
+		images int
+		heads  bool
+		warns  string
 	}{
 		{"most of it passed", fewSteps, 50 * time.Minute, 20, true, ""},
 		{"all of it passed", fewSteps, 2 * time.Hour, calibration.MinImages, false, "at best"},
 		{"seconds are left", 100_000, time.Hour - 4*time.Second, 20, false, "no time for 100 steps"},
 	} {
-		known := learnFrom(t, data, c.steps, 2, Options{Deadline: time.Now().Add(time.Hour - c.passed)})
-		said := strings.Join(data.Warnings, "\n")
-		if known.Decision.CalibrationImages != c.normals || !strings.Contains(said, c.warns) || c.heads && known.HeadSteps == 0 {
-			t.Errorf("%s: %d images, %d steps of heads, warnings %q", c.name, known.Decision.CalibrationImages, known.HeadSteps, said)
+		learned := learnFrom(t, data, c.steps, 2, Options{Deadline: time.Now().Add(time.Hour - c.passed)})
+		warnings := strings.Join(data.Warnings, "\n")
+		if learned.Decision.CalibrationImages != c.images || !strings.Contains(warnings, c.warns) || c.heads && learned.HeadSteps == 0 {
+			t.Errorf("%s: %d images, %d steps of heads, warnings %q", c.name, learned.Decision.CalibrationImages, learned.HeadSteps, warnings)
 		}
-		if known.Detectability != nil {
-			t.Errorf("%s: it took time to tell what would be found", c.name)
+		if learned.Detectability != nil {
+			t.Errorf("%s: detectability was measured", c.name)
 		}
 	}
 }
 
-func TestStoppingLeavesHeadsOut(t *testing.T) {
+func TestLearn_LeavesHeadsOutWhenStopped(t *testing.T) {
 	data := readTiles(t, testkit.Tiles(t, 19))
 	stop := make(chan struct{})
 	close(stop)
-	known := learnFrom(t, data, fewSteps, 2, Options{Stop: stop})
-	if known.Decision == nil || known.Decision.CalibrationImages != 19 || models.HasHeads(known.Tensors) || known.Detectability != nil ||
+	learned := learnFrom(t, data, fewSteps, 2, Options{Stop: stop})
+	if learned.Decision == nil || learned.Decision.CalibrationImages != 19 || models.HasHeads(learned.Tensors) || learned.Detectability != nil ||
 		!strings.Contains(strings.Join(data.Warnings, "\n"), "it was stopped before 5 steps") {
-		t.Errorf("%+v, %d steps, warnings %q", known.Decision, known.HeadSteps, data.Warnings)
+		t.Errorf("%+v, %d steps, warnings %q", learned.Decision, learned.HeadSteps, data.Warnings)
 	}
 }
 
-// The scores that the threshold is drawn from are of images that were not learnt from:
-// so others like them have such scores, too, and those that were learnt from have lower
-// ones.
-func TestThresholdIsThatOfImagesNotLearntFrom(t *testing.T) {
+// The threshold is a quantile of cross-fitted scores. New images like these have similar
+// scores, and the training images themselves have lower ones.
+func TestLearn_ThresholdHoldsForNewImages(t *testing.T) {
 	const rate = 0.1
 	files := testkit.Tiles(t, 60)
-	known, others := map[string][]byte{}, map[string][]byte{}
+	training, others := map[string][]byte{}, map[string][]byte{}
 	for i, name := range slices.Sorted(maps.Keys(files)) {
 		if i%2 == 0 {
-			known[name] = files[name]
+			training[name] = files[name]
 		} else {
 			others[name] = files[name]
 		}
 	}
-	data := readTiles(t, known)
-	// Heads of some steps take sides with the images that they saw.
-	what := learnFrom(t, data, 20, 2, Options{FalseAlarmRate: rate})
-	m := modelOf(t, what, data.Side)
+	data := readTiles(t, training)
+	// Heads of some steps overfit to their images.
+	learned := learnFrom(t, data, 20, 2, Options{FalseAlarmRate: rate})
+	m := modelOf(t, learned, data.Side)
 	d, err := inference.NewDetector(orttest.Open(t), m, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -219,32 +218,33 @@ func TestThresholdIsThatOfImagesNotLearntFrom(t *testing.T) {
 				t.Fatal(err)
 			}
 			mean += s / float64(data.Len())
-			if s > what.Decision.Threshold {
+			if s > learned.Decision.Threshold {
 				above += 1 / float64(data.Len())
 			}
 		}
 		return mean, above
 	}
-	promised, _ := calibration.MeanDeviation(what.Decision.Scores)
+	crossFitted, _ := calibration.MeanDeviation(learned.Decision.Scores)
 	own, _ := scores(data)
 	other, alarms := scores(readTiles(t, others))
 	if alarms > 3*rate {
-		t.Errorf("%.2f false alarms on images like those, %v are promised", alarms, rate)
+		t.Errorf("share of false alarms on new images %.2f, expected about %v", alarms, rate)
 	}
-	if own > 0.8*promised {
-		t.Errorf("the mean score of images that were learnt from is %.3f, of the threshold's %.3f: they were learnt from, too", own, promised)
+	if own > 0.8*crossFitted {
+		t.Errorf("mean score of training images %.3f, cross-fitted %.3f: not cross-fitted", own, crossFitted)
 	}
-	if math.Abs(other-promised) > 0.35*promised {
-		t.Errorf("the mean score of other images is %.3f, of the threshold's %.3f", other, promised)
+	if math.Abs(other-crossFitted) > 0.35*crossFitted {
+		t.Errorf("mean score of new images %.3f, cross-fitted %.3f", other, crossFitted)
 	}
 }
 
-// A model's members are what the training had for them, and joined they are its score.
-func TestMembersAreTheTrainingsAndGiveTheScore(t *testing.T) {
+// The model computes the same member scores as the training, and joins them to its anomaly
+// score.
+func TestMembers_MatchTrainingAndScore(t *testing.T) {
 	engine := orttest.Open(t)
 	data := readTiles(t, testkit.Tiles(t, 19))
-	known := learnFrom(t, data, fewSteps, 2, Options{})
-	m := modelOf(t, known, data.Side)
+	learned := learnFrom(t, data, fewSteps, 2, Options{})
+	m := modelOf(t, learned, data.Side)
 	d, err := inference.NewDetector(engine, m, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -253,7 +253,7 @@ func TestMembersAreTheTrainingsAndGiveTheScore(t *testing.T) {
 	join := m.Reference[len(m.Reference)-3:]
 	c := calibration.Calibration{Offsets: join[0].Data, Slopes: join[1].Data, Weights: join[2].Data}
 
-	// What the training knows without a fold, of all images.
+	// The statistics fitted to all images.
 	e, err := extractor.New(engine, data.Side)
 	if err != nil {
 		t.Fatal(err)
@@ -274,30 +274,30 @@ func TestMembersAreTheTrainingsAndGiveTheScore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		members, figure, mse, err := d.Members(t.Context(), pixels)
+		members, anomaly, mse, err := d.Members(t.Context(), pixels)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if score, err := d.Score(t.Context(), pixels); err != nil || score != figure {
-			t.Errorf("image %d: the score is %v, with the members %v; %v", k, score, figure, err)
+		if score, err := d.Score(t.Context(), pixels); err != nil || score != anomaly {
+			t.Errorf("image %d: score %v, with members %v; error %v", k, score, anomaly, err)
 		}
 		if plain, err := d.MSE(t.Context(), pixels); err != nil || plain != mse {
-			t.Errorf("image %d: the error is %v, with the members %v; %v", k, plain, mse, err)
+			t.Errorf("image %d: mean squared error %v, with members %v; error %v", k, plain, mse, err)
 		}
-		if joined := c.Join(members); math.Abs(joined-figure) > 1e-5*max(1, figure) {
-			t.Errorf("image %d: the members give %v, the score is %v", k, joined, figure)
+		if joined := c.Join(members); math.Abs(joined-anomaly) > 1e-5*max(1, anomaly) {
+			t.Errorf("image %d: the joined members are %v, the score %v", k, joined, anomaly)
 		}
 		want := s.members(x.folds, x.features[k])
 		want = withHead(want, members[models.PatchMembers(false)])
 		for i, v := range members {
-			// The nearest neighbour of an image that was learnt from is itself: what
-			// is left is rounding, below the offset of the logarithm.
+			// The nearest neighbour of a training image is the image itself. The rest is
+			// rounding, below the offset of the logarithm.
 			if math.Abs(v-want[i]) > 2e-4*max(1, math.Abs(want[i])) {
 				t.Errorf("image %d, member %d of %d: %v, the training has %v", k, i, len(members), v, want[i])
 			}
 		}
 	}
 	if _, _, _, err := d.Members(t.Context(), make([]byte, 5)); err == nil {
-		t.Error("an image of another size is measured")
+		t.Error("an image of a different size is accepted")
 	}
 }

@@ -9,16 +9,15 @@ import (
 	"github.com/deepmed/anomaly/internal/extractor"
 )
 
-// Images are judged by statistics fitted without them, in folds: manyFolds for fewer
-// than fewImages images, fewFolds otherwise.
+// Each image is scored by statistics fitted without its fold. There are manyFolds for
+// fewer than fewImages images, and fewFolds otherwise.
 const manyFolds, fewFolds, fewImages = 10, 5, 40
 
-// reference is the normal images that are learned from, in random order, and their
-// features by image and feature map.
+// reference holds the normal images to learn from and their features.
 type reference struct {
 	data     *dataset.Dataset
-	order    []int
-	features [][][]float32
+	order    []int         // of the images, random
+	features [][][]float32 // by image and feature map
 	maps     []extractor.Map
 	folds    int
 }
@@ -30,15 +29,15 @@ func (x *reference) image(k int, buffer *[]byte) ([]byte, error) {
 	return x.data.Image(x.order[k], buffer)
 }
 
-// extract computes the features of the images until that time, of at least
-// calibration.MinImages, and drops the images that there was no time for. The finest
-// feature map is extracted only for heads.
+// extract computes the features of the images, of calibration.MinImages at least. If
+// until is not zero, it stops then and drops the images left. The finest feature map is
+// extracted only for heads.
 func (x *reference) extract(ctx context.Context, e *extractor.Extractor, o Options, until time.Time) error {
 	first := firstTap()
 	if o.HasHeads(x.len()) {
 		first = 0
 	}
-	seen, err := e.ObserveAll(ctx, o.Workers, extractor.Request{
+	features, err := e.ObserveAll(ctx, o.Workers, extractor.Request{
 		Images: x.len(), First: first, Until: until, AtLeast: calibration.MinImages,
 		Painter: func() func(int) ([]byte, error) {
 			var buffer []byte
@@ -49,7 +48,7 @@ func (x *reference) extract(ctx context.Context, e *extractor.Extractor, o Optio
 		return err
 	}
 	var order []int
-	for k, maps := range seen {
+	for k, maps := range features {
 		if maps != nil {
 			order = append(order, x.order[k])
 			x.features = append(x.features, maps)

@@ -11,18 +11,18 @@ import (
 )
 
 // statistics are the reference statistics of normal images' features, by tap of
-// models.Taps and fold. Those fitted to all images come last.
+// models.Taps and fold. The last fit is to all images.
 type statistics struct {
 	gaussians  [][]*patches.Gaussian
 	pooled     [][]*patches.Pooled
 	neighbours [][]*patches.Neighbours
 }
 
-// firstTap returns the index of the feature map of the first of models.Taps. Earlier
-// maps are for heads only.
+// firstTap returns the index of the feature map of the first of models.Taps. Only heads
+// use earlier maps.
 func firstTap() int { return len(models.HeadTaps()) - len(models.Taps()) }
 
-// describe fits statistics to the images' features, without each fold and to all.
+// describe fits statistics to the images' features: without each fold, and to all.
 func (x *reference) describe(ctx context.Context, o Options) (*statistics, error) {
 	s := &statistics{}
 	for i := firstTap(); i < len(x.maps); i++ {
@@ -35,7 +35,7 @@ func (x *reference) describe(ctx context.Context, o Options) (*statistics, error
 		if err != nil {
 			return nil, err
 		}
-		o.Without.leave(gaussians)
+		o.Without.removeDirections(gaussians)
 		pooled, err := patches.FitPooled(m, maps, x.folds, o.Workers)
 		if err != nil {
 			return nil, err
@@ -49,8 +49,8 @@ func (x *reference) describe(ctx context.Context, o Options) (*statistics, error
 	return s, nil
 }
 
-// members returns an image's members without those of heads, in the order of
-// models.Members, by the statistics that were fitted without the fold.
+// members returns an image's member scores without the heads, in the order of
+// models.Members, by the statistics fitted without the fold.
 func (s *statistics) members(fold int, maps [][]float32) []float64 {
 	var out []float64
 	first := firstTap()
@@ -66,7 +66,7 @@ func (s *statistics) members(fold int, maps [][]float32) []float64 {
 	return out
 }
 
-// tensors returns models.PatchParameters of the statistics of all images.
+// tensors returns the tensors of models.PatchParameters by the statistics of all images.
 func (s *statistics) tensors(side int, h *heads.Heads, c *calibration.Calibration) models.StateDict {
 	var data [][]float32
 	last := len(s.gaussians[0]) - 1

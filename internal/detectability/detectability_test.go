@@ -16,8 +16,8 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// normals are n images with a slope and a little noise.
-func normals(n, side int) (Images, [][]byte) {
+// normalImages returns n images with a gradient and weak noise.
+func normalImages(n, side int) (Images, [][]byte) {
 	r := rand.New(rand.NewPCG(1, 2))
 	all := make([][]byte, n)
 	for i := range all {
@@ -31,9 +31,9 @@ func normals(n, side int) (Images, [][]byte) {
 	return Images{n, side, func(i int, _ *[]byte) ([]byte, error) { return all[i], nil }}, all
 }
 
-// deviation is the judge that knows each normal image: the mean absolute deviation
-// from it, in grey levels.
-func deviation(all [][]byte) Judge {
+// deviation returns a ScoreFunc that computes the mean absolute deviation from the
+// normal image, in grey levels.
+func deviation(all [][]byte) ScoreFunc {
 	return func(_ context.Context, image int, pixels []byte) (float64, error) {
 		sum := 0.0
 		for i, v := range pixels {
@@ -45,8 +45,8 @@ func deviation(all [][]byte) Judge {
 
 func random() *rand.Rand { return rand.New(rand.NewPCG(7, 7)) }
 
-func TestLargeStrongAnomaliesAreFoundAndSmallFaintOnesAreNot(t *testing.T) {
-	images, all := normals(20, 128)
+func TestMeasure_FindsLargeStrongAnomaliesOnly(t *testing.T) {
+	images, all := normalImages(20, 128)
 	d, err := Measure(t.Context(), images, deviation(all), 0.1, random(), Options{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
@@ -58,26 +58,26 @@ func TestLargeStrongAnomaliesAreFoundAndSmallFaintOnesAreNot(t *testing.T) {
 		!slices.Equal(d.Diameters, []float64{2, 4, 8, 16, 32}) || !slices.Equal(d.Contrasts, contrasts) {
 		t.Errorf("%+v", d)
 	}
-	// 128 levels on the smallest scratch there is of 32 pixels are 0.6 on average, 8
-	// levels on a square of 2 pixels 0.002.
+	// The mean deviation is 0.6 for 128 levels on the smallest scratch of 32 pixels, and
+	// 0.002 for 8 levels on a square of 2 pixels.
 	if strongest := d.Found[len(contrasts)-1]; strongest[4] != 1 {
-		t.Errorf("of the largest and strongest %v are found", strongest)
+		t.Errorf("the shares of the strongest contrast are %v", strongest)
 	}
 	if faintest := d.Found[0]; faintest[0] != 0 {
-		t.Errorf("of the smallest and faintest %v are found", faintest)
+		t.Errorf("the shares of the faintest contrast are %v", faintest)
 	}
 	for _, row := range d.Found {
 		if !slices.IsSorted(row) {
-			t.Errorf("larger ones are found less often: %v", row)
+			t.Errorf("larger anomalies are detected less often: %v", row)
 		}
 	}
 	if d.CutPaste[0] > d.CutPaste[4] || d.CutPaste[4] == 0 {
-		t.Errorf("pasted ones are found at %v", d.CutPaste)
+		t.Errorf("the shares of pasted texture are %v", d.CutPaste)
 	}
 }
 
-func TestConstantScoreFindsNothingOrAll(t *testing.T) {
-	images, _ := normals(5, 64)
+func TestMeasure_WithConstantScoreFindsNoneOrAll(t *testing.T) {
+	images, _ := normalImages(5, 64)
 	for _, c := range []struct{ score, want float64 }{{1, 0}, {2, 0}, {2.5, 1}} {
 		d, err := Measure(t.Context(), images, func(context.Context, int, []byte) (float64, error) { return c.score, nil }, 2, random(), Options{PerCell: 2})
 		if err != nil {
@@ -93,8 +93,8 @@ func TestConstantScoreFindsNothingOrAll(t *testing.T) {
 	}
 }
 
-func TestResultDependsOnTheSeedAndNotOnThreads(t *testing.T) {
-	images, all := normals(12, 64)
+func TestMeasure_DependsOnSeedNotThreads(t *testing.T) {
+	images, all := normalImages(12, 64)
 	measure := func(seed uint64, threads int) *models.Detectability {
 		d, err := Measure(t.Context(), images, deviation(all), 0.1, rand.New(rand.NewPCG(seed, 0)), Options{PerCell: 5, Threads: threads})
 		if err != nil {
@@ -107,13 +107,12 @@ func TestResultDependsOnTheSeedAndNotOnThreads(t *testing.T) {
 		t.Errorf("%+v on three threads, %+v on one", b, a)
 	}
 	if b := measure(2, 1); reflect.DeepEqual(a, b) {
-		t.Errorf("two seeds give %+v", a)
+		t.Errorf("two seeds have the same result %+v", a)
 	}
 }
 
-// Half of a cell's anomalies are brighter and half darker.
-func TestContrastsAreHalfBrighterAndHalfDarker(t *testing.T) {
-	images, all := normals(8, 64)
+func TestPlan_HasBrighterAndDarkerAnomaliesEquallyOften(t *testing.T) {
+	images, all := normalImages(8, 64)
 	p, err := NewPlan(images, 4, random())
 	if err != nil {
 		t.Fatal(err)
@@ -143,8 +142,8 @@ func TestContrastsAreHalfBrighterAndHalfDarker(t *testing.T) {
 	}
 }
 
-func TestBudgetLeavesOutWholeRounds(t *testing.T) {
-	images, _ := normals(30, 32)
+func TestMeasure_SkipsWholeRoundsOverBudget(t *testing.T) {
+	images, _ := normalImages(30, 32)
 	var calls atomic.Int64
 	slow := func(context.Context, int, []byte) (float64, error) {
 		calls.Add(1)
@@ -156,12 +155,12 @@ func TestBudgetLeavesOutWholeRounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d.ImagesPerCell != 1 || d.NormalImages != 30 || calls.Load() > 100 {
-		t.Errorf("%d verdicts: %+v", calls.Load(), d)
+		t.Errorf("%d scores: %+v", calls.Load(), d)
 	}
 }
 
-func TestImagesThatCannotBePaintedOnAreRefused(t *testing.T) {
-	good, _ := normals(2, 32)
+func TestMeasure_ReturnsErrorsOfImagesAndScores(t *testing.T) {
+	good, _ := normalImages(2, 32)
 	short := good
 	short.Side = 33
 	lost := errors.New("lost")
@@ -172,29 +171,29 @@ func TestImagesThatCannotBePaintedOnAreRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		ctx    context.Context
 		images Images
-		judge  Judge
+		score  ScoreFunc
 		o      Options
 		want   error
 	}{
-		"none":                         {t.Context(), Images{0, 32, good.At}, never, Options{}, ErrImages},
-		"of no pixels":                 {t.Context(), Images{2, 0, good.At}, never, Options{}, ErrImages},
-		"of another size":              {t.Context(), short, never, Options{}, ErrImages},
-		"fewer than none a cell":       {t.Context(), good, never, Options{PerCell: -1}, ErrImages},
-		"that cannot be read":          {t.Context(), broken, never, Options{}, lost},
-		"that nobody waits for":        {ended, good, never, Options{}, lost},
-		"that the judge refuses":       {t.Context(), good, func(context.Context, int, []byte) (float64, error) { return 0, lost }, Options{}, lost},
-		"whose score is none":          {t.Context(), good, func(context.Context, int, []byte) (float64, error) { return math.NaN(), nil }, Options{}, ErrScore},
-		"whose score has no end":       {t.Context(), good, func(context.Context, int, []byte) (float64, error) { return math.Inf(1), nil }, Options{}, ErrScore},
-		"beside nothing that is wrong": {t.Context(), good, never, Options{PerCell: 1}, nil},
+		"none":                     {t.Context(), Images{0, 32, good.At}, never, Options{}, ErrImages},
+		"of no pixels":             {t.Context(), Images{2, 0, good.At}, never, Options{}, ErrImages},
+		"of another size":          {t.Context(), short, never, Options{}, ErrImages},
+		"with a negative PerCell":  {t.Context(), good, never, Options{PerCell: -1}, ErrImages},
+		"that cannot be read":      {t.Context(), broken, never, Options{}, lost},
+		"with a cancelled context": {ended, good, never, Options{}, lost},
+		"that cannot be scored":    {t.Context(), good, func(context.Context, int, []byte) (float64, error) { return 0, lost }, Options{}, lost},
+		"with a score of NaN":      {t.Context(), good, func(context.Context, int, []byte) (float64, error) { return math.NaN(), nil }, Options{}, ErrScore},
+		"with an infinite score":   {t.Context(), good, func(context.Context, int, []byte) (float64, error) { return math.Inf(1), nil }, Options{}, ErrScore},
+		"that are valid":           {t.Context(), good, never, Options{PerCell: 1}, nil},
 	} {
-		if _, err := Measure(c.ctx, c.images, c.judge, 1, random(), c.o); !errors.Is(err, c.want) {
+		if _, err := Measure(c.ctx, c.images, c.score, 1, random(), c.o); !errors.Is(err, c.want) {
 			t.Errorf("images %s: %v, expected %v", name, err, c.want)
 		}
 	}
 }
 
-func TestRoundsThatWereNotJudgedDoNotCount(t *testing.T) {
-	images, _ := normals(3, 64)
+func TestResult_UsesCompleteRoundsOnly(t *testing.T) {
+	images, _ := normalImages(3, 64)
 	p, err := NewPlan(images, 2, random())
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +208,7 @@ func TestRoundsThatWereNotJudgedDoNotCount(t *testing.T) {
 		t.Errorf("%+v, %v", d, err)
 	}
 	for name, scores := range map[string][]float64{
-		"none": nil, "normal ones alone": scores[:p.first(0)], "an unfinished round": scores[:p.first(1)], "no normal ones": slices.Concat(slices.Repeat([]float64{math.NaN()}, 3), scores[3:]),
+		"none": nil, "normal images only": scores[:p.first(0)], "an unfinished round": scores[:p.first(1)], "no normal images": slices.Concat(slices.Repeat([]float64{math.NaN()}, 3), scores[3:]),
 	} {
 		if _, err := p.Result(scores, 1); !errors.Is(err, ErrTooFewScores) {
 			t.Errorf("%s: %v", name, err)
@@ -217,7 +216,7 @@ func TestRoundsThatWereNotJudgedDoNotCount(t *testing.T) {
 	}
 }
 
-func TestImagesOfAnySideHaveSizesThatAscend(t *testing.T) {
+func TestDiameters_AscendForAnySide(t *testing.T) {
 	for side, want := range map[int][]float64{16: {1, 2, 4}, 64: {1, 2, 4, 8, 16}, 256: {4, 8, 16, 32, 64}, 1024: {16, 32, 64, 128, 256}, 1: {1}} {
 		if got := diameters(side); !slices.Equal(got, want) {
 			t.Errorf("side %d: %v, expected %v", side, got, want)
@@ -232,26 +231,26 @@ func measured() *models.Detectability {
 	}
 }
 
-func TestTableTellsSharesAndThatTheyAreOfPaintedDefects(t *testing.T) {
+func TestMarkdown_HasTableAndCaveat(t *testing.T) {
 	got := Markdown(measured())
-	want := `| painted | 4 px | 8 px |
+	want := `| synthetic anomaly | 4 px | 8 px |
 |---|---:|---:|
 | 8 grey levels brighter or darker | 0 % | 10 % |
 | 128 grey levels brighter or darker | 50 % | 100 % |
-| a patch of another normal image | 20 % | 30 % |
+| texture of another normal image | 20 % | 30 % |
 | blurred | 0 % | 5 % |
 `
 	if !strings.HasSuffix(got, "\n\n"+want) {
 		t.Errorf("%s", got)
 	}
-	for _, part := range []string{Caveat, "10 painted images", "44 normal images", "threshold of 2.791", "5 % were above it"} {
+	for _, part := range []string{Caveat, "of 10 images", "44 normal images", "threshold of 2.791", "5 % of the same normal images"} {
 		if !strings.Contains(got, part) {
-			t.Errorf("it doesn't say %q:\n%s", part, got)
+			t.Errorf("%q is missing:\n%s", part, got)
 		}
 	}
 }
 
-func TestPlotIsTheSameForTheSameResult(t *testing.T) {
+func TestSVG_IsDeterministic(t *testing.T) {
 	first, err := SVG(measured())
 	if err != nil {
 		t.Fatal(err)
@@ -265,8 +264,8 @@ func TestPlotIsTheSameForTheSameResult(t *testing.T) {
 	}
 }
 
-// What passes Validate can be drawn, whatever a file says.
-func TestPlotBearsWhateverMetadataMaySay(t *testing.T) {
+// Every Detectability that passes Validate can be drawn.
+func TestSVG_AcceptsAnyValidDetectability(t *testing.T) {
 	many := make([]float64, 16)
 	for i := range many {
 		many[i] = 1e-300 * float64(i+1)

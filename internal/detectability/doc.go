@@ -1,12 +1,12 @@
-// Package detectability measures which synthetic anomalies a model finds, by their
-// size and contrast: where nobody has defects to measure with, it tells what a
-// verdict of "normal" is worth. The anomalies are painted by package synthetic on
-// normal images that the model has not learnt from. They are not real defects,
-// which may be found less or more often; what is written of a measurement says so.
+// Package detectability measures which synthetic anomalies a model detects, by size and
+// contrast, as a substitute for a test on real defects. Package synthetic generates the
+// anomalies on normal images that the model was not trained on. Real defects may be
+// detected less or more often; the written results state that (see Caveat).
 //
-// The package knows nothing of how images are judged: a Judge gives the score. Who
-// judges many images in a pass of its own, as a training does by the folds of its
-// cross-validation, takes a Plan instead of Measure: its Painter gives the samples,
-// its Image the normal image that each was painted on, so that only what has not
-// learnt from that image judges it, and Result makes shares of the scores.
+// The package must not depend on how images are scored: a ScoreFunc returns the score.
+// Measure scores one image at a time. A caller that scores many images in its own pass,
+// such as a training with the folds of a cross-validation, uses a Plan instead:
+// Plan.Painter returns the samples, Plan.Image the normal image that a sample is derived
+// from, so that a model that was not trained on it can score it, and Plan.Result
+// computes the shares from the scores.
 package detectability

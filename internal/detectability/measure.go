@@ -13,40 +13,40 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// ErrScore is returned, wrapped, when a judge gives a score that is no finite number.
-var ErrScore = errors.New("detectability: the score is no finite number")
+// ErrScore is returned, wrapped, when a ScoreFunc returns NaN or an infinity.
+var ErrScore = errors.New("detectability: the score is not a finite number")
 
-// DefaultPerCell is how many images each share is of unless Options say otherwise:
-// each form twice brighter and twice darker. At 256 pixels that makes 466 verdicts,
-// and a share of a half has a standard error of 0.14.
+// DefaultPerCell is the default of Options.PerCell: each form twice brighter and twice
+// darker. At 256 pixels that requires 466 scores, and a share of 0.5 has a standard
+// error of 0.14.
 const DefaultPerCell = 12
 
-// Judge returns the anomaly score of a prepared image, side×side×3 bytes, which it
-// must not keep. image is the number of the normal image that the pixels are, or
-// that an anomaly was painted on: the judge must not have learnt from that one, or
-// the result tells of images that the model knows, of which it finds more. Several
-// goroutines call it at once.
-type Judge func(ctx context.Context, image int, pixels []byte) (score float64, err error)
+// ScoreFunc returns the anomaly score of a prepared image, side×side×3 bytes, which it
+// must not retain. image is the index of the normal image that the pixels are derived
+// from. The model must not have been trained on that image, since more anomalies are
+// detected on training images than on new ones. ScoreFunc is called concurrently.
+type ScoreFunc func(ctx context.Context, image int, pixels []byte) (score float64, err error)
 
 // Options of a measurement.
 type Options struct {
-	// PerCell is how many images each share is of, best a multiple of 6, which has
-	// each form as often brighter as darker; 0 means DefaultPerCell.
+	// PerCell is the number of images from which each share is computed; 0 means
+	// DefaultPerCell. With a multiple of 6, each form is brighter and darker equally
+	// often.
 	PerCell int
-	// Threads is how many images are judged at once; 0 means one. The result does
-	// not depend on it.
+	// Threads is the number of images scored concurrently; 0 means one. The result
+	// does not depend on it.
 	Threads int
-	// Budget is how long Measure may take; 0 means as long as it takes. One image of
-	// each size and contrast is judged whatever it is; what is measured beyond that
-	// depends on the machine then, and so does the result.
+	// Budget is the time budget of Measure; 0 means none. One image of each size and
+	// contrast is scored regardless. How many more are scored, and so the result,
+	// depends on the speed of the machine.
 	Budget time.Duration
 }
 
-// Measure paints anomalies on normal images and counts what scores above the
-// threshold. The result depends on the images, the judge and the random numbers,
-// and on time where there is a budget. It returns ErrImages and ErrScore, wrapped,
-// the judge's error, and the context's cause when that ends first.
-func Measure(ctx context.Context, images Images, judge Judge, threshold float64, r *rand.Rand, o Options) (*models.Detectability, error) {
+// Measure generates anomalies on normal images and computes the shares that score above
+// the threshold. Without a budget, the result depends only on the images, the scores and
+// the random numbers. It returns ErrImages and ErrScore, wrapped, an error of score, and
+// the context's cause when the context ends first.
+func Measure(ctx context.Context, images Images, score ScoreFunc, threshold float64, r *rand.Rand, o Options) (*models.Detectability, error) {
 	deadline := time.Time{}
 	if o.Budget > 0 {
 		deadline = time.Now().Add(o.Budget)
@@ -60,7 +60,7 @@ func Measure(ctx context.Context, images Images, judge Judge, threshold float64,
 	}
 	scores := make([]float64, p.Len())
 	for i := range scores {
-		scores[i] = math.NaN() // not judged
+		scores[i] = math.NaN() // not scored
 	}
 	var next atomic.Int64
 	group, running := errgroup.WithContext(ctx)
@@ -78,7 +78,7 @@ func Measure(ctx context.Context, images Images, judge Judge, threshold float64,
 				if err != nil {
 					return err
 				}
-				if scores[i], err = judge(running, p.Image(i), pixels); err != nil {
+				if scores[i], err = score(running, p.Image(i), pixels); err != nil {
 					return err
 				}
 				if math.IsNaN(scores[i]) || math.IsInf(scores[i], 0) {

@@ -11,35 +11,35 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// ErrImages is returned, wrapped, when there are no images to paint on, or they are
-// of another size than told.
+// ErrImages is returned, wrapped, when there are no normal images or their size is wrong.
 var ErrImages = errors.New("detectability: unusable images")
 
-// ErrTooFewScores is returned when not even one image of each kind was judged.
-var ErrTooFewScores = errors.New("detectability: not one painted image of each size and contrast was judged")
+// ErrTooFewScores is returned when no normal image, or no whole round of samples, was
+// scored.
+var ErrTooFewScores = errors.New("detectability: no normal image, or no sample of each size and contrast, was scored")
 
-// referenceSide is the side of the image, in pixels, for which referenceDiameters
-// are told. They are from what one cell of the finest features covers, half of it,
-// to a quarter of the image.
+// referenceSide is the image side, in pixels, for which referenceDiameters are specified.
 const referenceSide = 256
 
 var (
+	// referenceDiameters range from half the side of a patch of the finest features to
+	// a quarter of the image.
 	referenceDiameters = []float64{4, 8, 16, 32, 64}
-	// contrasts are grey levels of 255, from what the noise of a camera hides to
-	// half of the range.
+	// contrasts are grey levels (of 255), from the noise of a camera to half of the
+	// range.
 	contrasts = []float64{8, 16, 32, 64, 128}
 )
 
-// Images are prepared normal images: Count of them, of Side×Side pixels.
+// Images are Count prepared normal images of Side×Side pixels.
 type Images struct {
 	Count, Side int
-	// At returns image i, Side×Side×3 bytes, which are not changed. It may use the
-	// buffer's memory, and again for the next image of the same buffer; several
-	// goroutines call it, each with buffers of its own.
+	// At returns image i as Side×Side×3 bytes, which the caller does not change. It
+	// may return the buffer's memory, which the next call with the same buffer
+	// overwrites. It is called concurrently with different buffers.
 	At func(i int, buffer *[]byte) ([]byte, error)
 }
 
-// kind is how a cell's anomalies look.
+// kind is the kind of a cell's anomalies.
 type kind int
 
 const (
@@ -51,28 +51,28 @@ const (
 // cell is one share of the result.
 type cell struct {
 	kind     kind
-	contrast int // index of Plan.contrasts, of an offset
-	diameter int // index of Plan.diameters
+	contrast int // index into Plan.contrasts, for an offset
+	diameter int // index into Plan.diameters
 }
 
-// Plan is which samples are judged: first some normal images as they are, then
-// rounds of those images with one painted anomaly of each kind, contrast and size.
-// It may be used by several goroutines at once.
+// Plan determines the samples to score: first some normal images without an anomaly,
+// then rounds of samples, each with one anomaly for every kind, contrast and size. It
+// may be used concurrently.
 type Plan struct {
 	images    Images
 	diameters []float64
 	contrasts []float64
 	cells     []cell
 	perCell   int
-	order     []int // the normal images that are used
+	order     []int // indices of the normal images in use
 	seed      uint64
 }
 
-// NewPlan returns a plan of perCell rounds. The samples depend on nothing but the
-// images and the random numbers. It returns ErrImages, wrapped, when there are none.
+// NewPlan returns a plan of perCell rounds. The samples depend only on the images and the
+// random numbers. It returns ErrImages, wrapped, when there are no images or rounds.
 func NewPlan(images Images, perCell int, r *rand.Rand) (*Plan, error) {
 	if images.Count < 1 || images.Side < 1 || perCell < 1 {
-		return nil, fmt.Errorf("%w: %d images of %d pixels a side, %d for each size and contrast; expected 1 of each at least",
+		return nil, fmt.Errorf("%w: %d images of %d pixels a side, %d for each size and contrast; expected at least 1 of each",
 			ErrImages, images.Count, images.Side, perCell)
 	}
 	p := &Plan{images: images, diameters: diameters(images.Side), contrasts: contrasts, perCell: perCell}
@@ -86,13 +86,14 @@ func NewPlan(images Images, perCell int, r *rand.Rand) (*Plan, error) {
 			p.cells = append(p.cells, cell{kind: k, diameter: d})
 		}
 	}
-	// Each cell begins one image after the one before it: see Image.
+	// Each cell starts one image after the previous cell; see Image.
 	p.order = r.Perm(images.Count)[:min(images.Count, perCell+len(p.cells)-1)]
 	p.seed = r.Uint64()
 	return p, nil
 }
 
-// diameters returns the sizes for images of that side: whole pixels, each once.
+// diameters returns the diameters for an image side, in whole pixels, without
+// duplicates.
 func diameters(side int) []float64 {
 	var out []float64
 	for _, d := range referenceDiameters {
@@ -101,15 +102,15 @@ func diameters(side int) []float64 {
 	return slices.Compact(out)
 }
 
-// Len returns how many samples there are.
+// Len returns the number of samples.
 func (p *Plan) Len() int { return p.first(p.perCell) }
 
-// first returns the first sample of a round.
+// first returns the index of the first sample of a round.
 func (p *Plan) first(round int) int { return len(p.order) + round*len(p.cells) }
 
-// Image returns the number of the normal image that sample i is, or is painted on.
-// A cell has as many different images as there are rounds, where there are so many,
-// and cells have most of them in common.
+// Image returns the index of the normal image that sample i is derived from. The samples
+// of a cell use different images, if there are at least as many images as rounds. Most
+// of them are shared with other cells.
 func (p *Plan) Image(i int) int {
 	if i < len(p.order) {
 		return p.order[i]
@@ -118,9 +119,9 @@ func (p *Plan) Image(i int) int {
 	return p.order[(k/len(p.cells)+k%len(p.cells))%len(p.order)]
 }
 
-// Painter returns a function that paints sample i, for one goroutine. It uses its
-// memory again for the next one. The function returns ErrImages, wrapped, for an
-// image of another size than told, and the errors of Images.At.
+// Painter returns a function that returns sample i. The function must not be called
+// concurrently, and each call overwrites the previous sample. It returns ErrImages,
+// wrapped, for an image of the wrong size, and errors of Images.At.
 func (p *Plan) Painter() func(i int) ([]byte, error) {
 	out := make([]byte, models.InputChannels*p.images.Side*p.images.Side)
 	var buffer, second []byte
@@ -138,35 +139,36 @@ func (p *Plan) Painter() func(i int) ([]byte, error) {
 		}
 		k := i - len(p.order)
 		round, cell := k/len(p.cells), p.cells[k%len(p.cells)]
-		// A stream of its own for each sample: who paints it does not matter.
+		// Each sample has its own random numbers, so that the order of the calls does
+		// not matter.
 		r := rand.New(rand.NewPCG(p.seed, uint64(k)))
-		// Six rounds have each form both brighter and darker.
+		// In six rounds, each form is brighter once and darker once.
 		form := synthetic.Form(round % int(synthetic.Forms))
-		painter, diameter := synthetic.NewPainter(r, p.images.Side), p.diameters[cell.diameter]
+		generator, diameter := synthetic.NewGenerator(r, p.images.Side), p.diameters[cell.diameter]
 		switch cell.kind {
 		case offset:
 			contrast := p.contrasts[cell.contrast]
 			if round%2 == 1 {
 				contrast = -contrast
 			}
-			painter.PaintOffset(out, image, form, diameter, contrast)
+			generator.GenerateOffset(out, image, form, diameter, contrast)
 		case cutPaste:
 			other, err := at(r.IntN(p.images.Count), &second)
 			if err != nil {
 				return nil, err
 			}
-			painter.PaintCutPaste(out, image, other, form, diameter)
+			generator.GenerateCutPaste(out, image, other, form, diameter)
 		case blur:
-			painter.PaintBlur(out, image, form, diameter)
+			generator.GenerateBlur(out, image, form, diameter)
 		}
 		return out, nil
 	}
 }
 
-// Result makes shares of the samples' anomaly scores, by sample; one that was not
-// judged is NaN. An image counts as found when its score is above the threshold.
-// Only whole rounds count, and normal images that were judged. Result returns
-// ErrTooFewScores when there is no such round or image.
+// Result computes the shares from the anomaly scores, by sample index. NaN means that a
+// sample was not scored. An image counts as detected when its score is above the
+// threshold. Result uses only complete rounds and scored normal images. It returns
+// ErrTooFewScores when there is no such round or no such image.
 func (p *Plan) Result(scores []float64, threshold float64) (*models.Detectability, error) {
 	d := &models.Detectability{Threshold: threshold, Diameters: slices.Clone(p.diameters), Contrasts: slices.Clone(p.contrasts)}
 	scores = scores[:min(len(scores), p.Len())]
@@ -181,12 +183,12 @@ func (p *Plan) Result(scores []float64, threshold float64) (*models.Detectabilit
 	}
 	hits := make([]float64, len(p.cells))
 	for round := 0; p.first(round+1) <= len(scores); round++ {
-		judged := scores[p.first(round):p.first(round+1)]
-		if slices.ContainsFunc(judged, math.IsNaN) {
+		scored := scores[p.first(round):p.first(round+1)]
+		if slices.ContainsFunc(scored, math.IsNaN) {
 			continue
 		}
 		d.ImagesPerCell++
-		for i, s := range judged {
+		for i, s := range scored {
 			if s > threshold {
 				hits[i]++
 			}

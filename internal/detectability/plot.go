@@ -13,15 +13,16 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// The size of the plot; it is wide enough for the legend beside the lines.
+// The size of the plot. The width leaves space for the legend beside the lines.
 const plotWidth, plotHeight = 16 * vg.Centimeter, 9 * vg.Centimeter
 
-// Plot draws the share found by diameter, a line for each contrast and kind.
+// Plot returns a plot of the share detected by diameter, with a line for each contrast
+// and kind.
 func Plot(d *models.Detectability) (*plot.Plot, error) {
 	p := plot.New()
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = "Painted defects found", "largest extent in pixels", "found, per cent"
-	// Diameters are drawn at equal steps, which needs no logarithm of what a file
-	// may say.
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = "Synthetic anomalies detected", "largest extent in pixels", "detected, per cent"
+	// Diameters are spaced equally. A logarithmic axis would have to handle any value
+	// from a file.
 	var names []string
 	for _, v := range d.Diameters {
 		names = append(names, number(v))
@@ -42,7 +43,7 @@ func Plot(d *models.Detectability) (*plot.Plot, error) {
 		p.Legend.Add(name, l)
 		return nil
 	}
-	// The strongest stands first, as its line is the highest.
+	// The strongest contrast is first in the legend, as its line is the highest.
 	for i := len(d.Found) - 1; i >= 0; i-- {
 		if err := line(number(d.Contrasts[i])+" grey levels", d.Found[i], shade(i, len(d.Found))); err != nil {
 			return nil, err
@@ -58,9 +59,9 @@ func Plot(d *models.Detectability) (*plot.Plot, error) {
 		colour color.Color
 		dash   vg.Length
 	}{
-		{"patch of another", d.CutPaste, color.NRGBA{R: 0xcc, G: 0x44, B: 0x33, A: 0xff}, 6},
+		{"pasted texture", d.CutPaste, color.NRGBA{R: 0xcc, G: 0x44, B: 0x33, A: 0xff}, 6},
 		{"blurred", d.Blur, color.NRGBA{R: 0x99, G: 0x77, B: 0x11, A: 0xff}, 6},
-		{"none: false alarms", alarms, color.Gray{Y: 0x60}, 2},
+		{"false alarms", alarms, color.Gray{Y: 0x60}, 2},
 	} {
 		if other.shares == nil {
 			continue
@@ -69,19 +70,19 @@ func Plot(d *models.Detectability) (*plot.Plot, error) {
 			return nil, err
 		}
 	}
-	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = -0.2, last+1+0.6*last, 0, 100 // the legend stands in what is added
+	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = -0.2, last+1+0.6*last, 0, 100 // space on the right for the legend
 	p.Legend.Top = true
 	return p, nil
 }
 
-// shade returns a blue that is the darker the higher i is of n.
+// shade returns a blue for line i of n, from light to dark.
 func shade(i, n int) color.Color {
 	t := float64(i+1) / float64(n)
 	mix := func(light, dark float64) uint8 { return uint8(light + t*(dark-light)) }
 	return color.NRGBA{R: mix(0xcc, 0x11), G: mix(0xdd, 0x44), B: mix(0xee, 0x77), A: 0xff}
 }
 
-// SVG draws the plot as an SVG document. The same result gives the same bytes.
+// SVG returns the plot as an SVG document. Its bytes are deterministic.
 func SVG(d *models.Detectability) ([]byte, error) {
 	p, err := Plot(d)
 	if err != nil {

@@ -15,17 +15,18 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// The folders of a data set, as MVTec AD has them.
+// The folders of a data set in the layout of MVTec AD.
 const (
+	// TrainFolder has the normal images for training.
 	TrainFolder = "train/good"
 	testFolder  = "test"
 	goodFolder  = "good"
 )
 
-// ErrDataset is returned when a folder is no data set that can be evaluated on.
+// ErrDataset is returned when a folder is not a data set for evaluation.
 var ErrDataset = errors.New("not a data set to evaluate on: expected test/good and test/<defect>")
 
-// Set is a data set's test images, by folder: normal ones and each defect.
+// Set is the list of a data set's test images: normal images, and each kind of defect.
 type Set struct {
 	Good    []string
 	Defects []Defect
@@ -35,7 +36,7 @@ type Set struct {
 type Defect struct {
 	Name  string
 	Files []string
-	// Masks say where in each of them the defect is; nil where there are none.
+	// Masks are the ground-truth masks of Files; nil when there are none.
 	Masks []string
 }
 
@@ -44,9 +45,9 @@ func (s *Set) Masked() bool {
 	return slices.ContainsFunc(s.Defects, func(d Defect) bool { return d.Masks != nil })
 }
 
-// Open lists the test images of a data set, and the masks in its folder
-// ground_truth. It returns ErrDataset, wrapped, when there are no normal images or
-// no defects, and ErrMask when an image has no mask where others have one.
+// Open lists the test images of a data set and the masks in its folder ground_truth. It
+// returns ErrDataset, wrapped, when there are no normal images or no defects, and
+// ErrMask, wrapped, when only some images of a defect have a mask.
 func Open(folder string) (*Set, error) {
 	entries, err := os.ReadDir(filepath.Join(folder, testFolder))
 	if err != nil {
@@ -79,6 +80,7 @@ func Open(folder string) (*Set, error) {
 	return s, nil
 }
 
+// images returns the image files in a folder and its subfolders.
 func images(folder string) ([]string, error) {
 	var files []string
 	err := filepath.WalkDir(folder, func(p string, d fs.DirEntry, err error) error {
@@ -90,15 +92,15 @@ func images(folder string) ([]string, error) {
 	return files, err
 }
 
-// Judged is an image and what was said of it.
+// Judged is an image with its anomaly score and verdict.
 type Judged struct {
 	File      string  `json:"file"`
 	Score     float64 `json:"reconstruction_error"`
 	IsAnomaly bool    `json:"is_anomaly"`
 }
 
-// Score judges files, as many at a time as threads. An image that cannot be read
-// is an error: figures over the rest would not be those of the set.
+// Score scores files, at most threads of them concurrently. An unreadable image is an
+// error, since metrics without it would be misleading.
 func Score(ctx context.Context, d *inference.Detector, files []string, threads int) ([]Judged, error) {
 	out := make([]Judged, len(files))
 	return out, eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte) error {
@@ -111,8 +113,8 @@ func Score(ctx context.Context, d *inference.Detector, files []string, threads i
 	})
 }
 
-// eachFile calls f with what each file holds, as many at a time as threads, and
-// returns the first error.
+// eachFile calls f with the content of each file, at most threads times concurrently.
+// It returns the first error.
 func eachFile(ctx context.Context, files []string, threads int, f func(ctx context.Context, i int, data []byte) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(threads)
@@ -128,8 +130,8 @@ func eachFile(ctx context.Context, files []string, threads int, f func(ctx conte
 	return group.Wait()
 }
 
-// Evaluate scores a data set with a model and makes figures of it. It returns
-// ErrMask, wrapped, when a mask does not fit.
+// Evaluate scores a data set with a model and computes the metrics. It returns ErrMask,
+// wrapped, when a mask is unusable.
 func Evaluate(ctx context.Context, d *inference.Detector, s *Set, threads int) (*Result, error) {
 	good, err := Score(ctx, d, s.Good, threads)
 	if err != nil {
@@ -137,26 +139,27 @@ func Evaluate(ctx context.Context, d *inference.Detector, s *Set, threads int) (
 	}
 	measure, threshold := d.Model().Metadata.Measure()
 	r := &Result{Measure: measure, Threshold: threshold, Normal: len(good), good: good}
-	r.FalseAlarms = share(good)
+	r.FalseAlarms = anomalousShare(good)
 	for _, defect := range s.Defects {
 		bad, err := Score(ctx, d, defect.Files, threads)
 		if err != nil {
 			return nil, err
 		}
-		f := figures(scores(good), scores(bad))
-		f.Name, f.Images, f.Hits = defect.Name, len(bad), share(bad)
+		f := computeFigures(scores(good), scores(bad))
+		f.Name, f.Images, f.Hits = defect.Name, len(bad), anomalousShare(bad)
 		r.Defects = append(r.Defects, f)
 		r.bad = append(r.bad, bad...)
 	}
-	r.Together = figures(scores(good), scores(r.bad))
-	r.Together.Name, r.Together.Images, r.Together.Hits = "all", len(r.bad), share(r.bad)
-	if err := r.locate(ctx, d, s, threads); err != nil {
+	r.Together = computeFigures(scores(good), scores(r.bad))
+	r.Together.Name, r.Together.Images, r.Together.Hits = "all", len(r.bad), anomalousShare(r.bad)
+	if err := r.addPixelFigures(ctx, d, s, threads); err != nil {
 		return nil, err
 	}
 	r.Mean = mean(r.Defects)
 	return r, nil
 }
 
+// scores returns the anomaly scores.
 func scores(js []Judged) []float64 {
 	out := make([]float64, len(js))
 	for i, j := range js {
@@ -165,8 +168,8 @@ func scores(js []Judged) []float64 {
 	return out
 }
 
-// share is how many were called anomalous.
-func share(js []Judged) float64 {
+// anomalousShare returns the share of images with the verdict "anomaly", 0…1.
+func anomalousShare(js []Judged) float64 {
 	n := 0
 	for _, j := range js {
 		if j.IsAnomaly {
@@ -176,8 +179,8 @@ func share(js []Judged) float64 {
 	return float64(n) / float64(len(js))
 }
 
-// Certain gives the images that the model is most and least certain of: the
-// normal ones and the defects with the highest and the lowest scores.
+// Certain returns up to n images of each: the defective ones with the highest scores,
+// the defective ones with the lowest, and the normal ones with the highest.
 func (r *Result) Certain(n int) (highestBad, lowestBad, highestGood []Judged) {
 	order := func(js []Judged) []Judged {
 		js = slices.Clone(js)

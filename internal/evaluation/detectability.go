@@ -13,24 +13,24 @@ import (
 )
 
 const (
-	// detectabilitySeed is fixed: the same images and the same model give the same
-	// shares.
+	// detectabilitySeed is fixed, so that the same images and model result in the same
+	// shares unless the time budget runs out.
 	detectabilitySeed = 1
-	// detectabilityImages bounds the normal images that are kept in memory: 50 of
-	// 1024 pixels a side take 150 MB.
+	// detectabilityImages bounds the normal images in memory: 50 images of 1024 pixels
+	// a side take 150 MB.
 	detectabilityImages = 50
-	// detectabilityPerCell is how many painted images each share is of: its standard
-	// error is 0.1 at most.
+	// detectabilityPerCell is the number of images from which each share is computed.
+	// Its standard error is at most 0.1.
 	detectabilityPerCell = 24
-	// detectabilityBudget bounds the time; on two cores 890 verdicts of 256 px take
+	// detectabilityBudget bounds the time. On two cores, 890 scores at 256 pixels take
 	// about 5 s.
 	detectabilityBudget = 30 * time.Second
 )
 
-// Detectability measures which synthetic anomalies the model finds on the set's
-// normal images, which were not learnt from. At most 50 of them, spread over the
-// set, are painted on; it takes half a minute at most, and the time of one image of
-// each size and contrast.
+// Detectability measures which synthetic anomalies the model detects on the set's normal
+// images, which must not have been used for training. It uses at most 50 of them, spread
+// over the set. It takes at most half a minute, or the time for one image of each size
+// and contrast if that is longer.
 func Detectability(ctx context.Context, d *inference.Detector, s *Set, threads int) (*models.Detectability, error) {
 	n := min(len(s.Good), detectabilityImages)
 	files, prepared := make([]string, n), make([][]byte, n)
@@ -47,19 +47,19 @@ func Detectability(ctx context.Context, d *inference.Detector, s *Set, threads i
 		return nil, err
 	}
 	measure, threshold := d.Model().Metadata.Measure()
-	judge := d.Score
+	score := d.Score
 	if measure == models.MeasureMSE {
-		judge = d.MSE
+		score = d.MSE
 	}
 	return detectability.Measure(ctx,
 		detectability.Images{Count: n, Side: d.Side(), At: func(i int, _ *[]byte) ([]byte, error) { return prepared[i], nil }},
-		func(ctx context.Context, _ int, pixels []byte) (float64, error) { return judge(ctx, pixels) },
+		func(ctx context.Context, _ int, pixels []byte) (float64, error) { return score(ctx, pixels) },
 		threshold, rand.New(rand.NewPCG(detectabilitySeed, 0)),
 		detectability.Options{PerCell: detectabilityPerCell, Threads: threads, Budget: detectabilityBudget})
 }
 
-// found is what a report tells of a Detectability.
-type found struct {
+// foundTable is the part of a report about a Detectability.
+type foundTable struct {
 	Summary, Caveat string
 	Diameters       []string
 	Rows            []foundRow
@@ -70,13 +70,13 @@ type foundRow struct {
 	Shares []string
 }
 
-// tellFound returns what the report tells of the painted defects that were found, nil
-// for nothing.
-func tellFound(d *models.Detectability) *found {
+// newFoundTable returns the table of the synthetic anomalies that were detected, nil
+// when d is nil.
+func newFoundTable(d *models.Detectability) *foundTable {
 	if d == nil {
 		return nil
 	}
-	f := &found{Summary: detectability.Summary(d), Caveat: detectability.Caveat}
+	f := &foundTable{Summary: detectability.Summary(d), Caveat: detectability.Caveat}
 	for _, v := range d.Diameters {
 		f.Diameters = append(f.Diameters, fmt.Sprintf("%g px", v))
 	}

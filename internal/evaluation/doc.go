@@ -1,4 +1,4 @@
-// Package evaluation measures how well a model tells defects from normal images:
-// it scores a data set whose images are sorted into folders, and makes figures and
-// a report of the scores. It trains nothing and serves nothing.
+// Package evaluation measures how well a model separates defective from normal images:
+// it scores a data set with one folder for each kind of image, and computes detection
+// metrics and a report from the scores. Training and serving must not be here.
 package evaluation

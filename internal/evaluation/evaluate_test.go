@@ -14,7 +14,7 @@ import (
 
 const tiles = "../../testdata/tiles"
 
-func TestFolderWithoutDefectsOrNormalImagesIsNoDataSet(t *testing.T) {
+func TestOpen_RejectsFolderWithoutDefectsOrNormalImages(t *testing.T) {
 	for name, folders := range map[string][]string{
 		"empty": nil, "no test": {"train/good"}, "no defects": {"test/good"}, "nothing normal": {"test/scratch"},
 	} {
@@ -33,10 +33,10 @@ func TestFolderWithoutDefectsOrNormalImagesIsNoDataSet(t *testing.T) {
 	}
 }
 
-// A model trained on real tiles tells defects from normal ones far better than
-// chance, and its figures, verdicts and report belong together.
-func TestEvaluationOfRealTiles(t *testing.T) {
-	d := judge(t)
+// A model trained on real tiles detects defects far better than chance, and its metrics,
+// verdicts and report are consistent.
+func TestEvaluate_DetectsDefectsOfRealTiles(t *testing.T) {
+	d := tilesDetector(t)
 	set, err := Open(tiles)
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +45,7 @@ func TestEvaluationOfRealTiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Measured 0.76; the plain error's figure is 0.49.
+	// The measured AUROC is 0.76; that of the mean squared error is 0.49.
 	if r.Mean.AUROC < 0.65 || len(r.Defects) != 2 || r.Normal != 20 || r.Together.Images != 20 {
 		t.Errorf("%+v", r)
 	}
@@ -75,14 +75,14 @@ func TestEvaluationOfRealTiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	if x.ReconstructionError != highest[0].Score || len(x.Regions) == 0 || x.Regions[0].Score <= r.Threshold {
-		t.Errorf("%+v of an image whose score is %v", x.Regions, highest[0].Score)
+		t.Errorf("%+v for an image with a score of %v", x.Regions, highest[0].Score)
 	}
 	found, err := Detectability(t.Context(), d, set, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// All of the largest and strongest and of the smallest and faintest no more
-	// than by chance.
+	// Nearly all of the largest and strongest anomalies are detected, and the smallest
+	// and faintest hardly more often than by chance.
 	last, most := len(found.Contrasts)-1, len(found.Diameters)-1
 	if err := found.Validate(); err != nil || found.NormalImages != 20 || found.FalseAlarms != r.FalseAlarms || found.Found[last][most] < 0.9 ||
 		found.Found[0][0] > found.FalseAlarms+0.3 {
@@ -100,6 +100,6 @@ func TestEvaluationOfRealTiles(t *testing.T) {
 		}
 	}
 	if strings.Contains(page.String(), "http://") && strings.Contains(page.String(), "src=\"http") {
-		t.Error("the report loads something")
+		t.Error("the report loads an external resource")
 	}
 }

@@ -11,16 +11,16 @@ import (
 	"github.com/deepmed/anomaly/internal/imagefile"
 )
 
-// truthFolder has a folder for each defect, with a mask for each of its images.
+// truthFolder has a subfolder for each defect, with a mask for each of its images.
 const truthFolder = "ground_truth"
 
-// ErrMask is returned when a mask is missing beside others, cannot be read or
-// does not fit its image.
+// ErrMask is returned when a mask is missing although others exist, cannot be read, does
+// not have the size of its image, or when all masks of a defect are empty.
 var ErrMask = errors.New("unusable mask")
 
-// masks finds the masks of a defect's images: ground_truth/<defect>/<stem>_mask.png,
-// as MVTec AD names them, or <stem>.png. It gives none when there is no such
-// folder, and ErrMask, wrapped, when it has not one for each image.
+// masks returns the masks of a defect's images: ground_truth/<defect>/<stem>_mask.png, as
+// in MVTec AD, or <stem>.png. It returns nil when there is no such folder, and ErrMask,
+// wrapped, when the mask of an image is missing.
 func masks(folder, defect string, files []string) ([]string, error) {
 	truth := filepath.Join(folder, truthFolder, defect)
 	if info, err := os.Stat(truth); errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
@@ -46,16 +46,16 @@ func masks(folder, defect string, files []string) ([]string, error) {
 	return out, nil
 }
 
-// mask says of each pixel which region it belongs to.
+// mask is a ground-truth mask with its connected regions.
 type mask struct {
 	width, height int
-	// region of each pixel, counted from 1; 0 where the image is normal.
+	// region is the number of each pixel's region, from 1 on; 0 for a normal pixel.
 	region []int32
-	sizes  []int // of the regions, in pixels
+	sizes  []int // number of pixels of each region
 }
 
-// readMask reads a mask: what is not black is defective. It must have the size of
-// the image, in pixels.
+// readMask reads a mask of width×height pixels. Pixels that are not black are
+// defective. It returns ErrMask, wrapped.
 func readMask(file string, width, height int) (*mask, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -75,8 +75,8 @@ func readMask(file string, width, height int) (*mask, error) {
 	return newMask(defective, width, height), nil
 }
 
-// newMask finds the connected regions; pixels that touch at a corner are
-// connected, as in the evaluation that comes with MVTec AD.
+// newMask finds the connected regions. Pixels are 8-connected, as in MVTec AD's
+// evaluation code.
 func newMask(defective []bool, width, height int) *mask {
 	m := &mask{width: width, height: height, region: make([]int32, width*height)}
 	var stack []int

@@ -9,7 +9,7 @@ import (
 	"gonum.org/v1/gonum/stat"
 )
 
-// Result is what an evaluation came to.
+// Result is the result of an evaluation.
 type Result struct {
 	Measure   string  `json:"measure"`
 	Threshold float64 `json:"threshold"`
@@ -17,46 +17,47 @@ type Result struct {
 	// FalseAlarms is the share of normal images above the model's threshold.
 	FalseAlarms float64   `json:"false_alarms"`
 	Defects     []Figures `json:"defects"`
-	// Mean is the mean over the kinds of defects, Together takes all defective
-	// images as one kind.
+	// Mean is the mean over the kinds of defects. Together treats all defective images
+	// as one kind.
 	Mean     Figures `json:"mean"`
 	Together Figures `json:"together"`
 
 	good, bad []Judged
 }
 
-// Figures tell how well one kind of defect is told from normal images.
+// Figures are the detection metrics of one kind of defect against the normal images.
 type Figures struct {
 	Name   string `json:"name"`
 	Images int    `json:"images"`
-	// AUROC is the chance that a defect scores higher than a normal image; Low
-	// and High are where it lies in 95 of 100 bootstrap samples.
+	// AUROC is the area under the ROC curve: the probability that a defective image
+	// scores higher than a normal one. Low and High are its 95 % bootstrap interval.
 	AUROC float64 `json:"auroc"`
 	Low   float64 `json:"auroc_low"`
 	High  float64 `json:"auroc_high"`
-	// AveragePrecision is the mean precision over the hits; F1 the best there
-	// is at any threshold.
+	// AveragePrecision is the area under the precision-recall curve. F1 is the largest
+	// F1 score at any threshold.
 	AveragePrecision float64 `json:"average_precision"`
 	F1               float64 `json:"best_f1"`
-	// HitsAt is the share of defects found at 1, 5 and 10 % false alarms.
+	// HitsAt1, HitsAt5 and HitsAt10 are the recall at a false alarm rate of 1, 5 and
+	// 10 %.
 	HitsAt1  float64 `json:"hits_at_1_percent"`
 	HitsAt5  float64 `json:"hits_at_5_percent"`
 	HitsAt10 float64 `json:"hits_at_10_percent"`
-	// Hits is the share of defects above the model's own threshold.
+	// Hits is the recall at the model's threshold.
 	Hits float64 `json:"hits"`
-	// Pixels tell how well the maps show where the defects are; nil without
-	// masks.
+	// Pixels are the localization metrics; nil without masks.
 	Pixels *PixelFigures `json:"pixels,omitempty"`
 }
 
-// bootstrapSamples and their seed: the same figures give the same interval.
+// The number of bootstrap samples, and a fixed seed for reproducible intervals.
 const (
 	bootstrapSamples = 1000
 	bootstrapSeed    = 1
 )
 
-// figures of normal and defective images' scores; higher is more anomalous.
-func figures(good, bad []float64) Figures {
+// computeFigures computes the metrics from the scores of normal and of defective images.
+// A higher score is more anomalous.
+func computeFigures(good, bad []float64) Figures {
 	f := Figures{AUROC: auroc(good, bad)}
 	r := rand.New(rand.NewPCG(bootstrapSeed, 0))
 	samples := make([]float64, bootstrapSamples)
@@ -88,7 +89,7 @@ func figures(good, bad []float64) Figures {
 	return f
 }
 
-// roc gives the curve's points, false alarms rising.
+// roc returns the points of the ROC curve, ordered by false alarm rate.
 func roc(good, bad []float64) (tpr, fpr []float64) {
 	scores := slices.Concat(good, bad)
 	order := make([]int, len(scores))
@@ -112,14 +113,14 @@ func roc(good, bad []float64) (tpr, fpr []float64) {
 	return tpr, fpr
 }
 
+// auroc returns the area under the ROC curve.
 func auroc(good, bad []float64) float64 {
 	tpr, fpr := roc(good, bad)
 	return integrate.Trapezoidal(fpr, tpr)
 }
 
-// precision gives the average precision (the sum of precision times the gain in
-// recall, as scikit-learn has it) and the best F1, over the thresholds at which
-// something changes.
+// precision returns the average precision, the sum of precision times gain in recall over
+// all thresholds as in scikit-learn, and the largest F1 score.
 func precision(good, bad []float64) (average, best float64) {
 	thresholds := slices.Clone(bad)
 	slices.Sort(thresholds)
@@ -146,8 +147,7 @@ func precision(good, bad []float64) (average, best float64) {
 	return average, best
 }
 
-// mean averages the figures over kinds of defects, those of pixels over the kinds
-// that have masks.
+// mean averages the metrics over kinds of defects, and Pixels over the kinds with masks.
 func mean(all []Figures) Figures {
 	m := Figures{Name: "mean"}
 	n := float64(len(all))
@@ -164,6 +164,7 @@ func mean(all []Figures) Figures {
 	return m
 }
 
+// meanPixels averages the localization metrics; it returns nil when there are none.
 func meanPixels(all []Figures) *PixelFigures {
 	m, n := PixelFigures{}, 0.0
 	for _, f := range all {
@@ -178,14 +179,14 @@ func meanPixels(all []Figures) *PixelFigures {
 	return &m
 }
 
-// Row is a line of a table of figures.
+// Row is a line of a table of metrics.
 type Row struct {
 	Figures
-	// Mean says that it is the mean over the others.
+	// Mean reports whether the line is the mean over the others.
 	Mean bool
 }
 
-// Rows are the figures of each kind of defect, and their mean.
+// Rows returns a line for each kind of defect, and their mean.
 func (r *Result) Rows() []Row {
 	var rows []Row
 	for _, f := range r.Defects {
@@ -194,8 +195,8 @@ func (r *Result) Rows() []Row {
 	return append(rows, Row{r.Mean, true})
 }
 
-// Masked reports whether there are figures of pixels.
+// Masked reports whether there are localization metrics.
 func (r *Result) Masked() bool { return r.Mean.Pixels != nil }
 
-// FalseAlarmsPercent is FalseAlarms in per cent.
+// FalseAlarmsPercent returns FalseAlarms in per cent.
 func (r *Result) FalseAlarmsPercent() float64 { return 100 * r.FalseAlarms }

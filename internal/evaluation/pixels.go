@@ -11,44 +11,43 @@ import (
 	"github.com/deepmed/anomaly/internal/imagefile"
 )
 
-// proLimit is the share of normal pixels up to which the per-region overlap is
-// integrated.
+// proLimit is the false positive rate of pixels up to which the per-region overlap is
+// integrated, as in MVTec AD.
 const proLimit = 0.3
 
-// PixelFigures tell how well an anomaly map shows where defects are, held against
-// masks. Normal are the pixels of normal images and those of defective ones
-// outside of the mask.
-//
-// Both are computed at the image's own size: each pixel has the value of that
-// place of the map that it lies in.
+// PixelFigures are localization metrics: they compare anomaly maps with ground-truth
+// masks. Normal pixels are all pixels of normal images, and the pixels of defective
+// images outside of the mask. The metrics are computed at the size of the image, where
+// each pixel has the value of the map's element at the pixel's centre.
 type PixelFigures struct {
-	// AUROC is the chance that a defective pixel has a higher value than a normal
-	// one.
+	// AUROC is the probability that a defective pixel has a higher value than a normal
+	// pixel.
 	AUROC float64 `json:"auroc"`
-	// PRO is the per-region overlap (Bergmann et al., 2021): the share of a
-	// connected region that is above a threshold, averaged over regions of any
-	// size alike, integrated over the share of normal pixels above it from 0 to
-	// 30 %, and divided by that; from 0 to 1.
+	// PRO is the normalized area under the per-region overlap curve (Bergmann et al.,
+	// 2021): the share of a connected region above a threshold, averaged over regions
+	// with equal weights, integrated over the false positive rate of pixels from 0 to
+	// 0.3 and divided by 0.3.
 	PRO float64 `json:"pro"`
 	// Regions is the number of connected regions.
 	Regions int `json:"regions"`
 }
 
-// cell is a part of a map's place: so many pixels of one region, or of none.
+// cell is a group of pixels with the same value: the pixels of one region, or of none,
+// in one element of a map.
 type cell struct {
 	value  float32
 	pixels int32
 	region int32 // counted from 1; 0 for normal pixels
 }
 
-// pixelMap collects cells of several images.
+// pixelMap is the list of the cells of several images.
 type pixelMap struct {
 	cells []cell
-	sizes []int // of the regions, in pixels
+	sizes []int // number of pixels of each region
 }
 
-// add takes the values of a square map that lies over an image with that mask;
-// nil is for a normal image of width×height pixels.
+// add adds the side×side values of an anomaly map of an image of width×height pixels. m
+// is nil for a normal image.
 func (p *pixelMap) add(values []float32, side, width, height int, m *mask) {
 	if m == nil {
 		columns, rows := spans(width, side), spans(height, side)
@@ -61,12 +60,12 @@ func (p *pixelMap) add(values []float32, side, width, height int, m *mask) {
 	}
 	first := int32(len(p.sizes))
 	p.sizes = append(p.sizes, m.sizes...)
-	// Pixels of the same place and region, which are few different ones.
-	type part struct{ place, region int32 }
+	// Pixels of the same element and region are combined.
+	type part struct{ element, region int32 }
 	counts := make(map[part]int32, len(values))
 	for y := range height {
 		for x := range width {
-			counts[part{int32(place(y, height, side)*side + place(x, width, side)), m.region[y*width+x]}]++
+			counts[part{int32(elementAt(y, height, side)*side + elementAt(x, width, side)), m.region[y*width+x]}]++
 		}
 	}
 	for at, n := range counts {
@@ -74,33 +73,33 @@ func (p *pixelMap) add(values []float32, side, width, height int, m *mask) {
 		if region > 0 {
 			region += first
 		}
-		p.cells = append(p.cells, cell{values[at.place], n, region})
+		p.cells = append(p.cells, cell{values[at.element], n, region})
 	}
 }
 
-// place is which of side places along an image of that length the pixel's centre
-// lies in.
-func place(pixel, length, side int) int { return (2*pixel + 1) * side / (2 * length) }
+// elementAt returns the index of the map's element at a pixel's centre. The map has side
+// elements along the image's length pixels.
+func elementAt(pixel, length, side int) int { return (2*pixel + 1) * side / (2 * length) }
 
-// spans is how many pixels each place has.
+// spans returns the number of pixels along a side of each element.
 func spans(length, side int) []int {
 	out := make([]int, side)
 	for pixel := range length {
-		out[place(pixel, length, side)]++
+		out[elementAt(pixel, length, side)]++
 	}
 	return out
 }
 
-// sort puts the highest values first, in an order that is always the same, so
-// that sums round alike.
+// sort sorts cells by descending value. Ties have a fixed order, so that sums are
+// rounded deterministically.
 func (p *pixelMap) sort() {
 	slices.SortFunc(p.cells, func(a, b cell) int {
 		return cmp.Or(cmp.Compare(b.value, a.value), cmp.Compare(a.region, b.region), cmp.Compare(a.pixels, b.pixels))
 	})
 }
 
-// pixelFigures holds the maps of normal images against those of defective ones,
-// both sorted. There must be a region, and a normal pixel.
+// pixelFigures computes the metrics from the maps of normal and of defective images, both
+// sorted. There must be at least one region and one normal pixel.
 func pixelFigures(good, bad *pixelMap) PixelFigures {
 	normal, defective := 0.0, 0.0
 	for _, p := range []*pixelMap{good, bad} {
@@ -113,7 +112,7 @@ func pixelFigures(good, bad *pixelMap) PixelFigures {
 		}
 	}
 	f := PixelFigures{Regions: len(bad.sizes)}
-	var x, hits, overlap float64 // shares of the pixels and regions above the threshold
+	var x, hits, overlap float64 // false positive rate, recall and overlap at the threshold
 	var g, b int
 	for g < len(good.cells) || b < len(bad.cells) {
 		threshold := float32(0)
@@ -138,7 +137,7 @@ func pixelFigures(good, bad *pixelMap) PixelFigures {
 		take(bad, &b)
 		f.AUROC += more * (hits + hitsMore/2)
 		if x < proLimit {
-			// Up to the limit, on the line between the two points.
+			// Integrate up to the limit, with linear interpolation between points.
 			within := min(more, proLimit-x)
 			rise := overlapMore
 			if more > 0 {
@@ -152,9 +151,9 @@ func pixelFigures(good, bad *pixelMap) PixelFigures {
 	return f
 }
 
-// collect computes the maps of images, as many at a time as threads; masks is nil
-// for normal ones.
-func collect(ctx context.Context, d *inference.Detector, files, masks []string, threads int) (*pixelMap, error) {
+// computeMaps computes the anomaly maps of images, at most threads of them concurrently.
+// masks is nil for normal images.
+func computeMaps(ctx context.Context, d *inference.Detector, files, masks []string, threads int) (*pixelMap, error) {
 	parts := make([]pixelMap, len(files))
 	err := eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte) error {
 		img, err := imagefile.Decode(data, imagefile.DefaultLimits())
@@ -186,7 +185,7 @@ func collect(ctx context.Context, d *inference.Detector, files, masks []string, 
 	return all, nil
 }
 
-// join takes the other's cells, whose regions become further ones.
+// join adds the cells and regions of other.
 func (p *pixelMap) join(other *pixelMap) {
 	first := int32(len(p.sizes))
 	p.sizes = append(p.sizes, other.sizes...)
@@ -198,13 +197,13 @@ func (p *pixelMap) join(other *pixelMap) {
 	}
 }
 
-// locate adds the pixels' figures of the defects that have masks. A model that
-// gives no map has none.
-func (r *Result) locate(ctx context.Context, d *inference.Detector, s *Set, threads int) error {
+// addPixelFigures adds the localization metrics of the defects with masks. A model
+// without an anomaly map has none.
+func (r *Result) addPixelFigures(ctx context.Context, d *inference.Detector, s *Set, threads int) error {
 	if !s.Masked() {
 		return nil
 	}
-	good, err := collect(ctx, d, s.Good, nil, threads)
+	good, err := computeMaps(ctx, d, s.Good, nil, threads)
 	if errors.Is(err, inference.ErrNoMap) {
 		return nil
 	}
@@ -216,12 +215,12 @@ func (r *Result) locate(ctx context.Context, d *inference.Detector, s *Set, thre
 		if defect.Masks == nil {
 			continue
 		}
-		bad, err := collect(ctx, d, defect.Files, defect.Masks, threads)
+		bad, err := computeMaps(ctx, d, defect.Files, defect.Masks, threads)
 		if err != nil {
 			return err
 		}
 		if len(bad.sizes) == 0 {
-			return fmt.Errorf("%w: those of %s show no defect", ErrMask, defect.Name)
+			return fmt.Errorf("%w: all masks of %s are black", ErrMask, defect.Name)
 		}
 		f := pixelFigures(good, bad)
 		r.Defects[i].Pixels = &f

@@ -16,9 +16,9 @@ import (
 	"github.com/disintegration/imaging"
 )
 
-// The figures are those of scikit-learn and scipy: see
+// The expected metrics were computed with scikit-learn and scipy by
 // testdata/golden/make_pixels.py.
-func TestPixelFiguresAreThoseOfTheReference(t *testing.T) {
+func TestPixelFigures_MatchReference(t *testing.T) {
 	data, err := os.ReadFile("../../testdata/golden/pixels.json")
 	if err != nil {
 		t.Fatal(err)
@@ -42,14 +42,14 @@ func TestPixelFiguresAreThoseOfTheReference(t *testing.T) {
 		}
 		for _, b := range c.Bad {
 			one := &pixelMap{}
-			one.add(b.Values, c.Side, c.Width, c.Height, drawn(b.Mask, c.Width))
+			one.add(b.Values, c.Side, c.Width, c.Height, maskOf(b.Mask, c.Width))
 			bad.join(one)
 		}
 		good.sort()
 		bad.sort()
 		got := pixelFigures(good, bad)
 		if math.Abs(got.AUROC-c.AUROC) > 1e-9 || math.Abs(got.PRO-c.PRO) > 1e-9 || got.Regions != c.Regions {
-			t.Errorf("case %d: %+v, the reference says %+v", i, got, c.PixelFigures)
+			t.Errorf("case %d: %+v, expected %+v", i, got, c.PixelFigures)
 		}
 	}
 	if len(cases) != 5 {
@@ -57,8 +57,8 @@ func TestPixelFiguresAreThoseOfTheReference(t *testing.T) {
 	}
 }
 
-// drawn is a mask of so many pixels in a row, 1 where there is a defect.
-func drawn(pixels string, width int) *mask {
+// maskOf returns a mask from its pixels, row by row; 1 is a defect.
+func maskOf(pixels string, width int) *mask {
 	defective := make([]bool, len(pixels))
 	for i, p := range pixels {
 		defective[i] = p == '1'
@@ -66,8 +66,8 @@ func drawn(pixels string, width int) *mask {
 	return newMask(defective, width, len(pixels)/width)
 }
 
-func TestPixelFiguresByHand(t *testing.T) {
-	row := func(values ...float32) []float32 { // over an image that is one pixel high
+func TestPixelFigures_MatchHandComputedCases(t *testing.T) {
+	row := func(values ...float32) []float32 { // for an image that is one pixel high
 		side := len(values)
 		out := make([]float32, side*side)
 		copy(out[side/2*side:], values)
@@ -85,13 +85,13 @@ func TestPixelFiguresByHand(t *testing.T) {
 		"regions alike":  {4, 4, []float32{2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0}, "1110000000000001", PixelFigures{0.75, 0.5, 2}},
 		"corners touch":  {2, 2, []float32{1, 0, 0, 1}, "1001", PixelFigures{1, 1, 1}},
 		"across a limit": {11, 11, row(2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1), "00000100000", PixelFigures{0.4, 0.1 * 0.0625 / 0.3, 1}},
-		// One place over four pixels, of which one is defective: nobody can tell them apart.
+		// One element covers four pixels, one of them defective: all have the same value.
 		"coarse map": {1, 2, []float32{5}, "0100", PixelFigures{0.5, 0.15, 1}},
-		// The two pixels of a row lie in the first and the last of three places.
+		// The centres of a row's two pixels are in the first and last of three elements.
 		"odd sizes": {3, 2, []float32{9, 5, 0, 5, 5, 5, 9, 5, 0}, "1000", PixelFigures{2.5 / 3, 0.45, 1}},
 	} {
 		bad := &pixelMap{}
-		bad.add(c.values, c.side, c.width, len(c.mask)/c.width, drawn(c.mask, c.width))
+		bad.add(c.values, c.side, c.width, len(c.mask)/c.width, maskOf(c.mask, c.width))
 		bad.sort()
 		got := pixelFigures(&pixelMap{}, bad)
 		if math.Abs(got.AUROC-c.want.AUROC) > 1e-12 || math.Abs(got.PRO-c.want.PRO) > 1e-12 || got.Regions != c.want.Regions {
@@ -100,7 +100,7 @@ func TestPixelFiguresByHand(t *testing.T) {
 	}
 }
 
-// save writes a picture of one colour, white from x on.
+// save writes a black image that is white from column white on.
 func save(t *testing.T, file string, width, height, white int) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -113,7 +113,7 @@ func save(t *testing.T, file string, width, height, white int) {
 	}
 }
 
-func TestMasksAreFoundByMVTecsNames(t *testing.T) {
+func TestOpen_FindsMasksByMVTecNames(t *testing.T) {
 	dir := t.TempDir()
 	save(t, filepath.Join(dir, "test/good/0.png"), 8, 8, 8)
 	save(t, filepath.Join(dir, "test/hole/a.png"), 8, 8, 8)
@@ -128,7 +128,7 @@ func TestMasksAreFoundByMVTecsNames(t *testing.T) {
 		return s
 	}
 	if s := open(); s.Masked() {
-		t.Errorf("masks where there are none: %+v", s)
+		t.Errorf("unexpected masks: %+v", s)
 	}
 	truth := filepath.Join(dir, "ground_truth/hole")
 	save(t, filepath.Join(truth, "a_mask.png"), 8, 8, 4)
@@ -149,10 +149,10 @@ func TestMasksAreFoundByMVTecsNames(t *testing.T) {
 	}
 }
 
-// The masks of the tiles are drawn where the model's map is highest, so that they
-// must fit it, and then where it is lowest.
-func TestEvaluationTellsHowWellMapsFitMasks(t *testing.T) {
-	d := judge(t)
+// The masks are drawn first at the maximum of the model's anomaly map and then at its
+// minimum.
+func TestEvaluate_ComparesMapsWithMasks(t *testing.T) {
+	d := tilesDetector(t)
 	dir := t.TempDir()
 	for _, f := range []string{"train", "test"} {
 		if err := os.CopyFS(filepath.Join(dir, f), os.DirFS(filepath.Join(tiles, f))); err != nil {
@@ -180,7 +180,7 @@ func TestEvaluationTellsHowWellMapsFitMasks(t *testing.T) {
 	if high.Defects[1].Pixels != nil || high.Mean.Pixels == nil || *high.Mean.Pixels != *high.Defects[0].Pixels || high.Defects[0].Pixels.Regions < 10 {
 		t.Errorf("%+v and %+v", high.Defects, high.Mean.Pixels)
 	}
-	// The map is sharper than the box that stands for it.
+	// The map's peak is smaller than the box.
 	if p := high.Mean.Pixels; p.AUROC < 0.9 || p.PRO < 0.7 {
 		t.Errorf("masks where the map is highest: %+v", *p)
 	}
@@ -192,12 +192,12 @@ func TestEvaluationTellsHowWellMapsFitMasks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(page.String(), "PRO") {
-		t.Error("the report has no figures of pixels")
+		t.Error("the report has no localization metrics")
 	}
 }
 
-// drawMask writes the mask of an image: a box around the highest or the lowest
-// value of its map.
+// drawMask writes a mask for an image: a box around the maximum or minimum of its
+// anomaly map.
 func drawMask(t *testing.T, d *inference.Detector, file string, highest bool) {
 	t.Helper()
 	data, err := os.ReadFile(file)

@@ -23,13 +23,13 @@ var reportPage string
 
 var reportTemplate = template.Must(template.New("report").Parse(reportPage))
 
-// Picture is an image in a report, with the heatmap drawn over it.
+// Picture is an image in a report, with a heatmap drawn over it.
 type Picture struct {
 	Judged
 	PNG []byte
 }
 
-// Data is the picture as a data URL.
+// Data returns the picture as a data URL.
 func (p Picture) Data() template.URL {
 	return template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(p.PNG))
 }
@@ -40,20 +40,19 @@ type Gallery struct {
 	Pictures []Picture
 }
 
-// Report is what WriteReport tells.
+// Report is the content of a report.
 type Report struct {
 	Title     string
 	Result    *Result
 	Metadata  models.Metadata
 	Seconds   map[string]float64
 	Galleries []Gallery
-	// Detectability tells which synthetic anomalies are found; nil where that was
-	// not measured.
+	// Detectability records which synthetic anomalies the model detects; nil when that
+	// was not measured.
 	Detectability *models.Detectability
 }
 
-// WriteReport writes one HTML page that needs nothing else: figures, plots and
-// pictures.
+// WriteReport writes the report as a self-contained HTML page.
 func WriteReport(w io.Writer, r Report) error {
 	var plots []template.HTML
 	for _, draw := range []func(Report) (*plot.Plot, error){histograms, curve, losses} {
@@ -80,13 +79,13 @@ func WriteReport(w io.Writer, r Report) error {
 			return fmt.Errorf("evaluation: drawing: %w", err)
 		}
 	}
-	var page bytes.Buffer // whole, or nothing
+	var page bytes.Buffer // so that an error leaves w unwritten
 	if err := reportTemplate.Execute(&page, struct {
 		Report
 		Plots     []template.HTML
-		Found     *found
+		Found     *foundTable
 		FoundPlot template.HTML
-	}{r, plots, tellFound(r.Detectability), foundPlot}); err != nil {
+	}{r, plots, newFoundTable(r.Detectability), foundPlot}); err != nil {
 		return fmt.Errorf("evaluation: %w", err)
 	}
 	_, err := page.WriteTo(w)
@@ -99,7 +98,7 @@ var (
 	plainColour  = color.Gray{Y: 0x60}
 )
 
-// histograms shows the scores of both classes, and the threshold.
+// histograms returns a plot of the scores of both classes and the threshold.
 func histograms(r Report) (*plot.Plot, error) {
 	const bins = 40
 	p := plot.New()
@@ -131,7 +130,7 @@ func histograms(r Report) (*plot.Plot, error) {
 	return p, nil
 }
 
-// curve is the ROC curve of each kind of defect.
+// curve returns a plot of the ROC curve of all defects together.
 func curve(r Report) (*plot.Plot, error) {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = "ROC", "false alarms", "hits"
@@ -154,7 +153,7 @@ func curve(r Report) (*plot.Plot, error) {
 	return p, nil
 }
 
-// losses is the training curve, of a model that tells it.
+// losses returns a plot of the training losses, nil when the metadata has fewer than two.
 func losses(r Report) (*plot.Plot, error) {
 	all := r.Metadata.TrainingLosses
 	if len(all) < 2 {
@@ -175,9 +174,10 @@ func losses(r Report) (*plot.Plot, error) {
 	return p, nil
 }
 
-// The sizes of the plots; that of painted defects has its legend beside the lines.
+// The sizes of the plots. The plot of synthetic anomalies has its legend beside the lines.
 const plotWidth, foundPlotWidth, plotHeight = 11 * vg.Centimeter, 16 * vg.Centimeter, 8 * vg.Centimeter
 
+// render returns a plot as an SVG element.
 func render(p *plot.Plot, width vg.Length) (template.HTML, error) {
 	c := vgsvg.New(width, plotHeight)
 	p.Draw(draw.New(c))
@@ -185,7 +185,7 @@ func render(p *plot.Plot, width vg.Length) (template.HTML, error) {
 	if _, err := c.WriteTo(&b); err != nil {
 		return "", err
 	}
-	// Of the document only the element belongs into a page.
+	// Remove the XML declaration before the element.
 	svg := b.Bytes()
 	if at := bytes.Index(svg, []byte("<svg")); at >= 0 {
 		svg = svg[at:]

@@ -1,5 +1,5 @@
 // Package heads trains defect heads: small convolutional networks on a backbone's
-// features that mark synthetic anomalies, as the discriminative networks of DRAEM
-// (Zavrtanik et al., 2021) and SuperSimpleNet (Rolih et al., 2024) do. How much a
-// head's logit counts beside other members of the anomaly score is decided elsewhere.
+// features that segment synthetic anomalies, like the discriminative networks of DRAEM
+// (Zavrtanik et al., 2021) and SuperSimpleNet (Rolih et al., 2024). The weight of the
+// heads in the anomaly score does not belong here; see internal/decision.
 package heads

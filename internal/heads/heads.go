@@ -15,27 +15,26 @@ import (
 )
 
 const (
-	// MinImages is the least number of normal images: each head learns from half of
+	// MinImages is the smallest number of normal images. Each head learns from half of
 	// them.
 	MinImages = 16
-	// MinSteps is the least number of steps of a head: with fewer it is worse than
-	// none.
+	// MinSteps is the smallest number of steps of a head. A head of fewer steps is worse
+	// than none.
 	MinSteps = 100
-	// timeShare is the share of Options.Left that both heads may take together.
+	// timeShare is the share of Options.Left that both heads together may take.
 	timeShare = 0.25
-	// maxPainted is how many synthetic anomalies of each head are described for
-	// Heads.Painted.
-	maxPainted = 150
+	// maxAnomalies bounds the synthetic anomalies of each head in Heads.Anomalies.
+	maxAnomalies = 150
 )
 
 // Images are the normal images that heads learn from.
 type Images struct {
 	// Side is their side in pixels.
 	Side int
-	// Features are their feature maps, by image and map, and Maps the maps' shapes.
+	// Features are the feature maps, by image and map. Maps are their shapes.
 	Features [][][]float32
 	Maps     []extractor.Map
-	// At returns image k as side×side×3 bytes, which may be in the buffer.
+	// At returns image k as side×side×3 bytes. It may store them in the buffer.
 	At func(k int, buffer *[]byte) ([]byte, error)
 }
 
@@ -44,18 +43,18 @@ type Options struct {
 	// Steps is the number of steps of each head.
 	Steps int
 	Seed  int64
-	// Left is the time left for everything, of which heads take timeShare; 0 means no
-	// limit.
+	// Left is the time left for the whole training, of which heads take timeShare; 0
+	// means no limit.
 	Left time.Duration
 	// Stop, when closed, ends the training without heads.
 	Stop    <-chan struct{}
 	Workers workers.Pool
-	// Describe returns what Heads.Painted is to hold of a synthetic anomaly on normal
-	// image k with those feature maps.
+	// Describe returns the element of Heads.Anomalies for the feature maps of a synthetic
+	// anomaly on normal image k.
 	Describe func(k int, maps [][]float32) []float64
 }
 
-// stopped reports whether the caller asked for an end.
+// stopped reports whether Stop is closed.
 func (o Options) stopped() bool {
 	select {
 	case <-o.Stop:
@@ -69,12 +68,13 @@ func (o Options) stopped() bool {
 type Heads struct {
 	// Tensors are the parameters of each head.
 	Tensors [models.HeadCount]models.StateDict
-	// Peaks is, by normal image, twice the highest logit of the head that has not
-	// learned from the image. A new image has the sum of both heads' logits.
+	// Peaks are, by normal image, twice the highest logit of the head that did not learn
+	// from the image. Twice, because a new image is scored by the sum of both heads'
+	// logits.
 	Peaks []float64
-	// Painted describes synthetic anomalies that the heads learned from.
-	Painted [][]float64
-	// Steps is the smaller number of steps that a head took.
+	// Anomalies are the results of Options.Describe for synthetic anomalies.
+	Anomalies [][]float64
+	// Steps is the smallest number of steps that a head took.
 	Steps int
 
 	engine    *ort.Engine
@@ -88,16 +88,16 @@ func learnsFrom(k int) int { return k % models.HeadCount }
 // Unseen returns the head that does not learn from normal image k.
 func Unseen(k int) int { return (k + 1) % models.HeadCount }
 
-// Train trains the heads, each on half of the images. It returns nil when there is no
-// time for MinSteps, or for all steps if these are fewer, and when it is stopped.
+// Train trains the heads, each on half of the images. It returns nil if there is no time
+// for MinSteps, or for Options.Steps if that is less, and if it is stopped.
 //
-// Heads are independent of each other. With several threads they are trained side by
-// side, because then no thread waits for another at the end of each step.
+// With several threads the heads are trained concurrently, so that threads do not wait
+// for each other at the end of each step.
 func Train(ctx context.Context, engine *ort.Engine, e *extractor.Extractor, x Images, o Options) (*Heads, error) {
 	began := time.Now()
 	h := &Heads{engine: engine, maps: x.Maps, imageSide: x.Side, Peaks: make([]float64, len(x.Features)), Steps: o.Steps}
-	var came [models.HeadCount]int
-	var painted [models.HeadCount][][]float64
+	var steps [models.HeadCount]int
+	var anomalies [models.HeadCount][][]float64
 	own := o
 	own.Workers.Threads = (o.Workers.Threads + models.HeadCount - 1) / models.HeadCount
 	err := o.Workers.Each(ctx, models.HeadCount, func(running context.Context, k int) (err error) {
@@ -114,9 +114,9 @@ func Train(ctx context.Context, engine *ort.Engine, e *extractor.Extractor, x Im
 		if h.Tensors[k], err = t.train(running, deadline); err != nil || h.Tensors[k] == nil {
 			return err
 		}
-		came[k] = t.Steps()
-		for _, p := range t.samples[:min(len(t.samples), maxPainted)] {
-			painted[k] = append(painted[k], o.Describe(p.image, p.maps))
+		steps[k] = t.Steps()
+		for _, p := range t.samples[:min(len(t.samples), maxAnomalies)] {
+			anomalies[k] = append(anomalies[k], o.Describe(p.image, p.maps))
 		}
 		return nil
 	})
@@ -127,23 +127,23 @@ func Train(ctx context.Context, engine *ort.Engine, e *extractor.Extractor, x Im
 		if ts == nil {
 			return nil, nil
 		}
-		h.Steps = min(h.Steps, came[k])
+		h.Steps = min(h.Steps, steps[k])
 	}
-	h.Painted = slices.Concat(painted[:]...)
-	return h, h.judgeNormals(ctx, x, o.Workers)
+	h.Anomalies = slices.Concat(anomalies[:]...)
+	return h, h.setPeaks(ctx, x, o.Workers)
 }
 
-// judgeNormals sets Peaks.
-func (h *Heads) judgeNormals(ctx context.Context, x Images, pool workers.Pool) error {
+// setPeaks sets Peaks.
+func (h *Heads) setPeaks(ctx context.Context, x Images, pool workers.Pool) error {
 	threads := max(pool.Threads, 1)
 	return pool.Each(ctx, threads, func(running context.Context, worker int) error {
-		j, err := h.Judge()
+		s, err := h.Scorer()
 		if err != nil {
 			return err
 		}
-		defer j.Close()
+		defer s.Close()
 		for k := worker; k < len(h.Peaks); k += threads {
-			if h.Peaks[k], err = j.Peak(running, Unseen(k), x.Features[k]); err != nil {
+			if h.Peaks[k], err = s.Peak(running, Unseen(k), x.Features[k]); err != nil {
 				return err
 			}
 		}
@@ -151,24 +151,23 @@ func (h *Heads) judgeNormals(ctx context.Context, x Images, pool workers.Pool) e
 	})
 }
 
-// Judge holds the sessions and tensors with which one goroutine applies heads to
-// images. It must be closed.
-type Judge struct {
+// Scorer applies heads to images. It is not safe for concurrent use and must be closed.
+type Scorer struct {
 	sessions [models.HeadCount]*ort.Session
 	inputs   [models.HeadCount][]*ort.Tensor // parameters
 	features []*ort.Tensor                   // shared by both heads
 	logits   *ort.Tensor
 }
 
-// Judge returns a judge by these heads.
-func (h *Heads) Judge() (*Judge, error) {
-	j := &Judge{}
+// Scorer returns a scorer that applies the heads.
+func (h *Heads) Scorer() (*Scorer, error) {
+	s := &Scorer{}
 	var err error
-	fail := func(err error) (*Judge, error) {
-		j.Close()
+	fail := func(err error) (*Scorer, error) {
+		s.Close()
 		return nil, err
 	}
-	if j.features, err = featureTensors(h.maps, 1); err != nil {
+	if s.features, err = featureTensors(h.maps, 1); err != nil {
 		return fail(err)
 	}
 	for k, ts := range h.Tensors {
@@ -176,7 +175,7 @@ func (h *Heads) Judge() (*Judge, error) {
 		if err != nil {
 			return fail(err)
 		}
-		if j.sessions[k], err = optimizer.NewSession(h.engine, m, 1); err != nil {
+		if s.sessions[k], err = optimizer.NewSession(h.engine, m, 1); err != nil {
 			return fail(err)
 		}
 		for _, t := range ts {
@@ -185,38 +184,38 @@ func (h *Heads) Judge() (*Judge, error) {
 				return fail(err)
 			}
 			copy(x.Data(), t.Data)
-			j.inputs[k] = append(j.inputs[k], x)
+			s.inputs[k] = append(s.inputs[k], x)
 		}
 	}
 	p := h.maps[0].Side
-	if j.logits, err = ort.NewTensor(1, 1, p, p); err != nil {
+	if s.logits, err = ort.NewTensor(1, 1, p, p); err != nil {
 		return fail(err)
 	}
-	return j, nil
+	return s, nil
 }
 
 // Peak returns twice the highest logit of an image by one head.
-func (j *Judge) Peak(ctx context.Context, head int, maps [][]float32) (float64, error) {
+func (s *Scorer) Peak(ctx context.Context, head int, maps [][]float32) (float64, error) {
 	for i, m := range maps {
-		copy(j.features[i].Data(), m)
+		copy(s.features[i].Data(), m)
 	}
-	if err := j.sessions[head].Run(ctx, slices.Concat(j.features, j.inputs[head]), []*ort.Tensor{j.logits}); err != nil {
+	if err := s.sessions[head].Run(ctx, slices.Concat(s.features, s.inputs[head]), []*ort.Tensor{s.logits}); err != nil {
 		return 0, err
 	}
-	return 2 * float64(slices.Max(j.logits.Data())), nil
+	return 2 * float64(slices.Max(s.logits.Data())), nil
 }
 
 // Close releases all sessions and tensors.
-func (j *Judge) Close() {
-	closeAll(j.features)
-	for k := range j.sessions {
-		closeAll(j.inputs[k])
-		j.sessions[k].Close()
+func (s *Scorer) Close() {
+	closeAll(s.features)
+	for k := range s.sessions {
+		closeAll(s.inputs[k])
+		s.sessions[k].Close()
 	}
-	j.logits.Close()
+	s.logits.Close()
 }
 
-// featureTensors allocates inputs for the feature maps of that number of images.
+// featureTensors allocates tensors for the feature maps of a number of images.
 func featureTensors(maps []extractor.Map, images int) ([]*ort.Tensor, error) {
 	var ts []*ort.Tensor
 	for _, m := range maps {

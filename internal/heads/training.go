@@ -21,33 +21,35 @@ import (
 )
 
 const (
-	// paintingShare is the part of a head's time for painting anomalies, the rest is
-	// for its steps.
+	// paintingShare is the share of a head's time for painting synthetic anomalies. Its
+	// steps take the rest.
 	paintingShare = 0.4
-	// samplesPerStep is how many synthetic anomalies are painted for each step, which
-	// draws twelve of all of them; two were no better. maxSampleBytes bounds their
-	// memory, in bytes.
+	// samplesPerStep is the number of synthetic anomalies per step. Each step draws twelve
+	// of all of them. Two per step were not better.
 	samplesPerStep = 1
+	// maxSampleBytes bounds the memory of a head's synthetic anomalies, in bytes.
 	maxSampleBytes = 160 << 20
-	// A batch is cut into this many micro-batches of painted and normal images. With
-	// four, two threads stay busy when one of them is delayed.
-	microBatches                = 4
-	paintedImages, normalImages = 3, 1
-	microBatchSize              = paintedImages + normalImages
-	// The learning rate rises over the first warmUp of the steps, from startRate of
-	// peakRate to peakRate, and falls to 0 along a cosine (Smith and Topin,
+	// A batch has microBatches micro-batches of anomalousImages images with a synthetic
+	// anomaly and normalImages without. With four micro-batches, two threads stay busy if
+	// one of them is delayed.
+	microBatches                  = 4
+	anomalousImages, normalImages = 3, 1
+	microBatchSize                = anomalousImages + normalImages
+	// The learning rate rises from startRate·peakRate to peakRate over the first warmUp
+	// of the steps and then falls to 0, each along a half cosine (Smith and Topin,
 	// "Super-Convergence", 2018; PyTorch's OneCycleLR).
 	peakRate, warmUp, startRate = 3e-3, 0.3, 1.0 / 25
-	// minDeviation is the least standard deviation of a channel. Features of 0 to 6
-	// behind a ReLU6 are below it only where they are constant.
+	// minDeviation is the smallest standard deviation of a channel. Features after a
+	// ReLU6, 0 to 6, are below it only if they are constant.
 	minDeviation = 1e-3
 )
 
-// sample is an image that a head learns from: its feature maps, and the share of each
-// patch that is covered by a synthetic anomaly (nil for none).
+// sample is an image that a head learns from.
 type sample struct {
-	image  int
-	maps   [][]float32
+	image int // normal image
+	maps  [][]float32
+	// target is the visibility of the synthetic anomaly in each patch, 0 to 1; nil without
+	// an anomaly.
 	target []float32
 }
 
@@ -59,7 +61,7 @@ type training struct {
 	options   Options
 	number    int
 	samples   []sample
-	// mean and precision standardize the channels of all maps, in their order.
+	// mean and precision standardize each channel of all maps.
 	mean, precision []float32
 
 	*optimizer.Adam // nil until there are samples
@@ -68,7 +70,7 @@ type training struct {
 	target          [microBatches]*ort.Tensor
 }
 
-// own returns the images that the head learns from.
+// own returns the indexes of the images that the head learns from.
 func (t *training) own() []int {
 	var ks []int
 	for k := range t.images.Features {
@@ -79,8 +81,7 @@ func (t *training) own() []int {
 	return ks
 }
 
-// train returns the head's parameters, or nil when there was no time or it was
-// stopped.
+// train returns the head's parameters, or nil if there was no time or it was stopped.
 func (t *training) train(ctx context.Context, deadline time.Time) (models.StateDict, error) {
 	began := time.Now()
 	steps := t.options.Steps
@@ -114,11 +115,11 @@ func (t *training) train(ctx context.Context, deadline time.Time) (models.StateD
 	return t.folded(t.StateDict()), nil
 }
 
-// errStopped ends the painting when the training is stopped.
+// errStopped ends paint when the training is stopped.
 var errStopped = errors.New("heads: stopped")
 
-// paint makes n samples with synthetic anomalies, fewer where memory or time do not
-// suffice, and none when it is stopped.
+// paint sets up to n samples with synthetic anomalies: fewer if memory or time do not
+// suffice, and none if it is stopped.
 func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) error {
 	finest := t.images.Maps[0]
 	bytes := 4 * finest.Side * finest.Side
@@ -132,8 +133,8 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 	}
 	own, side := t.own(), t.images.Side
 	samples := make([]sample, n)
-	seen, err := t.extractor.ObserveAll(ctx, t.options.Workers, extractor.Request{Images: n, Until: until, Painter: func() func(int) ([]byte, error) {
-		painted, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
+	features, err := t.extractor.ObserveAll(ctx, t.options.Workers, extractor.Request{Images: n, Until: until, Painter: func() func(int) ([]byte, error) {
+		image, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
 		var buffer, second []byte
 		return func(i int) ([]byte, error) {
 			if t.options.stopped() {
@@ -141,7 +142,7 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 			}
 			random := streams.Sample(t.options.Seed, t.number, i)
 			k := own[i%len(own)]
-			image, err := t.images.At(k, &buffer)
+			original, err := t.images.At(k, &buffer)
 			if err != nil {
 				return nil, err
 			}
@@ -149,9 +150,9 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 			if err != nil {
 				return nil, err
 			}
-			synthetic.NewPainter(random, side).Paint(painted, mask, image, other)
+			synthetic.NewGenerator(random, side).Generate(image, mask, original, other)
 			samples[i] = sample{image: k, target: maxPool(mask, side, finest)}
-			return painted, nil
+			return image, nil
 		}
 	}})
 	if errors.Is(err, errStopped) {
@@ -161,7 +162,7 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 		return err
 	}
 	for i := range samples {
-		samples[i].maps = seen[i]
+		samples[i].maps = features[i]
 	}
 	t.samples = slices.DeleteFunc(samples, func(s sample) bool { return s.maps == nil })
 	return nil
@@ -180,8 +181,8 @@ func maxPool(mask []float32, side int, m extractor.Map) []float32 {
 	return out
 }
 
-// standardize computes the mean and the precision of each channel over all patches of
-// the images that the head learns from.
+// standardize computes mean and precision (one over the standard deviation) of each
+// channel over all patches of the images that the head learns from.
 func (t *training) standardize() {
 	for i, m := range t.images.Maps {
 		area := m.Side * m.Side
@@ -201,8 +202,8 @@ func (t *training) standardize() {
 	}
 }
 
-// folded returns the parameters with the standardization folded into the first layer,
-// so that the head takes features as they are.
+// folded returns the parameters with the standardization folded into the first layer, so
+// that the head applies to features that are not standardized.
 func (t *training) folded(sd models.StateDict) models.StateDict {
 	weight, bias := sd[0].Data, sd[1].Data
 	channels := len(t.mean)
@@ -261,12 +262,12 @@ func (t *training) Close() {
 	t.gradient.Close()
 }
 
-// step draws a batch, in the order of its micro-batches, and takes a step of Adam.
+// step draws a batch at random and takes a step of Adam.
 func (t *training) step(ctx context.Context, rate float64, random *rand.Rand) error {
 	own := t.own()
 	var batches [microBatches][]sample
 	for i := range batches {
-		for range paintedImages {
+		for range anomalousImages {
 			batches[i] = append(batches[i], t.samples[random.IntN(len(t.samples))])
 		}
 		for range normalImages {
@@ -274,15 +275,15 @@ func (t *training) step(ctx context.Context, rate float64, random *rand.Rand) er
 			batches[i] = append(batches[i], sample{image: k, maps: t.images.Features[k]})
 		}
 	}
-	err := t.options.Workers.Each(ctx, microBatches, func(running context.Context, part int) error {
-		features, target := t.features[part], t.target[part]
+	err := t.options.Workers.Each(ctx, microBatches, func(running context.Context, k int) error {
+		features, target := t.features[k], t.target[k]
 		area := len(target.Data()) / microBatchSize
 		clear(target.Data())
-		for i, s := range batches[part] {
-			t.show(features, i, s.maps)
+		for i, s := range batches[k] {
+			t.load(features, i, s.maps)
 			copy(target.Data()[i*area:], s.target)
 		}
-		return t.Backward(running, t.gradient, part, 1.0/microBatches, append(slices.Clip(features), target)...)
+		return t.Backward(running, t.gradient, k, 1.0/microBatches, append(slices.Clip(features), target)...)
 	})
 	if err != nil {
 		return err
@@ -293,8 +294,8 @@ func (t *training) step(ctx context.Context, rate float64, random *rand.Rand) er
 	return nil
 }
 
-// show writes an image's standardized feature maps into image i of the inputs.
-func (t *training) show(inputs []*ort.Tensor, i int, maps [][]float32) {
+// load stores an image's standardized feature maps as image i of the inputs.
+func (t *training) load(inputs []*ort.Tensor, i int, maps [][]float32) {
 	channel := 0
 	for k, m := range t.images.Maps {
 		area := m.Side * m.Side
@@ -309,11 +310,11 @@ func (t *training) show(inputs []*ort.Tensor, i int, maps [][]float32) {
 	}
 }
 
-// oneCycle returns the learning rate at a share of the steps, 0 to 1.
+// oneCycle returns the learning rate after a share of the steps, 0 to 1.
 func oneCycle(progress float64) float64 {
-	wave := func(from, to, at float64) float64 { return to + (from-to)*(1+math.Cos(math.Pi*at))/2 }
+	cosine := func(from, to, at float64) float64 { return to + (from-to)*(1+math.Cos(math.Pi*at))/2 }
 	if progress < warmUp {
-		return wave(peakRate*startRate, peakRate, progress/warmUp)
+		return cosine(peakRate*startRate, peakRate, progress/warmUp)
 	}
-	return wave(peakRate, 0, (progress-warmUp)/(1-warmUp))
+	return cosine(peakRate, 0, (progress-warmUp)/(1-warmUp))
 }

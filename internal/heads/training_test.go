@@ -33,29 +33,29 @@ func TestTraining_FoldsStandardizationIntoTheFirstLayer(t *testing.T) {
 	}
 	weights := network.InitialWeights(models.HeadParameters(0), r)
 	engine := orttest.Open(t)
-	judge := func(sd models.StateDict) *Judge {
-		j, err := (&Heads{engine: engine, maps: maps, imageSide: side, Tensors: [models.HeadCount]models.StateDict{sd, sd}}).Judge()
+	scorer := func(sd models.StateDict) *Scorer {
+		s, err := (&Heads{engine: engine, maps: maps, imageSide: side, Tensors: [models.HeadCount]models.StateDict{sd, sd}}).Scorer()
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(j.Close)
-		return j
+		t.Cleanup(s.Close)
+		return s
 	}
-	logits := func(j *Judge, features [][]float32) []float32 {
-		if _, err := j.Peak(t.Context(), 0, features); err != nil {
+	logits := func(s *Scorer, features [][]float32) []float32 {
+		if _, err := s.Peak(t.Context(), 0, features); err != nil {
 			t.Fatal(err)
 		}
-		return slices.Clone(j.logits.Data())
+		return slices.Clone(s.logits.Data())
 	}
-	want := logits(judge(weights), standardized)
-	got := logits(judge(h.folded(weights)), raw)
+	want := logits(scorer(weights), standardized)
+	got := logits(scorer(h.folded(weights)), raw)
 	for i, w := range want {
 		if math.Abs(float64(got[i]-w)) > 1e-4 {
-			t.Fatalf("logit %d is %v, of standardized features %v", i, got[i], w)
+			t.Fatalf("logit %d: %v with folded, %v with separate standardization", i, got[i], w)
 		}
 	}
 	if slices.Max(want) == slices.Min(want) {
-		t.Error("the logits are all the same")
+		t.Error("all logits are equal")
 	}
 }
 
@@ -74,11 +74,11 @@ func TestMaxPool_MarksThePatchOfAPixel(t *testing.T) {
 						continue
 					}
 					marked++
-					// The middle of the pixel, as the backbone sees it, lies in the patch.
+					// The center of the pixel in the backbone's input must be in the patch.
 					for axis, patch := range []int{p % m.Side, p / m.Side} {
 						middle := (float64(at[axis])+0.5)*float64(in.Times) + float64(in.Border)
 						if v != 0.75 || middle < float64(patch*stride) || middle > float64((patch+1)*stride) {
-							t.Errorf("%d px, block %d: pixel %v is at patch %d of value %v", side, m.Block, at, p, v)
+							t.Errorf("%d px, block %d: pixel %v marks patch %d with %v", side, m.Block, at, p, v)
 						}
 					}
 				}

@@ -10,7 +10,8 @@ import (
 	"math"
 )
 
-// Entry is a file in a zip. Where a size or a checksum is set, the zip lies.
+// Entry is a file in a zip. Size, PackedSize and CRC32, when not zero, replace the
+// true values.
 type Entry struct {
 	Name             string
 	Data             []byte
@@ -21,7 +22,7 @@ type Entry struct {
 	Mode             fs.FileMode
 }
 
-// Pack makes a zip.
+// Pack returns a zip of the entries.
 func Pack(entries ...Entry) []byte {
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
@@ -53,14 +54,14 @@ func Pack(entries ...Entry) []byte {
 	return b.Bytes()
 }
 
-// must stops at what cannot go wrong: everything here is written to memory.
+// must panics on an error. Writing to memory does not fail.
 func must(err error) {
 	if err != nil {
 		panic(fmt.Sprint("hostile: ", err))
 	}
 }
 
-// deflate gives the Deflate stream that archive/zip makes of data.
+// deflate returns data as the Deflate stream that archive/zip writes.
 func deflate(data []byte) []byte {
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
@@ -76,17 +77,16 @@ func deflate(data []byte) []byte {
 	return b.Bytes()[at : at+int64(r.File[0].CompressedSize64)]
 }
 
-// Checkpoint is a PyTorch zip checkpoint of this pickle, with the storages of
-// the smallest network beside it.
+// Checkpoint returns a PyTorch zip checkpoint with this pickle and the storages of the
+// smallest network.
 func Checkpoint(pickle []byte) []byte {
 	es := CheckpointEntries(binary.LittleEndian, "}")
 	es[0].Data = pickle
 	return Pack(es...)
 }
 
-// CheckpointEntries are the files of a good checkpoint of the smallest network,
-// with a config, the elements counted up from 0 in an order of bytes. The pickle
-// is the first, the storages follow.
+// CheckpointEntries returns the files of a valid checkpoint of the smallest network:
+// first the pickle, with the config, then the storages. The elements count up from 0.
 func CheckpointEntries(order binary.ByteOrder, config string) []Entry {
 	es := []Entry{{Name: "m/data.pkl", Data: Asm(Dict(Str("model_state_dict"), State(), Str("config"), config), Stop)}}
 	v := float32(0)
@@ -101,33 +101,33 @@ func CheckpointEntries(order binary.ByteOrder, config string) []Entry {
 	return append(es, Entry{Name: "m/version", Data: []byte("3\n")})
 }
 
-// Signatures of the records of a zip, and where their fields are.
+// Signatures of the records of a zip, sizes of records and offsets of fields, in bytes.
 const (
-	fileHeader       = "PK\x03\x04"
-	directoryHeader  = "PK\x01\x02"
-	directoryEnd     = "PK\x05\x06"
-	directory64End   = "PK\x06\x06"
-	directory64Place = "PK\x06\x07"
+	fileHeader         = "PK\x03\x04"
+	directoryHeader    = "PK\x01\x02"
+	directoryEnd       = "PK\x05\x06"
+	directory64End     = "PK\x06\x06"
+	directory64Locator = "PK\x06\x07"
 
-	// What such records take without the names and comments behind them.
+	// Sizes without the variable-length names and comments.
 	directoryHeaderBytes = 46
 	directoryEndBytes    = 22
 
-	headerMethod       = 10 // in the directory's header of an entry
+	headerMethod       = 10 // offsets in directoryHeader
 	headerCRC32        = 16
 	headerPackedSize   = 20
 	headerSize         = 24
 	headerNameLength   = 28
 	headerExtraLength  = 30
 	headerOffset       = 42
-	endRecordsHere     = 8 // in the end of the directory
+	endRecordsHere     = 8 // offsets in directoryEnd
 	endRecords         = 10
 	endDirectorySize   = 12
 	endDirectoryOffset = 16
 	endCommentLength   = 20
 )
 
-// record finds the nth record of a signature, from 0.
+// record returns the offset of the nth record with a signature, counted from 0.
 func record(data []byte, signature string, nth int) int {
 	at := -1
 	for range nth + 1 {
@@ -140,8 +140,8 @@ func record(data []byte, signature string, nth int) int {
 	return at
 }
 
-// patch changes a field of the nth record of a signature; the type of the value
-// is that of the field.
+// patch returns data with a field of the nth record of a signature replaced. The type
+// of value determines the size of the field.
 func patch(data []byte, signature string, nth, field int, value any) []byte {
 	data = bytes.Clone(data)
 	_, err := binary.Encode(data[record(data, signature, nth)+field:], binary.LittleEndian, value)
@@ -149,8 +149,8 @@ func patch(data []byte, signature string, nth, field int, value any) []byte {
 	return data
 }
 
-// withZip64End puts a zip64 end of the directory with these figures before the
-// plain one, which then refers to it.
+// withZip64End returns the zip with a zip64 end of the directory, with these numbers,
+// before the plain one, which then refers to it.
 func withZip64End(data []byte, records, size, offset uint64) []byte {
 	at := record(data, directoryEnd, 0)
 	out := bytes.Clone(data[:at])
@@ -158,7 +158,7 @@ func withZip64End(data []byte, records, size, offset uint64) []byte {
 	for _, v := range []any{uint64(44), uint16(45), uint16(45), uint32(0), uint32(0), records, records, size, offset} {
 		out, _ = binary.Append(out, binary.LittleEndian, v)
 	}
-	out = append(out, directory64Place...)
+	out = append(out, directory64Locator...)
 	for _, v := range []any{uint32(0), uint64(at), uint32(1)} {
 		out, _ = binary.Append(out, binary.LittleEndian, v)
 	}
@@ -169,7 +169,7 @@ func withZip64End(data []byte, records, size, offset uint64) []byte {
 	return append(out, end...)
 }
 
-// withComment gives the zip a comment.
+// withComment returns the zip with a comment.
 func withComment(data []byte, comment string) []byte {
 	data = patch(data, directoryEnd, 0, endCommentLength, uint16(len(comment)))
 	return append(data, comment...)

@@ -8,11 +8,11 @@ import (
 	"hash/crc32"
 )
 
-// bombEntry is what each image of a Bomb unpacks to.
+// bombEntry is the unpacked size of each image of a Bomb, in bytes.
 const bombEntry = 32 << 20
 
-// Bomb is a zip of so many images of 32 MiB of zeros each. They are deflated once:
-// the race detector makes that slow.
+// Bomb returns a zip of images, each 32 MiB of zeros. It compresses only once, which is
+// slow under the race detector.
 func Bomb(images int) []byte {
 	zeros := make([]byte, bombEntry)
 	packed, sum := deflate(zeros), crc32.ChecksumIEEE(zeros)
@@ -29,8 +29,8 @@ func Bomb(images int) []byte {
 	return out.Bytes()
 }
 
-// Directory is a zip of about so many bytes that is nothing but its directory, of
-// entries with names of so many bytes, and how many those are.
+// Directory returns a zip of about size bytes that consists only of a directory, and
+// the number of its entries. Their names are nameBytes long.
 func Directory(size, nameBytes int) (data []byte, records int) {
 	record := make([]byte, directoryHeaderBytes, directoryHeaderBytes+nameBytes)
 	copy(record, directoryHeader)

@@ -1,8 +1,8 @@
-// Package hostile makes files that mean harm: models, images and data sets, as
-// bombs and as lies. Of models: pickles that run code, zips that lie, ONNX graphs
-// that compute something else. Each has the reason for which it must be refused;
-// the small good files that they are made from are here too.
+// Package hostile creates malicious and damaged files for tests: model files (pickles
+// that run code, inconsistent zips, ONNX graphs that compute something else), images
+// and data sets. Each file comes with the error that a reader must return. The
+// package also has the small valid files that they are derived from.
 //
-// It is for tests, and only _test files may import it. It does not know package
-// models, whose own tests use it.
+// Only _test files may import it. It must not import package models, whose tests use
+// it.
 package hostile

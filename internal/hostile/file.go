@@ -5,10 +5,10 @@ import (
 	"slices"
 )
 
-// Reason is why a file must be refused: one of the errors of models.Read.
+// Reason identifies the error that models.Read must return for a file.
 type Reason int
 
-// The reasons, each named as the error of package models is.
+// The reasons. Each has the name of the error in package models, without "Err".
 const (
 	Format Reason = iota
 	Unsafe
@@ -17,32 +17,31 @@ const (
 	Metadata
 )
 
-// Class is what kind of file means harm.
+// Class is the format that an attack uses.
 type Class string
 
-// The classes of files.
+// The classes.
 const (
 	Pickle Class = "pickle"
 	Zip    Class = "zip"
 	ONNX   Class = "ONNX"
 )
 
-// File is a model file that must be refused.
+// File is a model file that a reader must reject.
 type File struct {
-	Name  string // says what is wrong with it
+	Name  string // describes the defect or attack
 	Class Class
 	Want  Reason
 	Data  []byte
-	// Pickle is the pickle in Data when its class is Pickle.
+	// Pickle is the pickle in Data when Class is Pickle.
 	Pickle []byte
-	// RunsCode says that Python's own unpickler, given Pickle, makes a file at
-	// the canary's path. Where that takes an extension code, it is ExtensionCode
-	// and stands for os.system.
+	// RunsCode reports whether Python's unpickler, given Pickle, creates the canary
+	// file. Some pickles require that os.system is registered as ExtensionCode.
 	RunsCode bool
 }
 
-// Models are all the files. Those that run code would make a file at the path
-// canary, which must not hold a quote.
+// Models returns all files. Those that run code try to create the file canary, whose
+// path must not contain a quote.
 func Models(canary string) []File {
 	files := slices.Concat(pickles(canary), zips(canary), graphs())
 	seen := map[string]bool{}

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// unpickle reads pickles as a careless program does, and names those of them
-// that left no canary.
+// unpickle loads pickles without protection and prints the names of those that created
+// no canary.
 const unpickle = `
 import copyreg, os, pickle, sys
 code, canary, *files = sys.argv[1:]
@@ -27,8 +27,8 @@ for name in files:
         print(os.path.basename(name))
 `
 
-// A table of files that do no harm would prove nothing.
-func TestPicklesThatRunCodeRunItInPython(t *testing.T) {
+// Only pickles that do run code in Python prove that the reader does not.
+func TestPickles_RunCodeInPython(t *testing.T) {
 	python := os.Getenv("ANOMALY_TEST_PYTHON")
 	if python == "" {
 		python = "python3"
@@ -63,7 +63,7 @@ func TestPicklesThatRunCodeRunItInPython(t *testing.T) {
 	}
 }
 
-func TestOnlyTestsImportThisPackage(t *testing.T) {
+func TestHostile_IsImportedOnlyByTests(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.ImportPath}}: {{.Imports}}", "../../...").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +74,7 @@ func TestOnlyTestsImportThisPackage(t *testing.T) {
 	}
 	for _, line := range lines {
 		if _, imports, _ := strings.Cut(line, ": "); strings.Contains(imports, "internal/hostile") {
-			t.Errorf("not only tests: %s", line)
+			t.Errorf("imported by a package: %s", line)
 		}
 	}
 }

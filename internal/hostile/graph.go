@@ -10,10 +10,9 @@ import (
 	"github.com/deepmed/anomaly/internal/onnx"
 )
 
-// Network is an ONNX file of the smallest network, with the error behind it,
-// changed before it is encoded. The elements are counted up from 0. Its nodes
-// are Conv, Relu, ConvTranspose, Sigmoid, Sub, Mul and ReduceMean; the values
-// between them have the names of the constants below.
+// Network returns an ONNX file of the smallest network followed by the mean squared
+// error, after change was applied to it, which may be nil. The weights count up from 0.
+// The nodes are Conv, Relu, ConvTranspose, Sigmoid, Sub, Mul and ReduceMean.
 func Network(change func(*onnx.ModelProto)) []byte {
 	m := network()
 	if change != nil {
@@ -24,7 +23,7 @@ func Network(change func(*onnx.ModelProto)) []byte {
 	return data
 }
 
-// The nodes of Network.
+// Indices of the first nodes of Network.
 const (
 	nodeConv = iota
 	nodeRelu
@@ -33,6 +32,7 @@ const (
 	nodeSub
 )
 
+// network returns the model of Network.
 func network() *onnx.ModelProto {
 	g := &onnx.GraphProto{Name: proto.String("g")}
 	v := float32(0)
@@ -65,9 +65,9 @@ func network() *onnx.ModelProto {
 		OpsetImport: []*onnx.OperatorSetIdProto{{Domain: proto.String(""), Version: proto.Int64(17)}}}
 }
 
-// ImageNetwork is an ONNX file of the smallest network that takes an image of
-// any size as bytes, row by row, and also tells where it is anomalous: plain
-// operators before and behind the network.
+// ImageNetwork returns an ONNX file of the smallest network with preprocessing and
+// verdict: the input is an image of any size (H×W×3 bytes), the outputs are the mean
+// squared error, the verdict and an anomaly map.
 func ImageNetwork() []byte {
 	return Network(func(m *onnx.ModelProto) {
 		m.OpsetImport[0].Version = proto.Int64(18)
@@ -111,12 +111,12 @@ func ImageNetwork() []byte {
 	})
 }
 
-// Node is a node with one result.
+// Node returns a node with one result.
 func Node(op string, inputs []string, output string, attributes ...*onnx.AttributeProto) *onnx.NodeProto {
 	return &onnx.NodeProto{OpType: proto.String(op), Input: inputs, Output: []string{output}, Attribute: attributes}
 }
 
-// Drop takes the node away whose result has this name.
+// Drop removes the node with this result.
 func Drop(g *onnx.GraphProto, output string) {
 	var kept []*onnx.NodeProto
 	for _, n := range g.Node {
@@ -127,40 +127,42 @@ func Drop(g *onnx.GraphProto, output string) {
 	g.Node = kept
 }
 
-// Int, Ints and Text are attributes.
+// Int returns an attribute with an integer.
 func Int(name string, v int64) *onnx.AttributeProto {
 	return &onnx.AttributeProto{Name: &name, Type: onnx.AttributeProto_INT.Enum(), I: &v}
 }
 
-// Ints is an attribute of several whole numbers.
+// Ints returns an attribute with a list of integers.
 func Ints(name string, vs ...int64) *onnx.AttributeProto {
 	return &onnx.AttributeProto{Name: &name, Type: onnx.AttributeProto_INTS.Enum(), Ints: vs}
 }
 
-// Text is an attribute of text.
+// Text returns an attribute with a string.
 func Text(name, v string) *onnx.AttributeProto {
 	return &onnx.AttributeProto{Name: &name, Type: onnx.AttributeProto_STRING.Enum(), S: []byte(v)}
 }
 
-// Property is an entry of the file's metadata.
+// Property returns an entry of the file's metadata.
 func Property(key, value string) *onnx.StringStringEntryProto {
 	return &onnx.StringStringEntryProto{Key: &key, Value: &value}
 }
 
-// value is an input or output of float32 numbers, whose shape is not told.
+// value returns an input or output of type float32 without a shape.
 func value(name string) *onnx.ValueInfoProto { return typed(name, onnx.TensorProto_FLOAT) }
 
+// typed returns an input or output of an element type without a shape.
 func typed(name string, kind onnx.TensorProto_DataType) *onnx.ValueInfoProto {
 	return &onnx.ValueInfoProto{Name: &name, Type: &onnx.TypeProto{Value: &onnx.TypeProto_TensorType{
 		TensorType: &onnx.TypeProto_Tensor{ElemType: proto.Int32(int32(kind))}}}}
 }
 
-// Field encodes a field of bytes, which may be one that the schema here has not.
+// Field returns an encoded length-delimited field. Its number need not be in
+// internal/onnx/onnx.proto.
 func Field(num protowire.Number, content []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), content)
 }
 
-// Append adds encoded fields to a message.
+// Append adds encoded fields to a message, as unknown fields.
 func Append(m proto.Message, fields ...[]byte) {
 	r := m.ProtoReflect()
 	unknown := r.GetUnknown()

@@ -13,40 +13,42 @@ import (
 	"github.com/deepmed/anomaly/internal/onnx"
 )
 
-// graphs are the ONNX files: broken ones, and those that compute something else
-// than the network that their weights are those of.
+// graphs returns the ONNX files: damaged ones, and graphs that compute something else
+// than the network that the weights belong to.
 func graphs() []File {
 	var files []File
-	for _, f := range slices.Concat(elsewhere(), unordered(), foreign(), otherwise(), misshapen(), encoded(), described()) {
+	for _, f := range slices.Concat(externalData(), unordered(), unsupported(), differentNetworks(), misshapen(), encoded(), wrongMetadata()) {
 		f.Class = ONNX
 		files = append(files, f)
 	}
 	return files
 }
 
-// changed are files made from Network by a change of its model or its graph.
+// changed is a list of files derived from Network.
 type changed []File
 
+// model adds a file with a changed model.
 func (c *changed) model(name string, want Reason, change func(*onnx.ModelProto)) {
 	*c = append(*c, File{Name: name, Want: want, Data: Network(change)})
 }
 
+// graph adds a file with a changed graph.
 func (c *changed) graph(name string, want Reason, change func(*onnx.GraphProto)) {
 	c.model(name, want, func(m *onnx.ModelProto) { change(m.Graph) })
 }
 
-// first changes the first weights.
+// first adds a file with a changed first weight tensor.
 func (c *changed) first(name string, want Reason, change func(*onnx.TensorProto)) {
 	c.graph(name, want, func(g *onnx.GraphProto) { change(g.Initializer[0]) })
 }
 
-// node puts another node before the network.
+// node adds a file with another node before the network.
 func (c *changed) node(name string, want Reason, n *onnx.NodeProto) {
 	c.graph(name, want, func(g *onnx.GraphProto) { g.Node = slices.Insert(g.Node, 0, n) })
 }
 
-// elsewhere are files whose numbers lie in other files.
-func elsewhere() changed {
+// externalData returns files with tensors in other files.
+func externalData() changed {
 	var c changed
 	outside := func(location string) *onnx.TensorProto {
 		return &onnx.TensorProto{Name: proto.String("c"), DataType: proto.Int32(1), DataLocation: onnx.TensorProto_EXTERNAL.Enum(),
@@ -64,37 +66,37 @@ func elsewhere() changed {
 	return c
 }
 
-// unordered are graphs whose values are not there when they are taken.
+// unordered returns graphs that use undefined values or define a value twice.
 func unordered() changed {
 	var c changed
-	c.node("a node that takes its own result", Format, Node("Add", []string{"image", "x"}, "x"))
-	c.graph("two nodes that take each other's result", Format, func(g *onnx.GraphProto) {
+	c.node("a node that uses its own result", Format, Node("Add", []string{"image", "x"}, "x"))
+	c.graph("two nodes that use each other's result", Format, func(g *onnx.GraphProto) {
 		g.Node = append(g.Node, Node("Abs", []string{"y"}, "x"), Node("Abs", []string{"x"}, "y"))
 	})
 	c.graph("a cycle through the network", Format, func(g *onnx.GraphProto) {
 		g.Node = slices.Insert(g.Node, 0, Node("Add", []string{"image", "reconstruction"}, "again"))
 		g.Node[1].Input[0] = "again"
 	})
-	c.graph("nodes in reverse", Format, func(g *onnx.GraphProto) { slices.Reverse(g.Node) })
-	c.node("an input that is not there", Format, Node("Abs", []string{"nowhere"}, "x"))
-	c.graph("no input at all", Format, func(g *onnx.GraphProto) { g.Input = nil })
-	c.graph("a bias that is only mentioned", Architecture, func(g *onnx.GraphProto) { g.Initializer = slices.Delete(g.Initializer, 1, 2) })
-	c.graph("an output that is not there", Format, func(g *onnx.GraphProto) { g.Output = append(g.Output, value("nowhere")) })
+	c.graph("nodes in reverse order", Format, func(g *onnx.GraphProto) { slices.Reverse(g.Node) })
+	c.node("an undefined node input", Format, Node("Abs", []string{"nowhere"}, "x"))
+	c.graph("no graph input", Format, func(g *onnx.GraphProto) { g.Input = nil })
+	c.graph("an undefined bias", Architecture, func(g *onnx.GraphProto) { g.Initializer = slices.Delete(g.Initializer, 1, 2) })
+	c.graph("an undefined output", Format, func(g *onnx.GraphProto) { g.Output = append(g.Output, value("nowhere")) })
 	c.graph("no output", Architecture, func(g *onnx.GraphProto) { g.Output = nil })
 	c.graph("an output without a name", Format, func(g *onnx.GraphProto) { g.Output = append(g.Output, value("")) })
-	c.node("a result that is named as the input", Format, Node("Abs", []string{"image"}, "image"))
-	c.node("a result that is named as a weight", Format, Node("Abs", []string{"image"}, "encoder.0.weight"))
-	c.graph("a result that is given twice", Format, func(g *onnx.GraphProto) { g.Node = append(g.Node, Node("Abs", []string{"image"}, "relu")) })
-	c.graph("an input twice", Format, func(g *onnx.GraphProto) { g.Input = append(g.Input, g.Input[0]) })
-	c.graph("an initializer twice", Format, func(g *onnx.GraphProto) { g.Initializer = append(g.Initializer, g.Initializer[0]) })
+	c.node("a result with the name of the input", Format, Node("Abs", []string{"image"}, "image"))
+	c.node("a result with the name of a weight", Format, Node("Abs", []string{"image"}, "encoder.0.weight"))
+	c.graph("a result defined twice", Format, func(g *onnx.GraphProto) { g.Node = append(g.Node, Node("Abs", []string{"image"}, "relu")) })
+	c.graph("an input defined twice", Format, func(g *onnx.GraphProto) { g.Input = append(g.Input, g.Input[0]) })
+	c.graph("an initializer defined twice", Format, func(g *onnx.GraphProto) { g.Initializer = append(g.Initializer, g.Initializer[0]) })
 	c.graph("an input without a name", Format, func(g *onnx.GraphProto) { g.Input = append(g.Input, value("")) })
 	c.graph("an initializer without a name", Format, func(g *onnx.GraphProto) { g.Initializer[0].Name = nil })
 	return c
 }
 
-// foreign are graphs with what no plain graph has. The field numbers are those
-// of ONNX's schema that internal/onnx leaves out.
-func foreign() changed {
+// unsupported returns graphs with functions, nested graphs and unsupported operators.
+// The fields are part of ONNX's schema, but not of internal/onnx.
+func unsupported() changed {
 	const (
 		modelTraining, modelFunctions           = 20, 25
 		graphSparse                             = 15
@@ -129,7 +131,7 @@ func foreign() changed {
 		nested = Field(1, Field(5, Field(attributeGraph, nested)))
 	}
 	c.node("graphs nested 200 deep", Architecture, Node("Abs", []string{"image"}, "x", holding(attributeGraph, attributeTypeGraph, nested)))
-	c.node("an attribute that refers to a function's", Architecture, Node("Abs", []string{"image"}, "x", holding(attributeReference, 1, []byte("alpha"))))
+	c.node("a reference to a function's attribute", Architecture, Node("Abs", []string{"image"}, "x", holding(attributeReference, 1, []byte("alpha"))))
 	c.node("a sparse constant", Architecture, Node("Constant", nil, "x", holding(attributeSparse, 11, nil)))
 	c.node("an unknown operator", Architecture, Node("RunShellCommand", []string{"image"}, "x"))
 	c.node("an operator without a type", Architecture, Node("", []string{"image"}, "x"))
@@ -140,17 +142,17 @@ func foreign() changed {
 		n.Domain = &domain
 		c.node("an operator of the domain "+domain, Architecture, n)
 	}
-	c.model("no version of the operators", Format, func(m *onnx.ModelProto) { m.OpsetImport = nil })
-	c.model("version 1 of the operators", Format, func(m *onnx.ModelProto) { m.OpsetImport[0].Version = proto.Int64(1) })
-	c.model("a negative version of the operators", Format, func(m *onnx.ModelProto) { m.OpsetImport[0].Version = proto.Int64(math.MinInt64) })
-	c.model("two versions of the operators", Format, func(m *onnx.ModelProto) {
+	c.model("no opset version", Format, func(m *onnx.ModelProto) { m.OpsetImport = nil })
+	c.model("opset version 1", Format, func(m *onnx.ModelProto) { m.OpsetImport[0].Version = proto.Int64(1) })
+	c.model("a negative opset version", Format, func(m *onnx.ModelProto) { m.OpsetImport[0].Version = proto.Int64(math.MinInt64) })
+	c.model("two opset versions", Format, func(m *onnx.ModelProto) {
 		m.OpsetImport = append(m.OpsetImport, &onnx.OperatorSetIdProto{Domain: proto.String("ai.onnx"), Version: proto.Int64(9)})
 	})
 	return c
 }
 
-// otherwise are graphs that are in order and compute something else.
-func otherwise() changed {
+// differentNetworks returns well-formed graphs that compute something else.
+func differentNetworks() changed {
 	var c changed
 	window := func(name string, node int, attribute string, with *onnx.AttributeProto) {
 		c.graph(name, Architecture, func(g *onnx.GraphProto) {
@@ -162,21 +164,21 @@ func otherwise() changed {
 		})
 	}
 	window("stride 1", nodeConv, "strides", Ints("strides", 1, 1))
-	window("strides left out", nodeConv, "strides", nil)
+	window("strides omitted", nodeConv, "strides", nil)
 	window("one stride", nodeConv, "strides", Ints("strides", 2))
 	window("a million strides", nodeConv, "strides", Ints("strides", make([]int64, 1<<20)...))
-	window("strides that are no list", nodeConv, "strides", Int("strides", 2))
+	window("strides that are not a list", nodeConv, "strides", Int("strides", 2))
 	window("no padding", nodeConv, "pads", Ints("pads", 0, 0, 0, 0))
-	window("padding left out", nodeTransposed, "pads", nil)
+	window("padding omitted", nodeTransposed, "pads", nil)
 	window("padding of 2^62", nodeConv, "pads", Ints("pads", 1<<62, 1<<62, 1<<62, 1<<62))
 	window("dilation 2", nodeConv, "dilations", Ints("dilations", 2, 2))
 	window("three groups", nodeConv, "group", Int("group", 3))
 	window("a kernel of 5×5", nodeConv, "kernel_shape", Ints("kernel_shape", 5, 5))
-	window("padding by itself", nodeConv, "pads", Text("auto_pad", "SAME_UPPER"))
-	window("output padding left out", nodeTransposed, "output_padding", nil)
+	window("automatic padding", nodeConv, "pads", Text("auto_pad", "SAME_UPPER"))
+	window("output padding omitted", nodeTransposed, "output_padding", nil)
 	window("an output shape", nodeTransposed, "", Ints("output_shape", 64, 64))
-	window("an activation of a Conv's own", nodeConv, "", Text("activation", "Tanh"))
-	window("a slope in a Relu", nodeRelu, "", Int("alpha", 1))
+	window("a Conv with an activation attribute", nodeConv, "", Text("activation", "Tanh"))
+	window("a Relu with a slope attribute", nodeRelu, "", Int("alpha", 1))
 	c.graph("strides twice", Format, func(g *onnx.GraphProto) {
 		g.Node[nodeConv].Attribute = append(g.Node[nodeConv].Attribute, Ints("strides", 2, 2))
 	})
@@ -185,16 +187,16 @@ func otherwise() changed {
 		c.graph(name, Architecture, func(g *onnx.GraphProto) { change(g.Node[node]) })
 	}
 	for _, op := range []string{"LeakyRelu", "Tanh", "BatchNormalization", "MaxPool", "Sigmoid", "Abs"} {
-		instead("a "+op+" for the Relu", nodeRelu, func(n *onnx.NodeProto) { n.OpType = &op })
+		instead("a "+op+" instead of the Relu", nodeRelu, func(n *onnx.NodeProto) { n.OpType = &op })
 	}
-	instead("a Relu at the end", nodeSigmoid, func(n *onnx.NodeProto) { n.OpType = proto.String("Relu") })
-	instead("a Conv for the ConvTranspose", nodeTransposed, func(n *onnx.NodeProto) { n.OpType = proto.String("Conv") })
-	instead("a ConvTranspose for the Conv", nodeConv, func(n *onnx.NodeProto) { n.OpType = proto.String("ConvTranspose") })
+	instead("a Relu instead of the Sigmoid", nodeSigmoid, func(n *onnx.NodeProto) { n.OpType = proto.String("Relu") })
+	instead("a Conv instead of the ConvTranspose", nodeTransposed, func(n *onnx.NodeProto) { n.OpType = proto.String("Conv") })
+	instead("a ConvTranspose instead of the Conv", nodeConv, func(n *onnx.NodeProto) { n.OpType = proto.String("ConvTranspose") })
 	instead("another layer's weights", nodeTransposed, func(n *onnx.NodeProto) { n.Input[1] = "encoder.0.weight" })
 	instead("another layer's bias", nodeConv, func(n *onnx.NodeProto) { n.Input[2] = "decoder.0.bias" })
-	instead("a bias left out", nodeConv, func(n *onnx.NodeProto) { n.Input = n.Input[:2] })
-	instead("a bias that is empty", nodeConv, func(n *onnx.NodeProto) { n.Input[2] = "" })
-	instead("a decoder that sees the image", nodeTransposed, func(n *onnx.NodeProto) { n.Input[0] = "image" })
+	instead("a bias omitted", nodeConv, func(n *onnx.NodeProto) { n.Input = n.Input[:2] })
+	instead("an empty bias name", nodeConv, func(n *onnx.NodeProto) { n.Input[2] = "" })
+	instead("a decoder with the image as input", nodeTransposed, func(n *onnx.NodeProto) { n.Input[0] = "image" })
 	c.graph("a network without its Relu", Architecture, func(g *onnx.GraphProto) {
 		Drop(g, "relu")
 		g.Node[1].Input[0] = "conv"
@@ -215,8 +217,8 @@ func otherwise() changed {
 	between("a scale within the network", Node("Mul", []string{"relu", "encoder.0.bias"}, "more"))
 	between("noise within the network", Node("RandomNormalLike", []string{"relu"}, "more"))
 	between("a second Relu", Node("Relu", []string{"relu"}, "more"))
-	c.graph("a value that leaves the network", Architecture, func(g *onnx.GraphProto) { g.Output = append(g.Output, value("relu")) })
-	c.graph("a value that is used beside the network", Architecture, func(g *onnx.GraphProto) {
+	c.graph("an inner value as an output", Architecture, func(g *onnx.GraphProto) { g.Output = append(g.Output, value("relu")) })
+	c.graph("an inner value used outside of the network", Architecture, func(g *onnx.GraphProto) {
 		g.Node = append(g.Node, Node("Abs", []string{"relu"}, "side"))
 	})
 	c.graph("a second Sigmoid on the same value", Architecture, func(g *onnx.GraphProto) {
@@ -234,24 +236,24 @@ func otherwise() changed {
 		g.Node = slices.Insert(g.Node, 0, Node("Constant", nil, "zeros", Ints("value_ints", 0)))
 		g.Node[1].Input[1] = "zeros"
 	})
-	c.graph("a network that sees a constant", Architecture, func(g *onnx.GraphProto) {
+	c.graph("a network with a constant as input", Architecture, func(g *onnx.GraphProto) {
 		g.Node = slices.Insert(g.Node, 0, Node("Constant", nil, "grey", Ints("value_ints", 0)))
 		g.Node[1].Input[0] = "grey"
 	})
-	c.graph("a network that nobody listens to", Architecture, func(g *onnx.GraphProto) {
+	c.graph("a network whose result is unused", Architecture, func(g *onnx.GraphProto) {
 		g.Node = append(g.Node, Node("Abs", []string{"image"}, "fine"))
 		g.Output = []*onnx.ValueInfoProto{value("fine")}
 	})
-	c.graph("a Relu of two values", Architecture, func(g *onnx.GraphProto) { g.Node[nodeRelu].Input = []string{"conv", "image"} })
-	c.graph("a Relu of two results", Format, func(g *onnx.GraphProto) { g.Node[nodeRelu].Output = []string{"relu", "more"} })
-	c.graph("an Identity of two values", Format, func(g *onnx.GraphProto) {
+	c.graph("a Relu with two inputs", Architecture, func(g *onnx.GraphProto) { g.Node[nodeRelu].Input = []string{"conv", "image"} })
+	c.graph("a Relu with two results", Format, func(g *onnx.GraphProto) { g.Node[nodeRelu].Output = []string{"relu", "more"} })
+	c.graph("an Identity with two inputs", Format, func(g *onnx.GraphProto) {
 		g.Node = slices.Insert(g.Node, nodeRelu, Node("Identity", []string{"image", "conv"}, "same"))
 		g.Node[nodeRelu+1].Input[0] = "same"
 	})
 	return c
 }
 
-// misshapen are graphs whose weights are not the network's.
+// misshapen returns graphs with wrong weights.
 func misshapen() changed {
 	var c changed
 	dims := func(ds ...int64) func(*onnx.TensorProto) { return func(t *onnx.TensorProto) { t.Dims = ds } }
@@ -264,23 +266,23 @@ func misshapen() changed {
 	c.first("dims of zero", Architecture, dims(0, 3, 3, 3))
 	c.first("a thousand dims", Architecture, dims(make([]int64, 1000)...))
 	c.first("no dims", Architecture, dims())
-	c.first("dims turned round", Architecture, dims(3, 1, 3, 3))
+	c.first("dims in the wrong order", Architecture, dims(3, 1, 3, 3))
 	c.first("wide dims without data", Architecture, dims(2048, 3, 3, 3))
-	c.first("data that is cut off", Format, func(t *onnx.TensorProto) { t.RawData = t.RawData[:100] })
+	c.first("truncated data", Format, func(t *onnx.TensorProto) { t.RawData = t.RawData[:100] })
 	c.first("data twice", Format, func(t *onnx.TensorProto) { t.FloatData = make([]float32, 27) })
 	c.first("no data", Format, func(t *onnx.TensorProto) { t.RawData = nil })
 	c.first("float16", Format, func(t *onnx.TensorProto) { t.DataType = proto.Int32(10) })
-	c.first("an unknown type of data", Format, func(t *onnx.TensorProto) { t.DataType = proto.Int32(-1) })
-	c.first("whole numbers", Architecture, func(t *onnx.TensorProto) { t.Int64Data = make([]int64, 27) })
+	c.first("an unknown data type", Format, func(t *onnx.TensorProto) { t.DataType = proto.Int32(-1) })
+	c.first("integers", Architecture, func(t *onnx.TensorProto) { t.Int64Data = make([]int64, 27) })
 	c.first("numbers that are not finite", Format, func(t *onnx.TensorProto) { t.RawData[3], t.RawData[2] = 0x7f, 0xff })
 	return c
 }
 
-// encoded are files whose encoding is the trick.
+// encoded returns files with malicious or damaged protobuf encodings.
 func encoded() []File {
 	graph := func(b []byte) []byte { return slices.Concat(Field(8, []byte("\x10\x11")), Field(7, b)) }
 	tensor := func(b []byte) []byte { return graph(Field(5, append(Field(8, []byte("encoder.0.weight")), b...))) }
-	// Two bytes of an empty message take hundreds in memory once decoded.
+	// An empty message of two bytes takes hundreds of bytes of memory when decoded.
 	empty := func(field protowire.Number) []byte { return bytes.Repeat(Field(field, nil), 1<<20) }
 	good := Network(nil)
 	var files []File
@@ -292,37 +294,37 @@ func encoded() []File {
 	add("a million empty inputs", Format, graph(empty(11)))
 	add("a million empty values", Architecture, graph(empty(13)))
 	add("a million empty entries of metadata", Format, append(graph(nil), empty(14)...))
-	add("a million empty versions", Format, append(graph(nil), empty(8)...))
-	add("a million places of external data", Format, tensor(empty(13)))
+	add("a million empty opset versions", Format, append(graph(nil), empty(8)...))
+	add("a million empty external data entries", Format, tensor(empty(13)))
 	add("a million empty dims", Architecture, tensor(empty(1)))
-	add("a million empty whole numbers", Architecture, tensor(empty(7)))
+	add("a million empty integers", Architecture, tensor(empty(7)))
 	add("a million empty graphs", Format, empty(7))
 	add("a million groups", Format, bytes.Repeat([]byte("\x0b"), 1<<20))
 	add("a million empty attributes", TooLarge, Network(func(m *onnx.ModelProto) { Append(m.Graph.Node[0], empty(5)) }))
 	add("a million empty results", TooLarge, Network(func(m *onnx.ModelProto) { Append(m.Graph.Node[0], empty(2)) }))
-	add("nodes without end", TooLarge, Network(func(m *onnx.ModelProto) {
+	add("5,000 nodes", TooLarge, Network(func(m *onnx.ModelProto) {
 		n := Node("Constant", nil, "")
 		for range 5000 {
 			m.Graph.Node = append(m.Graph.Node, n)
 		}
 	}))
-	add("names without end", TooLarge, Network(func(m *onnx.ModelProto) {
+	add("10,000 names", TooLarge, Network(func(m *onnx.ModelProto) {
 		for i := range 10_000 {
 			m.Graph.Input = append(m.Graph.Input, value(string(binary.BigEndian.AppendUint32(nil, uint32(i)))))
 		}
 	}))
 	add("a name of 100,000 bytes", TooLarge, Network(func(m *onnx.ModelProto) { m.Graph.Input = append(m.Graph.Input, value(strings.Repeat("n", 100_000))) }))
-	add("a length behind the end of the file", Format, append(bytes.Clone(good), "\x3a\xff\xff\xff\xff\x0f"...))
+	add("a length beyond the end of the file", Format, append(bytes.Clone(good), "\x3a\xff\xff\xff\xff\x0f"...))
 	add("a length of 2^63", Format, append(bytes.Clone(good), "\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f"...))
 	add("a length of 2^64-1", Format, append(bytes.Clone(good), "\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"...))
-	add("a number of eleven bytes", Format, append(bytes.Clone(good), "\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"...))
-	add("a number that never ends", Format, append(bytes.Clone(good), bytes.Repeat([]byte{0xff}, 1000)...))
+	add("a varint of eleven bytes", Format, append(bytes.Clone(good), "\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"...))
+	add("a varint that never ends", Format, append(bytes.Clone(good), bytes.Repeat([]byte{0xff}, 1000)...))
 	add("field 0", Format, append(bytes.Clone(good), "\x02\x00"...))
-	add("a field of kind 7", Format, append(bytes.Clone(good), "\x0f"...))
+	add("a field of wire type 7", Format, append(bytes.Clone(good), "\x0f"...))
 	add("a group that is never closed", Format, append(bytes.Clone(good), "\x3b"...))
 	add("a graph that is a number", Format, append(Field(8, []byte("\x10\x11")), "\x38\x01"...))
-	add("a dim that is cut off", Format, Network(func(m *onnx.ModelProto) { Append(m.Graph.Initializer[0], Field(1, []byte{0xff})) }))
-	add("a stride that is cut off", Format, Network(func(m *onnx.ModelProto) {
+	add("a truncated dim", Format, Network(func(m *onnx.ModelProto) { Append(m.Graph.Initializer[0], Field(1, []byte{0xff})) }))
+	add("a truncated stride", Format, Network(func(m *onnx.ModelProto) {
 		a := Ints("strides", 2, 2)
 		Append(a, Field(8, []byte{0x80}))
 		m.Graph.Node[nodeConv].Attribute[4] = a
@@ -334,29 +336,29 @@ func encoded() []File {
 	return files
 }
 
-// described are files whose metadata cannot be used.
-func described() changed {
+// wrongMetadata returns files with unusable metadata.
+func wrongMetadata() changed {
 	var c changed
 	for _, d := range []struct {
 		name, key, value string
 	}{
-		{"a threshold in words", "threshold", "high"},
+		{"a threshold that is a word", "threshold", "high"},
 		{"a threshold that is NaN", "threshold", "NaN"},
 		{"a negative threshold", "threshold", "-1"},
 		{"a threshold of a million digits", "threshold", strings.Repeat("1", 1<<20)},
-		{"an image size in words", "image_size", "big"},
+		{"an image size that is a word", "image_size", "big"},
 		{"a negative image size", "image_size", "-2"},
 		{"an image size of a billion", "image_size", "1000000000"},
 		{"class names without quotes", "class_names", "normal"},
 		{"a million empty class names", "class_names", `[""` + strings.Repeat(`,""`, 1<<20) + `]`},
-		{"metadata without sense", "metadata_json", "null"},
+		{"metadata that is null", "metadata_json", "null"},
 		{"metadata that is empty", "metadata_json", ""},
 		{"metadata with a number of a million digits", "metadata_json", `{"threshold":` + strings.Repeat("1", 1<<20) + `}`},
 		{"metadata of 9 MB", "metadata_json", strings.Repeat(" ", 9<<20)},
 	} {
 		c.model(d.name, Metadata, func(m *onnx.ModelProto) { m.MetadataProps = append(m.MetadataProps, Property(d.key, d.value)) })
 	}
-	c.model("a key twice", Format, func(m *onnx.ModelProto) {
+	c.model("a duplicate metadata key", Format, func(m *onnx.ModelProto) {
 		m.MetadataProps = append(m.MetadataProps, Property("a", "1"), Property("a", "1"))
 	})
 	return c

@@ -7,14 +7,15 @@ import (
 	"strings"
 )
 
-// ExtensionCode is the code that files with extension codes use.
+// ExtensionCode is the code in pickles with EXT instructions. Python must register
+// os.system under it.
 const ExtensionCode = 0x7f
 
-// pickles are the files whose harm is in their pickle: each the data.pkl of a
-// checkpoint that is good otherwise.
+// pickles returns the files with a malicious or damaged pickle, in an otherwise valid
+// checkpoint.
 func pickles(canary string) []File {
 	var files []File
-	for _, f := range slices.Concat(running(canary), naming(), lying(), exhausting(), damaged(), cut()) {
+	for _, f := range slices.Concat(executing(canary), naming(), wrongTensors(), exhausting(), damaged(), truncated()) {
 		f.Class = Pickle
 		if f.Data == nil {
 			f.Data = Checkpoint(f.Pickle)
@@ -24,8 +25,8 @@ func pickles(canary string) []File {
 	return files
 }
 
-// running are pickles that run code when Python unpickles them.
-func running(canary string) []File {
+// executing returns pickles that run code when Python loads them.
+func executing(canary string) []File {
 	command := Str("touch '" + canary + "'")
 	system := Name("os", "system")
 	python := fmt.Sprintf("open(%q, 'w').close()", canary)
@@ -39,7 +40,7 @@ func running(canary string) []File {
 	add("os.system by STACK_GLOBAL", []byte("\x80\x04\x8c\x02os\x8c\x06system\x93"+Tuple(command)+"R."))
 	add("os.system in protocol 0", []byte("cos\nsystem\n(S\"touch '"+canary+"'\"\ntR."))
 	add("eval", Asm(Name("builtins", "eval"), Tuple(Str(python)), "R", Stop))
-	add("exec under its name in Python 2", Asm(Name("__builtin__", "exec"), Tuple(Str(python)), "R", Stop))
+	add("exec by its name in Python 2", Asm(Name("__builtin__", "exec"), Tuple(Str(python)), "R", Stop))
 	add("a file opened for writing", Asm(Name("io", "open"), Tuple(Str(canary), Str("w")), "R", Stop))
 	add("subprocess.call", Asm(Name("subprocess", "call"), Tuple("]("+Str("touch")+Str(canary)+"e"), "R", Stop))
 	add("timeit.timeit", Asm(Name("timeit", "timeit"), Tuple(Str(python), Str("pass"), Name("time", "perf_counter"), Num(1)), "R", Stop))
@@ -49,19 +50,19 @@ func running(canary string) []File {
 		Tuple(Name("builtins", "__import__")+Tuple(Str("os"))+"R", Str("system")), "R", Tuple(command), "R", Stop))
 	add("INST", Asm("(", command, "ios\nsystem\n", Stop))
 	add("OBJ", Asm("(", system, command, "o", Stop))
-	add("NEWOBJ of what calls as it is read", Asm(Name("builtins", "bytes"), "(", lazily, "\x81t\x81", Stop))
-	add("NEWOBJ_EX of what calls as it is read", Asm(Name("builtins", "bytes"), "(", lazily, "}\x92t}\x92", Stop))
+	add("NEWOBJ of an iterator that calls", Asm(Name("builtins", "bytes"), "(", lazily, "\x81t\x81", Stop))
+	add("NEWOBJ_EX of an iterator that calls", Asm(Name("builtins", "bytes"), "(", lazily, "}\x92t}\x92", Stop))
 	add("BUILD by a __setstate__ that BUILD has set", Asm(Name("argparse", "Namespace"), ")\x81",
 		Dict(Str("__setstate__"), system), "b", command, "b", Stop))
 	add("EXT1", Asm("\x82", string([]byte{ExtensionCode}), Tuple(command), "R", Stop))
 	add("EXT2", Asm("\x83", string([]byte{ExtensionCode, 0}), Tuple(command), "R", Stop))
 	add("EXT4", Asm("\x84", string([]byte{ExtensionCode, 0, 0, 0}), Tuple(command), "R", Stop))
 
-	// The same, out of sight: a reader that looks at the result finds nothing.
+	// These leave no trace in the result, so a check of the result cannot detect them.
 	good := Dict(Str("model_state_dict"), "}", Str("config"), "}")
-	add("a call whose result is thrown away", Asm(call, "0", good, Stop))
+	add("a call whose result is dropped", Asm(call, "0", good, Stop))
 	add("a call in a config", Asm(Dict(Str("model_state_dict"), "}", Str("config"), Dict(Str("image_size"), call)), Stop))
-	add("a call in what nobody reads", Asm(Dict(Str("model_state_dict"), "}", Str("optimizer"), "]"+call+"a"), Stop))
+	add("a call in an ignored entry", Asm(Dict(Str("model_state_dict"), "}", Str("optimizer"), "]"+call+"a"), Stop))
 	add("a call in the memo", Asm(call, "q\x07", "0", good, Stop))
 	add("a call in a frame", []byte("\x80\x04\x95"+string(binary.LittleEndian.AppendUint64(nil, uint64(len(call)+1)))+call+Stop))
 	add("a call in a key", Asm("}", call, "Ns", Stop))
@@ -74,7 +75,7 @@ func running(canary string) []File {
 	return files
 }
 
-// naming are pickles that ask for more than plain data and tensors.
+// naming returns pickles with names and objects other than plain data and tensors.
 func naming() []File {
 	var files []File
 	add := func(name string, parts ...string) {
@@ -82,9 +83,9 @@ func naming() []File {
 	}
 	dict := Name("collections", "OrderedDict")
 	float := Name("torch", "FloatStorage")
-	add("a name only, never called", Name("os", "system"))
+	add("a name that is not called", Name("os", "system"))
 	add("a dotted name into an allowed one", Name("torch._utils", "_rebuild_tensor_v2.__globals__"))
-	add("an allowed name split elsewhere", Name("torch", "_utils._rebuild_tensor"))
+	add("an allowed name split differently", Name("torch", "_utils._rebuild_tensor"))
 	add("torch.load from bytes", Name("torch.storage", "_load_from_bytes"), Tuple(Str("x")), "R")
 	add("an empty name", Name("", ""))
 	add("OBJ of an OrderedDict", "(", dict, "o")
@@ -107,12 +108,12 @@ func naming() []File {
 	add("persistent id of six parts", Tuple(Str("storage"), float, Str("0"), Str("cpu"), Num(1), "N"), "Q")
 	add("persistent id with OrderedDict", Tuple(Str("storage"), dict, Str("0"), Str("cpu"), Num(1)), "Q")
 	add("persistent id whose key is a list", Tuple(Str("storage"), float, "]", Str("cpu"), Num(1)), "Q")
-	add("arguments that hold themselves", "(]q\x00h\x00ah\x00t", Name("os", "system"), "R")
+	add("arguments that contain themselves", "(]q\x00h\x00ah\x00t", Name("os", "system"), "R")
 	return files
 }
 
-// lying are pickles whose tensors are not where and what they say.
-func lying() []File {
+// wrongTensors returns pickles with inconsistent tensors and storages.
+func wrongTensors() []File {
 	four := Storage("Float", "0", 4)
 	var files []File
 	add := func(name string, want Reason, parts ...string) {
@@ -150,22 +151,23 @@ func lying() []File {
 	}
 	shape, stride := Nums(1, 3, 3, 3), Nums(27, 9, 3, 1)
 	state("a storage of another type", Format, Storage("Double", "0", 27), shape, stride)
-	state("a storage that claims more", Format, Storage("Float", "0", 1<<30), shape, stride)
+	state("a storage that declares more elements", Format, Storage("Float", "0", 1<<30), shape, stride)
 	state("a storage of integers", Architecture, Storage("Int", "0", 27), shape, stride)
-	state("a storage that is not there", Format, Storage("Float", "99", 27), shape, stride)
+	state("a missing storage", Format, Storage("Float", "99", 27), shape, stride)
 	state("a storage outside of the zip", Format, Storage("Float", "../../../../../../etc/passwd", 27), shape, stride)
-	state("a shape no memory holds, in one element", Architecture, Storage("Float", "0", 27), Nums(2048, 3, 3, 3), Nums(0, 0, 0, 0))
-	// By strides of zero, four bytes stand for any number of weights: 75 million here.
+	state("a huge shape with strides of 0", Architecture, Storage("Float", "0", 27), Nums(2048, 3, 3, 3), Nums(0, 0, 0, 0))
+	// With strides of zero, a storage of four bytes has any number of weights: here 75
+	// million.
 	var wide []string
 	for i, shape := range [][]int{{2048, 3, 3, 3}, {2048}, {2048, 2048, 3, 3}, {2048}, {2048, 2048, 3, 3}, {2048}, {2048, 3, 3, 3}, {3}} {
 		name := fmt.Sprintf("%s.%d.%s", []string{"encoder", "decoder"}[i/4], i%4/2*2, []string{"weight", "bias"}[i%2])
 		wide = append(wide, Str(name), Rebuild(Storage("Float", "1", 1), 0, Nums(shape...), Nums(make([]int, len(shape))...)))
 	}
-	add("75 million weights in one element", TooLarge, Dict(wide...))
+	add("75 million weights with strides of 0", TooLarge, Dict(wide...))
 	return files
 }
 
-// exhausting are pickles that grow, nest or go on.
+// exhausting returns pickles that try to exhaust memory, stack or time.
 func exhausting() []File {
 	huge := "\xff\xff\xff\xff"
 	var files []File
@@ -182,7 +184,7 @@ func exhausting() []File {
 	add("a frame of 2^64-1 bytes", Format, "\x95"+huge+huge, "N")
 	add("a frame that ends within an instruction", Format, "\x95\x01\x00\x00\x00\x00\x00\x00\x00", Str("frame"))
 	add("frames in frames", Format, strings.Repeat("\x95\x01\x00\x00\x00\x00\x00\x00\x00", 10_000), "N")
-	add("LONG_BINPUT far out in the memo", Architecture, "}r"+huge)
+	add("LONG_BINPUT at memo index 2^32-1", Architecture, "}r"+huge)
 	add("200,000 entries in the memo", Format, "N"+strings.Repeat("\x94", 200_000))
 	add("lists nested 80,000 deep", Format, strings.Repeat("]", 80_001)+strings.Repeat("a", 80_000))
 	add("tuples nested 200,000 deep", Format, "N"+strings.Repeat("\x85", 200_000))
@@ -193,28 +195,28 @@ func exhausting() []File {
 	add("DUP that doubles 60 times", Format, "]"+strings.Repeat("2a", 60))
 	add("5,000 marks", TooLarge, strings.Repeat("(", 5000))
 	add("too many instructions", TooLarge, strings.Repeat("]", 1<<18+1))
-	add("a whole number of 100,000 digits", Format, "L"+strings.Repeat("9", 100_000)+"L\n")
+	add("an integer of 100,000 digits", Format, "L"+strings.Repeat("9", 100_000)+"L\n")
 	return files
 }
 
-// damaged are pickles that no pickler writes.
+// damaged returns pickles that no pickler writes.
 func damaged() []File {
 	var files []File
 	add := func(name string, pickle []byte) {
 		files = append(files, File{Name: name, Want: Format, Pickle: pickle})
 	}
 	add("an empty stack", Asm("0", Stop))
-	add("nothing at all", []byte{})
-	add("a stop only", []byte(Stop))
+	add("no bytes", []byte{})
+	add("only STOP", []byte(Stop))
 	add("two values", Asm("NN", Stop))
-	add("a mark left open", Asm("N(", Stop))
-	add("a mark that is not there", Asm("Nt", Stop))
+	add("an open mark", Asm("N(", Stop))
+	add("a missing mark", Asm("Nt", Stop))
 	add("values from below a mark", Asm("N(N\x86", Stop))
 	add("APPEND to a dict", Asm("}Na", Stop))
 	add("SETITEM in a list", Asm("]NNs", Stop))
 	add("SETITEMS of an odd number", Asm("}(NNNu", Stop))
 	add("a dict as a key", Asm("}}Ns", Stop))
-	add("a memo entry that is not there", Asm("h\x07", Stop))
+	add("a missing memo entry", Asm("h\x07", Stop))
 	add("PUT of nothing", Asm("q\x00", Stop))
 	add("protocol 6", []byte("\x80\x06N."))
 	add("an unknown instruction", Asm("\xf0", Stop))
@@ -222,18 +224,18 @@ func damaged() []File {
 	add("a word as a number", Asm("Ione\n", Stop))
 	add("a str that is not UTF-8", Asm("X\x01\x00\x00\x00\xff", Stop))
 	add("STACK_GLOBAL of numbers", Asm("K\x01K\x01\x93", Stop))
-	add("a list for a checkpoint", Asm("]", Stop))
-	add("a list for a state dict", Asm(Dict(Str("model_state_dict"), "]"), Stop))
-	add("a list for a config", Asm(Dict(Str("model_state_dict"), "}", Str("config"), "]"), Stop))
+	add("a list instead of a checkpoint", Asm("]", Stop))
+	add("a list instead of a state dict", Asm(Dict(Str("model_state_dict"), "]"), Stop))
+	add("a list instead of a config", Asm(Dict(Str("model_state_dict"), "}", Str("config"), "]"), Stop))
 	for name, parts := range map[string]string{
-		"an empty dict":                      "}",
-		"a number in the state dict":         Dict(Str("encoder.0.weight"), Num(1)),
-		"a nameless entry in a state dict":   State() + Num(1) + Tensor("0", 1) + "s",
-		"a list in itself for a weight":      Dict(Str("model_state_dict"), Dict(Str("encoder.0.weight"), "]q\x00h\x00a")),
-		"a config for images of 1 channel":   Dict(Str("model_state_dict"), State(), Str("config"), Dict(Str("input_channels"), Num(1))),
-		"a state dict of one weight":         Dict(Str("encoder.0.weight"), Tensor("0", 1, 3, 3, 3)),
-		"an encoder of nine layers":          Dict(deep(9)...),
-		"a layer of 4096 channels in 1 byte": Dict(Str("encoder.0.weight"), Rebuild(Storage("Float", "1", 1), 0, Nums(4096, 3, 3, 3), Nums(0, 0, 0, 0))),
+		"an empty dict":                        "}",
+		"a number in the state dict":           Dict(Str("encoder.0.weight"), Num(1)),
+		"a nameless entry in a state dict":     State() + Num(1) + Tensor("0", 1) + "s",
+		"a recursive list instead of a weight": Dict(Str("model_state_dict"), Dict(Str("encoder.0.weight"), "]q\x00h\x00a")),
+		"a config for images of 1 channel":     Dict(Str("model_state_dict"), State(), Str("config"), Dict(Str("input_channels"), Num(1))),
+		"a state dict of one weight":           Dict(Str("encoder.0.weight"), Tensor("0", 1, 3, 3, 3)),
+		"an encoder of nine layers":            Dict(deep(9)...),
+		"a layer of 4096 channels in 1 byte":   Dict(Str("encoder.0.weight"), Rebuild(Storage("Float", "1", 1), 0, Nums(4096, 3, 3, 3), Nums(0, 0, 0, 0))),
 	} {
 		files = append(files, File{Name: name, Want: Architecture, Pickle: Asm(parts, Stop)})
 	}
@@ -241,14 +243,14 @@ func damaged() []File {
 		"an image size that is odd":               Dict(Str("image_size"), Num(65)),
 		"an image size of a million":              Dict(Str("image_size"), Num(1_000_000)),
 		"a negative image size":                   Dict(Str("image_size"), Num(-64)),
-		"an image size in words":                  Dict(Str("image_size"), Str("64")),
-		"an image size that holds itself":         Dict(Str("image_size"), "]q\x00h\x00a"),
+		"an image size that is a word":            Dict(Str("image_size"), Str("64")),
+		"an image size that contains itself":      Dict(Str("image_size"), "]q\x00h\x00a"),
 		"a negative threshold":                    Dict(Str("threshold"), Num(-1)),
 		"a threshold that is NaN":                 Dict(Str("threshold"), "G\x7f\xf8\x00\x00\x00\x00\x00\x00"),
 		"class names that are numbers":            Dict(Str("class_names"), Nums(1)),
-		"class names that hold themselves":        Dict(Str("class_names"), "]q\x00h\x00a"),
+		"class names that contain themselves":     Dict(Str("class_names"), "]q\x00h\x00a"),
 		"another model type":                      Dict(Str("model_type"), Str("vae")),
-		"metadata in a config that is no JSON":    Dict(Str("metadata_json"), Str("{")),
+		"metadata in a config that is not JSON":   Dict(Str("metadata_json"), Str("{")),
 		"metadata in a config that is a number":   Dict(Str("metadata_json"), Num(1)),
 		"metadata in a config of another network": Dict(Str("metadata_json"), Str(`{"threshold":1,"architecture":{"channels":[3,2]}}`)),
 	} {
@@ -258,7 +260,7 @@ func damaged() []File {
 	return files
 }
 
-// deep are the keys and values of an encoder of so many layers.
+// deep returns the keys and values of an encoder with this number of layers.
 func deep(layers int) []string {
 	var parts []string
 	for i := range layers {
@@ -267,8 +269,9 @@ func deep(layers int) []string {
 	return parts
 }
 
-// cut are pickles that end within each kind of instruction that has an operand.
-func cut() []File {
+// truncated returns pickles that end inside of each kind of instruction that has an
+// operand.
+func truncated() []File {
 	four, eight := "\x05\x00\x00\x00", "\x05\x00\x00\x00\x00\x00\x00\x00"
 	var files []File
 	for _, c := range []struct{ name, instruction string }{

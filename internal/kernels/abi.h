@@ -1,15 +1,15 @@
-// What this package needs of ONNX Runtime's C interface, whose header is no part of the
-// packages that bring its library. The interface is a table of functions at fixed places,
-// to which releases only add; a test holds the places and the layout of an operator
-// against the header that onnxruntime_go carries.
+// The part of ONNX Runtime's C API that this package uses; the packages with its library do not
+// include the header. The API is a table of functions at fixed indices, to which releases only
+// append. A test compares the indices and the layout of OrtCustomOp with the header that
+// onnxruntime_go includes.
 #ifndef ANOMALY_ABI_H
 #define ANOMALY_ABI_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-// ABI_VERSION is the release of the interface that these functions are of (1.17), and
-// OP_VERSION the one of operators: the first that can return an error (1.16).
+// ABI_VERSION is the version of the API that these functions belong to (1.17). OP_VERSION is the
+// version of OrtCustomOp: the first whose callbacks can return an error (1.16).
 #define ABI_VERSION 17
 #define OP_VERSION 16
 
@@ -29,7 +29,7 @@ typedef struct {
 	const char *(*GetVersionString)(void);
 } OrtApiBase;
 
-// ABI_FUNCTIONS are the functions used: place, result, name and parameters.
+// ABI_FUNCTIONS lists the functions used: index, result, name and parameters.
 #define ABI_FUNCTIONS(F) \
 	F(0, OrtStatus *, CreateStatus, (int code, const char *message)) \
 	F(2, const char *, GetErrorMessage, (const OrtStatus *status)) \
@@ -54,7 +54,7 @@ enum { ABI_FAIL = 1 };           // OrtErrorCode
 enum { ABI_FLOAT = 1 };          // ONNXTensorElementDataType
 enum { ABI_REQUIRED, ABI_OPTIONAL, ABI_VARIADIC }; // OrtCustomOpInputOutputCharacteristic
 
-// An operator, up to the members of OP_VERSION.
+// OrtCustomOp describes an operator, up to the members of OP_VERSION.
 typedef struct OrtCustomOp {
 	uint32_t version;
 	void *(*CreateKernel)(const struct OrtCustomOp *op, OrtApi *api, const OrtKernelInfo *info);

@@ -11,12 +11,12 @@ import (
 	"testing"
 )
 
-// header is ONNX Runtime's own header, without comments, as onnxruntime_go carries it.
+// header returns ONNX Runtime's header from onnxruntime_go, without comments.
 func header(t *testing.T) string {
 	t.Helper()
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/yalue/onnxruntime_go").Output()
 	if err != nil {
-		t.Fatalf("where the binding lies: %v", err)
+		t.Fatalf("locating onnxruntime_go: %v", err)
 	}
 	text, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "onnxruntime_c_api.h"))
 	if err != nil {
@@ -25,7 +25,7 @@ func header(t *testing.T) string {
 	return regexp.MustCompile(`(?s)/\*.*?\*/|//[^\n]*`).ReplaceAllString(string(text), "")
 }
 
-// members are the functions of a struct of the header, in their order.
+// members returns the names of a struct's function pointers, in declaration order.
 func members(t *testing.T, header, name string) []string {
 	t.Helper()
 	_, body, found := strings.Cut(header, "struct "+name+" {")
@@ -45,7 +45,7 @@ func members(t *testing.T, header, name string) []string {
 	return names
 }
 
-func TestFunctionsLieWhereONNXRuntimesHeaderHasThem(t *testing.T) {
+func TestABI_MatchesONNXRuntimesHeader(t *testing.T) {
 	own, err := os.ReadFile("abi.h")
 	if err != nil {
 		t.Fatal(err)
@@ -57,9 +57,9 @@ func TestFunctionsLieWhereONNXRuntimesHeaderHasThem(t *testing.T) {
 		t.Fatalf("%d functions used of %d", len(used), len(functions))
 	}
 	for _, u := range used {
-		place, _ := strconv.Atoi(u[1]) // digits
-		if place >= len(functions) || functions[place] != u[2] {
-			t.Errorf("%s is not at %d but at %d", u[2], place, slices.Index(functions, u[2]))
+		index, _ := strconv.Atoi(u[1]) // digits
+		if index >= len(functions) || functions[index] != u[2] {
+			t.Errorf("%s is declared at %d, expected %d", u[2], index, slices.Index(functions, u[2]))
 		}
 	}
 	_, body, _ := strings.Cut(string(own), "typedef struct OrtCustomOp {")
@@ -71,7 +71,7 @@ func TestFunctionsLieWhereONNXRuntimesHeaderHasThem(t *testing.T) {
 	}
 	for i, d := range declared {
 		if d[1] != operator[i] {
-			t.Errorf("member %d of an operator is %s, declared %s", i, operator[i], d[1])
+			t.Errorf("member %d of OrtCustomOp is %s, declared as %s", i, operator[i], d[1])
 		}
 	}
 }

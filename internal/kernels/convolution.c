@@ -3,70 +3,69 @@
 #include <string.h>
 
 #include "microkernel.h"
-#include "scratch.h"
-#include "squares.h"
-#include "taps.h"
+#include "packing.h"
+#include "winograd.h"
+#include "col2im.h"
 
-// All three computations walk over the small image's pixels, or over the places of an
-// image of the small one's size. At such a place, and for each row of the kernel that
-// matters there, what is read of the other image is one run of numbers: neighbours in a
-// row, with all their channels. So a place is a pointer for each row, a run's length is
-// the same for all, and convolutions are products of matrices whose left factor is read
-// where it lies. Nothing is copied but at the left and right edges, where zeros belong
-// beside the image.
+// Convolutions here are indirect GEMMs (Dukhan, "The Indirect Convolution Algorithm", 2019). An
+// output position is a pixel of the small image, or of an image of its size. For each row of the
+// kernel, the position reads one contiguous run of the other image: neighbouring pixels of a row
+// with all their channels. A position is therefore one pointer per kernel row, and all runs have
+// the same length: the left matrix of the product is read in place, without im2col. Only runs at
+// the left and right edges are copied, because they need zero padding.
 
-// GROUP is how many places are prepared at a time at most: the pointers and what they point
-// at stay in the second-level cache while all channels of the result are computed. It is a
-// multiple of every mr, and not below the 16×16 places of the deepest layers of an image of
-// 256 px, whose weights would be read again for what is left over.
+// GROUP is the maximum number of output positions processed at a time: the pointers, and the
+// pixels they point to, stay in the L2 cache while all channels of the result are computed. It is
+// a multiple of every mr, and at least the 16×16 positions of the deepest layer of a 256 px image,
+// whose weights would otherwise be read again for a small remainder.
 #define GROUP 264
 
-// reach is what is read at a place, counted from step times the place: rows, and in each
-// the run of cols pixels from col on.
+// footprint is the input an output position reads, relative to stride times the position: rows,
+// and in each row the run of cols pixels that starts at col.
 typedef struct {
-	long step, rows, row[MAX_KERNEL], col, cols;
-} reach;
+	long stride, rows, row[MAX_KERNEL], col, cols;
+} footprint;
 
-// points are the places of a group: for each row of the reach GROUP pointers, the zeros
-// that rows beyond the image read, and the runs that are patched together at its edges.
+// indirection is the indirection buffer of a group of positions: GROUP pointers for each row of the
+// footprint, the zeros that rows outside the image read, and the copies of runs at the edges.
 typedef struct {
 	const float **at;
 	float *zeros, *patches;
-} points;
+} indirection;
 
-static size_t points_bytes(const reach *r, long channels) {
+static size_t indirection_bytes(const footprint *r, long channels) {
 	size_t run = (size_t)(r->cols * channels + MAX_MR) * sizeof(float);
-	return taken((size_t)r->rows * GROUP * sizeof(float *)) + taken(run) + taken((size_t)r->rows * GROUP * run);
+	return scratch_size((size_t)r->rows * GROUP * sizeof(float *)) + scratch_size(run) + scratch_size((size_t)r->rows * GROUP * run);
 }
 
-static points take_points(char **scratch, const reach *r, long channels) {
+static indirection take_indirection(char **scratch, const footprint *r, long channels) {
 	size_t run = (size_t)(r->cols * channels + MAX_MR) * sizeof(float);
-	points p;
-	p.at = take(scratch, (size_t)r->rows * GROUP * sizeof(float *));
-	p.zeros = take(scratch, run);
-	p.patches = take(scratch, (size_t)r->rows * GROUP * run);
+	indirection p;
+	p.at = scratch_take(scratch, (size_t)r->rows * GROUP * sizeof(float *));
+	p.zeros = scratch_take(scratch, run);
+	p.patches = scratch_take(scratch, (size_t)r->rows * GROUP * run);
 	memset(p.zeros, 0, run);
 	return p;
 }
 
-// locate finds what n places from the first on read of x; they are the places of images
-// of h×w. Runs shorter than a tile are copied too, as a tile reads MAX_MR numbers of each.
-static void locate(points p, const reach *r, image x, long h, long w, long first, long n) {
+// fill_indirection sets the pointers of n positions, starting at first, of images of h×w. Runs shorter
+// than a tile are copied too, because a tile reads MAX_MR numbers of each.
+static void fill_indirection(indirection p, const footprint *r, image x, long h, long w, long first, long n) {
 	float *patch = p.patches;
 	size_t run = (size_t)(r->cols * x.c);
-	// The columns whose runs lie within the image; none where runs are copied anyway.
-	long inner = (-r->col + r->step - 1) / r->step, outer = (x.w - r->cols - r->col) / r->step + 1;
+	// Columns whose runs are inside the image; none where all runs are copied.
+	long inner = (-r->col + r->stride - 1) / r->stride, outer = (x.w - r->cols - r->col) / r->stride + 1;
 	if (inner < 0) inner = 0;
 	if ((long)run < MAX_MR || x.w < r->cols + r->col) outer = 0;
-	for (long i = 0, next; i < n; i = next) { // one row of places at a time
+	for (long i = 0, next; i < n; i = next) { // one row of positions at a time
 		long col = (first + i) % w, row = (first + i) / w % h, number = (first + i) / w / h;
 		next = i + w - col < n ? i + w - col : n;
 		for (long t = 0; t < r->rows; t++) {
-			long y = row * r->step + r->row[t];
+			long y = row * r->stride + r->row[t];
 			const float **at = p.at + t * GROUP + i;
 			const float *line = x.data + (number * x.h + y) * x.w * x.c;
 			for (long c = col; c < col + next - i; c++) {
-				long left = c * r->step + r->col;
+				long left = c * r->stride + r->col;
 				if (y < 0 || y >= x.h) {
 					*at++ = p.zeros;
 				} else if (c >= inner && c < outer) {
@@ -81,114 +80,113 @@ static void locate(points p, const reach *r, image x, long h, long w, long first
 			}
 		}
 	}
-	// The last tile may have places to spare.
+	// The last tile may have surplus positions.
 	for (long i = n; i < n + MAX_MR && i < GROUP; i++)
 		for (long t = 0; t < r->rows; t++) p.at[t * GROUP + i] = p.zeros;
 }
 
-// gathering is a computation of places from what they reach: `channels` results a place,
-// of which lane j of block b is channel b·nr + j.
+// indirect_gemm is a product over the footprints of all output positions: `channels` results per
+// position, of which lane j of block b is channel b·nr + j.
 typedef struct {
 	const microkernels *m;
-	reach reach;
+	footprint footprint;
 	image x;
-	long n, h, w;         // places
-	long channels;        // of a place
+	long n, h, w;         // output positions
+	long channels;        // of an output position
 	const float *weights; // by block, row, pixel of the run, channel of x, lane
-	const float *bias;    // by channel, rounded up to whole blocks
-} gathering;
+	const float *bias;    // by channel, padded to whole blocks
+} indirect_gemm;
 
-// target says where a place's results go: to pixel (step·row + dr, step·col + dc) of the
-// image y, from channel 0 on; or, where phases is set, results come for all step×step
-// pixels in turn, rows outside.
+// destination is where the results of a position are written: pixel (stride·row + dr, stride·col + dc)
+// of the image y, from channel 0; or, if phases is set, all stride×stride pixels, row by row.
 typedef struct {
 	image y;
 	const float *mask;
 	int rectify;
-	long step, dr, dc;
+	long stride, dr, dc;
 	int phases;
-} target;
+} destination;
 
-// gathers is a gathering and its target, cut into groups for several threads.
+// igemm_task is an indirect_gemm and its destination, split into groups for several threads.
 typedef struct {
 	const team *team;
-	gathering g;
-	target t;
-	long size;   // of a group, in places
-	long blocks; // of channels that a thread takes of a group
+	indirect_gemm g;
+	destination t;
+	long size;   // output positions of a group
+	long blocks; // blocks of channels of a piece of work
 	atomic_int failed;
-} gathers;
+} igemm_task;
 
-// pixel_at is where a place's result goes in y, of a target without phases.
-static long pixel_at(const target *t, long number, long row, long col) {
-	return ((number * t->y.h + row * t->step + t->dr) * t->y.w + col * t->step + t->dc) * t->y.c;
+// pixel_at returns the offset in y of a position's result, for a destination without phases.
+static long pixel_at(const destination *t, long number, long row, long col) {
+	return ((number * t->y.h + row * t->stride + t->dr) * t->y.w + col * t->stride + t->dc) * t->y.c;
 }
 
-static void write_place(const microkernels *m, const target *t, long number, long row, long col, long block, const float *tile,
+static void write_pixel(const microkernels *m, const destination *t, long number, long row, long col, long block, const float *tile,
                         const float *bias, long channels) {
 	image y = t->y;
 	if (!t->phases) {
 		long at = pixel_at(t, number, row, col) + block;
 		if (channels - block >= m->nr) {
-			m->finish(tile, bias + block, t->mask ? t->mask + at : NULL, t->rectify, y.data + at);
+			m->epilogue(tile, bias + block, t->mask ? t->mask + at : NULL, t->rectify, y.data + at);
 			return;
 		}
 		float whole[MAX_NR];
-		m->finish(tile, bias + block, NULL, t->rectify, whole);
+		m->epilogue(tile, bias + block, NULL, t->rectify, whole);
 		for (long j = 0; block + j < channels; j++) y.data[at + j] = t->mask && !(t->mask[at + j] > 0) ? 0 : whole[j];
 		return;
 	}
-	// One block has all channels of step×step pixels, of which a row's are neighbours.
+	// One block has all channels of stride×stride pixels; the pixels of a row are adjacent.
 	float whole[MAX_NR];
-	m->finish(tile, bias, NULL, t->rectify, whole);
-	for (long phase = 0; phase < t->step; phase++) {
-		const float *from = whole + phase * t->step * y.c;
-		long at = (((number * y.h + row * t->step + phase) * y.w) + col * t->step) * y.c;
+	m->epilogue(tile, bias, NULL, t->rectify, whole);
+	for (long phase = 0; phase < t->stride; phase++) {
+		const float *from = whole + phase * t->stride * y.c;
+		long at = (((number * y.h + row * t->stride + phase) * y.w) + col * t->stride) * y.c;
 		if (t->mask == NULL) {
-			copy_few(y.data + at, from, t->step * y.c);
+			copy_few(y.data + at, from, t->stride * y.c);
 			continue;
 		}
-		for (long j = 0; j < t->step * y.c; j++) y.data[at + j] = t->mask && !(t->mask[at + j] > 0) ? 0 : from[j];
+		for (long j = 0; j < t->stride * y.c; j++) y.data[at + j] = t->mask && !(t->mask[at + j] > 0) ? 0 : from[j];
 	}
 }
 
-static long pieces(const gathers *all) {
+static long pieces(const igemm_task *all) {
 	long blocks = (all->g.channels + all->g.m->nr - 1) / all->g.m->nr;
 	return (blocks + all->blocks - 1) / all->blocks;
 }
 
-static void gather_group(void *data, size_t piece) {
-	gathers *all = data;
-	const gathering *g = &all->g;
+static void run_group(void *data, size_t piece) {
+	igemm_task *all = data;
+	const indirect_gemm *g = &all->g;
 	const microkernels *m = g->m;
 	long group = (long)piece / pieces(all), from = (long)piece % pieces(all) * all->blocks * m->nr, to = from + all->blocks * m->nr;
 	if (to > g->channels) to = g->channels;
-	void *scratch = all->team->borrow(points_bytes(&g->reach, g->x.c));
+	void *scratch = all->team->scratch_alloc(indirection_bytes(&g->footprint, g->x.c));
 	if (scratch == NULL) {
 		all->failed = 1;
 		return;
 	}
 	char *room = scratch;
-	points p = take_points(&room, &g->reach, g->x.c);
+	indirection p = take_indirection(&room, &g->footprint, g->x.c);
 	long first = group * all->size, left = g->n * g->h * g->w - first, n = left < all->size ? left : all->size;
-	long run = g->reach.cols * g->x.c, panel = g->reach.rows * run * m->nr;
+	long run = g->footprint.cols * g->x.c, panel = g->footprint.rows * run * m->nr;
 	float tile[MAX_MR * MAX_NR];
-	locate(p, &g->reach, g->x, g->h, g->w, first, n);
-	const target *t = &all->t;
+	fill_indirection(p, &g->footprint, g->x, g->h, g->w, first, n);
+	const destination *t = &all->t;
 	for (long block = from; block < to; block += m->nr) {
 		const float *weights = g->weights + block / m->nr * panel;
 		long col = first % g->w, row = first / g->w % g->h, number = first / g->w / g->h;
 		int whole = t->mask == NULL && !t->phases && g->channels - block >= m->nr;
 		for (long i = 0; i < n; i += m->mr) {
 			float *out[MAX_MR];
-			long places = n - i < m->mr ? n - i : m->mr;
-			int at_once = whole && places == m->mr;
-			if (!at_once) m->gather(p.at + i, GROUP, g->reach.rows, run, weights, tile);
-			for (long k = 0; k < places; k++) {
+			long pixels = n - i < m->mr ? n - i : m->mr;
+			int at_once = whole && pixels == m->mr;
+			if (!at_once) m->igemm(p.at + i, GROUP, g->footprint.rows, run, weights, tile);
+			for (long k = 0; k < pixels; k++) {
 				if (at_once)
 					out[k] = t->y.data + pixel_at(t, number, row, col) + block;
 				else
-					write_place(m, t, number, row, col, block, tile + k * m->nr, g->bias, g->channels);
+					write_pixel(m, t, number, row, col, block, tile + k * m->nr, g->bias, g->channels);
 				if (++col == g->w) {
 					col = 0;
 					if (++row == g->h) {
@@ -197,89 +195,89 @@ static void gather_group(void *data, size_t piece) {
 					}
 				}
 			}
-			if (at_once) m->gather_into(p.at + i, GROUP, g->reach.rows, run, weights, g->bias + block, t->rectify, out);
+			if (at_once) m->igemm_epilogue(p.at + i, GROUP, g->footprint.rows, run, weights, g->bias + block, t->rectify, out);
 		}
 	}
-	all->team->give_back(scratch);
+	all->team->scratch_free(scratch);
 }
 
-// together are the gatherings of a convolution, of which none waits for another.
-#define MOST_TOGETHER 4
+// igemm_batch is the independent indirect GEMMs of one convolution.
+#define MAX_IGEMMS 4
 typedef struct {
-	gathers all[MOST_TOGETHER];
-	size_t end[MOST_TOGETHER]; // of a gathering's pieces, counted from the first's
-} together;
+	igemm_task all[MAX_IGEMMS];
+	size_t end[MAX_IGEMMS]; // cumulative number of pieces
+} igemm_batch;
 
-static void gather_piece(void *data, size_t piece) {
-	together *t = data;
+static void run_piece(void *data, size_t piece) {
+	igemm_batch *t = data;
 	long i = 0;
 	while (piece >= t->end[i]) i++;
-	gather_group(&t->all[i], piece - (i > 0 ? t->end[i - 1] : 0));
+	run_group(&t->all[i], piece - (i > 0 ? t->end[i - 1] : 0));
 }
 
-// gather computes all places of n gatherings. Bias is that of y's channels, which a
-// gathering of several phases has several times.
-static int gather(const team *team, const gathering *g, const target *t, long n, const float *bias) {
-	together all;
+// run_igemms computes n indirect GEMMs. bias has one element per channel of y; it is repeated for an
+// indirect_gemm of several phases.
+static int run_igemms(const team *team, const indirect_gemm *g, const destination *t, long n, const float *bias) {
+	igemm_batch all;
 	size_t most = 0, pieces_of_all = 0;
 	for (long i = 0; i < n; i++) {
 		size_t bytes = (size_t)round_up(g[i].channels, g[i].m->nr) * sizeof(float);
 		if (bytes > most) most = bytes;
 	}
-	float *repeated = team->borrow(most);
+	float *repeated = team->scratch_alloc(most);
 	if (repeated == NULL) return 0;
 	memset(repeated, 0, most);
 	for (long c = 0; bias != NULL && c < g[0].channels; c += t[0].y.c) memcpy(repeated + c, bias, (size_t)t[0].y.c * sizeof(float));
 	for (long i = 0; i < n; i++) {
-		gathers *one = &all.all[i];
-		*one = (gathers){.team = team, .g = g[i], .t = t[i]};
+		igemm_task *one = &all.all[i];
+		*one = (igemm_task){.team = team, .g = g[i], .t = t[i]};
 		one->g.bias = repeated;
-		long places = g[i].n * g[i].h * g[i].w, blocks = (g[i].channels + g[i].m->nr - 1) / g[i].m->nr;
-		long groups = even_groups(places, (places + GROUP - 1) / GROUP, g[i].m->mr, &one->size);
-		// Small images of many channels are few groups. Where threads may wait for work, a
-		// group's channels are several pieces of it.
+		long pixels = g[i].n * g[i].h * g[i].w, blocks = (g[i].channels + g[i].m->nr - 1) / g[i].m->nr;
+		long groups = even_groups(pixels, (pixels + GROUP - 1) / GROUP, g[i].m->mr, &one->size);
+		// A small image with many channels has few groups. With several threads, the channels of
+		// a group are split into several pieces.
 		long wanted = (team->pieces + groups * n - 1) / (groups * n);
 		one->blocks = wanted >= blocks ? 1 : blocks / wanted;
 		pieces_of_all += (size_t)(groups * pieces(one));
 		all.end[i] = pieces_of_all;
 	}
-	team->each(team, gather_piece, pieces_of_all, &all);
-	team->give_back(repeated);
+	team->parallel_for(team, run_piece, pieces_of_all, &all);
+	team->scratch_free(repeated);
 	int failed = 0;
 	for (long i = 0; i < n; i++) failed |= all.all[i].failed;
 	return !failed;
 }
 
-static reach down_reach(window w) {
-	reach r = {.step = w.stride, .rows = w.kernel, .col = -w.padding, .cols = w.kernel};
+static footprint conv_footprint(window w) {
+	footprint r = {.stride = w.stride, .rows = w.kernel, .col = -w.padding, .cols = w.kernel};
 	for (long t = 0; t < w.kernel; t++) r.row[t] = t - w.padding;
 	return r;
 }
 
 static long padded(const microkernels *m, long channels) { return round_up(channels, m->nr); }
 
-int fits(window w, image small, image large) {
-	// How far the kernel of the last pixel reaches beyond the image's end.
+int conv_fits(window w, image small, image large) {
+	// How far the kernel of the last pixel reaches beyond the image.
 	long below = (small.h - 1) * w.stride + w.kernel - w.padding - large.h, beside = (small.w - 1) * w.stride + w.kernel - w.padding - large.w;
 	return w.kernel >= 1 && w.kernel <= MAX_KERNEL && (w.stride == 1 || w.stride == 2) && w.padding >= 0 && w.padding < w.kernel &&
 	       small.n == large.n && large.h == small.h * w.stride && large.w == small.w * w.stride && below < w.kernel && beside < w.kernel;
 }
 
-// microkernels_for are the microkernels for results of so many channels: those of narrow
-// tiles where there are few.
+// microkernels_for returns the microkernels for a number of result channels: those with narrow tiles if
+// the channels fit.
 static const microkernels *microkernels_for(long channels) {
 	const microkernels *m = best_microkernels();
 	return m->narrow != NULL && channels <= m->narrow->nr ? m->narrow : m;
 }
 
-// kernel_of is a kernel that is to be brought into the order in which products read it.
+// kernel_of is a kernel to be packed.
 typedef struct {
 	window w;
 	long small, large; // channels
 	const float *kernel;
 } kernel_of;
 
-static void order_down(const void *what, float *weights) {
+static void pack_conv(const void *what, float *weights) {
 	const kernel_of *k = what;
 	const microkernels *m = microkernels_for(k->small);
 	long taps = k->w.kernel * k->w.kernel;
@@ -287,7 +285,7 @@ static void order_down(const void *what, float *weights) {
 		float *panel = weights + block * taps * k->large;
 		const float *from = k->kernel + block * k->large * taps;
 		long lanes = k->small - block < m->nr ? k->small - block : m->nr;
-		// Lanes inside: as many places are read in turn, but each in its order.
+		// Lanes in the inner loop: nr streams are read, each sequentially.
 		for (long l = 0; l < k->large; l++)
 			for (long t = 0; t < taps; t++) {
 				float *lane = panel + (t * k->large + l) * m->nr;
@@ -296,23 +294,23 @@ static void order_down(const void *what, float *weights) {
 	}
 }
 
-int down(const team *t, window w, image large, const float *kernel, kept *keep, float version, finish f, image small) {
-	if (f.rectify != RECTIFY_SIX && by_squares(w, large, small)) return down_squares(t, w, large, kernel, keep, version, f, small);
+int conv(const team *t, window w, image large, const float *kernel, weight_cache *cache, float version, epilogue f, image small) {
+	if (f.rectify != RECTIFY_RELU6 && winograd_applies(w, large, small)) return conv_winograd(t, w, large, kernel, cache, version, f, small);
 	kernel_of k = {w, small.c, large.c, kernel};
-	gathering g = {.m = microkernels_for(small.c), .reach = down_reach(w), .x = large, .n = small.n, .h = small.h, .w = small.w, .channels = small.c};
-	float *weights = weights_of(t, keep, version, (size_t)(w.kernel * w.kernel * large.c * padded(g.m, small.c)), small.c % g.m->nr != 0, &k, order_down);
+	indirect_gemm g = {.m = microkernels_for(small.c), .footprint = conv_footprint(w), .x = large, .n = small.n, .h = small.h, .w = small.w, .channels = small.c};
+	float *weights = packed_weights(t, cache, version, (size_t)(w.kernel * w.kernel * large.c * padded(g.m, small.c)), small.c % g.m->nr != 0, &k, pack_conv);
 	if (weights == NULL) return 0;
 	g.weights = weights;
-	target to = {.y = small, .mask = f.mask, .rectify = f.rectify, .step = 1};
-	int done = gather(t, &g, &to, 1, f.bias);
-	release(t, keep, weights);
+	destination to = {.y = small, .mask = f.mask, .rectify = f.rectify, .stride = 1};
+	int done = run_igemms(t, &g, &to, 1, f.bias);
+	release_weights(t, cache, weights);
 	return done;
 }
 
-// up_shifts is what the pixels of phases from…to read of the small image along an axis:
-// pixel stride·q + phase of the large image takes tap phase + padding − stride·shift of
-// the kernel from the small image's pixel q + shift.
-static void up_shifts(window w, long from, long to, long *first, long *count) {
+// phase_shifts computes which pixels of the small image the phases from…to read along an axis: pixel
+// stride·q + phase of the large image is the sum over taps phase + padding − stride·shift of the
+// kernel times pixel q + shift of the small image.
+static void phase_shifts(window w, long from, long to, long *first, long *count) {
 	long low = MAX_KERNEL, high = -MAX_KERNEL;
 	for (long phase = from; phase <= to; phase++)
 		for (long shift = -MAX_KERNEL; shift <= MAX_KERNEL; shift++) {
@@ -325,30 +323,30 @@ static void up_shifts(window w, long from, long to, long *first, long *count) {
 	*count = high < low ? 0 : high - low + 1;
 }
 
-// A transposed convolution is one computation for each phase of the stride, which wastes
-// no product; or a single one, where the results of all phases fit into one block of
-// channels. That multiplies by zeros, but leaves fewer lanes idle than four would.
+// A transposed convolution is one indirect GEMM per phase of the stride (sub-pixel decomposition),
+// without wasted products; or a single one if the results of all phases fit into one block of
+// channels. The latter multiplies by zeros, but leaves fewer lanes idle than four GEMMs would.
 static int merged(window w, long channels) { return w.stride * w.stride * channels <= best_microkernels()->nr; }
 
-static reach up_reach(window w, long from_row, long to_row, long from_col, long to_col) {
-	reach r = {.step = 1};
+static footprint phase_footprint(window w, long from_row, long to_row, long from_col, long to_col) {
+	footprint r = {.stride = 1};
 	long first;
-	up_shifts(w, from_row, to_row, &first, &r.rows);
+	phase_shifts(w, from_row, to_row, &first, &r.rows);
 	for (long i = 0; i < r.rows; i++) r.row[i] = first + i;
-	up_shifts(w, from_col, to_col, &r.col, &r.cols);
+	phase_shifts(w, from_col, to_col, &r.col, &r.cols);
 	return r;
 }
 
-// phases are those of rows and columns that one gathering computes.
+// phases is the range of rows and columns of phases that one indirect_gemm computes.
 typedef struct {
 	long from_row, to_row, from_col, to_col;
 } phases;
 
 static long count_phases(phases p) { return (p.to_row - p.from_row + 1) * (p.to_col - p.from_col + 1); }
 
-// cut gives the phases of the gatherings of a transposed convolution: those of the most taps
-// first, as threads end sooner after each other when what they take last is small.
-static long cut(window w, long channels, phases out[MOST_TOGETHER]) {
+// split_phases returns the phases of each indirect GEMM of a transposed convolution, those with the most
+// taps first: threads finish closer together if the last pieces are small.
+static long split_phases(window w, long channels, phases out[MAX_IGEMMS]) {
 	long n = 0, last = w.stride - 1;
 	if (merged(w, channels)) {
 		out[n++] = (phases){0, last, 0, last};
@@ -359,21 +357,21 @@ static long cut(window w, long channels, phases out[MOST_TOGETHER]) {
 	return n;
 }
 
-static reach reach_of(window w, phases p) { return up_reach(w, p.from_row, p.to_row, p.from_col, p.to_col); }
+static footprint footprint_of(window w, phases p) { return phase_footprint(w, p.from_row, p.to_row, p.from_col, p.to_col); }
 
-// phase_weights is how many weights a gathering has.
+// phase_weights returns the number of packed weights of an indirect_gemm.
 static long phase_weights(const kernel_of *k, phases p) {
 	long channels = count_phases(p) * k->large;
-	reach r = reach_of(k->w, p);
+	footprint r = footprint_of(k->w, p);
 	return r.rows * r.cols * k->small * padded(microkernels_for(channels), channels);
 }
 
-static void order_phases(const kernel_of *k, phases p, float *weights) {
+static void pack_phases(const kernel_of *k, phases p, float *weights) {
 	long count = count_phases(p), cols = p.to_col - p.from_col + 1, taps = k->w.kernel * k->w.kernel;
 	const microkernels *m = microkernels_for(count * k->large);
-	reach r = reach_of(k->w, p);
+	footprint r = footprint_of(k->w, p);
 	long panel = r.rows * r.cols * k->small * m->nr;
-	for (long s = 0; s < k->small; s++) { // outside, as all taps of a channel lie together
+	for (long s = 0; s < k->small; s++) { // outer loop, because all taps of a channel are contiguous
 		const float *all = k->kernel + s * k->large * taps;
 		for (long phase = 0; phase < count; phase++)
 			for (long i = 0; i < r.rows; i++)
@@ -395,42 +393,42 @@ static void order_phases(const kernel_of *k, phases p, float *weights) {
 	}
 }
 
-static void order_up(const void *what, float *weights) {
+static void pack_conv_transpose(const void *what, float *weights) {
 	const kernel_of *k = what;
-	phases parts[MOST_TOGETHER];
-	long n = cut(k->w, k->large, parts);
+	phases parts[MAX_IGEMMS];
+	long n = split_phases(k->w, k->large, parts);
 	for (long i = 0; i < n; i++) {
-		order_phases(k, parts[i], weights);
+		pack_phases(k, parts[i], weights);
 		weights += phase_weights(k, parts[i]);
 	}
 }
 
-int up(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large) {
-	if (f.rectify != RECTIFY_SIX && by_squares(w, small, large)) return up_squares(t, w, small, kernel, keep, version, f, large);
-	if (by_taps(w, large, f)) return up_taps(t, small, kernel, keep, version, f, large);
+int conv_transpose(const team *t, window w, image small, const float *kernel, weight_cache *cache, float version, epilogue f, image large) {
+	if (f.rectify != RECTIFY_RELU6 && winograd_applies(w, small, large)) return conv_transpose_winograd(t, w, small, kernel, cache, version, f, large);
+	if (col2im_applies(w, large, f)) return conv_transpose_col2im(t, small, kernel, cache, version, f, large);
 	kernel_of k = {w, small.c, large.c, kernel};
-	phases parts[MOST_TOGETHER];
-	long n = cut(w, large.c, parts), count = 0;
+	phases parts[MAX_IGEMMS];
+	long n = split_phases(w, large.c, parts), count = 0;
 	for (long i = 0; i < n; i++) count += phase_weights(&k, parts[i]);
-	float *weights = weights_of(t, keep, version, (size_t)count, large.c % best_microkernels()->nr != 0, &k, order_up);
+	float *weights = packed_weights(t, cache, version, (size_t)count, large.c % best_microkernels()->nr != 0, &k, pack_conv_transpose);
 	if (weights == NULL) return 0;
 	const float *own = weights;
-	gathering g[MOST_TOGETHER];
-	target to[MOST_TOGETHER];
+	indirect_gemm g[MAX_IGEMMS];
+	destination to[MAX_IGEMMS];
 	for (long i = 0; i < n; i++) {
 		phases p = parts[i];
 		long count = count_phases(p);
-		g[i] = (gathering){.m = microkernels_for(count * large.c), .reach = reach_of(w, p), .x = small, .n = small.n, .h = small.h,
+		g[i] = (indirect_gemm){.m = microkernels_for(count * large.c), .footprint = footprint_of(w, p), .x = small, .n = small.n, .h = small.h,
 		                   .w = small.w, .channels = count * large.c, .weights = own};
-		to[i] = (target){.y = large, .mask = f.mask, .rectify = f.rectify, .step = w.stride, .dr = p.from_row, .dc = p.from_col, .phases = count > 1};
+		to[i] = (destination){.y = large, .mask = f.mask, .rectify = f.rectify, .stride = w.stride, .dr = p.from_row, .dc = p.from_col, .phases = count > 1};
 		own += phase_weights(&k, p);
 	}
-	int done = gather(t, g, to, n, f.bias);
-	release(t, keep, weights);
+	int done = run_igemms(t, g, to, n, f.bias);
+	release_weights(t, cache, weights);
 	return done;
 }
 
-// elements is how many tiles of mr cover a run; the last is moved back to end with it.
+// tiles returns how many tiles of mr cover a run; the last one is moved back to end with the run.
 static long tiles(const microkernels *m, long run) { return (run + m->mr - 1) / m->mr; }
 
 static long tile_at(const microkernels *m, long run, long tile) {
@@ -438,51 +436,51 @@ static long tile_at(const microkernels *m, long run, long tile) {
 	return at + m->mr > run && run >= m->mr ? run - m->mr : at;
 }
 
-static size_t sums_bytes(const microkernels *m, const reach *r, image small, image large) {
+static size_t sums_bytes(const microkernels *m, const footprint *r, image small, image large) {
 	return (size_t)(r->rows * tiles(m, r->cols * large.c) * m->mr * padded(m, small.c)) * sizeof(float);
 }
 
-int correlate(const team *t, window w, image small, image large, float *kernel) {
-	if (by_squares(w, large, small)) return correlate_squares(t, w, small, large, kernel);
+int conv_weight_grad(const team *t, window w, image small, image large, float *kernel) {
+	if (winograd_applies(w, large, small)) return conv_weight_grad_winograd(t, w, small, large, kernel);
 	const microkernels *m = microkernels_for(small.c);
-	reach r = down_reach(w);
-	void *scratch = t->borrow(points_bytes(&r, large.c) + taken(sums_bytes(m, &r, small, large)) +
-	                          taken((size_t)(GROUP * padded(m, small.c)) * sizeof(float)));
+	footprint r = conv_footprint(w);
+	void *scratch = t->scratch_alloc(indirection_bytes(&r, large.c) + scratch_size(sums_bytes(m, &r, small, large)) +
+	                          scratch_size((size_t)(GROUP * padded(m, small.c)) * sizeof(float)));
 	if (scratch == NULL) return 0;
 	char *room = scratch;
-	points p = take_points(&room, &r, large.c);
+	indirection p = take_indirection(&room, &r, large.c);
 	size_t bytes = sums_bytes(m, &r, small, large);
-	float *sums = take(&room, bytes), *copied = take(&room, (size_t)(GROUP * padded(m, small.c)) * sizeof(float));
+	float *sums = scratch_take(&room, bytes), *copied = scratch_take(&room, (size_t)(GROUP * padded(m, small.c)) * sizeof(float));
 	memset(sums, 0, bytes);
-	long run = r.cols * large.c, all = small.n * small.h * small.w, step = padded(m, small.c);
+	long run = r.cols * large.c, all = small.n * small.h * small.w, ld = padded(m, small.c);
 	for (long first = 0; first < all; first += GROUP) {
 		long n = all - first < GROUP ? all - first : GROUP;
-		locate(p, &r, large, small.h, small.w, first, n);
+		fill_indirection(p, &r, large, small.h, small.w, first, n);
 		const float *from = small.data + first * small.c;
-		if (step != small.c) { // so that whole vectors can be read
-			memset(copied, 0, (size_t)(n * step) * sizeof(float));
-			for (long i = 0; i < n; i++) memcpy(copied + i * step, from + i * small.c, (size_t)small.c * sizeof(float));
+		if (ld != small.c) { // so that whole vectors can be loaded
+			memset(copied, 0, (size_t)(n * ld) * sizeof(float));
+			for (long i = 0; i < n; i++) memcpy(copied + i * ld, from + i * small.c, (size_t)small.c * sizeof(float));
 			from = copied;
 		}
 		float *tile = sums;
 		for (long row = 0; row < r.rows; row++)
 			for (long i = 0; i < tiles(m, run); i++)
-				for (long block = 0; block < step; block += m->nr) {
-					m->scatter(p.at + row * GROUP, n, tile_at(m, run, i), from + block, step, tile);
+				for (long block = 0; block < ld; block += m->nr) {
+					m->igemm_transposed(p.at + row * GROUP, n, tile_at(m, run, i), from + block, ld, tile);
 					tile += m->mr * m->nr;
 				}
 	}
 	// From tiles to S×L×K×K.
-	for (long block = 0; block < step; block += m->nr)
+	for (long block = 0; block < ld; block += m->nr)
 		for (long l = 0; l < large.c; l++)
 			for (long row = 0; row < w.kernel; row++)
 				for (long col = 0; col < w.kernel; col++) {
 					long e = col * large.c + l, i = e / m->mr;
-					const float *tile = sums + ((row * tiles(m, run) + i) * (step / m->nr) + block / m->nr) * m->mr * m->nr +
+					const float *tile = sums + ((row * tiles(m, run) + i) * (ld / m->nr) + block / m->nr) * m->mr * m->nr +
 					                    (e - tile_at(m, run, i)) * m->nr;
 					for (long j = 0; j < m->nr && block + j < small.c; j++)
 						kernel[(((block + j) * large.c + l) * w.kernel + row) * w.kernel + col] = tile[j];
 				}
-	t->give_back(scratch);
+	t->scratch_free(scratch);
 	return 1;
 }

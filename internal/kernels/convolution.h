@@ -1,10 +1,10 @@
-// Convolutions of images with channels last, and their derivatives.
+// Convolutions of images with channels last, and their gradients.
 //
-// A convolution connects a large image with a small one: the kernel's tap t of the
-// small image's pixel q lies on the large image's pixel stride·q − padding + t, along
-// rows and columns alike, of zeros where that lies beside it. The images are N×H×W×C in float32, the kernel is
-// S×L×K×K: small channels × large channels × rows × columns, as PyTorch has it both
-// for Conv2d and for ConvTranspose2d.
+// A convolution maps a large image to a small one: tap t of the kernel connects pixel q of the
+// small image with pixel stride·q − padding + t of the large image, along rows and columns alike.
+// Pixels outside the large image are zeros. Images are N×H×W×C in float32; the kernel is S×L×K×K:
+// channels of the small image × channels of the large one × rows × columns, which is PyTorch's
+// layout for both Conv2d and ConvTranspose2d.
 #ifndef ANOMALY_CONVOLUTION_H
 #define ANOMALY_CONVOLUTION_H
 
@@ -12,79 +12,77 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-// window is a kernel's geometry: its side, at most MAX_KERNEL, its stride, 1 or 2, and
-// its padding, which is less than its side.
+// window is the geometry of a convolution: the side of the kernel, at most MAX_KERNEL, the stride,
+// 1 or 2, and the padding at the top and left, which is less than the kernel's side.
 #define MAX_KERNEL 7
 typedef struct {
 	long kernel, stride, padding;
 } window;
 
-// image is a batch of images in memory, n×h×w×c.
+// image is a batch of images, n×h×w×c.
 typedef struct {
 	float *data;
 	long n, h, w, c;
 } image;
 
-// finish is what is done with a result before it is written: the bias of its channels
-// is added (NULL for none), where rectify is set what is below 0 becomes 0, and what is above
-// 6 becomes 6 where it is RECTIFY_SIX, and where the mask, of the result's shape, is not above
-// 0, the result becomes 0 (NULL for none).
-#define RECTIFY_SIX 2
+// epilogue is applied to a result before it is stored, in this order: the bias is added per channel
+// (NULL for none); a ReLU is applied if rectify is not 0, a ReLU6 if it is RECTIFY_RELU6; results
+// whose mask, of the result's shape, is not above 0 become 0 (NULL for none).
+#define RECTIFY_RELU6 2
 typedef struct {
 	const float *bias, *mask;
 	int rectify;
-} finish;
+} epilogue;
 
-// team is what a computation has of its surroundings: threads, and memory for itself.
+// team provides threads and scratch memory.
 typedef struct team {
-	// each calls f with data and every number below n, some of the calls at once.
-	void (*each)(const struct team *t, void (*f)(void *data, size_t i), size_t n, void *data);
+	// parallel_for calls f with data and every i < n, concurrently.
+	void (*parallel_for)(const struct team *t, void (*f)(void *data, size_t i), size_t n, void *data);
 	void *context;
-	long pieces; // that a computation should be cut into at least, if it can be
-	// borrow gives so many bytes, or NULL where there are none; what it gave is given
-	// back.
-	void *(*borrow)(size_t bytes);
-	void (*give_back)(void *memory);
+	long pieces; // the minimum number of pieces to split work into, if possible
+	// scratch_alloc returns NULL if there is no memory.
+	void *(*scratch_alloc)(size_t bytes);
+	void (*scratch_free)(void *memory);
 } team;
 
-// kept is where the weights of a kernel stay in the order in which they are read, for as
-// long as the kernel is of one version. Computations of a version end before one of
-// another begins; those of the same may run at once. Its owner makes it with all bytes
-// zero and a lock, and frees the weights.
+// weight_cache keeps the packed weights of one version of a kernel. Computations with one version
+// must end before those with another begin; those with the same version may run concurrently. The
+// owner zeroes it and initializes the lock, and frees the weights.
 typedef struct {
 	pthread_mutex_t lock;
 	float *weights;
 	float version;
 	int filled;
-} kept;
+} weight_cache;
 
-// fits says whether a kernel's geometry connects the two images.
-int fits(window w, image small, image large);
+// conv_fits reports whether a window maps the large image to the small one.
+int conv_fits(window w, image small, image large);
 
-// down writes the small image from the large one: a convolution. keep is NULL for a kernel
-// that may change from one computation to the next; else version is the kernel's. Like the other computations it returns 0 where there was no memory.
-int down(const team *t, window w, image large, const float *kernel, kept *keep, float version, finish f, image small);
+// conv computes the small image from the large one: a convolution. cache is NULL if the kernel may
+// change between computations; otherwise version identifies the kernel. Like the other functions
+// here, it returns 0 if there is no memory.
+int conv(const team *t, window w, image large, const float *kernel, weight_cache *cache, float version, epilogue f, image small);
 
-// up writes the large image from the small one: a transposed convolution.
-int up(const team *t, window w, image small, const float *kernel, kept *keep, float version, finish f, image large);
+// conv_transpose computes the large image from the small one: a transposed convolution.
+int conv_transpose(const team *t, window w, image small, const float *kernel, weight_cache *cache, float version, epilogue f, image large);
 
-// correlate writes the derivative with regard to the kernel, S×L×K×K. It takes one thread.
-int correlate(const team *t, window w, image small, image large, float *kernel);
+// conv_weight_grad computes the gradient of the kernel, S×L×K×K, on one thread.
+int conv_weight_grad(const team *t, window w, image small, image large, float *kernel);
 
-// sum_channels writes the sum of each channel over all pixels of all images.
+// sum_channels computes the sum of each channel over all pixels of all images.
 void sum_channels(image x, float *sums);
 
-// enlarge_join writes images of n×c×h×w, channels first, over each other into y, whose side
-// is that of the first: each is enlarged to it, interpolated linearly between the pixels'
-// centres. joins says whether they fit.
-int joins(const image *from, size_t count, image y);
-int enlarge_join(const team *t, const image *from, size_t count, image y);
+// resize_concat concatenates images of n×c×h×w, channels first, along their channels into y. Each is
+// enlarged to the side of the first by linear interpolation between pixel centres.
+// resize_concat_fits reports whether the shapes match.
+int resize_concat_fits(const image *from, size_t count, image y);
+int resize_concat(const team *t, const image *from, size_t count, image y);
 
-// channels_last writes an image of n×c×h×w as x, n×h×w×c, less the mean and times the scale.
+// channels_last converts an image of n×c×h×w to x, n×h×w×c, and computes (value − mean)·scale.
 void channels_last(const team *t, const float *from, float mean, float scale, image x);
 
-// sigmoid_mse writes the mean squared error between the sigmoids of x and the image y, of the
-// same shape, one number for each image of the batch.
+// sigmoid_mse computes the mean squared error between sigmoid(x) and y, which has the same shape:
+// one number per image of the batch.
 int sigmoid_mse(const team *t, image x, image y, float *errors);
 
 #endif

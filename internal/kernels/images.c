@@ -1,13 +1,13 @@
-// What is done with whole images beside convolutions; see convolution.h.
+// Operations on whole images other than convolutions; see convolution.h.
 #include "convolution.h"
 
 #include <string.h>
 
 #include "microkernel.h"
-#include "scratch.h"
+#include "packing.h"
 
-// GROUP is how many pixels are added up before their sum is: one sum over all of a large
-// image would leave few digits.
+// GROUP is the number of pixels of a partial sum: a single sum over a large image would lose
+// precision in float32.
 #define GROUP 240
 
 void sum_channels(image x, float *sums) {
@@ -19,7 +19,7 @@ void sum_channels(image x, float *sums) {
 		const float *from = x.data + first * x.c;
 		for (long block = 0; block < whole; block += m->nr) {
 			float group[MAX_NR] = {0};
-			m->sum(from + block, n, x.c, group);
+			m->sum_rows(from + block, n, x.c, group);
 			for (long j = 0; j < m->nr; j++) sums[block + j] += group[j];
 		}
 		for (long c = whole; c < x.c; c++) {
@@ -30,7 +30,7 @@ void sum_channels(image x, float *sums) {
 	}
 }
 
-// layout is a change of an image's layout, cut into pieces.
+// layout is a conversion from channels first to channels last, split into pieces.
 typedef struct {
 	const float *from;
 	image x;
@@ -38,7 +38,7 @@ typedef struct {
 	long pieces; // of an image
 } layout;
 
-#define LAYOUT_PIECE 4096 // pixels of an image that a thread takes at a time
+#define LAYOUT_PIECE 4096 // pixels of a piece
 
 static void channels_last_piece(void *data, size_t piece) {
 	const layout *l = data;
@@ -47,12 +47,12 @@ static void channels_last_piece(void *data, size_t piece) {
 	long end = begin + LAYOUT_PIECE < pixels ? begin + LAYOUT_PIECE : pixels;
 	const float *planes = l->from + number * pixels * x.c;
 	float *out = x.data + number * pixels * x.c;
-	if (x.c == 3) { // a photograph
+	if (x.c == 3) { // RGB images
 		for (long k = begin; k < end; k++)
 			for (long c = 0; c < 3; c++) out[3 * k + c] = (planes[c * pixels + k] - l->mean) * l->scale;
 		return;
 	}
-	enum { few = 16 }; // pixels at a time, so that what is written stays in the cache
+	enum { few = 16 }; // pixels at a time, so that the destination stays in the cache
 	for (long first = begin; first < end; first += few) {
 		long n = end - first < few ? end - first : few;
 		for (long c = 0; c < x.c; c++) {
@@ -65,17 +65,17 @@ static void channels_last_piece(void *data, size_t piece) {
 
 void channels_last(const team *t, const float *from, float mean, float scale, image x) {
 	layout l = {from, x, mean, scale, (x.h * x.w + LAYOUT_PIECE - 1) / LAYOUT_PIECE};
-	t->each(t, channels_last_piece, (size_t)(x.n * l.pieces), &l);
+	t->parallel_for(t, channels_last_piece, (size_t)(x.n * l.pieces), &l);
 }
 
-// difference is a comparison of images, cut into pieces that have a sum each.
+// difference is a comparison of two images, split into pieces with a partial sum each.
 typedef struct {
 	image x, y;
 	long pieces; // of an image
 	float *sums;
 } difference;
 
-#define ERROR_PIECE 8192 // numbers that a thread takes at a time; a multiple of MAX_LANES
+#define ERROR_PIECE 8192 // numbers of a piece; a multiple of MAX_LANES
 
 static void error_piece(void *data, size_t piece) {
 	const difference *d = data;
@@ -83,31 +83,31 @@ static void error_piece(void *data, size_t piece) {
 	long all = d->x.h * d->x.w * d->x.c, number = (long)piece / d->pieces, begin = (long)piece % d->pieces * ERROR_PIECE;
 	long n = all - begin < ERROR_PIECE ? all - begin : ERROR_PIECE, whole = n / MAX_LANES * MAX_LANES;
 	const float *x = d->x.data + number * all + begin, *y = d->y.data + number * all + begin;
-	d->sums[piece] = m->sigmoid_error(whole, x, y);
+	d->sums[piece] = m->sigmoid_squared_error(whole, x, y);
 	if (whole == n) return;
-	float lastx[MAX_LANES] = {0}, lasty[MAX_LANES]; // the sigmoid of 0 is a half, exactly
+	float lastx[MAX_LANES] = {0}, lasty[MAX_LANES]; // sigmoid(0) is exactly 0.5
 	for (long i = 0; i < MAX_LANES; i++) lasty[i] = 0.5f;
 	memcpy(lastx, x + whole, (size_t)(n - whole) * sizeof(float));
 	memcpy(lasty, y + whole, (size_t)(n - whole) * sizeof(float));
-	d->sums[piece] += m->sigmoid_error(MAX_LANES, lastx, lasty);
+	d->sums[piece] += m->sigmoid_squared_error(MAX_LANES, lastx, lasty);
 }
 
 int sigmoid_mse(const team *t, image x, image y, float *errors) {
 	long all = x.h * x.w * x.c;
 	difference d = {.x = x, .y = y, .pieces = (all + ERROR_PIECE - 1) / ERROR_PIECE};
-	d.sums = t->borrow((size_t)(x.n * d.pieces) * sizeof(float));
+	d.sums = t->scratch_alloc((size_t)(x.n * d.pieces) * sizeof(float));
 	if (d.sums == NULL) return 0;
-	t->each(t, error_piece, (size_t)(x.n * d.pieces), &d);
+	t->parallel_for(t, error_piece, (size_t)(x.n * d.pieces), &d);
 	for (long i = 0; i < x.n; i++) {
 		double sum = 0;
 		for (long k = 0; k < d.pieces; k++) sum += d.sums[i * d.pieces + k];
 		errors[i] = (float)(sum / (double)all);
 	}
-	t->give_back(d.sums);
+	t->scratch_free(d.sums);
 	return 1;
 }
 
-int joins(const image *from, size_t count, image y) {
+int resize_concat_fits(const image *from, size_t count, image y) {
 	long channels = 0;
 	for (size_t i = 0; i < count; i++) {
 		image x = from[i];
@@ -117,28 +117,28 @@ int joins(const image *from, size_t count, image y) {
 	return channels == y.c;
 }
 
-// blend is a pixel of an enlarged line between two of the line of n that it was.
+// sample is the position of an enlarged pixel between two pixels of a line: a weighted mean.
 typedef struct {
 	long low, high;
-	float share; // of the second
-} blend;
+	float share; // weight of high
+} sample;
 
-static blend blend_of(long i, long n, long times) {
+static sample sample_of(long i, long n, long times) {
 	float at = ((float)i + 0.5f) / (float)times - 0.5f;
 	if (at < 0) at = 0;
 	long low = (long)at < n - 1 ? (long)at : n - 1;
-	return (blend){low, low + 1 < n ? low + 1 : n - 1, at - (float)low};
+	return (sample){low, low + 1 < n ? low + 1 : n - 1, at - (float)low};
 }
 
-int enlarge_join(const team *t, const image *from, size_t count, image y) {
+int resize_concat(const team *t, const image *from, size_t count, image y) {
 	const microkernels *m = best_microkernels();
 	size_t most = 0;
 	for (size_t i = 0; i < count; i++) {
 		image x = from[i];
-		size_t bytes = taken((size_t)(x.h * x.w * x.c) * sizeof(float)) + taken((size_t)(x.h * y.w * x.c) * sizeof(float));
+		size_t bytes = scratch_size((size_t)(x.h * x.w * x.c) * sizeof(float)) + scratch_size((size_t)(x.h * y.w * x.c) * sizeof(float));
 		if (bytes > most) most = bytes;
 	}
-	void *scratch = t->borrow(most);
+	void *scratch = t->scratch_alloc(most);
 	if (scratch == NULL) return 0;
 	for (long number = 0; number < y.n; number++) {
 		float *out = y.data + number * y.h * y.w * y.c;
@@ -146,24 +146,24 @@ int enlarge_join(const team *t, const image *from, size_t count, image y) {
 			image x = from[i];
 			char *room = scratch;
 			long times = y.h / x.h;
-			image last = {take(&room, (size_t)(x.h * x.w * x.c) * sizeof(float)), 1, x.h, x.w, x.c};
-			float *wide = take(&room, (size_t)(x.h * y.w * x.c) * sizeof(float));
+			image last = {scratch_take(&room, (size_t)(x.h * x.w * x.c) * sizeof(float)), 1, x.h, x.w, x.c};
+			float *wide = scratch_take(&room, (size_t)(x.h * y.w * x.c) * sizeof(float));
 			channels_last(t, x.data + number * x.h * x.w * x.c, 0, 1, last);
 			for (long row = 0; row < x.h; row++)
 				for (long col = 0; col < y.w; col++) {
-					blend b = blend_of(col, x.w, times);
+					sample b = sample_of(col, x.w, times);
 					const float *line = last.data + row * x.w * x.c;
-					m->blend(x.c, line + b.low * x.c, line + b.high * x.c, b.share, wide + (row * y.w + col) * x.c);
+					m->lerp(x.c, line + b.low * x.c, line + b.high * x.c, b.share, wide + (row * y.w + col) * x.c);
 				}
 			for (long row = 0; row < y.h; row++) {
-				blend b = blend_of(row, x.h, times);
+				sample b = sample_of(row, x.h, times);
 				const float *above = wide + b.low * y.w * x.c, *below = wide + b.high * y.w * x.c;
 				for (long col = 0; col < y.w; col++)
-					m->blend(x.c, above + col * x.c, below + col * x.c, b.share, out + (row * y.w + col) * y.c);
+					m->lerp(x.c, above + col * x.c, below + col * x.c, b.share, out + (row * y.w + col) * y.c);
 			}
 			out += x.c;
 		}
 	}
-	t->give_back(scratch);
+	t->scratch_free(scratch);
 	return 1;
 }

@@ -1,49 +1,49 @@
-// The loops of inverted.c, a part of loops.h.
+// The loops of inverted.c; part of loops.h.
 
-// HELD is a vector within ReLU6's limits; what is no number stays none.
-#define HELD(v) LOWER(6 - (vector){0}, UPPER((vector){0}, v))
+// RELU6 clamps a vector to 0…6. NaN stays NaN.
+#define RELU6(v) VMIN(6 - (vector){0}, VMAX((vector){0}, v))
 
-TARGET static void pointwise(const float *x, long step, long len, const float *weights, const float *bias, int held, const float *const *add,
+TARGET static void pointwise(const float *x, long ld, long len, const float *weights, const float *bias, int relu6, const float *const *add,
                              float *const *out) {
 	const float *p[MR];
 	vector sum[MR][VECTORS];
-	EACH(i, MR) p[i] = x + i * step;
-	EACH(j, VECTORS) EACH(i, MR) sum[i][j] = *(const vector *)(bias + j * LANES);
-	ADD_UP(sum, p, len, weights)
-	if (add) EACH(i, MR) EACH(j, VECTORS) sum[i][j] += *(const vector *)(add[i] + j * LANES);
-	if (held) EACH(i, MR) EACH(j, VECTORS) sum[i][j] = HELD(sum[i][j]);
-	EACH(i, MR) EACH(j, VECTORS) *(vector *)(out[i] + j * LANES) = sum[i][j];
+	UNROLL(i, MR) p[i] = x + i * ld;
+	UNROLL(j, VECTORS) UNROLL(i, MR) sum[i][j] = *(const vector *)(bias + j * LANES);
+	ACCUMULATE(sum, p, len, weights)
+	if (add) UNROLL(i, MR) UNROLL(j, VECTORS) sum[i][j] += *(const vector *)(add[i] + j * LANES);
+	if (relu6) UNROLL(i, MR) UNROLL(j, VECTORS) sum[i][j] = RELU6(sum[i][j]);
+	UNROLL(i, MR) UNROLL(j, VECTORS) *(vector *)(out[i] + j * LANES) = sum[i][j];
 }
 
-// COLUMNS is how many pixels of a row are computed at once: their sums stay in registers.
+// COLUMNS is the number of pixels of a row computed at once: their sums stay in registers.
 #define COLUMNS 8
 
-// SLIDE computes so many pixels of a row from one on, and one vector of their channels.
-#define SLIDE(count, kernel, stride) \
+// DEPTHWISE_PIXELS computes `count` pixels of a row, one vector of their channels.
+#define DEPTHWISE_PIXELS(count, kernel, stride) \
 	{ \
 		vector sum[count]; \
-		EACH(i, count) sum[i] = *(const vector *)(bias + j); \
+		UNROLL(i, count) sum[i] = *(const vector *)(bias + j); \
 		const float *w = weights + j; \
 		for (long row = 0; row < (kernel); row++) { \
-			const float *line = x + row * row_step + at * (stride) * NR + j; \
-			EACH(col, kernel) { \
+			const float *line = x + row * row_ld + at * (stride) * NR + j; \
+			UNROLL(col, kernel) { \
 				vector f = *(const vector *)w; \
 				w += NR; \
-				EACH(i, count) sum[i] += *(const vector *)(line + (i * (stride) + col) * NR) * f; \
+				UNROLL(i, count) sum[i] += *(const vector *)(line + (i * (stride) + col) * NR) * f; \
 			} \
 		} \
-		EACH(i, count) *(vector *)(out + (at + i) * out_step + j) = HELD(sum[i]); \
+		UNROLL(i, count) *(vector *)(out + (at + i) * out_ld + j) = RELU6(sum[i]); \
 	}
 
 #define DEPTHWISE(kernel, stride) \
 	for (long j = 0; j < NR; j += LANES) { \
 		long at = 0; \
-		for (; at + COLUMNS <= n; at += COLUMNS) SLIDE(COLUMNS, kernel, stride) \
-		for (; at < n; at++) SLIDE(1, kernel, stride) \
+		for (; at + COLUMNS <= n; at += COLUMNS) DEPTHWISE_PIXELS(COLUMNS, kernel, stride) \
+		for (; at < n; at++) DEPTHWISE_PIXELS(1, kernel, stride) \
 	}
 
-TARGET static void depthwise(const float *x, long row_step, long kernel, long stride, long n, const float *weights, const float *bias, float *out,
-                             long out_step) {
+TARGET static void depthwise(const float *x, long row_ld, long kernel, long stride, long n, const float *weights, const float *bias, float *out,
+                             long out_ld) {
 	if (kernel == 3 && stride == 1) DEPTHWISE(3, 1)
 	if (kernel == 3 && stride == 2) DEPTHWISE(3, 2)
 	if (kernel == 5 && stride == 1) DEPTHWISE(5, 1)

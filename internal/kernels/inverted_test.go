@@ -10,8 +10,8 @@ import (
 	"github.com/deepmed/anomaly/internal/kernels"
 )
 
-// inverted is a case: n images of h×w pixels come out of a block with so many channels.
-// Its depthwise convolution has the padding that TensorFlow calls SAME.
+// inverted is a case: n result images of h×w pixels, and the channels of a block. Its depthwise
+// convolution has TensorFlow's SAME padding.
 type inverted struct {
 	kernel, stride, n, h, w, in, hidden, out int
 	expand, residual                         bool
@@ -21,8 +21,8 @@ func (c inverted) String() string {
 	return fmt.Sprintf("%d×%d stride %d, %d×%d×%d, channels %d, %d, %d", c.kernel, c.kernel, c.stride, c.n, c.h, c.w, c.in, c.hidden, c.out)
 }
 
-// inverteds have parts of channels that are whole tiles, narrow ones and less, more and
-// fewer pixels than a tile, rows of one strip and of several, and of every kernel and stride.
+// inverteds covers channel groups of whole, narrow and partial tiles, more and fewer pixels than a
+// tile, one strip of rows and several, and every kernel and stride.
 var inverteds = []inverted{
 	{3, 1, 1, 6, 9, 24, 96, 24, true, true}, {3, 2, 2, 5, 7, 16, 48, 24, true, false}, {5, 1, 2, 4, 11, 8, 40, 8, true, true},
 	{5, 2, 1, 8, 8, 24, 144, 40, true, false}, {3, 1, 2, 9, 10, 32, 32, 16, false, false}, {3, 1, 1, 2, 2, 5, 30, 5, true, true},
@@ -37,7 +37,7 @@ func (c inverted) operands(r *rand.Rand) []operand {
 		in = append(in, random(r, c.hidden, c.in, 1, 1), random(r, c.hidden))
 	}
 	for i := range in[1].data {
-		in[1].data[i] *= 4 // so that some numbers are above 6
+		in[1].data[i] *= 4 // so that some results are above 6
 	}
 	return in
 }
@@ -50,7 +50,7 @@ func (c inverted) attributes(fixed int) map[string]int {
 	return map[string]int{"kernel": c.kernel, "stride": c.stride, "padding": (c.kernel - c.stride) / 2, "residual": residual, "fixed": fixed}
 }
 
-// want are the sums of the products, in float64.
+// want returns the block's result, computed in float64.
 func (c inverted) want(in []operand) []float64 {
 	six := func(v float64) float64 { return min(max(v, 0), 6) }
 	x, depthwise, depthwiseBias, project, projectBias := in[0].data, in[1].data, in[2].data, in[3].data, in[4].data
@@ -94,7 +94,7 @@ func (c inverted) want(in []operand) []float64 {
 	return out
 }
 
-func TestInvertedResidualsAreTheSumsOfTheirProducts(t *testing.T) {
+func TestInvertedResidual_MatchesFloat64(t *testing.T) {
 	results := map[string][]float32{}
 	onEachSet(t, func(t *testing.T) {
 		var all []float32
@@ -114,7 +114,7 @@ func TestInvertedResidualsAreTheSumsOfTheirProducts(t *testing.T) {
 							first = got
 						}
 						if !slices.Equal(got, first) {
-							t.Errorf("%d threads give other bits than one", threads)
+							t.Errorf("%d threads compute other bits than one", threads)
 						}
 					}
 				}
@@ -124,12 +124,12 @@ func TestInvertedResidualsAreTheSumsOfTheirProducts(t *testing.T) {
 		results[kernels.Instructions()] = all
 	})
 	if a, b := results["AVX2"], results["AVX-512"]; a != nil && b != nil && !slices.Equal(a, b) {
-		t.Error("AVX2 and AVX-512 give different bits")
+		t.Error("AVX2 and AVX-512 compute different bits")
 	}
 }
 
-// An image's result must not depend on what else is in its batch.
-func TestInvertedResidualsOfABatchAreThoseOfItsImages(t *testing.T) {
+// An image's result must not depend on the other images of its batch.
+func TestInvertedResidual_IsIndependentOfTheBatch(t *testing.T) {
 	c := inverteds[1]
 	in := c.operands(rand.New(rand.NewPCG(9, 9)))
 	both, err := run(t, 2, kernels.InvertedResidual, c.attributes(1), in, c.n, c.h, c.w, c.out)
@@ -140,11 +140,11 @@ func TestInvertedResidualsOfABatchAreThoseOfItsImages(t *testing.T) {
 	in[0] = operand{[]int{1, c.h * c.stride, c.w * c.stride, c.in}, in[0].data[half:]}
 	second, err := run(t, 2, kernels.InvertedResidual, c.attributes(1), in, 1, c.h, c.w, c.out)
 	if err != nil || !slices.Equal(second, both[len(both)/2:]) {
-		t.Errorf("the second image by itself gives other bits (%v)", err)
+		t.Errorf("the second image alone has other bits (%v)", err)
 	}
 }
 
-func TestBlocksThatDoNotFitAreRefused(t *testing.T) {
+func TestInvertedResidual_RejectsMismatchedOperands(t *testing.T) {
 	c := inverteds[0]
 	for name, change := range map[string]func(in []operand, a map[string]int) []operand{
 		"another image": func(in []operand, _ map[string]int) []operand {
@@ -176,8 +176,8 @@ func TestBlocksThatDoNotFitAreRefused(t *testing.T) {
 	}
 }
 
-// The zeros that a kernel of an even number of them needs are at the bottom and right.
-func TestConvolutionsOfASurplusAreTheSumsOfTheirProducts(t *testing.T) {
+// If the total padding is odd, the surplus zeros are at the bottom and right.
+func TestConv_PadsBottomAndRightMore(t *testing.T) {
 	results := map[string][]float32{}
 	onEachSet(t, func(t *testing.T) {
 		var all []float32
@@ -192,7 +192,7 @@ func TestConvolutionsOfASurplusAreTheSumsOfTheirProducts(t *testing.T) {
 			}
 			a := c.layer(kernels.RectifySix, 1)
 			a["padding"] = before
-			got, err := run(t, 2, kernels.Down, a, []operand{large, kernel, bias}, c.n, c.h, c.w, c.small)
+			got, err := run(t, 2, kernels.Conv, a, []operand{large, kernel, bias}, c.n, c.h, c.w, c.small)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -202,12 +202,12 @@ func TestConvolutionsOfASurplusAreTheSumsOfTheirProducts(t *testing.T) {
 		results[kernels.Instructions()] = all
 	})
 	if a, b := results["AVX2"], results["AVX-512"]; a != nil && b != nil && !slices.Equal(a, b) {
-		t.Error("AVX2 and AVX-512 give different bits")
+		t.Error("AVX2 and AVX-512 compute different bits")
 	}
 }
 
-// Where squares would compute a convolution, they leave one with a ReLU6 to others.
-func TestEveryConvolutionTakesAReLU6(t *testing.T) {
+// The Winograd algorithms do not support ReLU6; other algorithms must be used for it.
+func TestConv_AppliesReLU6(t *testing.T) {
 	onEachSet(t, func(t *testing.T) {
 		for _, c := range convolutions {
 			r := rand.New(rand.NewPCG(11, 11))
@@ -222,20 +222,20 @@ func TestEveryConvolutionTakesAReLU6(t *testing.T) {
 					sums[i] = min(max(sums[i], 0), 6)
 				}
 			}
-			got, err := run(t, 2, kernels.Down, c.layer(kernels.RectifySix, 1), []operand{large, kernel}, small.shape...)
+			got, err := run(t, 2, kernels.Conv, c.layer(kernels.RectifySix, 1), []operand{large, kernel}, small.shape...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			near(t, "down, "+c.String(), got, down)
-			if got, err = run(t, 2, kernels.Up, c.layer(kernels.RectifySix, 1), []operand{small, kernel}, large.shape...); err != nil {
+			near(t, "conv, "+c.String(), got, down)
+			if got, err = run(t, 2, kernels.ConvTranspose, c.layer(kernels.RectifySix, 1), []operand{small, kernel}, large.shape...); err != nil {
 				t.Fatal(err)
 			}
-			near(t, "up, "+c.String(), got, up)
+			near(t, "conv transpose, "+c.String(), got, up)
 		}
 	})
 }
 
-func TestImagesAreNormalizedWithTheirLayout(t *testing.T) {
+func TestNormalize_ScalesAndTransposesImages(t *testing.T) {
 	for _, channels := range []int{3, 5} {
 		x := random(rand.New(rand.NewPCG(12, 12)), 2, channels, 67, 70)
 		got, err := runNumbers(t, 2, kernels.Normalize, map[string]float32{"mean": 0.25, "scale": 2}, []operand{x}, 2, 67, 70, channels)

@@ -1,9 +1,9 @@
-// Package kernels holds convolutions, their derivatives and Adam's step as operators that
-// ONNX Runtime runs beside its own, on the processor. They are written in C, for the
-// processor's vector instructions; package exporter lowers to them what runs here, a
-// training's steps and verdicts. Files that users take away hold none of them.
+// Package kernels provides convolutions, their gradients and Adam's update as custom operators of
+// ONNX Runtime's CPU provider. They are written in C with vector instructions. Package exporter
+// lowers the graphs that run in this process to them: training steps and inference. Exported files
+// never contain them.
 //
-// Nothing else lives here: no graph, no training, no reading of files.
+// The package has no graphs, no training and no file I/O.
 package kernels
 
 /*
@@ -24,92 +24,94 @@ import (
 	"unsafe"
 )
 
-// MaxParts is how many gradients Adam takes, MaxJoined how many images EnlargeJoin does.
+// Limits on the number of operands.
 const (
-	MaxParts  = C.MAX_PARTS
-	MaxJoined = C.MAX_JOINED
+	// MaxParts is the maximum number of gradients of Adam, one per micro-batch.
+	MaxParts = C.MAX_MICRO_BATCHES
+	// MaxJoined is the maximum number of images of ResizeConcat.
+	MaxJoined = C.MAX_CONCAT
 )
 
-// Domain is the operators' domain in an ONNX graph, Version its only version.
+// Domain is the operators' domain in an ONNX graph, and Version its only version. Operators of
+// the same name in ONNX's own domain are different operators.
 const (
 	Domain  = "anomaly"
 	Version = 1
 )
 
-// The operators, on float32 images with channels last. Kernels are S×L×K×K: channels of
-// the small image × channels of the large one × rows × columns.
+// The operators, on float32 images with channels last (N×H×W×C). A convolution maps a large image
+// to a small one; kernels are S×L×K×K: channels of the small image × channels of the large one ×
+// rows × columns.
 const (
-	// Down is a convolution: the large image N×H×W×L, the kernel, and if wanted a bias
-	// (S), a mask, which sets results to 0 where it is not above 0, and the kernel's
-	// version (one number), to N×h×w×S. What must be made of a kernel is made once for
-	// each version; runs of one version end before those of another begin.
-	// Attributes: kernel, stride, padding, which is that at the top and left, rectify, which
-	// is Rectify for a ReLU behind it and RectifySix for a ReLU6, and fixed, which is 1 for a
-	// kernel that is the same in every run.
-	Down = "Down"
-	// Up is a transposed convolution, the other way round, to N×H×W×L.
-	Up = "Up"
-	// InvertedResidual is a depthwise convolution with the 1×1 convolutions around it: the
-	// image N×H×W×I, kernel (C×1×K×K) and bias (C) of the depthwise one, kernel (O×C×1×1) and
-	// bias (O) of the one behind it, and of the one before it, C×I×1×1 and C, if there is one,
-	// to N×h×w×O. The first two have a ReLU6 behind them. Attributes: kernel, which is 3 or
-	// 5, stride and padding of the depthwise one, residual, which is 1 where the image is
-	// added to the result, and fixed.
+	// Conv is a convolution: the large image (N×H×W×L), the kernel, and optionally a bias (S), a
+	// mask, which sets results to 0 where it is not above 0, and the kernel's version (one number),
+	// to N×h×w×S. Weights are packed once per version; runs with one version must end before those
+	// with another begin. Attributes: kernel, stride, padding at the top and left, rectify
+	// (RectifyNone, Rectify or RectifySix), and fixed, which is 1 if the kernel is the same in every
+	// run.
+	Conv = "Conv"
+	// ConvTranspose is a transposed convolution, from N×h×w×S to N×H×W×L. Operands and attributes
+	// are those of Conv.
+	ConvTranspose = "ConvTranspose"
+	// InvertedResidual is an inverted residual block: the image (N×H×W×I), kernel (C×1×K×K) and
+	// bias (C) of the depthwise convolution, kernel (O×C×1×1) and bias (O) of the projection, and
+	// optionally kernel (C×I×1×1) and bias (C) of the expansion, to N×h×w×O. The expansion and the
+	// depthwise convolution are followed by a ReLU6. Attributes: kernel (3 or 5), stride and padding
+	// of the depthwise convolution, residual, which is 1 if the image is added to the result, and
+	// fixed.
 	InvertedResidual = "InvertedResidual"
-	// Correlate is the derivative with regard to the kernel: the small image and the
-	// large one, one of them the gradient. Attributes: kernel, stride, padding.
-	Correlate = "Correlate"
-	// ChannelSum adds up each channel over images and pixels.
+	// ConvWeightGrad is the gradient of a convolution's kernel: the small and the large image, one
+	// of them a gradient. Attributes: kernel, stride, padding.
+	ConvWeightGrad = "ConvWeightGrad"
+	// ChannelSum sums each channel over images and pixels.
 	ChannelSum = "ChannelSum"
-	// Adam takes a step of one parameter: step size, correction (network.Update), the
-	// parameter, its first and its second moment, and the gradients of the batch's parts,
-	// to the parameter and the moments after the step. Attributes: beta1, rest1 (1−β₁),
-	// beta2, rest2, epsilon.
+	// Adam is an Adam update of one parameter: step size, correction (network.Update), parameter,
+	// first and second moment, and the gradients of the micro-batches, to the new parameter and
+	// moments. Attributes: beta1, rest1 (1−β₁), beta2, rest2, epsilon.
 	Adam = "Adam"
-	// EnlargeJoin puts images, N×C×P×P with channels first, over each other into one with
-	// channels last. Each is enlarged to the first's side.
-	EnlargeJoin = "EnlargeJoin"
-	// SigmoidMSE compares a result before its sigmoid with an image of the same shape: to
-	// the mean squared error of each of the batch (N).
+	// ResizeConcat concatenates images, N×C×P×P with channels first, along their channels into one
+	// image with channels last. Each is enlarged to the side of the first by linear interpolation.
+	ResizeConcat = "ResizeConcat"
+	// SigmoidMSE is the mean squared error between the sigmoid of a tensor and an image of the same
+	// shape, for each image of the batch (N).
 	SigmoidMSE = "SigmoidMSE"
-	// ChannelsLast brings N×C×H×W to N×H×W×C.
+	// ChannelsLast converts N×C×H×W to N×H×W×C.
 	ChannelsLast = "ChannelsLast"
-	// Normalize does so too, and makes of each number (x − mean)·scale. Attributes: mean,
-	// scale.
+	// Normalize converts like ChannelsLast, and computes (x − mean)·scale. Attributes: mean, scale.
 	Normalize = "Normalize"
 )
 
-// What stands behind a convolution: nothing, a ReLU or a ReLU6.
+// Activations after a convolution: none, ReLU and ReLU6.
 const (
 	RectifyNone = 0
 	Rectify     = 1
-	RectifySix  = C.RECTIFY_SIX
+	RectifySix  = C.RECTIFY_RELU6
 )
 
-// MaxKernel is the largest side of a kernel.
+// MaxKernel is the maximum side of a kernel.
 const MaxKernel = C.MAX_KERNEL
 
-// ErrRegister is returned, wrapped, when ONNX Runtime or the package that binds it is not
-// one that the operators can be registered with.
-var ErrRegister = errors.New("the training's operators cannot be registered with ONNX Runtime")
+// ErrRegister is returned, wrapped, when the operators cannot be registered with ONNX Runtime or
+// with the package that binds it.
+var ErrRegister = errors.New("custom operators cannot be registered with ONNX Runtime")
 
-// registering is held while operators are registered. entry is ONNX Runtime's
-// OrtGetApiBase once it was found: a process loads one library.
+// registering serializes Register. entry is ONNX Runtime's OrtGetApiBase, looked up once: a process
+// loads one library.
 var (
 	registering sync.Mutex
 	entry       unsafe.Pointer
 )
 
-// Register makes the operators known to sessions that are made with those options, which
-// are onnxruntime_go's *SessionOptions. library is the path of the library that is loaded.
-// It returns ErrRegister.
+// Register registers the operators with sessions created with options, which must be onnxruntime_go's
+// *SessionOptions. library is the path of the loaded library. It returns ErrRegister, wrapped, if
+// either is not as expected.
 func Register(options any, library string) error {
 	registering.Lock()
 	defer registering.Unlock()
-	// The binding has no call for this and keeps ONNX Runtime's own options to itself.
+	// The binding has no call for this, and does not export ONNX Runtime's options.
 	v := reflect.ValueOf(options)
 	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct || v.Elem().NumField() != 1 || v.Elem().Field(0).Kind() != reflect.Pointer {
-		return fmt.Errorf("%w: its options are a %T of another kind", ErrRegister, options)
+		return fmt.Errorf("%w: unexpected layout of %T", ErrRegister, options)
 	}
 	own := v.Elem().Field(0).UnsafePointer()
 	if entry == nil {
@@ -118,25 +120,24 @@ func Register(options any, library string) error {
 		defer C.free(unsafe.Pointer(name))
 		handle := C.dlopen(path, C.RTLD_LAZY)
 		if handle == nil {
-			return fmt.Errorf("%w: %s cannot be opened again", ErrRegister, library)
+			return fmt.Errorf("%w: cannot reopen %s", ErrRegister, library)
 		}
-		// The handle is kept: what was found stays in use until the process ends.
+		// The handle is never closed: its symbols are used until the process ends.
 		if entry = C.dlsym(handle, name); entry == nil {
 			return fmt.Errorf("%w: %s has no OrtGetApiBase", ErrRegister, library)
 		}
 	}
-	if problem := C.register_operators(entry, own); problem != nil {
-		defer C.free(unsafe.Pointer(problem))
-		return fmt.Errorf("%w: %s", ErrRegister, C.GoString(problem))
+	if message := C.register_operators(entry, own); message != nil {
+		defer C.free(unsafe.Pointer(message))
+		return fmt.Errorf("%w: %s", ErrRegister, C.GoString(message))
 	}
 	return nil
 }
 
-// Instructions names the processor's vector instructions that the operators use.
+// Instructions returns the name of the vector instruction set in use, such as "AVX2".
 func Instructions() string { return C.GoString(C.best_microkernels().name) }
 
-// InstructionSets are the names of all sets that the operators are written for on this
-// kind of processor, the best first.
+// InstructionSets returns the names of all instruction sets that are compiled in, the best first.
 func InstructionSets() []string {
 	var names []string
 	for i := C.size_t(0); ; i++ {
@@ -148,8 +149,8 @@ func InstructionSets() []string {
 	}
 }
 
-// UseInstructions has the operators use that set instead of the best, for comparisons,
-// and says whether this processor has it. Nothing may be computed meanwhile.
+// UseInstructions selects an instruction set other than the best, for comparisons, and reports
+// whether this processor supports it. No operator may be running.
 func UseInstructions(set string) bool {
 	name := C.CString(set)
 	defer C.free(unsafe.Pointer(name))

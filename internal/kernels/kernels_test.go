@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// operand is a tensor with its shape; one without a shape is left out.
+// operand is a tensor with its shape. An operand without a shape is omitted.
 type operand struct {
 	shape []int
 	data  []float32
@@ -33,13 +33,13 @@ func random(r *rand.Rand, shape ...int) operand {
 	return o
 }
 
-// run has ONNX Runtime run one operator.
+// run runs one operator in ONNX Runtime.
 func run(t *testing.T, threads int, op string, attributes map[string]int, in []operand, shape ...int) ([]float32, error) {
 	t.Helper()
 	return runNumbers(t, threads, op, attributes, in, shape...)
 }
 
-// runNumbers is run with attributes that are integers, or float32.
+// runNumbers is run with attributes of type int or float32.
 func runNumbers[N int | float32](t *testing.T, threads int, op string, attributes map[string]N, in []operand, shape ...int) ([]float32, error) {
 	t.Helper()
 	s, tensors, out := session(t, threads, op, attributes, in, shape...)
@@ -47,7 +47,7 @@ func runNumbers[N int | float32](t *testing.T, threads int, op string, attribute
 	return slices.Clone(out.Data()), err
 }
 
-// session is ready to run one operator.
+// session returns a session with one operator, its inputs and its output.
 func session[N int | float32](t *testing.T, threads int, op string, attributes map[string]N, in []operand, shape ...int) (*ort.Session, []*ort.Tensor, *ort.Tensor) {
 	t.Helper()
 	engine := orttest.Open(t)
@@ -96,7 +96,8 @@ func session[N int | float32](t *testing.T, threads int, op string, attributes m
 	return s, tensors, orttest.Tensor(t, nil, shape...)
 }
 
-// convolution is a case: n small images of h×w with so many channels, and large ones.
+// convolution is a case: the kernel's side, the stride, n small images of h×w, and the channels of the
+// small and the large images.
 type convolution struct{ kernel, stride, n, h, w, small, large int }
 
 func (c convolution) String() string {
@@ -116,7 +117,7 @@ func (c convolution) layer(rectify, fixed int) map[string]int {
 // each calls f with the offsets of every product, in images with channels last.
 func (c convolution) each(f func(small, large, kernel int)) { c.eachFrom(c.kernel/2, f) }
 
-// eachFrom is each with that padding at the top and left.
+// eachFrom is each with the given padding at the top and left.
 func (c convolution) eachFrom(padding int, f func(small, large, kernel int)) {
 	height, width := c.h*c.stride, c.w*c.stride
 	for i := range c.n * c.h * c.w {
@@ -135,33 +136,33 @@ func (c convolution) eachFrom(padding int, f func(small, large, kernel int)) {
 	}
 }
 
-// convolutions have more and fewer channels than a tile, places that no tile ends with,
-// kernels that lie beyond the image, and groups of places that end within a row.
+// convolutions covers more and fewer channels than a tile, numbers of pixels that are no multiple of a
+// tile, kernels larger than the image, and groups of pixels that end within a row.
 var convolutions = []convolution{
 	{3, 2, 2, 5, 7, 32, 16}, {3, 2, 1, 8, 8, 33, 3}, {3, 2, 2, 4, 4, 64, 37}, {3, 2, 1, 1, 1, 8, 9}, {3, 2, 3, 11, 13, 5, 2},
 	{3, 1, 2, 6, 5, 32, 92}, {1, 1, 2, 6, 5, 32, 92}, {1, 1, 3, 4, 4, 1, 32}, {3, 1, 1, 3, 3, 1, 3}, {5, 1, 1, 4, 9, 6, 7}, {7, 2, 1, 4, 3, 4, 4}, {1, 2, 1, 3, 3, 4, 5},
 	{3, 2, 1, 16, 16, 70, 40},
-	// To few channels, by taps: of one piece and of several.
+	// GEMM and col2im: one piece and several.
 	{3, 2, 2, 9, 5, 16, 3}, {3, 2, 1, 35, 24, 32, 1}, {3, 2, 1, 17, 9, 32, 2},
-	// By squares: of each stride one group of them, and several.
+	// Winograd: for each stride one group of tiles, and several.
 	{3, 2, 2, 4, 6, 64, 32}, {3, 2, 1, 14, 30, 64, 64}, {3, 1, 3, 6, 4, 32, 96}, {3, 2, 1, 2, 2, 32, 32}, {3, 1, 1, 22, 24, 32, 32}, {3, 2, 1, 30, 30, 32, 64},
 }
 
-// onEachSet runs a test with every set of instructions that this processor has.
+// onEachSet runs a test with every instruction set that this processor supports.
 func onEachSet(t *testing.T, f func(t *testing.T)) {
 	best := kernels.Instructions()
 	t.Cleanup(func() { kernels.UseInstructions(best) })
 	for _, set := range kernels.InstructionSets() {
 		t.Run(set, func(t *testing.T) {
 			if !kernels.UseInstructions(set) {
-				t.Skip("this processor has none of it")
+				t.Skip("not supported by this processor")
 			}
 			f(t)
 		})
 	}
 }
 
-// near fails unless two tensors are the same up to the rounding of their sums.
+// near fails unless the relative difference of two tensors, in the L2 norm, is within rounding error.
 func near(t *testing.T, what string, got []float32, want []float64) {
 	t.Helper()
 	difference, norm := 0.0, 1e-30
@@ -170,7 +171,7 @@ func near(t *testing.T, what string, got []float32, want []float64) {
 		norm += w * w
 	}
 	if d := math.Sqrt(difference / norm); !(d < 2e-6) {
-		t.Errorf("%s differs by %.2g of its norm", what, d)
+		t.Errorf("%s: relative difference %.2g", what, d)
 	}
 }
 
@@ -199,7 +200,7 @@ func finished(sums []float64, mask []float32) []float64 {
 	return sums
 }
 
-func TestConvolutionsAndTheirDerivativesAreTheSumsOfTheirProducts(t *testing.T) {
+func TestConv_MatchesDirectSumsWithItsGradients(t *testing.T) {
 	onEachSet(t, func(t *testing.T) {
 		for _, c := range convolutions {
 			t.Run(c.String(), func(t *testing.T) {
@@ -219,34 +220,34 @@ func TestConvolutionsAndTheirDerivativesAreTheSumsOfTheirProducts(t *testing.T) 
 				})
 				for _, threads := range []int{1, 2} {
 					for fixed := range 2 {
-						got, err := run(t, threads, kernels.Down, c.layer(1, fixed), []operand{large, kernel, smallBias, toSmall}, smallShape...)
+						got, err := run(t, threads, kernels.Conv, c.layer(1, fixed), []operand{large, kernel, smallBias, toSmall}, smallShape...)
 						if err != nil {
 							t.Fatal(err)
 						}
-						near(t, "down", got, finished(slices.Clone(down), toSmall.data))
-						if got, err = run(t, threads, kernels.Up, c.layer(1, fixed), []operand{small, kernel, largeBias, toLarge}, largeShape...); err != nil {
+						near(t, "conv", got, finished(slices.Clone(down), toSmall.data))
+						if got, err = run(t, threads, kernels.ConvTranspose, c.layer(1, fixed), []operand{small, kernel, largeBias, toLarge}, largeShape...); err != nil {
 							t.Fatal(err)
 						}
-						near(t, "up", got, finished(slices.Clone(up), toLarge.data))
-						if got, err = run(t, threads, kernels.Up, c.layer(0, fixed), []operand{small, kernel, largeBias}, largeShape...); err != nil {
+						near(t, "conv transpose", got, finished(slices.Clone(up), toLarge.data))
+						if got, err = run(t, threads, kernels.ConvTranspose, c.layer(0, fixed), []operand{small, kernel, largeBias}, largeShape...); err != nil {
 							t.Fatal(err)
 						}
-						near(t, "up without ReLU and mask", got, up)
-						if got, err = run(t, threads, kernels.Down, c.layer(1, fixed), []operand{large, kernel, smallBias}, smallShape...); err != nil {
+						near(t, "conv transpose without ReLU and mask", got, up)
+						if got, err = run(t, threads, kernels.Conv, c.layer(1, fixed), []operand{large, kernel, smallBias}, smallShape...); err != nil {
 							t.Fatal(err)
 						}
-						near(t, "down without mask", got, rectified(down))
+						near(t, "conv without mask", got, rectified(down))
 					}
 				}
-				got, err := run(t, 1, kernels.Down, c.layer(0, 0), []operand{large, kernel}, smallShape...)
+				got, err := run(t, 1, kernels.Conv, c.layer(0, 0), []operand{large, kernel}, smallShape...)
 				if err != nil {
 					t.Fatal(err)
 				}
-				near(t, "down without bias, ReLU and mask", got, bare)
-				if got, err = run(t, 1, kernels.Correlate, c.attributes(), []operand{small, large}, kernel.shape...); err != nil {
+				near(t, "conv without bias, ReLU and mask", got, bare)
+				if got, err = run(t, 1, kernels.ConvWeightGrad, c.attributes(), []operand{small, large}, kernel.shape...); err != nil {
 					t.Fatal(err)
 				}
-				near(t, "correlate", got, derivative)
+				near(t, "weight gradient", got, derivative)
 				sums := make([]float64, c.large)
 				for i, v := range large.data {
 					sums[i%c.large] += float64(v)
@@ -260,23 +261,23 @@ func TestConvolutionsAndTheirDerivativesAreTheSumsOfTheirProducts(t *testing.T) 
 	})
 }
 
-// What a model says of an image must not depend on the machine's processor.
-func TestProcessorsWithFusedProductsGiveTheSameBits(t *testing.T) {
+// The score of an image must not depend on the processor.
+func TestInstructions_WithFMAComputeTheSameBits(t *testing.T) {
 	results := map[string][]float32{}
 	onEachSet(t, func(t *testing.T) {
 		var all []float32
 		for _, c := range convolutions {
 			r := rand.New(rand.NewPCG(2, 2))
 			large, kernel := random(r, c.n, c.h*c.stride, c.w*c.stride, c.large), random(r, c.small, c.large, c.kernel, c.kernel)
-			small, err := run(t, 2, kernels.Down, c.layer(0, 0), []operand{large, kernel, random(r, c.small)}, c.n, c.h, c.w, c.small)
+			small, err := run(t, 2, kernels.Conv, c.layer(0, 0), []operand{large, kernel, random(r, c.small)}, c.n, c.h, c.w, c.small)
 			if err != nil {
 				t.Fatal(err)
 			}
-			up, err := run(t, 2, kernels.Up, c.layer(0, 0), []operand{{[]int{c.n, c.h, c.w, c.small}, small}, kernel}, large.shape...)
+			up, err := run(t, 2, kernels.ConvTranspose, c.layer(0, 0), []operand{{[]int{c.n, c.h, c.w, c.small}, small}, kernel}, large.shape...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			derivative, err := run(t, 2, kernels.Correlate, c.attributes(), []operand{{[]int{c.n, c.h, c.w, c.small}, small}, large}, kernel.shape...)
+			derivative, err := run(t, 2, kernels.ConvWeightGrad, c.attributes(), []operand{{[]int{c.n, c.h, c.w, c.small}, small}, large}, kernel.shape...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -292,15 +293,15 @@ func TestProcessorsWithFusedProductsGiveTheSameBits(t *testing.T) {
 	})
 	a, b := results["AVX2"], results["AVX-512"]
 	if a == nil || b == nil {
-		t.Skip("this processor has not both AVX2 and AVX-512")
+		t.Skip("this processor does not support both AVX2 and AVX-512")
 	}
 	if !slices.Equal(a, b) {
-		t.Error("AVX2 and AVX-512 give different bits")
+		t.Error("AVX2 and AVX-512 compute different bits")
 	}
 }
 
-func TestLayoutsAreExchanged(t *testing.T) {
-	// Of few pixels and of several pieces of them, which end within a row.
+func TestChannelsLast_TransposesImages(t *testing.T) {
+	// Few pixels, and several pieces that end within a row.
 	for _, c := range []struct{ channels, h, w int }{{19, 5, 7}, {3, 5, 7}, {3, 67, 70}, {5, 67, 70}} {
 		x := random(rand.New(rand.NewPCG(3, 3)), 2, c.channels, c.h, c.w)
 		for _, threads := range []int{1, 2} {
@@ -318,9 +319,9 @@ func TestLayoutsAreExchanged(t *testing.T) {
 	}
 }
 
-func TestSigmoidsAreHeldAgainstImages(t *testing.T) {
+func TestSigmoidMSE_MatchesFloat64(t *testing.T) {
 	onEachSet(t, func(t *testing.T) {
-		// Of less than a vector, of more than one, and of several pieces.
+		// Less than a vector, more than one, and several pieces.
 		for _, shape := range [][]int{{3, 1, 1, 3}, {2, 5, 7, 3}, {2, 61, 53, 3}} {
 			r := rand.New(rand.NewPCG(7, 7))
 			x, image := random(r, shape...), random(r, shape...)
@@ -338,16 +339,16 @@ func TestSigmoidsAreHeldAgainstImages(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			near(t, fmt.Sprint("the errors of ", shape), one, want)
+			near(t, fmt.Sprint("errors of ", shape), one, want)
 			two, err := run(t, 2, kernels.SigmoidMSE, nil, []operand{x, image}, shape[0])
 			if err != nil || !slices.Equal(one, two) {
-				t.Errorf("%v: two threads give %v, one %v (%v)", shape, two, one, err)
+				t.Errorf("%v: two threads compute %v, one %v (%v)", shape, two, one, err)
 			}
 		}
 	})
 }
 
-func TestASingleSigmoidIsThatOfItsNumber(t *testing.T) {
+func TestSigmoidMSE_IsAccurateForSingleNumbers(t *testing.T) {
 	onEachSet(t, func(t *testing.T) {
 		for x := float32(-100); x <= 100; x += 0.37 {
 			want := 1 / (1 + math.Exp(-float64(x)))
@@ -362,26 +363,26 @@ func TestASingleSigmoidIsThatOfItsNumber(t *testing.T) {
 	})
 }
 
-// A model whose results are no numbers is refused, so they must come through.
-func TestWhatIsNoNumberStaysNone(t *testing.T) {
+// Models whose results are NaN are rejected, so NaN must propagate.
+func TestSigmoidMSE_PropagatesNaN(t *testing.T) {
 	onEachSet(t, func(t *testing.T) {
 		for at := range 20 {
 			x := operand{[]int{1, 1, 20, 1}, make([]float32, 20)}
 			x.data[at] = float32(math.NaN())
 			got, err := run(t, 1, kernels.SigmoidMSE, nil, []operand{x, {x.shape, make([]float32, 20)}}, 1)
 			if err != nil || got[0] == got[0] {
-				t.Errorf("the error of an image whose number %d is none is %v (%v)", at, got, err)
+				t.Errorf("the error of an image with NaN at %d is %v (%v)", at, got, err)
 			}
 		}
 	})
 }
 
-func TestImagesAreEnlargedBetweenTheCentresOfTheirPixels(t *testing.T) {
+func TestResizeConcat_InterpolatesBetweenPixelCentres(t *testing.T) {
 	onEachSet(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(4, 4))
 		images := []operand{random(r, 2, 3, 12, 12), random(r, 2, 18, 6, 6), random(r, 2, 5, 3, 3), random(r, 2, 1, 1, 1)}
 		const side, channels = 12, 27
-		got, err := run(t, 1, kernels.EnlargeJoin, nil, images, 2, side, side, channels)
+		got, err := run(t, 1, kernels.ResizeConcat, nil, images, 2, side, side, channels)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -404,12 +405,12 @@ func TestImagesAreEnlargedBetweenTheCentresOfTheirPixels(t *testing.T) {
 			}
 			first += c
 		}
-		near(t, "the enlarged images", got, want)
+		near(t, "resized images", got, want)
 	})
 }
 
-// The graphs are our own, but a mistake in one must be an error, not a crash.
-func TestOperandsThatDoNotFitAreRefused(t *testing.T) {
+// A mistake in a graph must be an error, not a crash.
+func TestOperators_RejectMismatchedOperands(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 5))
 	half := map[string]int{"kernel": 3, "stride": 2, "padding": 1, "rectify": 0, "fixed": 0}
 	window := map[string]int{"kernel": 3, "stride": 2, "padding": 1}
@@ -419,17 +420,17 @@ func TestOperandsThatDoNotFitAreRefused(t *testing.T) {
 		attributes map[string]int
 		in         []operand
 	}{
-		"channels":            {kernels.Down, half, []operand{random(r, 1, 8, 8, 5), kernel}},
-		"an odd side":         {kernels.Down, half, []operand{random(r, 1, 7, 8, 4), kernel}},
-		"another kernel":      {kernels.Down, half, []operand{image, random(r, 6, 4, 5, 5)}},
-		"bias":                {kernels.Down, half, []operand{image, kernel, random(r, 5)}},
-		"mask":                {kernels.Down, half, []operand{image, kernel, {}, random(r, 1, 4, 4, 5)}},
-		"no image":            {kernels.Down, half, []operand{random(r, 8, 8, 4), kernel}},
-		"upwards":             {kernels.Up, half, []operand{image, kernel}},
-		"stride 3":            {kernels.Down, map[string]int{"kernel": 3, "stride": 3, "padding": 1, "rectify": 0, "fixed": 0}, []operand{image, kernel}},
-		"images of two sizes": {kernels.Correlate, window, []operand{random(r, 1, 3, 4, 6), image}},
-		"sides to enlarge":    {kernels.EnlargeJoin, nil, []operand{random(r, 1, 2, 8, 8), random(r, 1, 2, 3, 3)}},
-		"no square":           {kernels.EnlargeJoin, nil, []operand{random(r, 1, 2, 8, 4)}},
+		"channels":            {kernels.Conv, half, []operand{random(r, 1, 8, 8, 5), kernel}},
+		"an odd side":         {kernels.Conv, half, []operand{random(r, 1, 7, 8, 4), kernel}},
+		"another kernel":      {kernels.Conv, half, []operand{image, random(r, 6, 4, 5, 5)}},
+		"bias":                {kernels.Conv, half, []operand{image, kernel, random(r, 5)}},
+		"mask":                {kernels.Conv, half, []operand{image, kernel, {}, random(r, 1, 4, 4, 5)}},
+		"three dimensions":    {kernels.Conv, half, []operand{random(r, 8, 8, 4), kernel}},
+		"transposed":          {kernels.ConvTranspose, half, []operand{image, kernel}},
+		"stride 3":            {kernels.Conv, map[string]int{"kernel": 3, "stride": 3, "padding": 1, "rectify": 0, "fixed": 0}, []operand{image, kernel}},
+		"images of two sizes": {kernels.ConvWeightGrad, window, []operand{random(r, 1, 3, 4, 6), image}},
+		"sides to resize":     {kernels.ResizeConcat, nil, []operand{random(r, 1, 2, 8, 8), random(r, 1, 2, 3, 3)}},
+		"not square":          {kernels.ResizeConcat, nil, []operand{random(r, 1, 2, 8, 4)}},
 		"two shapes":          {kernels.SigmoidMSE, nil, []operand{image, random(r, 1, 8, 8, 3)}},
 		"a vector":            {kernels.ChannelsLast, nil, []operand{random(r, 8)}},
 	} {
@@ -440,8 +441,8 @@ func TestOperandsThatDoNotFitAreRefused(t *testing.T) {
 	}
 }
 
-// A kernel is brought into order once for each version, and so must be when it changes.
-func TestKernelsOfANewVersionAreTakenAnew(t *testing.T) {
+// Weights are packed once per version, and must be packed again when the version changes.
+func TestConv_RepacksWeightsOfANewVersion(t *testing.T) {
 	r := rand.New(rand.NewPCG(6, 6))
 	for _, c := range []convolution{{3, 2, 1, 4, 4, 5, 4}, {3, 1, 1, 4, 4, 32, 32}} {
 		a := c.layer(0, 0)
@@ -450,29 +451,29 @@ func TestKernelsOfANewVersionAreTakenAnew(t *testing.T) {
 		shape := []int{c.n, c.h, c.w, c.small}
 		want := map[int][]float32{}
 		for i, kernel := range []operand{first, second} {
-			out, err := run(t, 1, kernels.Down, a, []operand{large, kernel}, shape...)
+			out, err := run(t, 1, kernels.Conv, a, []operand{large, kernel}, shape...)
 			if err != nil {
 				t.Fatal(err)
 			}
 			want[i] = out
 		}
-		s, in, out := session(t, 1, kernels.Down, a, []operand{large, first, {}, {}, {[]int{1}, []float32{7}}}, shape...)
+		s, in, out := session(t, 1, kernels.Conv, a, []operand{large, first, {}, {}, {[]int{1}, []float32{7}}}, shape...)
 		kernel, version := in[1].Data(), in[2].Data()
-		for i, step := range []struct {
+		for i, pass := range []struct {
 			kernel  []float32
 			version float32
 			want    []float32
 		}{
 			{first.data, 7, want[0]}, {first.data, 7, want[0]}, {second.data, 8, want[1]}, {first.data, 9, want[0]},
-			{second.data, 9, want[0]}, // against the promise: the version says it is the one before
+			{second.data, 9, want[0]}, // the unchanged version selects the weights before
 		} {
-			copy(kernel, step.kernel)
-			version[0] = step.version
+			copy(kernel, pass.kernel)
+			version[0] = pass.version
 			if err := s.Run(t.Context(), in, []*ort.Tensor{out}); err != nil {
 				t.Fatal(err)
 			}
-			if !slices.Equal(out.Data(), step.want) {
-				t.Errorf("%v: run %d has another kernel's result", c, i)
+			if !slices.Equal(out.Data(), pass.want) {
+				t.Errorf("%v: run %d used other weights", c, i)
 			}
 		}
 	}

@@ -1,5 +1,4 @@
-// What every processor that the program is compiled for has: 16 registers of 4 numbers at
-// the least (SSE2), 32 on arm64.
+// The baseline of the target architecture: 16 registers of 4 float32 (SSE2), or 32 on arm64 (NEON).
 #include "microkernel.h"
 
 #include <math.h>
@@ -16,10 +15,10 @@
 #define VECTORS 2
 #define MR 4
 #endif
-// No operator of GCC's vectors is a root.
-#define ROOT(v) ((vector){sqrtf((v)[0]), sqrtf((v)[1]), sqrtf((v)[2]), sqrtf((v)[3])})
-#define LOWER(limit, v) SELECT((bits)((v) > (limit)), limit, v)
-#define UPPER(limit, v) SELECT((bits)((v) < (limit)), limit, v)
+// GCC's vector extension has no square root.
+#define VSQRT(v) ((vector){sqrtf((v)[0]), sqrtf((v)[1]), sqrtf((v)[2]), sqrtf((v)[3])})
+#define VMIN(limit, v) SELECT((bits)((v) > (limit)), limit, v)
+#define VMAX(limit, v) SELECT((bits)((v) < (limit)), limit, v)
 #define NARROW NULL
 #define NAME microkernels_any
 #define LABEL "any"
@@ -29,7 +28,7 @@
 extern const microkernels microkernels_avx2, microkernels_avx512;
 #endif
 
-// known are all sets there are, the best first.
+// known is all instruction sets, the best first.
 static const microkernels *const known[] = {
 #ifdef __x86_64__
     &microkernels_avx512,

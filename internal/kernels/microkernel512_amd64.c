@@ -1,5 +1,5 @@
-// Processors with AVX-512: 32 registers of 16 numbers, of which a tile takes 16. As many
-// as 12 pixels were no faster, and need more pointers than there are registers for them.
+// AVX-512: 32 registers of 16 float32, of which a tile takes 16. Tiles of 12 pixels were no faster,
+// and need more pointers than there are general-purpose registers.
 #include <immintrin.h>
 
 #include "microkernel.h"
@@ -12,8 +12,8 @@ extern const microkernels microkernels_avx512_narrow;
 #define MR 8
 #define NARROW &microkernels_avx512_narrow
 #define NAME microkernels_avx512
-#define ROOT(v) _mm512_sqrt_ps(v)
-#define LOWER(limit, v) _mm512_min_ps(limit, v)
-#define UPPER(limit, v) _mm512_max_ps(limit, v)
+#define VSQRT(v) _mm512_sqrt_ps(v)
+#define VMIN(limit, v) _mm512_min_ps(limit, v)
+#define VMAX(limit, v) _mm512_max_ps(limit, v)
 #define LABEL "AVX-512"
 #include "loops.h"

@@ -1,4 +1,4 @@
-// As microkernel512_amd64.c, for results of few channels.
+// AVX-512, with tiles for results of few channels.
 #include <immintrin.h>
 
 #include "microkernel.h"
@@ -9,8 +9,8 @@
 #define MR 8
 #define NARROW NULL
 #define NAME microkernels_avx512_narrow
-#define ROOT(v) _mm512_sqrt_ps(v)
-#define LOWER(limit, v) _mm512_min_ps(limit, v)
-#define UPPER(limit, v) _mm512_max_ps(limit, v)
+#define VSQRT(v) _mm512_sqrt_ps(v)
+#define VMIN(limit, v) _mm512_min_ps(limit, v)
+#define VMAX(limit, v) _mm512_max_ps(limit, v)
 #define LABEL "AVX-512"
 #include "loops.h"

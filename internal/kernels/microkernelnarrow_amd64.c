@@ -1,4 +1,4 @@
-// As microkernel_amd64.c, for results of few channels.
+// AVX2 and FMA, with tiles for results of few channels.
 #include <immintrin.h>
 
 #include "microkernel.h"
@@ -9,8 +9,8 @@
 #define MR 8
 #define NARROW NULL
 #define NAME microkernels_avx2_narrow
-#define ROOT(v) _mm256_sqrt_ps(v)
-#define LOWER(limit, v) _mm256_min_ps(limit, v)
-#define UPPER(limit, v) _mm256_max_ps(limit, v)
+#define VSQRT(v) _mm256_sqrt_ps(v)
+#define VMIN(limit, v) _mm256_min_ps(limit, v)
+#define VMAX(limit, v) _mm256_max_ps(limit, v)
 #define LABEL "AVX2"
 #include "loops.h"

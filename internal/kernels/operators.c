@@ -1,4 +1,4 @@
-// The computations of convolution.h as operators of ONNX Runtime's processor provider.
+// The functions of convolution.h as custom operators of ONNX Runtime's CPU provider.
 #include "operators.h"
 
 #include <stdatomic.h>
@@ -13,25 +13,24 @@
 
 #define DOMAIN "anomaly"
 
-// The functions of the interface, found once.
+// The functions of ONNX Runtime's C API, looked up once.
 static struct {
-#define MEMBER(place, result, name, parameters) result(*name) parameters;
+#define MEMBER(index, result, name, parameters) result(*name) parameters;
 	ABI_FUNCTIONS(MEMBER)
 #undef MEMBER
 } ort;
 
-// Scratch memory stays for the next computation that needs as much: as many blocks as
-// computations ran at once.
-#define SPARES 64
+// The scratch pool keeps freed blocks for later computations: at most as many as ran concurrently.
+#define POOL_BLOCKS 64
 typedef struct {
 	size_t bytes;
 	char room[];
 } block;
-static _Atomic(block *) spares[SPARES];
+static _Atomic(block *) scratch_pool[POOL_BLOCKS];
 
-static void *borrow(size_t bytes) {
+static void *scratch_alloc(size_t bytes) {
 	block *b = NULL;
-	for (int i = 0; i < SPARES && b == NULL; i++) b = atomic_exchange(&spares[i], NULL);
+	for (int i = 0; i < POOL_BLOCKS && b == NULL; i++) b = atomic_exchange(&scratch_pool[i], NULL);
 	if (b == NULL || b->bytes < bytes) {
 		free(b);
 		b = malloc(sizeof(block) + bytes);
@@ -41,49 +40,49 @@ static void *borrow(size_t bytes) {
 	return b->room;
 }
 
-static void give_back(void *memory) {
+static void scratch_free(void *memory) {
 	block *b = (block *)((char *)memory - offsetof(block, room));
-	for (int i = 0; i < SPARES; i++) {
+	for (int i = 0; i < POOL_BLOCKS; i++) {
 		block *none = NULL;
-		if (atomic_compare_exchange_strong(&spares[i], &none, b)) return;
+		if (atomic_compare_exchange_strong(&scratch_pool[i], &none, b)) return;
 	}
 	free(b);
 }
 
-// each has ONNX Runtime's threads take the calls, one by one: cut into as many batches as there
-// are threads, as it does by itself, the pieces at an image's end made one thread wait.
-static void each(const team *t, void (*f)(void *data, size_t i), size_t n, void *data) {
+// parallel_for runs the calls on ONNX Runtime's thread pool, one call per batch: with one batch per
+// thread, ONNX Runtime's default, one thread waited for pieces at the end of an image.
+static void parallel_for(const team *t, void (*f)(void *data, size_t i), size_t n, void *data) {
 	OrtStatus *status = n > 1 ? ort.KernelContext_ParallelFor(t->context, f, n, n, data) : NULL;
 	if (n == 1) f(data, 0);
 	if (status == NULL) return;
-	ort.ReleaseStatus(status); // it took none of them
+	ort.ReleaseStatus(status); // it ran none of them
 	for (size_t i = 0; i < n; i++) f(data, i);
 }
 
-// PIECES is how many pieces a verdict's operators have for the threads. A training's are
-// computed by one thread each.
+// PIECES is the minimum number of pieces that inference operators are split into. Training operators
+// run on one thread each.
 #define PIECES 8
 
-static team team_of(OrtKernelContext *context, long pieces) { return (team){each, context, pieces, borrow, give_back}; }
+static team team_of(OrtKernelContext *context, long pieces) { return (team){parallel_for, context, pieces, scratch_alloc, scratch_free}; }
 
-// kernel is an operator of a graph: its attributes.
+// kernel is an instance of an operator: its attributes.
 typedef struct {
 	window window;
-	int rectify, fixed, residual; // fixed: the kernel never changes
-	kept kept;
-	float rates[5]; // of Adam: β₁, 1−β₁, β₂, 1−β₂, ε; of Normalize: mean, scale
+	int rectify, fixed, residual; // fixed: the weights are constant
+	weight_cache cache;
+	float rates[5]; // Adam: β₁, 1−β₁, β₂, 1−β₂, ε; Normalize: mean, scale
 } kernel;
 
-// input is an operand. One that was left out has no data.
+// input is an operand. data is NULL for an omitted one.
 typedef struct {
 	float *data;
 	size_t rank;
 	int64_t dims[4];
 } input;
 
-static const char no_memory[] = "no memory is left";
+static const char no_memory[] = "out of memory";
 
-static OrtStatus *refuse(const char *name, const char *why) {
+static OrtStatus *fail(const char *name, const char *why) {
 	char message[160];
 	snprintf(message, sizeof message, "%s: %s", name, why);
 	return ort.CreateStatus(ABI_FAIL, message);
@@ -99,19 +98,19 @@ static OrtStatus *read_input(const char *name, OrtKernelContext *context, size_t
 	OrtTensorTypeAndShapeInfo *info = NULL;
 	if ((status = ort.GetTensorTypeAndShape(value, &info)) != NULL) return status;
 	status = ort.GetDimensionsCount(info, &in->rank);
-	if (status == NULL && in->rank > 4) status = refuse(name, "an operand has more than four dimensions");
+	if (status == NULL && in->rank > 4) status = fail(name, "an operand has more than four dimensions");
 	if (status == NULL) status = ort.GetDimensions(info, in->dims, in->rank);
 	ort.ReleaseTensorTypeAndShapeInfo(info);
 	if (status != NULL) return status;
 	return ort.GetTensorMutableData((OrtValue *)value, (void **)&in->data);
 }
 
-// read_images reads the first n operands, which must be images.
+// read_images reads the first n operands, which must have four dimensions.
 static OrtStatus *read_images(const char *name, OrtKernelContext *context, size_t n, input *in) {
 	for (size_t i = 0; i < n; i++) {
 		OrtStatus *status = read_input(name, context, i, &in[i]);
 		if (status != NULL) return status;
-		if (in[i].rank != 4) return refuse(name, "an operand is no image");
+		if (in[i].rank != 4) return fail(name, "an operand does not have four dimensions");
 	}
 	return NULL;
 }
@@ -128,36 +127,36 @@ static int has_dims(const input *in, size_t rank, const int64_t *dims) {
 
 static image image_of(float *data, const int64_t *dims) { return (image){data, dims[0], dims[1], dims[2], dims[3]}; }
 
-// convolve computes an image from the other: (image, kernel, bias, mask, version), the
-// last three as they are wanted.
-static OrtStatus *convolve(const char *name, kernel *k, OrtKernelContext *context, int upwards) {
+// convolve computes a convolution or a transposed one: (image, kernel, bias, mask, version), of which
+// the last three are optional.
+static OrtStatus *convolve(const char *name, kernel *k, OrtKernelContext *context, int transposed) {
 	input in[5];
 	for (size_t i = 0; i < 5; i++) {
 		OrtStatus *status = read_input(name, context, i, &in[i]);
 		if (status != NULL) return status;
 	}
-	const int64_t *x = in[0].dims, *s = in[1].dims, step = k->window.stride;
+	const int64_t *x = in[0].dims, *s = in[1].dims, stride = k->window.stride;
 	if (in[0].data == NULL || in[0].rank != 4 || in[1].data == NULL || in[1].rank != 4 || s[2] != k->window.kernel || s[3] != s[2] ||
-	    x[3] != s[upwards ? 0 : 1])
-		return refuse(name, "the kernel does not take the image");
-	int64_t dims[4] = {x[0], upwards ? x[1] * step : x[1] / step, upwards ? x[2] * step : x[2] / step, s[upwards ? 1 : 0]};
+	    x[3] != s[transposed ? 0 : 1])
+		return fail(name, "the kernel does not match the image");
+	int64_t dims[4] = {x[0], transposed ? x[1] * stride : x[1] / stride, transposed ? x[2] * stride : x[2] / stride, s[transposed ? 1 : 0]};
 	static const int64_t one = 1;
-	if (!has_dims(&in[4], 1, &one)) return refuse(name, "the version is no single number");
-	if (!has_dims(&in[2], 1, &dims[3]) || !has_dims(&in[3], 4, dims)) return refuse(name, "bias or mask are not of the result's shape");
+	if (!has_dims(&in[4], 1, &one)) return fail(name, "the version is not a scalar");
+	if (!has_dims(&in[2], 1, &dims[3]) || !has_dims(&in[3], 4, dims)) return fail(name, "the bias or the mask does not match the result");
 	image from = image_of(in[0].data, x), to = image_of(NULL, dims);
-	if (!(upwards ? fits(k->window, from, to) : fits(k->window, to, from))) return refuse(name, "the kernel's geometry does not take the image");
+	if (!(transposed ? conv_fits(k->window, from, to) : conv_fits(k->window, to, from))) return fail(name, "the window does not match the image");
 	OrtStatus *status = make_output(context, 0, dims, 4, &to.data);
 	if (status != NULL) return status;
-	finish f = {in[2].data, in[3].data, k->rectify};
+	epilogue f = {in[2].data, in[3].data, k->rectify};
 	team t = team_of(context, k->fixed ? PIECES : 1);
-	kept *keep = k->fixed || in[4].data != NULL ? &k->kept : NULL;
+	weight_cache *cache = k->fixed || in[4].data != NULL ? &k->cache : NULL;
 	float version = in[4].data != NULL ? *in[4].data : 0;
-	int done = upwards ? up(&t, k->window, from, in[1].data, keep, version, f, to) : down(&t, k->window, from, in[1].data, keep, version, f, to);
-	return done ? NULL : refuse(name, no_memory);
+	int done = transposed ? conv_transpose(&t, k->window, from, in[1].data, cache, version, f, to) : conv(&t, k->window, from, in[1].data, cache, version, f, to);
+	return done ? NULL : fail(name, no_memory);
 }
 
-// compute_inverted is an inverted residual block: (image, kernel and bias of the depthwise
-// convolution, of the one that leads back, and of the one that expands, if there is one).
+// compute_inverted computes an inverted residual block: (image, kernel and bias of the depthwise
+// convolution, of the projection, and of the expansion, if there is one).
 static OrtStatus *compute_inverted(void *op_kernel, OrtKernelContext *context) {
 	kernel *k = op_kernel;
 	const char *name = "InvertedResidual";
@@ -166,43 +165,43 @@ static OrtStatus *compute_inverted(void *op_kernel, OrtKernelContext *context) {
 		OrtStatus *status = read_input(name, context, i, &in[i]);
 		if (status != NULL) return status;
 	}
-	if (in[0].rank != 4 || in[3].rank != 4) return refuse(name, "an operand is no image or no kernel");
-	const int64_t *x = in[0].dims, hidden = in[1].dims[0], out = in[3].dims[0], side = k->window.kernel, step = k->window.stride;
+	if (in[0].rank != 4 || in[3].rank != 4) return fail(name, "an image or a kernel does not have four dimensions");
+	const int64_t *x = in[0].dims, hidden = in[1].dims[0], out = in[3].dims[0], side = k->window.kernel, stride = k->window.stride;
 	const int64_t depthwise[] = {hidden, 1, side, side}, project[] = {out, hidden, 1, 1}, expand[] = {hidden, x[3], 1, 1};
 	if (!has_dims(&in[1], 4, depthwise) || !has_dims(&in[2], 1, &hidden) || !has_dims(&in[3], 4, project) || !has_dims(&in[4], 1, &out) ||
 	    !has_dims(&in[5], 4, expand) || !has_dims(&in[6], 1, &hidden) || (in[5].data == NULL) != (in[6].data == NULL))
-		return refuse(name, "the kernels do not belong together");
+		return fail(name, "the kernels do not match");
 	inverted b = {k->window, x[3], hidden, out, in[5].data, in[6].data, in[1].data, in[2].data, in[3].data, in[4].data, k->residual};
-	int64_t dims[4] = {x[0], x[1] / step, x[2] / step, out};
+	int64_t dims[4] = {x[0], x[1] / stride, x[2] / stride, out};
 	image from = image_of(in[0].data, x), to = image_of(NULL, dims);
-	if (!inverts(&b, from, to)) return refuse(name, "the block does not take the image");
+	if (!inverted_fits(&b, from, to)) return fail(name, "the block does not match the image");
 	OrtStatus *status = make_output(context, 0, dims, 4, &to.data);
 	if (status != NULL) return status;
 	team t = team_of(context, k->fixed ? PIECES : 1);
-	return inverted_residual(&t, &b, k->fixed ? &k->kept : NULL, from, to) ? NULL : refuse(name, no_memory);
+	return inverted_residual(&t, &b, k->fixed ? &k->cache : NULL, from, to) ? NULL : fail(name, no_memory);
 }
 
-static OrtStatus *compute_down(void *k, OrtKernelContext *context) { return convolve("Down", k, context, 0); }
+static OrtStatus *compute_conv(void *k, OrtKernelContext *context) { return convolve("Conv", k, context, 0); }
 
-static OrtStatus *compute_up(void *k, OrtKernelContext *context) { return convolve("Up", k, context, 1); }
+static OrtStatus *compute_conv_transpose(void *k, OrtKernelContext *context) { return convolve("ConvTranspose", k, context, 1); }
 
-// compute_correlate is the kernel's derivative: (small image, large image).
-static OrtStatus *compute_correlate(void *op_kernel, OrtKernelContext *context) {
+// compute_conv_weight_grad computes the gradient of the kernel: (small image, large image).
+static OrtStatus *compute_conv_weight_grad(void *op_kernel, OrtKernelContext *context) {
 	const kernel *k = op_kernel;
-	const char *name = "Correlate";
+	const char *name = "ConvWeightGrad";
 	input in[2];
 	OrtStatus *status = read_images(name, context, 2, in);
 	if (status != NULL) return status;
 	image small = image_of(in[0].data, in[0].dims), large = image_of(in[1].data, in[1].dims);
-	if (!fits(k->window, small, large)) return refuse(name, "the kernel's geometry does not take the images");
+	if (!conv_fits(k->window, small, large)) return fail(name, "the window does not match the images");
 	int64_t dims[4] = {small.c, large.c, k->window.kernel, k->window.kernel};
 	float *out;
 	if ((status = make_output(context, 0, dims, 4, &out)) != NULL) return status;
 	team t = team_of(context, 1);
-	return correlate(&t, k->window, small, large, out) ? NULL : refuse(name, no_memory);
+	return conv_weight_grad(&t, k->window, small, large, out) ? NULL : fail(name, no_memory);
 }
 
-// compute_sum is a bias's derivative: the sum of each channel.
+// compute_sum computes the gradient of a bias: the sum of each channel.
 static OrtStatus *compute_sum(void *k, OrtKernelContext *context) {
 	(void)k;
 	input in;
@@ -214,7 +213,7 @@ static OrtStatus *compute_sum(void *k, OrtKernelContext *context) {
 	return NULL;
 }
 
-// to_last brings an image of N×C×H×W to N×H×W×C, less the mean and times the scale.
+// to_last converts N×C×H×W to N×H×W×C, and computes (x − mean)·scale.
 static OrtStatus *to_last(const char *name, OrtKernelContext *context, float mean, float scale) {
 	input in;
 	OrtStatus *status = read_images(name, context, 1, &in);
@@ -233,50 +232,50 @@ static OrtStatus *compute_normalize(void *k, OrtKernelContext *context) {
 	return to_last("Normalize", context, ((const kernel *)k)->rates[0], ((const kernel *)k)->rates[1]);
 }
 
-// compute_error compares sigmoids with an image: (before the sigmoid, image).
+// compute_error computes the error of a reconstruction: (logits, image).
 static OrtStatus *compute_error(void *k, OrtKernelContext *context) {
 	(void)k;
 	const char *name = "SigmoidMSE";
 	input in[2];
 	OrtStatus *status = read_images(name, context, 2, in);
 	if (status != NULL) return status;
-	if (!has_dims(&in[1], 4, in[0].dims)) return refuse(name, "the images are not of one shape");
+	if (!has_dims(&in[1], 4, in[0].dims)) return fail(name, "the images differ in shape");
 	float *out;
 	if ((status = make_output(context, 0, in[0].dims, 1, &out)) != NULL) return status;
 	team t = team_of(context, 1);
-	return sigmoid_mse(&t, image_of(in[0].data, in[0].dims), image_of(in[1].data, in[1].dims), out) ? NULL : refuse(name, no_memory);
+	return sigmoid_mse(&t, image_of(in[0].data, in[0].dims), image_of(in[1].data, in[1].dims), out) ? NULL : fail(name, no_memory);
 }
 
-// compute_join enlarges images and joins them: (finest image, others), N×C×P×P each.
-static OrtStatus *compute_join(void *k, OrtKernelContext *context) {
+// compute_resize_concat resizes and concatenates images: (finest image, others…), N×C×P×P each.
+static OrtStatus *compute_resize_concat(void *k, OrtKernelContext *context) {
 	(void)k;
-	const char *name = "EnlargeJoin";
+	const char *name = "ResizeConcat";
 	size_t count = 0;
 	OrtStatus *status = ort.KernelContext_GetInputCount(context, &count);
 	if (status != NULL) return status;
-	if (count > MAX_JOINED) return refuse(name, "there are too many images");
-	image from[MAX_JOINED], y = {0};
+	if (count > MAX_CONCAT) return fail(name, "too many images");
+	image from[MAX_CONCAT], y = {0};
 	for (size_t i = 0; i < count; i++) {
 		input in;
 		if ((status = read_input(name, context, i, &in)) != NULL) return status;
-		if (in.rank != 4) return refuse(name, "an operand is no image");
+		if (in.rank != 4) return fail(name, "an operand does not have four dimensions");
 		from[i] = (image){in.data, in.dims[0], in.dims[2], in.dims[3], in.dims[1]};
 		if (i == 0) y = (image){NULL, in.dims[0], in.dims[2], in.dims[3], 0};
 		y.c += in.dims[1];
 	}
-	if (!joins(from, count, y)) return refuse(name, "the images do not fit over each other");
+	if (!resize_concat_fits(from, count, y)) return fail(name, "the images cannot be concatenated");
 	int64_t dims[4] = {y.n, y.h, y.w, y.c};
 	if ((status = make_output(context, 0, dims, 4, &y.data)) != NULL) return status;
 	team t = team_of(context, 1);
-	return enlarge_join(&t, from, count, y) ? NULL : refuse(name, no_memory);
+	return resize_concat(&t, from, count, y) ? NULL : fail(name, no_memory);
 }
 
-// update is a step of Adam of one parameter.
-#define PIECE 16384 // numbers that one thread takes at a time
+// update is an Adam step of one parameter.
+#define PIECE 16384 // numbers of a piece
 typedef struct {
-	long n, parts;
+	long n, gradient_count;
 	float rates[7];
-	const float *before[3], *gradients[MAX_PARTS];
+	const float *before[3], *gradients[MAX_MICRO_BATCHES];
 	float *after[3];
 } update;
 
@@ -284,44 +283,44 @@ static void update_piece(void *data, size_t piece) {
 	const update *u = data;
 	const microkernels *m = best_microkernels();
 	long at = (long)piece * PIECE, n = u->n - at < PIECE ? u->n - at : PIECE;
-	const float *gradients[MAX_PARTS], *before[3];
+	const float *gradients[MAX_MICRO_BATCHES], *before[3];
 	float *after[3], few[(3 + 3 + 1) * MAX_LANES] = {0};
-	for (long k = 0; k < u->parts; k++) gradients[k] = u->gradients[k] + at;
+	for (long k = 0; k < u->gradient_count; k++) gradients[k] = u->gradients[k] + at;
 	for (int i = 0; i < 3; i++) before[i] = u->before[i] + at, after[i] = u->after[i] + at;
 	if (n >= m->lanes) {
-		m->adam(n, u->rates, gradients, u->parts, before, after);
+		m->adam(n, u->rates, gradients, u->gradient_count, before, after);
 		return;
 	}
-	// Fewer than a vector has: copied to where there is room for one.
+	// Fewer numbers than a vector: padded.
 	for (int i = 0; i < 3; i++) {
 		memcpy(few + i * MAX_LANES, before[i], (size_t)n * sizeof(float));
 		before[i] = few + i * MAX_LANES;
 		after[i] = few + (3 + i) * MAX_LANES;
 	}
 	float *sum = few + 6 * MAX_LANES;
-	for (long k = 0; k < u->parts; k++)
+	for (long k = 0; k < u->gradient_count; k++)
 		for (long i = 0; i < n; i++) sum[i] += gradients[k][i];
 	gradients[0] = sum;
 	m->adam(m->lanes, u->rates, gradients, 1, before, after);
 	for (int i = 0; i < 3; i++) memcpy(u->after[i] + at, after[i], (size_t)n * sizeof(float));
 }
 
-// compute_adam takes a step of Adam: (step size, correction, parameter, first moment,
-// second moment, gradients), to the parameter and the moments as they are then.
+// compute_adam computes an Adam step: (step size, correction, parameter, first moment, second moment,
+// gradients…), to the new parameter and moments.
 static OrtStatus *compute_adam(void *op_kernel, OrtKernelContext *context) {
 	const kernel *k = op_kernel;
 	const char *name = "Adam";
 	size_t count = 0;
 	OrtStatus *status = ort.KernelContext_GetInputCount(context, &count);
 	if (status != NULL) return status;
-	if (count < 6 || count - 5 > MAX_PARTS) return refuse(name, "there are too few gradients or too many");
-	update u = {.n = 1, .parts = (long)count - 5};
+	if (count < 6 || count - 5 > MAX_MICRO_BATCHES) return fail(name, "the number of gradients is out of range");
+	update u = {.n = 1, .gradient_count = (long)count - 5};
 	input first = {0};
 	for (size_t i = 0; i < count; i++) {
 		input in;
 		if ((status = read_input(name, context, i, &in)) != NULL) return status;
 		if (i < 2) {
-			if (in.rank > 1 || (in.rank == 1 && in.dims[0] != 1)) return refuse(name, "a rate is no single number");
+			if (in.rank > 1 || (in.rank == 1 && in.dims[0] != 1)) return fail(name, "a rate is not a scalar");
 			u.rates[i] = *in.data;
 			continue;
 		}
@@ -329,7 +328,7 @@ static OrtStatus *compute_adam(void *op_kernel, OrtKernelContext *context) {
 			first = in;
 			for (size_t d = 0; d < in.rank; d++) u.n *= in.dims[d];
 		} else if (!has_dims(&in, first.rank, first.dims)) {
-			return refuse(name, "moments or gradients are not of the parameter's shape");
+			return fail(name, "a moment or a gradient differs from the parameter in shape");
 		}
 		if (i < 5)
 			u.before[i - 2] = in.data;
@@ -341,20 +340,20 @@ static OrtStatus *compute_adam(void *op_kernel, OrtKernelContext *context) {
 		if ((status = make_output(context, i, first.dims, first.rank, &u.after[i])) != NULL) return status;
 	size_t pieces = (size_t)((u.n + PIECE - 1) / PIECE);
 	team t = team_of(context, 1);
-	t.each(&t, update_piece, pieces, &u);
+	t.parallel_for(&t, update_piece, pieces, &u);
 	return NULL;
 }
 
-// operator is one of them. Its description comes first, as ONNX Runtime's callbacks are
-// given a pointer to that.
+// operator describes an operator. op is the first member, because ONNX Runtime's callbacks receive a
+// pointer to it.
 typedef struct {
 	OrtCustomOp op;
 	const char *name;
 	size_t required, optional;
-	int variadic;               // whether the last operand may come several times
+	int variadic;               // whether the last operand may be repeated
 	size_t outputs;
-	int window, rectify, residual; // which attributes it has; fixed comes with rectify and residual
-	const char *const *rates;      // names of numbers that it has, up to NULL
+	int window, rectify, residual; // which attributes it has; rectify and residual imply fixed
+	const char *const *rates;      // names of float attributes, NULL-terminated
 } operator;
 
 static const char *op_name(const OrtCustomOp *op) { return ((const operator *)op)->name; }
@@ -372,17 +371,16 @@ static int op_memory(const OrtCustomOp *op, size_t index) { return (void)op, (vo
 static int op_variadic(const OrtCustomOp *op) { return (void)op, 1; }
 static void op_destroy(void *op_kernel) {
 	kernel *k = op_kernel;
-	pthread_mutex_destroy(&k->kept.lock);
-	free(k->kept.weights);
+	pthread_mutex_destroy(&k->cache.lock);
+	free(k->cache.weights);
 	free(k);
 }
-
 
 static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelInfo *info, void **out) {
 	(void)api;
 	const operator *o = (const operator *)op;
 	kernel *k = calloc(1, sizeof *k);
-	if (k == NULL) return refuse(o->name, no_memory);
+	if (k == NULL) return fail(o->name, no_memory);
 	int64_t side = 0, stride = 0, padding = 0, rectify = 0, fixed = 0, residual = 0;
 	OrtStatus *status = NULL;
 	if (o->window) {
@@ -399,7 +397,7 @@ static OrtStatus *op_create(const OrtCustomOp *op, OrtApi *api, const OrtKernelI
 		free(k);
 		return status;
 	}
-	pthread_mutex_init(&k->kept.lock, NULL);
+	pthread_mutex_init(&k->cache.lock, NULL);
 	k->window = (window){side, stride, padding};
 	k->rectify = (int)rectify;
 	k->fixed = fixed != 0;
@@ -423,42 +421,42 @@ static const char *const adam_rates[] = {"beta1", "rest1", "beta2", "rest2", "ep
 static const char *const normalize_rates[] = {"mean", "scale", NULL};
 
 static const operator operators[] = {
-    OPERATOR("Down", compute_down, .required = 2, .optional = 3, .outputs = 1, .window = 1, .rectify = 1),
-    OPERATOR("Up", compute_up, .required = 2, .optional = 3, .outputs = 1, .window = 1, .rectify = 1),
+    OPERATOR("Conv", compute_conv, .required = 2, .optional = 3, .outputs = 1, .window = 1, .rectify = 1),
+    OPERATOR("ConvTranspose", compute_conv_transpose, .required = 2, .optional = 3, .outputs = 1, .window = 1, .rectify = 1),
     OPERATOR("InvertedResidual", compute_inverted, .required = 5, .optional = 2, .outputs = 1, .window = 1, .residual = 1),
-    OPERATOR("Correlate", compute_correlate, .required = 2, .outputs = 1, .window = 1),
+    OPERATOR("ConvWeightGrad", compute_conv_weight_grad, .required = 2, .outputs = 1, .window = 1),
     OPERATOR("ChannelSum", compute_sum, .required = 1, .outputs = 1),
     OPERATOR("ChannelsLast", compute_last, .required = 1, .outputs = 1),
     OPERATOR("Normalize", compute_normalize, .required = 1, .outputs = 1, .rates = normalize_rates),
     OPERATOR("SigmoidMSE", compute_error, .required = 2, .outputs = 1),
-    OPERATOR("EnlargeJoin", compute_join, .required = 1, .variadic = 1, .outputs = 1),
+    OPERATOR("ResizeConcat", compute_resize_concat, .required = 1, .variadic = 1, .outputs = 1),
     OPERATOR("Adam", compute_adam, .required = 6, .variadic = 1, .outputs = 3, .rates = adam_rates),
 };
 
-// told is a status's message, and the end of the status.
-static char *told(OrtStatus *status) {
+// status_message returns a copy of a status's message, and releases the status.
+static char *status_message(OrtStatus *status) {
 	char *message = strdup(ort.GetErrorMessage(status));
 	ort.ReleaseStatus(status);
 	return message;
 }
 
 char *register_operators(void *entry, void *options) {
-	// Calls come one at a time; see Register.
+	// Calls are serialized; see Register.
 	static OrtCustomOpDomain *domain;
 	if (domain == NULL) {
 		const OrtApiBase *(*base)(void) = (const OrtApiBase *(*)(void))entry;
 		OrtApi *api = base()->GetApi(ABI_VERSION);
-		if (api == NULL) return strdup("the library does not know this release of its interface");
-#define FIND(place, result, name, parameters) ort.name = (result(*) parameters)api[place];
+		if (api == NULL) return strdup("the library does not support this version of its API");
+#define FIND(index, result, name, parameters) ort.name = (result(*) parameters)api[index];
 		ABI_FUNCTIONS(FIND)
 #undef FIND
 		OrtCustomOpDomain *made = NULL;
 		OrtStatus *status = ort.CreateCustomOpDomain(DOMAIN, &made);
 		for (size_t i = 0; status == NULL && i < sizeof operators / sizeof *operators; i++)
 			status = ort.CustomOpDomain_Add(made, &operators[i].op);
-		if (status != NULL) return told(status);
-		domain = made; // for as long as the process runs
+		if (status != NULL) return status_message(status);
+		domain = made; // for the lifetime of the process
 	}
 	OrtStatus *status = ort.AddCustomOpDomain(options, domain);
-	return status == NULL ? NULL : told(status);
+	return status == NULL ? NULL : status_message(status);
 }

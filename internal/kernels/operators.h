@@ -1,13 +1,13 @@
 #ifndef ANOMALY_OPERATORS_H
 #define ANOMALY_OPERATORS_H
 
-// The most gradients that a step of Adam adds up, and images that are joined.
-#define MAX_PARTS 1024
-#define MAX_JOINED 16
+// The maximum number of gradients that Adam adds up, and of images that ResizeConcat concatenates.
+#define MAX_MICRO_BATCHES 1024
+#define MAX_CONCAT 16
 
-// register_operators makes the operators known to sessions that are made with those
-// options (an OrtSessionOptions). entry is ONNX Runtime's OrtGetApiBase. It returns what
-// went wrong, which the caller frees, or NULL.
+// register_operators registers the operators with sessions created with options, an
+// OrtSessionOptions. entry is ONNX Runtime's OrtGetApiBase. It returns NULL, or an error message
+// that the caller must free.
 char *register_operators(void *entry, void *options);
 
 #endif

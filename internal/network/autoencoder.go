@@ -8,8 +8,8 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// Names of the graphs' inputs and outputs that are not parameters. They are
-// the names a user of the exported ONNX file sees.
+// Names of the graphs' inputs and outputs that are not parameters. Exported ONNX
+// files have the same names.
 const (
 	ImageName          = "image"
 	ReconstructionName = "reconstruction"
@@ -17,27 +17,26 @@ const (
 	MapName            = "anomaly_map"
 )
 
-// Forward is a network as an expression: what comes in, what is learnt, what
-// comes out.
+// Forward is the graph of an autoencoder: its input, parameters and results.
 type Forward struct {
 	Graph *gorgonia.ExprGraph
 	// Image is N×3×H×W, in 0…1.
 	Image *gorgonia.Node
-	// Parameters are in the order of Architecture.Parameters and bear its
+	// Parameters are in the order of Architecture.Parameters, with the same
 	// names.
 	Parameters gorgonia.Nodes
 	// Reconstruction has the image's shape, in 0…1.
 	Reconstruction *gorgonia.Node
 	// Error is the mean squared error of each image, N elements.
 	Error *gorgonia.Node
-	// Map is the squared error of each pixel, the mean over its channels:
+	// Map is the squared error of each pixel, averaged over its channels,
 	// N×H×W. Error is its mean.
 	Map *gorgonia.Node
 }
 
-// Autoencoder builds the convolutional autoencoder of that architecture for
+// Autoencoder builds the convolutional autoencoder of an architecture for
 // batches of n images of h×w pixels, both multiples of the architecture's
-// stride: a ReLU behind every layer, a sigmoid behind the last.
+// stride. Every layer is followed by a ReLU, the last one by a sigmoid.
 func Autoencoder(arch models.Architecture, n, h, w int) (*Forward, error) {
 	if err := arch.Validate(); err != nil {
 		return nil, err
@@ -69,8 +68,7 @@ func Autoencoder(arch models.Architecture, n, h, w int) (*Forward, error) {
 	f.Reconstruction = b.node(gorgonia.Sigmoid(b.checked(x)))
 	difference := b.node(gorgonia.Sub(f.Reconstruction, f.Image))
 	square := b.node(gorgonia.Square(difference))
-	// By rows first: a single sum over all of a large image would leave few
-	// digits in float32.
+	// By rows first: a single float32 sum over a large image loses precision.
 	rows := b.node(gorgonia.Mean(square, 3))
 	f.Error = b.node(gorgonia.Mean(b.checked(rows), 1, 2))
 	f.Map = b.node(gorgonia.Mean(square, 1))
@@ -80,8 +78,8 @@ func Autoencoder(arch models.Architecture, n, h, w int) (*Forward, error) {
 	return f, nil
 }
 
-// builder collects the first error of many small steps, so that a graph reads
-// as its formula.
+// builder adds nodes to a graph and keeps the first error, so that code reads
+// like a formula.
 type builder struct {
 	graph *gorgonia.ExprGraph
 	err   error
@@ -97,8 +95,9 @@ func (b *builder) input(name string, shape ...int) *gorgonia.Node {
 	return gorgonia.NewTensor(b.graph, tensor.Float32, len(shape), gorgonia.WithShape(shape...), gorgonia.WithName(name))
 }
 
-// node passes a step's result on. After an error it gives any node, so that
-// the steps that follow have something to stand on; their results are dropped.
+// node returns n, and keeps err if it is the first error. After an error it
+// returns a placeholder, so that subsequent calls do not fail; their results are
+// discarded.
 func (b *builder) node(n *gorgonia.Node, err error) *gorgonia.Node {
 	if b.err == nil && err != nil {
 		b.err = err

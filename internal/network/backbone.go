@@ -9,18 +9,18 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// BackbonePrefix begins the name of each of a backbone's parameters.
-const BackbonePrefix = "backbone."
+// backbonePrefix is the prefix of the names of a backbone's parameters.
+const backbonePrefix = "backbone."
 
-// BackboneStride is what the sides of a backbone's images are multiples of: then
-// every convolution of stride 2 has even sides, and its zeros are where
-// TensorFlow's SAME puts them.
+// BackboneStride is the number that the sides of a backbone's images must be
+// multiples of. Then every convolution of stride 2 has even sides, and its padding
+// is that of TensorFlow's SAME.
 const BackboneStride = 32
 
-// Features builds a backbone alone, for n images of that side, a multiple of
-// BackboneStride: the image (N×3×S×S in 0…1), what comes out of each of the
-// blocks that taps names, in that order, and the parameters, in the order of
-// Spec.Parameters up to the last of these blocks.
+// Features builds the graph of a backbone for n images of the given side, a
+// multiple of BackboneStride. It returns the image (N×3×S×S in 0…1), the results
+// of the blocks in taps, and the parameters, in the order of Spec.Parameters up
+// to the last of these blocks.
 func Features(n, side int, spec backbone.Spec, taps []int) (image *gorgonia.Node, features, parameters gorgonia.Nodes, err error) {
 	b := newBuilder()
 	image = b.input(ImageName, n, models.InputChannels, side, side)
@@ -31,10 +31,10 @@ func Features(n, side int, spec backbone.Spec, taps []int) (image *gorgonia.Node
 	return image, features, parameters, nil
 }
 
-// backbone adds a backbone behind images (N×3×H×W in 0…1), with sides that are
-// multiples of BackboneStride: what comes out of each of the blocks that taps
-// names (N×C×h×w by Spec.Tap), and the parameters up to the last of them, whose
-// names are those of Spec.Parameters behind BackbonePrefix.
+// backbone adds a backbone to the graph, for images (N×3×H×W in 0…1) with sides
+// that are multiples of BackboneStride. It returns the results of the blocks in
+// taps (N×C×h×w, see Spec.Tap), and the parameters up to the last of them, named
+// like Spec.Parameters with backbonePrefix.
 func (b *builder) backbone(image *gorgonia.Node, spec backbone.Spec, taps []int) (features, parameters gorgonia.Nodes) {
 	s := image.Shape()
 	if b.err == nil && (len(s) != 4 || s[2] < 1 || s[3] < 1 || s[2]%BackboneStride != 0 || s[3]%BackboneStride != 0) {
@@ -48,9 +48,9 @@ func (b *builder) backbone(image *gorgonia.Node, spec backbone.Spec, taps []int)
 	}
 	last := slices.Max(taps)
 	for _, p := range spec.Parameters(last) {
-		parameters = append(parameters, b.input(BackbonePrefix+p.Name, p.Shape...))
+		parameters = append(parameters, b.input(backbonePrefix+p.Name, p.Shape...))
 	}
-	next := 0 // of the parameters
+	next := 0 // parameter
 	layer := func(apply func(x, weight, bias *gorgonia.Node, w Window) (*gorgonia.Node, error), x *gorgonia.Node, w Window) *gorgonia.Node {
 		next += 2
 		return b.node(apply(b.checked(x), parameters[next-2], parameters[next-1], w))

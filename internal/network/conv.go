@@ -10,31 +10,31 @@ import (
 )
 
 // Conv2D is PyTorch's Conv2d: inputs x (N×I×H×W), weight (O×I×K×K) and bias
-// (O), result N×O×h×w with h and w by Window.Down.
+// (O), result N×O×h×w. Window.Down returns h and w.
 type Conv2D struct {
 	layer
 	Window Window
 }
 
 // ConvTranspose2D is PyTorch's ConvTranspose2d: inputs x (N×I×h×w), weight
-// (I×O×K×K) and bias (O), result N×O×H×W with H and W by Window.Up.
+// (I×O×K×K) and bias (O), result N×O×H×W. Window.Up returns H and W.
 type ConvTranspose2D struct {
 	layer
 	Window Window
 }
 
-// layer is what both convolutions have in common as operators.
+// layer implements the methods of Op that all convolutions share.
 type layer struct{ pure }
 
-// Arity is 3: x, weight and bias.
+// Arity returns 3: x, weight and bias.
 func (layer) Arity() int { return 3 }
 
-// Type is Tensor-4 a → Tensor-4 a → Vector a → Tensor-4 a.
+// Type returns Tensor-4 a → Tensor-4 a → Vector a → Tensor-4 a.
 func (layer) Type() hm.Type {
 	return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(1), tensorOf(4))
 }
 
-// DiffWRT is true for every input.
+// DiffWRT returns true for every input.
 func (layer) DiffWRT(n int) []bool { return all(n) }
 
 // Convolve applies Conv2D.
@@ -47,19 +47,19 @@ func ConvolveTransposed(x, weight, bias *gorgonia.Node, w Window) (*gorgonia.Nod
 	return gorgonia.ApplyOp(ConvTranspose2D{Window: w}, x, weight, bias)
 }
 
-// InferShape gives N×O×h×w.
+// InferShape returns N×O×h×w.
 func (op Conv2D) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	x, k, err := convOperands(op, in)
 	if err != nil {
 		return nil, err
 	}
 	if k[1] != x[1] {
-		return nil, fmt.Errorf("%v: weight %v does not take the %d channels of x", op, k, x[1])
+		return nil, fmt.Errorf("%v: weight %v does not match the %d channels of x", op, k, x[1])
 	}
 	return tensor.Shape{x[0], k[0], op.Window.Down(x[2]), op.Window.Down(x[3])}, nil
 }
 
-// Do is the reference implementation.
+// Do computes the operator. It is the reference implementation.
 func (op Conv2D) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	x, k, b, s, err := convValues(op, in)
 	if err != nil {
@@ -72,9 +72,8 @@ func (op Conv2D) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	return newDense(out, s...), nil
 }
 
-// SymDiff gives the derivatives: to x the transposed convolution of the
-// gradient with the same weight, to the weight ConvWeightGrad, to the bias
-// ChannelSum.
+// SymDiff returns the derivatives: ConvInputGrad for x, ConvWeightGrad for the
+// weight, ChannelSum for the bias.
 func (op Conv2D) SymDiff(in gorgonia.Nodes, _, grad *gorgonia.Node) (gorgonia.Nodes, error) {
 	w, err := op.Window.forDerivative(op, in[0].Shape())
 	if err != nil {
@@ -83,27 +82,27 @@ func (op Conv2D) SymDiff(in gorgonia.Nodes, _, grad *gorgonia.Node) (gorgonia.No
 	return derivatives(ConvInputGrad{Window: w}, in[1], grad, in[0], grad, w)
 }
 
-// WriteHash writes what tells this operator from others.
+// WriteHash hashes the description.
 func (op Conv2D) WriteHash(h hash.Hash) { writeHash(op, h) }
 
-// Hashcode is the hash of the description.
+// Hashcode returns the hash of the description.
 func (op Conv2D) Hashcode() uint32 { return hashcode(op) }
 
 func (op Conv2D) String() string { return "Conv2D " + op.Window.String() }
 
-// InferShape gives N×O×H×W.
+// InferShape returns N×O×H×W.
 func (op ConvTranspose2D) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	x, k, err := convOperands(op, in)
 	if err != nil {
 		return nil, err
 	}
 	if k[0] != x[1] {
-		return nil, fmt.Errorf("%v: weight %v does not take the %d channels of x", op, k, x[1])
+		return nil, fmt.Errorf("%v: weight %v does not match the %d channels of x", op, k, x[1])
 	}
 	return tensor.Shape{x[0], k[1], op.Window.Up(x[2]), op.Window.Up(x[3])}, nil
 }
 
-// Do is the reference implementation.
+// Do computes the operator. It is the reference implementation.
 func (op ConvTranspose2D) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	x, k, b, s, err := convValues(op, in)
 	if err != nil {
@@ -115,24 +114,22 @@ func (op ConvTranspose2D) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	return newDense(out, s...), nil
 }
 
-// SymDiff gives the derivatives: to x the convolution of the gradient with the
-// same weight, to the weight ConvWeightGrad with the roles of x and gradient
-// exchanged, to the bias ChannelSum.
+// SymDiff returns the derivatives: ConvTransposeInputGrad for x, ConvWeightGrad
+// with x and gradient exchanged for the weight, ChannelSum for the bias.
 func (op ConvTranspose2D) SymDiff(in gorgonia.Nodes, _, grad *gorgonia.Node) (gorgonia.Nodes, error) {
 	return derivatives(ConvTransposeInputGrad{Window: op.Window}, in[1], in[0], grad, grad, op.Window)
 }
 
-// WriteHash writes what tells this operator from others.
+// WriteHash hashes the description.
 func (op ConvTranspose2D) WriteHash(h hash.Hash) { writeHash(op, h) }
 
-// Hashcode is the hash of the description.
+// Hashcode returns the hash of the description.
 func (op ConvTranspose2D) Hashcode() uint32 { return hashcode(op) }
 
 func (op ConvTranspose2D) String() string { return "ConvTranspose2D " + op.Window.String() }
 
-// derivatives gives those of a convolution of either kind to x, weight and bias:
-// inputGrad of gradient and weight, ConvWeightGrad of the small and the large
-// image, and ChannelSum of the gradient.
+// derivatives returns the derivatives of a convolution or a transposed one with
+// respect to x, weight and bias.
 func derivatives(inputGrad gorgonia.Op, weight, small, large, grad *gorgonia.Node, w Window) (gorgonia.Nodes, error) {
 	dx, err := gorgonia.ApplyOp(inputGrad, grad, weight)
 	if err != nil {
@@ -149,8 +146,8 @@ func derivatives(inputGrad gorgonia.Op, weight, small, large, grad *gorgonia.Nod
 	return gorgonia.Nodes{dx, dw, db}, nil
 }
 
-// convOperands gives the shapes of x and the weight, having checked the bias
-// against neither: its length is held against the result in Do.
+// convOperands returns the shapes of x and the weight. Do checks the length of
+// the bias.
 func convOperands(op gorgonia.Op, in []gorgonia.DimSizer) (x, k [4]int, err error) {
 	if err = arity(op, len(in)); err != nil {
 		return
@@ -162,7 +159,7 @@ func convOperands(op gorgonia.Op, in []gorgonia.DimSizer) (x, k [4]int, err erro
 	return
 }
 
-// convValues gives the elements of the three inputs and the result's shape.
+// convValues returns the elements of the three inputs and the result's shape.
 func convValues(op gorgonia.Op, in []gorgonia.Value) (x, k, b []float32, out tensor.Shape, err error) {
 	if err = arity(op, len(in)); err != nil {
 		return
@@ -185,7 +182,7 @@ func convValues(op gorgonia.Op, in []gorgonia.Value) (x, k, b []float32, out ten
 	return
 }
 
-// fillChannels starts every plane of a N×C×H×W result with its channel's bias.
+// fillChannels sets every plane of an N×C×H×W result to its channel's bias.
 func fillChannels(out []float32, s tensor.Shape, bias []float32) {
 	plane := s[2] * s[3]
 	for i := range out {
@@ -215,10 +212,10 @@ func upConvolve(large []float32, ls tensor.Shape, small []float32, ss tensor.Sha
 	})
 }
 
-// eachRow calls f for every row of products that a convolution consists of: with
-// the offsets into the small image and the large one, how many products they are,
-// how far apart they lie in the large image, and the offset into the kernel (small
-// channels × large channels × K × K).
+// eachRow calls f for every row of products of a convolution: with offsets into
+// the small and the large image, the number of products, their distance in the
+// large image, and an offset into the kernel (small channels × large channels ×
+// K × K).
 func eachRow(ss, ls tensor.Shape, w Window, f func(s, l, n, stride, k int)) {
 	kk := w.Kernel * w.Kernel
 	for n := range ss[0] {

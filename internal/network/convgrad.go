@@ -9,55 +9,57 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// pair is what operators of two four-dimensional inputs have in common.
+// pair implements the methods of Op that operators of two four-dimensional
+// inputs share.
 type pair struct{ pure }
 
-// Arity is 2.
+// Arity returns 2.
 func (pair) Arity() int { return 2 }
 
-// Type is Tensor-4 a → Tensor-4 a → Tensor-4 a.
+// Type returns Tensor-4 a → Tensor-4 a → Tensor-4 a.
 func (pair) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(4)) }
 
-// ConvInputGrad is a convolution's derivative with regard to its input: inputs
-// gradient (N×O×h×w) and weight (O×I×K×K), result N×I×H×W.
+// ConvInputGrad is the derivative of a convolution with respect to its input:
+// inputs gradient (N×O×h×w) and weight (O×I×K×K), result N×I×H×W.
 type ConvInputGrad struct {
 	pair
 	Window Window
 }
 
-// ConvTransposeInputGrad is a transposed convolution's derivative with regard
-// to its input: inputs gradient (N×O×H×W) and weight (I×O×K×K), result N×I×h×w.
+// ConvTransposeInputGrad is the derivative of a transposed convolution with
+// respect to its input: inputs gradient (N×O×H×W) and weight (I×O×K×K), result
+// N×I×h×w.
 type ConvTransposeInputGrad struct {
 	pair
 	Window Window
 }
 
-// ConvWeightGrad is the derivative with regard to the kernel that connects a
-// small image (N×S×h×w) with a large one (N×L×H×W): result S×L×K×K. For a
-// convolution the gradient is the small image and the input the large one; for
-// a transposed convolution it is the other way round.
+// ConvWeightGrad is the derivative with respect to the kernel: inputs are a small
+// image (N×S×h×w) and a large one (N×L×H×W), the result is S×L×K×K. For a
+// convolution, the gradient is the small image and the input is the large one;
+// for a transposed convolution, they are exchanged.
 type ConvWeightGrad struct {
 	pair
 	Window Window
 }
 
-// ChannelSum adds up each channel of N×C×H×W over images and pixels: the
-// derivative with regard to a bias. Its result has C elements.
+// ChannelSum is the sum of each channel of N×C×H×W over images and pixels: the
+// derivative with respect to a bias. The result has C elements.
 type ChannelSum struct{ pure }
 
-// InferShape gives N×I×H×W.
+// InferShape returns N×I×H×W.
 func (op ConvInputGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	g, k, err := gradOperands(op, "gradient", "weight", in)
 	if err != nil {
 		return nil, err
 	}
 	if g[1] != k[0] {
-		return nil, fmt.Errorf("%v: weight %v does not give the %d channels of the gradient", op, k, g[1])
+		return nil, fmt.Errorf("%v: weight %v does not match the %d channels of the gradient", op, k, g[1])
 	}
 	return tensor.Shape{g[0], k[1], op.Window.Up(g[2]), op.Window.Up(g[3])}, nil
 }
 
-// Do is the reference implementation.
+// Do computes the operator. It is the reference implementation.
 func (op ConvInputGrad) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	g, k, s, err := gradValues(op, in)
 	if err != nil {
@@ -68,27 +70,27 @@ func (op ConvInputGrad) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	return newDense(out, s...), nil
 }
 
-// WriteHash writes what tells this operator from others.
+// WriteHash hashes the description.
 func (op ConvInputGrad) WriteHash(h hash.Hash) { writeHash(op, h) }
 
-// Hashcode is the hash of the description.
+// Hashcode returns the hash of the description.
 func (op ConvInputGrad) Hashcode() uint32 { return hashcode(op) }
 
 func (op ConvInputGrad) String() string { return "ConvInputGrad " + op.Window.String() }
 
-// InferShape gives N×I×h×w.
+// InferShape returns N×I×h×w.
 func (op ConvTransposeInputGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	g, k, err := gradOperands(op, "gradient", "weight", in)
 	if err != nil {
 		return nil, err
 	}
 	if g[1] != k[1] {
-		return nil, fmt.Errorf("%v: weight %v does not give the %d channels of the gradient", op, k, g[1])
+		return nil, fmt.Errorf("%v: weight %v does not match the %d channels of the gradient", op, k, g[1])
 	}
 	return tensor.Shape{g[0], k[0], op.Window.Down(g[2]), op.Window.Down(g[3])}, nil
 }
 
-// Do is the reference implementation.
+// Do computes the operator. It is the reference implementation.
 func (op ConvTransposeInputGrad) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	g, k, s, err := gradValues(op, in)
 	if err != nil {
@@ -99,17 +101,17 @@ func (op ConvTransposeInputGrad) Do(in ...gorgonia.Value) (gorgonia.Value, error
 	return newDense(out, s...), nil
 }
 
-// WriteHash writes what tells this operator from others.
+// WriteHash hashes the description.
 func (op ConvTransposeInputGrad) WriteHash(h hash.Hash) { writeHash(op, h) }
 
-// Hashcode is the hash of the description.
+// Hashcode returns the hash of the description.
 func (op ConvTransposeInputGrad) Hashcode() uint32 { return hashcode(op) }
 
 func (op ConvTransposeInputGrad) String() string {
 	return "ConvTransposeInputGrad " + op.Window.String()
 }
 
-// InferShape gives S×L×K×K.
+// InferShape returns S×L×K×K.
 func (op ConvWeightGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	s, l, err := gradOperands(op, "small image", "large image", in)
 	if err != nil {
@@ -117,19 +119,18 @@ func (op ConvWeightGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, erro
 	}
 	w := op.Window
 	if s[0] != l[0] || s[2] != w.Down(l[2]) || s[3] != w.Down(l[3]) {
-		return nil, fmt.Errorf("%v: a small image %v does not belong to a large one %v", op, s, l)
+		return nil, fmt.Errorf("%v: the small image %v does not match the large one %v", op, s, l)
 	}
 	return tensor.Shape{s[1], l[1], w.Kernel, w.Kernel}, nil
 }
 
-// Do is the reference implementation.
+// Do computes the operator. It is the reference implementation.
 func (op ConvWeightGrad) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	small, large, s, err := gradValues(op, in)
 	if err != nil {
 		return nil, err
 	}
-	// Summed in float64: a kernel's element has a term for every pixel of
-	// every image.
+	// In float64: every element is a sum over all pixels of all images.
 	sum := make([]float64, s.TotalSize())
 	eachRow(in[0].Shape(), in[1].Shape(), op.Window, func(s, l, n, stride, k int) {
 		sum[k] += products(small[s:s+n], large[l:], stride)
@@ -137,21 +138,21 @@ func (op ConvWeightGrad) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	return newDense(narrow(sum), s...), nil
 }
 
-// WriteHash writes what tells this operator from others.
+// WriteHash hashes the description.
 func (op ConvWeightGrad) WriteHash(h hash.Hash) { writeHash(op, h) }
 
-// Hashcode is the hash of the description.
+// Hashcode returns the hash of the description.
 func (op ConvWeightGrad) Hashcode() uint32 { return hashcode(op) }
 
 func (op ConvWeightGrad) String() string { return "ConvWeightGrad " + op.Window.String() }
 
-// Arity is 1: the gradient.
+// Arity returns 1: the gradient.
 func (ChannelSum) Arity() int { return 1 }
 
-// Type is Tensor-4 a → Vector a.
+// Type returns Tensor-4 a → Vector a.
 func (ChannelSum) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(1)) }
 
-// InferShape gives C.
+// InferShape returns C.
 func (op ChannelSum) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	if err := arity(op, len(in)); err != nil {
 		return nil, err
@@ -163,7 +164,7 @@ func (op ChannelSum) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	return tensor.Shape{g[1]}, nil
 }
 
-// Do is the reference implementation.
+// Do computes the operator. It is the reference implementation.
 func (op ChannelSum) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	if err := arity(op, len(in)); err != nil {
 		return nil, err
@@ -180,10 +181,10 @@ func (op ChannelSum) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	return newDense(narrow(sum), s[1]), nil
 }
 
-// WriteHash writes what tells this operator from others.
+// WriteHash hashes the description.
 func (op ChannelSum) WriteHash(h hash.Hash) { writeHash(op, h) }
 
-// Hashcode is the hash of the description.
+// Hashcode returns the hash of the description.
 func (op ChannelSum) Hashcode() uint32 { return hashcode(op) }
 
 func (ChannelSum) String() string { return "ChannelSum" }
@@ -213,8 +214,7 @@ func gradValues(op gorgonia.Op, in []gorgonia.Value) (a, b []float32, out tensor
 	return
 }
 
-// products is the sum of the products of all small numbers with the large ones
-// that lie stride apart.
+// products returns the dot product of small and every stride-th element of large.
 func products(small, large []float32, stride int) float64 {
 	sum := 0.0
 	for i, v := range small {

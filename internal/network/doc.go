@@ -1,9 +1,9 @@
-// Package network writes down the networks as Gorgonia graphs: the operators
-// Gorgonia lacks (convolution, transposed convolution and what their
-// derivatives need), each with shape inference, a symbolic derivative and a
-// plain Go implementation that serves as the reference, and the functions that
-// put an architecture together from them.
+// Package network builds the networks as Gorgonia graphs: the autoencoder, the
+// backbone, the scoring graphs, the defect heads, and Adam. It implements the
+// operators that Gorgonia lacks, each with shape inference, a symbolic
+// derivative if it is trained, and a plain Go implementation that serves as the
+// reference.
 //
-// Nothing here trains, exports or reads a file. An architecture is one function
-// that returns a Graph; another architecture is another function.
+// The package does not train, export or read files. Each architecture is one
+// function that returns a graph.
 package network

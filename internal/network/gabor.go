@@ -8,119 +8,120 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// MSEName is the output that holds the plain mean squared error where ErrorName
-// holds another measure.
+// MSEName is the name of the output with the mean squared error of models whose
+// anomaly score, ErrorName, is another one.
 const MSEName = "mse"
 
-// The filters that tell orientations apart are Gabor functions, as simple cells
-// of the visual cortex and texture analysis have them (Jain and Farrokhnia,
-// 1991): a wave across the orientation under a Gaussian that is longer along it.
-// Sizes are in pixels of the level.
+// Constants of the Gabor filter bank (Jain and Farrokhnia, "Unsupervised Texture
+// Segmentation Using Gabor Filters", 1991): a wave across the orientation under a
+// Gaussian that is longer along it. Sizes are in pixels of a pyramid level.
 const (
 	filterSide    = 7
 	filterAcross  = 1.2 // standard deviation across the orientation
-	filterAlong   = 2.0 // and along it
-	filterWave    = 1.8 // radians per pixel: a wave of 3.5 pixels
+	filterAlong   = 2.0 // standard deviation along it
+	filterWave    = 1.8 // radians per pixel: a wavelength of 3.5 pixels
 	surroundInner = 1.0 // standard deviations of the difference of Gaussians
-	surroundOuter = 2.2 // that finds spots of colour
-	// vectorSide squared is a multiple of the elements that a processor takes at
-	// once.
+	surroundOuter = 2.2 // that responds to colour spots
+	// vectorSide squared is a multiple of the number of lanes of a processor's
+	// vectors.
 	vectorSide = 4
-	// energyFloor keeps the square root of an energy differentiable and its
-	// logarithm away from rounding.
+	// energyFloor is added to squared responses: it keeps the square root
+	// differentiable and the logarithm insensitive to rounding.
 	energyFloor = 1e-6
 )
 
-// Fixed is a tensor of a graph that nothing is learnt of.
+// Fixed is a constant tensor of a graph.
 type Fixed struct {
 	Node *gorgonia.Node
 	Data []float32
 }
 
-// Judgement is what follows an image beside its reconstruction: the energies of
-// its places, and how far they are from those of normal images; see
-// models.GaborScale and PaDiM (Defard et al., 2020), which does this with a
-// pretrained network's features.
+// Judgement is the scoring graph: features of an image's patches, and their
+// distance to the reference statistics. See models.GaborScale, and PaDiM (Defard
+// et al., 2020) for the same method with a pretrained network's features.
 type Judgement struct {
-	// Filters are the fixed kernels.
+	// Filters are the constant tensors: the filter bank or the backbone.
 	Filters []Fixed
-	// Features are N×D×P×P, by scale.
+	// Features are N×D×P×P, one for each scale.
 	Features gorgonia.Nodes
-	// Parameters are in the order of models.GaborParameters, with those of
-	// models.GaborHeadsParameters behind them where there are markers, and bear their
-	// names.
+	// Parameters are the reference statistics, with the names and in the order of
+	// models.GaborParameters, followed by models.GaborHeadsParameters if there are
+	// defect heads; for models.MeasurePatchMahalanobis, in the order of
+	// models.PatchParameters.
 	Parameters gorgonia.Nodes
-	// Members are the figures that models.MeasurePatchMahalanobis joins, N×M×1×1, in
+	// Members are the member scores of models.MeasurePatchMahalanobis, N×M×1×1, in
 	// the order of models.Members; nil for models.MeasureBandMahalanobis.
 	Members *gorgonia.Node
-	// Score is the measure of each image, N elements.
+	// Score is the anomaly score of each image, N elements.
 	Score *gorgonia.Node
-	// Map is the same at every pixel, N×S×S; Score is about its maximum.
+	// Map is the anomaly score of each pixel, N×S×S; Score is about its maximum.
 	Map *gorgonia.Node
 }
 
-// Judge adds to the network's graph what judges its images, by the measure that
-// those tensors of normality are for.
-func (f *Forward) Judge(normality models.StateDict) (*Judgement, error) {
-	if models.HasPatches(normality) {
-		return f.JudgePatches(models.HasHeads(normality), models.BankSize(normality))
+// Judge adds the scoring graph to the network's graph. The reference statistics
+// determine the kind of anomaly score.
+func (f *Forward) Judge(reference models.StateDict) (*Judgement, error) {
+	if models.HasPatches(reference) {
+		return f.judgePatches(models.HasHeads(reference), models.BankSize(reference))
 	}
-	return f.judgeBands(models.HasGaborHeads(normality))
+	return f.judgeGabor(models.HasGaborHeads(reference))
 }
 
-// judgeBands judges by models.MeasureBandMahalanobis, as models of earlier versions do.
-func (f *Forward) judgeBands(markers bool) (*Judgement, error) {
+// judgeGabor adds the scoring graph of models.MeasureBandMahalanobis, which models
+// of earlier versions have.
+func (f *Forward) judgeGabor(heads bool) (*Judgement, error) {
 	b := &builder{graph: f.Graph}
 	side := f.Image.Shape()[2]
-	j := b.energies(f.Image, side)
+	j := b.gaborFeatures(f.Image, side)
 	var peak *gorgonia.Node
 	var deviations gorgonia.Nodes
-	learnt := make([]gorgonia.Nodes, len(models.GaborScales(side)))
+	statistics := make([]gorgonia.Nodes, len(models.GaborScales(side)))
 	for i, s := range models.GaborScales(side) {
 		ps := b.inputs(s.Parameters())
-		learnt[i] = ps
+		statistics[i] = ps
 		j.Parameters = append(j.Parameters, ps...)
-		distance := b.step(Mahalanobis, s.Blocks(), j.Features[i], ps[0], ps[1], ps[2])
-		deviation := b.step(Standardize, 0, b.step(Logarithm, 0, distance), ps[3], ps[4])
-		// A processor takes several elements of a Softplus at once, and the last
-		// few one by one, which may round differently. So that an image's score
-		// has the same bits in a batch of any size, it gets elements of its own.
-		highest := b.step(Enlarge, vectorSide, b.step(Peak, 0, deviation))
+		distance := b.apply(Mahalanobis, s.Blocks(), j.Features[i], ps[0], ps[1], ps[2])
+		deviation := b.apply(Standardize, 0, b.apply(Logarithm, 0, distance), ps[3], ps[4])
+		// Softplus is vectorized, and the remainder of a tensor may be rounded
+		// differently. Whole vectors for each image make the bits of its score
+		// independent of the batch size.
+		highest := b.apply(Enlarge, vectorSide, b.apply(Peak, 0, deviation))
 		deviations = append(deviations, deviation)
 		if i == 0 {
 			peak = highest
 		} else {
-			peak = b.step(Larger, 0, peak, highest)
+			peak = b.apply(Larger, 0, peak, highest)
 		}
 	}
-	if markers {
-		marks, ps := b.markers(j.Features, learnt, side)
+	if heads {
+		logits, ps := b.gaborHeads(j.Features, statistics, side)
 		j.Parameters = append(j.Parameters, ps...)
-		peak = b.step(Larger, 0, peak, b.step(Enlarge, vectorSide, b.step(Peak, 0, marks)))
-		deviations[0] = b.step(Larger, 0, deviations[0], marks)
+		peak = b.apply(Larger, 0, peak, b.apply(Enlarge, vectorSide, b.apply(Peak, 0, logits)))
+		deviations[0] = b.apply(Larger, 0, deviations[0], logits)
 	}
-	// From the coarsest scale to the finest, each with twice the places along a
-	// side, and to pixels only then: all else is little work.
-	places := deviations[len(deviations)-1]
+	// From the coarsest scale to the finest, each with twice the side, and to
+	// pixels at the end, which is cheaper than combining scales at pixel resolution.
+	patches := deviations[len(deviations)-1]
 	for i := len(deviations) - 2; i >= 0; i-- {
-		places = b.step(Larger, 0, b.step(Enlarge, 2, places), deviations[i])
+		patches = b.apply(Larger, 0, b.apply(Enlarge, 2, patches), deviations[i])
 	}
-	places = b.step(Enlarge, models.GaborScales(side)[0].Cell, places)
-	j.Score = b.step(Single, 0, b.step(Peak, 0, b.step(Softplus, 0, peak)))
-	j.Map = b.step(Plane, 0, b.step(Softplus, 0, places))
+	patches = b.apply(Enlarge, models.GaborScales(side)[0].Cell, patches)
+	j.Score = b.apply(Single, 0, b.apply(Peak, 0, b.apply(Softplus, 0, peak)))
+	j.Map = b.apply(Plane, 0, b.apply(Softplus, 0, patches))
 	if b.err != nil {
 		return nil, fmt.Errorf("network: %w", b.err)
 	}
 	return j, nil
 }
 
-// level is an image halved a number of times, and the energies of its bands.
+// level is a level of an image pyramid and its squared filter responses.
 type level struct {
 	grey, colour           *gorgonia.Node // N×1×h×w and N×2×h×w
-	oriented, colourEnergy *gorgonia.Node // N×8×h×w and N×2×h×w, squared
+	oriented, colourEnergy *gorgonia.Node // N×8×h×w and N×2×h×w
 }
 
-func (b *builder) energies(image *gorgonia.Node, side int) *Judgement {
+// gaborFeatures adds the filter bank and returns the features of each scale.
+func (b *builder) gaborFeatures(image *gorgonia.Node, side int) *Judgement {
 	j := &Judgement{}
 	fixed := func(name string, data []float32, shape ...int) *gorgonia.Node {
 		n := b.input("filters."+name, shape...)
@@ -148,15 +149,15 @@ func (b *builder) energies(image *gorgonia.Node, side int) *Judgement {
 		for len(levels) <= n {
 			var l level
 			if len(levels) == 0 {
-				l.grey = b.step(Lightness, 0, b.node(Convolve(image, toGrey, none1, point)))
+				l.grey = b.apply(Lightness, 0, b.node(Convolve(image, toGrey, none1, point)))
 				l.colour = b.node(Convolve(image, toColour, none2, point))
 			} else {
 				last := levels[len(levels)-1]
-				l.grey, l.colour = b.step(AveragePool, 2, last.grey), b.step(AveragePool, 2, last.colour)
+				l.grey, l.colour = b.apply(AveragePool, 2, last.grey), b.apply(AveragePool, 2, last.colour)
 			}
-			waves := b.node(Convolve(b.step(PadEdge, filterSide/2, l.grey), bank, none16, slide))
+			waves := b.node(Convolve(b.apply(PadEdge, filterSide/2, l.grey), bank, none16, slide))
 			l.oriented = add(b.node(gorgonia.Square(b.checked(waves))), pair, floor8)
-			spots := b.node(Convolve(b.step(PadEdge, filterSide/2, l.colour), spot, none2, slide))
+			spots := b.node(Convolve(b.apply(PadEdge, filterSide/2, l.colour), spot, none2, slide))
 			l.colourEnergy = add(b.node(gorgonia.Square(b.checked(spots))), same, floor2)
 			levels = append(levels, l)
 		}
@@ -166,27 +167,27 @@ func (b *builder) energies(image *gorgonia.Node, side int) *Judgement {
 		var x *gorgonia.Node
 		for i, n := range s.Levels {
 			l, size := at(n), s.Cell>>n
-			// The root of the largest square is the largest root, of fewer numbers.
-			squares := b.step(Join, 0, b.step(MaxPool, size, l.oriented), b.step(MaxPool, size, l.colourEnergy))
-			energies := b.step(Logarithm, 0, b.node(gorgonia.Sqrt(squares)))
+			// The root of the maximum is the maximum of the roots, of fewer numbers.
+			squares := b.apply(Join, 0, b.apply(MaxPool, size, l.oriented), b.apply(MaxPool, size, l.colourEnergy))
+			energies := b.apply(Logarithm, 0, b.node(gorgonia.Sqrt(squares)))
 			if i == 0 {
 				x = energies
 			} else {
-				x = b.step(Join, 0, x, energies)
+				x = b.apply(Join, 0, x, energies)
 			}
 		}
 		base := at(0)
-		x = b.step(Stack, 0, x, b.step(AveragePool, s.Cell, base.grey), b.step(AveragePool, s.Cell, base.colour))
+		x = b.apply(Stack, 0, x, b.apply(AveragePool, s.Cell, base.grey), b.apply(AveragePool, s.Cell, base.colour))
 		if s.Relative {
-			x = b.step(Centre, 0, x)
+			x = b.apply(Centre, 0, x)
 		}
 		j.Features = append(j.Features, x)
 	}
 	return j
 }
 
-// orientedFilters are an even and an odd wave for each orientation: the even
-// ones first. The even ones have mean 0, all have length 1.
+// orientedFilters returns an even and an odd Gabor filter for each orientation,
+// the even ones first. All have mean 0 and norm 1.
 func orientedFilters() []float32 {
 	const n, half = filterSide, filterSide / 2
 	out := make([]float32, 0, 2*models.Oriented*n*n)
@@ -215,7 +216,7 @@ func orientedFilters() []float32 {
 	return out
 }
 
-// spotFilters take a difference of Gaussians of each of two channels.
+// spotFilters returns the difference of Gaussians for each of two channels.
 func spotFilters() []float32 {
 	const n, half = filterSide, filterSide / 2
 	inner, outer := make([]float64, n*n), make([]float64, n*n)
@@ -233,7 +234,7 @@ func spotFilters() []float32 {
 	return append(append(append(append([]float32(nil), spot...), nothing...), nothing...), spot...)
 }
 
-// unit scales a filter to length 1.
+// unit scales a filter to norm 1.
 func unit(f []float64) []float32 {
 	length := 0.0
 	for _, v := range f {
@@ -246,7 +247,8 @@ func unit(f []float64) []float32 {
 	return out
 }
 
-// pairs adds the squares of the even and the odd wave of each orientation.
+// pairs returns the 1×1 kernel that adds the squared responses of the even and
+// the odd filter of each orientation.
 func pairs() []float32 {
 	out := make([]float32, models.Oriented*2*models.Oriented)
 	for i := range models.Oriented {

@@ -5,27 +5,27 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// markers adds what marks synthetic defects: from the features of the places, and
-// mean and precision of each scale's, to the sum of both markers' logits in
-// standard deviations (N×1×P×P). It gives the parameters that it needs.
-func (b *builder) markers(features gorgonia.Nodes, learnt []gorgonia.Nodes, side int) (marks *gorgonia.Node, ps gorgonia.Nodes) {
-	var known gorgonia.Nodes
+// gaborHeads adds the defect heads on Gabor features. statistics are the
+// reference statistics of each scale, mean and precision first. It returns the
+// standardized sum of the heads' logits (N×1×P×P), and the parameters.
+func (b *builder) gaborHeads(features gorgonia.Nodes, statistics []gorgonia.Nodes, side int) (logits *gorgonia.Node, ps gorgonia.Nodes) {
+	var inputs gorgonia.Nodes
 	for i := range models.GaborHeadScales(side) {
-		known = append(known, b.step(Join, 0, features[i], b.step(Deviation, 0, features[i], learnt[i][0], learnt[i][1])))
+		inputs = append(inputs, b.apply(Join, 0, features[i], b.apply(Deviation, 0, features[i], statistics[i][0], statistics[i][1])))
 	}
-	seen := b.joinTaps(known)
+	x := b.joinTaps(inputs)
 	for k := range models.GaborHeads {
 		own := b.inputs(models.GaborHeadParameters(side, k))
 		ps = append(ps, own...)
-		logit := b.head(seen, own)
+		logit := b.head(x, own)
 		if k == 0 {
-			marks = logit
+			logits = logit
 		} else {
-			marks = b.node(gorgonia.Add(b.checked(marks), b.checked(logit)))
+			logits = b.node(gorgonia.Add(b.checked(logits), b.checked(logit)))
 		}
 	}
 	all := models.GaborHeadsParameters(side)
 	scale := b.inputs(all[len(all)-2:])
 	ps = append(ps, scale...)
-	return b.step(Standardize, 0, marks, scale[0], scale[1]), ps
+	return b.apply(Standardize, 0, logits, scale[0], scale[1]), ps
 }

@@ -7,8 +7,8 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// Window is the geometry that a convolution and its transpose share: kernel
-// side, stride and zero padding, the same in both directions.
+// Window is the geometry of a convolution and its transpose: kernel side, stride
+// and zero padding, the same along both axes.
 //
 // A convolution maps a side n to (n + 2·Padding + Surplus − Kernel)/Stride + 1;
 // its transpose maps n to (n−1)·Stride − 2·Padding − Surplus + Kernel +
@@ -16,31 +16,32 @@ import (
 // ConvTranspose2d, which have no Surplus.
 type Window struct {
 	Kernel, Stride, Padding int
-	// Surplus is how many more rows and columns of zeros there are at the bottom
-	// and right than at the top and left.
+	// Surplus is the number of rows and columns of zeros by which the padding at
+	// the bottom and right exceeds that at the top and left.
 	Surplus int
-	// OutputPadding is the surplus rows and columns at the bottom and right of
-	// a transposed convolution's result, which decide among the sizes that a
-	// convolution of this stride maps to the same one.
+	// OutputPadding is the number of additional rows and columns at the bottom
+	// and right of a transposed convolution's result. It selects one of the sizes
+	// that a convolution of this stride maps to the same size.
 	OutputPadding int
 }
 
-// Half is the window of every layer here: 3×3, stride 2, padding 1. It halves
-// an even side, and its transpose doubles it.
+// Half returns the window of the autoencoder's layers: 3×3, stride 2, padding 1.
+// It halves an even side, and its transpose doubles it.
 func Half() Window { return Window{Kernel: 3, Stride: 2, Padding: 1, OutputPadding: 1} }
 
-// Same is the window that TensorFlow calls SAME, for sides that are multiples of
-// the stride: a convolution gives the side divided by the stride. Where the zeros
-// are odd in number, the surplus one is at the bottom and right.
+// Same returns the window of TensorFlow's SAME padding, for sides that are
+// multiples of the stride: a convolution divides the side by the stride. If the
+// total padding is odd, the surplus zero is at the bottom and right.
 func Same(kernel, stride int) Window {
 	zeros := max(kernel-stride, 0)
 	return Window{Kernel: kernel, Stride: stride, Padding: zeros / 2, Surplus: zeros % 2}
 }
 
-// Down is the side a convolution gives for n.
+// Down returns the side of a convolution's result for an input side of n.
 func (w Window) Down(n int) int { return (n+2*w.Padding+w.Surplus-w.Kernel)/w.Stride + 1 }
 
-// Up is the side a transposed convolution gives for n.
+// Up returns the side of a transposed convolution's result for an input side of
+// n.
 func (w Window) Up(n int) int {
 	return (n-1)*w.Stride - 2*w.Padding - w.Surplus + w.Kernel + w.OutputPadding
 }
@@ -53,22 +54,22 @@ func (w Window) String() string {
 	return s
 }
 
-// forDerivative is the window of a convolution's derivatives for an image of
-// those sides: with the output padding that leads back to them. It is an error
-// where the two differ in it.
+// forDerivative returns the window of the derivatives of a convolution of x: with
+// the output padding that restores the sides of x. It returns an error if the two
+// sides need different output paddings.
 func (w Window) forDerivative(op gorgonia.Op, x tensor.Shape) (Window, error) {
 	w.OutputPadding = 0
 	w.OutputPadding = x[2] - w.Up(w.Down(x[2]))
 	if got := w.Up(w.Down(x[3])); got != x[3] {
-		return w, fmt.Errorf("%v: the sides of %v leave different remainders", op, x)
+		return w, fmt.Errorf("%v: the sides of %v need different output paddings", op, x)
 	}
 	return w, nil
 }
 
-// rows calls f for every row of a small plane and tap of the kernel that connects
-// it with a row of the large plane: n numbers of the small one from s on meet
-// those of the large one at l, l + stride and so on. For each number the taps come
-// in their order. Planes are given by rows and columns.
+// rows calls f for every combination of a row of the small plane and a tap of the
+// kernel: elements s to s+n of the small plane are paired with elements l,
+// l+stride, … of the large plane. The taps of an element come in order. Planes
+// are rows × columns.
 func (w Window) rows(small, large [2]int, f func(s, l, n, stride, tap int)) {
 	if w.Kernel == 1 && w.Stride == 1 && w.Padding == 0 && small == large {
 		f(0, 0, small[0]*small[1], 1, 0) // a plane is one row
@@ -85,10 +86,10 @@ func (w Window) rows(small, large [2]int, f func(s, l, n, stride, tap int)) {
 	})
 }
 
-// taps calls f for every pair of a position in the large image (n of the up
-// side) and the small one that a kernel tap connects: large = small·Stride −
-// Padding + tap, where it lies inside. Both directions of a convolution and its
-// weight gradient walk the same pairs.
+// taps calls f for every position s of the small image, position l of the large
+// one and tap of the kernel along an axis with l = s·Stride − Padding + tap, if l
+// is inside the large image. Convolutions, transposed ones and weight gradients
+// iterate over the same pairs.
 func (w Window) taps(small, large int, f func(s, l, tap int)) {
 	for s := range small {
 		for t := range w.Kernel {
@@ -99,7 +100,8 @@ func (w Window) taps(small, large int, f func(s, l, tap int)) {
 	}
 }
 
-// dims4 gives the four sizes of an operand's shape, or an error that names it.
+// dims4 returns the shape of an operand with four dimensions, or an error that
+// names the operand.
 func dims4(op, operand string, d gorgonia.DimSizer) ([4]int, error) {
 	s, ok := d.(tensor.Shape)
 	if !ok || s.Dims() != 4 {
@@ -108,7 +110,8 @@ func dims4(op, operand string, d gorgonia.DimSizer) ([4]int, error) {
 	return [4]int{s[0], s[1], s[2], s[3]}, nil
 }
 
-// dense gives an operand's float32 elements in row-major order.
+// dense returns the float32 elements of an operand in row-major order, and its
+// shape.
 func dense(op, operand string, v gorgonia.Value) ([]float32, tensor.Shape, error) {
 	t, ok := v.(*tensor.Dense)
 	if !ok {

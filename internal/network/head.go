@@ -7,10 +7,11 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// TargetName is the input of a head's training that says where anomalies are.
+// TargetName is the name of the input with the mask of synthetic anomalies in the
+// training of a defect head.
 const TargetName = "target"
 
-// inputs adds the parameters as inputs of the graph.
+// inputs adds parameters as inputs of the graph.
 func (b *builder) inputs(ps []models.Parameter) gorgonia.Nodes {
 	nodes := make(gorgonia.Nodes, len(ps))
 	for i, p := range ps {
@@ -19,9 +20,9 @@ func (b *builder) inputs(ps []models.Parameter) gorgonia.Nodes {
 	return nodes
 }
 
-// head is a small convolutional network that keeps an image's sides: logits (N×1×P×P)
-// of what is seen of patches (N×C×P×P). Parameters are weights and biases, layer by
-// layer, with a ReLU between.
+// head adds a defect head, a small convolutional network: logits (N×1×P×P) from
+// the features of patches (N×C×P×P). Parameters are weights and biases, layer by
+// layer, with a ReLU between layers.
 func (b *builder) head(x *gorgonia.Node, parameters gorgonia.Nodes) *gorgonia.Node {
 	for i := 0; i < len(parameters); i += 2 {
 		weight := parameters[i]
@@ -37,24 +38,25 @@ func (b *builder) head(x *gorgonia.Node, parameters gorgonia.Nodes) *gorgonia.No
 	return x
 }
 
-// HeadGradient is a head with its loss and the loss's derivatives.
+// HeadGradient is a defect head with its loss and the derivatives of the loss.
 type HeadGradient struct {
 	Graph *gorgonia.ExprGraph
-	// Features are those of models.HeadTaps, N×C×P×P each. Target is N×1×P×P with the
-	// finest one's P: 1 where an anomaly was painted, 0 where none was.
+	// Features are those of models.HeadTaps, N×C×P×P each. Target is N×1×P×P, with
+	// the P of the finest features: 1 in a synthetic anomaly, 0 elsewhere.
 	Features gorgonia.Nodes
 	Target   *gorgonia.Node
-	// Weight is the share of the whole batch that these images are.
+	// Weight is the micro-batch's fraction of the batch.
 	Weight *gorgonia.Node
-	// Parameters are in the order of models.HeadParameters and bear its names.
+	// Parameters are in the order of models.HeadParameters, with the same names.
 	Parameters gorgonia.Nodes
-	// Logits are N×1×P×P; Loss is Weight times their mean LogisticLoss.
+	// Logits is N×1×P×P; Loss is Weight times the mean LogisticLoss.
 	Logits, Loss *gorgonia.Node
 	// Gradients are in the order of Parameters.
 	Gradients gorgonia.Nodes
 }
 
-// DifferentiateHead builds head k for n images of that side, and differentiates it.
+// DifferentiateHead builds defect head k for n images of the given side, and
+// differentiates its loss.
 func DifferentiateHead(n, side, k int) (*HeadGradient, error) {
 	b := newBuilder()
 	taps := models.HeadTaps()
@@ -73,11 +75,11 @@ func DifferentiateHead(n, side, k int) (*HeadGradient, error) {
 	images := b.node(gorgonia.Mean(b.checked(rows), 1, 2))
 	g.Loss = b.node(gorgonia.HadamardProd(b.node(gorgonia.Mean(b.checked(images))), g.Weight))
 	if b.err != nil {
-		return nil, fmt.Errorf("network: a head: %w", b.err)
+		return nil, fmt.Errorf("network: defect head: %w", b.err)
 	}
 	var err error
 	if g.Gradients, err = gorgonia.Grad(g.Loss, g.Parameters...); err != nil {
-		return nil, fmt.Errorf("network: differentiating a head: %w", err)
+		return nil, fmt.Errorf("network: differentiating a defect head: %w", err)
 	}
 	return g, nil
 }

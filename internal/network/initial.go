@@ -7,11 +7,11 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// InitialWeights draws weights and biases as PyTorch's Conv2d and ConvTranspose2d do
-// by default: kaiming_uniform with a = √5, which is U(−1/√f, 1/√f). PyTorch's fan-in f
-// is the second axis times the kernel's area, also for a transposed convolution, where
-// the second axis counts the outputs. A bias must follow its weight: it has the same
-// bound.
+// InitialWeights returns random weights and biases with the default
+// distribution of PyTorch's Conv2d and ConvTranspose2d: kaiming_uniform with
+// a = √5, which is U(−1/√f, 1/√f). PyTorch's fan-in f is the second axis times
+// the kernel's area, also for a transposed convolution, where the second axis is
+// the output channels. A bias must follow its weight, whose bound it shares.
 func InitialWeights(ps []models.Parameter, random *rand.Rand) models.StateDict {
 	var sd models.StateDict
 	bound := 0.0

@@ -9,9 +9,9 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// PyTorch draws from U(−1/√f, 1/√f), f being the second axis times the kernel's
-// area for weights of either kind.
-func TestInitialWeightsHavePyTorchsDistribution(t *testing.T) {
+// PyTorch's distribution is U(−1/√f, 1/√f), where f is the second axis times the
+// kernel's area, for both kinds of weights.
+func TestInitialWeights_HavePyTorchsDistribution(t *testing.T) {
 	arch := models.DefaultArchitecture()
 	sd := InitialWeights(arch.Parameters(), streams.New(3, streams.Weights))
 	if got, err := models.ArchitectureOf(sd); err != nil || !got.Equal(arch) {
@@ -31,7 +31,7 @@ func TestInitialWeightsHavePyTorchsDistribution(t *testing.T) {
 		}
 		n := float64(len(w.Data))
 		if top > bound*(1+1e-6) {
-			t.Errorf("%s reaches %v beyond %v", w.Name, top, bound)
+			t.Errorf("%s: largest %v exceeds the bound %v", w.Name, top, bound)
 		}
 		if n < 500 {
 			continue
@@ -41,6 +41,6 @@ func TestInitialWeightsHavePyTorchsDistribution(t *testing.T) {
 		}
 	}
 	if slices.Equal(sd[0].Data, InitialWeights(arch.Parameters(), streams.New(4, streams.Weights))[0].Data) {
-		t.Error("two seeds draw the same weights")
+		t.Error("two seeds yield the same weights")
 	}
 }

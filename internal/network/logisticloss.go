@@ -10,11 +10,11 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// LogisticLoss is the cross-entropy of a logit y and a target t in 0…1, element
-// by element: ln(1 + exp y) − t·y, PyTorch's BCEWithLogitsLoss without reduction.
+// LogisticLoss is the elementwise binary cross-entropy of a logit y and a target
+// t in 0…1: ln(1 + exp y) − t·y, PyTorch's BCEWithLogitsLoss without reduction.
 type LogisticLoss struct{ pair }
 
-// InferShape gives the logits'.
+// InferShape returns the shape of the logits.
 func (op LogisticLoss) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	if err := arity(op, len(in)); err != nil {
 		return nil, err
@@ -29,7 +29,7 @@ func (op LogisticLoss) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error)
 	return y[:], nil
 }
 
-// Do is the reference implementation.
+// Do computes the operator. It is the reference implementation.
 func (op LogisticLoss) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	if err := arity(op, len(in)); err != nil {
 		return nil, err
@@ -49,24 +49,24 @@ func (op LogisticLoss) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	return newDense(out, s...), nil
 }
 
-// DiffWRT is true for the logits only.
+// DiffWRT returns true for the logits and false for the target.
 func (LogisticLoss) DiffWRT(int) []bool { return []bool{true, false} }
 
-// SymDiff gives (sigmoid(y) − t)·gradient for the logits.
+// SymDiff returns (sigmoid(y) − t)·gradient for the logits.
 func (LogisticLoss) SymDiff(in gorgonia.Nodes, _, grad *gorgonia.Node) (gorgonia.Nodes, error) {
 	b := &builder{}
-	apart := b.node(gorgonia.Sub(b.node(gorgonia.Sigmoid(in[0])), in[1]))
-	dy := b.node(gorgonia.HadamardProd(apart, grad))
+	difference := b.node(gorgonia.Sub(b.node(gorgonia.Sigmoid(in[0])), in[1]))
+	dy := b.node(gorgonia.HadamardProd(difference, grad))
 	return gorgonia.Nodes{dy, nil}, b.err
 }
 
-// Type is Tensor-4 a → Tensor-4 a → Tensor-4 a.
+// Type returns Tensor-4 a → Tensor-4 a → Tensor-4 a.
 func (LogisticLoss) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(4), tensorOf(4)) }
 
-// WriteHash writes what tells this operator from others.
+// WriteHash hashes the description.
 func (op LogisticLoss) WriteHash(h hash.Hash) { writeHash(op, h) }
 
-// Hashcode is the hash of the description.
+// Hashcode returns the hash of the description.
 func (op LogisticLoss) Hashcode() uint32 { return hashcode(op) }
 
 func (LogisticLoss) String() string { return "LogisticLoss" }

@@ -10,28 +10,28 @@ import (
 )
 
 // Machine computes a network on Gorgonia's tape machine with the operators'
-// plain Go implementations. It takes seconds where ONNX Runtime takes
-// milliseconds, and shares nothing with it: it is what ONNX Runtime is held
-// against. One goroutine may use it at a time. It must be closed.
+// plain Go implementations. It is about a thousand times slower than ONNX
+// Runtime, and serves as an independent reference for it. A Machine must not be
+// used concurrently, and must be closed.
 type Machine struct {
 	forward *Forward
 	vm      gorgonia.VM
-	// What Read nodes fill: the machine reuses the registers of all others.
+	// Filled by Read nodes: the tape machine reuses the registers of other nodes.
 	reconstruction, errors, scores gorgonia.Value
 }
 
-// JudgingMachine is Machine with what judges images beside the network, and its
-// tensors in the order of its Parameters. It adds that to the graph, which must
-// not have it yet.
-func (f *Forward) JudgingMachine(weights, normality models.StateDict) (*Machine, error) {
-	j, err := f.Judge(normality)
+// JudgingMachine is like Machine, and also computes anomaly scores with the
+// given reference statistics, in the order of Judgement.Parameters. It adds the
+// scoring graph, so it must be called at most once, and not after Judge.
+func (f *Forward) JudgingMachine(weights, reference models.StateDict) (*Machine, error) {
+	j, err := f.Judge(reference)
 	if err != nil {
 		return nil, err
 	}
-	if len(normality) != len(j.Parameters) {
-		return nil, fmt.Errorf("network: %d tensors of normality, expected %d", len(normality), len(j.Parameters))
+	if len(reference) != len(j.Parameters) {
+		return nil, fmt.Errorf("network: %d tensors of reference statistics, expected %d", len(reference), len(j.Parameters))
 	}
-	for i, t := range normality {
+	for i, t := range reference {
 		if err := let(j.Parameters[i], t.Data); err != nil {
 			return nil, err
 		}
@@ -44,8 +44,8 @@ func (f *Forward) JudgingMachine(weights, normality models.StateDict) (*Machine,
 	return f.machine(weights, j.Score)
 }
 
-// Machine prepares to compute the network with weights in the order of its
-// Parameters. It adds to the graph what reads the results, once for each call.
+// Machine returns a Machine for the network, with weights in the order of
+// Parameters. Each call adds nodes to the graph that read the results.
 func (f *Forward) Machine(weights models.StateDict) (*Machine, error) {
 	return f.machine(weights, f.Error)
 }
@@ -67,15 +67,15 @@ func (f *Forward) machine(weights models.StateDict, score *gorgonia.Node) (*Mach
 	return m, nil
 }
 
-// Run computes the reconstruction (N×3×H×W) and the mean squared error of each
-// of the N images that the network was built for; images are N×3×H×W in 0…1.
+// Run computes the reconstructions (N×3×H×W) and the mean squared error of each
+// image. Images are N×3×H×W in 0…1; N is fixed by the network.
 func (m *Machine) Run(images []float32) (reconstruction, errors []float32, err error) {
 	if err := let(m.forward.Image, images); err != nil {
 		return nil, nil, err
 	}
 	m.vm.Reset()
 	if err := m.vm.RunAll(); err != nil {
-		return nil, nil, fmt.Errorf("network: on Gorgonia's machine: %w", err)
+		return nil, nil, fmt.Errorf("network: on Gorgonia's tape machine: %w", err)
 	}
 	if reconstruction, err = elements(m.reconstruction); err != nil {
 		return nil, nil, err
@@ -84,14 +84,14 @@ func (m *Machine) Run(images []float32) (reconstruction, errors []float32, err e
 	return reconstruction, errors, err
 }
 
-// Scores are the scores of the images of the last Run by a JudgingMachine, their
-// errors by any other.
+// Scores returns the anomaly scores of the images of the last Run; without a
+// scoring graph, their mean squared errors.
 func (m *Machine) Scores() ([]float32, error) { return elements(m.scores) }
 
-// Close gives the machine's resources back.
+// Close releases the resources of the machine.
 func (m *Machine) Close() error { return m.vm.Close() }
 
-// let gives an input of the graph a copy of the data: the machine may compute
+// let sets an input of the graph to a copy of data: the tape machine may compute
 // in place.
 func let(n *gorgonia.Node, data []float32) error {
 	if size := n.Shape().TotalSize(); len(data) != size {
@@ -104,7 +104,7 @@ func let(n *gorgonia.Node, data []float32) error {
 	return nil
 }
 
-// elements copies what a Read node found, which the next run may overwrite.
+// elements copies the value of a Read node, which the next run may overwrite.
 func elements(v gorgonia.Value) ([]float32, error) {
 	switch data := v.Data().(type) {
 	case []float32:

@@ -8,7 +8,7 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// drawn are so many numbers from low to low+span.
+// drawn returns n random numbers from low to low+span.
 func drawn(r *rand.Rand, n int, low, span float64) []float32 {
 	out := make([]float32, n)
 	for i := range out {
@@ -25,7 +25,7 @@ func weightsFor(r *rand.Rand, arch models.Architecture) models.StateDict {
 	return sd
 }
 
-func TestMachineForgetsTheRunBefore(t *testing.T) {
+func TestMachine_RunIsIndependentOfEarlierRuns(t *testing.T) {
 	arch := models.Architecture{Channels: []int{3, 4, 5}}
 	const n, h, w = 2, 8, 12
 	r := rand.New(rand.NewPCG(1, 2))
@@ -63,7 +63,7 @@ func TestMachineForgetsTheRunBefore(t *testing.T) {
 			t.Errorf("run %d: errors %v, on a new machine %v", i, errs, wantErrs)
 		}
 		if slices.Equal(errs, before) {
-			t.Errorf("run %d gives what the one before gave", i)
+			t.Errorf("run %d repeats the result of the run before", i)
 		}
 		if !slices.Equal(images, given) {
 			t.Errorf("run %d changed the images", i)
@@ -75,25 +75,25 @@ func TestMachineForgetsTheRunBefore(t *testing.T) {
 				sum += d * d
 			}
 			if want := sum / float64(size); float64(e) < 0.99999*want || float64(e) > 1.00001*want {
-				t.Errorf("run %d, image %d: error %v, from the reconstruction %v", i, j, e, want)
+				t.Errorf("run %d, image %d: error %v, expected %v from the reconstruction", i, j, e, want)
 			}
 		}
 		before = errs
 	}
 }
 
-func TestMachineRefusesWhatDoesNotFitItsNetwork(t *testing.T) {
+func TestMachine_RejectsMismatchedWeightsAndImages(t *testing.T) {
 	arch := models.Architecture{Channels: []int{3, 2}}
 	weights := weightsFor(rand.New(rand.NewPCG(3, 4)), arch)
 	cut := slices.Clone(weights)
 	cut[1].Data = cut[1].Data[1:]
-	for name, sd := range map[string]models.StateDict{"no weights": nil, "a weight too few": weights[1:], "a weight that is cut": cut} {
+	for name, sd := range map[string]models.StateDict{"no weights": nil, "a missing weight": weights[1:], "a truncated weight": cut} {
 		f, err := Autoencoder(arch, 1, 4, 4)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := f.Machine(sd); err == nil {
-			t.Errorf("%s: accepted", name)
+			t.Errorf("%s: no error", name)
 		}
 	}
 	f, err := Autoencoder(arch, 1, 4, 4)
@@ -106,6 +106,6 @@ func TestMachineRefusesWhatDoesNotFitItsNetwork(t *testing.T) {
 	}
 	defer m.Close()
 	if _, _, err := m.Run(make([]float32, 47)); err == nil {
-		t.Error("47 numbers are accepted for an image of 48")
+		t.Error("47 numbers for an image of 48: no error")
 	}
 }

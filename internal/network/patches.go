@@ -8,19 +8,21 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// MembersName is the output that has the figures which MeasurePatchMahalanobis joins.
+// MembersName is the name of the output with the member scores of
+// models.MeasurePatchMahalanobis.
 const MembersName = "members"
 
-// Patches is what the backbone sees of images of a model.
+// Patches is the patch features of images.
 type Patches struct {
-	// Backbone are its weights.
+	// Backbone is the weights of the backbone.
 	Backbone []Fixed
-	// Features are the results of models.HeadTaps, N×C×P×P each, the finest first.
+	// Features are the backbone's results at models.HeadTaps, N×C×P×P each, the
+	// finest first.
 	Features gorgonia.Nodes
 }
 
-// PatchFeatures builds the graph from n images of a model (N×3×S×S in 0…1) to their
-// patch features.
+// PatchFeatures builds the graph that computes the patch features of n images
+// (N×3×S×S in 0…1).
 func PatchFeatures(n, side int) (image *gorgonia.Node, p *Patches, err error) {
 	b := newBuilder()
 	image = b.input(ImageName, n, models.InputChannels, side, side)
@@ -31,15 +33,15 @@ func PatchFeatures(n, side int) (image *gorgonia.Node, p *Patches, err error) {
 	return image, p, nil
 }
 
-// patches brings images to the backbone's size, and adds the backbone.
+// patches resizes images for the backbone, and adds the backbone.
 func (b *builder) patches(image *gorgonia.Node, side int) *Patches {
 	in := models.BackboneInputOf(side)
 	x := image
 	if in.Times > 1 {
-		x = b.step(Enlarge, in.Times, x)
+		x = b.apply(Enlarge, in.Times, x)
 	}
 	if in.Border > 0 {
-		x = b.step(PadEdge, in.Border, x)
+		x = b.apply(PadEdge, in.Border, x)
 	}
 	var blocks []int
 	for _, t := range models.HeadTaps() {
@@ -58,17 +60,16 @@ func (b *builder) patches(image *gorgonia.Node, side int) *Patches {
 	return p
 }
 
-// JudgePatches adds to the network's graph what judges its images by the patch
-// features of a backbone, with heads or without, against a bank of so many normal
-// images.
-func (f *Forward) JudgePatches(heads bool, bank int) (*Judgement, error) {
+// judgePatches adds the scoring graph of models.MeasurePatchMahalanobis, with or
+// without defect heads, and with a bank of the features of `bank` normal images.
+func (f *Forward) judgePatches(heads bool, bank int) (*Judgement, error) {
 	b := &builder{graph: f.Graph}
 	side := f.Image.Shape()[2]
-	seen := b.patches(f.Image, side)
+	features := b.patches(f.Image, side)
 	if b.err != nil {
 		return nil, fmt.Errorf("network: %w", b.err)
 	}
-	j := &Judgement{Filters: seen.Backbone, Features: seen.Features}
+	j := &Judgement{Filters: features.Backbone, Features: features.Features}
 	inputs := func(ps []models.Parameter) gorgonia.Nodes {
 		ns := b.inputs(ps)
 		j.Parameters = append(j.Parameters, ns...)
@@ -76,34 +77,34 @@ func (f *Forward) JudgePatches(heads bool, bank int) (*Judgement, error) {
 	}
 	ofBlock := map[int]*gorgonia.Node{}
 	for i, t := range models.HeadTaps() {
-		ofBlock[t.Block] = seen.Features[i]
+		ofBlock[t.Block] = features.Features[i]
 	}
-	var figures, maps gorgonia.Nodes
-	marked := -1 // the place of the heads among the members
+	var scores, maps gorgonia.Nodes
+	headMember := -1 // index of the defect heads among the members
 	for i, m := range models.Members(heads) {
 		ps := inputs(m.Parameters(side, bank))
 		x := ofBlock[m.Block]
 		switch m.Kind {
 		case models.PatchGaussian:
-			distance := b.step(PatchDistance, 0, x, ps[0], ps[1], ps[2], ps[3])
-			maps = append(maps, b.step(Logarithm, 0, distance))
-			figures = append(figures, b.logarithm(b.step(Peak, 0, distance)))
+			distance := b.apply(PatchDistance, 0, x, ps[0], ps[1], ps[2], ps[3])
+			maps = append(maps, b.apply(Logarithm, 0, distance))
+			scores = append(scores, b.logarithm(b.apply(Peak, 0, distance)))
 		case models.PooledGaussian:
-			pooled := b.step(AveragePool, x.Shape()[2], x)
-			figures = append(figures, b.logarithm(b.step(Mahalanobis, 1, pooled, ps[0], ps[1], ps[2])))
+			pooled := b.apply(AveragePool, x.Shape()[2], x)
+			scores = append(scores, b.logarithm(b.apply(Mahalanobis, 1, pooled, ps[0], ps[1], ps[2])))
 		case models.PooledNeighbour:
-			pooled := b.step(AveragePool, x.Shape()[2], x)
-			figures = append(figures, b.logarithm(b.step(Nearest, 0, pooled, ps[0], ps[1], ps[2])))
+			pooled := b.apply(AveragePool, x.Shape()[2], x)
+			scores = append(scores, b.logarithm(b.apply(Nearest, 0, pooled, ps[0], ps[1], ps[2])))
 		case models.Heads:
-			marked = i
-			maps, figures = append(maps, nil), append(figures, nil)
+			headMember = i
+			maps, scores = append(maps, nil), append(scores, nil)
 		}
 		if b.err != nil {
 			return nil, fmt.Errorf("network: %s %d: %w", m.Kind, m.Block, b.err)
 		}
 	}
 	if heads {
-		patches := b.joinTaps(seen.Features)
+		patches := b.joinTaps(features.Features)
 		var logits *gorgonia.Node
 		for k := range models.HeadCount {
 			l := b.head(patches, inputs(models.HeadParameters(k)))
@@ -113,73 +114,73 @@ func (f *Forward) JudgePatches(heads bool, bank int) (*Judgement, error) {
 				logits = b.node(gorgonia.Add(b.checked(logits), b.checked(l)))
 			}
 		}
-		maps[marked], figures[marked] = logits, b.step(Peak, 0, logits)
+		maps[headMember], scores[headMember] = logits, b.apply(Peak, 0, logits)
 	}
 	join := inputs(models.JoinParameters(heads))
-	members := figures[0]
-	for _, n := range figures[1:] {
-		members = b.step(Join, 0, members, n)
+	members := scores[0]
+	for _, n := range scores[1:] {
+		members = b.apply(Join, 0, members, n)
 	}
 	j.Members = members
-	// Elements of its own for each image, as in judgeBands.
-	z := b.step(Enlarge, vectorSide, b.step(WeightedMean, 0, members, join[0], join[1], join[2]))
-	j.Score = b.step(Single, 0, b.step(Peak, 0, b.step(Softplus, 0, z)))
-	j.Map = b.placeMap(maps, join, side)
+	// Whole vectors for each image, as in judgeGabor.
+	z := b.apply(Enlarge, vectorSide, b.apply(WeightedMean, 0, members, join[0], join[1], join[2]))
+	j.Score = b.apply(Single, 0, b.apply(Peak, 0, b.apply(Softplus, 0, z)))
+	j.Map = b.anomalyMap(maps, join, side)
 	if b.err != nil {
 		return nil, fmt.Errorf("network: %w", b.err)
 	}
 	return j, nil
 }
 
-// logarithm is that of one figure for each image (N×1×1×1), with elements of its own for
-// each, as in judgeBands: its bits do not depend on how many images there are.
+// logarithm adds the logarithm of one score for each image (N×1×1×1), with whole
+// vectors for each image, as in judgeGabor.
 func (b *builder) logarithm(x *gorgonia.Node) *gorgonia.Node {
-	return b.step(Peak, 0, b.step(Logarithm, 0, b.step(Enlarge, vectorSide, x)))
+	return b.apply(Peak, 0, b.apply(Logarithm, 0, b.apply(Enlarge, vectorSide, x)))
 }
 
-// placeMap is the weighted mean of the members that have a figure for each place, at
-// every pixel of the image: each is enlarged to the finest one's places.
-func (b *builder) placeMap(maps, join gorgonia.Nodes, side int) *gorgonia.Node {
+// anomalyMap adds the weighted mean of the members that score patches, enlarged to
+// the finest patches, and then to the pixels of the image.
+func (b *builder) anomalyMap(maps, join gorgonia.Nodes, side int) *gorgonia.Node {
 	finest := 0
 	for _, m := range maps {
 		finest = max(finest, b.checked(m).Shape()[2])
 	}
-	var places *gorgonia.Node
+	var joined *gorgonia.Node
 	for i, m := range maps {
 		if times := finest / m.Shape()[2]; times > 1 {
-			m = b.step(Enlarge, times, m)
+			m = b.apply(Enlarge, times, m)
 		}
 		if i == 0 {
-			places = m
+			joined = m
 		} else {
-			places = b.step(Join, 0, places, m)
+			joined = b.apply(Join, 0, joined, m)
 		}
 	}
 	local := make(gorgonia.Nodes, len(join))
 	for i, n := range join {
-		local[i] = b.step(First, len(maps), n)
+		local[i] = b.apply(First, len(maps), n)
 	}
-	z := b.step(WeightedMean, 0, places, local[0], local[1], local[2])
+	z := b.apply(WeightedMean, 0, joined, local[0], local[1], local[2])
 	in := models.BackboneInputOf(side)
-	x := b.step(Enlarge, in.Side/finest, z)
+	x := b.apply(Enlarge, in.Side/finest, z)
 	if in.Border > 0 {
-		x = b.step(Crop, in.Border, x)
+		x = b.apply(Crop, in.Border, x)
 	}
 	if in.Times > 1 {
-		x = b.step(AveragePool, in.Times, x)
+		x = b.apply(AveragePool, in.Times, x)
 	}
-	return b.step(Plane, 0, b.step(Softplus, 0, x))
+	return b.apply(Plane, 0, b.apply(Softplus, 0, x))
 }
 
-// joinTaps puts the features of several blocks, or scales, over each other, at the first
-// one's places.
+// joinTaps concatenates the features of several blocks or scales along the
+// channels, enlarged to the side of the first.
 func (b *builder) joinTaps(features gorgonia.Nodes) *gorgonia.Node {
 	x := features[0]
 	for _, f := range features[1:] {
 		if b.err != nil {
 			return b.checked(nil)
 		}
-		x = b.step(Join, 0, x, b.step(Enlarge, features[0].Shape()[2]/f.Shape()[2], f))
+		x = b.apply(Join, 0, x, b.apply(Enlarge, features[0].Shape()[2]/f.Shape()[2], f))
 	}
 	return x
 }

@@ -2,32 +2,63 @@ package network
 
 import (
 	"hash"
+	"math"
 
 	"github.com/chewxy/hm"
 	"gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 )
 
+// Six is the upper limit of ReLU6.
+const Six = 6
+
 // ReLU is max(x, 0) on a tensor of four dimensions. Gorgonia's Rectify is not
 // used because its derivative at 0 is 1, where PyTorch's is 0, and because it
 // differentiates through a comparison.
-type ReLU struct{ pure }
+type ReLU = rectifier[unlimited]
 
-// ReLUGrad lets a gradient pass where ReLU's result is above 0: inputs result
-// and gradient, both N×C×H×W, and so its own.
-type ReLUGrad struct{ pair }
+// ReLUGrad is the derivative of ReLU. Its inputs are the result and the
+// gradient of the result, both N×C×H×W; its result has the same shape.
+type ReLUGrad = rectifierGrad[unlimited]
+
+// ReLU6 is min(max(x, 0), Six) on a tensor of four dimensions (Krizhevsky,
+// "Convolutional Deep Belief Networks on CIFAR-10", 2010).
+type ReLU6 = rectifier[limitedBySix]
 
 // Rectify applies ReLU.
 func Rectify(x *gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.ApplyOp(ReLU{}, x) }
 
-// Arity is 1.
-func (ReLU) Arity() int { return 1 }
+// RectifySix applies ReLU6.
+func RectifySix(x *gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.ApplyOp(ReLU6{}, x) }
 
-// Type is Tensor-4 a → Tensor-4 a.
-func (ReLU) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(4)) }
+// limit is the upper limit of a rectifier.
+type limit interface {
+	value() float32
+	name() string // of the operator
+}
 
-// InferShape gives the input's.
-func (op ReLU) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
+type (
+	unlimited    struct{}
+	limitedBySix struct{}
+)
+
+func (unlimited) value() float32    { return float32(math.Inf(1)) }
+func (unlimited) name() string      { return "ReLU" }
+func (limitedBySix) value() float32 { return Six }
+func (limitedBySix) name() string   { return "ReLU6" }
+
+type rectifier[L limit] struct{ pure }
+
+type rectifierGrad[L limit] struct{ pair }
+
+// Arity returns 1.
+func (rectifier[L]) Arity() int { return 1 }
+
+// Type returns Tensor-4 a → Tensor-4 a.
+func (rectifier[L]) Type() hm.Type { return hm.NewFnType(tensorOf(4), tensorOf(4)) }
+
+// InferShape returns the shape of the input.
+func (op rectifier[L]) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	if err := arity(op, len(in)); err != nil {
 		return nil, err
 	}
@@ -35,8 +66,8 @@ func (op ReLU) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	return s[:], err
 }
 
-// Do is the reference implementation.
-func (op ReLU) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
+// Do computes the operator. It is the reference implementation.
+func (op rectifier[L]) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	if err := arity(op, len(in)); err != nil {
 		return nil, err
 	}
@@ -44,59 +75,69 @@ func (op ReLU) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	if err != nil {
 		return nil, err
 	}
+	var l L
+	most := l.value()
 	out := make([]float32, len(x))
 	for i, v := range x {
-		out[i] = max(v, 0)
+		out[i] = min(max(v, 0), most)
 	}
 	return newDense(out, s...), nil
 }
 
-// DiffWRT is true.
-func (ReLU) DiffWRT(n int) []bool { return all(n) }
+// DiffWRT returns true for the input.
+func (rectifier[L]) DiffWRT(n int) []bool { return all(n) }
 
-// SymDiff gives ReLUGrad of the result, which is kept anyway, rather than of
-// the input.
-func (ReLU) SymDiff(_ gorgonia.Nodes, out, grad *gorgonia.Node) (gorgonia.Nodes, error) {
-	dx, err := gorgonia.ApplyOp(ReLUGrad{}, out, grad)
+// SymDiff returns the derivative from the result, which is kept anyway, rather
+// than from the input.
+func (rectifier[L]) SymDiff(_ gorgonia.Nodes, out, grad *gorgonia.Node) (gorgonia.Nodes, error) {
+	dx, err := gorgonia.ApplyOp(rectifierGrad[L]{}, out, grad)
 	if err != nil {
 		return nil, err
 	}
 	return gorgonia.Nodes{dx}, nil
 }
 
-// WriteHash writes what tells this operator from others.
-func (op ReLU) WriteHash(h hash.Hash) { writeHash(op, h) }
+// WriteHash hashes the description.
+func (op rectifier[L]) WriteHash(h hash.Hash) { writeHash(op, h) }
 
-// Hashcode is the hash of the description.
-func (op ReLU) Hashcode() uint32 { return hashcode(op) }
+// Hashcode returns the hash of the description.
+func (op rectifier[L]) Hashcode() uint32 { return hashcode(op) }
 
-func (ReLU) String() string { return "ReLU" }
+func (rectifier[L]) String() string {
+	var l L
+	return l.name()
+}
 
-// InferShape gives the gradient's.
-func (op ReLUGrad) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
+// InferShape returns the shape of the gradient.
+func (op rectifierGrad[L]) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	_, g, err := gradOperands(op, "result", "gradient", in)
 	return g[:], err
 }
 
-// Do is the reference implementation.
-func (op ReLUGrad) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
+// Do computes the operator. It is the reference implementation.
+func (op rectifierGrad[L]) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	y, g, s, err := gradValues(op, in)
 	if err != nil {
 		return nil, err
 	}
+	var l L
+	most, unlimited := l.value(), math.IsInf(float64(l.value()), 1)
 	out := make([]float32, len(g))
 	for i, v := range y {
-		if v > 0 {
+		if v > 0 && (v < most || unlimited) {
 			out[i] = g[i]
 		}
 	}
 	return newDense(out, s...), nil
 }
 
-// WriteHash writes what tells this operator from others.
-func (op ReLUGrad) WriteHash(h hash.Hash) { writeHash(op, h) }
+// WriteHash hashes the description.
+func (op rectifierGrad[L]) WriteHash(h hash.Hash) { writeHash(op, h) }
 
-// Hashcode is the hash of the description.
-func (op ReLUGrad) Hashcode() uint32 { return hashcode(op) }
+// Hashcode returns the hash of the description.
+func (op rectifierGrad[L]) Hashcode() uint32 { return hashcode(op) }
 
-func (ReLUGrad) String() string { return "ReLUGrad" }
+func (rectifierGrad[L]) String() string {
+	var l L
+	return l.name() + "Grad"
+}

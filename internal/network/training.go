@@ -7,16 +7,15 @@ import (
 	"gorgonia.org/gorgonia"
 )
 
-// WeightName is the input by which a part of a batch says how much of the
-// batch it is.
+// WeightName is the name of the input with a micro-batch's fraction of the batch.
 const WeightName = "weight"
 
-// Gradient is a network with its loss and the loss's derivative with regard to
-// every parameter, as Gorgonia differentiates it.
+// Gradient is a network with its loss and the derivatives of the loss with
+// respect to every parameter.
 type Gradient struct {
 	*Forward
-	// Weight is the share of the whole batch that these images are: n/batch.
-	// The gradients of the parts of a batch then add up to the batch's.
+	// Weight is the micro-batch's fraction of the batch, n/batch: the gradients
+	// of the micro-batches add up to the gradient of the batch.
 	Weight *gorgonia.Node
 	// Loss is Weight times the mean squared error over the images.
 	Loss *gorgonia.Node
@@ -28,8 +27,8 @@ type Gradient struct {
 func Differentiate(f *Forward) (*Gradient, error) {
 	b := &builder{graph: f.Graph}
 	g := &Gradient{Forward: f, Weight: b.input(WeightName)}
-	// The mean of everything at once, not of the images' errors: it does not
-	// depend on how the pixels lie, which a lowering may then choose.
+	// A single mean, not the mean of the images' errors: it does not depend on
+	// the memory layout of the pixels, so that a lowering may choose one.
 	square := b.node(gorgonia.Square(b.node(gorgonia.Sub(f.Reconstruction, f.Image))))
 	g.Loss = b.node(gorgonia.HadamardProd(b.node(gorgonia.Mean(b.checked(square))), g.Weight))
 	if b.err != nil {
@@ -56,35 +55,35 @@ const (
 	CorrectionName = "correction"
 )
 
-// Update is one step of Adam as an expression, over the gradients of the parts
-// of a batch.
+// Update is the graph of one step of Adam, over the gradients of the
+// micro-batches.
 //
-// With t the number of the step from 1, PyTorch computes
+// With t the number of the step, from 1, PyTorch computes
 //
 //	m ← β₁·m + (1−β₁)·g,  v ← β₂·v + (1−β₂)·g²
 //	p ← p − lr/(1−β₁ᵗ) · m / (√v/√(1−β₂ᵗ) + ε)
 //
-// The two factors that depend on t are inputs, computed in float64 outside:
-// 1−0.999ᵗ has no digits to spare in float32.
+// The two factors that depend on t are inputs, computed in float64 by the caller:
+// 1−0.999ᵗ loses precision in float32.
 type Update struct {
 	Graph *gorgonia.ExprGraph
-	// Gradients hold, for every part of the batch, a node for every parameter.
+	// Gradients has, for every micro-batch, a node for every parameter.
 	Gradients []gorgonia.Nodes
 	// Parameters, First and Second are the parameters and Adam's moments m and v.
 	Parameters, First, Second gorgonia.Nodes
 	// StepSize is lr/(1−β₁ᵗ), Correction is 1/√(1−β₂ᵗ).
 	StepSize, Correction *gorgonia.Node
-	// NewParameters, NewFirst and NewSecond are what they become.
+	// NewParameters, NewFirst and NewSecond are the updated values.
 	NewParameters, NewFirst, NewSecond gorgonia.Nodes
 }
 
-// Adam builds the update of the parameters for a batch that came in so many
-// parts.
-func Adam(ps []models.Parameter, parts int) (*Update, error) {
+// Adam builds the update of the parameters for a batch of the given number of
+// micro-batches.
+func Adam(ps []models.Parameter, microBatches int) (*Update, error) {
 	b := newBuilder()
 	u := &Update{
 		Graph:      b.graph,
-		Gradients:  make([]gorgonia.Nodes, parts),
+		Gradients:  make([]gorgonia.Nodes, microBatches),
 		StepSize:   b.input(StepSizeName),
 		Correction: b.input(CorrectionName),
 	}
@@ -93,7 +92,7 @@ func Adam(ps []models.Parameter, parts int) (*Update, error) {
 	add := func(x, y *gorgonia.Node) *gorgonia.Node { return b.node(gorgonia.Add(x, y)) }
 	for _, p := range ps {
 		var grad *gorgonia.Node
-		for i := range parts {
+		for i := range microBatches {
 			part := b.input(GradientName(p.Name, i), p.Shape...)
 			u.Gradients[i] = append(u.Gradients[i], part)
 			if grad == nil {
@@ -119,6 +118,5 @@ func Adam(ps []models.Parameter, parts int) (*Update, error) {
 	return u, nil
 }
 
-// GradientName is the name of the gradient of a parameter that part i of a
-// batch gave.
+// GradientName returns the name of a parameter's gradient of micro-batch i.
 func GradientName(parameter string, i int) string { return fmt.Sprintf("%s.grad.%d", parameter, i) }

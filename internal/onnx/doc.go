@@ -1,5 +1,5 @@
-// Package onnx holds the protobuf schema of ONNX files, as much of it as this
-// project reads and writes, and nothing else: no builders, no checks.
+// Package onnx is the generated code for the part of ONNX's protobuf schema that this
+// project reads and writes. Builders and checks must not be here.
 //
 // onnx.pb.go is generated from onnx.proto by `make proto`.
 package onnx

@@ -1,6 +1,5 @@
-// Package optimizer takes the steps of Adam in ONNX Runtime, for the autoencoder and
-// for the defect heads alike. What is trained, on which data and for how long, is the
-// caller's.
+// Package optimizer runs Adam (Kingma and Ba, 2015) in ONNX Runtime, for the autoencoder
+// and the defect heads. Networks, data and the number of steps do not belong here.
 package optimizer
 
 import (
@@ -17,37 +16,37 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// ErrDiverged is returned when the loss of a training is no longer a number, as it
-// happens to one that goes on from a model of enormous weights.
+// ErrDiverged is returned when the loss of a training is not finite, for example because
+// the training started from a model with enormous weights.
 var ErrDiverged = errors.New("the training diverged; go on from another model, or from none")
 
-// Adam holds the parameters of a network and their first and second moments in ONNX
-// Runtime's tensors. A batch comes in micro-batches: Backward computes the loss and
-// the gradients of one, several at once, and Apply adds them up in their order and
-// takes the step. It must be closed.
+// Adam holds the parameters of a network and their first and second moments as tensors
+// of ONNX Runtime. A batch consists of micro-batches: Backward computes the loss and the
+// gradients of one, and Apply adds them up in a fixed order and takes the step. Adam must
+// be closed.
 type Adam struct {
 	engine     *ort.Engine
-	threads    int // of an update
+	threads    int // of the update session
 	parameters []models.Parameter
-	// now is read by the next step and next is written by it. Both hold the
-	// parameters, the first moments and the second moments, in that order.
+	// A step reads now, writes next and swaps both. Each holds the parameters, the first
+	// moments and the second moments, in this order.
 	now, next         []*ort.Tensor
 	stepSize, correct *ort.Tensor
 	version           *ort.Tensor          // of the parameters; see exporter.VersionName
 	update            map[int]*ort.Session // by the number of micro-batches
-	parts             []*gradients
+	microBatches      []*gradients
 	steps             int // taken
 }
 
-// gradients are the results of a micro-batch: its share of the batch's loss, and the
-// gradients of that share.
+// gradients are the results of a micro-batch: its loss, multiplied by its share of the
+// batch, and the gradients of that.
 type gradients struct {
 	weight, loss *ort.Tensor
 	of           []*ort.Tensor
 }
 
-// New returns an Adam that starts from the weights with both moments at zero, and
-// updates with that number of threads.
+// New returns an Adam that starts from the weights with both moments at zero. It updates
+// parameters with the given number of threads.
 func New(engine *ort.Engine, ps []models.Parameter, weights models.StateDict, threads int) (*Adam, error) {
 	a := &Adam{engine: engine, threads: threads, parameters: ps, update: map[int]*ort.Session{}}
 	if err := a.allocate(weights); err != nil {
@@ -92,7 +91,7 @@ func appendTensors(to *[]*ort.Tensor, ps []models.Parameter) error {
 // Close releases all tensors and sessions.
 func (a *Adam) Close() {
 	all := slices.Concat(a.now, a.next, []*ort.Tensor{a.stepSize, a.correct, a.version})
-	for _, p := range a.parts {
+	for _, p := range a.microBatches {
 		all = append(append(all, p.weight, p.loss), p.of...)
 	}
 	for _, t := range all {
@@ -103,11 +102,11 @@ func (a *Adam) Close() {
 	}
 }
 
-// Prepare allocates what a step of that number of micro-batches needs.
-func (a *Adam) Prepare(parts int) error {
-	for len(a.parts) < parts {
+// Prepare allocates memory and a session for steps of n micro-batches.
+func (a *Adam) Prepare(n int) error {
+	for len(a.microBatches) < n {
 		p := &gradients{}
-		a.parts = append(a.parts, p)
+		a.microBatches = append(a.microBatches, p)
 		var err error
 		if p.weight, err = ort.NewTensor(1); err != nil {
 			return err
@@ -119,28 +118,24 @@ func (a *Adam) Prepare(parts int) error {
 			return err
 		}
 	}
-	if a.update[parts] != nil {
+	if a.update[n] != nil {
 		return nil
 	}
-	m, err := exporter.UpdateModel(a.parameters, parts, inference.Operators(a.engine))
+	m, err := exporter.UpdateModel(a.parameters, n, inference.Operators(a.engine))
 	if err != nil {
 		return err
 	}
-	a.update[parts], err = NewSession(a.engine, m, a.threads)
+	a.update[n], err = NewSession(a.engine, m, a.threads)
 	return err
 }
 
-// NewSession returns a session of a training step's graph.
+// NewSession returns a session of a graph of the training.
 func NewSession(engine *ort.Engine, m *exporter.SessionModel, threads int) (*ort.Session, error) {
 	return engine.NewSession(m.ONNX, m.Inputs, m.Outputs, ort.SessionOptions{Threads: threads, Spin: true, Kernels: m.Kernels})
 }
 
 // Steps returns the number of steps taken.
 func (a *Adam) Steps() int { return a.steps }
-
-// Gradients returns the gradients that Backward computed for a micro-batch, in the
-// order of the parameters.
-func (a *Adam) Gradients(part int) []*ort.Tensor { return a.parts[part].of }
 
 // weights returns the tensors of the current parameters.
 func (a *Adam) weights() []*ort.Tensor { return a.now[:len(a.parameters)] }
@@ -154,11 +149,11 @@ func (a *Adam) StateDict() models.StateDict {
 	return sd
 }
 
-// Backward runs a gradient session on a micro-batch. The session's inputs are inputs,
-// the weight, which is the micro-batch's share of the batch, and the parameters.
-// Different micro-batches may run at the same time.
-func (a *Adam) Backward(ctx context.Context, session *ort.Session, part int, weight float32, inputs ...*ort.Tensor) error {
-	p := a.parts[part]
+// Backward runs a gradient session on micro-batch i. The session's inputs are the given
+// inputs, the weight and the parameters. The weight is the micro-batch's share of the
+// batch. Backward may be called concurrently for different micro-batches.
+func (a *Adam) Backward(ctx context.Context, session *ort.Session, i int, weight float32, inputs ...*ort.Tensor) error {
+	p := a.microBatches[i]
 	p.weight.Data()[0] = weight
 	inputs = slices.Concat(inputs, []*ort.Tensor{p.weight}, a.weights())
 	if inference.Operators(a.engine) == exporter.Processor {
@@ -167,12 +162,12 @@ func (a *Adam) Backward(ctx context.Context, session *ort.Session, part int, wei
 	return session.Run(ctx, inputs, append([]*ort.Tensor{p.loss}, p.of...))
 }
 
-// Apply takes the step of the gradients of the first parts micro-batches, and returns
-// the batch's loss before the step. It returns ErrDiverged when the loss is not
-// finite, and the context's cause when ctx ends; the parameters are then unchanged.
-func (a *Adam) Apply(ctx context.Context, parts int, learningRate float64) (float64, error) {
+// Apply takes a step by the gradients of the first n micro-batches and returns the
+// batch's loss before the step. It returns ErrDiverged if the loss is not finite, and the
+// context's cause if ctx ends. On an error the parameters are unchanged.
+func (a *Adam) Apply(ctx context.Context, n int, learningRate float64) (float64, error) {
 	loss := 0.0
-	for _, p := range a.parts[:parts] {
+	for _, p := range a.microBatches[:n] {
 		loss += float64(p.loss.Data()[0])
 	}
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
@@ -182,10 +177,10 @@ func (a *Adam) Apply(ctx context.Context, parts int, learningRate float64) (floa
 	a.stepSize.Data()[0] = float32(learningRate / (1 - math.Pow(network.Beta1, t)))
 	a.correct.Data()[0] = float32(1 / math.Sqrt(1-math.Pow(network.Beta2, t)))
 	inputs := append([]*ort.Tensor{a.stepSize, a.correct}, a.now...)
-	for _, p := range a.parts[:parts] {
+	for _, p := range a.microBatches[:n] {
 		inputs = append(inputs, p.of...)
 	}
-	if err := a.update[parts].Run(ctx, inputs, a.next); err != nil {
+	if err := a.update[n].Run(ctx, inputs, a.next); err != nil {
 		return loss, err
 	}
 	a.now, a.next = a.next, a.now

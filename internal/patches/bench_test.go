@@ -10,11 +10,11 @@ import (
 	"github.com/deepmed/anomaly/internal/workers"
 )
 
-// synthetic gives feature maps with correlated channels, different means at each
-// place and variances that fall off as those of real features do.
+// synthetic returns n feature maps with correlated channels, different means of each patch
+// and eigenvalues that decay as with real features.
 func synthetic(m Map, n int, seed uint64) [][]float32 {
 	random := rand.New(rand.NewPCG(seed, 1))
-	c, places := m.Channels, m.Patches()
+	c, patches := m.Channels, m.Patches()
 	mixing := make([]float64, c*c)
 	for i := range mixing {
 		mixing[i] = random.NormFloat64() / math.Sqrt(1+float64(i%c))
@@ -31,16 +31,16 @@ func synthetic(m Map, n int, seed uint64) [][]float32 {
 		for j := range common {
 			common[j] = random.NormFloat64()
 		}
-		for p := range places {
+		for p := range patches {
 			for j := range z {
 				z[j] = common[j] + random.NormFloat64()*(1+float64((p+j)%3))
 			}
 			for i := range c {
-				v := means[i*places+p]
+				v := means[i*patches+p]
 				for j, e := range z[:min(c, 24)] {
 					v += mixing[i*c+j] * e
 				}
-				images[k][i*places+p] = float32(v + 0.3*random.NormFloat64())
+				images[k][i*patches+p] = float32(v + 0.3*random.NormFloat64())
 			}
 		}
 	}

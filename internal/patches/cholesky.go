@@ -6,9 +6,9 @@ import (
 	"gonum.org/v1/gonum/mat"
 )
 
-// inverseFactor returns the inverse of the lower Cholesky factor of an n×n
-// covariance matrix, of which only the lower triangle is read. If W is the result,
-// the squared Mahalanobis distance of d is |W·d|².
+// inverseFactor returns W, the inverse of the lower Cholesky factor of an n×n covariance
+// matrix, of which it reads the lower triangle only. The squared Mahalanobis distance of
+// d is |W·d|².
 func inverseFactor(covariance []float64, n int) ([]float64, error) {
 	m := mat.NewSymDense(n, nil)
 	for i := range n {
@@ -22,8 +22,8 @@ func inverseFactor(covariance []float64, n int) ([]float64, error) {
 	}
 	var lower, inverse mat.TriDense
 	chol.LTo(&lower)
-	// A condition number that is too large is reported as an error beside a result.
-	// The floors bound it by about 1e8, for which float64 suffices.
+	// InverseTri returns a result and an error if the condition number is large. The
+	// floors of variances bound it by about 1e8, which float64 allows.
 	_ = inverse.InverseTri(&lower)
 	out := make([]float64, n*n)
 	for i := range n {

@@ -8,22 +8,22 @@ import (
 	"gonum.org/v1/gonum/lapack/gonum"
 )
 
-// inverseSteps is how often an eigenvector is improved by inverse iteration. The
-// shifts are eigenvalues to the last digits, so the second step has converged; the
-// third is for starts with an unlucky small component.
+// inverseSteps is the number of inverse iterations for an eigenvector. The shifts are
+// accurate eigenvalues, so two iterations converge. The third helps if the start vector
+// has a small component along the eigenvector.
 const inverseSteps = 3
 
 // leading computes the largest eigenvalues of symmetric n×n matrices and their
-// eigenvectors: the matrix is made tridiagonal by reflections, its eigenvalues are
-// found by the implicit QL method, and only the wanted eigenvectors by inverse
-// iteration (Golub and Van Loan, Matrix Computations, 8.2 and 8.3). A full
-// decomposition would accumulate n² rotations in all n eigenvectors, which is most
-// of its cost. It is not safe for concurrent use.
+// eigenvectors. It reduces the matrix to tridiagonal form by Householder reflections,
+// computes all eigenvalues by the implicit QL method and a few eigenvectors by inverse
+// iteration (Golub and Van Loan, Matrix Computations, 8.2 and 8.3). A full decomposition
+// spends most of its time on accumulating n² rotations in all n eigenvectors. leading is
+// not safe for concurrent use.
 type leading struct {
 	n                int
 	diagonal, off    []float64 // of the tridiagonal matrix
 	values           []float64 // ascending
-	beta             []float64 // H_i = I − beta_i·v·vᵀ, v = row i of the matrix
+	beta             []float64 // H_i = I − beta_i·v·vᵀ with v = row i of the matrix
 	p, scratch       []float64
 	pivot, up, upper []float64
 	low              []float64
@@ -42,9 +42,9 @@ func newLeading(n int) *leading {
 	return l
 }
 
-// reduce makes the matrix, of which only the lower triangle is read, tridiagonal
-// and computes its eigenvalues. It leaves the reflections in the matrix. It reports
-// whether the eigenvalues were found.
+// reduce reduces a matrix, of which it reads the lower triangle only, to tridiagonal form
+// and computes its eigenvalues. It stores the reflections in the matrix. It reports
+// whether the eigenvalues converged.
 func (l *leading) reduce(a []float64) bool {
 	n := l.n
 	for i := n - 1; i > 0; i-- {
@@ -52,7 +52,7 @@ func (l *leading) reduce(a []float64) bool {
 		l.diagonal[i] = a[i*n+i]
 		last := v[i-1]
 		rest := floats.Dot(v[:i-1], v[:i-1])
-		if rest < 1e-280 { // as good as zero, and its inverse would overflow
+		if rest < 1e-280 { // practically zero; its inverse would overflow
 			l.beta[i], l.off[i-1] = 0, last
 			continue
 		}
@@ -60,7 +60,7 @@ func (l *leading) reduce(a []float64) bool {
 		v[i-1] = last - target
 		beta := 2 / (rest + v[i-1]*v[i-1])
 		l.beta[i], l.off[i-1] = beta, target
-		// A ← H·A·H = A − v·wᵀ − w·vᵀ, of what is left of A.
+		// A ← H·A·H = A − v·wᵀ − w·vᵀ for the leading i×i submatrix.
 		w := l.p[:i]
 		clear(w)
 		for j := range i {
@@ -82,11 +82,11 @@ func (l *leading) reduce(a []float64) bool {
 	return gonum.Implementation{}.Dsterf(n, l.values, l.scratch[:n-1])
 }
 
-// value returns the ith largest eigenvalue of the matrix that was last reduced.
+// value returns the ith largest eigenvalue of the matrix last reduced.
 func (l *leading) value(i int) float64 { return l.values[l.n-1-i] }
 
-// vectors computes the eigenvectors of the largest eigenvalues of the matrix a that
-// was last reduced, one in each row of out.
+// vectors computes the eigenvectors of the largest eigenvalues of the matrix a last
+// reduced, one in each row of out.
 func (l *leading) vectors(a []float64, out [][]float64) {
 	n := l.n
 	size := 0.0
@@ -99,13 +99,13 @@ func (l *leading) vectors(a []float64, out [][]float64) {
 	tiny := max(size*0x1p-52, math.SmallestNonzeroFloat32)
 	shift := math.Inf(1)
 	for i, z := range out {
-		// Equal eigenvalues are moved apart a little, or each step would give the
-		// same vector again and leave only rounding of it.
+		// Separate equal eigenvalues a little. Otherwise the iteration would converge to
+		// an earlier vector, and orthogonalization would leave only rounding errors.
 		shift = min(l.value(i), shift-10*tiny)
 		copy(z, l.start)
 		for range inverseSteps {
 			l.solve(shift, tiny, z)
-			for range 2 { // the second time for what the first lost by cancelling
+			for range 2 { // twice, because of cancellation (Kahan and Parlett)
 				for _, other := range out[:i] {
 					floats.AddScaled(z, -floats.Dot(other, z), other)
 				}
@@ -121,8 +121,8 @@ func (l *leading) vectors(a []float64, out [][]float64) {
 	}
 }
 
-// solve replaces z by the solution of (T − shift·I)·x = z, with partial pivoting.
-// Pivots below tiny become tiny: the matrix is close to singular on purpose.
+// solve replaces z by the solution of (T − shift·I)·x = z, with partial pivoting. It
+// replaces pivots below tiny by tiny, because the matrix is nearly singular.
 func (l *leading) solve(shift, tiny float64, z []float64) {
 	n := l.n
 	d, u, uu, low := l.pivot, l.up, l.upper, l.low
@@ -159,7 +159,7 @@ func (l *leading) solve(shift, tiny float64, z []float64) {
 	}
 }
 
-// atLeast returns v, or a number of its sign whose absolute value is tiny.
+// atLeast returns v if its absolute value is at least tiny, and ±tiny otherwise.
 func atLeast(v, tiny float64) float64 {
 	if math.Abs(v) < tiny {
 		return math.Copysign(tiny, v)

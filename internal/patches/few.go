@@ -6,17 +6,16 @@ import (
 	"gonum.org/v1/gonum/floats"
 )
 
-// few reports whether there are so few images, three for four channels, that a place's eigenvectors are found
-// from the products of its images with each other, an n×n matrix, instead of the
-// covariance, C×C: both have the same eigenvalues but for zeros (Turk and Pentland,
+// few reports whether a patch's eigenvectors are computed from the Gram matrix of its n
+// images, n×n, instead of the covariance, C×C. That is faster for at most three images
+// per four channels. Both have the same nonzero eigenvalues (Turk and Pentland,
 // "Eigenfaces for Recognition", 1991).
 func (p partition) few(channels int) bool { return 4*p.n <= 3*channels }
 
-// sumFew computes the sums of features at one of the loaded places, and not those of
-// their products.
-func (s *sums) sumFew(place int) {
+// sumFew computes the sums of features of a loaded patch, without sums of products.
+func (s *sums) sumFew(patch int) {
 	c, n := s.m.Channels, s.p.n
-	features := s.features[place*c*n : (place+1)*c*n]
+	features := s.features[patch*c*n : (patch+1)*c*n]
 	for g := range s.linear {
 		for i := range c {
 			s.linear[g][i] = floats.Sum(features[i*n+s.starts[g] : i*n+s.starts[g+1]])
@@ -24,11 +23,11 @@ func (s *sums) sumFew(place int) {
 	}
 }
 
-// deviations stores the deviations of the fit's images from its mean at one of the
-// loaded places, an image after the other, and returns them.
-func (s *sums) deviations(out []float64, place, fit int) []float64 {
+// deviations returns the deviations of a fit's images from its mean for a loaded patch,
+// images×channels. It stores them in out.
+func (s *sums) deviations(out []float64, patch, fit int) []float64 {
 	c, n := s.m.Channels, s.p.n
-	features := s.features[place*c*n : (place+1)*c*n]
+	features := s.features[patch*c*n : (patch+1)*c*n]
 	rest := float64(s.p.size(fit))
 	out = out[:0]
 	for k := range n {
@@ -38,7 +37,7 @@ func (s *sums) deviations(out []float64, place, fit int) []float64 {
 		for i := range c {
 			v := features[i*n+k]
 			if fit < s.p.folds {
-				v += s.linear[fit][i] / rest // the mean of the others is minus that
+				v += s.linear[fit][i] / rest // minus the mean of the other images
 			}
 			out = append(out, v)
 		}
@@ -46,8 +45,8 @@ func (s *sums) deviations(out []float64, place, fit int) []float64 {
 	return out
 }
 
-// solveFew finds the eigenvalues and vectors of a place from its images' deviations.
-// The worker's leading is then that of their products.
+// solveFew computes the eigenvalues of a patch from its images' deviations. It sets
+// w.leading to that of the Gram matrix.
 func (w *worker) solveFew(whitening, deviations []float64) (trace float64, ok bool) {
 	c := w.c
 	n := len(deviations) / c
@@ -72,7 +71,7 @@ func (w *worker) solveFew(whitening, deviations []float64) (trace float64, ok bo
 	return trace, w.leading.reduce(gram)
 }
 
-// vectorsFew computes the first eigenvectors of the place that solveFew was called
+// vectorsFew computes the leading eigenvectors of the patch that solveFew was last called
 // for.
 func (w *worker) vectorsFew(out [][]float64) {
 	c, n := w.c, w.leading.n
@@ -92,7 +91,7 @@ func (w *worker) vectorsFew(out [][]float64) {
 	}
 }
 
-// leadingValue returns the ith largest eigenvalue, zero beyond those that there are.
+// leadingValue returns the ith largest eigenvalue, or zero if there are fewer.
 func (w *worker) leadingValue(i int) float64 {
 	if i >= w.leading.n {
 		return 0

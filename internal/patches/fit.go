@@ -10,30 +10,29 @@ import (
 )
 
 const (
-	// ridge is the share of its variance that is added to the variance of each
-	// feature in the covariance that all places share.
+	// ridge is the share of its variance that is added to each feature's variance in the
+	// covariance that all patches share.
 	ridge = 0.01
-	// shrinkage is the share by which a place's covariance is shrunk towards the
-	// shared one (Ledoit and Wolf, 2004, find it by an estimate). A share that falls
-	// with the number of images found no more anomalies, and gave distances of
-	// another scale without a fold than with all images.
+	// shrinkage is the share by which a patch's covariance is shrunk towards the shared
+	// one (Ledoit and Wolf, 2004, estimate it). A share that decreases with the number of
+	// images did not find more anomalies, and the scale of distances then differed
+	// between a fit without a fold and the fit to all images.
 	shrinkage = 0.2
-	// blockPlaces is how many places are read from the images at once: those next to
-	// each other share cache lines.
-	blockPlaces = 8
-	// maxParts bounds the number of partial sums that are held at once.
-	maxParts = 32
+	// blockSize is the number of patches that are read from the images at once.
+	// Neighbouring patches share cache lines.
+	blockSize = 8
+	// maxPartials bounds the number of partial sums in memory.
+	maxPartials = 32
 )
 
-// FitGaussians fits Gaussians to the feature maps of the images: folds+1 of them,
-// as the package's description says. Each has the given rank, or Channels−1 if
-// that is less. The covariance S_p of whitened features at a place p is shrunk
-// towards the identity, which there is the covariance that all places share. Its
-// largest eigenvalues and their eigenvectors are kept, and the other eigenvalues
-// become their mean (Moghaddam and Pentland, 1997).
+// FitGaussians cross-fits Gaussians to the feature maps of the images; see the package
+// documentation. Each has the given rank, or Channels−1 if that is less. The covariance
+// of a patch's whitened features is shrunk towards the identity, which is the whitened
+// shared covariance. Its largest eigenvalues and their eigenvectors are kept, and the
+// other eigenvalues are replaced by their mean (Moghaddam and Pentland, 1997).
 //
-// FitGaussians returns ErrTooFew if a fit has fewer than 2 images, ErrValues if a
-// feature is not finite, or ctx's error if that is done before the end.
+// FitGaussians returns ErrTooFew if a fit has fewer than 2 images, ErrValues if a feature
+// is not finite, and ctx's error if ctx ends.
 func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank int, pool workers.Pool) ([]*Gaussian, error) {
 	p, err := check(m, images, folds)
 	if err != nil {
@@ -56,29 +55,29 @@ func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank in
 			return nil, err
 		}
 	}
-	blocks := (m.Patches() + blockPlaces - 1) / blockPlaces
+	blocks := (m.Patches() + blockSize - 1) / blockSize
 	err = pool.EachWith(ctx, blocks, func(context.Context) func(int) error {
 		s, w := newSums(m, images, p), newWorker(m.Channels, out[0].Rank)
 		return func(block int) error {
-			s.load(block * blockPlaces)
-			for place := range s.places {
+			s.load(block * blockSize)
+			for patch := range s.patches {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
 				if p.few(m.Channels) {
-					s.sumFew(place)
+					s.sumFew(patch)
 				} else {
-					s.sum(place)
+					s.sum(patch)
 				}
 				for fit, g := range out {
 					var deviations []float64
 					if p.few(m.Channels) {
-						w.deviations = s.deviations(w.deviations, place, fit)
+						w.deviations = s.deviations(w.deviations, patch, fit)
 						deviations = w.deviations
 					} else {
 						s.scatter(w.moment, fit)
 					}
-					if err := w.describe(g, whitening[fit], deviations, s.first+place, p.size(fit)); err != nil {
+					if err := w.fit(g, whitening[fit], deviations, s.first+patch, p.size(fit)); err != nil {
 						return err
 					}
 				}
@@ -92,38 +91,38 @@ func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank in
 	return out, nil
 }
 
-// fitShared returns each fit's whitening by the covariance that all places share,
-// and stores the means. The second moments of each place are summed again later:
-// to hold them would take more memory than it saves time.
+// fitShared returns each fit's whitening by the covariance that all patches share, and
+// stores the means. The caller sums each patch's second moments again; storing them would
+// take too much memory.
 func fitShared(ctx context.Context, m Map, images [][]float32, p partition, pool workers.Pool, out []*Gaussian) ([][]float64, error) {
 	c := m.Channels
-	blocks := (m.Patches() + blockPlaces - 1) / blockPlaces
-	blocksOf := (blocks + maxParts - 1) / maxParts // in a part
-	parts := make([][][]float64, (blocks+blocksOf-1)/blocksOf)
-	squares := make([]float64, len(parts))
-	err := pool.EachWith(ctx, len(parts), func(context.Context) func(int) error {
+	blocks := (m.Patches() + blockSize - 1) / blockSize
+	perPartial := (blocks + maxPartials - 1) / maxPartials // blocks in a partial sum
+	partials := make([][][]float64, (blocks+perPartial-1)/perPartial)
+	squares := make([]float64, len(partials))
+	err := pool.EachWith(ctx, len(partials), func(context.Context) func(int) error {
 		s, moment := newSums(m, images, p), make([]float64, c*c)
-		return func(part int) error {
+		return func(partial int) error {
 			sum := make([][]float64, p.fits())
 			for fit := range sum {
 				sum[fit] = make([]float64, c*c)
 			}
-			for block := part * blocksOf; block < min((part+1)*blocksOf, blocks); block++ {
-				s.load(block * blockPlaces)
-				for place := range s.places {
+			for block := partial * perPartial; block < min((partial+1)*perPartial, blocks); block++ {
+				s.load(block * blockSize)
+				for patch := range s.patches {
 					if err := ctx.Err(); err != nil {
 						return err
 					}
-					s.sum(place)
+					s.sum(patch)
 					for fit, g := range out {
 						s.scatter(moment, fit)
 						floats.Add(sum[fit], moment)
-						s.mean(place, fit, func(i int, v float64) { g.Mean[i*m.Patches()+s.first+place] = float32(v) })
+						s.mean(patch, fit, func(i int, v float64) { g.Mean[i*m.Patches()+s.first+patch] = float32(v) })
 					}
 				}
-				squares[part] += s.squares
+				squares[partial] += s.squares
 			}
-			parts[part] = sum
+			partials[partial] = sum
 			return nil
 		}
 	})
@@ -135,8 +134,8 @@ func fitShared(ctx context.Context, m Map, images [][]float32, p partition, pool
 	err = pool.EachWith(ctx, p.fits(), func(context.Context) func(int) error {
 		return func(fit int) error {
 			shared := make([]float64, c*c)
-			for _, part := range parts { // in their order, on any number of threads
-				floats.Add(shared, part[fit])
+			for _, partial := range partials { // in the same order on any number of threads
+				floats.Add(shared, partial[fit])
 			}
 			floats.Scale(1/float64(m.Patches()*(p.size(fit)-1)), shared)
 			mean := 0.0
@@ -154,15 +153,15 @@ func fitShared(ctx context.Context, m Map, images [][]float32, p partition, pool
 	return whitening, err
 }
 
-// worker fits the Gaussian of one place after the other.
+// worker fits the Gaussians of patches, one after the other.
 type worker struct {
 	c          int
-	moment     []float64 // of the place's features, C×C, the lower triangle
+	moment     []float64 // second moments of the patch's features, C×C, lower triangle
 	product    []float64
 	leading    *leading
 	directions [][]float64
-	// Of few images: their deviations and those whitened, image by image, and what
-	// solves the matrix of products of so many.
+	// For few images: their deviations and whitened deviations, images×channels, and the
+	// leading of a Gram matrix by number of images.
 	deviations, white []float64
 	byImages          map[int]*leading
 }
@@ -175,9 +174,9 @@ func newWorker(c, rank int) *worker {
 	return w
 }
 
-// describe stores in g what is known of a place whose n images have the worker's
-// moment, or of few images those deviations.
-func (w *worker) describe(g *Gaussian, whitening, deviations []float64, place, n int) error {
+// fit fits a patch of n images and stores the result in g. The images are given by
+// w.moment or, if they are few, by their deviations.
+func (w *worker) fit(g *Gaussian, whitening, deviations []float64, patch, n int) error {
 	c, r := w.c, g.Rank
 	trace, ok := 0.0, false
 	if deviations != nil {
@@ -190,7 +189,7 @@ func (w *worker) describe(g *Gaussian, whitening, deviations []float64, place, n
 		ok = w.leading.reduce(w.moment)
 	}
 	if !ok {
-		return fmt.Errorf("%w: no eigenvalues at place %d", ErrValues, place)
+		return fmt.Errorf("%w: no eigenvalues of patch %d", ErrValues, patch)
 	}
 	for i := range r {
 		trace -= w.leadingValue(i)
@@ -206,10 +205,10 @@ func (w *worker) describe(g *Gaussian, whitening, deviations []float64, place, n
 	} else {
 		w.leading.vectors(w.moment, w.directions[:kept])
 	}
-	g.Scale[place] = float32(1 / rest)
+	g.Scale[patch] = float32(1 / rest)
 	for i, u := range w.directions[:kept] {
 		f := math.Sqrt(w.weight(i, s, rest))
-		to := g.Directions[(place*r+i)*c:]
+		to := g.Directions[(patch*r+i)*c:]
 		for j, v := range u {
 			to[j] = float32(f * v)
 		}
@@ -217,14 +216,13 @@ func (w *worker) describe(g *Gaussian, whitening, deviations []float64, place, n
 	return nil
 }
 
-// weight returns how much less precision there is along the ith direction than in
-// the rest, or zero if it is not less. Directions without images have none.
+// weight returns the precision of the rest minus the precision along the ith direction,
+// or zero if that is negative.
 func (w *worker) weight(i int, s, rest float64) float64 {
 	return max(0, 1/rest-1/((1-s)*w.leadingValue(i)+s))
 }
 
-// whiten replaces the moment M by W·M·Wᵀ/by, of whose rows only the lower triangle
-// is computed.
+// whiten replaces the moment M by the lower triangle of W·M·Wᵀ/by.
 func (w *worker) whiten(whitening []float64, by float64) {
 	c := w.c
 	for i := range c {
@@ -233,7 +231,7 @@ func (w *worker) whiten(whitening []float64, by float64) {
 		}
 	}
 	for i := range c {
-		// Columns after the ith would meet zeros of Wᵀ.
+		// Columns after the ith would be multiplied by zeros of Wᵀ.
 		row := w.product[i*c : i*c+i+1]
 		clear(row)
 		for l := range i + 1 {

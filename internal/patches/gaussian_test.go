@@ -13,11 +13,16 @@ import (
 	"gonum.org/v1/gonum/mat"
 )
 
-// direct computes the squared distances of x at each place with full
-// decompositions, of the images' sums as they are defined.
+// Distances stores the squared Mahalanobis distance of each patch of feature map x in out.
+func (g *Gaussian) Distances(out, x []float32) {
+	g.each(x, func(patch int, d float64) { out[patch] = float32(d) })
+}
+
+// direct computes the squared distance of each patch of x by the definition, with full
+// eigendecompositions.
 func direct(t *testing.T, m Map, images [][]float32, rank int, x []float32) []float64 {
 	t.Helper()
-	c, places, n := m.Channels, m.Patches(), len(images)
+	c, patches, n := m.Channels, m.Patches(), len(images)
 	rank = min(rank, c-1)
 	mean := make([]float64, m.Len())
 	for i := range mean {
@@ -28,14 +33,14 @@ func direct(t *testing.T, m Map, images [][]float32, rank int, x []float32) []fl
 	at := func(image []float32, p int) *mat.VecDense {
 		v := mat.NewVecDense(c, nil)
 		for i := range c {
-			v.SetVec(i, float64(image[i*places+p])-mean[i*places+p])
+			v.SetVec(i, float64(image[i*patches+p])-mean[i*patches+p])
 		}
 		return v
 	}
 	shared := mat.NewSymDense(c, nil)
-	for p := range places {
+	for p := range patches {
 		for _, image := range images {
-			shared.SymRankOne(shared, 1/float64(places*(n-1)), at(image, p))
+			shared.SymRankOne(shared, 1/float64(patches*(n-1)), at(image, p))
 		}
 	}
 	variance := mat.Trace(shared) / float64(c)
@@ -55,7 +60,7 @@ func direct(t *testing.T, m Map, images [][]float32, rank int, x []float32) []fl
 		}
 		return &y
 	}
-	out := make([]float64, places)
+	out := make([]float64, patches)
 	for p := range out {
 		s := mat.NewSymDense(c, nil)
 		for _, image := range images {
@@ -95,7 +100,7 @@ func fit(t *testing.T, m Map, images [][]float32, folds, rank, threads int) []*G
 	return g
 }
 
-// without gives the images of a fit.
+// without returns the images of a fit.
 func without(images [][]float32, folds, fold int) [][]float32 {
 	var out [][]float32
 	for k, image := range images {
@@ -113,7 +118,7 @@ func near(t *testing.T, what string, got, want, tolerance float64) {
 	}
 }
 
-func TestGaussiansAgreeWithFullDecompositions(t *testing.T) {
+func TestFitGaussians_AgreesWithFullDecompositions(t *testing.T) {
 	for _, c := range []struct {
 		m              Map
 		n, folds, rank int
@@ -147,7 +152,7 @@ func TestGaussiansAgreeWithFullDecompositions(t *testing.T) {
 	}
 }
 
-func TestFoldsAreFitsOfTheOtherImages(t *testing.T) {
+func TestFits_LeaveTheirFoldOut(t *testing.T) {
 	m := Map{12, 5}
 	images := synthetic(m, 31, 5)
 	const folds = 5
@@ -182,7 +187,7 @@ func TestFoldsAreFitsOfTheOtherImages(t *testing.T) {
 	}
 }
 
-func TestFitsAreTheSameOnAnyNumberOfThreads(t *testing.T) {
+func TestFits_AreIdenticalOnAnyNumberOfThreads(t *testing.T) {
 	m := Map{20, 7}
 	images := synthetic(m, 40, 6)
 	one, err := FitNeighbours(m, images, 3, 11, workers.Pool{Threads: 1})
@@ -207,7 +212,7 @@ func TestFitsAreTheSameOnAnyNumberOfThreads(t *testing.T) {
 	}
 }
 
-// finite fails if a number is not.
+// finite fails the test if a number is not finite or is negative.
 func finite(t *testing.T, what string, x ...float64) {
 	t.Helper()
 	for _, v := range x {
@@ -217,7 +222,7 @@ func finite(t *testing.T, what string, x ...float64) {
 	}
 }
 
-func TestImagesThatAreAlike(t *testing.T) {
+func TestFits_AcceptIdenticalImages(t *testing.T) {
 	m := Map{8, 4}
 	for name, value := range map[string]func(i, k int) float32{
 		"zero":              func(int, int) float32 { return 0 },
@@ -254,13 +259,13 @@ func TestImagesThatAreAlike(t *testing.T) {
 				finite(t, name, g.Peak(x), p[fold].Distance(x), q[fold].Distance(x))
 			}
 			if name == "identical images" && g.Peak(images[0]) > 1e-3 {
-				t.Errorf("an image that is like all is at distance %v", g.Peak(images[0]))
+				t.Errorf("one of identical images has distance %v", g.Peak(images[0]))
 			}
 		}
 	}
 }
 
-func TestWhatCannotBeFitted(t *testing.T) {
+func TestFits_RejectUnusableImages(t *testing.T) {
 	m := Map{3, 2}
 	bad := synthetic(m, 6, 1)
 	bad[4][7] = float32(math.NaN())
@@ -292,11 +297,11 @@ func TestWhatCannotBeFitted(t *testing.T) {
 		}
 	}
 	if _, err := FitNeighbours(m, synthetic(m, 5, 1), 2, 0, workers.Pool{}); err == nil {
-		t.Error("a bank of no images")
+		t.Error("a bank of size 0 is accepted")
 	}
 }
 
-func TestFitGaussiansEndsWithItsContext(t *testing.T) {
+func TestFitGaussians_EndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	m := Map{3, 4}
@@ -305,7 +310,7 @@ func TestFitGaussiansEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestDistancesOnSeveralGoroutines(t *testing.T) {
+func TestPeak_IsSafeForConcurrentUse(t *testing.T) {
 	m := Map{10, 6}
 	images := synthetic(m, 20, 8)
 	g := fit(t, m, images, 0, 3, 1)[0]
@@ -316,7 +321,7 @@ func TestDistancesOnSeveralGoroutines(t *testing.T) {
 	err := workers.Pool{Threads: 4}.EachWith(context.Background(), 200, func(context.Context) func(int) error {
 		return func(task int) error {
 			if k := task % len(images); g.Peak(images[k]) != want[k] {
-				return errors.New("another distance")
+				return errors.New("different distance")
 			}
 			return nil
 		}
@@ -326,7 +331,7 @@ func TestDistancesOnSeveralGoroutines(t *testing.T) {
 	}
 }
 
-func TestEigenvectorsOfDegenerateMatrices(t *testing.T) {
+func TestLeading_SolvesDegenerateMatrices(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 7))
 	for name, values := range map[string][]float64{
 		"one":      {1, 1, 1, 1, 1, 1, 1, 1},
@@ -345,7 +350,7 @@ func TestEigenvectorsOfDegenerateMatrices(t *testing.T) {
 		qr.Factorize(basis)
 		qr.QTo(basis)
 		if name == "one" {
-			basis = mat.DenseCopyOf(mat.NewDiagDense(n, values)) // of zeros off the diagonal
+			basis = mat.DenseCopyOf(mat.NewDiagDense(n, values)) // zeros off the diagonal
 		}
 		full := mat.NewDense(n, n, nil)
 		full.Mul(basis, mat.NewDiagDense(n, values))

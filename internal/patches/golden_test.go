@@ -8,8 +8,8 @@ import (
 	"github.com/deepmed/anomaly/internal/workers"
 )
 
-// The distances are NumPy's: see testdata/make_golden.py.
-func TestDistancesAreNumPys(t *testing.T) {
+// testdata/make_golden.py computes the expected distances.
+func TestDistances_MatchNumPy(t *testing.T) {
 	var golden struct {
 		Channels, Side, Folds, Rank, Most int
 		Images, Queries                   [][]float32
@@ -41,7 +41,7 @@ func TestDistancesAreNumPys(t *testing.T) {
 	out := make([]float32, m.Patches())
 	for i, want := range golden.Fits {
 		if got := len(neighbours[i].Bank); got != golden.Most*m.Channels {
-			t.Errorf("fit %d: a bank of %d numbers", i, got)
+			t.Errorf("fit %d: bank of %d numbers", i, got)
 		}
 		for k, x := range golden.Queries {
 			gaussians[i].Distances(out, x)
@@ -54,14 +54,14 @@ func TestDistancesAreNumPys(t *testing.T) {
 	}
 }
 
-func TestStoredTensorsGiveTheDistances(t *testing.T) {
+func TestTensors_DefineTheDistances(t *testing.T) {
 	m := Map{6, 3}
 	images := synthetic(m, 15, 2)
 	for _, g := range fit(t, m, images, 2, 2, 2) {
-		c, places := m.Channels, m.Patches()
-		out := make([]float32, places)
+		c, patches := m.Channels, m.Patches()
+		out := make([]float32, patches)
 		g.Distances(out, images[3])
-		for p := range places {
+		for p := range patches {
 			y := make([]float64, c)
 			squares := 0.0
 			for i := range c {
@@ -70,7 +70,7 @@ func TestStoredTensorsGiveTheDistances(t *testing.T) {
 					if j > i && w != 0 {
 						t.Fatal("the whitening is not lower triangular")
 					}
-					y[i] += float64(w) * float64(images[3][j*places+p]-g.Mean[j*places+p])
+					y[i] += float64(w) * float64(images[3][j*patches+p]-g.Mean[j*patches+p])
 				}
 				squares += y[i] * y[i]
 			}

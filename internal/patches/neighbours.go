@@ -9,34 +9,34 @@ import (
 	"gonum.org/v1/gonum/mat"
 )
 
-// spectrumRidge is the share of the mean eigenvalue that is added to each before
-// neighbours are whitened: directions without variance would only add noise.
+// spectrumRidge is the share of the mean eigenvalue that is added to each eigenvalue
+// before whitening, because directions with little variance would add noise.
 const spectrumRidge = 0.1
 
-// Neighbours describes normal images by the images themselves: an image is as far
-// away as its nearest neighbour is (DN2; Bergman et al., 2020, and the first stage
-// of SPADE; Cohen and Hoshen, 2020). With f the mean over all places and
-// q = Whitening·(f − Mean), the squared distance is the smallest |q − b|² of a row
-// b of Bank.
+// Neighbours is a memory bank of pooled features of normal images. The distance of an
+// image is that to its nearest neighbour in the bank (DN2; Bergman et al., 2020, and the
+// first stage of SPADE; Cohen and Hoshen, 2020). With f the mean over all patches and
+// q = Whitening·(f − Mean), the squared distance is the smallest |q − b|² over all rows b
+// of Bank.
 type Neighbours struct {
 	// Mean is the mean of each channel, Channels.
 	Mean []float32
-	// Whitening is Channels×Channels, row by row: a row for each principal direction,
-	// divided by the standard deviation along it.
+	// Whitening is Channels×Channels. Each row is a principal direction, divided by the
+	// standard deviation along it.
 	Whitening []float32
-	// Bank is one whitened vector after the other, M×Channels.
+	// Bank are whitened vectors, M×Channels.
 	Bank []float32
 }
 
-// FitNeighbours fits whitened banks of the means over all places of the images'
-// feature maps: folds+1 of them, as the package's description says. A bank has all
-// of a fit's images, or so many of them at most: then those that the greedy
-// algorithm for k centres chooses as a core-set (Sener and Savarese, 2018; PatchCore;
-// Roth et al., 2022), beginning with the one closest to the mean. It returns ErrTooFew
-// if a fit has fewer than 2 images, or ErrValues if a feature is not finite.
-func FitNeighbours(m Map, images [][]float32, folds, most int, pool workers.Pool) ([]*Neighbours, error) {
-	if most < 1 {
-		return nil, fmt.Errorf("patches: no bank of %d images", most)
+// FitNeighbours cross-fits memory banks to the images' features, pooled over all patches;
+// see the package documentation. A bank has at most size images. If a fit has more, the
+// bank is a core-set chosen by the greedy k-center algorithm (Sener and Savarese, 2018;
+// PatchCore; Roth et al., 2022), starting with the image closest to the mean.
+// FitNeighbours returns ErrTooFew if a fit has fewer than 2 images, and ErrValues if a
+// feature is not finite.
+func FitNeighbours(m Map, images [][]float32, folds, size int, pool workers.Pool) ([]*Neighbours, error) {
+	if size < 1 {
+		return nil, fmt.Errorf("patches: a bank of %d images, expected at least 1", size)
 	}
 	return fitVectors(m, images, folds, pool, func(v vectors) (*Neighbours, error) {
 		w, err := whitenSpectrum(v, m.Channels)
@@ -54,7 +54,7 @@ func FitNeighbours(m Map, images [][]float32, folds, most int, pool workers.Pool
 			}
 		}
 		var bank []float64
-		for _, k := range coreSet(q, most) {
+		for _, k := range coreSet(q, size) {
 			bank = append(bank, q[k]...)
 		}
 		var out Neighbours
@@ -62,8 +62,8 @@ func FitNeighbours(m Map, images [][]float32, folds, most int, pool workers.Pool
 	})
 }
 
-// whitenSpectrum returns V/√(w + spectrumRidge·mean(w)), C×C, with the eigenvectors
-// V of the covariance in rows and its eigenvalues w.
+// whitenSpectrum returns V/√(w + spectrumRidge·mean(w)), C×C. The rows of V are the
+// eigenvectors of the covariance, and w its eigenvalues.
 func whitenSpectrum(v vectors, c int) ([]float64, error) {
 	covariance := mat.NewSymDense(c, nil)
 	for i := range c {
@@ -73,7 +73,7 @@ func whitenSpectrum(v vectors, c int) ([]float64, error) {
 	}
 	var eigen mat.EigenSym
 	if !eigen.Factorize(covariance, true) {
-		return nil, fmt.Errorf("%w: their covariance has no eigenvalues", ErrValues)
+		return nil, fmt.Errorf("%w: the eigenvalues of their covariance do not converge", ErrValues)
 	}
 	var directions mat.Dense
 	eigen.VectorsTo(&directions)
@@ -89,11 +89,11 @@ func whitenSpectrum(v vectors, c int) ([]float64, error) {
 	return out, nil
 }
 
-// coreSet returns the indexes of most vectors, or of all if they are not more: each
-// is the one farthest from those before it. Of equal ones it takes the first.
-func coreSet(q [][]float64, most int) []int {
+// coreSet returns the indexes of at most size vectors. Each is the vector farthest from
+// the vectors before it; ties are resolved in favour of the first.
+func coreSet(q [][]float64, size int) []int {
 	var chosen []int
-	if len(q) <= most {
+	if len(q) <= size {
 		for k := range q {
 			chosen = append(chosen, k)
 		}
@@ -105,27 +105,27 @@ func coreSet(q [][]float64, most int) []int {
 			next, nearest = k, d
 		}
 	}
-	distances := make([]float64, len(q)) // to the closest that is chosen
+	distances := make([]float64, len(q)) // to the closest chosen vector
 	for k := range distances {
 		distances[k] = math.Inf(1)
 	}
 	d := make([]float64, len(q[0]))
 	for {
 		chosen = append(chosen, next)
-		if len(chosen) == most {
+		if len(chosen) == size {
 			return chosen
 		}
 		for k, v := range q {
 			floats.SubTo(d, v, q[next])
 			distances[k] = min(distances[k], floats.Dot(d, d))
 		}
-		distances[next] = -1 // not again, even if all are alike
+		distances[next] = -1 // never choose it again, even if all vectors are equal
 		next = floats.MaxIdx(distances)
 	}
 }
 
-// Distance returns the squared distance of the feature map x, Channels×Side×Side,
-// to its nearest neighbour. It may be called by several goroutines at once.
+// Distance returns the squared distance of feature map x, Channels×Side×Side, to its
+// nearest neighbour. It is safe for concurrent use.
 func (g *Neighbours) Distance(x []float32) float64 {
 	c := len(g.Mean)
 	f := average(x, c)

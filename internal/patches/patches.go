@@ -1,15 +1,14 @@
-// Package patches describes normal images by statistics of their patch features:
-// a Gaussian for each place (PaDiM), a Gaussian of the mean over all places, and
-// nearest neighbours of that mean. It knows nothing of where the features came
-// from.
+// Package patches fits reference statistics to the feature maps of normal images: a
+// Gaussian for each patch (PaDiM), a Gaussian of features pooled over all patches, and
+// nearest neighbours of pooled features. Extracting features does not belong here.
 //
-// Every fit is made several times at once: of all images, and for each fold of all
-// images but the fold's, so that each image can be judged by a fit that has not
-// seen it. Image k lies in fold k%folds. The result has folds+1 elements: element
-// i < folds is without fold i, and the last is of all images.
+// Every fit is cross-fitted: there is a fit to all images, and for each fold a fit to the
+// images outside the fold, so that each image can be scored by a fit without it. Image k
+// is in fold k%folds. The result has folds+1 elements: element i < folds is the fit without
+// fold i, and the last is the fit to all images.
 //
-// Sums are computed in float64 and stored in float32. No result depends on the
-// number of threads.
+// Sums are computed in float64 and stored in float32. No result depends on the number
+// of threads.
 package patches
 
 import (
@@ -20,39 +19,38 @@ import (
 )
 
 var (
-	// ErrTooFew is returned if a fit would have fewer than 2 images.
+	// ErrTooFew is returned if a fit has fewer than 2 images.
 	ErrTooFew = errors.New("patches: too few images")
-	// ErrValues is returned if a feature is not finite, or if the features' spread
-	// is beyond what can be computed.
+	// ErrValues is returned if a feature is not finite, or if the range of features is
+	// too large for the computation.
 	ErrValues = errors.New("patches: features are not finite")
 )
 
 const (
-	// relativeFloor is added to variances as a share of their mean, so that a
-	// feature that never varied doesn't decide alone.
+	// relativeFloor is the share of the mean variance that is added to each variance, so
+	// that a constant feature does not dominate distances.
 	relativeFloor = 1e-6
-	// roundingFloor is the deviation of features, relative to their root mean square,
-	// below which images are all alike: one runtime's rounding differs from another's
-	// by less. Then their root mean square is taken for the deviation, so that
-	// rounding is no distance.
+	// roundingFloor is the standard deviation of features, relative to their root mean
+	// square, below which images count as identical. Runtimes differ by less because of
+	// rounding. The root mean square is then used as standard deviation, so that rounding
+	// causes no distance.
 	roundingFloor = 1e-4
 )
 
-// Map is the shape of an image's feature map: Channels×Side×Side numbers, channels
-// first. Patches are numbered row by row.
+// Map is the shape of an image's feature map, Channels×Side×Side. Patches are numbered
+// row by row.
 type Map struct{ Channels, Side int }
 
-// Patches returns the number of places of the map.
+// Patches returns the number of patches of the map.
 func (m Map) Patches() int { return m.Side * m.Side }
 
 // Len returns the number of features of the map.
 func (m Map) Len() int { return m.Channels * m.Patches() }
 
-// partition divides n images into groups, one for each fold, and says which fits
-// are made of them.
+// partition divides n images into groups, one for each fold.
 type partition struct{ n, folds int }
 
-// groups returns the number of groups. Without folds all images are one group.
+// groups returns the number of groups. Without folds there is one.
 func (p partition) groups() int { return max(p.folds, 1) }
 
 // fits returns the number of fits.
@@ -69,18 +67,18 @@ func (p partition) size(fit int) int {
 	return p.n - p.group(fit)
 }
 
-// has reports whether the fit is made of the image, among others.
+// has reports whether a fit includes an image.
 func (p partition) has(fit, image int) bool { return fit == p.folds || image%p.folds != fit }
 
-// check returns how the images are divided, or why no fit can be made of them.
+// check returns the partition of the images, or an error if they cannot be fitted.
 func check(m Map, images [][]float32, folds int) (partition, error) {
 	p := partition{len(images), folds}
 	if m.Channels < 1 || m.Side < 1 || folds < 0 {
-		return p, fmt.Errorf("patches: no fit of %d×%d×%d features in %d folds", m.Channels, m.Side, m.Side, folds)
+		return p, fmt.Errorf("patches: cannot fit %d×%d×%d features in %d folds", m.Channels, m.Side, m.Side, folds)
 	}
-	// The groups' sizes differ by one at most, and the first is the largest.
+	// The sizes of groups differ by one at most, and the first is the largest.
 	if p.size(0) < 2 {
-		return p, fmt.Errorf("%w: %d in %d folds leave %d to a fit", ErrTooFew, p.n, folds, p.size(0))
+		return p, fmt.Errorf("%w: %d in %d folds leave %d for a fit", ErrTooFew, p.n, folds, p.size(0))
 	}
 	for k, image := range images {
 		if len(image) != m.Len() {
@@ -95,8 +93,8 @@ func check(m Map, images [][]float32, folds int) (partition, error) {
 	return p, nil
 }
 
-// floor returns what is added to variances of that mean, of features with that mean
-// square. It is positive.
+// floor returns a positive value to add to variances, given their mean and the features'
+// mean square.
 func floor(variance, square float64) float64 {
 	f := relativeFloor * variance
 	if variance < roundingFloor*roundingFloor*square {
@@ -108,19 +106,19 @@ func floor(variance, square float64) float64 {
 	return f
 }
 
-// narrow returns the numbers in float32, or ErrValues if one is not finite there.
+// narrow converts numbers to float32. It returns ErrValues if a result is not finite.
 func narrow(x []float64) ([]float32, error) {
 	out := make([]float32, len(x))
 	for i, v := range x {
 		out[i] = float32(v)
 	}
 	if slices.ContainsFunc(out, func(v float32) bool { return v-v != 0 }) {
-		return nil, fmt.Errorf("%w once they are scaled", ErrValues)
+		return nil, fmt.Errorf("%w after scaling", ErrValues)
 	}
 	return out, nil
 }
 
-// narrowAll stores each of the numbers in float32.
+// narrowAll stores each slice of from, converted to float32, in to.
 func narrowAll(to []*[]float32, from ...[]float64) (err error) {
 	for i, x := range from {
 		if *to[i], err = narrow(x); err != nil {

@@ -8,15 +8,14 @@ import (
 	"gonum.org/v1/gonum/floats"
 )
 
-// pooledShrinkage is the share by which the covariance of pooled features is pulled
+// pooledShrinkage is the share by which the covariance of pooled features is shrunk
 // towards its diagonal (Ledoit and Wolf, 2004).
 const pooledShrinkage = 0.3
 
-// Pooled describes the features' means over all places by a Gaussian (Rippel et
-// al., "Modeling the Distribution of Normal Data in Pre-Trained Deep Features for
-// Anomaly Detection", 2021). With f the mean over all places the squared
-// Mahalanobis distance is |Whitening·((f − Mean)·Precision)|², where the product
-// with Precision is by channel.
+// Pooled is a Gaussian of features pooled over all patches (Rippel et al., "Modeling the
+// Distribution of Normal Data in Pre-Trained Deep Features for Anomaly Detection", 2021).
+// With f the mean over all patches, the squared Mahalanobis distance is
+// |Whitening·((f − Mean)·Precision)|², where the product with Precision is by channel.
 type Pooled struct {
 	// Mean is the mean of each channel, Channels.
 	Mean []float32
@@ -27,9 +26,9 @@ type Pooled struct {
 	Whitening []float32
 }
 
-// FitPooled fits Gaussians to the means over all places of the images' feature
-// maps: folds+1 of them, as the package's description says. It returns ErrTooFew if
-// a fit has fewer than 2 images, or ErrValues if a feature is not finite.
+// FitPooled cross-fits Gaussians to the images' features, pooled over all patches; see
+// the package documentation. It returns ErrTooFew if a fit has fewer than 2 images, and
+// ErrValues if a feature is not finite.
 func FitPooled(m Map, images [][]float32, folds int, pool workers.Pool) ([]*Pooled, error) {
 	return fitVectors(m, images, folds, pool, func(v vectors) (*Pooled, error) {
 		c := m.Channels
@@ -56,8 +55,8 @@ func FitPooled(m Map, images [][]float32, folds int, pool workers.Pool) ([]*Pool
 	})
 }
 
-// Distance returns the squared Mahalanobis distance of the feature map x,
-// Channels×Side×Side. It may be called by several goroutines at once.
+// Distance returns the squared Mahalanobis distance of feature map x,
+// Channels×Side×Side. It is safe for concurrent use.
 func (g *Pooled) Distance(x []float32) float64 {
 	c := len(g.Mean)
 	z := average(x, c)
@@ -72,15 +71,15 @@ func (g *Pooled) Distance(x []float32) float64 {
 	return sum
 }
 
-// vectors are the pooled features that a fit is made of.
+// vectors are the pooled features of a fit.
 type vectors struct {
 	x          [][]float64 // by image and channel
 	mean       []float64
-	covariance []float64 // C×C, the lower triangle
-	floor      float64   // for its eigenvalues
+	covariance []float64 // C×C, lower triangle
+	floor      float64   // to add to its eigenvalues
 }
 
-// fitVectors calls fit for each fit of the images' pooled features.
+// fitVectors calls fit with the pooled features of each fit.
 func fitVectors[T any](m Map, images [][]float32, folds int, pool workers.Pool, fit func(vectors) (T, error)) ([]T, error) {
 	p, err := check(m, images, folds)
 	if err != nil {
@@ -101,7 +100,7 @@ func fitVectors[T any](m Map, images [][]float32, folds int, pool workers.Pool, 
 				}
 			}
 			n := float64(len(v.x))
-			// Deviations from one of them first, so that what is alike is so exactly.
+			// Subtract one of them first, so that identical images have zero deviations.
 			d := make([]float64, c)
 			square := 0.0
 			for _, f := range v.x {
@@ -132,20 +131,20 @@ func fitVectors[T any](m Map, images [][]float32, folds int, pool workers.Pool, 
 	return out, nil
 }
 
-// average returns the mean over all places of each of c channels.
+// average returns the mean of each of c channels over all patches.
 func average(x []float32, c int) []float64 {
-	places := len(x) / c
+	patches := len(x) / c
 	f := make([]float64, c)
 	for i := range f {
-		for _, v := range x[i*places : (i+1)*places] {
+		for _, v := range x[i*patches : (i+1)*patches] {
 			f[i] += float64(v)
 		}
-		f[i] /= float64(places)
+		f[i] /= float64(patches)
 	}
 	return f
 }
 
-// dot returns the product of w and as many elements of z.
+// dot returns the dot product of w and the first len(w) elements of z.
 func dot(w []float32, z []float64) float64 {
 	sum := 0.0
 	for i, v := range w {

@@ -2,27 +2,27 @@ package patches
 
 import "gonum.org/v1/gonum/floats"
 
-// sums are the sums over images of the features at a place and of their products,
-// by group of images: what a fit is made of is the total less a group.
+// sums are sums over images of a patch's features and of their products, by group of
+// images. The sums of a fit are the total minus the sums of a group.
 type sums struct {
-	m             Map
-	images        [][]float32
-	p             partition
-	first, places int       // those that are loaded
-	squares       float64   // the sum of squares of all that is loaded
-	features      []float64 // by place, channel and image, the images by group, less the mean
-	means         []float64 // of all images, by place and channel
-	starts        []int     // where the groups' images begin
-	total         []float64 // C×C, the lower triangle
-	products      [][]float64
-	linear        [][]float64 // by group and channel
+	m              Map
+	images         [][]float32
+	p              partition
+	first, patches int         // loaded: the first patch and the number of patches
+	squares        float64     // sum of squares of all loaded features
+	features       []float64   // minus the mean, by patch, channel and image; images by group
+	means          []float64   // over all images, by patch and channel
+	starts         []int       // index of each group's first image
+	total          []float64   // of products, C×C, lower triangle
+	products       [][]float64 // by group; C×C, lower triangle
+	linear         [][]float64 // by group and channel
 }
 
 func newSums(m Map, images [][]float32, p partition) *sums {
 	c := m.Channels
 	s := &sums{m: m, images: images, p: p}
-	s.features = make([]float64, blockPlaces*c*p.n)
-	s.means = make([]float64, blockPlaces*c)
+	s.features = make([]float64, blockSize*c*p.n)
+	s.means = make([]float64, blockSize*c)
 	s.total = make([]float64, c*c)
 	at := 0
 	for g := range p.groups() {
@@ -35,25 +35,25 @@ func newSums(m Map, images [][]float32, p partition) *sums {
 	return s
 }
 
-// load reads blockPlaces places from the first on, or those that there are.
+// load reads up to blockSize patches, beginning with first.
 //
-// Deviations are first taken from an image, and then from the mean of those: so
-// images that are alike deviate by exactly zero, and not by rounding.
+// It subtracts an image before it computes and subtracts the mean, so that identical
+// images have deviations of exactly zero.
 func (s *sums) load(first int) {
-	c, n, places := s.m.Channels, s.p.n, s.m.Patches()
-	s.first, s.places, s.squares = first, min(blockPlaces, places-first), 0
+	c, n, patches := s.m.Channels, s.p.n, s.m.Patches()
+	s.first, s.patches, s.squares = first, min(blockSize, patches-first), 0
 	for k, image := range s.images {
 		to := s.starts[k%s.p.groups()] + k/s.p.groups()
 		for i := range c {
-			at := i*places + first
-			for b, v := range image[at : at+s.places] {
+			at := i*patches + first
+			for b, v := range image[at : at+s.patches] {
 				v := float64(v)
 				s.squares += v * v
 				s.features[(b*c+i)*n+to] = v
 			}
 		}
 	}
-	for row := range s.places * c {
+	for row := range s.patches * c {
 		x := s.features[row*n : (row+1)*n]
 		origin := x[0]
 		floats.AddConst(-origin, x)
@@ -63,10 +63,10 @@ func (s *sums) load(first int) {
 	}
 }
 
-// sum computes the sums at one of the loaded places.
-func (s *sums) sum(place int) {
+// sum computes the sums of a loaded patch.
+func (s *sums) sum(patch int) {
 	c, n := s.m.Channels, s.p.n
-	features := s.features[place*c*n : (place+1)*c*n]
+	features := s.features[patch*c*n : (patch+1)*c*n]
 	clear(s.total)
 	for g, products := range s.products {
 		from, to := s.starts[g], s.starts[g+1]
@@ -81,26 +81,25 @@ func (s *sums) sum(place int) {
 	}
 }
 
-// scatter stores the sum of products of deviations from the fit's mean, at the
-// place that was last summed. Only the lower triangle is stored.
+// scatter stores the scatter matrix of a fit for the patch last summed: the sum of
+// products of deviations from the fit's mean, lower triangle.
 func (s *sums) scatter(out []float64, fit int) {
 	copy(out, s.total)
 	if fit == s.p.folds {
-		return // the deviations are from the mean of all
+		return // features are deviations from the mean of all images
 	}
 	c := s.m.Channels
 	floats.Sub(out, s.products[fit])
 	rest := float64(s.p.size(fit))
-	for i, v := range s.linear[fit] { // the others' sum is its negative
+	for i, v := range s.linear[fit] { // the sum of all other images is its negative
 		floats.AddScaled(out[i*c:i*c+i+1], -v/rest, s.linear[fit][:i+1])
 	}
 }
 
-// mean calls set with the fit's mean of each channel at the place that was last
-// summed.
-func (s *sums) mean(place, fit int, set func(channel int, v float64)) {
+// mean calls set with the fit's mean of each channel for the patch last summed.
+func (s *sums) mean(patch, fit int, set func(channel int, v float64)) {
 	c := s.m.Channels
-	for i, v := range s.means[place*c : (place+1)*c] {
+	for i, v := range s.means[patch*c : (patch+1)*c] {
 		if fit < s.p.folds {
 			v -= s.linear[fit][i] / float64(s.p.size(fit))
 		}

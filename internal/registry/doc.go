@@ -1,4 +1,4 @@
-// Package registry keeps models under names in a folder: what is there, is
-// whole, whatever happens while it is written. It knows files and names, not
-// HTTP, and it runs no model.
+// Package registry stores named models in a folder. A model file is written completely
+// or not at all, even if the process or the machine stops. HTTP and inference must not
+// be here.
 package registry

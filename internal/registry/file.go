@@ -14,8 +14,9 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// lockDir keeps other processes out of a folder for as long as the file is open;
-// it is closed with the process, however that ends.
+// lockDir locks a folder against other processes. The lock is released when the file is
+// closed, at the latest when the process ends. It returns ErrInUse, wrapped, when
+// another process has the lock.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -31,10 +32,9 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// Put keeps a model, which was read from data, under a name, in place of the one
-// that had it; replaced says whether there was one. When it returns without an
-// error the model is on the disk; with one, nothing has changed. It returns
-// ErrName and ErrFull, wrapped.
+// Put stores a model, which was read from data, under a name. replaced reports whether it
+// replaced another model. On success the model is durable; on an error nothing has
+// changed. It returns ErrName and ErrFull, wrapped.
 func (r *Registry) Put(name string, m *models.Model, data []byte) (e Entry, replaced bool, err error) {
 	if err := CheckName(name); err != nil {
 		return Entry{}, false, err
@@ -43,19 +43,19 @@ func (r *Registry) Put(name string, m *models.Model, data []byte) (e Entry, repl
 	defer r.writing.Unlock()
 	r.mu.Lock()
 	_, replaced = r.records[name]
-	full := !replaced && len(r.records) >= r.most
+	full := !replaced && len(r.records) >= r.maxModels
 	r.mu.Unlock()
 	if full {
-		return Entry{}, false, fmt.Errorf("%w: %d are kept, delete one first", ErrFull, r.most)
+		return Entry{}, false, fmt.Errorf("%w: %d are stored, delete one first", ErrFull, r.maxModels)
 	}
 	file := name + storedEnding
 	if err := r.write(file, data); err != nil {
 		return Entry{}, false, err
 	}
-	// The new file counts before these already.
-	for _, ending := range handEndings {
+	// The new file has priority over these; see storedEnding.
+	for _, ending := range userEndings {
 		if err := os.Remove(filepath.Join(r.dir, name+ending)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			r.log.Warn("a replaced model's file stays", slog.String("file", name+ending), slog.Any("error", err))
+			r.log.Warn("cannot remove the file of a replaced model", slog.String("file", name+ending), slog.Any("error", err))
 		}
 	}
 	e = Entry{Name: name, Modified: time.Now().UTC(), file: file}
@@ -68,7 +68,7 @@ func (r *Registry) Put(name string, m *models.Model, data []byte) (e Entry, repl
 	return e, replaced, nil
 }
 
-// write writes a file whole or not at all, also when the machine stops.
+// write writes a file atomically.
 func (r *Registry) write(file string, data []byte) error {
 	err := files.WriteAtomic(filepath.Join(r.dir, file), func(w io.Writer) error {
 		_, err := w.Write(data)
@@ -77,25 +77,25 @@ func (r *Registry) write(file string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("registry: %w", err)
 	}
-	// The file can be read by now; that its name is not durable yet changes nothing
-	// for readers.
+	// Readers can already open the file, so a name that is not yet durable is only
+	// worth a warning.
 	if err := files.SyncDir(r.dir); err != nil {
-		r.log.Warn("a stop of the machine may lose this model", slog.String("file", file), slog.Any("error", err))
+		r.log.Warn("this model may be lost if the machine stops", slog.String("file", file), slog.Any("error", err))
 	}
 	return nil
 }
 
-// Delete removes a model. Who has its bytes may go on. It returns ErrName and
-// ErrUnknown, wrapped.
+// Delete removes a model. Bytes that were read before remain usable. It returns ErrName
+// and ErrUnknown, wrapped.
 func (r *Registry) Delete(name string) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	if _, err := r.record(name); err != nil {
 		return err
 	}
-	// The file that counts goes last: otherwise one that it replaced would
-	// come back at the next start, were this to end in between.
-	for _, ending := range append(append([]string{}, handEndings...), storedEnding) {
+	// Remove the file with the highest priority last. Otherwise a file that it replaced
+	// would be used at the next start if the process ended in between.
+	for _, ending := range append(append([]string{}, userEndings...), storedEnding) {
 		if err := os.Remove(filepath.Join(r.dir, name+ending)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("registry: %w", err)
 		}
@@ -109,13 +109,13 @@ func (r *Registry) Delete(name string) error {
 	return nil
 }
 
-// Bytes reads the file of an entry. It returns ErrChanged, wrapped, when that is
-// another by now.
+// Bytes returns the file of an entry. It returns ErrChanged, wrapped, when the file has
+// been replaced or removed.
 func (r *Registry) Bytes(e Entry) ([]byte, error) {
 	data, err := r.bytes(e.file)
 	if errors.Is(err, fs.ErrNotExist) || (err == nil && models.Identity(data) != e.SHA256) {
-		// Who changes it has changed the file first: the entry comes with the
-		// lock's release.
+		// Put and Delete change the file first and the entry later, before they release
+		// the lock. Wait, so that the caller finds the new entry.
 		r.writing.Lock()
 		defer r.writing.Unlock()
 	}
@@ -125,13 +125,13 @@ func (r *Registry) Bytes(e Entry) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case models.Identity(data) != e.SHA256:
-		return nil, fmt.Errorf("%w: the file of %s holds another model", ErrChanged, e.Name)
+		return nil, fmt.Errorf("%w: the file of %s contains another model", ErrChanged, e.Name)
 	}
 	return data, nil
 }
 
-// bytes returns a file's content, or one byte more than the limit of a larger one,
-// which models.Read then refuses.
+// bytes returns the content of a file, truncated to one byte more than the limit, which
+// models.Read then rejects as too large.
 func (r *Registry) bytes(file string) ([]byte, error) {
 	return files.ReadAtMost(filepath.Join(r.dir, file), r.limits.MaxBytes)
 }

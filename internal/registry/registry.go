@@ -19,106 +19,104 @@ import (
 
 // Errors of the registry.
 var (
-	// ErrName is returned for a name that no model may have.
+	// ErrName is returned for an invalid model name.
 	ErrName = errors.New("unusable model name")
-	// ErrUnknown is returned when there is no model of that name.
+	// ErrUnknown is returned when there is no model with the name.
 	ErrUnknown = errors.New("no such model")
-	// ErrBroken is returned for a model whose file cannot be used.
+	// ErrBroken is returned for a model whose file is unusable.
 	ErrBroken = errors.New("the model's file cannot be used")
-	// ErrChanged is returned when a model's file is no longer the one that was
-	// looked up: it was replaced or removed since.
+	// ErrChanged is returned when a model's file was replaced or removed after its
+	// entry was looked up.
 	ErrChanged = errors.New("the model was changed meanwhile")
-	// ErrFull is returned when there is no place for another model.
+	// ErrFull is returned when the maximum number of models is stored.
 	ErrFull = errors.New("no place for another model")
-	// ErrInUse is returned when another service keeps its models in the folder.
+	// ErrInUse is returned when another process has the folder open.
 	ErrInUse = errors.New("another service keeps its models in this folder")
 )
 
-// State is how far a model has come.
+// State is the state of a model.
 type State string
 
 // The states of a model.
 const (
-	// Loading is a model of the folder that was not read yet.
+	// Loading means that the file has not been read yet.
 	Loading State = "loading"
-	Ready   State = "ready"
-	// Broken is one whose file cannot be used; Error says why.
+	// Ready means that the model can be used.
+	Ready State = "ready"
+	// Broken means that the file is unusable; Entry.Error is the reason.
 	Broken State = "broken"
 )
 
-// Entry is what is known of a model. Its JSON is the answer of /models/{name}.
+// Entry describes a model. Its JSON is the response of GET /models/{name}.
 type Entry struct {
 	Name  string `json:"name"`
 	State State  `json:"state"`
 	Error string `json:"error,omitempty"`
-	// SHA256, Format and Bytes are those of the file; Modified is when it was
-	// written.
+	// SHA256, Format, Bytes and Modified describe the file. Bytes is its size.
 	SHA256   string        `json:"sha256,omitempty"`
 	Format   models.Format `json:"format,omitempty"`
 	Bytes    int64         `json:"bytes"`
 	Modified time.Time     `json:"modified"`
-	// Metadata is the model's; nil before it is ready.
+	// Metadata is the model's metadata; nil unless the state is Ready.
 	Metadata *models.Metadata `json:"metadata,omitempty"`
 
 	file string
 }
 
-// record is an Entry on its way to being one: it is set before read is closed,
-// and never changes after.
+// record is an Entry that may still be Loading. entry is set before read is closed and
+// does not change afterwards.
 type record struct {
 	entry Entry
 	read  chan struct{}
 }
 
-// Registry is a folder of models. Several goroutines may use it at once. It must
-// be closed.
+// Registry is a folder of models. It may be used concurrently and must be closed.
 type Registry struct {
-	dir    string
-	limits models.Limits
-	most   int
-	log    *slog.Logger
-	lock   *os.File
+	dir       string
+	limits    models.Limits
+	maxModels int
+	log       *slog.Logger
+	lock      *os.File
 
 	writing sync.Mutex // held while files change
 	mu      sync.Mutex
 	records map[string]*record
 }
 
-// storedEnding is that of the files written here; what the file holds, its
-// content says. handEndings are those of files put in by hand. Of several files
-// with one name the first in this order counts: a stored one is newer than
-// whatever it replaced and was not removed yet.
+// storedEnding is the extension of files written by Put, whose format is detected from
+// the content. userEndings are the extensions of files that a user copied to the folder.
+// Of several files with the same name, the first in the order of endings is used: a
+// stored file is newer than the files that it replaced but that were not removed.
 const storedEnding = ".model"
 
 var (
-	handEndings = []string{".zip", ".pt", ".onnx"}
-	endings     = append([]string{storedEnding}, handEndings...)
+	userEndings = []string{".zip", ".pt", ".onnx"}
+	endings     = append([]string{storedEnding}, userEndings...)
 )
 
 const (
-	// earlierTemporary begins the names of unfinished files of earlier versions.
+	// earlierTemporary is the name prefix of incomplete files of earlier versions.
 	earlierTemporary = ".put-"
 	lockFile         = ".lock"
 )
 
-// plainName is what a model may be called: it is a part of paths and addresses.
-var plainName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?$`)
+// validName matches valid model names, which are parts of file paths and URLs.
+var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9])?$`)
 
-// CheckName returns ErrName, wrapped, for a name that no model may have.
+// CheckName returns ErrName, wrapped, for an invalid model name.
 func CheckName(name string) error {
-	if !plainName.MatchString(name) || strings.Contains(name, "..") {
+	if !validName.MatchString(name) || strings.Contains(name, "..") {
 		return fmt.Errorf("%w: %.100q, expected 1 to 100 of a-z, 0-9, dots, dashes and underscores, "+
 			"letters or digits at both ends and no two dots in a row", ErrName, name)
 	}
 	return nil
 }
 
-// Open lists a folder's models, making the folder where there is none, and
-// removes what an ended process left half written. The models are Loading until
-// Load has read them. At most so many are kept; those in the folder already
-// count, but are all listed. It returns ErrInUse when another process has the
-// folder open.
-func Open(dir string, limits models.Limits, most int, log *slog.Logger) (*Registry, error) {
+// Open opens a folder of models, which it creates if necessary, and removes incomplete
+// files of an earlier process. The models are Loading until Load reads them. Put stores
+// at most maxModels models, counting those in the folder, which are all listed even if they
+// are more. Open returns ErrInUse, wrapped, when another process has the folder open.
+func Open(dir string, limits models.Limits, maxModels int, log *slog.Logger) (*Registry, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
@@ -126,7 +124,7 @@ func Open(dir string, limits models.Limits, most int, log *slog.Logger) (*Regist
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{dir: dir, limits: limits, most: most, log: log, lock: lock, records: map[string]*record{}}
+	r := &Registry{dir: dir, limits: limits, maxModels: maxModels, log: log, lock: lock, records: map[string]*record{}}
 	if err := r.scan(); err != nil {
 		r.Close()
 		return nil, err
@@ -134,8 +132,7 @@ func Open(dir string, limits models.Limits, most int, log *slog.Logger) (*Regist
 	return r, nil
 }
 
-// Close gives the folder free for another process. It may be called more than
-// once.
+// Close releases the folder for other processes. It may be called more than once.
 func (r *Registry) Close() error {
 	if err := r.lock.Close(); !errors.Is(err, os.ErrClosed) {
 		return err
@@ -143,6 +140,7 @@ func (r *Registry) Close() error {
 	return nil
 }
 
+// scan adds a record for each model in the folder.
 func (r *Registry) scan() error {
 	list, err := os.ReadDir(r.dir)
 	if err != nil {
@@ -151,7 +149,7 @@ func (r *Registry) scan() error {
 	for _, f := range list {
 		file := f.Name()
 		if strings.HasPrefix(file, files.TemporaryPrefix) || strings.HasPrefix(file, earlierTemporary) {
-			r.log.Info("removing what was left half written", slog.String("file", file))
+			r.log.Info("removing an incomplete file", slog.String("file", file))
 			if err := os.Remove(filepath.Join(r.dir, file)); err != nil {
 				return fmt.Errorf("registry: %w", err)
 			}
@@ -163,20 +161,20 @@ func (r *Registry) scan() error {
 			continue
 		}
 		if !slices.Contains(endings, ending) || CheckName(name) != nil {
-			r.log.Warn("no model by its name", slog.String("file", file))
+			r.log.Warn("ignoring a file whose name is not that of a model", slog.String("file", file))
 			continue
 		}
 		info, err := os.Stat(filepath.Join(r.dir, file)) // through links
 		if err != nil || !info.Mode().IsRegular() {
-			r.log.Warn("no model: not a file", slog.String("file", file))
+			r.log.Warn("ignoring an entry that is not a regular file", slog.String("file", file))
 			continue
 		}
 		if other, ok := r.records[name]; ok {
 			if slices.Index(endings, filepath.Ext(other.entry.file)) < slices.Index(endings, ending) {
-				r.log.Warn("passed over: another file has the name", slog.String("file", file), slog.String("other", other.entry.file))
+				r.log.Warn("ignoring a file: another file has the same model name", slog.String("file", file), slog.String("other", other.entry.file))
 				continue
 			}
-			r.log.Warn("passed over: another file has the name", slog.String("file", other.entry.file), slog.String("other", file))
+			r.log.Warn("ignoring a file: another file has the same model name", slog.String("file", other.entry.file), slog.String("other", file))
 		}
 		r.records[name] = &record{read: make(chan struct{}),
 			entry: Entry{Name: name, State: Loading, Bytes: info.Size(), Modified: info.ModTime().UTC(), file: file}}
@@ -184,11 +182,10 @@ func (r *Registry) scan() error {
 	return nil
 }
 
-// Load reads the models that Open found, one after another. A file that cannot
-// be used becomes a Broken entry and a line in the log. Each model that can is
-// passed to use, whose error makes it Broken, too; use may be nil. When the
-// context ends, the models that are left are not read, and are Broken by its
-// cause.
+// Load reads the models that Open found, one after another. It calls use, which may be
+// nil, with each of them. A model is Broken, and logged, when its file is unusable or use
+// returns an error. When the context ends, Load reads no more models; the remaining ones
+// are Broken with the context's cause as the error.
 func (r *Registry) Load(ctx context.Context, use func(*models.Model) error) {
 	r.mu.Lock()
 	var found []*record
@@ -214,7 +211,7 @@ func (r *Registry) Load(ctx context.Context, use func(*models.Model) error) {
 			err = use(m)
 		}
 		switch {
-		case ctx.Err() != nil: // no fault of the model's
+		case ctx.Err() != nil: // not the model's fault
 			unread++
 			e.State, e.Error = Broken, context.Cause(ctx).Error()
 		case err != nil:
@@ -233,11 +230,12 @@ func (r *Registry) Load(ctx context.Context, use func(*models.Model) error) {
 	}
 }
 
-// describe makes an entry that of a model.
+// describe sets the entry to Ready, with the data of a model.
 func (e *Entry) describe(m *models.Model, size int64) {
 	e.State, e.SHA256, e.Format, e.Bytes, e.Metadata = Ready, m.SHA256, m.Format, size, &m.Metadata
 }
 
+// read reads a model and returns the size of its file in bytes.
 func (r *Registry) read(file string) (*models.Model, int64, error) {
 	data, err := r.bytes(file)
 	if err != nil {
@@ -247,7 +245,7 @@ func (r *Registry) read(file string) (*models.Model, int64, error) {
 	return m, int64(len(data)), err
 }
 
-// List gives all entries, by name.
+// List returns all entries, sorted by name.
 func (r *Registry) List() []Entry {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -259,8 +257,8 @@ func (r *Registry) List() []Entry {
 	return list
 }
 
-// Look gives an entry as it is, Loading ones too. It returns ErrName and
-// ErrUnknown, wrapped.
+// Look returns an entry in any state, without waiting. It returns ErrName and ErrUnknown,
+// wrapped.
 func (r *Registry) Look(name string) (Entry, error) {
 	rec, err := r.record(name)
 	if err != nil {
@@ -271,9 +269,9 @@ func (r *Registry) Look(name string) (Entry, error) {
 	return rec.entry, nil
 }
 
-// Get gives the entry of a model that can be used, waiting until it was read. It
-// returns ErrName, ErrUnknown and ErrBroken, wrapped, and the context's cause
-// when that ends first.
+// Get waits until a model has been read and returns its entry, which is Ready. It returns
+// ErrName, ErrUnknown and ErrBroken, wrapped, and the context's cause when the context
+// ends first.
 func (r *Registry) Get(ctx context.Context, name string) (Entry, error) {
 	rec, err := r.record(name)
 	if err != nil {
@@ -285,7 +283,7 @@ func (r *Registry) Get(ctx context.Context, name string) (Entry, error) {
 		return Entry{}, context.Cause(ctx)
 	}
 	if rec.entry.State == Broken {
-		// What ended the reading ends who waited for it, and says why.
+		// The same cancellation may have stopped Load.
 		if ctx.Err() != nil {
 			return Entry{}, context.Cause(ctx)
 		}
@@ -294,6 +292,7 @@ func (r *Registry) Get(ctx context.Context, name string) (Entry, error) {
 	return rec.entry, nil
 }
 
+// record returns the record of a model. It returns ErrName and ErrUnknown, wrapped.
 func (r *Registry) record(name string) (*record, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err

@@ -15,8 +15,8 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// A service that is told to end while it reads its folder does not read on.
-func TestNoFileIsReadOnceTheContextHasEnded(t *testing.T) {
+// A service that is stopped while it reads its folder reads no more files.
+func TestLoad_ReadsNoFileAfterContextEnds(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"a.zip", "b.pt", "c.onnx"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("prose"), 0o644); err != nil {
@@ -29,7 +29,7 @@ func TestNoFileIsReadOnceTheContextHasEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	// Who opens one of these waits until something writes into it.
+	// Opening a FIFO blocks until a process opens it for writing.
 	for _, name := range []string{"a.zip", "b.pt", "c.onnx"} {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o644)); err != nil {
@@ -42,22 +42,22 @@ func TestNoFileIsReadOnceTheContextHasEnded(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.Load(ctx, func(*models.Model) error { t.Error("a model is used"); return nil })
+		r.Load(ctx, func(*models.Model) error { t.Error("use was called"); return nil })
 	}()
 	select {
 	case <-done:
 	case <-time.After(30 * time.Second):
-		t.Fatal("a file is read")
+		t.Fatal("a file was read")
 	}
 	for _, e := range r.List() {
 		if e.State != Broken || e.Error != ended.Error() {
 			t.Errorf("%+v", e)
 		}
 		if _, err := r.Get(ctx, e.Name); !errors.Is(err, ended) {
-			t.Errorf("who waited for %s is told %v", e.Name, err)
+			t.Errorf("Get of %s with an ended context: %v", e.Name, err)
 		}
 		if _, err := r.Get(t.Context(), e.Name); !errors.Is(err, ErrBroken) {
-			t.Errorf("who comes for %s is told %v", e.Name, err)
+			t.Errorf("Get of %s: %v", e.Name, err)
 		}
 	}
 	if n := strings.Count(log.String(), "\n"); n > 1 || strings.Contains(log.String(), "cannot be used") {
@@ -65,8 +65,8 @@ func TestNoFileIsReadOnceTheContextHasEnded(t *testing.T) {
 	}
 }
 
-// The model that was being read when the context ended is not at fault.
-func TestModelReadWhileTheContextEndsIsNotCalledUnusable(t *testing.T) {
+// A model that is being read when the context ends is not reported as unusable.
+func TestLoad_DoesNotBlameModelReadWhenContextEnds(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"a.zip", "b.zip"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("prose"), 0o644); err != nil {
@@ -76,7 +76,7 @@ func TestModelReadWhileTheContextEndsIsNotCalledUnusable(t *testing.T) {
 	var log bytes.Buffer
 	ctx, cancel := context.WithCancel(t.Context())
 	handler := slog.NewTextHandler(&log, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		cancel() // with the first line
+		cancel() // on the first log line
 		return a
 	}})
 	r, err := Open(dir, models.DefaultLimits(), 10, slog.New(handler))
@@ -92,6 +92,6 @@ func TestModelReadWhileTheContextEndsIsNotCalledUnusable(t *testing.T) {
 		t.Errorf("%+v, %v", second, err)
 	}
 	if n := strings.Count(log.String(), "a model cannot be used"); n != 1 {
-		t.Errorf("%d models are called unusable:\n%s", n, log.String())
+		t.Errorf("%d models are reported as unusable:\n%s", n, log.String())
 	}
 }

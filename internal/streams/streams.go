@@ -1,12 +1,11 @@
-// Package streams derives the streams of random numbers of a training from its seed.
-// Each use has a stream of its own, so that one more number drawn in one place
-// changes nothing elsewhere. It may import nothing of ours.
+// Package streams returns the random number streams of a training. Each use of the seed
+// has its own stream, so that drawing more numbers for one use does not change another.
+// It must not import packages of this module.
 package streams
 
 import "math/rand/v2"
 
-// Use names what a stream is drawn for. The numbers are part of what a seed means:
-// other numbers give other models for the same seed.
+// Use identifies a use of the seed. Changing the numbers changes the models of all seeds.
 type Use uint64
 
 // The uses of a seed.
@@ -19,22 +18,22 @@ const (
 	Detectability   Use = 9
 )
 
-// headCount is the number of heads that the numbers above leave room for.
+// headCount is the number of heads that the numbers above allow.
 const headCount = 2
 
-// HeadSteps returns the use of the batches of defect head k, 0 or 1.
+// HeadSteps returns the use for the batches of defect head k, 0 or 1.
 func HeadSteps(k int) Use { return heads + Use(k) }
 
-// HeadWeights returns the use of the initial weights of defect head k, 0 or 1.
+// HeadWeights returns the use for the initial weights of defect head k, 0 or 1.
 func HeadWeights(k int) Use { return heads + headCount + Use(k) }
 
-// New returns the stream of a seed for that use.
+// New returns the stream of a seed for a use.
 func New(seed int64, use Use) *rand.Rand {
 	return rand.New(rand.NewPCG(uint64(seed), uint64(use)))
 }
 
-// Sample returns a stream for synthetic anomaly i of defect head k. The anomaly then
-// does not depend on which goroutine paints it.
+// Sample returns the stream for synthetic anomaly i of defect head k. Each anomaly has
+// its own stream, so that it does not depend on the goroutine that paints it.
 func Sample(seed int64, k, i int) *rand.Rand {
 	return rand.New(rand.NewPCG(uint64(seed), uint64(k)<<32|uint64(i)|1<<62))
 }

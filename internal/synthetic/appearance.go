@@ -2,120 +2,121 @@ package synthetic
 
 import "math"
 
-// Ranges of appearances. Anomalies that a model learns from have to differ in shape,
-// size, strength and kind as far as real ones do, known to nobody beforehand: so
-// all ranges are wide, and those over a decade or more are drawn uniformly in the
-// logarithm. Brightness is in grey levels of 255.
+// Ranges of the appearances. Real defects are unknown in advance, so shapes, sizes,
+// strengths and kinds vary widely. Values that span a factor of ten or more are
+// uniform in the logarithm. Brightness is in grey levels (of 255).
 const (
-	// faintestOffset, strongestOffset is how much brighter or darker a place
-	// becomes: from what the noise of a camera just lets through to nearly half of
-	// the range.
+	// faintestOffset, strongestOffset bound the change of brightness: from just above
+	// the noise of a camera to nearly half of the range.
 	faintestOffset, strongestOffset = 8, 110
-	// greyOffsets is the share of the offsets that leave the colour alone, the
-	// others are of deviation colourOffset in each channel.
+	// greyOffsets is the share of offsets that are equal in all channels. In the
+	// others, each channel has a standard deviation of colourOffset.
 	greyOffsets, colourOffset = 0.7, 45
-	// greyFills is the share of the constant colours that are grey, and
-	// strongestFillNoise the deviation of the noise on them.
+	// greyFills is the share of fills that are grey, strongestFillNoise the largest
+	// standard deviation of the noise on a fill.
 	greyFills, strongestFillNoise = 0.6, 12
-	// thinnestPaste is how opaque pasted texture is at least, pasteGain how much
-	// brighter or darker half of it becomes.
+	// thinnestPaste is the lowest opacity of pasted texture. Half of the pasted
+	// textures are scaled in brightness by up to 1±pasteGain.
 	thinnestPaste, pasteGain = 0.5, 0.3
-	// sharpestBlur, softestBlur are standard deviations in pixels of
-	// referenceSide; sharpestBlur is also the least in pixels of any image, as less
-	// leaves them as they are.
+	// sharpestBlur, softestBlur are standard deviations in pixels at referenceSide.
+	// sharpestBlur is also the minimum in pixels at any side, since less has no
+	// visible effect.
 	sharpestBlur, softestBlur = 0.8, 3
-	// longestShift is in pixels of referenceSide.
+	// longestShift is in pixels at referenceSide.
 	longestShift = 10
-	// faintestGrain, strongestGrain are deviations of added noise.
+	// faintestGrain, strongestGrain are standard deviations of added noise.
 	faintestGrain, strongestGrain = 8, 50
 )
 
-// appearance is what is done to the pixels of a shape.
+// appearance is the kind of change to the pixels of a shape.
 type appearance int
 
 const (
 	offset       appearance = iota // brighter, darker or of another colour
-	fill                           // one colour with a little noise
+	fill                           // uniform colour with weak noise
 	cutPaste                       // texture of another image (Li et al., 2021; Schlüter et al., 2022)
 	smoothing                      // Gaussian blur
-	displacement                   // moved a little
-	grain                          // noise added
+	displacement                   // pixels shifted
+	grain                          // added noise
 )
 
-// appearances are drawn as often as they stand here: an offset is what most
-// defects are, and those to which a measure of texture is the most blind.
+// appearances are drawn uniformly from this list. Offsets are the most frequent,
+// because most defects are offsets, and texture statistics detect these worst.
 var appearances = [...]appearance{
 	offset, offset, offset, offset, fill, fill, cutPaste, cutPaste, grain, grain, smoothing, displacement,
 }
 
-// covering returns the colour that the pixel at x and y, now of those levels, would
-// have if the anomaly covered it all.
-type covering func(x, y int, r, g, b float32) (float32, float32, float32)
+// texture returns the colour of the anomaly at pixel (x, y), for an opacity of 1. r, g
+// and b are the levels of the image there.
+type texture func(x, y int, r, g, b float32) (float32, float32, float32)
 
-// cover draws what an appearance makes of the pixels in the stencil.
-func (p *Painter) cover(a appearance, out, other []byte) covering {
+// texture draws a texture with an appearance, for the current stencil.
+func (gen *Generator) texture(a appearance, out, other []byte) texture {
 	switch a {
 	case offset:
-		return p.offset()
+		return gen.offset()
 	case fill:
-		return p.fill()
+		return gen.fill()
 	case cutPaste:
-		return p.cutPaste(other)
+		return gen.cutPaste(other)
 	case smoothing:
-		return p.smoothing(out)
+		return gen.smoothing(out)
 	case displacement:
-		return p.displacement(out)
+		return gen.displacement(out)
 	}
-	return p.grain()
+	return gen.grain()
 }
 
-func (p *Painter) offset() covering {
+// offset adds the same value to all pixels.
+func (gen *Generator) offset() texture {
 	var d [3]float32
-	if p.r.Float64() < greyOffsets {
-		v := float32(p.logUniform(faintestOffset, strongestOffset))
-		if p.r.IntN(2) == 0 {
+	if gen.r.Float64() < greyOffsets {
+		v := float32(gen.logUniform(faintestOffset, strongestOffset))
+		if gen.r.IntN(2) == 0 {
 			v = -v
 		}
 		d = [3]float32{v, v, v}
 	} else {
 		for i := range d {
-			d[i] = float32(p.r.NormFloat64() * colourOffset)
+			d[i] = float32(gen.r.NormFloat64() * colourOffset)
 		}
 	}
 	return func(_, _ int, r, g, b float32) (float32, float32, float32) { return r + d[0], g + d[1], b + d[2] }
 }
 
-func (p *Painter) fill() covering {
-	v := float32(p.between(0, 255))
+// fill replaces the pixels by one colour with noise.
+func (gen *Generator) fill() texture {
+	v := float32(gen.between(0, 255))
 	c := [3]float32{v, v, v}
-	if p.r.Float64() >= greyFills {
-		c[1], c[2] = float32(p.between(0, 255)), float32(p.between(0, 255))
+	if gen.r.Float64() >= greyFills {
+		c[1], c[2] = float32(gen.between(0, 255)), float32(gen.between(0, 255))
 	}
-	noise := p.between(0, strongestFillNoise)
+	noise := gen.between(0, strongestFillNoise)
 	return func(_, _ int, _, _, _ float32) (float32, float32, float32) {
-		n := float32(p.r.NormFloat64() * noise)
+		n := float32(gen.r.NormFloat64() * noise)
 		return c[0] + n, c[1] + n, c[2] + n
 	}
 }
 
-func (p *Painter) cutPaste(other []byte) covering {
-	// The place comes before the rest: a seed's images depend on the order.
-	place := p.elsewhere(other)
-	opacity, gain := float32(p.between(thinnestPaste, 1)), float32(1)
-	if p.r.IntN(2) == 0 {
-		gain = float32(p.between(1-pasteGain, 1+pasteGain))
+// cutPaste blends in texture of another image.
+func (gen *Generator) cutPaste(other []byte) texture {
+	// Keep the order of the draws: the images of a seed depend on it.
+	source := gen.shifted(other)
+	opacity, gain := float32(gen.between(thinnestPaste, 1)), float32(1)
+	if gen.r.IntN(2) == 0 {
+		gain = float32(gen.between(1-pasteGain, 1+pasteGain))
 	}
 	return func(x, y int, r, g, b float32) (float32, float32, float32) {
-		v := place(x, y)
+		v := source(x, y)
 		return r + opacity*(float32(v[0])*gain-r), g + opacity*(float32(v[1])*gain-g), b + opacity*(float32(v[2])*gain-b)
 	}
 }
 
-// elsewhere draws another place for each pixel: the image is shifted, going round,
-// and turned by quarters.
-func (p *Painter) elsewhere(other []byte) func(x, y int) []byte {
-	n := p.side
-	dx, dy, turn := p.r.IntN(n), p.r.IntN(n), p.r.IntN(4)
+// shifted returns the pixels of an image that is shifted cyclically by a random
+// distance and rotated by a random multiple of 90°.
+func (gen *Generator) shifted(other []byte) func(x, y int) []byte {
+	n := gen.side
+	dx, dy, turn := gen.r.IntN(n), gen.r.IntN(n), gen.r.IntN(4)
 	return func(x, y int) []byte {
 		x, y = (x+dx)%n, (y+dy)%n
 		switch turn {
@@ -130,39 +131,41 @@ func (p *Painter) elsewhere(other []byte) func(x, y int) []byte {
 	}
 }
 
-func (p *Painter) smoothing(out []byte) covering {
-	deviation := max(sharpestBlur, p.between(sharpestBlur, softestBlur)*p.scale)
-	at := p.blur.of(out, p.side, p.stencil.box, deviation)
+// smoothing blurs the image.
+func (gen *Generator) smoothing(out []byte) texture {
+	deviation := max(sharpestBlur, gen.between(sharpestBlur, softestBlur)*gen.scale)
+	at := gen.blur.of(out, gen.side, gen.stencil.box, deviation)
 	return func(x, y int, _, _, _ float32) (float32, float32, float32) {
 		v := at(x, y)
 		return v[0], v[1], v[2]
 	}
 }
 
-func (p *Painter) displacement(out []byte) covering {
-	p.before = append(p.before[:0], out...)
-	by := func() int { return int(math.Round(p.between(-longestShift, longestShift) * p.scale)) }
-	dx, dy, last := by(), by(), p.side-1
+// displacement replaces each pixel by one at a fixed distance.
+func (gen *Generator) displacement(out []byte) texture {
+	gen.before = append(gen.before[:0], out...)
+	by := func() int { return int(math.Round(gen.between(-longestShift, longestShift) * gen.scale)) }
+	dx, dy, last := by(), by(), gen.side-1
 	return func(x, y int, _, _, _ float32) (float32, float32, float32) {
 		x, y = min(max(x+dx, 0), last), min(max(y+dy, 0), last)
-		v := p.before[(y*p.side+x)*channels:]
+		v := gen.before[(y*gen.side+x)*channels:]
 		return float32(v[0]), float32(v[1]), float32(v[2])
 	}
 }
 
-// grain adds noise to all channels alike. Its finest grains are of one pixel,
-// whatever the image's side: so fine is that of a camera and of a print.
-func (p *Painter) grain() covering {
-	strength := float32(p.logUniform(faintestGrain, strongestGrain))
-	size := [...]float64{1, 2 * p.scale, 4 * p.scale}[p.r.IntN(3)]
+// grain adds the same noise to all channels. The finest noise varies from pixel to
+// pixel at any image side, as that of a camera or a print does.
+func (gen *Generator) grain() texture {
+	strength := float32(gen.logUniform(faintestGrain, strongestGrain))
+	size := [...]float64{1, 2 * gen.scale, 4 * gen.scale}[gen.r.IntN(3)]
 	if size <= 1 {
 		return func(_, _ int, r, g, b float32) (float32, float32, float32) {
-			n := float32(p.r.NormFloat64()) * strength
+			n := float32(gen.r.NormFloat64()) * strength
 			return r + n, g + n, b + n
 		}
 	}
-	box := p.stencil.box
-	field := p.noise(box.Dx(), box.Dy(), size)
+	box := gen.stencil.box
+	field := gen.noise(box.Dx(), box.Dy(), size)
 	return func(x, y int, r, g, b float32) (float32, float32, float32) {
 		n := field[(y-box.Min.Y)*box.Dx()+x-box.Min.X] * strength
 		return r + n, g + n, b + n

@@ -5,20 +5,21 @@ import (
 	"math"
 )
 
-// blur is a Gaussian one of a part of an image, by boxBlurs moving means one
-// after the other, which take the same time however strong it is.
+// blur applies a Gaussian blur to a part of an image. It approximates the Gaussian by
+// boxBlurs successive box filters, whose cost does not depend on the standard deviation.
+// It reuses its buffers.
 type blur struct {
 	upright, turned []float32
 	line, next      []float32
 }
 
-// boxBlurs is how many moving means come close to a Gaussian. Their windows end
-// in a part of a pixel, so that the deviation is the wanted one (Gwosdek and
-// others, 2011: extended box filters).
+// boxBlurs is the number of box filters. Their windows extend by a fraction of a pixel,
+// so that the standard deviation is exact (extended box filters; Gwosdek et al., 2011).
 const boxBlurs = 3
 
-// of blurs an image of side×side×3 bytes with that standard deviation, and gives
-// what a pixel of the box becomes. It holds until the next call.
+// of blurs an image of side×side×3 bytes with a standard deviation in pixels. The
+// returned function returns the blurred pixel at a point of the box, and is valid until
+// the next call of of.
 func (b *blur) of(pixels []byte, side int, box image.Rectangle, deviation float64) func(x, y int) []float32 {
 	reach, rest := window(deviation)
 	part := box.Inset(-boxBlurs * (reach + 1)).Intersect(image.Rect(0, 0, side, side))
@@ -39,24 +40,24 @@ func (b *blur) of(pixels []byte, side int, box image.Rectangle, deviation float6
 	}
 }
 
-// window gives how many pixels a moving mean reaches to both sides, and the
-// weight of the next one there, so that boxBlurs of them have that deviation.
+// window returns the radius of a box filter in whole pixels and the weight of the next
+// pixel on either side, so that boxBlurs filters together have this standard deviation.
 func window(deviation float64) (reach int, rest float32) {
 	variance := deviation * deviation / boxBlurs
-	// A mean over 2k+1 pixels has the variance k(k+1)/3.
+	// A box filter over 2k+1 pixels has the variance k(k+1)/3.
 	k := math.Floor(math.Sqrt(3*variance+0.25) - 0.5)
 	weight := (2*k + 1) * (3*variance - k*(k+1)) / (6 * ((k+1)*(k+1) - variance))
 	return int(k), float32(weight)
 }
 
-// rows blurs the h rows of w pixels and writes them as columns.
+// rows blurs h rows of w pixels and writes them as columns.
 func (b *blur) rows(to, from []float32, w, h, reach int, rest float32) {
 	const c = channels
 	b.line, b.next = grown(b.line, w*c), grown(b.next, w*c)
 	for y := range h {
 		copy(b.line, from[y*w*c:][:w*c])
 		for range boxBlurs {
-			movingMean(b.next, b.line, reach, rest)
+			boxFilter(b.next, b.line, reach, rest)
 			b.line, b.next = b.next, b.line
 		}
 		for x := range w {
@@ -65,9 +66,9 @@ func (b *blur) rows(to, from []float32, w, h, reach int, rest float32) {
 	}
 }
 
-// movingMean averages over 2·reach+1 pixels and, with the weight rest, one more
-// on both sides; beyond the ends are the last ones.
-func movingMean(to, from []float32, reach int, rest float32) {
+// boxFilter averages over 2·reach+1 pixels and, with the weight rest, one more on either
+// side. The first and last pixels are repeated beyond the ends.
+func boxFilter(to, from []float32, reach int, rest float32) {
 	const c = channels
 	last := len(from)/c - 1
 	share := 1 / (float32(2*reach+1) + 2*rest)

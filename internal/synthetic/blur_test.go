@@ -6,9 +6,8 @@ import (
 	"testing"
 )
 
-// A blur spreads a point as a Gaussian of its deviation does, and leaves the
-// brightness as it is.
-func TestBlurIsNearlyGaussian(t *testing.T) {
+// A blurred point has the shape of a Gaussian and keeps its total brightness.
+func TestBlur_IsNearlyGaussian(t *testing.T) {
 	const side, centre = 101, 50
 	point := make([]byte, side*side*3)
 	point[(centre*side+centre)*3+1] = 255
@@ -20,7 +19,7 @@ func TestBlurIsNearlyGaussian(t *testing.T) {
 			for x := range side {
 				p := at(x, y)
 				if p[0] != 0 || p[2] != 0 {
-					t.Fatal("channels run into each other")
+					t.Fatal("a channel changed another one")
 				}
 				v := float64(p[1]) / 255
 				sum += v
@@ -29,7 +28,7 @@ func TestBlurIsNearlyGaussian(t *testing.T) {
 			}
 		}
 		if math.Abs(sum-1) > 1e-3 {
-			t.Errorf("deviation %v: %v of the brightness are left", deviation, sum)
+			t.Errorf("deviation %v: the total brightness is %v, expected 1", deviation, sum)
 		}
 		for _, variance := range []float64{across, down} {
 			if got := math.Sqrt(variance); math.Abs(got-deviation) > 0.01*deviation {
@@ -42,8 +41,7 @@ func TestBlurIsNearlyGaussian(t *testing.T) {
 	}
 }
 
-// A part is blurred as it is in the whole image, whatever lies around it.
-func TestBlurOfAPart(t *testing.T) {
+func TestBlur_OfPartEqualsPartOfWhole(t *testing.T) {
 	const side = 64
 	img := uniformImage(3, side)
 	var whole, part blur

@@ -1,16 +1,15 @@
-// Package synthetic paints synthetic anomalies on normal images, so that a model
-// can learn from defects, or be measured by them, where nobody has real ones.
+// Package synthetic generates synthetic anomalies on normal images, to train defect
+// heads and to measure detectability without real defects.
 //
-// An anomaly is a shape filled with an appearance, as in DRAEM (Zavrtanik et al.,
-// 2021), which takes thresholded Perlin noise (Perlin, 1985) for its shapes:
-// islands are of that kind, of value noise, beside scratches, ellipses and
-// rectangles. A patch of another normal image is CutPaste (Li et al., 2021) as NSA
-// has it (Schlüter et al., 2022), between images; a thin one is what CutPaste
-// calls a scar.
+// An anomaly is a shape with an appearance, as in DRAEM (Zavrtanik et al., 2021).
+// DRAEM's shapes are thresholded Perlin noise (Perlin, 1985); here islands are
+// thresholded value noise, and there are scratches, ellipses and rectangles. Texture
+// from another normal image is CutPaste (Li et al., 2021), between images as in NSA
+// (Schlüter et al., 2022); a thin piece is CutPaste's scar.
 //
-// Images are side×side×3 bytes, rows of red, green and blue. The package knows
-// nothing of features, training or file formats.
+// Images are side×side×3 bytes, rows of red, green and blue. The package must not
+// depend on features, training or file formats.
 package synthetic
 
-// channels are those of an image: red, green and blue.
+// channels is the number of channels of an image: red, green and blue.
 const channels = 3

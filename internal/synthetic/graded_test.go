@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// differing returns the bounds of the pixels that two images differ in, how many
-// there are, and the largest difference up and down.
+// differing returns the bounds and number of pixels that differ between two images, and
+// the largest increase and decrease.
 func differing(before, after []byte, side int) (box image.Rectangle, pixels, up, down int) {
 	for i := range side * side {
 		changed := false
@@ -24,23 +24,23 @@ func differing(before, after []byte, side int) (box image.Rectangle, pixels, up,
 	return box, pixels, up, down
 }
 
-func TestGradedAnomaliesHaveTheirSizeAndContrast(t *testing.T) {
+func TestGenerator_GradedAnomaliesHaveSizeAndContrast(t *testing.T) {
 	const side = 128
 	flat := bytes.Repeat([]byte{128}, side*side*channels)
 	out := make([]byte, len(flat))
 	for _, diameter := range []float64{1, 2, 4, 9, 32, 64} {
 		for _, contrast := range []float64{-100, -8, 8, 100} {
 			t.Run(fmt.Sprint(diameter, contrast), func(t *testing.T) {
-				p := painterOf(uint64(diameter), side)
+				gen := generatorOf(uint64(diameter), side)
 				longest := 0
 				for i := range 100 {
-					p.PaintOffset(out, flat, Form(i%int(Forms)), diameter, contrast)
+					gen.GenerateOffset(out, flat, Form(i%int(Forms)), diameter, contrast)
 					box, pixels, up, down := differing(flat, out, side)
 					if pixels == 0 {
-						t.Fatal("nothing was painted")
+						t.Fatal("nothing was changed")
 					}
-					// The rim of an ellipse fades over two pixels, a scratch may begin
-					// within a pixel.
+					// The rim of an ellipse fades over two pixels; a scratch may begin
+					// inside of a pixel.
 					if extent := float64(max(box.Dx(), box.Dy())); extent > diameter+6 {
 						t.Fatalf("it spans %v", box)
 					}
@@ -53,7 +53,7 @@ func TestGradedAnomaliesHaveTheirSizeAndContrast(t *testing.T) {
 						strongest, wrong = down, up
 					}
 					want := max(contrast, -contrast)
-					// A scratch of one pixel lies on two.
+					// A scratch one pixel wide may cover two pixels partly.
 					if wrong > 0 || float64(strongest) > want || diameter >= 4 && float64(strongest) < 0.5*want || diameter >= 32 && float64(strongest) < want {
 						t.Fatalf("up to %d brighter and %d darker", up, down)
 					}
@@ -66,8 +66,8 @@ func TestGradedAnomaliesHaveTheirSizeAndContrast(t *testing.T) {
 	}
 }
 
-// Brighter than white is nothing: the other side is painted where it shows more.
-func TestContrastThatDoesNotFitIsPaintedOnTheOtherSide(t *testing.T) {
+// A brighter anomaly on white would be invisible, so it becomes darker.
+func TestGenerateOffset_ReversesContrastThatDoesNotFit(t *testing.T) {
 	const side = 64
 	for _, c := range []struct {
 		level    byte
@@ -78,27 +78,27 @@ func TestContrastThatDoesNotFitIsPaintedOnTheOtherSide(t *testing.T) {
 	} {
 		flat := bytes.Repeat([]byte{c.level}, side*side*channels)
 		out := make([]byte, len(flat))
-		painterOf(1, side).PaintOffset(out, flat, Blob, 16, c.contrast)
+		generatorOf(1, side).GenerateOffset(out, flat, Blob, 16, c.contrast)
 		if _, _, up, down := differing(flat, out, side); (up > 0) != c.up || (down > 0) == c.up {
 			t.Errorf("%v on %d: up to %d brighter and %d darker", c.contrast, c.level, up, down)
 		}
 	}
 }
 
-func TestGradedPatchesStayInTheirShape(t *testing.T) {
+func TestGenerator_GradedAnomaliesStayInTheirShape(t *testing.T) {
 	for _, side := range []int{16, 100, 256} {
 		normal, other := uniformImage(1, side), uniformImage(2, side)
 		kept := bytes.Clone(normal)
 		out := make([]byte, len(normal))
-		for name, paint := range map[string]func(p *Painter, form Form, diameter float64){
-			"cut and pasted": func(p *Painter, form Form, d float64) { p.PaintCutPaste(out, normal, other, form, d) },
-			"blurred":        func(p *Painter, form Form, d float64) { p.PaintBlur(out, normal, form, d) },
-			"offset":         func(p *Painter, form Form, d float64) { p.PaintOffset(out, normal, form, d, 50) },
+		for name, generate := range map[string]func(gen *Generator, form Form, diameter float64){
+			"cut and pasted": func(gen *Generator, form Form, d float64) { gen.GenerateCutPaste(out, normal, other, form, d) },
+			"blurred":        func(gen *Generator, form Form, d float64) { gen.GenerateBlur(out, normal, form, d) },
+			"offset":         func(gen *Generator, form Form, d float64) { gen.GenerateOffset(out, normal, form, d, 50) },
 		} {
-			p := painterOf(3, side)
+			gen := generatorOf(3, side)
 			for _, diameter := range []float64{0, 1, 5.5, 14, float64(side), 2 * float64(side)} {
 				for i := range 30 {
-					paint(p, Form(i%int(Forms)), diameter)
+					generate(gen, Form(i%int(Forms)), diameter)
 					box, pixels, _, _ := differing(normal, out, side)
 					if extent := float64(max(box.Dx(), box.Dy())); pixels == 0 || extent > max(diameter, 1)+6 {
 						t.Fatalf("side %d, %s, diameter %v: %d pixels in %v", side, name, diameter, pixels, box)

@@ -1,26 +1,26 @@
 package synthetic
 
-// noise returns w×h numbers of mean 0 and variance 1 that change over size pixels:
-// value noise, linear between normally distributed values on a lattice. It is valid
-// until the next call.
-func (p *Painter) noise(w, h int, size float64) []float32 {
+// noise returns w×h values of value noise with mean 0 and variance 1: normally
+// distributed values on a lattice with a spacing of size pixels, interpolated linearly.
+// The result is valid until the next call.
+func (gen *Generator) noise(w, h int, size float64) []float32 {
 	across, down := int(float64(w)/size)+3, int(float64(h)/size)+3
-	p.lattice = grown(p.lattice, across*down)
-	// Between nodes the variance is lower: 2/3 of theirs in each direction, on
-	// average.
+	gen.lattice = grown(gen.lattice, across*down)
+	// Interpolation reduces the variance to 2/3 in each direction on average, and
+	// 1.5² · (2/3)² = 1.
 	const deviation = 1.5
-	for i := range p.lattice {
-		p.lattice[i] = float32(p.r.NormFloat64() * deviation)
+	for i := range gen.lattice {
+		gen.lattice[i] = float32(gen.r.NormFloat64() * deviation)
 	}
-	p.field = grown(p.field, w*h)
-	// The lattice begins anywhere before the first pixel.
-	step, left, top := float32(1/size), p.r.Float32(), p.r.Float32()
+	gen.field = grown(gen.field, w*h)
+	// The lattice has a random offset.
+	step, left, top := float32(1/size), gen.r.Float32(), gen.r.Float32()
 	for y := range h {
 		v := top + float32(y)*step
 		row := int(v)
 		v -= float32(row)
-		upper, lower := p.lattice[row*across:][:across], p.lattice[(row+1)*across:][:across]
-		line := p.field[y*w:][:w]
+		upper, lower := gen.lattice[row*across:][:across], gen.lattice[(row+1)*across:][:across]
+		line := gen.field[y*w:][:w]
 		for x := range line {
 			u := left + float32(x)*step
 			column := int(u)
@@ -30,5 +30,5 @@ func (p *Painter) noise(w, h int, size float64) []float32 {
 			line[x] = a + v*(b-a)
 		}
 	}
-	return p.field
+	return gen.field
 }

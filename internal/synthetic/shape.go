@@ -5,45 +5,44 @@ import (
 	"math"
 )
 
-// Sizes of shapes, from a pixel that is scratched to a fifth of the image that is
-// missing.
+// Sizes of shapes, from a scratch of a pixel to a missing fifth of the image.
 const (
-	// shortestScratch, longestScratch are parts of the side, thinnestScratch and
-	// thickestScratch pixels of referenceSide. None is thinner than half of a
-	// pixel.
+	// shortestScratch, longestScratch are fractions of the side. thinnestScratch and
+	// thickestScratch are in pixels at referenceSide; thinnestScratch is also the
+	// minimum at any side.
 	shortestScratch, longestScratch  = 0.06, 0.8
 	thinnestScratch, thickestScratch = 0.5, 5
-	// scratchPieces are straight; from one to the next a scratch turns by a
-	// deviation of up to strongestWobble.
+	// A scratch has scratchPieces straight pieces. The standard deviation of the angle
+	// between them, in radians, is at most strongestWobble.
 	scratchPieces, strongestWobble = 8, 0.5
 
-	// smallestEllipse, largestEllipse are half of the longer axis, as parts of the
-	// side; flattestEllipse is the shorter by the longer one.
+	// smallestEllipse, largestEllipse are the semi-major axis as a fraction of the side;
+	// flattestEllipse is the smallest ratio of the axes.
 	smallestEllipse, largestEllipse = 1.2 / referenceSide, 0.2
 	flattestEllipse                 = 0.3
-	// ruggedness is by how much of its radius a noisy rim goes in and out, with
-	// ruggedSize pixels of referenceSide between dents.
+	// ruggedness is the standard deviation of the radius of a noisy rim, as a fraction
+	// of the radius; ruggedSize is the size of its dents, in pixels at referenceSide.
 	ruggedness, ruggedSize = 0.25, 8
-	// sharpRim is the softness of a rim that looks sharp on the grid of pixels of
-	// any image, softRim that of a blurred one, of an image of referenceSide.
+	// sharpRim and softRim are the softness of a rim (see inside): sharpRim in pixels
+	// at any side, softRim in pixels at referenceSide.
 	sharpRim, softRim = 0.4, 1.5
 
-	// shortestRectangle, longestRectangle are sides.
+	// shortestRectangle, longestRectangle are fractions of the side.
 	shortestRectangle, longestRectangle = 0.03, 0.4
 
-	// smallestWindow, largestWindow is where a Gaussian window around islands has
-	// fallen to 1/e. They are where islandWindow times the window and noise exceed
-	// islandLevel, with a rim that is as sharp as islandSharpness: a patch in the
-	// middle that frays.
+	// smallestWindow, largestWindow are the radius, as a fraction of the side, at which
+	// the Gaussian window around islands is 1/e. Islands are the pixels where
+	// islandWindow·window + noise > islandLevel: a frayed region in the middle. A larger
+	// islandSharpness means a sharper rim.
 	smallestWindow, largestWindow              = 0.06, 0.25
 	islandWindow, islandLevel, islandSharpness = 3, 2.6, 8
 
-	// rimEnd is how many times its softness from the middle of a rim there is
-	// nothing left of it: 1/400 of the opacity.
+	// rimEnd is the distance from the middle of a rim, as a multiple of its softness,
+	// at which the opacity is treated as 0. The logistic function is 1/400 there.
 	rimEnd = 6
-	// denseEnough is the opacity that a shape reaches somewhere unless it is drawn
-	// anew, shapeTries times at most: one may lie between the pixels or leave the
-	// image.
+	// denseEnough is the opacity that at least one pixel of a shape must exceed.
+	// Otherwise, as when the shape is outside of the image, another one is drawn, at
+	// most shapeTries in total.
 	denseEnough, shapeTries = 0.3, 6
 )
 
@@ -55,30 +54,30 @@ const (
 	ellipse
 	rectangle
 	islands
-	shapes // how many there are
+	shapes // the number of shapes
 )
 
-// stencil is where an anomaly lies, and how much it covers of each pixel there.
+// stencil is the position and the opacity of an anomaly.
 type stencil struct {
 	box     image.Rectangle // within the image
 	opacity []float32       // of the pixels in the box, 0…1
 }
 
-// draw makes a shape and puts it into the stencil.
-func (p *Painter) draw() (drawn shape) {
+// draw draws a random shape into the stencil.
+func (gen *Generator) draw() (drawn shape) {
 	for range shapeTries {
-		drawn = shape(p.r.IntN(int(shapes)))
+		drawn = shape(gen.r.IntN(int(shapes)))
 		switch drawn {
 		case scratch:
-			p.scratch()
+			gen.scratch()
 		case ellipse:
-			p.ellipse()
+			gen.ellipse()
 		case rectangle:
-			p.rectangle()
+			gen.rectangle()
 		case islands:
-			p.islands()
+			gen.islands()
 		}
-		for _, a := range p.stencil.opacity {
+		for _, a := range gen.stencil.opacity {
 			if a > denseEnough {
 				return drawn
 			}
@@ -87,54 +86,54 @@ func (p *Painter) draw() (drawn shape) {
 	return drawn
 }
 
-// lay makes room for a shape between these coordinates; what lies outside of the
-// image is cut off.
-func (p *Painter) lay(left, top, right, bottom float64) *stencil {
+// clearStencil resets the stencil to an opacity of 0, with a box of these coordinates
+// clipped to the image.
+func (gen *Generator) clearStencil(left, top, right, bottom float64) *stencil {
 	box := image.Rect(int(math.Floor(left)), int(math.Floor(top)), int(math.Ceil(right))+1, int(math.Ceil(bottom))+1)
-	t := &p.stencil
-	t.box = box.Intersect(image.Rect(0, 0, p.side, p.side))
+	t := &gen.stencil
+	t.box = box.Intersect(image.Rect(0, 0, gen.side, gen.side))
 	t.opacity = grown(t.opacity, t.box.Dx()*t.box.Dy())
 	clear(t.opacity)
 	return t
 }
 
-// centre draws a point of the image, in pixels.
-func (p *Painter) centre() (x, y float64) {
-	side := float64(p.side)
-	return p.between(0, side), p.between(0, side)
+// centre returns a random point of the image, in pixels.
+func (gen *Generator) centre() (x, y float64) {
+	side := float64(gen.side)
+	return gen.between(0, side), gen.between(0, side)
 }
 
-// scratch draws a line that wobbles.
-func (p *Painter) scratch() {
+// scratch draws a wobbly line.
+func (gen *Generator) scratch() {
 	var xs, ys [scratchPieces + 1]float64
-	xs[0], ys[0] = p.centre()
-	angle, wobble := p.between(0, 2*math.Pi), p.between(0, strongestWobble)
-	piece := p.logUniform(shortestScratch, longestScratch) * float64(p.side) / scratchPieces
+	xs[0], ys[0] = gen.centre()
+	angle, wobble := gen.between(0, 2*math.Pi), gen.between(0, strongestWobble)
+	piece := gen.logUniform(shortestScratch, longestScratch) * float64(gen.side) / scratchPieces
 	for i := range scratchPieces {
-		angle += p.r.NormFloat64() * wobble
+		angle += gen.r.NormFloat64() * wobble
 		xs[i+1], ys[i+1] = xs[i]+math.Cos(angle)*piece, ys[i]+math.Sin(angle)*piece
 	}
-	width := max(thinnestScratch, p.logUniform(thinnestScratch, thickestScratch)*p.scale)
-	reach := width/2 + 0.5 // half of a pixel more, where it covers only a part
+	width := max(thinnestScratch, gen.logUniform(thinnestScratch, thickestScratch)*gen.scale)
+	reach := width/2 + 0.5 // half a pixel more for partly covered pixels
 	left, top, right, bottom := xs[0], ys[0], xs[0], ys[0]
 	for i, x := range xs {
 		left, top, right, bottom = min(left, x), min(top, ys[i]), max(right, x), max(bottom, ys[i])
 	}
-	t := p.lay(left-reach, top-reach, right+reach, bottom+reach)
+	t := gen.clearStencil(left-reach, top-reach, right+reach, bottom+reach)
 	for i := range scratchPieces {
 		t.stroke(xs[i], ys[i], xs[i+1], ys[i+1], reach, min(1, width))
 	}
 }
 
-// stroke adds a straight piece of a line, which covers no more than most of a
-// pixel.
+// stroke adds a straight line of half-width reach, in pixels, with an opacity of at most
+// most.
 func (t *stencil) stroke(x0, y0, x1, y1, reach, most float64) {
 	part := image.Rect(
 		int(math.Floor(min(x0, x1)-reach)), int(math.Floor(min(y0, y1)-reach)),
 		int(math.Ceil(max(x0, x1)+reach))+1, int(math.Ceil(max(y0, y1)+reach))+1,
 	).Intersect(t.box)
 	dx, dy := x1-x0, y1-y0
-	squared := dx*dx + dy*dy // above 0: a scratch has a length
+	squared := dx*dx + dy*dy // positive: the length is
 	for y := part.Min.Y; y < part.Max.Y; y++ {
 		line := t.opacity[(y-t.box.Min.Y)*t.box.Dx():]
 		for x := part.Min.X; x < part.Max.X; x++ {
@@ -148,25 +147,25 @@ func (t *stencil) stroke(x0, y0, x1, y1, reach, most float64) {
 	}
 }
 
-// ellipse draws a spot, of a smooth or a noisy outline, of a sharp or a soft rim.
-func (p *Painter) ellipse() {
-	radius := p.logUniform(smallestEllipse, largestEllipse) * float64(p.side)
-	cx, cy := p.centre()
-	sin, cos := math.Sincos(p.between(0, math.Pi))
-	flat := p.between(flattestEllipse, 1)
-	rim := [...]float64{sharpRim, sharpRim, softRim * p.scale, 0.3 * (radius + p.scale)}[p.r.IntN(4)]
+// ellipse draws an ellipse with a smooth or noisy outline and a sharp or soft rim.
+func (gen *Generator) ellipse() {
+	radius := gen.logUniform(smallestEllipse, largestEllipse) * float64(gen.side)
+	cx, cy := gen.centre()
+	sin, cos := math.Sincos(gen.between(0, math.Pi))
+	flat := gen.between(flattestEllipse, 1)
+	rim := [...]float64{sharpRim, sharpRim, softRim * gen.scale, 0.3 * (radius + gen.scale)}[gen.r.IntN(4)]
 	rim = max(rim, sharpRim)
-	const furthest = 3 // deviations of the noise
-	rugged := p.r.IntN(2) == 0
+	const furthest = 3 // limit of the noise, in standard deviations
+	rugged := gen.r.IntN(2) == 0
 	reach := radius + rimEnd*rim
 	if rugged {
 		reach += radius * ruggedness * furthest
 	}
-	t := p.lay(cx-reach, cy-reach, cx+reach, cy+reach)
+	t := gen.clearStencil(cx-reach, cy-reach, cx+reach, cy+reach)
 	w := t.box.Dx()
 	var noise []float32
 	if rugged {
-		noise = p.noise(w, t.box.Dy(), max(1, ruggedSize*p.scale))
+		noise = gen.noise(w, t.box.Dy(), max(1, ruggedSize*gen.scale))
 	}
 	for i := range t.opacity {
 		x, y := float64(t.box.Min.X+i%w)+0.5-cx, float64(t.box.Min.Y+i/w)+0.5-cy
@@ -179,28 +178,28 @@ func (p *Painter) ellipse() {
 	}
 }
 
-// rectangle draws one along the pixels, as a part that is missing or a label.
-func (p *Painter) rectangle() {
-	side := float64(p.side)
-	w, h := p.logUniform(shortestRectangle, longestRectangle)*side, p.logUniform(shortestRectangle, longestRectangle)*side
-	x, y := p.centre()
-	t := p.lay(math.Floor(x), math.Floor(y), math.Floor(x+w), math.Floor(y+h))
+// rectangle draws a rectangle aligned with the pixels, like a missing part or a label.
+func (gen *Generator) rectangle() {
+	side := float64(gen.side)
+	w, h := gen.logUniform(shortestRectangle, longestRectangle)*side, gen.logUniform(shortestRectangle, longestRectangle)*side
+	x, y := gen.centre()
+	t := gen.clearStencil(math.Floor(x), math.Floor(y), math.Floor(x+w), math.Floor(y+h))
 	for i := range t.opacity {
 		t.opacity[i] = 1
 	}
 }
 
-// islands draws a frayed patch with specks around it.
-func (p *Painter) islands() {
-	size := [...]float64{3, 6, 12}[p.r.IntN(3)] * p.scale
-	radius := p.between(smallestWindow, largestWindow) * float64(p.side)
-	cx, cy := p.centre()
-	// Further out the window adds nothing: 0.8 % of its height. Noise alone must
-	// not exceed the level there.
+// islands draws a frayed region with specks around it.
+func (gen *Generator) islands() {
+	size := [...]float64{3, 6, 12}[gen.r.IntN(3)] * gen.scale
+	radius := gen.between(smallestWindow, largestWindow) * float64(gen.side)
+	cx, cy := gen.centre()
+	// Beyond end radii the window is below 0.8 % of its height, and noise limited to
+	// furthest stays below islandLevel.
 	const end, furthest = 2.2, 2
-	t := p.lay(cx-end*radius, cy-end*radius, cx+end*radius, cy+end*radius)
+	t := gen.clearStencil(cx-end*radius, cy-end*radius, cx+end*radius, cy+end*radius)
 	w, h := t.box.Dx(), t.box.Dy()
-	noise := p.noise(w, h, max(1, size))
+	noise := gen.noise(w, h, max(1, size))
 	bell := func(first, n int, centre float64) []float64 {
 		b := make([]float64, n)
 		for i := range b {
@@ -216,8 +215,8 @@ func (p *Painter) islands() {
 	}
 }
 
-// inside is how much of a pixel a soft shape covers, from how many times the
-// softness of its rim lie between the two.
+// inside returns the opacity of a pixel of a soft shape. depth is its distance inside of
+// the rim, as a multiple of the rim's softness.
 func inside(depth float64) float32 {
 	switch {
 	case depth >= rimEnd:

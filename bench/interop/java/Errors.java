@@ -36,7 +36,7 @@ public class Errors {
         return environment.createSession(folder.resolve(name).toString(), options);
     }
 
-    /** A file's bytes from at to at + size, where the runtime can read them without a copy. */
+    /** Copies bytes from at to at + size to a direct buffer, which the runtime reads without a copy. */
     static ByteBuffer direct(byte[] bytes, int at, int size) {
         return ByteBuffer.allocateDirect(size).order(ByteOrder.LITTLE_ENDIAN).put(bytes, at, size).flip();
     }

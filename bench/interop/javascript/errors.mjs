@@ -1,5 +1,5 @@
-// What the runners of Node and of the browser share. ort is ONNX Runtime's module, read gives
-// the bytes of a case's file as an ArrayBuffer: see case.py for the files and the answer.
+// Shared by the runners of Node and of the browser. ort is ONNX Runtime's module, read returns a
+// case's file as an ArrayBuffer: see case.py for the files and the answer.
 
 const BATCH = 16;
 

@@ -1,6 +1,6 @@
-// The runner of ONNX Runtime Web: its WebAssembly build in headless Chromium. The page and all
-// that it reads come from a server on the loopback address. The browser's program is named by
-// the variable CHROMIUM.
+// The runner of ONNX Runtime Web: its WebAssembly build in headless Chromium. A server on the
+// loopback address serves the page and its files. The environment variable CHROMIUM is the path of
+// the browser.
 
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -23,7 +23,7 @@ const server = createServer(async (request, response) => {
     const bytes = await readFile(join(folders[prefix], path.slice(prefix.length)));
     response.writeHead(200, {
       "Content-Type": types[extname(path)] ?? "application/octet-stream",
-      // With these two a page may share memory between threads.
+      // These headers permit shared memory between threads.
       "Cross-Origin-Opener-Policy": "same-origin",
       "Cross-Origin-Embedder-Policy": "require-corp",
     });

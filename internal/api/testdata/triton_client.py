@@ -1,5 +1,8 @@
-"""Asks the service with Triton's client: address, model, file of float32 images of
-32 px, and the error expected of each image."""
+"""Sends inference requests with Triton's client and checks the answers.
+
+Arguments: address, model, file of float32 images of 32×32 pixels, and the expected
+anomaly score of each image.
+"""
 
 import sys
 
@@ -16,12 +19,12 @@ assert client.is_server_live() and client.is_server_ready()
 assert client.is_model_ready(model) and client.is_model_ready(model, "1")
 assert not client.is_model_ready("other")
 assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
-about = client.get_model_metadata(model)
-assert [i["name"] for i in about["inputs"]] == ["image"] and about["inputs"][0]["shape"] == [-1, 3, 32, 32], about
-assert [o["name"] for o in about["outputs"]] == ["reconstruction", "reconstruction_error", "mse"], about
+metadata = client.get_model_metadata(model)
+assert [i["name"] for i in metadata["inputs"]] == ["image"] and metadata["inputs"][0]["shape"] == [-1, 3, 32, 32], metadata
+assert [o["name"] for o in metadata["outputs"]] == ["reconstruction", "reconstruction_error", "mse"], metadata
 
-ways = 0
-rebuilt = None
+requests = 0
+first = None
 for binary_in in (True, False):
     for outputs in (None, True, False, "error"):
         image = triton.InferInput("image", images.shape, "FP32")
@@ -39,24 +42,24 @@ for binary_in in (True, False):
         if outputs == "error":
             assert reconstruction is None
         else:
-            rebuilt = reconstruction if rebuilt is None else rebuilt
-            assert reconstruction.shape == images.shape and np.array_equal(reconstruction, rebuilt)
+            first = reconstruction if first is None else first
+            assert reconstruction.shape == images.shape and np.array_equal(reconstruction, first)
             plain = result.as_numpy("mse")
-        ways += 1
-assert np.allclose(((rebuilt - images) ** 2).mean(axis=(1, 2, 3)), plain, rtol=1e-5)
+        requests += 1
+assert np.allclose(((first - images) ** 2).mean(axis=(1, 2, 3)), plain, rtol=1e-5)
 
-# Several at once.
+# Concurrent requests.
 pending = [client.async_infer(model, [image]) for _ in range(8)]
 for p in pending:
     assert np.array_equal(p.get_result().as_numpy("reconstruction_error"), expected)
 
-wrong = triton.InferInput("image", [1, 3, 16, 16], "FP32")
-wrong.set_data_from_numpy(np.zeros((1, 3, 16, 16), np.float32))
-for ask, status in ((lambda: client.infer(model, [wrong]), "400"), (lambda: client.infer("other", [image]), "404")):
+invalid = triton.InferInput("image", [1, 3, 16, 16], "FP32")
+invalid.set_data_from_numpy(np.zeros((1, 3, 16, 16), np.float32))
+for send, status in ((lambda: client.infer(model, [invalid]), "400"), (lambda: client.infer("other", [image]), "404")):
     try:
-        ask()
+        send()
         raise AssertionError("no error")
     except InferenceServerException as e:
         assert e.status() == status and e.message(), (e.status(), e.message())
 client.close()
-print(ways, "ways of asking agree")
+print(requests, "requests agree")

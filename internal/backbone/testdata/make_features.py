@@ -1,9 +1,9 @@
-"""Makes features.json: what PyTorch computes of one small image with the weights of a file of convert.py.
+"""Writes features.json: the features that PyTorch computes from one small image with the embedded weights.
 
-How to run: python internal/backbone/testdata/make_features.py (PyTorch 2.15, numpy 2.4; CPU, a second).
-The image is a pattern that a test computes again: 64×64 pixels of three colours, of sines and a step, in 0…1.
-In float64, so that what a test compares with has no rounding of its own. For each tap it writes the shape, the
-root mean square of all numbers, and every STEP-th of them.
+Usage: python internal/backbone/testdata/make_features.py (PyTorch 2.15, numpy 2.4; CPU, one second).
+The image is a pattern that the test also generates: 64×64 RGB pixels in 0…1, of sines and an edge. The computation
+is in float64, to be exact enough as a reference. For each tap it writes the shape, the root mean square of all
+values, and every STEP-th value.
 """
 import json
 import pathlib
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 SIDE, STEP, TAPS = 64, 7, (2, 4, 10, 12)
-STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of the blocks of EfficientNet-Lite0 that the file has
+STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # of the embedded blocks of EfficientNet-Lite0
 
 here = pathlib.Path(__file__).parent
 file = (here.parent / "efficientnet-lite0.safetensors").read_bytes()

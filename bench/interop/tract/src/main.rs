@@ -8,7 +8,7 @@ use tract_onnx::prelude::*;
 
 const BATCH: usize = 16;
 
-/// What pins tract's version.
+/// The manifest, which pins tract's version.
 const MANIFEST: &str = include_str!("../Cargo.toml");
 
 fn inputs(case: &Path) -> TractResult<Value> {
@@ -40,8 +40,7 @@ fn tensors(case: &Path) -> TractResult<Value> {
     Ok(json!({ "tensor": errors }))
 }
 
-/// Resize needs a size that is known before an image is there: the network is made for each
-/// image's own.
+/// tract's Resize needs a fixed input size, so the network is built for each image.
 fn images(case: &Path) -> TractResult<Value> {
     let read = tract_onnx::onnx()
         .model_for_path(case.join("autoencoder_image.onnx"))?

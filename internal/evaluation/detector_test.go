@@ -12,9 +12,9 @@ import (
 	"github.com/deepmed/anomaly/trainer"
 )
 
-// judge is a detector of a model that was trained on the real tiles, once for all
-// tests.
-func judge(t *testing.T) *inference.Detector {
+// tilesDetector returns a detector with a model trained on the real tiles. All tests
+// share the model.
+func tilesDetector(t *testing.T) *inference.Detector {
 	t.Helper()
 	e := orttest.Open(t)
 	tilesOnce.Do(func() {

@@ -11,124 +11,123 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// Step is an operator of what judges images. These are never differentiated, and
-// each is given by its Kind and at most one number.
-type Step struct {
-	pure
+// ScoringOp is an operator of the scoring graph. Scoring operators are never
+// differentiated, and each is defined by its Kind and at most one number.
+type ScoringOp struct {
+	constant
 	Kind Kind
-	// Size is a number of pixels or places, as Kind says.
+	// Size is a number of pixels or patches, depending on Kind.
 	Size int
 }
 
-// Kind names what a Step does.
+// Kind is the function of a ScoringOp.
 type Kind string
 
-// The kinds of steps. Images and maps are N×C×H×W.
+// The kinds of scoring operators. Images and maps are N×C×H×W.
 const (
-	// PadEdge repeats the outermost pixels Size times on each side.
+	// PadEdge pads each side by Size pixels, which repeat the edge.
 	PadEdge Kind = "PadEdge"
-	// AveragePool and MaxPool take the mean and the maximum over squares of
-	// Size×Size pixels, side by side.
+	// AveragePool and MaxPool are the mean and the maximum over windows of
+	// Size×Size pixels, with a stride of Size.
 	AveragePool Kind = "AveragePool"
 	MaxPool     Kind = "MaxPool"
-	// Join puts two images over each other, along the channels, Stack three.
+	// Join concatenates two images along the channels, Stack three.
 	Join  Kind = "Join"
 	Stack Kind = "Stack"
-	// Centre subtracts each channel's mean over all its pixels.
+	// Centre subtracts each channel's mean over all pixels of an image.
 	Centre Kind = "Centre"
-	// Logarithm is ln(x + LogarithmOffset), of energies.
+	// Logarithm is ln(x + LogarithmOffset).
 	Logarithm Kind = "Logarithm"
-	// Lightness is ln(1 + x/LightnessOffset) in units of its value at 1, of
-	// brightness in 0…1: the same contrast is the same in light and in shadow.
+	// Lightness is ln(1 + x/LightnessOffset)/ln(1 + 1/LightnessOffset) of
+	// brightness in 0…1: a contrast has the same value in light and in shadow.
 	Lightness Kind = "Lightness"
-	// Mahalanobis takes features (N×D×P×P), their mean and precision (D×P×P) and
-	// the whitening (B²×D×D) of B×B blocks of places; Size is B. It gives the
-	// squared length of the whitened deviation at each place, N×1×P×P.
+	// Mahalanobis is the squared Mahalanobis distance of each patch, N×1×P×P,
+	// from features (N×D×P×P), their mean and precision (D×P×P) and the whitening
+	// (B²×D×D) of B×B blocks of patches. Size is B.
 	Mahalanobis Kind = "Mahalanobis"
-	// Deviation takes features (N×D×P×P), their mean and precision (D×P×P), and
-	// gives half of (features − mean)·precision, which is held within ±DeviationLimit.
+	// Deviation is half of (features − mean)·precision, clamped to
+	// ±DeviationLimit, of features (N×D×P×P), their mean and precision (D×P×P).
 	Deviation Kind = "Deviation"
-	// Standardize takes a map, an offset and a slope of one element, and gives
-	// (map − offset)·slope.
+	// Standardize is (map − offset)·slope; offset and slope have one element.
 	Standardize Kind = "Standardize"
-	// Larger is a smooth maximum of two, element by element: ½ ln(exp 2x + exp
-	// 2y), which is half of ln 2 above both where they are the same.
+	// Larger is the elementwise smooth maximum (log-sum-exp) of two tensors:
+	// ½ ln(exp 2x + exp 2y), which is x + ½ ln 2 for x = y.
 	Larger Kind = "Larger"
-	// Peak is the maximum of each channel, N×C×1×1.
+	// Peak is the global maximum of each channel, N×C×1×1.
 	Peak Kind = "Peak"
-	// Enlarge makes Size×Size pixels of each, interpolated linearly between
-	// their centres: N×C×H·Size×W·Size.
+	// Enlarge is bilinear upsampling by a factor of Size, aligned to pixel
+	// centres: N×C×H·Size×W·Size.
 	Enlarge Kind = "Enlarge"
-	// Plane drops the only channel: N×1×H×W to N×H×W.
+	// Plane removes the channel axis: N×1×H×W to N×H×W.
 	Plane Kind = "Plane"
-	// Single drops all axes but the first, which are of size 1: N×1×1×1 to N.
+	// Single removes all axes but the first: N×1×1×1 to N.
 	Single Kind = "Single"
 	// Softplus is ln(1 + exp x).
 	Softplus Kind = "Softplus"
 )
 
-// LogarithmOffset is what the logarithm of an energy begins to count at: the
-// noise of 8 bits and of JPEG files lies below it.
+// LogarithmOffset is added before a logarithm. The quantization noise of 8 bits
+// and of JPEG is below it.
 const LogarithmOffset = 0.04
 
-// LightnessOffset is where lightness goes over from proportional to logarithmic,
-// as a share of white. Weber's law holds down to a noise like that; cameras and
-// screens have it at a few per cent.
+// LightnessOffset is the brightness, as a fraction of white, at which lightness
+// changes from linear to logarithmic. Weber's law holds down to the noise level;
+// that of cameras and screens is a few per cent.
 const LightnessOffset = 0.1
 
-// DeviationLimit is how many standard deviations a marker is told of at most: what
-// is far from normal places is so, and how far must not outshine all else.
+// DeviationLimit is the clamp of Deviation, in standard deviations, so that
+// outliers do not dominate the defect heads' inputs.
 const DeviationLimit = 8
 
-// deviationOf is what Deviation does to one number.
+// deviationOf computes Deviation for one number.
 func deviationOf(x, mean, precision float32) float32 {
 	return min(max((x-mean)*precision, -DeviationLimit), DeviationLimit) * 0.5
 }
 
-// lightnessUnit is the lightness of white before it is scaled to 1.
+// lightnessUnit is the unscaled lightness of white.
 var lightnessUnit = math.Log1p(1 / LightnessOffset)
 
-// LightnessScale is one over that.
+// LightnessScale returns the factor that scales the lightness of white to 1.
 func LightnessScale() float32 { return float32(1 / lightnessUnit) }
 
-// stepRule is what tells the kinds apart.
-type stepRule struct {
-	in    []int // dimensions of the operands
-	out   int   // of the result
-	shape func(op Step, in []tensor.Shape) (tensor.Shape, error)
-	do    func(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape)
+// scoringRule implements a Kind.
+type scoringRule struct {
+	in    []int // number of dimensions of each operand
+	out   int   // number of dimensions of the result
+	shape func(op ScoringOp, in []tensor.Shape) (tensor.Shape, error)
+	do    func(op ScoringOp, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape)
 }
 
-// SmoothMaximum is what Larger does to two numbers.
-func SmoothMaximum(x, y float32) float32 {
+// smoothMaximum computes Larger for two numbers.
+func smoothMaximum(x, y float32) float32 {
 	return max(x, y) + float32(math.Log1p(math.Exp(-2*math.Abs(float64(x-y))))/2)
 }
 
-// same is the shape of an operator that works element by element.
-func same(_ Step, in []tensor.Shape) (tensor.Shape, error) { return in[0].Clone(), nil }
+// same returns the result shape of an elementwise operator.
+func same(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) { return in[0].Clone(), nil }
 
-func each(f func(x float32) float32) func(Step, []float32, tensor.Shape, [][]float32, []tensor.Shape) {
-	return func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
+func each(f func(x float32) float32) func(ScoringOp, []float32, tensor.Shape, [][]float32, []tensor.Shape) {
+	return func(_ ScoringOp, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
 		for i, x := range in[0] {
 			out[i] = f(x)
 		}
 	}
 }
 
-var stepRules map[Kind]stepRule
+var scoringRules map[Kind]scoringRule
 
 func init() { // a table literal would be an initialization cycle
-	stepRules = map[Kind]stepRule{
-		PadEdge: {[]int{4}, 4, func(op Step, in []tensor.Shape) (tensor.Shape, error) {
+	scoringRules = map[Kind]scoringRule{
+		PadEdge: {[]int{4}, 4, func(op ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 			return tensor.Shape{in[0][0], in[0][1], in[0][2] + 2*op.Size, in[0][3] + 2*op.Size}, nil
 		}, padEdge},
-		AveragePool: {[]int{4}, 4, pooled, func(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+		AveragePool: {[]int{4}, 4, pooled, func(op ScoringOp, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
 			pool(op.Size, out, s, in[0], shapes[0], 0, func(a, x float32) float32 { return a + x })
 			for i := range out {
 				out[i] /= float32(op.Size * op.Size)
 			}
 		}},
-		MaxPool: {[]int{4}, 4, pooled, func(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+		MaxPool: {[]int{4}, 4, pooled, func(op ScoringOp, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
 			pool(op.Size, out, s, in[0], shapes[0], float32(math.Inf(-1)), func(a, x float32) float32 { return max(a, x) })
 		}},
 		Join:      {[]int{4, 4}, 4, stacked, stack},
@@ -138,43 +137,43 @@ func init() { // a table literal would be an initialization cycle
 		Lightness: {[]int{4}, 4, same, each(func(x float32) float32 {
 			return float32(math.Log1p(float64(x)/LightnessOffset) / lightnessUnit)
 		})},
-		Mahalanobis: {[]int{4, 3, 3, 3}, 4, func(op Step, in []tensor.Shape) (tensor.Shape, error) {
+		Mahalanobis: {[]int{4, 3, 3, 3}, 4, func(op ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 			x, w := in[0], in[3]
 			if p := x[2]; p%op.Size != 0 || x[3] != p || !in[1].Eq(tensor.Shape{x[1], p, p}) || !in[2].Eq(in[1]) ||
 				!w.Eq(tensor.Shape{op.Size * op.Size, x[1], x[1]}) {
-				return nil, fmt.Errorf("features of shape %v, mean %v, precision %v and whitening %v do not fit", x, in[1], in[2], w)
+				return nil, fmt.Errorf("features of shape %v, mean %v, precision %v and whitening %v do not match", x, in[1], in[2], w)
 			}
 			return tensor.Shape{x[0], 1, x[2], x[3]}, nil
 		}, mahalanobis},
-		Deviation: {[]int{4, 3, 3}, 4, func(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+		Deviation: {[]int{4, 3, 3}, 4, func(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 			if x := in[0]; !in[1].Eq(tensor.Shape(x[1:])) || !in[2].Eq(in[1]) {
-				return nil, fmt.Errorf("features of shape %v, mean %v and precision %v do not fit", x, in[1], in[2])
+				return nil, fmt.Errorf("features of shape %v, mean %v and precision %v do not match", x, in[1], in[2])
 			}
 			return in[0].Clone(), nil
-		}, func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
+		}, func(_ ScoringOp, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
 			n := len(in[1])
 			for i, x := range in[0] {
 				out[i] = deviationOf(x, in[1][i%n], in[2][i%n])
 			}
 		}},
-		Standardize: {[]int{4, 1, 1}, 4, same, func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
+		Standardize: {[]int{4, 1, 1}, 4, same, func(_ ScoringOp, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
 			for i, x := range in[0] {
 				out[i] = (x - in[1][0]) * in[2][0]
 			}
 		}},
-		Larger: {[]int{4, 4}, 4, func(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+		Larger: {[]int{4, 4}, 4, func(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 			if !in[0].Eq(in[1]) {
 				return nil, fmt.Errorf("shapes %v and %v differ", in[0], in[1])
 			}
 			return in[0].Clone(), nil
-		}, func(_ Step, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
+		}, func(_ ScoringOp, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
 			for i, x := range in[0] {
-				out[i] = SmoothMaximum(x, in[1][i])
+				out[i] = smoothMaximum(x, in[1][i])
 			}
 		}},
-		Peak: {[]int{4}, 4, func(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+		Peak: {[]int{4}, 4, func(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 			return tensor.Shape{in[0][0], in[0][1], 1, 1}, nil
-		}, func(_ Step, out []float32, s tensor.Shape, in [][]float32, _ []tensor.Shape) {
+		}, func(_ ScoringOp, out []float32, s tensor.Shape, in [][]float32, _ []tensor.Shape) {
 			n := len(in[0]) / len(out)
 			for i := range out {
 				out[i] = in[0][i*n]
@@ -183,16 +182,16 @@ func init() { // a table literal would be an initialization cycle
 				}
 			}
 		}},
-		Enlarge: {[]int{4}, 4, func(op Step, in []tensor.Shape) (tensor.Shape, error) {
+		Enlarge: {[]int{4}, 4, func(op ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 			return tensor.Shape{in[0][0], in[0][1], in[0][2] * op.Size, in[0][3] * op.Size}, nil
 		}, enlarge},
-		Plane: {[]int{4}, 3, func(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+		Plane: {[]int{4}, 3, func(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 			if in[0][1] != 1 {
 				return nil, fmt.Errorf("%d channels, expected one", in[0][1])
 			}
 			return tensor.Shape{in[0][0], in[0][2], in[0][3]}, nil
 		}, each(func(x float32) float32 { return x })},
-		Single: {[]int{4}, 1, func(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+		Single: {[]int{4}, 1, func(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 			if in[0].TotalSize() != in[0][0] {
 				return nil, fmt.Errorf("shape %v, expected one element of each image", in[0])
 			}
@@ -202,26 +201,26 @@ func init() { // a table literal would be an initialization cycle
 			return max(x, 0) + float32(math.Log1p(math.Exp(-math.Abs(float64(x)))))
 		})},
 	}
-	maps.Copy(stepRules, patchRules())
+	maps.Copy(scoringRules, patchRules())
 }
 
-// apply makes a node of a step.
-func (b *builder) step(kind Kind, size int, in ...*gorgonia.Node) *gorgonia.Node {
+// apply adds a scoring operator to the graph.
+func (b *builder) apply(kind Kind, size int, in ...*gorgonia.Node) *gorgonia.Node {
 	for i := range in {
 		in[i] = b.checked(in[i])
 	}
 	if b.err != nil {
 		return b.checked(nil)
 	}
-	return b.node(gorgonia.ApplyOp(Step{Kind: kind, Size: size}, in...))
+	return b.node(gorgonia.ApplyOp(ScoringOp{Kind: kind, Size: size}, in...))
 }
 
-// Arity is the number of operands of the kind.
-func (op Step) Arity() int { return len(stepRules[op.Kind].in) }
+// Arity returns the number of operands.
+func (op ScoringOp) Arity() int { return len(scoringRules[op.Kind].in) }
 
-// Type is that of tensors of the kind's dimensions.
-func (op Step) Type() hm.Type {
-	r := stepRules[op.Kind]
+// Type returns the function type of the kind.
+func (op ScoringOp) Type() hm.Type {
+	r := scoringRules[op.Kind]
 	var ts []hm.Type
 	for _, d := range append(r.in[:len(r.in):len(r.in)], r.out) {
 		ts = append(ts, tensorOf(d))
@@ -229,8 +228,8 @@ func (op Step) Type() hm.Type {
 	return hm.NewFnType(ts...)
 }
 
-// InferShape gives the result's.
-func (op Step) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
+// InferShape returns the shape of the result.
+func (op ScoringOp) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	if err := arity(op, len(in)); err != nil {
 		return nil, err
 	}
@@ -245,8 +244,8 @@ func (op Step) InferShape(in ...gorgonia.DimSizer) (tensor.Shape, error) {
 	return op.shape(shapes)
 }
 
-func (op Step) shape(shapes []tensor.Shape) (tensor.Shape, error) {
-	r := stepRules[op.Kind]
+func (op ScoringOp) shape(shapes []tensor.Shape) (tensor.Shape, error) {
+	r := scoringRules[op.Kind]
 	for i, s := range shapes {
 		if s.Dims() != r.in[i] {
 			return nil, fmt.Errorf("%v: operand %d has shape %v, expected %d dimensions", op, i, s, r.in[i])
@@ -259,8 +258,8 @@ func (op Step) shape(shapes []tensor.Shape) (tensor.Shape, error) {
 	return s, nil
 }
 
-// Do is the reference implementation.
-func (op Step) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
+// Do computes the operator. It is the reference implementation.
+func (op ScoringOp) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 	if err := arity(op, len(in)); err != nil {
 		return nil, err
 	}
@@ -276,27 +275,19 @@ func (op Step) Do(in ...gorgonia.Value) (gorgonia.Value, error) {
 		return nil, err
 	}
 	out := make([]float32, s.TotalSize())
-	stepRules[op.Kind].do(op, out, s, data, shapes)
+	scoringRules[op.Kind].do(op, out, s, data, shapes)
 	return newDense(out, s...), nil
 }
 
-// DiffWRT is false for all operands: what is learnt comes behind these steps.
-func (op Step) DiffWRT(n int) []bool { return make([]bool, n) }
+// WriteHash hashes the description.
+func (op ScoringOp) WriteHash(h hash.Hash) { writeHash(op, h) }
 
-// SymDiff gives no derivatives.
-func (op Step) SymDiff(in gorgonia.Nodes, _, _ *gorgonia.Node) (gorgonia.Nodes, error) {
-	return make(gorgonia.Nodes, len(in)), nil
-}
+// Hashcode returns the hash of the description.
+func (op ScoringOp) Hashcode() uint32 { return hashcode(op) }
 
-// WriteHash writes what tells this operator from others.
-func (op Step) WriteHash(h hash.Hash) { writeHash(op, h) }
+func (op ScoringOp) String() string { return fmt.Sprintf("%s %d", op.Kind, op.Size) }
 
-// Hashcode is the hash of the description.
-func (op Step) Hashcode() uint32 { return hashcode(op) }
-
-func (op Step) String() string { return fmt.Sprintf("Step%s %d", op.Kind, op.Size) }
-
-func padEdge(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+func padEdge(op ScoringOp, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
 	h, w := shapes[0][2], shapes[0][3]
 	for i := range out {
 		x, y, plane := i%s[3], i/s[3]%s[2], i/s[3]/s[2]
@@ -305,9 +296,9 @@ func padEdge(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []te
 	}
 }
 
-func pooled(op Step, in []tensor.Shape) (tensor.Shape, error) {
+func pooled(op ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 	if in[0][2]%op.Size != 0 || in[0][3]%op.Size != 0 {
-		return nil, fmt.Errorf("squares of %d pixels do not fill an image of shape %v", op.Size, in[0])
+		return nil, fmt.Errorf("windows of %d pixels do not divide an image of shape %v", op.Size, in[0])
 	}
 	return tensor.Shape{in[0][0], in[0][1], in[0][2] / op.Size, in[0][3] / op.Size}, nil
 }
@@ -326,18 +317,18 @@ func pool(size int, out []float32, s tensor.Shape, in []float32, shape tensor.Sh
 	}
 }
 
-func stacked(_ Step, in []tensor.Shape) (tensor.Shape, error) {
+func stacked(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 	s := in[0].Clone()
 	for _, t := range in[1:] {
 		if t[0] != s[0] || t[2] != s[2] || t[3] != s[3] {
-			return nil, fmt.Errorf("shapes %v do not fit over each other", in)
+			return nil, fmt.Errorf("shapes %v cannot be concatenated", in)
 		}
 		s[1] += t[1]
 	}
 	return s, nil
 }
 
-func stack(_ Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+func stack(_ ScoringOp, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
 	at := 0
 	for n := range s[0] {
 		for i, t := range shapes {
@@ -347,7 +338,7 @@ func stack(_ Step, out []float32, s tensor.Shape, in [][]float32, shapes []tenso
 	}
 }
 
-func centre(_ Step, out []float32, s tensor.Shape, in [][]float32, _ []tensor.Shape) {
+func centre(_ ScoringOp, out []float32, s tensor.Shape, in [][]float32, _ []tensor.Shape) {
 	n := s[2] * s[3]
 	for i := 0; i < len(out); i += n {
 		sum := 0.0
@@ -360,7 +351,7 @@ func centre(_ Step, out []float32, s tensor.Shape, in [][]float32, _ []tensor.Sh
 	}
 }
 
-func mahalanobis(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+func mahalanobis(op ScoringOp, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
 	d, p, blocks := shapes[0][1], s[2], op.Size
 	side := p / blocks
 	deviation := make([]float64, d)
@@ -383,7 +374,7 @@ func mahalanobis(op Step, out []float32, s tensor.Shape, in [][]float32, shapes 
 	}
 }
 
-func enlarge(op Step, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+func enlarge(op ScoringOp, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
 	h, w := shapes[0][2], shapes[0][3]
 	size := s[2] * s[3]
 	for i := 0; i < len(out); i += size {
@@ -396,12 +387,11 @@ func enlargePlane(out, in []float32, h, w, times int) {
 		copy(out, in)
 		return
 	}
-	columns := make([]blend, w*times)
+	columns := make([]sample, w*times)
 	for x := range columns {
-		columns[x] = blendOf(x, w, times)
+		columns[x] = sampleOf(x, w, times)
 	}
-	// A row of the input is spread over the columns once, for all rows that it has
-	// a part in.
+	// The rows are interpolated horizontally first, then vertically.
 	spread := make([]float32, h*w*times)
 	for y := range h {
 		row, to := in[y*w:(y+1)*w], spread[y*w*times:(y+1)*w*times]
@@ -410,7 +400,7 @@ func enlargePlane(out, in []float32, h, w, times int) {
 		}
 	}
 	for y := range h * times {
-		r := blendOf(y, h, times)
+		r := sampleOf(y, h, times)
 		top, bottom := spread[r.lo*w*times:(r.lo+1)*w*times], spread[r.hi*w*times:(r.hi+1)*w*times]
 		to := out[y*w*times : (y+1)*w*times]
 		for x := range to {
@@ -419,16 +409,17 @@ func enlargePlane(out, in []float32, h, w, times int) {
 	}
 }
 
-// blend is a place between two pixels of a line: the share that the second has.
-type blend struct {
+// sample is a position between two pixels of a line; share is the weight of the
+// second.
+type sample struct {
 	lo, hi int
 	share  float32
 }
 
-// blendOf is where pixel i of a line that was enlarged so many times lies in the
+// sampleOf returns the position of pixel i of an enlarged line in the original
 // line of n pixels.
-func blendOf(i, n, times int) blend {
+func sampleOf(i, n, times int) sample {
 	at := max((float32(i)+0.5)/float32(times)-0.5, 0)
 	lo := min(int(at), n-1)
-	return blend{lo, min(lo+1, n-1), at - float32(lo)}
+	return sample{lo, min(lo+1, n-1), at - float32(lo)}
 }

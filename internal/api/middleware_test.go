@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -25,19 +23,8 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// request sends a request with these headers, which may be nil.
-func (s *service) request(t testing.TB, method, path string, header http.Header) answer {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, s.url+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	maps.Copy(r.Header, header)
-	return s.do(t, r)
-}
-
-// scraped are the samples of /metrics by name and labels, as Prometheus reads
-// them.
+// scraped returns the samples of /metrics by name and labels. The value of a histogram is
+// its count.
 func (s *service) scraped(t testing.TB) map[string]float64 {
 	t.Helper()
 	a := s.request(t, http.MethodGet, pathMetrics, nil)
@@ -69,21 +56,21 @@ func (s *service) scraped(t testing.TB) map[string]float64 {
 	return out
 }
 
-func TestMetricsCountWhatWasDone(t *testing.T) {
+func TestMetrics_CountRequestsAndStages(t *testing.T) {
 	s := start(t, nil)
-	model, image := file("modelFile", "m", trained(t)["autoencoder.pt"]), file("imageFile", "i", read(t, tileFiles(t, "test/good", 1)[0]))
+	model, image := modelPart(t), imagePart(t)
 	for range 3 {
 		if a := s.post(t, "/detect", model, image); a.status != 200 {
 			t.Fatalf("status %d: %s", a.status, a.body)
 		}
 	}
 	s.post(t, "/detect", model)
-	s.request(t, http.MethodGet, "/of/a/stranger", nil)
+	s.request(t, http.MethodGet, "/unknown/path", nil)
 	s.request(t, "BREW", "/health", nil)
-	if a := s.post(t, "/train", file("zipFile", "a", normals(t, 2, nil)), text("level", "1"), text("image_size", "16")); a.status != 200 {
+	if a := s.post(t, "/train", smallTraining(trainingZip(t, 2, nil))...); a.status != 200 {
 		t.Fatalf("status %d: %s", a.status, a.body)
 	}
-	if a := s.post(t, "/train", file("zipFile", "a", normals(t, 2, nil)), text("level", "1"), text("image_size", "16"), text("max_seconds", "1e-6")); a.status != 422 {
+	if a := s.post(t, "/train", smallTraining(trainingZip(t, 2, nil), text("max_seconds", "1e-6"))...); a.status != 422 {
 		t.Fatalf("status %d: %s", a.status, a.body)
 	}
 	got := s.scraped(t)
@@ -114,27 +101,27 @@ func TestMetricsCountWhatWasDone(t *testing.T) {
 		"anomaly_http_requests_in_flight":                                  1, // the scrape
 	} {
 		if v, ok := got[name]; !ok || v != want {
-			t.Errorf("%s is %v (there: %t), expected %v", name, v, ok, want)
+			t.Errorf("%s is %v (found: %t), expected %v", name, v, ok, want)
 		}
 	}
 	if got["go_goroutines"] < 1 {
-		t.Error("no figures of the process")
+		t.Error("no metrics of the process")
 	}
 	for name := range got {
-		if strings.Contains(name, "stranger") {
-			t.Errorf("a stranger's path makes the series %s", name)
+		if strings.Contains(name, "unknown") {
+			t.Errorf("an unknown path has the series %s", name)
 		}
 	}
 }
 
-func TestMetricsCountEachImageOfARequest(t *testing.T) {
-	s, images, _ := inferring(t)
+func TestMetrics_CountEachImageOfARequest(t *testing.T) {
+	s, images, _ := startInference(t)
 	before := s.scraped(t)
-	image := read(t, tileFiles(t, "test/good", 1)[0])
+	image := tile(t, testGood)
 	if a := s.byName(t, "tiles", image, []byte("prose"), image); a.status != 200 {
 		t.Fatalf("status %d: %s", a.status, a.body)
 	}
-	body := request(t, map[string]any{"inputs": []any{map[string]any{"name": "image", "datatype": "FP32", "shape": []int{2, 3, 32, 32}, "data": images}}})
+	body := marshal(t, map[string]any{"inputs": []any{map[string]any{"name": "image", "datatype": "FP32", "shape": []int{2, 3, 32, 32}, "data": images}}})
 	if a := s.infer(t, body, ""); a.status != 200 {
 		t.Fatalf("status %d: %s", a.status, a.body)
 	}
@@ -148,7 +135,7 @@ func TestMetricsCountEachImageOfARequest(t *testing.T) {
 		"anomaly_http_requests_total method=POST route=/models/:name/detect status=200": 1,
 	} {
 		if got := after[name] - before[name]; got != want {
-			t.Errorf("%s grew by %v, expected %v", name, got, want)
+			t.Errorf("%s increased by %v, expected %v", name, got, want)
 		}
 	}
 	if after["anomaly_batch_images"] <= before["anomaly_batch_images"] {
@@ -156,7 +143,7 @@ func TestMetricsCountEachImageOfARequest(t *testing.T) {
 	}
 }
 
-func TestServiceIsReadyOnceItsModelsWereRead(t *testing.T) {
+func TestReady_WaitsForTheModelFolder(t *testing.T) {
 	s, err := New(orttest.Open(t), slog.New(slog.DiscardHandler), Options{TempDir: t.TempDir(), Models: models.DefaultLimits()})
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +155,7 @@ func TestServiceIsReadyOnceItsModelsWereRead(t *testing.T) {
 	if s.registry, err = registry.Open(dir, models.DefaultLimits(), 10, s.log); err != nil {
 		t.Fatal(err)
 	}
-	ask := func(path string) int {
+	status := func(path string) int {
 		t.Helper()
 		r, err := s.app.Test(httptest.NewRequest(http.MethodGet, path, nil), -1)
 		if err != nil {
@@ -178,13 +165,13 @@ func TestServiceIsReadyOnceItsModelsWereRead(t *testing.T) {
 		return r.StatusCode
 	}
 	for _, path := range []string{pathReady, pathInferenceReady} {
-		if got := ask(path); got != 503 {
+		if got := status(path); got != 503 {
 			t.Errorf("%s: status %d before the models were read", path, got)
 		}
 	}
 	s.registry.Load(t.Context(), nil)
 	for _, path := range []string{pathReady, pathInferenceReady} {
-		if got := ask(path); got != 200 {
+		if got := status(path); got != 200 {
 			t.Errorf("%s: status %d after the models were read", path, got)
 		}
 	}
@@ -193,16 +180,16 @@ func TestServiceIsReadyOnceItsModelsWereRead(t *testing.T) {
 	}
 }
 
-func TestMetricsShowATrainingWhileItRuns(t *testing.T) {
+func TestMetrics_ShowTheRunningTraining(t *testing.T) {
 	s := start(t, nil)
-	done := trainingOf(t, s, t.Context(), 7, 384)
-	eventually(t, "steps are shown", func() bool { return s.scraped(t)["anomaly_training_step"] > 1 })
+	done := s.startTraining(t, t.Context(), 7, 384)
+	eventually(t, "the metrics show steps", func() bool { return s.scraped(t)["anomaly_training_step"] > 1 })
 	got := s.scraped(t)
 	if got["anomaly_training_epochs"] != 100 || got["anomaly_training_steps"] != 100 || !(got["anomaly_training_loss"] > 0) || !(got["anomaly_training_remaining_seconds"] > 0) {
 		t.Errorf("epochs %v, steps %v, loss %v, remaining %v", got["anomaly_training_epochs"], got["anomaly_training_steps"], got["anomaly_training_loss"], got["anomaly_training_remaining_seconds"])
 	}
 	if got["anomaly_queue_running work=train"] != 1 {
-		t.Error("no training is shown to run")
+		t.Error("the metrics show no running training")
 	}
 	s.cancel(errShuttingDown)
 	<-done
@@ -211,8 +198,8 @@ func TestMetricsShowATrainingWhileItRuns(t *testing.T) {
 	}
 }
 
-// logged starts a service whose log is kept.
-func logged(t *testing.T, level slog.Level, prepare ...func(*Server)) (*service, func() []map[string]any) {
+// startLogged runs a server and returns a function that returns its log.
+func startLogged(t *testing.T, level slog.Level, prepare ...func(*Server)) (*service, func() []map[string]any) {
 	var mu sync.Mutex
 	var lines bytes.Buffer
 	write := writerFunc(func(p []byte) (int, error) {
@@ -239,8 +226,8 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-func TestRequestIDsOfClientsAreKeptWhenTheyAreHarmless(t *testing.T) {
-	s, log := logged(t, slog.LevelInfo)
+func TestRequestID_IsKeptIfValid(t *testing.T) {
+	s, log := startLogged(t, slog.LevelInfo)
 	for _, c := range []struct {
 		name, id string
 		kept     bool
@@ -257,20 +244,20 @@ func TestRequestIDsOfClientsAreKeptWhenTheyAreHarmless(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			a := s.request(t, http.MethodGet, "/nowhere/"+strconv.Itoa(len(c.id)), http.Header{"X-Request-Id": {c.id}})
 			got := a.header.Get("X-Request-ID")
-			if (got == c.id) != c.kept || !plainID.MatchString(got) {
-				t.Errorf("%q came back as %q", c.id, got)
+			if (got == c.id) != c.kept || !validID.MatchString(got) {
+				t.Errorf("%q became %q", c.id, got)
 			}
 			lines := log()
 			if last := lines[len(lines)-1]; last["id"] != got || last["status"] != 404.0 || last["method"] != "GET" || last["msg"] != "request" {
-				t.Errorf("the log says %v", last)
+				t.Errorf("the log has %v", last)
 			}
 		})
 	}
 }
 
-func TestProbesAreLoggedAtDebugOnlyUnlessTheyFail(t *testing.T) {
+func TestProbes_AreLoggedAtDebugUnlessTheyFail(t *testing.T) {
 	for level, want := range map[slog.Level]int{slog.LevelInfo: 1, slog.LevelDebug: 5} {
-		s, log := logged(t, level)
+		s, log := startLogged(t, level)
 		for _, path := range []string{pathHealth, pathLive, pathReady, pathMetrics} {
 			s.request(t, http.MethodGet, path, nil)
 		}
@@ -283,14 +270,14 @@ func TestProbesAreLoggedAtDebugOnlyUnlessTheyFail(t *testing.T) {
 	}
 }
 
-func TestEveryAnswerHasSafeHeadersALengthAndNoEncoding(t *testing.T) {
+func TestAnswers_HaveSecurityHeadersALengthAndNoEncoding(t *testing.T) {
 	s := start(t, func(o *Options) { o.Token = "0123456789abcdef" })
 	bearer := http.Header{"Authorization": {"Bearer 0123456789abcdef"}, "Accept-Encoding": {"gzip, br"}}
 	for _, path := range []string{pathHealth, pathLive, pathReady, pathMetrics, pathOpenAPI, "/detect", "/nothing"} {
 		for name, header := range map[string]http.Header{"with a token": bearer, "without": {"Accept-Encoding": {"gzip, br"}}} {
 			t.Run(path+" "+name, func(t *testing.T) {
 				a := s.request(t, http.MethodGet, path, header)
-				for _, h := range safeHeaders {
+				for _, h := range securityHeaders {
 					if a.header.Get(h[0]) != h[1] {
 						t.Errorf("%s is %q", h[0], a.header.Get(h[0]))
 					}
@@ -303,31 +290,27 @@ func TestEveryAnswerHasSafeHeadersALengthAndNoEncoding(t *testing.T) {
 	}
 }
 
-func TestProbesTellWhetherWorkIsTaken(t *testing.T) {
+func TestProbes_ReportWhetherWorkIsAccepted(t *testing.T) {
 	s := start(t, nil)
 	status := func(path string) int { return s.request(t, http.MethodGet, path, nil).status }
 	if status(pathLive) != 200 || status(pathReady) != 200 {
-		t.Error("a fresh service is not ready")
+		t.Error("a new server is not ready")
 	}
 	s.draining.Store(true)
 	defer s.draining.Store(false)
 	if status(pathLive) != 200 || status(pathHealth) != 200 || status(pathReady) != 503 {
-		t.Errorf("while it drains: live %d, health %d, ready %d", status(pathLive), status(pathHealth), status(pathReady))
+		t.Errorf("during shutdown: live %d, health %d, ready %d", status(pathLive), status(pathHealth), status(pathReady))
 	}
 }
 
-// A refused request's body must not be taken for the next request on the
+// The body of a rejected request must not be parsed as the next request on the
 // connection.
-func TestUnreadBodiesLeaveTheConnectionUsable(t *testing.T) {
+func TestReject_DoesNotParseTheBodyAsARequest(t *testing.T) {
 	s := start(t, func(o *Options) { o.Token = "0123456789abcdef" })
 	body := bytes.Repeat([]byte("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"), 40_000)
 	for _, path := range []string{"/nothing", "/health", "/detect"} {
 		t.Run(path, func(t *testing.T) {
-			c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
+			c := s.dial(t)
 			go func() {
 				fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
 				fmt.Fprint(c, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -343,18 +326,18 @@ func TestUnreadBodiesLeaveTheConnectionUsable(t *testing.T) {
 	}
 }
 
-func TestPanicOfAHandlerIsAnAnswerAndCounted(t *testing.T) {
-	s, log := logged(t, slog.LevelInfo, func(s *Server) {
-		s.app.Get("/panic", func(*fiber.Ctx) error { panic("secret of the inside") })
+func TestPanic_IsAnsweredAndCounted(t *testing.T) {
+	s, log := startLogged(t, slog.LevelInfo, func(s *Server) {
+		s.app.Get("/panic", func(*fiber.Ctx) error { panic("secret detail") })
 	})
 	a := s.request(t, http.MethodGet, "/panic", nil)
 	if a.status != 500 || strings.Contains(string(a.body), "secret") || !strings.Contains(a.message(t), a.header.Get("X-Request-ID")) {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
 	if s.scraped(t)["anomaly_panics_total"] != 1 {
-		t.Error("it is not counted")
+		t.Error("the panic is not counted")
 	}
-	if first := log()[0]; first["msg"] != "panic" || !strings.Contains(fmt.Sprint(first["stack"]), "goroutine") {
-		t.Errorf("the log says %v", first)
+	if first := log()[0]; first["msg"] != "handler panicked" || !strings.Contains(fmt.Sprint(first["stack"]), "goroutine") {
+		t.Errorf("the log has %v", first)
 	}
 }

@@ -12,29 +12,29 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// clock is a time that only steps pass.
+// clock is a fake clock.
 type clock struct{ at time.Time }
 
 func (c *clock) now() time.Time { return c.at }
 
-// walk takes steps of so long each, the first as many times longer, until the
-// pace says to end. It gives the number of steps, the rates they were taken at
-// and the time that passed, calibration included.
-func walk(p *pace, c *clock, step time.Duration, first float64) (steps int, rates []float64, took time.Duration) {
-	for p.more() {
-		rates = append(rates, p.rate())
+// simulate takes steps of the given duration, multiplied by first for the first one,
+// until the budget ends. It returns the number of steps, the learning rate decay of
+// each, and the time that passed, including the calibration.
+func simulate(b *timeBudget, c *clock, step time.Duration, first float64) (steps int, decays []float64, took time.Duration) {
+	for b.allowsStep() {
+		decays = append(decays, b.decay())
 		d := step
 		if steps == 0 {
 			d = time.Duration(first * float64(step))
 		}
 		c.at = c.at.Add(d)
-		p.took(d)
+		b.addStep(d)
 		steps++
 	}
-	return steps, rates, c.at.Sub(p.began) + p.calibration()
+	return steps, decays, c.at.Sub(b.began) + b.calibrationTime()
 }
 
-func TestPaceEndsInTimeAndOnlyThenSlowsDown(t *testing.T) {
+func TestTimeBudget_EndsInTimeAndDecaysOnlyWhenShort(t *testing.T) {
 	const second = time.Second
 	for name, c := range map[string]struct {
 		limit, loading, step time.Duration
@@ -54,78 +54,75 @@ func TestPaceEndsInTimeAndOnlyThenSlowsDown(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			clock := &clock{time.Unix(1000, 0)}
-			p := newPace(210, 7*16, 16, clock.at, c.limit)
-			p.now = clock.now
+			b := newTimeBudget(210, 7*16, 16, clock.at, c.limit)
+			b.now = clock.now
 			clock.at = clock.at.Add(c.loading)
-			steps, rates, took := walk(p, clock, c.step, c.first)
+			steps, decays, took := simulate(b, clock, c.step, c.first)
 			if c.steps != 0 && steps != c.steps {
 				t.Errorf("%d steps, want %d", steps, c.steps)
 			}
-			last := rates[len(rates)-1]
+			last := decays[len(decays)-1]
 			if !c.short {
 				if last != 1 {
-					t.Errorf("the learning rate fell to %v", last)
+					t.Errorf("the learning rate decays to %v", last)
 				}
 				return
 			}
 			if steps >= 210 || took > c.limit {
 				t.Errorf("%d steps took %v of %v", steps, took, c.limit)
 			}
-			// No step more would have fitted.
-			if spare := finishBy(c.limit) - took; spare >= c.step {
-				t.Errorf("%v were left over", spare)
+			if spare := calibrationEnd(c.limit) - took; spare >= c.step {
+				t.Errorf("%v are left, enough for another step", spare)
 			}
-			for i := 1; i < len(rates); i++ {
-				if rates[i] > rates[i-1] {
-					t.Fatalf("the rate rises from %v to %v", rates[i-1], rates[i])
+			for i := 1; i < len(decays); i++ {
+				if decays[i] > decays[i-1] {
+					t.Fatalf("the learning rate rises from %v to %v", decays[i-1], decays[i])
 				}
 			}
-			if steps > 20 && (last > 0.05 || rates[steps/3] != 1) {
-				t.Errorf("the rate is %v after a third and %v in the end", rates[steps/3], last)
+			if steps > 20 && (last > 0.05 || decays[steps/3] != 1) {
+				t.Errorf("the learning rate is %v after a third and %v at the end", decays[steps/3], last)
 			}
 		})
 	}
 }
 
-// Of a large data set only a part is measured when time is short: the steps keep
-// most of it.
-func TestPaceLeavesMostOfTheTimeToTheSteps(t *testing.T) {
+// If time is short, the calibration uses only a part of a large data set.
+func TestTimeBudget_LeavesMostTimeToSteps(t *testing.T) {
 	clock := &clock{time.Unix(1000, 0)}
-	p := newPace(10_000, 16_000, 16, clock.at, 100*time.Second)
-	p.now = clock.now
-	steps, _, took := walk(p, clock, time.Second, 1)
+	b := newTimeBudget(10_000, 16_000, 16, clock.at, 100*time.Second)
+	b.now = clock.now
+	steps, _, took := simulate(b, clock, time.Second, 1)
 	if steps < 85 || took > 100*time.Second {
-		t.Errorf("%d steps, %v with the calibration", steps, took)
+		t.Errorf("%d steps, %v including the calibration", steps, took)
 	}
 }
 
-// A machine that becomes slow during a training still gives its model in time.
-func TestPaceEndsInTimeWhenStepsBecomeSlow(t *testing.T) {
+func TestTimeBudget_EndsInTimeWhenStepsBecomeSlow(t *testing.T) {
 	clock := &clock{time.Unix(1000, 0)}
-	p := newPace(100, 160, 16, clock.at, 150*time.Second)
-	p.now = clock.now
+	b := newTimeBudget(100, 160, 16, clock.at, 150*time.Second)
+	b.now = clock.now
 	steps := 0
-	for ; p.more(); steps++ {
+	for ; b.allowsStep(); steps++ {
 		d := time.Second
 		if steps >= 50 {
 			d = 4 * time.Second
 		}
 		clock.at = clock.at.Add(d)
-		p.took(d)
+		b.addStep(d)
 	}
-	if took := clock.at.Sub(p.began); steps < 60 || steps >= 100 || took > 150*time.Second {
+	if took := clock.at.Sub(b.began); steps < 60 || steps >= 100 || took > 150*time.Second {
 		t.Errorf("%d steps in %v", steps, took)
 	}
 }
 
-func TestTrainingInTooLittleTimeSaysSo(t *testing.T) {
+func TestTrain_ReturnsErrTooLittleTime(t *testing.T) {
 	_, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 1, ImageSize: 16, MaxTime: time.Nanosecond})
 	if !errors.Is(err, ErrTooLittleTime) {
 		t.Errorf("%v", err)
 	}
 }
 
-func TestThresholdComesFromTheImagesThereWasTimeFor(t *testing.T) {
+func TestCalibrate_UsesTheImagesDoneInTime(t *testing.T) {
 	engine, src := orttest.Open(t), folder(t)
 	o := Options{Level: 1, ImageSize: 16}
 	m, err := Train(t.Context(), engine, src, o)
@@ -145,20 +142,20 @@ func TestThresholdComesFromTheImagesThereWasTimeFor(t *testing.T) {
 	}
 	whole := m.Metadata
 	if whole.Training.Calibrated != data.Len() || data.Len() <= minCalibrated {
-		t.Fatalf("%d of %d images measured", whole.Training.Calibrated, data.Len())
+		t.Fatalf("calibrated on %d of %d images", whole.Training.Calibrated, data.Len())
 	}
 	if err := calibrate(t.Context(), engine, m, data, all, o, time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}
 	if n := m.Metadata.Training.Calibrated; n < minCalibrated || n >= data.Len() {
-		t.Errorf("%d of %d images measured when time was over", n, data.Len())
+		t.Errorf("calibrated on %d of %d images after the time limit", n, data.Len())
 	}
 	if m.Metadata.Threshold == whole.Threshold || math.Abs(m.Metadata.MeanError-whole.MeanError) > 0.5*whole.MeanError {
-		t.Errorf("threshold %v and mean %v from a part, %v and %v from all", m.Metadata.Threshold, m.Metadata.MeanError, whole.Threshold, whole.MeanError)
+		t.Errorf("threshold %v and mean %v of a part, %v and %v of all images", m.Metadata.Threshold, m.Metadata.MeanError, whole.Threshold, whole.MeanError)
 	}
 }
 
-func TestTrainingThatHasTimeIsTheWholeOne(t *testing.T) {
+func TestTrain_CompletesWithinALongTimeLimit(t *testing.T) {
 	m, err := Train(t.Context(), orttest.Open(t), folder(t), Options{Level: 1, ImageSize: 16, MaxTime: time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +165,7 @@ func TestTrainingThatHasTimeIsTheWholeOne(t *testing.T) {
 	}
 }
 
-func TestStoppedTrainingGivesTheModelSoFar(t *testing.T) {
+func TestTrain_ReturnsTheModelSoFarWhenStopped(t *testing.T) {
 	stop := make(chan struct{})
 	o := Options{Level: 1, ImageSize: 16, Stop: stop, Progress: func(p Progress) {
 		if p.Step == 6 {
@@ -186,15 +183,15 @@ func TestStoppedTrainingGivesTheModelSoFar(t *testing.T) {
 	if m.Metadata.Threshold <= 0 {
 		t.Errorf("threshold %v", m.Metadata.Threshold)
 	}
-	// Of so few images nothing is learnt that could decide without a step.
+	// Four images are too few for a decision, so without a step there is no model.
 	if _, err := Train(t.Context(), orttest.Open(t), zipSource(t, testkit.Tiles(t, 4)), o); !errors.Is(err, ErrStopped) {
 		t.Errorf("stopped before the first step: %v", err)
 	}
 }
 
-// What decides is learnt before the epochs, and who asks for an end meanwhile gets what
-// was learnt, in the least of a network.
-func TestStoppedTrainingKeepsWhatItLearntBeforeTheEpochs(t *testing.T) {
+// The decision is learned before the epochs. A training stopped before them takes one
+// step and keeps the decision.
+func TestTrain_KeepsTheDecisionWhenStoppedBeforeTheEpochs(t *testing.T) {
 	stop := make(chan struct{})
 	close(stop)
 	for _, limit := range []time.Duration{0, time.Hour} {
@@ -209,8 +206,8 @@ func TestStoppedTrainingKeepsWhatItLearntBeforeTheEpochs(t *testing.T) {
 	}
 }
 
-// Heads come before the epochs: a training that is stopped then has them.
-func TestTrainingStoppedAmongItsEpochsHasItsHeads(t *testing.T) {
+// Heads are trained before the epochs.
+func TestTrain_KeepsHeadsWhenStoppedInTheEpochs(t *testing.T) {
 	stop := make(chan struct{})
 	o := Options{Level: 2, ImageSize: 32, Stop: stop, Progress: func(p Progress) {
 		if p.Step == 1 {

@@ -17,7 +17,7 @@ import (
 	"github.com/disintegration/imaging"
 )
 
-// tiles are photographs of tiles, of the first of that data set.
+// tiles returns the first n photographs of the tiles data set, resized.
 func tiles(t testing.TB, n, side int) [][]byte {
 	t.Helper()
 	names, err := filepath.Glob("../../testdata/tiles/train/good/*.jpg")
@@ -40,7 +40,7 @@ func tiles(t testing.TB, n, side int) [][]byte {
 	return out
 }
 
-// uniformImage is noise of which nothing is smooth.
+// uniformImage returns an image of independent uniform noise.
 func uniformImage(seed uint64, side int) []byte {
 	r, out := rand.New(rand.NewPCG(seed, 0)), make([]byte, side*side*channels)
 	for i := range out {
@@ -49,15 +49,16 @@ func uniformImage(seed uint64, side int) []byte {
 	return out
 }
 
-func painterOf(seed uint64, side int) *Painter {
-	return NewPainter(rand.New(rand.NewPCG(seed, 1)), side)
+// generatorOf returns a Generator with a seed.
+func generatorOf(seed uint64, side int) *Generator {
+	return NewGenerator(rand.New(rand.NewPCG(seed, 1)), side)
 }
 
-// A model's markers depend on every pixel that is painted: a change here changes
-// what a seed gives.
-func TestPaintedImagesAreThoseOfEarlierVersions(t *testing.T) {
+// Defect heads depend on every generated pixel, so a change here changes the models of a
+// seed.
+func TestGenerate_MatchesEarlierVersions(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
-		t.Skip("elsewhere products and sums are rounded once")
+		t.Skip("other architectures may fuse multiply and add, which rounds once")
 	}
 	pattern := func(phase, side int) []byte {
 		out := make([]byte, 0, side*side*channels)
@@ -74,11 +75,11 @@ func TestPaintedImagesAreThoseOfEarlierVersions(t *testing.T) {
 		48:  "01049da4ade1e375b96060581f6ac8fe441e3174eea6d9be961c620f38329f83",
 		128: "bca40401c38220db4e90d358e397f62b795ce95f9dc8ebb2f14da8b635cd3ec3",
 	} {
-		sum, p := sha256.New(), painterOf(5, side)
+		sum, gen := sha256.New(), generatorOf(5, side)
 		normal, other := pattern(1, side), pattern(2, side)
 		out, mask := make([]byte, len(normal)), make([]float32, side*side)
 		for range 100 {
-			p.Paint(out, mask, normal, other)
+			gen.Generate(out, mask, normal, other)
 			sum.Write(out)
 			if err := binary.Write(sum, binary.LittleEndian, mask); err != nil {
 				t.Fatal(err)
@@ -90,14 +91,14 @@ func TestPaintedImagesAreThoseOfEarlierVersions(t *testing.T) {
 	}
 }
 
-func TestPaintedImagesDependOnTheSeedAlone(t *testing.T) {
+func TestGenerate_DependsOnlyOnSeed(t *testing.T) {
 	const side = 96
 	normal := tiles(t, 2, side)
 	draw := func(seed uint64) (all []byte, masks []float32) {
-		p := painterOf(seed, side)
+		gen := generatorOf(seed, side)
 		out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
 		for range 20 {
-			p.Paint(out, mask, normal[0], normal[1])
+			gen.Generate(out, mask, normal[0], normal[1])
 			all, masks = append(all, out...), append(masks, mask...)
 		}
 		return all, masks
@@ -106,15 +107,15 @@ func TestPaintedImagesDependOnTheSeedAlone(t *testing.T) {
 	b, masksB := draw(3)
 	c, _ := draw(4)
 	if !bytes.Equal(a, b) || !slices.Equal(masksA, masksB) {
-		t.Error("the same seed gives different images")
+		t.Error("the same seed results in different images")
 	}
 	if bytes.Equal(a, c) {
-		t.Error("different seeds give the same images")
+		t.Error("different seeds result in the same images")
 	}
 }
 
-// visibility is what the mask should be: the mean change around each pixel, from
-// sums over all pixels above and left of each.
+// visibility returns the expected mask: the mean change around each pixel, computed with
+// an integral image.
 func visibility(before, after []byte, side int) []float32 {
 	sums := make([]int, (side+1)*(side+1))
 	for y := range side {
@@ -141,28 +142,28 @@ func visibility(before, after []byte, side int) []float32 {
 	return out
 }
 
-func TestMaskTellsWhatWasChanged(t *testing.T) {
+func TestGenerate_MaskMarksVisibleChanges(t *testing.T) {
 	for _, side := range []int{16, 64, 100, 128, 256} {
 		t.Run(fmt.Sprint(side), func(t *testing.T) {
 			normal := tiles(t, 2, side)
 			kept := slices.Clone(normal[0])
-			p := painterOf(uint64(side), side)
+			gen := generatorOf(uint64(side), side)
 			out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
 			for range 60 {
-				p.Paint(out, mask, normal[0], normal[1])
+				gen.Generate(out, mask, normal[0], normal[1])
 				if !bytes.Equal(normal[0], kept) {
 					t.Fatal("the normal image was changed")
 				}
-				if n := len(p.anomalies); n != 1 && n != 2 {
+				if n := len(gen.anomalies); n != 1 && n != 2 {
 					t.Fatalf("%d anomalies", n)
 				}
 				for i := range side * side {
 					at, in := image.Pt(i%side, i/side), false
-					for _, a := range p.anomalies {
+					for _, a := range gen.anomalies {
 						in = in || at.In(a.box)
 					}
 					if !in && !bytes.Equal(out[3*i:3*i+3], kept[3*i:3*i+3]) {
-						t.Fatalf("pixel %v was changed, outside of %v", at, p.anomalies)
+						t.Fatalf("pixel %v was changed, outside of %v", at, gen.anomalies)
 					}
 				}
 				for i, want := range visibility(kept, out, side) {
@@ -175,13 +176,13 @@ func TestMaskTellsWhatWasChanged(t *testing.T) {
 	}
 }
 
-// What is drawn covers all there is to draw, and can be seen. All is the same at
-// any side, as the sizes are relative to it.
-func TestPaintedImagesAreOfAllKinds(t *testing.T) {
+// All shapes and appearances are drawn, and nearly all are visible. This holds for any
+// side, as sizes are relative to it.
+func TestGenerate_CoversAllShapesAndAppearances(t *testing.T) {
 	for _, side := range []int{64, 128, 256} {
 		t.Run(fmt.Sprint(side), func(t *testing.T) {
 			normal := tiles(t, 3, side)
-			p := painterOf(7, side)
+			gen := generatorOf(7, side)
 			out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
 			const draws = 800
 			byShape, byAppearance := map[shape]int{}, map[appearance]int{}
@@ -190,7 +191,7 @@ func TestPaintedImagesAreOfAllKinds(t *testing.T) {
 			var areas []float64
 			for i := range draws {
 				normal := [][]byte{normal[i%3], normal[(i+1)%3]}
-				p.Paint(out, mask, normal[0], normal[1])
+				gen.Generate(out, mask, normal[0], normal[1])
 				area, saturated := 0, false
 				for _, m := range mask {
 					if m > 0 {
@@ -201,17 +202,17 @@ func TestPaintedImagesAreOfAllKinds(t *testing.T) {
 				if area > 0 {
 					visible++
 				}
-				for _, a := range p.anomalies {
+				for _, a := range gen.anomalies {
 					byShape[a.shape]++
 					byAppearance[a.appearance]++
 					pairs[[2]int{int(a.shape), int(a.appearance)}]++
 				}
-				if len(p.anomalies) == 2 {
+				if len(gen.anomalies) == 2 {
 					two++
 					continue
 				}
 				areas = append(areas, float64(area)/float64(side*side))
-				if p.anomalies[0].appearance != offset || !saturated {
+				if gen.anomalies[0].appearance != offset || !saturated {
 					continue
 				}
 				var by [3]int
@@ -231,7 +232,7 @@ func TestPaintedImagesAreOfAllKinds(t *testing.T) {
 			t.Logf("shapes %v, appearances %v, brighter %d, darker %d, coloured %d, two %d, visible %d; areas %.4f %.4f %.4f %.4f %.4f", byShape, byAppearance,
 				brighter, darker, coloured, two, visible, areas[0], areas[len(areas)/10], areas[len(areas)/2], areas[len(areas)*9/10], areas[len(areas)-1])
 			if visible < draws*95/100 {
-				t.Errorf("%d of %d can be seen", visible, draws)
+				t.Errorf("%d of %d are visible", visible, draws)
 			}
 			if two < draws*25/100 || two > draws*40/100 {
 				t.Errorf("%d of %d have two anomalies", two, draws)
@@ -254,45 +255,44 @@ func TestPaintedImagesAreOfAllKinds(t *testing.T) {
 			if brighter < draws/40 || darker < draws/40 || coloured < draws/100 {
 				t.Errorf("%d are brighter, %d darker, %d of another colour", brighter, darker, coloured)
 			}
-			// From a spot to a good part of the image, with all between.
+			// The areas range from a spot to a large part of the image.
 			if least, most := areas[len(areas)/10], areas[len(areas)*9/10]; least > 0.004 || most < 0.035 {
-				t.Errorf("areas of the tenth and ninth tenth are %v and %v", least, most)
+				t.Errorf("the first and last deciles of the areas are %v and %v", least, most)
 			}
 			if middle := areas[len(areas)/2]; middle < 0.005 || middle > 0.03 {
-				t.Errorf("half of the areas are above %v", middle)
+				t.Errorf("the median of the areas is %v", middle)
 			}
 		})
 	}
 }
 
-func TestPaintingTakesImagesWithoutTexture(t *testing.T) {
+func TestGenerate_IsVisibleOnUniformImages(t *testing.T) {
 	for _, side := range []int{16, 64, 100, 256} {
 		for _, level := range []byte{0, 255} {
-			p := painterOf(uint64(side), side)
+			gen := generatorOf(uint64(side), side)
 			flat := bytes.Repeat([]byte{level}, side*side*3)
 			out, mask := make([]byte, len(flat)), make([]float32, side*side)
 			visible := 0
 			const draws = 100
 			for range draws {
-				p.Paint(out, mask, flat, flat)
+				gen.Generate(out, mask, flat, flat)
 				if slices.Max(mask) > 0 {
 					visible++
 				}
 			}
 			if visible < draws*95/100 {
-				t.Errorf("side %d, level %d: %d of %d can be seen", side, level, visible, draws)
+				t.Errorf("side %d, level %d: %d of %d are visible", side, level, visible, draws)
 			}
 		}
 	}
 }
 
-// Any seed works on any side, of noise of which nothing is smooth.
-func TestPaintingBearsManySeeds(t *testing.T) {
+func TestGenerate_AcceptsAnySeedAndSide(t *testing.T) {
 	for _, side := range []int{16, 17, 48, 100} {
 		normal := [][]byte{uniformImage(1, side), uniformImage(2, side)}
 		out, mask := make([]byte, len(normal[0])), make([]float32, side*side)
 		for seed := range uint64(1500) {
-			painterOf(seed, side).Paint(out, mask, normal[0], normal[1])
+			generatorOf(seed, side).Generate(out, mask, normal[0], normal[1])
 			for i, m := range mask {
 				if !(m >= 0 && m <= 1) {
 					t.Fatalf("side %d, seed %d: the mask is %v at pixel %d", side, seed, m, i)
@@ -302,32 +302,31 @@ func TestPaintingBearsManySeeds(t *testing.T) {
 	}
 }
 
-// Noise has the deviation that its strength is a multiple of.
-func TestNoiseHasUnitVariance(t *testing.T) {
-	p := painterOf(1, 128)
+func TestNoise_HasUnitVariance(t *testing.T) {
+	gen := generatorOf(1, 128)
 	for _, size := range []float64{1.5, 2, 4, 7.3} {
 		mean, std := 0.0, 0.0
 		const n, fields = 128, 40
 		for range fields {
-			for _, v := range p.noise(n, n, size) {
+			for _, v := range gen.noise(n, n, size) {
 				mean += float64(v) / (fields * n * n)
 				std += float64(v*v) / (fields * n * n)
 			}
 		}
 		if std = math.Sqrt(std - mean*mean); math.Abs(mean) > 0.02 || math.Abs(std-1) > 0.05 {
-			t.Errorf("of size %v it has mean %v and deviation %v", size, mean, std)
+			t.Errorf("size %v: mean %v, standard deviation %v", size, mean, std)
 		}
 	}
 }
 
-func BenchmarkPaint(b *testing.B) {
+func BenchmarkGenerate(b *testing.B) {
 	for _, side := range []int{128, 256, 1024} {
 		b.Run(fmt.Sprintf("side=%d", side), func(b *testing.B) {
 			normal := tiles(b, 2, side)
-			p := painterOf(1, side)
+			gen := generatorOf(1, side)
 			out, mask := make([]byte, side*side*channels), make([]float32, side*side)
 			for b.Loop() {
-				p.Paint(out, mask, normal[0], normal[1])
+				gen.Generate(out, mask, normal[0], normal[1])
 			}
 		})
 	}

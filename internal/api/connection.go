@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// watchPeriod is how often a connection is looked at for its client's leaving.
-const watchPeriod = 250 * time.Millisecond
+// connectionPoll is the interval at which a connection is checked for being closed.
+const connectionPoll = 250 * time.Millisecond
 
-// whileConnected gives a context that ends with errClientGone when the client
-// closes the connection. Only a request whose body was read to its end may be
-// watched. The returned function must be called when the request ends.
-func whileConnected(ctx context.Context, conn net.Conn) (context.Context, func()) {
+// watchConnection returns a context that is cancelled with errClientGone when the
+// client closes the connection. The request's body must have been read to its end.
+// The caller must call the returned function when the request ends.
+func watchConnection(ctx context.Context, conn net.Conn) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	sys, ok := conn.(syscall.Conn)
 	if !ok {
@@ -23,13 +23,13 @@ func whileConnected(ctx context.Context, conn net.Conn) (context.Context, func()
 	if err != nil {
 		return ctx, func() { cancel(context.Canceled) }
 	}
-	// A read deadline that the body left behind would end the look as well.
+	// The read deadline of the body would make closedByPeer fail.
 	_ = conn.SetReadDeadline(time.Time{})
 	done := make(chan struct{})
 	stop := make(chan struct{})
 	go func() {
 		defer close(done)
-		tick := time.NewTicker(watchPeriod)
+		tick := time.NewTicker(connectionPoll)
 		defer tick.Stop()
 		for {
 			select {
@@ -50,7 +50,8 @@ func whileConnected(ctx context.Context, conn net.Conn) (context.Context, func()
 	}
 }
 
-// closedByPeer looks at the next byte without taking it off the connection.
+// closedByPeer reports whether the peer has closed the connection. It peeks at the
+// next byte and consumes none.
 func closedByPeer(raw syscall.RawConn) bool {
 	closed := false
 	err := raw.Read(func(fd uintptr) bool {
@@ -61,7 +62,7 @@ func closedByPeer(raw syscall.RawConn) bool {
 		case err != nil || n == 0:
 			closed = true
 		}
-		return true // never wait for more
+		return true // do not wait for data
 	})
 	return closed || err != nil
 }

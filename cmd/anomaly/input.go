@@ -1,0 +1,146 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/models"
+)
+
+// readModel reads a model file. It returns the metadata in the file named by
+// metadata, which replaces the model's own, or nil when metadata is empty.
+func readModel(path, metadata string) (*models.Model, *models.Metadata, error) {
+	limits := models.DefaultLimits()
+	data, err := files.ReadAtMost(path, limits.MaxBytes)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := models.Read(data, limits)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if metadata == "" {
+		return m, nil, nil
+	}
+	if data, err = files.ReadAtMost(metadata, models.MaxMetadataBytes); err != nil {
+		return nil, nil, err
+	}
+	meta, err := models.ParseMetadata(data)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", metadata, err)
+	}
+	return m, &meta, nil
+}
+
+// readModelWith reads a model to be written in another format: with the metadata
+// from the file named by metadata, and described by the current format version.
+func readModelWith(path, metadata string) (*models.Model, error) {
+	m, meta, err := readModel(path, metadata)
+	if err != nil {
+		return nil, err
+	}
+	if meta != nil {
+		m.Describe(*meta)
+	}
+	// The file that the model came from may lack these keys or contradict them.
+	m.Metadata.ModelType, m.Metadata.ImageSize = models.ModelType, m.ImageSize
+	m.Metadata.Architecture = &m.Architecture
+	m.Metadata.Preprocessing = models.StandardPreprocessing()
+	m.Metadata.ClassNames = m.Metadata.Classes()
+	m.Metadata.FormatVersion = models.FormatVersion
+	m.Metadata.Files = nil
+	return m, nil
+}
+
+// imageFiles returns the files named and the images below the folders named. A path
+// that does not exist is returned as it is, so that it has an entry in the output.
+func imageFiles(args []string) ([]string, error) {
+	var files []string
+	for _, arg := range args {
+		info, err := os.Stat(arg)
+		if err != nil || !info.IsDir() {
+			files = append(files, arg)
+			continue
+		}
+		err = filepath.WalkDir(arg, func(p string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() && dataset.IsImage(p) {
+				files = append(files, p)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("no images in %v", args)
+	}
+	return files, nil
+}
+
+// openSource opens a folder or a zip of images. The returned function closes it.
+func openSource(path string, lim dataset.Limits) (*dataset.Source, func(), error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if info.IsDir() {
+		src, err := dataset.OpenFolder(path, lim)
+		return src, func() {}, err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	src, err := dataset.OpenZip(file, info.Size(), lim)
+	if err != nil {
+		file.Close()
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return src, func() { file.Close() }, nil
+}
+
+// openSources opens folders, zips and single images as one source. The returned
+// function closes them.
+func openSources(paths []string, lim dataset.Limits) (*dataset.Source, func(), error) {
+	var (
+		sources []*dataset.Source
+		single  []string
+		closers []func()
+	)
+	closeAll := func() {
+		for _, c := range closers {
+			c()
+		}
+	}
+	for _, p := range paths {
+		if info, err := os.Stat(p); err == nil && !info.IsDir() && dataset.IsImage(p) {
+			single = append(single, p)
+			continue
+		}
+		src, closer, err := openSource(p, lim)
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		sources, closers = append(sources, src), append(closers, closer)
+	}
+	if len(single) > 0 {
+		src, err := dataset.OpenFiles(single, lim)
+		if err != nil {
+			closeAll()
+			return nil, nil, err
+		}
+		sources = append(sources, src)
+	}
+	src, err := dataset.JoinSources(sources, lim)
+	if err != nil {
+		closeAll()
+		return nil, nil, err
+	}
+	return src, closeAll, nil
+}

@@ -1,0 +1,233 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/models"
+	"github.com/deepmed/anomaly/trainer"
+	"github.com/gofiber/fiber/v2"
+)
+
+// The headers of a trained model's answer. A client can read them without unpacking the
+// zip.
+const (
+	headerTrainingEnded  = "X-Training-Ended"  // why the training ended
+	headerTrainingEpochs = "X-Training-Epochs" // epochs completed and planned, such as 12.40/30
+)
+
+// calibrationShare is the share of max_seconds that is reserved for the calibration
+// after a training. Scoring an image takes a small part of the time of training on it.
+const calibrationShare = 0.1
+
+// train answers POST /train with the zip of the trained model.
+func (s *Server) train(c *fiber.Ctx) error {
+	f, timer, err := s.receiveForm(c, workTrain, map[string]field{
+		"zipFile":     {maxBytes: s.options.BodyBytes, spool: true},
+		"level":       {maxBytes: maxFieldBytes},
+		"image_size":  {maxBytes: maxFieldBytes},
+		"max_seconds": {maxBytes: maxFieldBytes},
+		"baseModel":   {maxBytes: s.options.Models.MaxBytes},
+
+		"calibrationFile":  {maxBytes: s.options.BodyBytes, spool: true},
+		"false_alarm_rate": {maxBytes: maxFieldBytes},
+	})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	q, err := s.parseTraining(f, receivedAt(c))
+	if err != nil {
+		return err
+	}
+	ctx, done := s.workContext(c)
+	defer done()
+	if err := s.admitTraining(ctx, q.end); err != nil {
+		return err
+	}
+	defer s.trainingSlots.release()
+	timer.done(stageQueue)
+	started := time.Now()
+	m, r, err := s.runTraining(ctx, q)
+	if err != nil {
+		return err
+	}
+	if err := sendBundle(c, m); err != nil {
+		return err
+	}
+	summary := m.Metadata.Training
+	s.log.Info("model trained", slog.String("id", requestID(c)), slog.Int("images", summary.Images),
+		slog.Int("skipped", summary.Skipped), slog.Int("level", q.options.Level), slog.Int("image_size", q.options.ImageSize),
+		slog.Any("warnings", summary.Warnings), slog.Any("skipped_files", summary.SkippedFiles),
+		slog.Float64("threshold", m.Metadata.Threshold), slog.Duration("took", time.Since(started)))
+	c.Set(headerTrainingEnded, string(summary.Ended))
+	c.Set(headerTrainingEpochs, fmt.Sprintf("%.2f/%d", summary.EpochsDone(), summary.Epochs))
+	if r != nil {
+		setCalibrationHeaders(c, r)
+	}
+	return nil
+}
+
+// trainingRequest is a parsed form of /train.
+type trainingRequest struct {
+	options     trainer.Options
+	images      *dataset.Source
+	calibration *dataset.Source // calibration images; nil for none
+	end         time.Time       // when max_seconds end; zero for no limit
+}
+
+// parseTraining parses the form of a training received at received.
+func (s *Server) parseTraining(f *form, received time.Time) (q trainingRequest, err error) {
+	if f.files["zipFile"] == nil {
+		return q, errNoZip
+	}
+	o := s.trainerOptions()
+	o.Progress = s.metrics.progress
+	if o.Level, err = parseNumber(f.text("level"), trainer.DefaultLevel, trainer.ErrLevel); err != nil {
+		return q, err
+	}
+	if o.ImageSize, err = parseNumber(f.text("image_size"), 0, trainer.ErrImageSize); err != nil {
+		return q, err
+	}
+	maxTime, err := parseSeconds(f.text("max_seconds"))
+	if err != nil {
+		return q, err
+	}
+	if maxTime > 0 {
+		// The upload and the time in the queue count.
+		q.end = received.Add(maxTime)
+	}
+	if o.FalseAlarmRate, err = parseRate(f.text("false_alarm_rate")); err != nil {
+		return q, err
+	}
+	if base := f.memory["baseModel"]; len(base) > 0 {
+		if o.Base, err = models.Read(base, s.options.Models); err != nil {
+			return q, err
+		}
+	}
+	if q.options, _, err = o.Settle(); err != nil {
+		return q, err
+	}
+	if size, limit := q.options.ImageSize, s.options.Models.MaxSide; size > limit {
+		return q, fmt.Errorf("%w: %d, this service trains at %d at most", trainer.ErrImageSize, size, limit)
+	}
+	if q.images, err = f.openZip("zipFile", q.options.Limits); err != nil {
+		return q, err
+	}
+	if f.files["calibrationFile"] != nil {
+		if q.calibration, err = f.openZip("calibrationFile", q.options.Limits); err != nil {
+			return q, inCalibrationFile(err)
+		}
+	}
+	return q, nil
+}
+
+// admitTraining waits for a training slot until end; a zero end means no limit. The
+// caller must release the slot after a nil error.
+func (s *Server) admitTraining(ctx context.Context, end time.Time) error {
+	if !end.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, end, errBusy)
+		defer cancel()
+	}
+	return s.trainingSlots.acquire(ctx)
+}
+
+// runTraining trains a model and, if the request has calibration images, calibrates it.
+// The Recalibration is nil if it does not. The calibration images are read first, so
+// that errors in them are found before the training.
+func (s *Server) runTraining(ctx context.Context, q trainingRequest) (*models.Model, *trainer.Recalibration, error) {
+	o := q.options
+	var calibration *dataset.Dataset
+	if q.calibration != nil {
+		var err error
+		if calibration, err = trainer.LoadCalibrationImages(ctx, s.engine, q.calibration, o); err != nil {
+			return nil, nil, inCalibrationFile(err)
+		}
+		defer calibration.Close()
+	}
+	if !q.end.IsZero() {
+		o.MaxTime = time.Until(q.end)
+		if calibration != nil {
+			o.MaxTime -= time.Duration(calibrationShare * float64(o.MaxTime))
+		}
+		if o.MaxTime <= 0 {
+			return nil, nil, trainer.ErrTooLittleTime
+		}
+	}
+	m, err := trainer.Train(ctx, s.engine, q.images, o)
+	if err != nil {
+		s.metrics.trained("failed")
+		return nil, nil, err
+	}
+	s.metrics.trained(string(m.Metadata.Training.Ended))
+	if calibration == nil {
+		return m, nil, nil
+	}
+	o.MaxTime = 0
+	if !q.end.IsZero() {
+		const sending = 500 * time.Millisecond // to write and send the zip
+		o.MaxTime = max(time.Until(q.end)-sending, 1)
+	}
+	m, r, err := trainer.Recalibrate(ctx, s.engine, m, calibration, o)
+	if err != nil {
+		return nil, nil, inCalibrationFile(err)
+	}
+	return m, r, nil
+}
+
+// inCalibrationFile marks an error as one of calibrationFile rather than zipFile.
+func inCalibrationFile(err error) error { return fmt.Errorf("in calibrationFile: %w", err) }
+
+// trainerOptions returns the options that are common to all trainings and calibrations.
+func (s *Server) trainerOptions() trainer.Options {
+	return trainer.Options{Seed: s.options.Seed, Limits: s.options.Dataset, Images: s.options.Images, TempDir: s.options.TempDir,
+		Threads: s.options.TrainingThreads, Niceness: s.options.TrainingNiceness}
+}
+
+// maxTrainingTime bounds max_seconds. Larger values could overflow a time.Duration.
+const maxTrainingTime = 30 * 24 * time.Hour
+
+// parseSeconds parses a text field with a number of seconds. It returns 0, no limit, for
+// an empty field.
+func parseSeconds(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(seconds > 0 && seconds <= maxTrainingTime.Seconds()) {
+		return 0, badRequest(fmt.Sprintf("The field max_seconds must be a number above 0 and at most %.0f, got %.40q", maxTrainingTime.Seconds(), text))
+	}
+	// A time below a nanosecond must not become 0, which means no limit.
+	return max(time.Duration(seconds*float64(time.Second)), 1), nil
+}
+
+// parseNumber parses a text field with an integer other than 0. It returns the default
+// for an empty field, and invalid, wrapped, for any other text.
+func parseNumber(text string, byDefault int, invalid error) (int, error) {
+	if text == "" {
+		return byDefault, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n == 0 { // 0 means the default in trainer.Options
+		return 0, fmt.Errorf("%w, got %.40q", invalid, text)
+	}
+	return n, nil
+}
+
+// parseRate parses a text field with a false alarm rate. It returns 0, the default, for
+// an empty field.
+func parseRate(text string) (float64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	rate, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(rate > 0 && rate < 1) {
+		return 0, fmt.Errorf("%w: %.40q, expected a number between 0 and 1", trainer.ErrFalseAlarmRate, text)
+	}
+	return rate, nil
+}
