@@ -109,9 +109,15 @@ func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateD
 	if len(whole) > models.MaxMetadataBytes {
 		return nil, fmt.Errorf("%w: its metadata has %d bytes, the limit is %d", ErrUnwritable, len(whole), models.MaxMetadataBytes)
 	}
-	standard := models.StandardPreprocessing()
+	input := md.InputPreprocessing()
 	preprocessing := [][2]string{
-		{"color_mode", standard.ColorMode}, {"resize", standard.Resize}, {"scale", decimal(standard.Scale)}, {"layout", standard.Layout},
+		{"color_mode", input.ColorMode}, {"resize", input.Resize}, {"scale", decimal(input.Scale)}, {"layout", input.Layout},
+	}
+	if input.Orientation != "" {
+		preprocessing = append(preprocessing, [2]string{"orientation", input.Orientation})
+	}
+	if input.MaxValue != 0 {
+		preprocessing = append(preprocessing, [2]string{"max_value", strconv.Itoa(input.MaxValue)})
 	}
 	p := newPickler()
 	p.op('}', '(')

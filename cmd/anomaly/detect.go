@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 	"github.com/spf13/cobra"
@@ -90,6 +90,12 @@ func detectCommand() *cobra.Command {
 	return c
 }
 
+// readImage returns the content of an image file. Of one that is too large it returns
+// only one byte more than the decoder accepts.
+func readImage(file string) ([]byte, error) {
+	return files.ReadAtMost(file, imagefile.DefaultLimits().MaxBytes)
+}
+
 // judgeFiles judges that number of files at a time.
 func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadata, files []string, parallel int, folders drawingFolders) ([]result, error) {
 	results := make([]result, len(files))
@@ -98,7 +104,7 @@ func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadat
 	for i, file := range files {
 		group.Go(func() error {
 			results[i].File = file
-			data, err := os.ReadFile(file)
+			data, err := readImage(file)
 			if err == nil {
 				var v inference.Verdict
 				if v, err = d.Detect(ctx, data, meta, imagefile.DefaultLimits()); err == nil {

@@ -156,7 +156,7 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 		} {
 			gallery := evaluation.Gallery{Title: g.title}
 			for _, j := range g.judged {
-				data, err := os.ReadFile(j.File)
+				data, err := readImage(j.File)
 				if err != nil {
 					return err
 				}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"golang.org/x/sync/errgroup"
 )
@@ -113,6 +114,12 @@ func Score(ctx context.Context, d *inference.Detector, files []string, threads i
 	})
 }
 
+// readImage returns the content of an image file. Of one that is too large it returns
+// only one byte more than the decoder accepts.
+func readImage(file string) ([]byte, error) {
+	return files.ReadAtMost(file, imagefile.DefaultLimits().MaxBytes)
+}
+
 // eachFile calls f with the content of each file, at most threads times concurrently.
 // It returns the first error.
 func eachFile(ctx context.Context, files []string, threads int, f func(ctx context.Context, i int, data []byte) error) error {
@@ -120,7 +127,7 @@ func eachFile(ctx context.Context, files []string, threads int, f func(ctx conte
 	group.SetLimit(threads)
 	for i, file := range files {
 		group.Go(func() error {
-			data, err := os.ReadFile(file)
+			data, err := readImage(file)
 			if err != nil {
 				return err
 			}

@@ -38,7 +38,7 @@ func Detectability(ctx context.Context, d *inference.Detector, s *Set, threads i
 		files[i] = s.Good[i*len(s.Good)/n]
 	}
 	err := eachFile(ctx, files, threads, func(_ context.Context, i int, data []byte) (err error) {
-		if prepared[i], err = imagefile.Prepare(data, d.Side(), imagefile.DefaultLimits()); err != nil {
+		if prepared[i], err = imagefile.Prepare(data, d.Side(), d.ImageOptions(imagefile.DefaultLimits())); err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
 		}
 		return nil

@@ -156,13 +156,13 @@ func pixelFigures(good, bad *pixelMap) PixelFigures {
 func computeMaps(ctx context.Context, d *inference.Detector, files, masks []string, threads int) (*pixelMap, error) {
 	parts := make([]pixelMap, len(files))
 	err := eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte) error {
-		img, err := imagefile.Decode(data, imagefile.DefaultLimits())
+		img, err := imagefile.Decode(data, d.ImageOptions(imagefile.DefaultLimits()))
 		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
 		}
 		var m *mask
 		if masks != nil {
-			if m, err = readMask(masks[i], img.W, img.H); err != nil {
+			if m, err = readMask(masks[i], img.W, img.H, d.ImageOptions(imagefile.DefaultLimits())); err != nil {
 				return err
 			}
 		}

@@ -3,6 +3,8 @@ package imagefile
 import (
 	"fmt"
 	"math/bits"
+
+	"github.com/deepmed/anomaly/models"
 )
 
 // DefaultMaxValue is the value of a 16-bit sample that becomes 255 of 8 bits where
@@ -24,6 +26,15 @@ type Options struct {
 	// inverted is set for a TIFF whose grey counts from white. The library subtracts
 	// its samples from 65535, whatever their scale.
 	inverted bool
+}
+
+// OptionsFor returns the options of a model's preprocessing, which may be nil.
+func OptionsFor(p *models.Preprocessing, lim Limits) Options {
+	o := Options{Limits: lim}
+	if p != nil {
+		o.Upright, o.MaxValue = p.Orientation == models.OrientationEXIF, p.MaxValue
+	}
+	return o
 }
 
 // scale returns the 8-bit value of every 16-bit sample: v·256/(MaxValue+1), rounded

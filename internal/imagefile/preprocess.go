@@ -32,8 +32,17 @@ func Prepare(data []byte, side int, o Options) ([]byte, error) {
 	return p.Pix, err
 }
 
-// PreparePooled is like Prepare and also returns the original image's size. The
-// pixels' memory is from a pool; Release returns it.
+// PrepareSized is like Prepare and also returns the original image's size and its
+// largest sample.
+func PrepareSized(data []byte, side int, o Options) (*Prepared, error) {
+	p, err := prepare(data, side, o, func(n int) []byte { return make([]byte, n) })
+	if err != nil {
+		return nil, err
+	}
+	return &p, nil
+}
+
+// PreparePooled is like PrepareSized, with memory from a pool; Release returns it.
 func PreparePooled(data []byte, side int, o Options) (*Prepared, error) {
 	p, err := prepare(data, side, o, func(n int) []byte { return *borrow(n) })
 	if err != nil {

@@ -14,10 +14,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/importer"
 	"github.com/deepmed/anomaly/internal/network"
@@ -221,11 +221,11 @@ func (c *comparer) close() {
 }
 
 func (c *comparer) compareFile(ctx context.Context, file string) (*Scores, error) {
-	data, err := os.ReadFile(file)
+	data, err := files.ReadAtMost(file, imagefile.DefaultLimits().MaxBytes)
 	if err != nil {
 		return nil, err
 	}
-	pixels, err := imagefile.Prepare(data, c.exported.Side(), imagefile.DefaultLimits())
+	pixels, err := imagefile.Prepare(data, c.exported.Side(), c.exported.ImageOptions(imagefile.DefaultLimits()))
 	if err != nil {
 		return nil, err
 	}
