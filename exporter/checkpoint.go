@@ -110,14 +110,14 @@ func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateD
 		return nil, fmt.Errorf("%w: its metadata has %d bytes, the limit is %d", ErrUnwritable, len(whole), models.MaxMetadataBytes)
 	}
 	input := md.InputPreprocessing()
-	preprocessing := [][2]string{
-		{"color_mode", input.ColorMode}, {"resize", input.Resize}, {"scale", decimal(input.Scale)}, {"layout", input.Layout},
+	preprocessing := [][2]any{
+		{"color_mode", input.ColorMode}, {"resize", input.Resize}, {"scale", input.Scale}, {"layout", input.Layout},
 	}
 	if input.Orientation != "" {
-		preprocessing = append(preprocessing, [2]string{"orientation", input.Orientation})
+		preprocessing = append(preprocessing, [2]any{"orientation", input.Orientation})
 	}
 	if input.MaxValue != 0 {
-		preprocessing = append(preprocessing, [2]string{"max_value", strconv.Itoa(input.MaxValue)})
+		preprocessing = append(preprocessing, [2]any{"max_value", input.MaxValue})
 	}
 	p := newPickler()
 	p.op('}', '(')

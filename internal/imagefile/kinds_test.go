@@ -6,6 +6,9 @@ import (
 	"image"
 	"image/color"
 	"image/png"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -269,6 +272,104 @@ func TestDecode_NamesAnUnreadTIFF(t *testing.T) {
 	} {
 		if _, err := Decode(data, Options{}); !errors.Is(err, ErrImage) || !strings.Contains(err.Error(), text) || !strings.Contains(err.Error(), "not read: ") {
 			t.Errorf("%v, expected ErrImage with %q and a remedy", err, text)
+		}
+	}
+}
+
+const caseDir = "testdata/cases"
+
+// The files are of cameras, converters and users, as they came; see make_more_images.py.
+func TestPrepare_ReadsFilesOfUsersAsPillow(t *testing.T) {
+	expected, err := filepath.Glob(filepath.Join(caseDir, "*.16.png"))
+	if err != nil || len(expected) < 5 {
+		t.Fatalf("%d expectations, %v", len(expected), err)
+	}
+	for _, file := range expected {
+		name := strings.TrimSuffix(filepath.Base(file), ".16.png")
+		data, err := os.ReadFile(filepath.Join(caseDir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		result, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := Decode(result, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := PrepareSized(data, 16, Options{Upright: true, MaxValue: 4095})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if largest, _, _ := difference(p.Pix, want.Pix); p.W != 295 || p.H != 296 || largest > 1 {
+			t.Errorf("%s: %d×%d, differs by up to %d", name, p.W, p.H, largest)
+		}
+	}
+}
+
+func TestDecode_NamesTheFormatOfUsersFiles(t *testing.T) {
+	for name, want := range map[string]Format{"photo.heic": HEIC, "photo.avif": AVIF} {
+		data, err := os.ReadFile(filepath.Join(caseDir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = Decode(data, Options{})
+		if !errors.Is(err, ErrImage) || !strings.Contains(err.Error(), want.String()+" images are not read: export JPEG or PNG") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Every file is damaged in its first bytes, where the headers are.
+func TestDecode_KeepsTheLimitsForDamagedHeaders(t *testing.T) {
+	lim := Options{Limits: Limits{MaxPixels: 1 << 14}, Upright: true}
+	for _, name := range inputs(t) {
+		if !strings.HasPrefix(name, "bmp_") && !strings.HasPrefix(name, "tiff_") && !strings.HasPrefix(name, "jpeg_sampled") {
+			continue
+		}
+		whole := readInput(t, name)
+		for at := range whole {
+			if at > 160 && at < len(whole)-300 {
+				continue
+			}
+			data := bytes.Clone(whole)
+			data[at] = 0xff
+			img, err := Decode(data, lim)
+			if err != nil && !expectedError(err) {
+				t.Fatalf("%s, byte %d: %v", name, at, err)
+			}
+			if err == nil && (img.W*img.H > lim.MaxPixels || len(img.Pix) != 3*img.W*img.H) {
+				t.Fatalf("%s, byte %d: %d×%d with %d bytes", name, at, img.W, img.H, len(img.Pix))
+			}
+		}
+	}
+}
+
+// The bombs of the readers of this package.
+func TestDecode_RefusesBombsOfItsOwnReaders(t *testing.T) {
+	const most = 4 << 20 // bytes
+	rle := edited(t, "bmp_rle8.bmp", "BM", 18, 0x40, 0x1f, 0, 0, 0x40, 0x1f, 0, 0)
+	sampled := edited(t, "jpeg_sampled_22_11_12.jpg", "\xff\xc0", 5, 0x1f, 0x40, 0x1f, 0x40)
+	inks := tiffFile([2]uint32{256, 4000}, [2]uint32{257, 4000}, [2]uint32{258, 16}, [2]uint32{259, 8}, [2]uint32{262, 2}, [2]uint32{273, 8}, [2]uint32{277, 64}, [2]uint32{278, 4000}, [2]uint32{279, 10})
+	plain := tiffFile([2]uint32{256, 8000}, [2]uint32{257, 8000}, [2]uint32{258, 8}, [2]uint32{259, 1}, [2]uint32{262, 5}, [2]uint32{273, 8}, [2]uint32{277, 4}, [2]uint32{278, 8000}, [2]uint32{279, 10})
+	for name, data := range map[string][]byte{
+		"a BMP of runs of 8000×8000":                   rle,
+		"a JPEG of unusual sampling of 8000×8000":      sampled,
+		"a TIFF of 64 samples in a deflated strip":     inks,
+		"a TIFF of inks of 8000×8000 without data":     plain,
+		"a PNG of 8000×8000 with neither data nor end": pngHeader(8000, 8000, 8, 6, 0),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := Decode(data, Options{})
+		runtime.ReadMemStats(&after)
+		if !expectedError(err) {
+			t.Errorf("%s: %v, expected ErrImage or ErrTooLarge", name, err)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > most {
+			t.Errorf("%s: allocated %d bytes, expected at most %d", name, n, most)
 		}
 	}
 }

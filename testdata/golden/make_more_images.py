@@ -6,18 +6,22 @@ Run from the repository's root, after make_images.py, which empties the folder:
     python testdata/golden/make_more_images.py
 
 Made with Pillow 13.0.0 and NumPy 2.4.6. It writes inputs and expectations as
-make_images.py does. The expectation of an input whose name begins with "upright_" is
+make_images.py does. In internal/imagefile/testdata/cases, it writes Pillow's result of
+16×16 pixels for each image of a user that Pillow reads, upright. The expectation of an input whose name begins with "upright_" is
 that of ImageOps.exif_transpose(Image.open(<name>)).convert("RGB").
 """
 
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from make_images import EXPECTED, HERE, encoded, png_chunk, scene, write
+
+CASES = Path(__file__).parents[2] / "internal" / "imagefile" / "testdata" / "cases"
 
 names = []
 # What inputs that Pillow does not read are made from.
@@ -381,6 +385,17 @@ def make_expected():
             out.save(EXPECTED / f"{name}.{size[0]}x{size[1]}.png", optimize=True)
 
 
+def make_cases():
+    for file in sorted(CASES.iterdir()):
+        if file.name.endswith((".16.png", ".heic", ".avif")):
+            continue
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode == "I;16":  # by the scale of 12 bits
+                image = Image.fromarray((np.asarray(image).astype(int) * 256 // 4096).clip(0, 255).astype(np.uint8))
+            image.convert("RGB").resize((16, 16), Image.Resampling.BILINEAR).save(f"{file}.16.png")
+
+
 if __name__ == "__main__":
     make_bmp()
     make_tiff()
@@ -388,3 +403,4 @@ if __name__ == "__main__":
     make_png()
     make_upright()
     make_expected()
+    make_cases()
