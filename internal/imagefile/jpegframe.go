@@ -21,6 +21,7 @@ type jpegFrame struct {
 	restart     int // MCUs between restart markers, 0 for none
 	jfif, adobe bool
 	transform   byte // of the Adobe segment
+	colours     jpegColours
 
 	data    []byte // from the next byte on
 	acc     uint32
@@ -58,7 +59,21 @@ type huffmanTable struct {
 
 // readSampledJPEG reads a JPEG that image/jpeg does not. The caller has not checked it.
 func readSampledJPEG(data []byte, lim Limits) (*RGB, error) {
-	f := jpegFrame{data: data[2:]}
+	return readJPEGAs(data, lim, jpegGuess)
+}
+
+// jpegColours is the colour space of a JPEG of three components.
+type jpegColours int
+
+const (
+	jpegGuess jpegColours = iota // as libjpeg does, by segments and identifiers
+	jpegYCC
+	jpegRGB
+)
+
+// readJPEGAs is readSampledJPEG for a given colour space.
+func readJPEGAs(data []byte, lim Limits, colours jpegColours) (*RGB, error) {
+	f := jpegFrame{data: data[min(2, len(data)):], colours: colours}
 	if n := countScans(data); n > maxScans {
 		return nil, fmt.Errorf("%w: a JPEG of more than %d scans", ErrImage, maxScans)
 	}
@@ -554,6 +569,9 @@ func (f *jpegFrame) image() (*RGB, error) {
 	}
 	// libjpeg's guess of the colour space.
 	ycc := f.jfif || !f.adobe && ids != [3]byte{'R', 'G', 'B'} || f.adobe && f.transform != 0
+	if f.colours != jpegGuess {
+		ycc = f.colours == jpegYCC
+	}
 	if len(f.parts) == 4 {
 		ycc = f.adobe && f.transform == 2
 	}

@@ -261,7 +261,7 @@ func TestDecode_NamesAnUnreadTIFF(t *testing.T) {
 	for text, data := range map[string][]byte{
 		"floating-point": usual([2]uint32{258, 32}, [2]uint32{339, 3}),
 		"signed":         usual([2]uint32{258, 16}, [2]uint32{339, 2}),
-		"JPEG":           usual([2]uint32{259, 7}, [2]uint32{262, 6}),
+		"JPEG (old":      usual([2]uint32{259, 6}, [2]uint32{262, 6}),
 		"Zstandard":      usual([2]uint32{259, 50000}),
 		"LZMA":           usual([2]uint32{259, 34925}),
 		"YCbCr":          usual([2]uint32{262, 6}),

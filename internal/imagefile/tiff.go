@@ -30,6 +30,7 @@ const (
 	tagInkSet                   = 332
 	tagExtraSamples             = 338
 	tagSampleFormat             = 339
+	tagJPEGTables               = 347
 	tagXMP                      = 700
 	tagDNGVersion               = 50706
 
@@ -39,11 +40,12 @@ const (
 	compressionNone              = 1
 	compressionG3, compressionG4 = 3, 4
 	compressionLZW               = 5
+	compressionJPEG              = 7
 	compressionDeflate           = 8
 	compressionDeflateOld        = 32946
 	compressionPackBits          = 32773
 
-	whiteIsZero, blackIsZero, photometricRGB, photometricPalette, photometricInks = 0, 1, 2, 3, 5
+	whiteIsZero, blackIsZero, photometricRGB, photometricPalette, photometricInks, photometricYCbCr = 0, 1, 2, 3, 5, 6
 
 	// maxTIFFBlocks bounds the strips or tiles. The decoder creates a decompressor for
 	// each, even for a very small one.
@@ -54,7 +56,7 @@ const (
 
 // tiffCompressions are the names of compressions that are not read.
 var tiffCompressions = map[int]string{
-	2: "fax (CCITT RLE)", 6: "JPEG (old style)", 7: "JPEG", 34661: "JBIG", 34712: "JPEG 2000",
+	2: "fax (CCITT RLE)", 6: "JPEG (old style)", 34661: "JBIG", 34712: "JPEG 2000",
 	33003: "JPEG 2000", 33005: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
 }
 
@@ -203,6 +205,10 @@ func (d tiffDirectory) supported() error {
 	switch c := d.first(tagCompression); c {
 	case compressionMissing, compressionNone, compressionG3, compressionG4, compressionLZW,
 		compressionDeflate, compressionDeflateOld, compressionPackBits:
+	case compressionJPEG:
+		if d.first(tagPhotometric) == photometricYCbCr {
+			return nil
+		}
 	default:
 		name, ok := tiffCompressions[c]
 		if !ok {
@@ -212,7 +218,7 @@ func (d tiffDirectory) supported() error {
 	}
 	switch p := d.first(tagPhotometric); p {
 	case whiteIsZero, blackIsZero, photometricRGB, photometricPalette, photometricInks:
-	case 6:
+	case photometricYCbCr:
 		return notRead("a TIFF of YCbCr colours")
 	case 8, 9, 10:
 		return notRead("a TIFF of Lab colours")
@@ -230,7 +236,7 @@ func (d tiffDirectory) supported() error {
 }
 
 // ownReader reports whether this package's reader must read the file, because the
-// library's does not: BigTIFF, separate planes, inks, 2 to 7 and 9 to 15 bits, and
+// library's does not: BigTIFF, JPEG compression, separate planes, inks, 2 to 7 and 9 to 15 bits, and
 // samples besides grey, a palette's index and RGB with alpha.
 func (d tiffDirectory) ownReader() bool {
 	bits, samples := d.or(tagBitsPerSample, 1), d.samples()
@@ -239,7 +245,7 @@ func (d tiffDirectory) ownReader() bool {
 		grey = 3
 	}
 	alpha := d.first(tagExtraSamples)
-	return d.big || d.or(tagPlanar, 1) == 2 && samples > 1 || d.first(tagPhotometric) == photometricInks ||
+	return d.big || d.first(tagCompression) == compressionJPEG || d.or(tagPlanar, 1) == 2 && samples > 1 || d.first(tagPhotometric) == photometricInks ||
 		bits != 1 && bits != 8 && bits != 16 ||
 		samples != grey && !(grey == 3 && samples == 4 && (alpha == 1 || alpha == 2))
 }
@@ -290,6 +296,8 @@ func (d tiffDirectory) plausible(length int, c image.Config, lim Limits) error {
 		return plausible(length, size, deflateRatio)
 	case compressionPackBits:
 		return plausible(length, size, packBitsRatio)
+	case compressionJPEG:
+		return plausible(length, int64(w)*int64(h), jpegPixelsPerByte)
 	}
 	return nil // fax compression can encode a row in one bit
 }

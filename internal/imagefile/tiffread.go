@@ -9,6 +9,7 @@ import (
 	"image"
 	"image/color"
 	"io"
+	"slices"
 
 	"golang.org/x/image/tiff/lzw"
 )
@@ -39,7 +40,7 @@ func (d tiffDirectory) readOwnTIFF(data []byte, c image.Config, lim Limits) (ima
 			if most := 8 * max(blankPixels, lim.MaxPixels/4); (d.packed() || r.predictor != 1) && stride*rows > most {
 				return nil, fmt.Errorf("%w: a compressed TIFF strip or tile of %d bytes, at most %d are read", ErrTooLarge, stride*rows, most)
 			}
-			block, err := r.block(plane*across*down+i, stride*rows)
+			block, err := r.block(plane*across*down+i, stride*rows, image.Pt(r.bw, rows))
 			if err != nil {
 				return nil, err
 			}
@@ -91,6 +92,9 @@ func (d tiffDirectory) newTIFFReader(data []byte, c image.Config) (*tiffReader, 
 	case compressionG3, compressionG4:
 		return nil, notRead("a BigTIFF with fax compression")
 	}
+	if d.first(tagCompression) == compressionJPEG && r.bits != 8 {
+		return nil, notRead(fmt.Sprintf("a TIFF with JPEG compression of %d bits per sample", r.bits))
+	}
 	if r.predictor != 1 && (r.predictor != 2 || r.bits != 8 && r.bits != 16) {
 		return nil, notRead(fmt.Sprintf("a TIFF of predictor %d with %d bits per sample", r.predictor, r.bits))
 	}
@@ -117,7 +121,7 @@ func (r *tiffReader) newImage(w, h int) error {
 	d, be, all := r.d, binary.BigEndian, image.Rect(0, 0, w, h)
 	most := uint32(1)<<r.bits - 1
 	switch p := d.first(tagPhotometric); {
-	case p == photometricRGB && r.samples >= 3 && (r.bits == 8 || r.bits == 16):
+	case (p == photometricRGB || p == photometricYCbCr) && r.samples >= 3 && (r.bits == 8 || r.bits == 16):
 		r.keep = 3
 		associated := r.samples > 3 && d.first(tagExtraSamples) == 1
 		if associated {
@@ -182,13 +186,16 @@ func (r *tiffReader) newImage(w, h int) error {
 }
 
 // block returns the decompressed bytes of a strip or tile, size bytes. The slice is
-// valid until the next call.
-func (r *tiffReader) block(i, size int) ([]byte, error) {
+// valid until the next call. pixels is its width and height.
+func (r *tiffReader) block(i, size int, pixels image.Point) ([]byte, error) {
 	at, n := r.d.at(r.offset, int64(i)), r.d.at(r.length, int64(i))
 	if at < 1 || n < 0 || at > len(r.data) || n > len(r.data)-at {
 		return nil, fmt.Errorf("%w: truncated TIFF", ErrImage)
 	}
 	packed := r.data[at : at+n]
+	if r.d.first(tagCompression) == compressionJPEG {
+		return r.jpegBlock(packed, size, pixels)
+	}
 	if !r.d.packed() && r.predictor == 1 && n >= size {
 		return packed[:size], nil
 	}
@@ -219,6 +226,45 @@ func (r *tiffReader) block(i, size int) ([]byte, error) {
 		return nil, fmt.Errorf("%w: damaged TIFF: strip or tile %d: %w", ErrImage, i, err)
 	}
 	return block, nil
+}
+
+// maxJPEGTables bounds the tables that the JPEGs of a TIFF share, in bytes: they are
+// read again for each strip or tile. Usual ones have 600.
+const maxJPEGTables = 16 << 10
+
+// jpegBlock returns the samples of a strip or tile that is a JPEG, whose tables can be
+// in a tag.
+func (r *tiffReader) jpegBlock(packed []byte, size int, pixels image.Point) ([]byte, error) {
+	tables := r.d.entries[tagJPEGTables].value
+	if len(tables) > maxJPEGTables || len(packed) < 2 {
+		return nil, fmt.Errorf("%w: damaged TIFF: its JPEG tables have %d bytes", ErrImage, len(tables))
+	}
+	if len(tables) >= 4 { // without the marks of their beginning and end
+		packed = slices.Concat(packed[:2], tables[2:len(tables)-2], packed[2:])
+	}
+	colours := jpegYCC
+	if r.d.first(tagPhotometric) != photometricYCbCr {
+		colours = jpegRGB
+	}
+	img, err := readJPEGAs(withHuffmanTables(packed), Limits{MaxPixels: pixels.X * (pixels.Y + 16)}, colours)
+	if err != nil {
+		return nil, err
+	}
+	// The JPEG of the last strip can be as high as the others.
+	if img.W != pixels.X || img.H < pixels.Y {
+		return nil, fmt.Errorf("%w: damaged TIFF: a JPEG of %d×%d pixels in a block of %d×%d", ErrImage, img.W, img.H, pixels.X, pixels.Y)
+	}
+	if size == 3*pixels.X*pixels.Y {
+		return img.Pix[:size], nil
+	}
+	grey := make([]byte, pixels.X*pixels.Y)
+	if len(grey) != size {
+		return nil, notRead(fmt.Sprintf("a TIFF with JPEG compression of %d samples per pixel", r.samples))
+	}
+	for i := range grey {
+		grey[i] = img.Pix[3*i]
+	}
+	return grey, nil
 }
 
 // unpackBits fills dst with the decompressed bytes of src.

@@ -207,6 +207,17 @@ def make_tiff():
     put("tiff_big16.tif", tiff(tags(w, h, [16] * 3, 2), [deep.astype(">u2").tobytes()], big=True, order=">"), of=a)
 
 
+def make_tiff_jpeg():
+    image = Image.fromarray(scene(37, 44, 25))
+    put("tiff_jpeg.tif", encoded(image, "TIFF", compression="jpeg", quality=90))
+    put("tiff_jpeg_strips.tif", encoded(image, "TIFF", compression="jpeg", quality=90, strip_size=37 * 3 * 16))
+    put("tiff_jpeg_grey.tif", encoded(image.convert("L"), "TIFF", compression="jpeg", quality=90))
+    put("tiff_jpeg_big.tif", encoded(image, "TIFF", compression="jpeg", quality=90, big_tiff=True))
+    a = np.pad(np.asarray(image), ((0, 4), (0, 11), (0, 0)), mode="edge")
+    pieces = [bytes(encoded(Image.fromarray(a[y : y + 16, x : x + 16]), "JPEG", quality=90, keep_rgb=True)) for y in (0, 16, 32) for x in (0, 16, 32)]
+    put("tiff_jpeg_rgb_tiles.tif", tiff(tags(37, 44, [8] * 3, 2, compression=7), pieces, tile=(16, 16)))
+
+
 # --- JPEG ---
 
 def dht(data):
@@ -399,6 +410,7 @@ def make_cases():
 if __name__ == "__main__":
     make_bmp()
     make_tiff()
+    make_tiff_jpeg()
     make_jpeg()
     make_png()
     make_upright()
