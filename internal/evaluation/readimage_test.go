@@ -1,7 +1,11 @@
 package evaluation
 
 import (
+	"bytes"
 	"errors"
+	"image"
+	"image/color"
+	"image/png"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -30,5 +34,28 @@ func TestReadMask_DoesNotReadHugeFilesWhole(t *testing.T) {
 	// times the limit in all.
 	if n := after.TotalAlloc - before.TotalAlloc; n > 8*uint64(imagefile.DefaultLimits().MaxBytes) {
 		t.Errorf("allocated %d bytes", n)
+	}
+}
+
+func TestReadMask_AppliesTheOrientationAndReadsDeepMasks(t *testing.T) {
+	const upright = "../../testdata/golden/images/upright.png" // stored as 23×14 pixels
+	if _, err := readMask(upright, 14, 23, imagefile.Options{Upright: true}); err != nil {
+		t.Error(err)
+	}
+	if _, err := readMask(upright, 23, 14, imagefile.Options{}); err != nil {
+		t.Error(err)
+	}
+	deep := image.NewGray16(image.Rect(0, 0, 4, 4))
+	deep.SetGray16(1, 2, color.Gray16{Y: 1})
+	var b bytes.Buffer
+	if err := png.Encode(&b, deep); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "mask.png")
+	if err := os.WriteFile(file, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := readMask(file, 4, 4, imagefile.Options{}); err != nil || len(m.sizes) != 1 || m.sizes[0] != 1 {
+		t.Errorf("%+v, %v, expected one defective pixel", m, err)
 	}
 }
