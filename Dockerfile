@@ -5,6 +5,9 @@
 #
 # The steps are the Makefile's own, and the library comes by the same pinned table
 # (internal/ort/library.tsv) as everywhere else.
+#
+# The service listens on the port of PORT, or 5029: docker run -e PORT=8080 -p 8080:8080 anomaly
+# A training without max_seconds gets 570 of them: DeepMed's web app and proxy give up after 600.
 
 FROM golang:1.26-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends make gcc libc6-dev python3-pip && rm -rf /var/lib/apt/lists/*
@@ -25,9 +28,9 @@ RUN ldconfig && useradd --system --uid 10001 --create-home anomaly
 USER anomaly
 WORKDIR /home/anomaly
 EXPOSE 5029
-HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["anomaly", "health", "--addr", "127.0.0.1:5029"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["anomaly", "health"]
 ENTRYPOINT ["anomaly"]
-CMD ["serve", "--addr", "0.0.0.0:5029"]
+CMD ["serve", "--addr", "0.0.0.0", "--default-max-seconds", "570"]
 
 # Last, so that a build without --target is this one.
 FROM debian:bookworm-slim AS cpu
@@ -36,6 +39,6 @@ RUN useradd --system --uid 10001 --create-home anomaly
 USER anomaly
 WORKDIR /home/anomaly
 EXPOSE 5029
-HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["anomaly", "health", "--addr", "127.0.0.1:5029"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["anomaly", "health"]
 ENTRYPOINT ["anomaly"]
-CMD ["serve", "--addr", "0.0.0.0:5029"]
+CMD ["serve", "--addr", "0.0.0.0", "--default-max-seconds", "570"]

@@ -25,6 +25,9 @@ var (
 // thousands.
 const shownClasses = 20
 
+// shownWarnings is the number of warnings that the README lists.
+const shownWarnings = 10
+
 // readmeView is the data of the README's template.
 type readmeView struct {
 	ImageSize int
@@ -45,6 +48,9 @@ type readmeView struct {
 	Training    *models.TrainingSummary
 	Classes     []string
 	MoreClasses int
+	// Warnings are those of the training and of a later calibration.
+	Warnings     []string
+	MoreWarnings int
 	// Detectability is Markdown about the share of synthetic anomalies found. It is empty
 	// if the share was not measured. OtherThreshold reports whether it was measured at a
 	// threshold other than the model's, as after a recalibration.
@@ -64,6 +70,15 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 	}
 	if n := len(view.Classes); n > shownClasses {
 		view.Classes, view.MoreClasses = view.Classes[:shownClasses], n-shownClasses
+	}
+	if t := m.Metadata.Training; t != nil {
+		view.Warnings = append(view.Warnings, t.Warnings...)
+	}
+	if d := m.Metadata.Decision; d != nil && d.CalibratedOn != nil {
+		view.Warnings = append(view.Warnings, d.CalibratedOn.Warnings...)
+	}
+	if n := len(view.Warnings); n > shownWarnings {
+		view.Warnings, view.MoreWarnings = view.Warnings[:shownWarnings], n-shownWarnings
 	}
 	if d := m.Metadata.Detectability; d != nil {
 		view.Detectability, view.OtherThreshold = detectability.Markdown(d), d.Threshold != threshold

@@ -96,6 +96,19 @@ func TestReadme_SummarizesTraining(t *testing.T) {
 	}
 }
 
+func TestReadme_ListsTheWarnings(t *testing.T) {
+	m := sample()
+	m.Metadata.Training = &models.TrainingSummary{Warnings: []string{"no class names were taken from a|b.yaml"}}
+	if got, want := rows(t, m)["warnings"], `no class names were taken from a\|b.yaml`; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	m.Metadata.Training.Warnings = slices.Repeat([]string{"one"}, shownWarnings)
+	m.Metadata.Decision = &models.Decision{Measure: models.MeasureMSE, Threshold: 1, CalibratedOn: &models.CalibrationSummary{Warnings: []string{"two", "three"}}}
+	if got := rows(t, m)["warnings"]; !strings.HasSuffix(got, "one; and 2 more, see `metadata.json`") {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestReadme_OmitsUnknownValues(t *testing.T) {
 	m := sample()
 	m.Metadata = models.Metadata{Threshold: models.DefaultThreshold}

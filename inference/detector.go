@@ -48,6 +48,9 @@ type Verdict struct {
 	// ModelSHA256 is the SHA-256 of the model file; empty for a model that was not
 	// read from a file.
 	ModelSHA256 string `json:"model_sha256,omitempty"`
+	// Warnings are sentences about the verdict, such as those of
+	// models.OverrideWarnings.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Detector judges images with one model. It may be used by several goroutines at
@@ -139,6 +142,7 @@ func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metada
 // meta, which replaces all of it. The errors are ErrMeasure and ErrNotFinite,
 // wrapped.
 func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
+	warnings := models.OverrideWarnings(d.model, meta)
 	if meta == nil {
 		meta = &d.model.Metadata
 	}
@@ -162,6 +166,7 @@ func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 		Measure:             measure,
 		MSE:                 float64(j.mse),
 		ModelSHA256:         d.model.SHA256,
+		Warnings:            warnings,
 	}, nil
 }
 

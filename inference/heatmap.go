@@ -35,6 +35,7 @@ type Explanation struct {
 // Evidence shows which parts of an image a verdict is based on.
 type Evidence struct {
 	// Regions are at most maxRegions regions, in descending order of their scores.
+	// Explain returns an empty list, not nil, for none: JSON has [] then.
 	Regions []Region `json:"regions"`
 	// Heatmap is a PNG of side×side pixels: the image in grey under the colours of
 	// the anomaly map. The colour scale is the same for all images of a model: black
@@ -85,7 +86,7 @@ func (d *Detector) explain(j *job, p *imagefile.Prepared, meta *models.Metadata)
 // threshold, with bounding boxes in an image of width×height pixels.
 func regions(values []float32, side, width, height int, threshold float64) []Region {
 	visited := make([]bool, len(values))
-	var out []Region
+	out := []Region{} // in JSON, nil is null
 	var stack []int
 	for start, v := range values {
 		if visited[start] || float64(v) <= threshold {

@@ -243,6 +243,9 @@ func FuzzParseMetadata(f *testing.F) {
 		EmbeddedBackbone().Name, EmbeddedBackbone().SHA256))
 	f.Add([]byte(`{"threshold":1,"decision":{"measure":"patch_mahalanobis","threshold":1,"backbone":{"name":"x","sha256":""}}}`))
 	f.Add(bytes.Repeat([]byte("["), 100))
+	f.Add([]byte("\ufeff{\"threshold\":0.02}"))
+	f.Add(utf16Of(`{"threshold":0.02,"class_names":["ß"]}`, binary.BigEndian))
+	f.Add(utf16Of(`{"threshold":0.02}`, binary.LittleEndian)[:21])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := ParseMetadata(data)
 		switch {

@@ -1,10 +1,14 @@
 package models
 
 import (
+	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // ErrMetadata is returned, wrapped, when a metadata.json cannot be parsed or has
@@ -214,8 +218,8 @@ type SkippedFile struct {
 	Reason string `json:"reason"`
 }
 
-// ParseMetadata parses a metadata.json. It ignores unknown keys. It returns
-// ErrMetadata, wrapped, for malformed JSON, for a missing threshold and for the
+// ParseMetadata parses a metadata.json, which may begin with a byte order mark. It
+// ignores unknown keys. It returns ErrMetadata, wrapped, for malformed JSON, for a missing threshold and for the
 // values that Validate rejects.
 func ParseMetadata(data []byte) (Metadata, error) {
 	// The outer fields hide the embedded ones of the same key. As pointers they
@@ -254,6 +258,7 @@ func parseJSON(data []byte, into any) error {
 	if len(data) > MaxMetadataBytes {
 		return fmt.Errorf("%d bytes, at most %d are read", len(data), MaxMetadataBytes)
 	}
+	data = toUTF8(data)
 	if n := countCommas(data); n > maxMetadataValues {
 		return fmt.Errorf("it lists %d values, at most %d are read", n, maxMetadataValues)
 	}
@@ -261,6 +266,40 @@ func parseJSON(data []byte, into any) error {
 		return fmt.Errorf("%.200s", err) // err may quote a number of any length
 	}
 	return nil
+}
+
+// toUTF8 returns JSON without its byte order mark. It converts UTF-16, which must have
+// one: editors on Windows write both. RFC 8259 allows readers to ignore the mark.
+func toUTF8(data []byte) []byte {
+	for _, mark := range []struct {
+		bytes string
+		order binary.ByteOrder
+	}{{"\xfe\xff", binary.BigEndian}, {"\xff\xfe", binary.LittleEndian}} {
+		if text, ok := bytes.CutPrefix(data, []byte(mark.bytes)); ok {
+			return utf8OfUTF16(text, mark.order)
+		}
+	}
+	return bytes.TrimPrefix(data, []byte("\ufeff"))
+}
+
+// utf8OfUTF16 converts UTF-16 text to UTF-8. It replaces what is not valid by U+FFFD. The
+// result is at most 1.5 times as long as the text.
+func utf8OfUTF16(text []byte, order binary.ByteOrder) []byte {
+	out := make([]byte, 0, len(text))
+	for len(text) >= 2 {
+		r := rune(order.Uint16(text))
+		text = text[2:]
+		if utf16.IsSurrogate(r) && len(text) >= 2 {
+			if pair := utf16.DecodeRune(r, rune(order.Uint16(text))); pair != utf8.RuneError {
+				r, text = pair, text[2:]
+			}
+		}
+		out = utf8.AppendRune(out, r) // U+FFFD for a single surrogate
+	}
+	if len(text) > 0 {
+		out = utf8.AppendRune(out, utf8.RuneError)
+	}
+	return out
 }
 
 // countCommas returns the number of commas outside of strings, which bounds the
@@ -343,6 +382,20 @@ func (m Metadata) Measure() (name string, threshold float64) {
 		return m.Decision.Measure, m.Decision.Threshold
 	}
 	return MeasureMSE, m.Threshold
+}
+
+// OverrideWarnings returns what a user should know before meta replaces the metadata of m,
+// as sentences. It returns none for a nil meta, which replaces nothing.
+func OverrideWarnings(m *Model, meta *Metadata) []string {
+	if meta == nil || meta.Decision != nil {
+		return nil
+	}
+	own, _ := m.Metadata.Measure()
+	if own == MeasureMSE {
+		return nil
+	}
+	return []string{fmt.Sprintf("the metadata names no decision: the verdict is by %s, not by the model's %s; "+
+		"to change only the threshold, send the model's own metadata.json with another decision.threshold", MeasureMSE, own)}
 }
 
 // Classes returns the class names, or the generic ones when there are none.

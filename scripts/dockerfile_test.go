@@ -3,6 +3,8 @@
 package scripts
 
 import (
+	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
@@ -158,12 +161,91 @@ func TestDockerfile_ServesWithoutRoot(t *testing.T) {
 		if got := s.step("EXPOSE"); !slices.Equal(got, []string{"5029"}) {
 			t.Errorf("stage %s exposes %q", name, got)
 		}
-		if got := s.step("HEALTHCHECK"); len(got) != 1 || !strings.Contains(got[0], `"health"`) {
-			t.Errorf("stage %s has the health check %q", name, got)
+	}
+}
+
+// arguments parses the JSON list of an instruction, such as CMD, that a stage has once.
+func (s stage) arguments(t *testing.T, instruction string) []string {
+	t.Helper()
+	steps := s.step(instruction)
+	if len(steps) != 1 {
+		t.Fatalf("stage %s has %s %d times", s.name, instruction, len(steps))
+	}
+	var list []string
+	// Options, such as those of HEALTHCHECK, precede the list.
+	if err := json.Unmarshal([]byte(steps[0][strings.Index(steps[0], "["):]), &list); err != nil {
+		t.Fatalf("stage %s: %s %s: %v", s.name, instruction, steps[0], err)
+	}
+	return list
+}
+
+// The port must come from PORT, and the training of a client that names no time must end
+// before DeepMed's web app and proxy give up, after 600 seconds.
+func TestImages_LeaveThePortToTheEnvironment(t *testing.T) {
+	stages := dockerfile(t)
+	for _, name := range []string{"cpu", "cuda"} {
+		s := stages[name]
+		if got, want := s.arguments(t, "ENTRYPOINT"), []string{"anomaly"}; !slices.Equal(got, want) {
+			t.Errorf("stage %s runs %q, expected %q", name, got, want)
 		}
-		if got := s.step("CMD"); len(got) != 1 || !strings.Contains(got[0], `"0.0.0.0:5029"`) {
-			t.Errorf("stage %s starts %q, want it on all addresses", name, got)
+		if got, want := s.arguments(t, "CMD"), []string{"serve", "--addr", "0.0.0.0", "--default-max-seconds", "570"}; !slices.Equal(got, want) {
+			t.Errorf("stage %s runs %q, expected %q", name, got, want)
 		}
+		if got, want := s.arguments(t, "HEALTHCHECK"), []string{"anomaly", "health"}; !slices.Equal(got, want) {
+			t.Errorf("stage %s checks its health by %q, expected %q", name, got, want)
+		}
+	}
+}
+
+// freePort returns a port on which nothing listened a moment ago.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// The image's own commands, with PORT as a container's environment has it.
+func TestImageCommand_ListensOnPORT(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the binary")
+	}
+	binary := filepath.Join(t.TempDir(), "anomaly")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, root+"/cmd/anomaly").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	cpu := dockerfile(t)["cpu"]
+	environment := append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "PORT=") }), "PORT="+freePort(t))
+	command := func(args []string) *exec.Cmd {
+		c := exec.CommandContext(t.Context(), binary, args...)
+		c.Env = environment
+		return c
+	}
+	service := command(append(cpu.arguments(t, "CMD"), "--temp-dir", t.TempDir()))
+	var log strings.Builder
+	service.Stderr = &log
+	if err := service.Start(); err != nil {
+		t.Fatal(err)
+	}
+	healthy := func() bool { return command(cpu.arguments(t, "HEALTHCHECK")[1:]).Run() == nil }
+	for deadline := time.Now().Add(time.Minute); !healthy(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Error("the service is not healthy on PORT")
+			break
+		}
+	}
+	if err := service.Process.Signal(os.Interrupt); err != nil {
+		t.Error(err)
+	}
+	if err := service.Wait(); err != nil {
+		t.Errorf("%v: %s", err, &log)
 	}
 }
 

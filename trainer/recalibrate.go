@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/calibration"
@@ -45,11 +46,15 @@ type Recalibration struct {
 // LoadCalibrationImages reads calibration images, resized to o.ImageSize, with
 // o.Preprocessing or, if it is nil, as Train reads its images. It returns
 // ErrTooFewCalibrationImages for fewer than calibration.MinImages images, before any is
-// decoded if there are too few files, and the errors that Train returns for a data set.
+// decoded if there are too few files, ErrLayout for the training images of an evaluation,
+// and the errors that Train returns for a data set.
 func LoadCalibrationImages(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Options) (*dataset.Dataset, error) {
 	o = o.forCalibration(engine)
+	if err := src.CheckHeldOut(); err != nil {
+		return nil, err
+	}
 	if n := src.Images(); n > 0 && n < calibration.MinImages {
-		return nil, tooFew(n, 0)
+		return nil, tooFew(n, src.Refused())
 	}
 	o.begin(StageReadingImages)
 	load := o.dataset()
@@ -168,6 +173,7 @@ func newReport(m *models.Model, data *dataset.Dataset, c *calibration.Calibratio
 		SkippedFiles: data.Skipped[:min(len(data.Skipped), maxNamedSkips)],
 		Before:       before, After: c.Threshold, FalseAlarmRate: c.FalseAlarmRate, MinFalseAlarmRate: c.MinFalseAlarmRate,
 		AboveBefore: calibration.ShareAbove(scores, before),
+		Warnings:    slices.Clone(data.Warnings),
 	}
 	if ref, ok := calibration.ReferenceOf(m.Metadata.Decision); ok {
 		shift := ref.Compare(scores)

@@ -21,6 +21,9 @@ var (
 	ErrNotZip = dataset.ErrNotZip
 	// ErrDatasetTooLarge is returned when a data set exceeds one of its Limits.
 	ErrDatasetTooLarge = dataset.ErrTooLarge
+	// ErrLayout is returned when the folders of a data set show that it has images of
+	// defects.
+	ErrLayout = dataset.ErrLayout
 	// ErrStorage is returned when the prepared images cannot be stored.
 	ErrStorage = dataset.ErrStorage
 	// ErrDiverged is returned when the loss of a training is no longer finite.

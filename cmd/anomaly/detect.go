@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/deepmed/anomaly/inference"
-	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 	"github.com/spf13/cobra"
@@ -34,7 +34,8 @@ func detectCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "detect --model MODEL IMAGE|FOLDER...",
 		Short: "Judge images: exit 0 if all are normal, 1 if some are anomalous, 2 on an error",
-		Long: "Prints a verdict for each image, as a table or as JSON. An image that cannot be read has an entry with the reason.\n" +
+		Long: "Prints a verdict for each image, as a table or as JSON. An image that cannot be read, for instance because its\n" +
+			"format is not (HEIC), has an entry with the reason, and the exit status is 2.\n" +
 			"Of 20 images or more, reports when their scores differ from those of the model's calibration.",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -42,7 +43,7 @@ func detectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			files, err := imageFiles(args)
+			files, passedOver, err := imageFiles(args)
 			if err != nil {
 				return err
 			}
@@ -73,6 +74,9 @@ func detectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			for _, s := range passedOver {
+				fmt.Fprintln(warnings, s)
+			}
 			if s := verdictShiftWarning(d, meta, results); s != "" {
 				fmt.Fprintln(warnings, s)
 			}
@@ -90,21 +94,15 @@ func detectCommand() *cobra.Command {
 	return c
 }
 
-// readImage returns the content of an image file. Of one that is too large it returns
-// only one byte more than the decoder accepts.
-func readImage(file string) ([]byte, error) {
-	return files.ReadAtMost(file, imagefile.DefaultLimits().MaxBytes)
-}
-
 // judgeFiles judges that number of files at a time.
-func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadata, files []string, parallel int, folders drawingFolders) ([]result, error) {
+func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadata, files []input, parallel int, folders drawingFolders) ([]result, error) {
 	results := make([]result, len(files))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for i, file := range files {
 		group.Go(func() error {
-			results[i].File = file
-			data, err := readImage(file)
+			results[i].File = file.path
+			data, err := file.read()
 			if err == nil {
 				var v inference.Verdict
 				if v, err = d.Detect(ctx, data, meta, imagefile.DefaultLimits()); err == nil {
@@ -112,10 +110,10 @@ func judgeFiles(ctx context.Context, d *inference.Detector, meta *models.Metadat
 				}
 			}
 			if err == nil {
-				err = folders.draw(ctx, d, meta, data, fmt.Sprintf("%04d-%s.png", i+1, filepath.Base(file)))
+				err = folders.draw(ctx, d, meta, data, fmt.Sprintf("%04d-%s.png", i+1, filepath.Base(file.path)))
 			}
 			if err != nil {
-				results[i].Verdict, results[i].Error = nil, err.Error()
+				results[i].Verdict, results[i].Error = nil, printable(err)
 			}
 			return context.Cause(ctx)
 		})
@@ -154,15 +152,16 @@ func printVerdicts(w io.Writer, results []result) error {
 	fmt.Fprintln(t, "IMAGE\tERROR\tTHRESHOLD\tVERDICT")
 	anomalous, failed := 0, 0
 	for _, r := range results {
+		name := dataset.Printable(r.File)
 		switch {
 		case r.Verdict == nil:
 			failed++
-			fmt.Fprintf(t, "%s\t\t\tcannot be judged: %s\n", r.File, r.Error)
+			fmt.Fprintf(t, "%s\t\t\tcannot be judged: %s\n", name, r.Error)
 		case r.IsAnomaly:
 			anomalous++
-			fmt.Fprintf(t, "%s\t%.6f\t%.6f\tANOMALY\n", r.File, r.ReconstructionError, r.Threshold)
+			fmt.Fprintf(t, "%s\t%.6f\t%.6f\tANOMALY\n", name, r.ReconstructionError, r.Threshold)
 		default:
-			fmt.Fprintf(t, "%s\t%.6f\t%.6f\tnormal\n", r.File, r.ReconstructionError, r.Threshold)
+			fmt.Fprintf(t, "%s\t%.6f\t%.6f\tnormal\n", name, r.ReconstructionError, r.Threshold)
 		}
 	}
 	if err := t.Flush(); err != nil {

@@ -69,8 +69,20 @@ func evaluateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			preprocessing := models.StandardPreprocessing()
+			if model != "" {
+				m, _, err := readModel(model, "")
+				if err != nil {
+					return err
+				}
+				preprocessing = m.Metadata.Preprocessing
+			}
+			if err := set.Check(c.Context(), preprocessing, e.Threads()); err != nil {
+				return err
+			}
+			printRemarks(c.ErrOrStderr(), set.Skipped, nil)
 			r := evaluationOutput{Dataset: args[0], Seconds: map[string]float64{}}
-			m, err := evaluatedModel(c.Context(), e, model, args[0], options, r.Seconds)
+			m, err := evaluatedModel(c.Context(), e, model, args[0], options, r.Seconds, c.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -119,8 +131,9 @@ func evaluateCommand() *cobra.Command {
 	return c
 }
 
-// evaluatedModel reads the model, or trains one on the data set.
-func evaluatedModel(ctx context.Context, e *ort.Engine, model, dataset string, o trainer.Options, seconds map[string]float64) (*models.Model, error) {
+// evaluatedModel reads the model, or trains one on the data set and prints remarks about
+// that.
+func evaluatedModel(ctx context.Context, e *ort.Engine, model, dataset string, o trainer.Options, seconds map[string]float64, remarks io.Writer) (*models.Model, error) {
 	if model != "" {
 		m, _, err := readModel(model, "")
 		return m, err
@@ -133,7 +146,11 @@ func evaluatedModel(ctx context.Context, e *ort.Engine, model, dataset string, o
 	began := time.Now()
 	m, err := trainer.Train(ctx, e, src, o)
 	seconds["training"] = time.Since(began).Seconds()
-	return m, err
+	if err != nil {
+		return nil, err
+	}
+	printRemarks(remarks, m.Metadata.Training.SkippedFiles, m.Metadata.Training.Warnings)
+	return m, nil
 }
 
 // writeReport writes the HTML page, with heatmaps of the images that have the highest
@@ -155,7 +172,7 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 		} {
 			gallery := evaluation.Gallery{Title: g.title}
 			for _, j := range g.judged {
-				data, err := readImage(j.File)
+				data, err := files.ReadAtMost(j.File, imagefile.DefaultLimits().MaxBytes)
 				if err != nil {
 					return err
 				}
@@ -202,8 +219,12 @@ func (r evaluationOutput) print(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%d normal images, %.1f %% above the threshold of %.6g (%s); training %.1f s, detection %.1f s, at most %d MB\n",
-		r.Normal, r.FalseAlarmsPercent(), r.Threshold, r.Measure, r.Seconds["training"], r.Seconds["detection"], r.PeakBytes>>20)
+	skipped := ""
+	if n := len(r.Skipped); n > 0 {
+		skipped = fmt.Sprintf(", %d files skipped", n)
+	}
+	_, err := fmt.Fprintf(w, "%d normal images%s, %.1f %% above the threshold of %.6g (%s); training %.1f s, detection %.1f s, at most %d MB\n",
+		r.Normal, skipped, r.FalseAlarmsPercent(), r.Threshold, r.Measure, r.Seconds["training"], r.Seconds["detection"], r.PeakBytes>>20)
 	return err
 }
 

@@ -275,7 +275,7 @@ func TestServe_RejectsAFailedStartInOneSentence(t *testing.T) {
 		"an address of another machine": {nil, []string{"--addr", "192.0.2.1:1"}, []string{"cannot listen"}},
 		"no library anywhere":           {[]string{"ANOMALY_CACHE=" + t.TempDir(), "HOME=" + t.TempDir()}, nil, []string{"library was not found", "make runtime"}},
 		"a library that is no ELF file": {nil, []string{"--onnxruntime", write(t, t.TempDir(), "libonnxruntime.so", []byte("no ELF"))}, []string{"make runtime"}},
-		"no folder for uploads":         {nil, []string{"--temp-dir", "/nowhere"}, []string{"cannot keep uploads", "/nowhere"}},
+		"no folder for uploads":         {nil, []string{"--temp-dir", "/nowhere"}, []string{"cannot store uploads", "/nowhere"}},
 		"a token that is too short":     {nil, []string{"--token-file", token}, []string{"token", "at least 16"}},
 		"no token file":                 {nil, []string{"--token-file", "/nowhere"}, []string{"token", "/nowhere"}},
 		"an origin without a scheme":    {nil, []string{"--cors-origin", "example.org"}, []string{"origin", "https://example.org"}},

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime/debug"
 
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
@@ -95,8 +96,8 @@ func (o *outputFlags) add(c *cobra.Command, flag, value, usage string) {
 	c.Flags().BoolVar(&o.force, "force", false, "replace an existing file")
 }
 
-// check returns an error when the file may not be written: it is a folder, or it
-// exists and --force is not set. It accepts an empty path.
+// check returns an error when the file cannot be written: it is a folder, it exists
+// and --force is not set, or its folder is not writable. It accepts an empty path.
 func (o *outputFlags) check() error {
 	if o.path == "" {
 		return nil
@@ -107,6 +108,9 @@ func (o *outputFlags) check() error {
 		return fmt.Errorf("--%s is the folder %s; name a file in it", o.flag, o.path)
 	case err == nil && !o.force:
 		return fmt.Errorf("%s exists; use --force to replace it", o.path)
+	}
+	if err := files.CheckWritable(o.path); err != nil {
+		return fmt.Errorf("--%s %s cannot be written: %w", o.flag, o.path, err)
 	}
 	return nil
 }

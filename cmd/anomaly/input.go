@@ -1,13 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"strings"
 
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -56,30 +59,69 @@ func readModelWith(path, metadata string) (*models.Model, error) {
 	return m, nil
 }
 
-// imageFiles returns the files named and the images below the folders named. A path
-// that does not exist is returned as it is, so that it has an entry in the output.
-func imageFiles(args []string) ([]string, error) {
-	var files []string
+// input is a file that a command reads.
+type input struct {
+	path string
+	// reason is why the file is known to be unreadable, or "".
+	reason string
+	// named is set for a file that the command line names. It may be a pipe.
+	named bool
+}
+
+// read returns the content of an image file, of which it reads no more than what is
+// enough to refuse it.
+func (i input) read() ([]byte, error) {
+	limit := imagefile.DefaultLimits().MaxBytes
+	switch {
+	case i.reason != "":
+		return nil, errors.New(i.reason)
+	case i.named:
+		return files.ReadAtMost(i.path, limit)
+	}
+	f, err := files.OpenRegular(i.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit+1))
+}
+
+// imageFiles returns the files named and the images below the folders named, and
+// sentences about other files that were passed over. A path that does not exist is
+// returned as it is, so that it has an entry in the output.
+func imageFiles(args []string) (inputs []input, passedOver []string, err error) {
+	var others []dataset.File
 	for _, arg := range args {
 		info, err := os.Stat(arg)
 		if err != nil || !info.IsDir() {
-			files = append(files, arg)
+			inputs = append(inputs, input{path: arg, named: true})
 			continue
 		}
-		err = filepath.WalkDir(arg, func(p string, d fs.DirEntry, err error) error {
-			if err == nil && !d.IsDir() && dataset.IsImage(p) {
-				files = append(files, p)
-			}
-			return err
-		})
+		all, err := dataset.Images(arg)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
+		}
+		for _, f := range all {
+			if f.Image {
+				inputs = append(inputs, input{path: f.Path, reason: f.Reason})
+			} else {
+				others = append(others, f)
+			}
 		}
 	}
-	if len(files) == 0 {
-		return nil, fmt.Errorf("no images in %v", args)
+	passedOver = dataset.PassedOver(others)
+	if len(inputs) == 0 {
+		return nil, nil, errors.New(strings.Join(append([]string{fmt.Sprintf("no images in %q", args)}, passedOver...), "; "))
 	}
-	return files, nil
+	return inputs, passedOver, nil
+}
+
+// printable returns an error's text with a path in it quoted if need be.
+func printable(err error) string {
+	if p, ok := errors.AsType[*fs.PathError](err); ok && error(p) == err {
+		return fmt.Sprintf("%s %s: %v", p.Op, dataset.Printable(p.Path), p.Err)
+	}
+	return err.Error()
 }
 
 // openSource opens a folder or a zip of images. The returned function closes it.
@@ -92,9 +134,9 @@ func openSource(path string, lim dataset.Limits) (*dataset.Source, func(), error
 		src, err := dataset.OpenFolder(path, lim)
 		return src, func() {}, err
 	}
-	file, err := os.Open(path)
+	file, err := files.OpenRegular(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%s: %w", dataset.Printable(path), err)
 	}
 	src, err := dataset.OpenZip(file, info.Size(), lim)
 	if err != nil {
@@ -118,7 +160,7 @@ func openSources(paths []string, lim dataset.Limits) (*dataset.Source, func(), e
 		}
 	}
 	for _, p := range paths {
-		if info, err := os.Stat(p); err == nil && !info.IsDir() && dataset.IsImage(p) {
+		if info, err := os.Stat(p); err == nil && !info.IsDir() && dataset.ImageFile(p) {
 			single = append(single, p)
 			continue
 		}

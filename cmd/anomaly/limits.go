@@ -11,6 +11,7 @@ func addLimits(f *pflag.FlagSet, o *api.Options) {
 	f.DurationVar(&o.ReadPause, "upload-pause", o.ReadPause, "longest pause in an upload")
 	f.DurationVar(&o.DetectTime, "max-detect-time", o.DetectTime, "longest duration of a /detect or of another request that uses a model, with upload and waiting; 0 is unlimited")
 	f.DurationVar(&o.TrainTime, "max-train-time", o.TrainTime, "longest duration of a /train, with upload and waiting; 0 is unlimited")
+	f.Float64Var(&o.DefaultMaxSeconds, "default-max-seconds", o.DefaultMaxSeconds, "max_seconds of a /train whose form has none, for clients that give up after a fixed time; upload and waiting count; 0 is unlimited")
 
 	f.Int64Var(&o.Models.MaxBytes, "max-model", o.Models.MaxBytes, "largest model file, in bytes")
 	f.Int64Var(&o.Models.MaxParameters, "max-parameters", o.Models.MaxParameters, "largest number of weights and biases of a model")

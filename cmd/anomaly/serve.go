@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/deepmed/anomaly/internal/api"
@@ -18,17 +19,30 @@ import (
 // defaultPort is the port of the Python service.
 const defaultPort = "5029"
 
-// address returns the value of --addr, or the loopback address with the port in PORT,
-// or with defaultPort.
+// loopback is the host of an address without one.
+const loopback = "127.0.0.1"
+
+// address returns the address of the service for the value of --addr, which may have a
+// host and a port or the host alone. A missing port is that of PORT, or defaultPort.
 func address(flag string) string {
+	host, port := loopback, ""
 	if flag != "" {
-		return flag
+		var err error
+		if host, port, err = net.SplitHostPort(flag); err != nil {
+			// An IPv6 address may have brackets.
+			host, port = strings.TrimSuffix(strings.TrimPrefix(flag, "["), "]"), ""
+			if strings.Contains(host, ":") && net.ParseIP(host) == nil {
+				return flag // the error of net.Listen describes it
+			}
+		}
 	}
-	port := os.Getenv("PORT")
+	if port == "" {
+		port = os.Getenv("PORT")
+	}
 	if port == "" {
 		port = defaultPort
 	}
-	return net.JoinHostPort("127.0.0.1", port)
+	return net.JoinHostPort(host, port)
 }
 
 func serveCommand() *cobra.Command {
@@ -95,7 +109,7 @@ func serveCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	engine.add(c)
-	f.StringVar(&addr, "addr", "", "address to listen on, host:port (default: 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
+	f.StringVar(&addr, "addr", "", "address to listen on, host:port, or host alone for the port in PORT (default: 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
 	logs.add(c)
 	f.DurationVar(&grace, "grace", 10*time.Second, "time for running requests to end after SIGTERM before they are cancelled")
 	f.StringVar(&tokenFile, "token-file", "", "file with the token that callers must send as Authorization: Bearer; /health, /livez, /readyz and /v2/health need none (default: no token)")
@@ -137,6 +151,6 @@ func healthCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&addr, "addr", "", "address of the service, host:port (default: 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
+	c.Flags().StringVar(&addr, "addr", "", "address of the service, host:port, or host alone for the port in PORT (default: 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
 	return c
 }

@@ -53,6 +53,33 @@ func TestServe_ListensAtTheGivenAddress(t *testing.T) {
 	run(t, "serve", "--addr", "127.0.0.1:0", "--log-format", "poetry").refused(t, "poetry", "text or json")
 }
 
+func TestAddress_TakesAMissingPortFromPORT(t *testing.T) {
+	for _, c := range []struct{ flag, port, want string }{
+		{"", "", "127.0.0.1:5029"},
+		{"", "8080", "127.0.0.1:8080"},
+		{"0.0.0.0", "", "0.0.0.0:5029"},
+		{"0.0.0.0", "8080", "0.0.0.0:8080"},
+		{"0.0.0.0:", "8080", "0.0.0.0:8080"},
+		{"0.0.0.0:9090", "8080", "0.0.0.0:9090"},
+		{"127.0.0.1:0", "8080", "127.0.0.1:0"},
+		{":9090", "8080", ":9090"},
+		{"localhost", "8080", "localhost:8080"},
+		{"::", "8080", "[::]:8080"},
+		{"[::1]", "8080", "[::1]:8080"},
+		{"[::1]:9090", "8080", "[::1]:9090"},
+		{"a:b:c", "8080", "a:b:c"},
+	} {
+		t.Setenv("PORT", c.port)
+		if got := address(c.flag); got != c.want {
+			t.Errorf("--addr %q with PORT=%q is %q, expected %q", c.flag, c.port, got, c.want)
+		}
+	}
+}
+
+func TestServe_RejectsAnInvalidDefaultTimeLimit(t *testing.T) {
+	run(t, "serve", "--addr", "127.0.0.1:0", "--default-max-seconds", "-1").refused(t, "max_seconds", "-1")
+}
+
 func TestServe_ShutsDownWhenIdle(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(signal.String(), func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"text/tabwriter"
 
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/verification"
 	"github.com/spf13/cobra"
 )
@@ -33,10 +34,24 @@ func verifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var files []string
+			var paths []string
+			var unread []verification.Image
 			if len(args) > 1 {
-				if files, err = imageFiles(args[1:]); err != nil {
+				inputs, passedOver, err := imageFiles(args[1:])
+				if err != nil {
 					return err
+				}
+				printRemarks(c.ErrOrStderr(), nil, passedOver)
+				for _, f := range inputs {
+					if f.reason == "" {
+						paths = append(paths, f.path)
+					} else {
+						unread = append(unread, verification.Image{File: f.path, Error: f.reason})
+					}
+				}
+				if len(paths) == 0 {
+					return fmt.Errorf("none of the %d images can be read, the first (%s) because %s",
+						len(unread), dataset.Printable(unread[0].File), unread[0].Error)
 				}
 			}
 			e, err := engine.open()
@@ -44,11 +59,12 @@ func verifyCommand() *cobra.Command {
 				return err
 			}
 			r, err := abandonable(c.Context(), func() (*verification.Result, error) {
-				return verification.Verify(c.Context(), e, m, files, fileProgress(c.ErrOrStderr(), len(files)))
+				return verification.Verify(c.Context(), e, m, paths, fileProgress(c.ErrOrStderr(), len(paths)))
 			})
 			if err != nil {
 				return err
 			}
+			r.Images = append(r.Images, unread...)
 			if asJSON {
 				err = printJSON(c.OutOrStdout(), r)
 			} else {
@@ -92,9 +108,9 @@ func printVerification(w io.Writer, r *verification.Result) error {
 	fmt.Fprintln(t, "IMAGE\tONNX RUNTIME\tGORGONIA\tDETECT\tDIFFERENCE")
 	for _, i := range r.Images {
 		if i.Scores == nil {
-			fmt.Fprintf(t, "%s\t\t\t\tcannot be compared: %s\n", i.File, i.Error)
+			fmt.Fprintf(t, "%s\t\t\t\tcannot be compared: %s\n", dataset.Printable(i.File), i.Error)
 		} else {
-			fmt.Fprintf(t, "%s\t%.9f\t%.9f\t%.9f\t%.1e\n", i.File, i.ONNXRuntime, i.Gorgonia, i.Served, i.Difference())
+			fmt.Fprintf(t, "%s\t%.9f\t%.9f\t%.9f\t%.1e\n", dataset.Printable(i.File), i.ONNXRuntime, i.Gorgonia, i.Served, i.Difference())
 		}
 	}
 	if err := t.Flush(); err != nil {

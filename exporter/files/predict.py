@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
 """Decide with the model in this folder whether images are normal or anomalies.
 
+    python predict.py                                     # the one image in the current folder
     python predict.py photo.jpg folder/ "more/**/*.png"
     python predict.py folder/ --json > verdicts.json
     python predict.py folder/ --model old.pt              # with PyTorch, if it is installed
+    python predict.py photo.jpg old.pt metadata.json      # image, model and metadata
 
-A folder means the images in it and in its subfolders. A pattern must be quoted; ** in it
-matches any number of folders. A .pt has only the autoencoder: a model whose anomaly score
-is not the mean squared error needs the autoencoder.onnx of the same training. Requires
-onnxruntime, Pillow and numpy (requirements.txt). Exit status: 0 if all images are normal,
-1 if there are anomalies, 2 if an image or the model could not be read.
+An image is a PNG, JPEG, BMP, TIFF, GIF or WebP file. A folder means the images in it and in
+its subfolders, without hidden files. A pattern must be quoted; ** in it matches any number of
+folders. A .pt has only the autoencoder: a model whose anomaly score is not the mean squared
+error needs the autoencoder.onnx of the same training. Requires onnxruntime, Pillow and numpy
+(requirements.txt). Exit status: 0 if all images are normal, 1 if there are anomalies, 2 if an
+image or the model could not be read. Without images on the command line, it is 0 or 2.
+
+    from predict import detect_anomaly
+    result = detect_anomaly("photo.jpg")                  # {"reconstruction_error": ..., ...}
 """
 import argparse
 import collections
@@ -22,22 +28,39 @@ from pathlib import Path
 
 try:
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps, UnidentifiedImageError
 except ImportError as missing:
+    if __name__ != "__main__":
+        raise
     print(f"{missing}: pip install -r requirements.txt", file=sys.stderr)
     sys.exit(2)
 
-ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
+# A file is an image if its name has one of these endings, or if it has none and its content
+# begins like an image.
+ENDINGS = {".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".webp"}
+FORMATS = {
+    "PNG": [b"\x89PNG\r\n\x1a\n"], "JPEG": [b"\xff\xd8\xff"], "BMP": [b"BM"], "GIF": [b"GIF87a", b"GIF89a"],
+    "TIFF": [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"], "WEBP": [b"RIFF"],
+}
+BMP_HEADERS = [bytes([size, 0, 0, 0]) for size in (12, 40, 52, 56, 64, 108, 124)]
+# Formats that are recognized in order to name them in an error: offset, bytes and name.
+OTHER_FORMATS = [
+    (4, b"ftyphe", "HEIC"), (4, b"ftypmif1", "HEIC"), (4, b"ftypmsf1", "HEIC"), (4, b"ftypavi", "AVIF"), (128, b"DICM", "DICOM"),
+    (4, b"jP  ", "JPEG 2000"), (0, b"\xff\x4f\xff\x51", "JPEG 2000"), (4, b"JXL ", "JPEG XL"), (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+]
 BATCH = 8  # images in one run of the network
+MAX_REGIONS = 20
+MODEL = Path(__file__).with_name("autoencoder.onnx")
 
-# measure takes N×3×size×size images and returns their mean squared errors and their scores
-# by the model's other measure. If the model has no other measure, the scores are None.
-# other_measure is that measure's name, or None.
+# measure takes N×3×size×size images and returns their mean squared errors, their scores by the
+# model's other measure and, with maps, their anomaly maps. Scores and maps are None if the
+# model has no other measure. other_measure is that measure's name, or None.
 Model = collections.namedtuple("Model", "measure size metadata other_measure")
 
 
 class Problem(Exception):
-    """The model or its metadata cannot be used. The message is one sentence with the remedy."""
+    """The model, its metadata or an image cannot be used. The message is one sentence with the remedy."""
 
 
 def load(path):
@@ -55,12 +78,16 @@ def load_onnx(path):
         raise Problem("its inputs or outputs differ from autoencoder.onnx; use that file")
     about = session.get_modelmeta().custom_metadata_map
     text = about.get("metadata_json")
-    other_measure = about.get("measure") if "mse" in [o.name for o in session.get_outputs()] else None
+    outputs = [o.name for o in session.get_outputs()]
+    other_measure = about.get("measure") if "mse" in outputs else None
 
-    def measure(images):
+    def measure(images, with_maps):
         if other_measure is None:
-            return session.run(["reconstruction_error"], {"image": images})[0], None
-        return session.run(["mse", "reconstruction_error"], {"image": images})
+            return session.run(["reconstruction_error"], {"image": images})[0], None, None
+        names = ["mse", "reconstruction_error"]
+        if with_maps and "anomaly_map" in outputs:
+            return session.run(names + ["anomaly_map"], {"image": images})
+        return session.run(names, {"image": images}) + [None]
 
     return Model(measure, image.shape[2], json.loads(text) if text else None, other_measure)
 
@@ -90,16 +117,16 @@ def load_checkpoint(path):
     else:  # a checkpoint without metadata: the same defaults as in the service
         metadata = {"threshold": float(config.get("threshold", 0.02)), "class_names": config.get("class_names")}
 
-    def measure(images):
+    def measure(images, with_maps):
         images = torch.from_numpy(images)
         with torch.no_grad():
-            return ((network(images) - images) ** 2).mean(dim=(1, 2, 3)).numpy(), None
+            return ((network(images) - images) ** 2).mean(dim=(1, 2, 3)).numpy(), None, None
 
     return Model(measure, config["image_size"], metadata, None)
 
 
-def decision_of(metadata, other_measure):
-    """Return the measure, the threshold and the class names of a metadata.json."""
+def decision_of(metadata, model):
+    """Return the measure, the threshold and the class names of a metadata.json, and the model's preprocessing."""
     if not isinstance(metadata, dict):
         raise Problem("it is not a metadata.json")
     if metadata.get("model_type") not in (None, "", "autoencoder"):
@@ -107,62 +134,219 @@ def decision_of(metadata, other_measure):
     decision = metadata.get("decision")
     if decision is None:
         decision = {"measure": "mse", "threshold": metadata.get("threshold")}
-    if decision.get("measure") not in ("mse", other_measure):
+    if decision.get("measure") not in ("mse", model.other_measure):
         raise Problem(f"the model decides by {decision.get('measure')}, which this file does not give; use the autoencoder.onnx of the same training, which has the whole model")
     for threshold in metadata.get("threshold"), decision.get("threshold"):
         if not isinstance(threshold, (int, float)) or not 0 <= threshold < math.inf:
             raise Problem(f"the threshold is {threshold}, expected a number of 0 or more")
-    return decision["measure"], decision["threshold"], metadata.get("class_names") or ["normal", "anomaly"]
+    preprocessing = (model.metadata or {}).get("preprocessing") or {}
+    return decision["measure"], decision["threshold"], metadata.get("class_names") or ["normal", "anomaly"], preprocessing
 
 
 def find(arguments):
-    """Yield the images of the arguments. Missing files are included, so that each is reported."""
+    """Return the images of the arguments, and the files in folders that are not images.
+
+    Missing files are among the images, so that each is reported.
+    """
+    images, passed_over = [], []
     for argument in arguments:
         if Path(argument).is_dir():
-            yield from below(argument)
+            add_folder(argument, images, passed_over)
         elif Path(argument).exists() or not any(c in argument for c in "*?["):
-            yield argument
+            images.append(argument)
         else:
-            matches = sorted(map(Path, glob.glob(argument, recursive=True)))
-            found = [p for m in matches for p in (below(m) if m.is_dir() else [str(m)] if is_image(m) else [])]
-            yield from dict.fromkeys(found or [argument])  # without duplicates
+            found = []
+            for match in sorted(map(Path, glob.glob(argument, recursive=True))):
+                if "__MACOSX" in match.parts or is_hidden(match.parts[-1:]):
+                    continue
+                if match.is_dir():
+                    add_folder(match, found, [])
+                elif is_image(match):
+                    found.append(str(match))
+            images += dict.fromkeys(found or [argument])  # without duplicates
+    return images, passed_over
 
 
-def below(folder):
-    return [str(p) for p in sorted(Path(folder).rglob("*")) if is_image(p) and not p.is_dir()]
+def add_folder(folder, images, passed_over):
+    for path in sorted(Path(folder).rglob("*")):
+        if not is_hidden(path.relative_to(folder).parts) and not path.is_dir():
+            (images if is_image(path) else passed_over).append(str(path))
+
+
+def is_hidden(parts):
+    """Report whether a file is hidden or one of the copies that macOS adds to archives."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def is_image(path):
-    return path.suffix.lower() in ENDINGS
+    return path.suffix.lower() in ENDINGS or path.suffix == "" and format_of(path) in FORMATS
 
 
-def prepare(path, size):
-    """Return the image with the preprocessing of the training: 3×size×size, in 0…1."""
-    with Image.open(path) as image:
-        image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+def format_of(path):
+    """Return the name of the image format that the file's content begins with, or None."""
+    try:
+        if not Path(path).is_file():  # a pipe would block
+            return None
+        with open(path, "rb") as file:
+            head = file.read(132)
+    except OSError:
+        return None
+    for name, beginnings in FORMATS.items():
+        if not head.startswith(tuple(beginnings)):
+            continue
+        if name == "WEBP" and head[8:12] != b"WEBP" or name == "BMP" and head[14:18] not in BMP_HEADERS:
+            continue
+        return name
+    return next((name for offset, text, name in OTHER_FORMATS if head.startswith(text, offset)), None)
 
 
-def judge(model, measure, threshold, class_names, paths):
+def refusal(paths):
+    """Return what to do about files of formats that are not read, or an empty string."""
+    names = sorted({format_of(path) for path in paths} - {None, *FORMATS})
+    return f"{' and '.join(names)} images are not read: export JPEG or PNG" if names else ""
+
+
+def listing(paths, most=5):
+    names = ", ".join(map(str, paths[:most]))
+    return names if len(paths) <= most else f"{names} and {len(paths) - most} more"
+
+
+def only_image():
+    """Return the one image in the current folder, whose subfolders are not searched."""
+    files = sorted(p for p in Path(".").iterdir() if not is_hidden(p.parts) and not p.is_dir())
+    images = [p for p in files if is_image(p)]
+    if len(images) > 1:
+        raise Problem(f"{len(images)} images are in this folder, expected one: {listing(images)}; name the images to judge: python predict.py IMAGE...")
+    if not images:
+        raise Problem("no image is in this folder: " + (refusal(files) or "add one PNG, JPEG, BMP, TIFF, GIF or WebP file, or name the images to judge: python predict.py IMAGE..."))
+    return str(images[0])
+
+
+def prepare(path, size, preprocessing):
+    """Return the image with the preprocessing of the training, 3×size×size in 0…1, and its width and height."""
+    try:
+        with Image.open(path, formats=list(FORMATS)) as image:
+            rgb = to_rgb(image, path, preprocessing.get("max_value"))
+            if preprocessing.get("orientation") == "exif" and image.format != "TIFF":  # Pillow rotates a TIFF itself
+                rgb = ImageOps.exif_transpose(rgb)
+    except UnidentifiedImageError:
+        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF or WebP image, or it is damaged")
+    resized = rgb.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) / np.float32(255), rgb.size
+
+
+def to_rgb(image, path, max_value):
+    """Return the image with 8 bits per channel.
+
+    Values of 16 bits are multiplied by 256/(max_value+1), rounded down, at most 255. Without
+    max_value, that is their high byte. Pillow would clip grey values above 255 to white.
+    """
+    rawmode = rawmode_of(image.tile[0]) if image.tile else ""
+    scaled = isinstance(max_value, (int, float)) and 1 <= max_value < 65535
+    if image.mode in ("I", "F") and not rawmode.startswith("I;1") or rawmode.startswith("I;") and rawmode.endswith("S"):
+        raise Problem("its pixels have 32 bits or a sign: export it with 8 or 16 bits")
+    if image.format == "TIFF" and image.tag_v2.get(284) == 2 and ";16" not in rawmode and max(image.tag_v2.get(258, (1,))) > 8:
+        raise Problem("it is a TIFF that stores each channel of 16 bits separately: export it as a PNG")
+    grey = image.mode.startswith("I")
+    if grey:
+        values = np.stack([np.asarray(image)] * 3, axis=2)
+    elif scaled and rawmode.startswith(("RGB", "LA")) and ";16" in rawmode:
+        values = colours_of_16_bits(path, rawmode)
+    else:
+        return image.convert("RGB")
+    values = values.astype(np.uint32)
+    rgb = np.minimum(values[:, :, :3] * 256 // (int(max_value) + 1 if scaled else 65536), 255)
+    if grey and image.format == "TIFF" and image.tag_v2.get(262) == 0:  # 0 is white
+        rgb = 255 - rgb
+    if rawmode.startswith("RGBa"):  # the colours are multiplied by alpha
+        alpha = values[:, :, 3:] >> 8
+        rgb = np.where(alpha == 0, 0, np.minimum(rgb * 255 // np.maximum(alpha, 1), 255))
+    result = Image.fromarray(rgb.astype(np.uint8))
+    result.info = dict(image.info)  # with the EXIF data
+    return result
+
+
+def colours_of_16_bits(path, rawmode):
+    """Return height×width×channels values of an image whose colours have 16 bits.
+
+    Pillow keeps the high bytes only. It decodes the low bytes if it is told the other byte
+    order.
+    """
+    if rawmode == "LA;16B":  # as four bytes: grey, then alpha
+        grey = decoded_as(path, "RGBA")
+        return np.stack([grey[:, :, 0] << 8 | grey[:, :, 1]] * 3, axis=2)
+    native = "L" if sys.byteorder == "little" else "B"
+    layout, order = rawmode[:-1].replace("RGBa", "RGBA"), rawmode[-1].replace("N", native)
+    return decoded_as(path, layout + order) << 8 | decoded_as(path, layout + ("B" if order == "L" else "L"))
+
+
+def decoded_as(path, rawmode):
+    """Return the bytes of an image that is decoded as if the file had another pixel format."""
+    with Image.open(path, formats=list(FORMATS)) as image:
+        for i, tile in enumerate(image.tile):  # a tuple or, since Pillow 11, a named tuple
+            arguments = rawmode if isinstance(tile[3], str) else (rawmode, *tile[3][1:])
+            image.tile[i] = getattr(type(tile), "_make", tuple)((*tile[:3], arguments))
+        image.load()
+        return np.asarray(image).astype(np.uint32)
+
+
+def rawmode_of(tile):
+    """Return the pixel format in the file, such as "RGB;16B", or an empty string."""
+    first = tile[3][0] if isinstance(tile[3], tuple) and tile[3] else tile[3]
+    return first if isinstance(first, str) else ""
+
+
+def judge(model, decision, paths, with_regions=False):
     """Yield the result of each image, with the keys of the service's response."""
+    measure, threshold, class_names, preprocessing = decision
+    with_regions = with_regions and measure != "mse"
     for start in range(0, len(paths), BATCH):
-        results, tensors = [], []
+        results, tensors, sizes = [], [], []
         for path in paths[start:start + BATCH]:
             results.append({"file": path})
             try:
-                tensors.append(prepare(path, model.size))
+                tensor, size = prepare(path, model.size, preprocessing)
+                tensors.append(tensor)
+                sizes.append(size)
             except Exception as problem:  # Pillow raises many types
                 results[-1]["error"] = str(problem) or repr(problem)
-        mse, other = model.measure(np.stack(tensors)) if tensors else ([], [])
-        scores = iter(zip(mse, mse if measure == "mse" else other))
+        mse, other, maps = model.measure(np.stack(tensors), with_regions) if tensors else ([], [], None)
+        scores = iter(zip(mse, mse if measure == "mse" else other, [None] * len(mse) if maps is None else maps, sizes))
         for result in results:
             if "error" not in result:
-                plain, score = map(float, next(scores))
+                plain, score, anomaly_map, size = next(scores)
                 result.update(
-                    reconstruction_error=score, threshold=threshold, is_anomaly=score > threshold,
-                    class_names=class_names, measure=measure, mse=plain,
+                    reconstruction_error=float(score), anomaly_score=float(score), threshold=threshold,
+                    is_anomaly=float(score) > threshold, class_names=class_names, measure=measure, mse=float(plain),
                 )
+                if anomaly_map is not None:
+                    result["regions"] = regions(anomaly_map, threshold, *size)
             yield result
+
+
+def regions(anomaly_map, threshold, width, height):
+    """Return the 4-connected parts of the map above the threshold, in descending order of their scores.
+
+    The boxes are in pixels of the image, which has this width and height, from the top left.
+    """
+    side = anomaly_map.shape[0]
+    above = anomaly_map.astype(np.float64) > threshold
+    found = []
+    for start in zip(*np.nonzero(above)):
+        if not above[start]:
+            continue
+        above[start] = False
+        part = [start]
+        for y, x in part:  # the list grows
+            for next_y, next_x in (y, x - 1), (y, x + 1), (y - 1, x), (y + 1, x):
+                if 0 <= next_y < side and 0 <= next_x < side and above[next_y, next_x]:
+                    above[next_y, next_x] = False
+                    part.append((next_y, next_x))
+        ys, xs = np.array(part).T
+        left, top = int(xs.min()) * width // side, int(ys.min()) * height // side
+        right, bottom = -(-(int(xs.max()) + 1) * width // side), -(-(int(ys.max()) + 1) * height // side)
+        found.append({"x": left, "y": top, "width": right - left, "height": bottom - top, "score": float(anomaly_map[ys, xs].max())})
+    return sorted(found, key=lambda region: -region["score"])[:MAX_REGIONS]
 
 
 def line(result):
@@ -172,35 +356,97 @@ def line(result):
     return f"{result['file']}: {verdict} (error {result['reconstruction_error']:.6f}, threshold {result['threshold']:.6f})"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a folder or a pattern")
-    parser.add_argument("--model", default=str(Path(__file__).with_name("autoencoder.onnx")), help="autoencoder.onnx, or a .pt whose anomaly score is the mean squared error")
-    parser.add_argument("--metadata", help="a metadata.json that replaces the model's metadata")
-    parser.add_argument("--json", action="store_true", help="print one JSON array")
-    arguments = parser.parse_args()
-    paths = list(find(arguments.images))
-    if not paths:
-        print("no images in " + ", ".join(arguments.images), file=sys.stderr)
-    results = []
-    using = arguments.model
+def report(result):
+    """Return the text for a person about one image."""
+    anomaly = result["is_anomaly"]
+    lines = [
+        f"File:         {result['file']}",
+        f"Verdict:      {'ANOMALY: the score is above' if anomaly else 'normal: the score is not above'} the threshold",
+        f"Score:        {result['reconstruction_error']:.6g} ({result['measure']})",
+        f"Threshold:    {result['threshold']:.6g}",
+        f"Class names:  {', '.join(map(str, result['class_names']))}",
+    ]
+    if "regions" in result:
+        count = len(result["regions"])
+        lines.append(f"Regions:      {count} above the threshold; boxes in pixels from the top left" if count else "Regions:      none above the threshold")
+        lines += ["  x {x}, y {y}, width {width}, height {height}: score {score:.6g}".format(**region) for region in result["regions"]]
+    return "\n".join(lines)
+
+
+def load_all(model_path, metadata_path):
+    """Return the model and its decision. A Problem names the file that it is about."""
+    using = model_path
     try:
-        model = load(arguments.model)
+        model = load(model_path)
         metadata = model.metadata
-        if arguments.metadata:
-            using = arguments.metadata
-            metadata = json.loads(Path(arguments.metadata).read_text(encoding="utf-8"))
+        if metadata_path:
+            using = metadata_path
+            metadata = json.loads(Path(metadata_path).read_text(encoding="utf-8-sig"))
         if metadata is None:
             raise Problem("it has no metadata: pass its metadata.json with --metadata")
-        measure, threshold, class_names = decision_of(metadata, model.other_measure)
-        using = arguments.model
-        for result in judge(model, measure, threshold, class_names, paths):
-            results.append(result)
-            if not arguments.json:
-                print(line(result), flush=True)
+        return model, decision_of(metadata, model)
     except Exception as problem:
-        print(f"{using}: {problem}", file=sys.stderr)
+        raise Problem(f"{using}: {problem}") from problem
+
+
+def detect_anomaly(image_path, model_path=None, metadata_path=None):
+    """Return the result of one image: the keys of the service's response, and regions if the model has an anomaly map.
+
+    Without model_path, the model is the autoencoder.onnx beside this file. Without
+    metadata_path, the decision is the model's own. An exception names what could not be read.
+    """
+    model, decision = load_all(str(model_path or MODEL), metadata_path)
+    result = next(judge(model, decision, [str(image_path)], with_regions=True))
+    if "error" in result:
+        raise Problem(line(result))
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="an image, a folder or a pattern; without any, the one image in the current folder")
+    parser.add_argument("--model", "--model_path", default=str(MODEL), help="autoencoder.onnx, or a .pt whose anomaly score is the mean squared error")
+    parser.add_argument("--metadata", "--metadata_path", help="a metadata.json that replaces the model's metadata")
+    parser.add_argument("--json", action="store_true", help="print one JSON array")
+    arguments = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")
+    images = arguments.images
+    if [Path(p).suffix.lower() for p in images[1:]] in ([".pt"], [".onnx"], [".pt", ".json"], [".onnx", ".json"]):
+        images, arguments.model, arguments.metadata = images[:1], images[1], (images[2:] or [arguments.metadata])[0]
+    try:
+        if not images:
+            return judge_only_image(arguments)
+        return judge_images(images, arguments)
+    except Exception as problem:
+        print(problem if isinstance(problem, Problem) else f"{arguments.model}: {problem}", file=sys.stderr)
         return 2
+
+
+def judge_only_image(arguments):
+    model, decision = load_all(arguments.model, arguments.metadata)
+    result = next(judge(model, decision, [only_image()], with_regions=not arguments.json))
+    if arguments.json:
+        print(json.dumps([result], indent=2))
+    if "error" in result:
+        raise Problem(line(result))
+    if not arguments.json:
+        print(report(result))
+    return 0
+
+
+def judge_images(images, arguments):
+    paths, passed_over = find(images)
+    if passed_over:
+        what = "1 file in the folders is not an image and was" if len(passed_over) == 1 else f"{len(passed_over)} files in the folders are not images and were"
+        print(f"{what} passed over: " + "; ".join(filter(None, [listing(passed_over), refusal(passed_over)])), file=sys.stderr)
+    if not paths:
+        print("no images in " + ", ".join(images), file=sys.stderr)
+    model, decision = load_all(arguments.model, arguments.metadata)
+    results = []
+    for result in judge(model, decision, paths):
+        results.append(result)
+        if not arguments.json:
+            print(line(result), flush=True)
     if arguments.json:
         print(json.dumps(results, indent=2))
     if not results or any("error" in r for r in results):

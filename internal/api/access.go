@@ -85,10 +85,11 @@ func corsHandler(origins []string) (fiber.Handler, error) {
 	}
 	const day = 24 * 60 * 60
 	return cors.New(cors.Config{
-		AllowOrigins:  list,
-		AllowMethods:  "GET,HEAD,POST,PUT,DELETE",
-		AllowHeaders:  strings.Join([]string{fiber.HeaderAuthorization, fiber.HeaderContentType, fiber.HeaderXRequestID, headerBinaryLength}, ","),
-		ExposeHeaders: strings.Join([]string{fiber.HeaderXRequestID, fiber.HeaderRetryAfter, headerTrainingEnded, headerTrainingEpochs, headerBinaryLength}, ","),
-		MaxAge:        day,
+		AllowOrigins: list,
+		AllowMethods: "GET,HEAD,POST,PUT,DELETE",
+		AllowHeaders: strings.Join([]string{fiber.HeaderAuthorization, fiber.HeaderContentType, fiber.HeaderXRequestID, headerBinaryLength}, ","),
+		ExposeHeaders: strings.Join([]string{fiber.HeaderXRequestID, fiber.HeaderRetryAfter, headerTrainingEnded, headerTrainingEpochs, headerTrainingWarnings,
+			headerCalibrationImages, headerCalibrationFalseAlarms, headerCalibrationShift, headerCalibrationWarnings, headerBinaryLength}, ","),
+		MaxAge: day,
 	}), nil
 }

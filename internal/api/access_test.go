@@ -41,7 +41,7 @@ func TestToken_IsRequiredExceptForProbes(t *testing.T) {
 		{"metrics with", "GET", "/metrics", "Bearer " + token, 200},
 		{"in lower case", "GET", "/metrics", "bearer " + token, 200},
 		{"with two spaces", "GET", "/metrics", "Bearer  " + token, 200},
-		{"detect with", "POST", "/detect", "Bearer " + token, 415},
+		{"detect with", "POST", "/detect", "Bearer " + token, 400},
 		{"an unknown path with", "GET", "/x", "Bearer " + token, 404},
 		{"another scheme", "GET", "/metrics", "Basic " + token, 401},
 		{"no scheme", "GET", "/metrics", token, 401},

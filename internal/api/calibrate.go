@@ -27,6 +27,9 @@ const (
 	// previous calibration, in standard deviations. It is missing if the model does not
 	// contain the scores of that calibration.
 	headerCalibrationShift = "X-Calibration-Shift"
+	// headerCalibrationWarnings has the warnings of the calibration, as encodeWarnings
+	// returns them. It is missing if there are none.
+	headerCalibrationWarnings = "X-Calibration-Warnings"
 )
 
 // calibrate answers POST /calibrate with the zip of the model with a new threshold.
@@ -96,6 +99,7 @@ func setCalibrationHeaders(c *fiber.Ctx, r *trainer.Recalibration) {
 	if r.Shift != nil {
 		c.Set(headerCalibrationShift, fmt.Sprintf("%.2f", r.Shift.Deviations))
 	}
+	setWarnings(c, headerCalibrationWarnings, r.Warnings, r.Skipped, r.SkippedFiles)
 }
 
 // sendBundle sets the answer to the zip of a model.

@@ -60,6 +60,7 @@ var callerErrors = []struct {
 	{trainer.ErrFalseAlarmRate, fiber.StatusBadRequest},
 	{trainer.ErrBase, fiber.StatusUnprocessableEntity},
 	{dataset.ErrNoImages, fiber.StatusBadRequest},
+	{dataset.ErrLayout, fiber.StatusBadRequest},
 	{trainer.ErrTooFewCalibrationImages, fiber.StatusUnprocessableEntity},
 	{dataset.ErrTooLarge, fiber.StatusRequestEntityTooLarge},
 	{trainer.ErrTooLittleTime, fiber.StatusUnprocessableEntity},
@@ -104,6 +105,9 @@ func (s *Server) statusOf(c *fiber.Ctx, err error) (int, string) {
 	}
 	for _, known := range callerErrors {
 		if errors.Is(err, known.err) {
+			if errors.Is(err, trainer.ErrLevel) {
+				err = trainer.ErrLevel // without the value: clients may match the sentence
+			}
 			return known.status, sentence(err)
 		}
 	}

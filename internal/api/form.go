@@ -143,17 +143,14 @@ func (s *Server) receiveForm(c *fiber.Ctx, work string, fields map[string]field)
 }
 
 // readForm reads a multipart body as a stream. It skips parts that are not in fields.
-// Parts may be in any order, with or without a file name and a content type.
+// Parts may be in any order, with or without a file name and a content type. A URL-encoded
+// form and an empty body are forms without parts: the caller knows which file is missing.
 func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) {
+	if err := rejectQuery(c, fields); err != nil {
+		return nil, s.rejectUnread(c, err)
+	}
 	body := s.body(c)
 	defer body.Close()
-	kind, params, err := mime.ParseMediaType(c.Get(fiber.HeaderContentType))
-	if err != nil || kind != fiber.MIMEMultipartForm {
-		return nil, s.reject(c, body, errNotMultipart)
-	}
-	if params["boundary"] == "" {
-		return nil, s.reject(c, body, errBadForm)
-	}
 	f := newForm(int64(c.Request().Header.ContentLength()), reservationOf(c))
 	// The multipart reader alone would read 4 KiB at a time.
 	buffered := readerPool.Get().(*bufio.Reader)
@@ -162,6 +159,18 @@ func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) 
 		buffered.Reset(nil) // do not keep the connection in the pool
 		readerPool.Put(buffered)
 	}()
+	kind, params, err := mime.ParseMediaType(c.Get(fiber.HeaderContentType))
+	_, empty := buffered.Peek(1)
+	switch {
+	case errors.Is(empty, io.EOF):
+		return f, nil
+	case kind == fiber.MIMEApplicationForm: // this encoding has no files
+		return f, s.reject(c, body, nil)
+	case err != nil || kind != fiber.MIMEMultipartForm:
+		return nil, s.reject(c, body, errNotMultipart)
+	case params["boundary"] == "":
+		return nil, s.reject(c, body, errBadForm)
+	}
 	rest := f.matchFirstPart(buffered, params["boundary"], fields)
 	if err := f.read(multipart.NewReader(rest, params["boundary"]), fields, s.options.TempDir); err != nil {
 		f.Close()
@@ -247,6 +256,9 @@ func (f *form) appendPart(name string, part *multipart.Part, known field) error 
 		return err
 	}
 	data := buffer.Bytes()
+	if len(data) == 0 && part.FileName() == "" { // see spoolPart
+		return nil
+	}
 	f.remaining -= int64(len(data))
 	f.lists[name] = append(f.lists[name], upload{part.FileName(), data})
 	if err := checkSize(name, int64(len(data)), known.maxBytes); err != nil {
@@ -255,8 +267,9 @@ func (f *form) appendPart(name string, part *multipart.Part, known field) error 
 	return checkSize("All of "+name, before+int64(len(data)), known.maxTotal)
 }
 
-// spoolPart writes a part to a temporary file.
-func (f *form) spoolPart(name string, part io.Reader, maxBytes int64, tempDir string) error {
+// spoolPart writes a part to a temporary file. An empty part without a file name counts as
+// missing: a browser sends it if no file was chosen.
+func (f *form) spoolPart(name string, part *multipart.Part, maxBytes int64, tempDir string) error {
 	file, err := os.CreateTemp(tempDir, "upload-*")
 	if err != nil {
 		return fmt.Errorf("%w: %w", errSpool, err)
@@ -266,7 +279,23 @@ func (f *form) spoolPart(name string, part io.Reader, maxBytes int64, tempDir st
 	if err != nil {
 		return err
 	}
+	if n == 0 && part.FileName() == "" {
+		delete(f.files, name)
+		return errors.Join(file.Close(), os.Remove(file.Name()))
+	}
 	return checkSize(name, n, maxBytes)
+}
+
+// rejectQuery returns a 400 problem if the request's URL has a field of the form as a
+// query parameter. Each field has one place: values from two would need a rule about which
+// counts, and proxies log URLs. Other parameters are ignored, like unknown parts.
+func rejectQuery(c *fiber.Ctx, fields map[string]field) error {
+	for key := range c.Context().QueryArgs().All() {
+		if _, known := fields[string(key)]; known {
+			return badRequest(fmt.Sprintf("The field %s was sent in the URL: send it as a part of the multipart form", key))
+		}
+	}
+	return nil
 }
 
 // errSpool wraps failures of the service's disk, which are not the client's.

@@ -135,6 +135,7 @@ func FuzzForm(f *testing.F) {
 	f.Add("multipart/form-data; boundary=b", []byte(strings.Repeat("--b\r\n\r\n\r\n", 200)))
 	f.Add("multipart/form-data; boundary=b", []byte("--b\r\nContent-Disposition: form-data; name=\"zipFile\"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n=41\r\n--b--\r\n"))
 	f.Add("multipart/mixed; boundary=\"b b\"", []byte("--b b\r\n"+strings.Repeat("X: y\r\n", 300)+"\r\n"))
+	f.Add("multipart/form-data; boundary=b", []byte("--b\r\nContent-Disposition: form-data; name=zipFile; filename=\"\"\r\n\r\n\r\n--b\r\nContent-Disposition: form-data; name=zipFile\r\n\r\nPK\r\n--b--"))
 	knownForm, knownKind := encode(f, file("hashed", "m", knownModel), file("imageFile", "i", []byte("i")))
 	f.Add(knownKind, knownForm.Bytes())
 	f.Add("multipart/form-data; boundary=b", []byte("--b\r\nContent-Disposition: form-data; name=hashed\r\n\r\n"+string(knownModel)+"\r\n--b--"))

@@ -146,15 +146,19 @@ func (s *Server) putModel(c *fiber.Ctx) error {
 // readModel reads a model file: the request's body, or the part modelFile of its form.
 func (s *Server) readModel(c *fiber.Ctx) ([]byte, error) {
 	var file []byte
+	fields := map[string]field{"modelFile": {maxBytes: s.options.Models.MaxBytes}}
 	if kind, _, _ := mime.ParseMediaType(c.Get(fiber.HeaderContentType)); kind == fiber.MIMEMultipartForm {
-		f, err := s.readForm(c, map[string]field{"modelFile": {maxBytes: s.options.Models.MaxBytes}})
+		f, err := s.readForm(c, fields)
 		if err != nil {
 			return nil, err
 		}
 		defer f.Close()
 		file = f.memory["modelFile"]
 	} else {
-		var err error
+		err := rejectQuery(c, fields)
+		if err != nil {
+			return nil, s.rejectUnread(c, err)
+		}
 		if file, err = s.readBody(c, "The model", s.options.Models.MaxBytes); err != nil {
 			return nil, err
 		}

@@ -39,6 +39,10 @@ type Options struct {
 	// TrainTime applies to trainings and calibrations, DetectTime to all other requests
 	// that use models.
 	DetectTime, TrainTime time.Duration
+	// DefaultMaxSeconds is the max_seconds of a training whose form has none: for clients
+	// that give up after a fixed time and cannot say so. 0 means no limit, at most
+	// 2592000 (30 days) are allowed.
+	DefaultMaxSeconds float64
 	// Models, Images and Dataset limit the content of uploads.
 	Models  models.Limits
 	Images  imagefile.Limits
@@ -135,6 +139,7 @@ type Server struct {
 	trainingSlots  *semaphore // trainings and calibrations
 	detectionSlots *semaphore
 	memory         memoryBudget
+	defaultTime    time.Duration // DefaultMaxSeconds
 
 	// base is the parent of all requests' contexts; cancel cancels them.
 	base     context.Context
@@ -142,15 +147,22 @@ type Server struct {
 	draining atomic.Bool
 }
 
+// ErrDefaultMaxSeconds is returned, wrapped, by New for an invalid DefaultMaxSeconds.
+var ErrDefaultMaxSeconds = errors.New("unusable default for max_seconds")
+
 // New returns a server that computes on engine. The caller must call Shutdown.
 func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
+	defaultTime := duration(o.DefaultMaxSeconds)
+	if defaultTime == 0 && o.DefaultMaxSeconds != 0 {
+		return nil, fmt.Errorf("%w: %v, expected a number above 0 and at most %.0f, or 0 for no limit", ErrDefaultMaxSeconds, o.DefaultMaxSeconds, maxTrainingTime.Seconds())
+	}
 	dir, err := newTempDir(o.TempDir, log)
 	if err != nil {
 		return nil, fmt.Errorf("cannot store uploads: %w", err)
 	}
 	o.TempDir = dir.path
 	s := &Server{
-		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir,
+		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir, defaultTime: defaultTime,
 		trainingSlots:  newSemaphore(1, o.WaitingTrainings),
 		detectionSlots: newSemaphore(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
 	}

@@ -18,6 +18,9 @@ import (
 const (
 	headerTrainingEnded  = "X-Training-Ended"  // why the training ended
 	headerTrainingEpochs = "X-Training-Epochs" // epochs completed and planned, such as 12.40/30
+	// headerTrainingWarnings has the warnings of the training, as encodeWarnings returns
+	// them. It is missing if there are none.
+	headerTrainingWarnings = "X-Training-Warnings"
 )
 
 // calibrationShare is the share of max_seconds that is reserved for the calibration
@@ -66,6 +69,7 @@ func (s *Server) train(c *fiber.Ctx) error {
 		slog.Float64("threshold", m.Metadata.Threshold), slog.Duration("took", time.Since(started)))
 	c.Set(headerTrainingEnded, string(summary.Ended))
 	c.Set(headerTrainingEpochs, fmt.Sprintf("%.2f/%d", summary.EpochsDone(), summary.Epochs))
+	setWarnings(c, headerTrainingWarnings, summary.Warnings, summary.Skipped, summary.SkippedFiles)
 	if r != nil {
 		setCalibrationHeaders(c, r)
 	}
@@ -77,7 +81,7 @@ type trainingRequest struct {
 	options     trainer.Options
 	images      *dataset.Source
 	calibration *dataset.Source // calibration images; nil for none
-	end         time.Time       // when max_seconds end; zero for no limit
+	end         time.Time       // when max_seconds, or their default, end; zero for no limit
 }
 
 // parseTraining parses the form of a training received at received.
@@ -96,6 +100,9 @@ func (s *Server) parseTraining(f *form, received time.Time) (q trainingRequest, 
 	maxTime, err := parseSeconds(f.text("max_seconds"))
 	if err != nil {
 		return q, err
+	}
+	if maxTime == 0 {
+		maxTime = s.defaultTime
 	}
 	if maxTime > 0 {
 		// The upload and the time in the queue count.
@@ -208,11 +215,21 @@ func parseSeconds(text string) (time.Duration, error) {
 		return 0, nil
 	}
 	seconds, err := strconv.ParseFloat(text, 64)
-	if err != nil || !(seconds > 0 && seconds <= maxTrainingTime.Seconds()) {
+	d := duration(seconds)
+	if err != nil || d == 0 {
 		return 0, badRequest(fmt.Sprintf("The field max_seconds must be a number above 0 and at most %.0f, got %.40q", maxTrainingTime.Seconds(), text))
 	}
+	return d, nil
+}
+
+// duration converts max_seconds. It returns 0 if they are not above 0 and at most
+// maxTrainingTime.
+func duration(seconds float64) time.Duration {
+	if !(seconds > 0 && seconds <= maxTrainingTime.Seconds()) {
+		return 0
+	}
 	// A time below a nanosecond must not become 0, which means no limit.
-	return max(time.Duration(seconds*float64(time.Second)), 1), nil
+	return max(time.Duration(seconds*float64(time.Second)), 1)
 }
 
 // parseNumber parses a text field with an integer other than 0. It returns the default

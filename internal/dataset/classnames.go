@@ -3,8 +3,10 @@ package dataset
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -56,6 +58,7 @@ func parseClassNames(data []byte) ([]string, error) {
 }
 
 func classNames(node *yaml.Node) ([]string, error) {
+	node = resolved(node)
 	if n := len(node.Content); n > 2*maxClassNames {
 		return nil, fmt.Errorf("%d entries, at most %d are allowed", n, maxClassNames)
 	}
@@ -63,6 +66,7 @@ func classNames(node *yaml.Node) ([]string, error) {
 	case yaml.SequenceNode:
 		var names []string
 		for _, item := range node.Content {
+			item = resolved(item)
 			if item.Kind != yaml.ScalarNode {
 				return nil, fmt.Errorf("line %d: a class name must be plain text", item.Line)
 			}
@@ -70,27 +74,48 @@ func classNames(node *yaml.Node) ([]string, error) {
 		}
 		return names, nil
 	case yaml.MappingNode:
-		byNumber := map[int]string{}
-		if err := node.Decode(&byNumber); err != nil {
-			return nil, errors.New("expected a list of names or a mapping from number to name")
-		}
-		numbers := make([]int, 0, len(byNumber))
-		for n := range byNumber {
-			numbers = append(numbers, n)
-		}
-		slices.Sort(numbers)
-		names := make([]string, len(numbers))
-		for i, n := range numbers {
-			names[i] = byNumber[n]
-		}
-		return names, nil
+		return mappedNames(node)
 	}
-	return nil, errors.New("expected a list of names or a mapping from number to name")
+	return nil, errNotNames
 }
 
-func isYAML(name string) bool {
-	ext := strings.ToLower(path.Ext(name))
-	return ext == ".yaml" || ext == ".yml"
+var errNotNames = errors.New("expected a list of names or a mapping from number to name")
+
+// mappedNames returns the names in YOLO's mapping, whose numbers may be in quotes.
+func mappedNames(node *yaml.Node) ([]string, error) {
+	// The library bounds what aliases expand to.
+	byKey := map[string]string{}
+	if err := node.Decode(&byKey); err != nil {
+		return nil, errNotNames
+	}
+	if len(byKey) > maxClassNames {
+		return nil, fmt.Errorf("%d entries, at most %d are allowed", len(byKey), maxClassNames)
+	}
+	byNumber := make(map[int]string, len(byKey))
+	for key, name := range byKey {
+		n, err := strconv.Atoi(strings.TrimSpace(key))
+		if err != nil {
+			return nil, errNotNames
+		}
+		if _, twice := byNumber[n]; twice {
+			return nil, fmt.Errorf("the number %d is there twice", n)
+		}
+		byNumber[n] = name
+	}
+	var names []string
+	for _, n := range slices.Sorted(maps.Keys(byNumber)) {
+		names = append(names, byNumber[n])
+	}
+	return names, nil
+}
+
+// resolved returns the node that an alias refers to, or the node itself. An alias never
+// refers to another alias.
+func resolved(node *yaml.Node) *yaml.Node {
+	if node.Kind == yaml.AliasNode && node.Alias != nil {
+		return node.Alias
+	}
+	return node
 }
 
 // yamlRank returns the rank of a YAML file: data.yaml first, then classes.yaml, then all

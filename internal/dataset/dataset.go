@@ -85,16 +85,23 @@ func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	o.Images.Limits = o.Images.OrDefault()
 	d := &Dataset{Side: o.Side, Upright: o.Images.Upright}
 	var images []entry
-	var yamls []entry
+	var yamls, refused []entry
 	for _, e := range src.entries {
-		if isYAML(e.name) {
+		switch {
+		case e.yaml:
 			yamls = append(yamls, e)
-		} else {
+		case e.refusal != "":
+			refused = append(refused, e)
+		default:
 			images = append(images, e)
 		}
 	}
+	d.Warnings = slices.Concat(src.warnings, grouped(src.passedOver, 1))
+	for _, e := range refused {
+		d.Skipped = append(d.Skipped, models.SkippedFile{Name: shortened(e.name), Reason: e.refusal})
+	}
 	if len(images) == 0 {
-		return nil, ErrNoImages
+		return nil, d.noImages()
 	}
 	size := d.Side * d.Side * models.InputChannels
 	if need := int64(len(images)) * int64(size); need > o.Limits.PreparedBytes {
@@ -164,10 +171,22 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 		}
 	}
 	if d.Len() == 0 {
+		return d.noImages()
+	}
+	slices.SortStableFunc(d.Skipped, func(a, b models.SkippedFile) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+// noImages returns ErrNoImages, wrapped with what the data set has instead.
+func (d *Dataset) noImages() error {
+	switch {
+	case len(d.Skipped) > 0:
 		return fmt.Errorf("%w: none of its %d image files can be read, the first (%s) because %s",
 			ErrNoImages, len(d.Skipped), d.Skipped[0].Name, d.Skipped[0].Reason)
+	case len(d.Warnings) > 0:
+		return fmt.Errorf("%w: %s", ErrNoImages, d.Warnings[0])
 	}
-	return nil
+	return ErrNoImages
 }
 
 // rescale decodes the images of 16-bit samples again with the scale MaxValue, unless
@@ -238,13 +257,4 @@ func (d *Dataset) readClassNames(ctx context.Context, yamls []entry) error {
 		}
 	}
 	return nil
-}
-
-// shortened returns a file's name for messages. Names in a zip may have 64 KiB.
-func shortened(name string) string {
-	const limit = 200
-	if len(name) <= limit {
-		return name
-	}
-	return strings.ToValidUTF8(name[:limit], "") + "…"
 }

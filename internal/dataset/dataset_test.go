@@ -88,7 +88,7 @@ func TestOpenZip_FindsImagesInAnyFolderAndCase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.Len() != 8 || len(d.Skipped) != 0 {
+	if d.Len() != 9 || len(d.Skipped) != 0 {
 		t.Errorf("%d images, skipped %v", d.Len(), d.Skipped)
 	}
 	for _, px := range images(t, d) {
@@ -125,6 +125,11 @@ func TestParseClassNames_ReadsListsAndMappings(t *testing.T) {
 		{"numbers as names", "names: [1, 2.5, true]", []string{"1", "2.5", "true"}},
 		{"names win over labels", "labels: [x]\nnames: [y]", []string{"y"}},
 		{"an empty list, then another key", "names: []\nclasses: [z]", []string{"z"}},
+		{"an alias", "base: &b [good, crack]\nnames: *b\n", []string{"good", "crack"}},
+		{"aliases of names", "a: &a good\nnames: [*a, crack]", []string{"good", "crack"}},
+		{"an alias of a mapping", "a: &a {0: good, 1: crack}\nnames: *a", []string{"good", "crack"}},
+		{"numbers in quotes", "names: {\"1\": crack, '0': good, 10: late}", []string{"good", "crack", "late"}},
+		{"a merged mapping", "a: &a {0: good}\nnames: {<<: *a, 1: crack}", []string{"good", "crack"}},
 		{"letters beyond ASCII", "names: [Ä, 腫瘍]", []string{"Ä", "腫瘍"}},
 	} {
 		if got, err := parseClassNames([]byte(c.yaml)); err != nil || !slices.Equal(got, c.want) {
@@ -132,7 +137,7 @@ func TestParseClassNames_ReadsListsAndMappings(t *testing.T) {
 		}
 	}
 	for name, bad := range map[string]string{
-		"malformed": "names: [a", "another type": "names: 7", "a nested list": "names: [[a]]", "a mapping of words": "names: {a: b}",
+		"malformed": "names: [a", "another type": "names: 7", "a nested list": "names: [[a]]", "a mapping of words": "names: {a: b}", "a number twice": "names: {0: a, '00': b}",
 		"no names": "train: x", "a list at the top": "- a", "empty": "", "aliases that grow": "a: &a [x,x]\nnames: [*a, *a]",
 		"too long": "names: [" + strings.Repeat("x", 2000) + "]",
 	} {
@@ -259,6 +264,8 @@ func FuzzOpenZip(f *testing.F) {
 	_ = z.Close()
 	f.Add(b.Bytes())
 	f.Add([]byte("PK\x05\x06"))
+	f.Add(hostile.Pack(hostile.Entry{Name: "a", Data: readTestdata(f, "far.deflate64"), Method: deflate64}, hostile.Entry{Name: "train/ok/b", Data: dot(f, color.White)},
+		hostile.Entry{Name: "test/c.jfif", Data: dot(f, color.White)}, hostile.Entry{Name: "d.heic", Data: []byte("\x00\x00\x00\x18ftypheic")}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		lim := Limits{Entries: 100, UnpackedBytes: 1 << 24, Ratio: 200, PreparedBytes: 1 << 20, MemoryBytes: 1 << 20}
 		src, err := OpenZip(bytes.NewReader(data), int64(len(data)), lim)

@@ -1,10 +1,12 @@
 package dataset
 
 import (
+	"cmp"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
+
+	"github.com/deepmed/anomaly/internal/files"
 )
 
 // OpenFiles returns a source of single files with any extension. Files are opened when
@@ -15,7 +17,9 @@ func OpenFiles(paths []string, lim Limits) (*Source, error) {
 	}
 	s := &Source{}
 	for _, p := range paths {
-		s.entries = append(s.entries, entry{name: filepath.ToSlash(p), open: func() (io.ReadCloser, error) { return os.Open(p) }})
+		k, _ := kindOfFile(p) // an error is returned again when the file is read
+		s.entries = append(s.entries, entry{refusal: k.refusal, name: filepath.ToSlash(p), yaml: classify(p) == yamlFile,
+			open: func() (io.ReadCloser, error) { return files.OpenRegular(p) }})
 	}
 	s.sort()
 	return s, nil
@@ -29,6 +33,10 @@ func JoinSources(sources []*Source, lim Limits) (*Source, error) {
 	packed := true
 	for _, s := range sources {
 		joined.entries = append(joined.entries, s.entries...)
+		joined.passedOver.names = append(joined.passedOver.names, s.passedOver.names...)
+		joined.passedOver.reasons = append(joined.passedOver.reasons, s.passedOver.reasons...)
+		joined.warnings = append(joined.warnings, s.warnings...)
+		joined.evaluation = cmp.Or(joined.evaluation, s.evaluation)
 		joined.packed += s.packed
 		packed = packed && s.packed > 0
 	}
@@ -42,11 +50,21 @@ func JoinSources(sources []*Source, lim Limits) (*Source, error) {
 	return joined, nil
 }
 
-// Images returns the number of image files, readable or not.
+// Images returns the number of image files that may be readable.
 func (s *Source) Images() int {
+	return s.count(func(e entry) bool { return e.refusal == "" })
+}
+
+// Refused returns the number of image files that are known to be unreadable, such as
+// those of other formats.
+func (s *Source) Refused() int {
+	return s.count(func(e entry) bool { return e.refusal != "" })
+}
+
+func (s *Source) count(counts func(entry) bool) int {
 	n := 0
 	for _, e := range s.entries {
-		if !isYAML(e.name) {
+		if !e.yaml && counts(e) {
 			n++
 		}
 	}

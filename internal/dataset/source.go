@@ -7,11 +7,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"path"
-	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/deepmed/anomaly/internal/files"
 )
 
 // Errors of a data set that cannot be used.
@@ -25,6 +24,9 @@ var (
 	ErrNotZip = errors.New("the data set is not a readable ZIP file")
 	// ErrTooLarge is returned when a data set exceeds one of its Limits.
 	ErrTooLarge = errors.New("the data set is too large")
+	// ErrLayout is returned, wrapped, when the folders of a data set show that it has
+	// images of defects, and which images are normal cannot be known for sure.
+	ErrLayout = errors.New("the data set has more than normal images")
 )
 
 // Limits bound the files, bytes and memory of a data set.
@@ -58,36 +60,56 @@ func DefaultLimits() Limits {
 type Source struct {
 	entries []entry
 	packed  int64 // size of the zip in bytes; 0 for a folder
+	// passedOver are files without an image that are worth a warning.
+	passedOver passedOverFiles
+	warnings   []string
+	// evaluation is the folder with the layout of an evaluation, whose training images
+	// the entries are; empty if there is none, "." for the data set itself.
+	evaluation string
 }
 
-// entry is one file of a Source.
+// passedOverFiles are names of files and the reasons why they were passed over.
+type passedOverFiles struct{ names, reasons []string }
+
+func (p *passedOverFiles) add(name, reason string) {
+	p.names, p.reasons = append(p.names, name), append(p.reasons, reason)
+}
+
+// entry is an image or a YAML file of a Source.
 type entry struct {
 	name string
+	yaml bool
 	open func() (io.ReadCloser, error)
-	// refusal is why the file cannot be read, if that is known from the zip's directory.
+	// refusal is why the file cannot be read, if that is known before it is read.
 	refusal string
 }
 
-var imageExtensions = []string{".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
-
-// IsImage reports whether the name has the extension of an image file.
-func IsImage(name string) bool {
-	return slices.Contains(imageExtensions, strings.ToLower(path.Ext(name)))
+// zipMethods are the names of compression methods of zips that are not read.
+var zipMethods = map[uint16]string{
+	1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 98: "PPMd", 99: "AES encryption",
 }
 
-// hidden reports whether any part of a path begins with a dot or is macOS's folder of
-// resource forks.
-func hidden(name string) bool {
-	for part := range strings.SplitSeq(name, "/") {
-		if part == "__MACOSX" || (strings.HasPrefix(part, ".") && part != "." && part != "..") {
-			return true
-		}
+// refusalOf returns why an entry of a zip cannot be read, or "".
+func refusalOf(f *zip.File) string {
+	const encrypted, link = 1, "it is a link, which is not followed in a zip: pack the file itself"
+	switch mode := f.Mode(); {
+	case f.Flags&encrypted != 0:
+		return "it is encrypted: pack the zip without a password"
+	case mode&fs.ModeSymlink != 0:
+		return link
+	case !mode.IsRegular():
+		return files.NotRegular(mode).Error()
+	case f.Method == zip.Store || f.Method == zip.Deflate || f.Method == deflate64:
+		return ""
+	case zipMethods[f.Method] != "":
+		return fmt.Sprintf("it is packed by %s (method %d): pack the zip by Deflate", zipMethods[f.Method], f.Method)
 	}
-	return false
+	return fmt.Sprintf("it is packed by the unknown method %d: pack the zip by Deflate", f.Method)
 }
 
 // OpenZip returns the images and YAML files of a zip of size bytes, which must stay
-// readable while the source is used. It returns ErrNotZip and ErrTooLarge.
+// readable while the source is used; of a data set in the layout of an evaluation those
+// of its training images. It returns ErrNotZip, ErrTooLarge and ErrLayout.
 func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
 	z, err := listZip(r, size, lim)
 	if errors.Is(err, ErrTooLarge) {
@@ -100,60 +122,82 @@ func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
 		return nil, fmt.Errorf("%w: %d files in the zip, at most %d are allowed", ErrTooLarge, len(z.File), lim.Entries)
 	}
 	z.RegisterDecompressor(zip.Deflate, flate.NewReader)
+	z.RegisterDecompressor(deflate64, newInflater64)
 	s := &Source{packed: size}
 	var unpacked uint64
+	heads := 0
 	for _, f := range z.File {
 		name := strings.ReplaceAll(f.Name, `\`, "/")
-		if f.FileInfo().IsDir() || hidden(name) || !(IsImage(name) || isYAML(name)) {
+		c := classify(name)
+		if f.FileInfo().IsDir() || hidden(name) || c == otherFile {
 			continue
+		}
+		e := entry{name: name, yaml: c == yamlFile, open: f.Open, refusal: refusalOf(f)}
+		if c == unclearFile {
+			k := noImage
+			if heads++; heads <= maxHeads && e.refusal == "" {
+				k, _ = kindOfContent(name, f.Open)
+			} else if heads <= maxHeads {
+				k = kindOf(name, nil)
+			}
+			if !k.image {
+				if k.refusal != "" {
+					s.passedOver.add(name, k.refusal)
+				}
+				continue
+			}
+			if e.refusal == "" {
+				e.refusal = k.refusal
+			}
+			if k.refusal != "" { // never unpacked
+				s.entries = append(s.entries, e)
+				continue
+			}
 		}
 		unpacked += f.UncompressedSize64
 		if err := s.withinRatio(int64(min(unpacked, 1<<62)), lim); err != nil {
 			return nil, err
 		}
-		e := entry{name: name, open: f.Open}
-		if f.Flags&1 != 0 {
-			e.refusal = "it is encrypted"
-		}
 		s.entries = append(s.entries, e)
 	}
-	s.sort()
-	return s, nil
+	return s, s.arrange()
 }
 
-// OpenFolder returns the images and YAML files in a folder and its subfolders. It
-// returns ErrTooLarge for more than lim.Entries files.
+// OpenFolder returns the images and YAML files in a folder and its subfolders, of a data
+// set in the layout of an evaluation those of its training images. It returns ErrTooLarge
+// for more than lim.Entries files, and ErrLayout.
 func OpenFolder(dir string, lim Limits) (*Source, error) {
-	s := &Source{}
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(dir, p)
-		if err != nil {
-			return err
-		}
-		name := filepath.ToSlash(rel)
-		if hidden(name) {
-			if d.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if d.IsDir() || !(IsImage(name) || isYAML(name)) {
-			return nil
-		}
-		if len(s.entries) >= lim.Entries {
-			return fmt.Errorf("%w: more than %d files in the folder", ErrTooLarge, lim.Entries)
-		}
-		s.entries = append(s.entries, entry{name: name, open: func() (io.ReadCloser, error) { return os.Open(p) }})
-		return nil
-	})
+	all, err := listFolder(dir, lim.Entries)
 	if err != nil {
 		return nil, err
 	}
+	s := &Source{}
+	for _, f := range all {
+		if !f.Image && !f.yaml {
+			s.passedOver.add(f.name, f.Reason)
+			continue
+		}
+		s.entries = append(s.entries, entry{name: f.name, yaml: f.yaml, refusal: f.Reason,
+			open: func() (io.ReadCloser, error) { return files.OpenRegular(f.Path) }})
+	}
+	return s, s.arrange()
+}
+
+// arrange restricts the images to those of a training, adds a warning for each reason for
+// which several are refused, and sorts them. It returns ErrLayout.
+func (s *Source) arrange() error {
+	if err := s.restrict(); err != nil {
+		return err
+	}
 	s.sort()
-	return s, nil
+	var refused passedOverFiles
+	for _, e := range s.entries {
+		if e.refusal != "" {
+			refused.add(e.name, e.refusal)
+		}
+	}
+	s.warnings = append(s.warnings, grouped(refused, 2)...)
+	return nil
 }
 
 // sort sorts the files by name, so that a folder and its zip result in the same

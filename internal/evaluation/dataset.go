@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/models"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -31,6 +34,10 @@ var ErrDataset = errors.New("not a data set to evaluate on: expected test/good a
 type Set struct {
 	Good    []string
 	Defects []Defect
+	// Skipped are files of the test folder that are not used, with the reason.
+	Skipped []models.SkippedFile
+
+	folder string
 }
 
 // Defect is a kind of defect and its images.
@@ -47,21 +54,24 @@ func (s *Set) Masked() bool {
 }
 
 // Open lists the test images of a data set and the masks in its folder ground_truth. It
-// returns ErrDataset, wrapped, when there are no normal images or no defects, and
-// ErrMask, wrapped, when only some images of a defect have a mask.
+// skips files and folders that are known to be unreadable. It returns ErrDataset, wrapped,
+// when there are no normal images or no defects, and ErrMask, wrapped, when only some
+// images of a defect have a mask.
 func Open(folder string) (*Set, error) {
 	entries, err := os.ReadDir(filepath.Join(folder, testFolder))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDataset, err)
 	}
-	s := &Set{}
+	s := &Set{folder: folder}
 	for _, e := range entries {
-		if !e.IsDir() {
+		path := filepath.Join(folder, testFolder, e.Name())
+		if info, err := os.Stat(path); err != nil || !info.IsDir() || strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		files, err := images(filepath.Join(folder, testFolder, e.Name()))
+		files, err := s.images(path)
 		if err != nil {
-			return nil, err
+			s.skip(path, err)
+			continue
 		}
 		switch {
 		case len(files) == 0:
@@ -75,22 +85,109 @@ func Open(folder string) (*Set, error) {
 			s.Defects = append(s.Defects, Defect{e.Name(), files, masks})
 		}
 	}
-	if len(s.Good) == 0 || len(s.Defects) == 0 {
-		return nil, fmt.Errorf("%w: %s has %d normal images and %d kinds of defects", ErrDataset, folder, len(s.Good), len(s.Defects))
-	}
-	return s, nil
+	return s, s.complete()
 }
 
-// images returns the image files in a folder and its subfolders.
-func images(folder string) ([]string, error) {
+// complete returns ErrDataset, wrapped, when there are no normal images or no defects.
+func (s *Set) complete() error {
+	if len(s.Good) > 0 && len(s.Defects) > 0 {
+		return nil
+	}
+	skipped := ""
+	if n := len(s.Skipped); n > 0 {
+		skipped = fmt.Sprintf("; %d files cannot be read, the first (%s) because %s", n, s.Skipped[0].Name, s.Skipped[0].Reason)
+	}
+	return fmt.Errorf("%w: %s has %d normal images and %d kinds of defects%s", ErrDataset, s.folder, len(s.Good), len(s.Defects), skipped)
+}
+
+// skip records a file that is not used.
+func (s *Set) skip(path string, err error) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err
+	}
+	s.Skipped = append(s.Skipped, models.SkippedFile{Name: dataset.Printable(path), Reason: err.Error()})
+}
+
+// images returns the image files in a folder and its subfolders, and skips those that
+// are known to be unreadable.
+func (s *Set) images(folder string) ([]string, error) {
+	all, err := dataset.Images(folder)
+	if err != nil {
+		return nil, err
+	}
 	var files []string
-	err := filepath.WalkDir(folder, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && dataset.IsImage(p) {
-			files = append(files, p)
+	for _, f := range all {
+		if f.Reason == "" {
+			files = append(files, f.Path)
+		} else {
+			s.skip(f.Path, errors.New(f.Reason))
+		}
+	}
+	return files, nil
+}
+
+// Check reads all images and masks, at most threads of them concurrently, with the
+// preprocessing p of the model to evaluate, and removes the images that cannot be read
+// from the set. Call it before a training, which would be in
+// vain for an unusable set. It returns ErrDataset, wrapped, when too few images are left,
+// and ErrMask, wrapped, when a mask is unusable.
+func (s *Set) Check(ctx context.Context, p *models.Preprocessing, threads int) error {
+	o := imagefile.OptionsFor(p, imagefile.DefaultLimits())
+	good, _, err := s.readable(ctx, s.Good, nil, o, threads)
+	if err != nil {
+		return err
+	}
+	s.Good = good
+	var defects []Defect
+	for _, d := range s.Defects {
+		if d.Files, d.Masks, err = s.readable(ctx, d.Files, d.Masks, o, threads); err != nil {
+			return err
+		}
+		if len(d.Files) > 0 {
+			defects = append(defects, d)
+		}
+	}
+	s.Defects = defects
+	return s.complete()
+}
+
+// readable returns the files that can be read, with their masks, and skips the others.
+func (s *Set) readable(ctx context.Context, files, masks []string, o imagefile.Options, threads int) (keptFiles, keptMasks []string, err error) {
+	bad, regions := make([]error, len(files)), make([]int, len(files))
+	err = eachFile(ctx, files, threads, func(_ context.Context, i int, data []byte, err error) error {
+		var img *imagefile.RGB
+		if err == nil {
+			img, err = imagefile.Decode(data, o)
+		}
+		if err != nil || masks == nil {
+			bad[i] = err
+			return nil
+		}
+		m, err := readMask(masks[i], img.W, img.H, o)
+		if err == nil {
+			regions[i] = len(m.sizes)
 		}
 		return err
 	})
-	return files, err
+	if err != nil {
+		return nil, nil, err
+	}
+	found := 0
+	for i, file := range files {
+		if bad[i] != nil {
+			s.skip(file, bad[i])
+			continue
+		}
+		keptFiles = append(keptFiles, file)
+		if masks != nil {
+			keptMasks = append(keptMasks, masks[i])
+			found += regions[i]
+		}
+	}
+	if len(keptMasks) > 0 && found == 0 {
+		return nil, nil, fmt.Errorf("%w: all masks of %s are black", ErrMask, filepath.Dir(keptMasks[0]))
+	}
+	return keptFiles, keptMasks, nil
 }
 
 // Judged is an image with its anomaly score and verdict.
@@ -101,40 +198,48 @@ type Judged struct {
 }
 
 // Score scores files, at most threads of them concurrently. An unreadable image is an
-// error, since metrics without it would be misleading.
+// error, since metrics without it would be misleading; Set.Check removes those.
 func Score(ctx context.Context, d *inference.Detector, files []string, threads int) ([]Judged, error) {
 	out := make([]Judged, len(files))
-	return out, eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte) error {
-		v, err := d.Detect(ctx, data, nil, imagefile.DefaultLimits())
+	return out, eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte, err error) error {
+		var v inference.Verdict
+		if err == nil {
+			v, err = d.Detect(ctx, data, nil, imagefile.DefaultLimits())
+		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", files[i], err)
+			return fmt.Errorf("%s: %w", dataset.Printable(files[i]), err)
 		}
 		out[i] = Judged{files[i], v.ReconstructionError, v.IsAnomaly}
 		return nil
 	})
 }
 
-// readImage returns the content of an image file. Of one that is too large it returns
-// only one byte more than the decoder accepts.
-func readImage(file string) ([]byte, error) {
-	return files.ReadAtMost(file, imagefile.DefaultLimits().MaxBytes)
-}
-
-// eachFile calls f with the content of each file, at most threads times concurrently.
-// It returns the first error.
-func eachFile(ctx context.Context, files []string, threads int, f func(ctx context.Context, i int, data []byte) error) error {
+// eachFile calls f with the content of each file or the error of reading it, at most
+// threads times concurrently. It returns the first error of f.
+func eachFile(ctx context.Context, files []string, threads int, f func(ctx context.Context, i int, data []byte, err error) error) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(threads)
+	group.SetLimit(max(threads, 1))
 	for i, file := range files {
 		group.Go(func() error {
-			data, err := readImage(file)
-			if err != nil {
-				return err
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
-			return f(ctx, i, data)
+			data, err := readFile(file)
+			return f(ctx, i, data, err)
 		})
 	}
 	return group.Wait()
+}
+
+// readFile returns the content of an image file, of which it reads no more than what is
+// enough for Decode to refuse it.
+func readFile(path string) ([]byte, error) {
+	f, err := files.OpenRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, imagefile.DefaultLimits().MaxBytes+1))
 }
 
 // Evaluate scores a data set with a model and computes the metrics. It returns ErrMask,
@@ -145,7 +250,7 @@ func Evaluate(ctx context.Context, d *inference.Detector, s *Set, threads int) (
 		return nil, err
 	}
 	measure, threshold := d.Model().Metadata.Measure()
-	r := &Result{Measure: measure, Threshold: threshold, Normal: len(good), good: good}
+	r := &Result{Measure: measure, Threshold: threshold, Normal: len(good), Skipped: s.Skipped, good: good}
 	r.FalseAlarms = anomalousShare(good)
 	for _, defect := range s.Defects {
 		bad, err := Score(ctx, d, defect.Files, threads)

@@ -37,8 +37,11 @@ func Detectability(ctx context.Context, d *inference.Detector, s *Set, threads i
 	for i := range files {
 		files[i] = s.Good[i*len(s.Good)/n]
 	}
-	err := eachFile(ctx, files, threads, func(_ context.Context, i int, data []byte) (err error) {
-		if prepared[i], err = imagefile.Prepare(data, d.Side(), d.ImageOptions(imagefile.DefaultLimits())); err != nil {
+	err := eachFile(ctx, files, threads, func(_ context.Context, i int, data []byte, err error) error {
+		if err == nil {
+			prepared[i], err = imagefile.Prepare(data, d.Side(), d.ImageOptions(imagefile.DefaultLimits()))
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
 		}
 		return nil

@@ -6,10 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/detectability"
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/models"
 )
 
 const tiles = "../../testdata/tiles"
@@ -101,5 +103,63 @@ func TestEvaluate_DetectsDefectsOfRealTiles(t *testing.T) {
 	}
 	if strings.Contains(page.String(), "http://") && strings.Contains(page.String(), "src=\"http") {
 		t.Error("the report loads an external resource")
+	}
+}
+
+// copied copies a file to dir/name.
+func copied(t *testing.T, dir, name, from string, cut int) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p, data[:len(data)-cut], 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSetCheck_SkipsAndNamesUnreadableImages(t *testing.T) {
+	good, err := filepath.Glob(tiles + "/test/good/*.jpg")
+	if err != nil || len(good) < 2 {
+		t.Fatal(good, err)
+	}
+	dir := t.TempDir()
+	copied(t, dir, "test/good/a.jpg", good[0], 0)
+	copied(t, dir, "test/good/._a.jpg", good[0], 0)
+	copied(t, dir, "test/crack/b.jpg", good[1], 0)
+	copied(t, dir, "test/crack/c.jpg", good[1], 5000)
+	copied(t, dir, "test/crack/d.heic", "../dataset/testdata/photo.heic", 0)
+	copied(t, dir, "test/scratch/e.jpg", good[1], 5000)
+	copied(t, dir, "test/.hidden/f.jpg", good[1], 0)
+	if err := syscall.Mkfifo(filepath.Join(dir, "test/crack/g.png"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range []string{dir, link} {
+		s, err := Open(folder)
+		if err == nil {
+			err = s.Check(t.Context(), models.StandardPreprocessing(), 2)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(s.Good) != 1 || len(s.Defects) != 1 || len(s.Defects[0].Files) != 1 || len(s.Skipped) != 4 {
+			t.Errorf("%+v", s)
+		}
+	}
+	copied(t, dir, "test/good/a.jpg", good[0], 5000)
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(t.Context(), models.StandardPreprocessing(), 2); !errors.Is(err, ErrDataset) || !strings.Contains(err.Error(), "cannot be read") {
+		t.Errorf("no normal image can be read: %v", err)
 	}
 }

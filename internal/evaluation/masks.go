@@ -62,7 +62,7 @@ type mask struct {
 // wrapped.
 func readMask(file string, width, height int, o imagefile.Options) (*mask, error) {
 	o.MaxValue = maskMaxValue
-	data, err := readImage(file)
+	data, err := readFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMask, err)
 	}

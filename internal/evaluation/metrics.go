@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"github.com/deepmed/anomaly/models"
 	"gonum.org/v1/gonum/integrate"
 	"gonum.org/v1/gonum/stat"
 )
@@ -21,6 +22,8 @@ type Result struct {
 	// as one kind.
 	Mean     Figures `json:"mean"`
 	Together Figures `json:"together"`
+	// Skipped are files of the test folder that are not part of the metrics.
+	Skipped []models.SkippedFile `json:"skipped_files,omitempty"`
 
 	good, bad []Judged
 }

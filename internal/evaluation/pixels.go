@@ -155,8 +155,11 @@ func pixelFigures(good, bad *pixelMap) PixelFigures {
 // masks is nil for normal images.
 func computeMaps(ctx context.Context, d *inference.Detector, files, masks []string, threads int) (*pixelMap, error) {
 	parts := make([]pixelMap, len(files))
-	err := eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte) error {
-		img, err := imagefile.Decode(data, d.ImageOptions(imagefile.DefaultLimits()))
+	err := eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte, err error) error {
+		var img *imagefile.RGB
+		if err == nil {
+			img, err = imagefile.Decode(data, d.ImageOptions(imagefile.DefaultLimits()))
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
 		}

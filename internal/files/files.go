@@ -1,5 +1,5 @@
-// Package files writes files atomically, reads them with a limit, and locks them. It must
-// import no other package of the module.
+// Package files writes files atomically, reads them with a limit, opens regular files
+// without blocking, and locks them. It must import no other package of the module.
 package files
 
 import (
