@@ -52,7 +52,7 @@ func newForward(engine *ort.Engine, file, image []byte, threads int) (*forward, 
 		}
 		f.outputs = append(f.outputs, t)
 	}
-	if f.pixels, err = imagefile.Prepare(image, m.ImageSize, imagefile.Limits{}); err != nil {
+	if f.pixels, err = imagefile.Prepare(image, m.ImageSize, imagefile.OptionsFor(m.Metadata.Preprocessing, imagefile.Limits{})); err != nil {
 		return nil, err
 	}
 	imagefile.Normalize(f.image.Data(), f.pixels)

@@ -109,9 +109,15 @@ func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateD
 	if len(whole) > models.MaxMetadataBytes {
 		return nil, fmt.Errorf("%w: its metadata has %d bytes, the limit is %d", ErrUnwritable, len(whole), models.MaxMetadataBytes)
 	}
-	standard := models.StandardPreprocessing()
-	preprocessing := [][2]string{
-		{"color_mode", standard.ColorMode}, {"resize", standard.Resize}, {"scale", decimal(standard.Scale)}, {"layout", standard.Layout},
+	input := md.InputPreprocessing()
+	preprocessing := [][2]any{
+		{"color_mode", input.ColorMode}, {"resize", input.Resize}, {"scale", input.Scale}, {"layout", input.Layout},
+	}
+	if input.Orientation != "" {
+		preprocessing = append(preprocessing, [2]any{"orientation", input.Orientation})
+	}
+	if input.MaxValue != 0 {
+		preprocessing = append(preprocessing, [2]any{"max_value", input.MaxValue})
 	}
 	p := newPickler()
 	p.op('}', '(')

@@ -193,7 +193,7 @@ func metadataProps(m *models.Model) ([][2]string, error) {
 		{"image_size", m.ImageSize},
 		{"threshold", threshold},
 		{"class_names", m.Metadata.Classes()},
-		{"preprocessing", models.StandardPreprocessing()},
+		{"preprocessing", m.Metadata.InputPreprocessing()},
 		{"training", m.Metadata.Training},
 		{"metadata_json", m.Metadata},
 	} {

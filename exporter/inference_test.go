@@ -47,7 +47,7 @@ func TestExportedModels_AreStandardONNXWithDecision(t *testing.T) {
 			}
 			for key, want := range map[string]string{
 				"model_type": "autoencoder", "format_version": "1", "image_size": "16", "threshold": "0.125", "class_names": `["gut","schlecht"]`,
-				"preprocessing": `{"color_mode":"RGB","resize":"pillow-bilinear","scale":0.00392156862745098,"layout":"NCHW"}`,
+				"preprocessing": `{"color_mode":"RGB","resize":"pillow-bilinear","scale":0.00392156862745098,"layout":"NCHW","orientation":"exif"}`,
 				"training":      `{"level":1,"epochs":2,"batch_size":16,"learning_rate":0.001,"seed":0,"images":7,"skipped":0}`,
 			} {
 				if props[key] != want {

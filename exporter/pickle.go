@@ -78,11 +78,11 @@ func (p *pickler) plain(v any) {
 			p.text(e)
 		}
 		p.op('e')
-	case [][2]string:
+	case [][2]any:
 		p.op('}', '(')
 		for _, e := range v {
-			p.text(e[0])
-			p.text(e[1])
+			p.plain(e[0])
+			p.plain(e[1])
 		}
 		p.op('u')
 	default:

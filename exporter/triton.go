@@ -126,7 +126,7 @@ func tritonConfig(m *models.Model, name string, file []byte, maxBatch int) ([]by
 		{"threshold", threshold},
 		{"class_names", m.Metadata.Classes()},
 		{"image_size", m.ImageSize},
-		{"preprocessing", models.StandardPreprocessing()},
+		{"preprocessing", m.Metadata.InputPreprocessing()},
 		{"preprocessing_inside", maxBatch == 0},
 	} {
 		text, ok := v.value.(string)

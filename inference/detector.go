@@ -102,6 +102,12 @@ func (d *Detector) Model() *models.Model { return d.model }
 // Side returns the side of the network's square input, in pixels.
 func (d *Detector) Side() int { return d.model.ImageSize }
 
+// ImageOptions returns the options with which image files are decoded for the model:
+// the limits and the model's preprocessing.
+func (d *Detector) ImageOptions(lim ImageLimits) imagefile.Options {
+	return imagefile.OptionsFor(d.model.Metadata.Preprocessing, lim)
+}
+
 // Close waits for the current runs and releases the sessions. It may be called more
 // than once.
 func (d *Detector) Close() {
@@ -121,7 +127,7 @@ func (d *Detector) Close() {
 // model's own metadata. The errors are ErrImage, ErrImageTooLarge, ErrMeasure and
 // ErrNotFinite, wrapped.
 func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (Verdict, error) {
-	pixels, err := imagefile.Prepare(image, d.Side(), lim)
+	pixels, err := imagefile.Prepare(image, d.Side(), d.ImageOptions(lim))
 	if err != nil {
 		return Verdict{}, err
 	}

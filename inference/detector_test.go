@@ -137,7 +137,7 @@ func TestPicture_ShowsInputReconstructionAndDifference(t *testing.T) {
 		t.Errorf("the picture is %v", b)
 	}
 	// The first third is the input.
-	pixels, err := imagefile.Prepare(tile(t), d.Side(), imagefile.DefaultLimits())
+	pixels, err := imagefile.Prepare(tile(t), d.Side(), imagefile.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

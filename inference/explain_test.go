@@ -87,7 +87,7 @@ func expectedExplanation(t *testing.T, d *Detector, file []byte, meta *models.Me
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := imagefile.Decode(file, DefaultImageLimits())
+	img, err := imagefile.Decode(file, imagefile.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ const maxRegions = 20
 // Explain is like Detect and also returns the evidence. ErrNoMap is returned,
 // wrapped, if the measure is the mean squared error.
 func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (*Explanation, error) {
-	p, err := imagefile.PreparePooled(image, d.Side(), lim)
+	p, err := imagefile.PreparePooled(image, d.Side(), d.ImageOptions(lim))
 	if err != nil {
 		return nil, err
 	}

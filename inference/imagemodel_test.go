@@ -80,7 +80,7 @@ func TestImageModel_ReturnsTheScoresOfDetect(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		decoded, err := imagefile.Decode(data, imagefile.DefaultLimits())
+		decoded, err := imagefile.Decode(data, imagefile.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func TestImageModel_AcceptsImagesOfAnySize(t *testing.T) {
 		if err := png.Encode(&data, picture); err != nil {
 			t.Fatal(err)
 		}
-		decoded, err := imagefile.Decode(data.Bytes(), imagefile.DefaultLimits())
+		decoded, err := imagefile.Decode(data.Bytes(), imagefile.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

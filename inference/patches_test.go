@@ -100,7 +100,7 @@ func TestPatchModel_HasTheSameScoresInEveryFormat(t *testing.T) {
 				if err != nil || relativeDifference(got.ReconstructionError, want.ReconstructionError) > 1e-5 || relativeDifference(got.MSE, want.MSE) > 1e-5 {
 					t.Errorf("%s: %+v, exported %+v, %v", file, want, got, err)
 				}
-				decoded, err := imagefile.Decode(data[i], imagefile.DefaultLimits())
+				decoded, err := imagefile.Decode(data[i], imagefile.Options{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -108,7 +108,7 @@ func TestPatchModel_HasTheSameScoresInEveryFormat(t *testing.T) {
 				if relativeDifference(score, want.ReconstructionError) > resizeTolerance || anomaly != (score > 1.5) {
 					t.Errorf("%s: %v and %v of the image model, %v of Detect", file, score, anomaly, want.ReconstructionError)
 				}
-				pixels, err := imagefile.Prepare(data[i], m.ImageSize, imagefile.DefaultLimits())
+				pixels, err := imagefile.Prepare(data[i], m.ImageSize, imagefile.Options{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -148,7 +148,7 @@ func TestMembers_CombineToTheScore(t *testing.T) {
 	_, data := someTiles(t, 3)
 	var group sync.WaitGroup
 	for _, file := range data {
-		pixels, err := imagefile.Prepare(file, m.ImageSize, imagefile.DefaultLimits())
+		pixels, err := imagefile.Prepare(file, m.ImageSize, imagefile.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +194,7 @@ func TestDetect_RefusesModelsWhoseMemberWeightsAddUpToZero(t *testing.T) {
 	if v, err := d.Detect(t.Context(), data[0], nil, imagefile.DefaultLimits()); !errors.Is(err, ErrNotFinite) {
 		t.Errorf("%+v, %v", v, err)
 	}
-	pixels, err := imagefile.Prepare(data[0], m.ImageSize, imagefile.DefaultLimits())
+	pixels, err := imagefile.Prepare(data[0], m.ImageSize, imagefile.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ const pictureGain = 10
 // their absolute difference, side by side. The errors are ErrImage and
 // ErrImageTooLarge, wrapped.
 func (d *Detector) Picture(ctx context.Context, data []byte, lim ImageLimits) ([]byte, error) {
-	pixels, err := imagefile.Prepare(data, d.Side(), lim)
+	pixels, err := imagefile.Prepare(data, d.Side(), d.ImageOptions(lim))
 	if err != nil {
 		return nil, err
 	}

@@ -172,7 +172,7 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKin
 	}()
 	var p *imagefile.Prepared
 	err := s.Work(ctx, func() (err error) {
-		p, err = imagefile.PreparePooled(t.Image, d.Side(), t.Limits)
+		p, err = imagefile.PreparePooled(t.Image, d.Side(), d.ImageOptions(t.Limits))
 		return err
 	})
 	if err != nil {

@@ -158,6 +158,9 @@ func (l Limits) checkReference(shapes StateDict) error {
 // Describe replaces the model's metadata. It drops the reference statistics when
 // the new metadata names another kind of anomaly score.
 func (m *Model) Describe(md Metadata) {
+	if own := m.Metadata.Preprocessing; own != nil {
+		md.Preprocessing = own // The network learned from images prepared like this.
+	}
 	m.Metadata = md
 	if measure, _ := md.Measure(); measure != m.referenceMeasure() {
 		m.Reference = nil

@@ -112,11 +112,50 @@ type Preprocessing struct {
 	Resize    string  `json:"resize"`     // "pillow-bilinear": antialiased triangle filter
 	Scale     float64 `json:"scale"`      // factor on the 8-bit value
 	Layout    string  `json:"layout"`     // "NCHW"
+	// Orientation is OrientationEXIF if images are turned upright before; empty if
+	// their pixels are used as they are stored, as by models of earlier versions.
+	Orientation string `json:"orientation,omitempty"`
+	// MaxValue is the value of a 16-bit sample that becomes 255, for training images
+	// of fewer bits in 16-bit files; 0 means 65535. Larger samples become 255.
+	MaxValue int `json:"max_value,omitempty"`
 }
 
-// StandardPreprocessing returns the preprocessing of every model of this project.
+// OrientationEXIF means that the orientation in EXIF or XMP is applied, as by Pillow's
+// ImageOps.exif_transpose.
+const OrientationEXIF = "exif"
+
+// StandardPreprocessing returns the preprocessing of a new model.
 func StandardPreprocessing() *Preprocessing {
-	return &Preprocessing{ColorMode: "RGB", Resize: "pillow-bilinear", Scale: 1.0 / 255, Layout: "NCHW"}
+	return &Preprocessing{
+		ColorMode: "RGB", Resize: "pillow-bilinear", Scale: 1.0 / 255, Layout: "NCHW", Orientation: OrientationEXIF,
+	}
+}
+
+// InputPreprocessing returns the complete preprocessing of the model: the standard one,
+// with the orientation and the largest value that the model was trained with. Both are
+// missing in models of earlier versions and of other services.
+func (m Metadata) InputPreprocessing() *Preprocessing {
+	p := StandardPreprocessing()
+	p.Orientation = ""
+	if m.Preprocessing != nil {
+		p.Orientation, p.MaxValue = m.Preprocessing.Orientation, m.Preprocessing.MaxValue
+	}
+	return p
+}
+
+// validate returns ErrMetadata, wrapped, for an orientation or a largest value that
+// this version does not support.
+func (p *Preprocessing) validate() error {
+	if p == nil {
+		return nil
+	}
+	if p.Orientation != "" && p.Orientation != OrientationEXIF {
+		return fmt.Errorf("%w: preprocessing.orientation is %.60q, expected %q or none", ErrMetadata, p.Orientation, OrientationEXIF)
+	}
+	if p.MaxValue < 0 || p.MaxValue > 65535 {
+		return fmt.Errorf("%w: preprocessing.max_value is %d, expected 1 to 65535 or none", ErrMetadata, p.MaxValue)
+	}
+	return nil
 }
 
 // TrainingSummary describes the data and the course of a training.
@@ -289,6 +328,9 @@ func (m Metadata) Validate() error {
 	}
 	if m.ModelType != "" && m.ModelType != ModelType {
 		return fmt.Errorf("%w: model_type is %.60q, expected %q", ErrMetadata, m.ModelType, ModelType)
+	}
+	if err := m.Preprocessing.validate(); err != nil {
+		return err
 	}
 	if m.Detectability != nil {
 		if err := m.Detectability.Validate(); err != nil {

@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,8 @@ type Recalibration struct {
 	Warnings []string           `json:"warnings,omitempty"`
 }
 
-// LoadCalibrationImages reads calibration images, resized to o.ImageSize. It returns
+// LoadCalibrationImages reads calibration images, resized to o.ImageSize, with
+// o.Preprocessing or, if it is nil, as Train reads its images. It returns
 // ErrTooFewCalibrationImages for fewer than calibration.MinImages images, before any is
 // decoded if there are too few files, ErrLayout for the training images of an evaluation,
 // and the errors that Train returns for a data set.
@@ -55,7 +57,12 @@ func LoadCalibrationImages(ctx context.Context, engine *ort.Engine, src *dataset
 		return nil, tooFew(n, src.Refused())
 	}
 	o.begin(StageReadingImages)
-	data, err := dataset.Load(ctx, src, o.dataset())
+	load := o.dataset()
+	if o.Preprocessing != nil {
+		load.Images = imagefile.OptionsFor(o.Preprocessing, o.Images)
+		load.Images.MaxValue = cmp.Or(load.Images.MaxValue, imagefile.DefaultMaxValue)
+	}
+	data, err := dataset.Load(ctx, src, load)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +197,7 @@ func withCalibration(m *models.Model, c *calibration.Calibration, r *Recalibrati
 	again.Format, again.SHA256 = "", ""
 	md := &again.Metadata
 	md.ModelType, md.ImageSize, md.FormatVersion = models.ModelType, m.ImageSize, models.FormatVersion
-	md.Architecture, md.Preprocessing = &again.Architecture, models.StandardPreprocessing()
+	md.Architecture, md.Preprocessing = &again.Architecture, m.Metadata.InputPreprocessing()
 	md.ClassNames, md.Files = m.Metadata.Classes(), nil
 
 	decision := c.Decision(r.Measure)

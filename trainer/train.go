@@ -59,6 +59,9 @@ type Options struct {
 	// Limits bounds the data set and Images each of its files; zero means the defaults.
 	Limits dataset.Limits
 	Images imagefile.Limits
+	// Preprocessing is that of the model to calibrate, for LoadCalibrationImages. Nil
+	// means that the model is not trained yet.
+	Preprocessing *models.Preprocessing
 	// TempDir is the folder for images beyond Limits.MemoryBytes; empty means the
 	// system's folder for temporary files.
 	TempDir string
@@ -231,7 +234,7 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 			ClassNames:     data.ClassNames,
 			FormatVersion:  models.FormatVersion,
 			Architecture:   &arch,
-			Preprocessing:  models.StandardPreprocessing(),
+			Preprocessing:  preprocessing(data),
 			Training:       summarize(level, o, data, fitted),
 		},
 	}
@@ -255,7 +258,25 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 
 // dataset returns the options of dataset.Load.
 func (o Options) dataset() dataset.Options {
-	return dataset.Options{Side: o.ImageSize, Limits: o.Limits, Images: o.Images, TempDir: o.TempDir, Workers: o.workers()}
+	learned := models.StandardPreprocessing()
+	if o.Base != nil {
+		learned = o.Base.Metadata.InputPreprocessing()
+	}
+	return dataset.Options{
+		Side: o.ImageSize, Limits: o.Limits, Images: imagefile.OptionsFor(learned, o.Images), TempDir: o.TempDir, Workers: o.workers(),
+	}
+}
+
+// preprocessing returns the preprocessing of a model that was trained on the data.
+func preprocessing(data *dataset.Dataset) *models.Preprocessing {
+	p := models.StandardPreprocessing()
+	if !data.Upright {
+		p.Orientation = "" // A base of an earlier version has none.
+	}
+	if data.MaxValue != imagefile.DefaultMaxValue {
+		p.MaxValue = data.MaxValue
+	}
+	return p
 }
 
 // decision returns the options of decision.Learn.

@@ -163,7 +163,7 @@ func montage(ctx context.Context, d *inference.Detector, title string, judged []
 		if err != nil {
 			return nil, err
 		}
-		pixels, err := imagefile.Prepare(data, d.Side(), imagefile.DefaultLimits())
+		pixels, err := imagefile.Prepare(data, d.Side(), d.ImageOptions(imagefile.DefaultLimits()))
 		if err != nil {
 			return nil, err
 		}

@@ -158,7 +158,7 @@ func (s *splitting) shrink(ctx context.Context, set, folder string) ([]string, e
 			if err != nil {
 				return err
 			}
-			pixels, err := imagefile.Prepare(data, side, imagefile.DefaultLimits())
+			pixels, err := imagefile.Prepare(data, side, imagefile.Options{Upright: true})
 			if err != nil {
 				return fmt.Errorf("%s: %w", original, err)
 			}

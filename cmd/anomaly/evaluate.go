@@ -69,7 +69,15 @@ func evaluateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := set.Check(c.Context(), e.Threads()); err != nil {
+			preprocessing := models.StandardPreprocessing()
+			if model != "" {
+				m, _, err := readModel(model, "")
+				if err != nil {
+					return err
+				}
+				preprocessing = m.Metadata.Preprocessing
+			}
+			if err := set.Check(c.Context(), preprocessing, e.Threads()); err != nil {
 				return err
 			}
 			printRemarks(c.ErrOrStderr(), set.Skipped, nil)
@@ -169,12 +177,11 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 		} {
 			gallery := evaluation.Gallery{Title: g.title}
 			for _, j := range g.judged {
-				limits := imagefile.DefaultLimits()
-				data, err := files.ReadAtMost(j.File, limits.MaxBytes)
+				data, err := files.ReadAtMost(j.File, imagefile.DefaultLimits().MaxBytes)
 				if err != nil {
 					return err
 				}
-				x, err := d.Explain(ctx, data, nil, limits)
+				x, err := d.Explain(ctx, data, nil, imagefile.DefaultLimits())
 				if err != nil {
 					return err
 				}

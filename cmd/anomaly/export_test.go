@@ -110,7 +110,7 @@ func TestExport_ConfigurationMatchesTritonsSchemaAndTheFile(t *testing.T) {
 	if r := run(t, "export", smallModel(t), "--triton", repository, "--name", "tiles-1.a", "--metadata", metadata); r.status != exitNormal {
 		t.Fatal(r.stderr)
 	}
-	preprocessing := `{"color_mode":"RGB","resize":"pillow-bilinear","scale":0.00392156862745098,"layout":"NCHW"}`
+	preprocessing := `{"color_mode":"RGB","resize":"pillow-bilinear","scale":0.00392156862745098,"layout":"NCHW","orientation":"exif"}`
 	for _, c := range []struct {
 		name     string
 		maxBatch int

@@ -54,7 +54,7 @@ func readModelWith(path, metadata string, w io.Writer) (*models.Model, error) {
 	// The file that the model came from may lack these keys or contradict them.
 	m.Metadata.ModelType, m.Metadata.ImageSize = models.ModelType, m.ImageSize
 	m.Metadata.Architecture = &m.Architecture
-	m.Metadata.Preprocessing = models.StandardPreprocessing()
+	m.Metadata.Preprocessing = m.Metadata.InputPreprocessing()
 	m.Metadata.ClassNames = m.Metadata.Classes()
 	m.Metadata.FormatVersion = models.FormatVersion
 	m.Metadata.Files = nil

@@ -193,7 +193,7 @@ func picture(t *testing.T, width, height int, opaque bool) []byte {
 // pixmap returns an image as a PPM.
 func pixmap(t *testing.T, data []byte) []byte {
 	t.Helper()
-	img, err := imagefile.Decode(data, imagefile.DefaultLimits())
+	img, err := imagefile.Decode(data, imagefile.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,6 +56,7 @@ func (s *Server) calibrate(c *fiber.Ctx) error {
 	defer s.trainingSlots.release()
 	timer.done(stageQueue)
 	started := time.Now()
+	o.Preprocessing = m.Metadata.InputPreprocessing()
 	data, err := trainer.LoadCalibrationImages(ctx, s.engine, src, o)
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ func startInference(t testing.TB) (s *service, images []float32, errs []float64)
 	s.mustPut(t, "tiles", trained(t)["anomaly_detection_model.zip"])
 	for _, f := range tileFiles(t, testCrack, 2) {
 		image := read(t, f)
-		pixels, err := imagefile.Prepare(image, 32, imagefile.DefaultLimits())
+		pixels, err := imagefile.Prepare(image, 32, imagefile.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

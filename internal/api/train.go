@@ -155,7 +155,7 @@ func (s *Server) runTraining(ctx context.Context, q trainingRequest) (*models.Mo
 		if calibration, err = trainer.LoadCalibrationImages(ctx, s.engine, q.calibration, o); err != nil {
 			return nil, nil, inCalibrationFile(err)
 		}
-		defer calibration.Close()
+		defer func() { calibration.Close() }()
 	}
 	if !q.end.IsZero() {
 		o.MaxTime = time.Until(q.end)
@@ -179,6 +179,15 @@ func (s *Server) runTraining(ctx context.Context, q trainingRequest) (*models.Mo
 	if !q.end.IsZero() {
 		const sending = 500 * time.Millisecond // to write and send the zip
 		o.MaxTime = max(time.Until(q.end)-sending, 1)
+	}
+	if p := m.Metadata.InputPreprocessing(); !calibration.PreparedAs(p) {
+		o.Preprocessing = p
+		again, err := trainer.LoadCalibrationImages(ctx, s.engine, q.calibration, o)
+		if err != nil {
+			return nil, nil, inCalibrationFile(err)
+		}
+		calibration.Close()
+		calibration = again
 	}
 	m, r, err := trainer.Recalibrate(ctx, s.engine, m, calibration, o)
 	if err != nil {

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,10 @@ import (
 type Dataset struct {
 	// Side is the side of the images in pixels.
 	Side int
+	// Upright reports whether the EXIF orientation was applied, and MaxValue is the
+	// value of a 16-bit sample that became 255.
+	Upright  bool
+	MaxValue int
 	// ClassNames are the names in the YAML file; nil if there are none.
 	ClassNames []string
 	// Skipped are the images that could not be read.
@@ -28,6 +33,7 @@ type Dataset struct {
 
 	pixels *pixels
 	kept   []int // indexes in pixels of the images that could be read
+	deep   bool  // some images have 16-bit samples
 }
 
 // Warn adds a warning, formatted as by fmt.Sprintf.
@@ -46,6 +52,12 @@ func (d *Dataset) Image(i int, buffer *[]byte) ([]byte, error) {
 	return d.pixels.get(d.kept[i], buffer)
 }
 
+// PreparedAs reports whether the images are what they would be with p.
+func (d *Dataset) PreparedAs(p *models.Preprocessing) bool {
+	o := imagefile.OptionsFor(p, imagefile.Limits{})
+	return d.Upright == o.Upright && (!d.deep || d.MaxValue == cmp.Or(o.MaxValue, imagefile.DefaultMaxValue))
+}
+
 // Close releases the memory and the temporary file.
 func (d *Dataset) Close() error { return d.pixels.Close() }
 
@@ -55,7 +67,9 @@ type Options struct {
 	Side int
 	// Limits bounds the data set, and Images each of its files.
 	Limits Limits
-	Images imagefile.Limits
+	// Images is how its files are decoded. If Images.MaxValue is 0, Load computes the
+	// value from the largest 16-bit sample of all images.
+	Images imagefile.Options
 	// TempDir is the folder for images beyond Limits.MemoryBytes; empty means the
 	// system's folder for temporary files.
 	TempDir string
@@ -68,8 +82,8 @@ type Options struct {
 // a limit is exceeded, ErrStorage if the prepared images cannot be stored, and the
 // context's cause if ctx ends.
 func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
-	o.Images = o.Images.OrDefault()
-	d := &Dataset{Side: o.Side}
+	o.Images.Limits = o.Images.OrDefault()
+	d := &Dataset{Side: o.Side, Upright: o.Images.Upright}
 	var images []entry
 	var yamls, refused []entry
 	for _, e := range src.entries {
@@ -107,10 +121,12 @@ func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	return d, nil
 }
 
-// prepare decodes and resizes the images.
+// prepare decodes and resizes the images. If the scale of 16-bit samples is not given, it
+// decodes those images again when they need another scale than the default.
 func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Options) error {
 	reasons := make([]string, len(images))
-	var unpacked atomic.Int64
+	deep := make([]bool, len(images))
+	var unpacked, largest atomic.Int64
 	group, running := errgroup.WithContext(ctx)
 	group.SetLimit(max(o.Workers.Threads, 1))
 	for i, e := range images {
@@ -123,9 +139,11 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 				if err := src.withinRatio(unpacked.Add(int64(len(data))), o.Limits); err != nil {
 					return err
 				}
-				var prepared []byte
-				if prepared, err = imagefile.Prepare(data, d.Side, o.Images); err == nil {
-					return d.pixels.put(i, prepared)
+				var p *imagefile.Prepared
+				if p, err = imagefile.PrepareSized(data, d.Side, o.Images); err == nil {
+					deep[i] = p.Largest > 0
+					raise(&largest, int64(p.Largest))
+					return d.pixels.put(i, p.Pix)
 				}
 			}
 			reasons[i] = err.Error()
@@ -137,6 +155,13 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 			return context.Cause(ctx)
 		}
 		return err
+	}
+	d.deep = largest.Load() > 0
+	if d.MaxValue = o.Images.MaxValue; d.MaxValue == 0 {
+		d.MaxValue = imagefile.MaxValueFor(int(largest.Load()))
+		if err := d.rescale(ctx, images, deep, o); err != nil {
+			return err
+		}
 	}
 	for i, e := range images {
 		if reasons[i] == "" {
@@ -162,6 +187,48 @@ func (d *Dataset) noImages() error {
 		return fmt.Errorf("%w: %s", ErrNoImages, d.Warnings[0])
 	}
 	return ErrNoImages
+}
+
+// rescale decodes the images of 16-bit samples again with the scale MaxValue, unless
+// that is the default.
+func (d *Dataset) rescale(ctx context.Context, images []entry, deep []bool, o Options) error {
+	if d.MaxValue == imagefile.DefaultMaxValue {
+		return nil
+	}
+	o.Images.MaxValue = d.MaxValue
+	group, running := errgroup.WithContext(ctx)
+	group.SetLimit(max(o.Workers.Threads, 1))
+	for i, e := range images {
+		if !deep[i] {
+			continue
+		}
+		group.Go(o.Workers.Wrap(func() error {
+			if running.Err() != nil {
+				return context.Cause(running)
+			}
+			data, err := e.read(o.Images.MaxBytes)
+			if err != nil {
+				return fmt.Errorf("%s: %w", shortened(e.name), err)
+			}
+			prepared, err := imagefile.Prepare(data, d.Side, o.Images)
+			if err != nil {
+				return fmt.Errorf("%s: %w", shortened(e.name), err)
+			}
+			return d.pixels.put(i, prepared)
+		}))
+	}
+	err := group.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// raise sets v to at least value.
+func raise(v *atomic.Int64, value int64) {
+	for old := v.Load(); old < value && !v.CompareAndSwap(old, value); {
+		old = v.Load()
+	}
 }
 
 // readClassNames reads the class names from the first YAML file with names, of the first

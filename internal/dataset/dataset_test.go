@@ -19,7 +19,7 @@ import (
 	"github.com/deepmed/anomaly/internal/testkit"
 )
 
-var imageLimits = imagefile.DefaultLimits()
+var imageLimits imagefile.Options
 
 // tileFolder returns all normal tiles.
 func tileFolder(t *testing.T) *Source {
@@ -272,7 +272,7 @@ func FuzzOpenZip(f *testing.F) {
 		if err != nil {
 			return
 		}
-		_, _ = Load(t.Context(), src, Options{Side: 16, Limits: lim, Images: imagefile.Limits{MaxBytes: 1 << 20, MaxPixels: 1 << 20}})
+		_, _ = Load(t.Context(), src, Options{Side: 16, Limits: lim, Images: imagefile.Options{Limits: imagefile.Limits{MaxBytes: 1 << 20, MaxPixels: 1 << 20}}})
 	})
 }
 

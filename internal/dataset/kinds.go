@@ -116,7 +116,6 @@ var (
 		{0, "#?RADIANCE", unread("Radiance HDR")}, {0, "#?RGBE", unread("Radiance HDR")}, {0, "qoif", unread("QOI")},
 		{0, "gimp xcf", unread("GIMP")}, {0, "DDS ", unread("DDS")}, {0, "II\xbc", unread("JPEG XR")}, {0, "BPG\xfb", unread("BPG")},
 		{0, "SIMPLE  =", unread("FITS")}, {0, "\x93NUMPY", unread("NumPy")}, {0, "NRRD000", unread("NRRD")}, {344, "n+1\x00", unread("NIfTI")},
-		{0, "II+\x00", unread("BigTIFF")}, {0, "MM\x00+", unread("BigTIFF")},
 		{0, "FUJIFILMCCD-RAW", raw}, {0, "IIRO", raw}, {0, "IIRS", raw}, {0, "MMOR", raw}, {0, "IIU\x00", raw}, {0, "FOVb", raw},
 		{0, "PK\x03\x04", archive}, {0, "PK\x05\x06", archive}, {0, "7z\xbc\xaf\x27\x1c", archive}, {0, "Rar!\x1a\x07", archive},
 		{0, "\x1f\x8b", archive}, {0, "BZh", archive}, {0, "\xfd7zXZ\x00", archive}, {0, "\x28\xb5\x2f\xfd", archive}, {257, "ustar", archive},
@@ -149,7 +148,7 @@ func kindOf(name string, head []byte) kind {
 		return dicom
 	case unreadExtensions[ext] != "":
 		return unread(unreadExtensions[ext])
-	case matches(head, "II*\x00"), matches(head, "MM\x00*"), isBMP(head):
+	case matches(head, "II*\x00"), matches(head, "MM\x00*"), matches(head, "II+\x00"), matches(head, "MM\x00+"), isBMP(head):
 		return readable
 	case len(head) >= 12 && string(head[4:8]) == "ftyp":
 		return brandOf(head)

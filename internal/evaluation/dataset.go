@@ -126,19 +126,21 @@ func (s *Set) images(folder string) ([]string, error) {
 	return files, nil
 }
 
-// Check reads all images and masks, at most threads of them concurrently, and removes the
-// images that cannot be read from the set. Call it before a training, which would be in
+// Check reads all images and masks, at most threads of them concurrently, with the
+// preprocessing p of the model to evaluate, and removes the images that cannot be read
+// from the set. Call it before a training, which would be in
 // vain for an unusable set. It returns ErrDataset, wrapped, when too few images are left,
 // and ErrMask, wrapped, when a mask is unusable.
-func (s *Set) Check(ctx context.Context, threads int) error {
-	good, _, err := s.readable(ctx, s.Good, nil, threads)
+func (s *Set) Check(ctx context.Context, p *models.Preprocessing, threads int) error {
+	o := imagefile.OptionsFor(p, imagefile.DefaultLimits())
+	good, _, err := s.readable(ctx, s.Good, nil, o, threads)
 	if err != nil {
 		return err
 	}
 	s.Good = good
 	var defects []Defect
 	for _, d := range s.Defects {
-		if d.Files, d.Masks, err = s.readable(ctx, d.Files, d.Masks, threads); err != nil {
+		if d.Files, d.Masks, err = s.readable(ctx, d.Files, d.Masks, o, threads); err != nil {
 			return err
 		}
 		if len(d.Files) > 0 {
@@ -150,18 +152,18 @@ func (s *Set) Check(ctx context.Context, threads int) error {
 }
 
 // readable returns the files that can be read, with their masks, and skips the others.
-func (s *Set) readable(ctx context.Context, files, masks []string, threads int) (keptFiles, keptMasks []string, err error) {
+func (s *Set) readable(ctx context.Context, files, masks []string, o imagefile.Options, threads int) (keptFiles, keptMasks []string, err error) {
 	bad, regions := make([]error, len(files)), make([]int, len(files))
 	err = eachFile(ctx, files, threads, func(_ context.Context, i int, data []byte, err error) error {
 		var img *imagefile.RGB
 		if err == nil {
-			img, err = imagefile.Decode(data, imagefile.DefaultLimits())
+			img, err = imagefile.Decode(data, o)
 		}
 		if err != nil || masks == nil {
 			bad[i] = err
 			return nil
 		}
-		m, err := readMask(masks[i], img.W, img.H)
+		m, err := readMask(masks[i], img.W, img.H, o)
 		if err == nil {
 			regions[i] = len(m.sizes)
 		}

@@ -39,7 +39,7 @@ func Detectability(ctx context.Context, d *inference.Detector, s *Set, threads i
 	}
 	err := eachFile(ctx, files, threads, func(_ context.Context, i int, data []byte, err error) error {
 		if err == nil {
-			prepared[i], err = imagefile.Prepare(data, d.Side(), imagefile.DefaultLimits())
+			prepared[i], err = imagefile.Prepare(data, d.Side(), d.ImageOptions(imagefile.DefaultLimits()))
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/deepmed/anomaly/internal/detectability"
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/models"
 )
 
 const tiles = "../../testdata/tiles"
@@ -144,7 +145,7 @@ func TestSetCheck_SkipsAndNamesUnreadableImages(t *testing.T) {
 	for _, folder := range []string{dir, link} {
 		s, err := Open(folder)
 		if err == nil {
-			err = s.Check(t.Context(), 2)
+			err = s.Check(t.Context(), models.StandardPreprocessing(), 2)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -158,7 +159,7 @@ func TestSetCheck_SkipsAndNamesUnreadableImages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Check(t.Context(), 2); !errors.Is(err, ErrDataset) || !strings.Contains(err.Error(), "cannot be read") {
+	if err := s.Check(t.Context(), models.StandardPreprocessing(), 2); !errors.Is(err, ErrDataset) || !strings.Contains(err.Error(), "cannot be read") {
 		t.Errorf("no normal image can be read: %v", err)
 	}
 }

@@ -46,6 +46,9 @@ func masks(folder, defect string, files []string) ([]string, error) {
 	return out, nil
 }
 
+// maskMaxValue is the scale of a mask of 16-bit samples: 1 is not black.
+const maskMaxValue = 1
+
 // mask is a ground-truth mask with its connected regions.
 type mask struct {
 	width, height int
@@ -54,14 +57,16 @@ type mask struct {
 	sizes  []int // number of pixels of each region
 }
 
-// readMask reads a mask of width×height pixels. Pixels that are not black are
-// defective. It returns ErrMask, wrapped.
-func readMask(file string, width, height int) (*mask, error) {
+// readMask reads a mask of width×height pixels. Its orientation is applied if o applies
+// that of the image. Pixels that are not black are defective. It returns ErrMask,
+// wrapped.
+func readMask(file string, width, height int, o imagefile.Options) (*mask, error) {
+	o.MaxValue = maskMaxValue
 	data, err := readFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMask, err)
 	}
-	img, err := imagefile.Decode(data, imagefile.DefaultLimits())
+	img, err := imagefile.Decode(data, o)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrMask, file, err)
 	}

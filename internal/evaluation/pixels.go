@@ -158,14 +158,14 @@ func computeMaps(ctx context.Context, d *inference.Detector, files, masks []stri
 	err := eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte, err error) error {
 		var img *imagefile.RGB
 		if err == nil {
-			img, err = imagefile.Decode(data, imagefile.DefaultLimits())
+			img, err = imagefile.Decode(data, d.ImageOptions(imagefile.DefaultLimits()))
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
 		}
 		var m *mask
 		if masks != nil {
-			if m, err = readMask(masks[i], img.W, img.H); err != nil {
+			if m, err = readMask(masks[i], img.W, img.H, d.ImageOptions(imagefile.DefaultLimits())); err != nil {
 				return err
 			}
 		}

@@ -140,11 +140,11 @@ func TestOpen_FindsMasksByMVTecNames(t *testing.T) {
 	if got := s.Defects[1].Masks; s.Defects[0].Masks != nil || len(got) != 2 || filepath.Base(got[0]) != "a_mask.png" || filepath.Base(got[1]) != "b.png" {
 		t.Errorf("%+v", s.Defects)
 	}
-	m, err := readMask(s.Defects[1].Masks[0], 8, 8)
+	m, err := readMask(s.Defects[1].Masks[0], 8, 8, imagefile.Options{})
 	if err != nil || len(m.sizes) != 1 || m.sizes[0] != 32 || m.region[3] != 0 || m.region[4] != 1 {
 		t.Errorf("%+v, %v", m, err)
 	}
-	if _, err := readMask(s.Defects[1].Masks[0], 8, 9); !errors.Is(err, ErrMask) {
+	if _, err := readMask(s.Defects[1].Masks[0], 8, 9, imagefile.Options{}); !errors.Is(err, ErrMask) {
 		t.Errorf("a mask of another size: %v", err)
 	}
 }
@@ -204,7 +204,7 @@ func drawMask(t *testing.T, d *inference.Detector, file string, highest bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := imagefile.Decode(data, imagefile.DefaultLimits())
+	img, err := imagefile.Decode(data, imagefile.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -114,7 +114,7 @@ func jpegs(add func(string, Reason, []byte)) {
 	add("that ends after its first marker", Format, good[:4])
 	add("truncated before its scan", Format, good[:at])
 	add("truncated in its scan", Format, good[:at+40])
-	add("without Huffman tables", Format, put(good, "\xff\xc4", 1, 0xfe))
+	add("whose Huffman table has too many codes", Format, put(good, "\xff\xc4", 5, 0xff, 0xff, 0xff))
 	scans := bytes.Clone(good[:end])
 	for range 300 {
 		scans = append(scans, good[at:end]...)
@@ -153,7 +153,7 @@ func bmpHead(w, h int32, bits uint16, compression uint32) []byte {
 func bmps(add func(string, Reason, []byte)) {
 	add("of 8000×8000 without pixels", Format, bmpHead(8000, 8000, 24, 0))
 	add("of 65535×65535", TooLarge, bmpHead(65535, 65535, 24, 0))
-	add("of 2^31 pixels a side", Format, bmpHead(1<<31-1, 1<<31-1, 24, 0))
+	add("of 2^31 pixels a side", TooLarge, bmpHead(1<<31-1, 1<<31-1, 24, 0))
 	add("of negative height", TooLarge, bmpHead(10, -1<<31, 24, 0))
 	add("of negative width", Format, bmpHead(-10, 10, 24, 0))
 	add("of 0 bits", Format, bmpHead(10, 10, 0, 0))

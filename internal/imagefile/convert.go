@@ -10,7 +10,7 @@ import (
 // toRGB converts a decoded image like Pillow's convert("RGB"), which drops alpha.
 // 8-bit grey becomes a plane. All work is done in the calling goroutine: a panic on a
 // crafted image in a library's goroutine could not be recovered.
-func toRGB(m image.Image) (*RGB, error) {
+func (o Options) toRGB(m image.Image) (*RGB, error) {
 	b := m.Bounds()
 	out := &RGB{W: b.Dx(), H: b.Dy()}
 	if m, ok := m.(*image.Gray); ok {
@@ -24,19 +24,26 @@ func toRGB(m image.Image) (*RGB, error) {
 	out.Pix = *borrow(3 * out.W * out.H)
 	switch m := m.(type) {
 	case *image.Gray16:
-		// Big-endian: the first byte is the value >> 8.
-		eachRow(out, m.Pix, m.Stride, 2, func(d, s []byte) { d[0], d[1], d[2] = s[0], s[0], s[0] })
+		o.deepToRGB(out, m.Pix, m.Stride, 1)
 	case *image.Paletted:
 		p := paletteOf(m.Palette)
 		eachRow(out, m.Pix, m.Stride, 1, func(d, s []byte) { copy(d, p[s[0]][:]) })
 	case *image.NRGBA:
 		eachRow(out, m.Pix, m.Stride, 4, func(d, s []byte) { d[0], d[1], d[2] = s[0], s[1], s[2] })
 	case *image.NRGBA64:
-		eachRow(out, m.Pix, m.Stride, 8, func(d, s []byte) { d[0], d[1], d[2] = s[0], s[2], s[4] })
+		o.deepToRGB(out, m.Pix, m.Stride, 4)
 	case *image.RGBA:
 		eachRow(out, m.Pix, m.Stride, 4, func(d, s []byte) { unpremultiply(d, s[0], s[1], s[2], s[3]) })
 	case *image.RGBA64:
-		eachRow(out, m.Pix, m.Stride, 8, func(d, s []byte) { unpremultiply(d, s[0], s[2], s[4], s[6]) })
+		o.deepToRGB(out, m.Pix, m.Stride, 4)
+		if !m.Opaque() {
+			for y := range out.H {
+				for x := range out.W {
+					d := out.Pix[3*(y*out.W+x):][:3]
+					unpremultiply(d, d[0], d[1], d[2], m.Pix[y*m.Stride+8*x+6])
+				}
+			}
+		}
 	case *image.CMYK:
 		eachRow(out, m.Pix, m.Stride, 4, cmykToRGB)
 	case *image.YCbCr:
@@ -47,6 +54,35 @@ func toRGB(m image.Image) (*RGB, error) {
 		return nil, fmt.Errorf("%w: unsupported pixel type %T", ErrImage, m)
 	}
 	return out, nil
+}
+
+// deepToRGB converts pixels of 16-bit samples, big-endian: grey for 1 sample per pixel,
+// else RGB with alpha. It sets the largest sample of the image, alpha excepted.
+func (o Options) deepToRGB(out *RGB, pix []byte, stride, samples int) {
+	table := o.scale()
+	var largest uint16
+	value := func(s []byte) byte {
+		v, flip := uint16(s[0])<<8|uint16(s[1]), byte(0)
+		if o.inverted {
+			v, flip = ^v, 0xff
+		}
+		largest = max(largest, v)
+		if table == nil {
+			return byte(v>>8) ^ flip
+		}
+		return table[v] ^ flip
+	}
+	if samples == 1 {
+		eachRow(out, pix, stride, 2, func(d, s []byte) {
+			v := value(s)
+			d[0], d[1], d[2] = v, v, v
+		})
+	} else {
+		eachRow(out, pix, stride, 2*samples, func(d, s []byte) {
+			d[0], d[1], d[2] = value(s), value(s[2:]), value(s[4:])
+		})
+	}
+	out.largest = max(int(largest), 1)
 }
 
 // repeat writes each value of a plane as red, green and blue. It converts four values

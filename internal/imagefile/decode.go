@@ -8,7 +8,6 @@ import (
 	"image/jpeg"
 	"image/png"
 
-	"golang.org/x/image/bmp"
 	"golang.org/x/image/tiff"
 	"golang.org/x/image/webp"
 )
@@ -40,6 +39,8 @@ type RGB struct {
 	// plane holds the values of a grey image, W·H bytes; nil for colour images. Pix
 	// of a grey image is nil until spread sets it.
 	plane []byte
+	// largest is the largest sample of an image of more than 8 bits per sample, else 0.
+	largest int
 }
 
 // spread sets Pix of a grey image from its plane.
@@ -96,16 +97,17 @@ func (l Limits) check(w, h int) error {
 // Of an animation or a document it decodes the first frame or page. The result is that
 // of Pillow's Image.open(f).convert("RGB"): alpha and a palette's transparency are
 // dropped without compositing, CMYK is converted without a colour profile, a TIFF's
-// orientation is applied, and the EXIF orientation is not.
+// orientation is applied, and the EXIF orientation if o asks for it.
 //
-// There is one exception: 16-bit grey is scaled to 8 bits by dropping the low byte.
-// Pillow clips values above 255 to white. 16-bit colour is scaled in both.
+// There is one exception: 16-bit grey is scaled to 8 bits, see Options.MaxValue. Pillow
+// clips values above 255 to white. 16-bit colour is scaled in both, in Pillow always
+// by 65535.
 //
-// Decode compares the dimensions in the header with lim and with the file's length
-// before it allocates memory for the pixels. The errors are ErrImage and ErrTooLarge,
-// wrapped.
-func Decode(data []byte, lim Limits) (*RGB, error) {
-	img, err := decode(data, lim)
+// Decode compares the dimensions in the header with the limits and with the file's
+// length before it allocates memory for the pixels. The errors are ErrImage and
+// ErrTooLarge, wrapped.
+func Decode(data []byte, o Options) (*RGB, error) {
+	img, err := decode(data, o)
 	if err != nil {
 		return nil, err
 	}
@@ -113,77 +115,34 @@ func Decode(data []byte, lim Limits) (*RGB, error) {
 }
 
 // decode is Decode without spread: the Pix of a grey image is nil.
-func decode(data []byte, lim Limits) (img *RGB, err error) {
-	lim = lim.OrDefault()
-	if int64(len(data)) > lim.MaxBytes {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d are read", ErrTooLarge, len(data), lim.MaxBytes)
+func decode(data []byte, o Options) (img *RGB, err error) {
+	o = o.orDefault()
+	if int64(len(data)) > o.MaxBytes {
+		return nil, fmt.Errorf("%w: more than %d bytes, which is the most that are read", ErrTooLarge, o.MaxBytes)
 	}
-	c := sniff(data)
+	format, _ := Sniff(data)
+	c := codecs[format]
 	if c == nil {
-		return nil, fmt.Errorf("%w: expected PNG, JPEG, GIF, BMP, TIFF or WebP, found %s", ErrImage, describe(data))
+		return nil, fmt.Errorf("%w: %s", ErrImage, format.refusal(data))
 	}
 	// A panic of a decoder means that the image is damaged. All work below is done in
 	// this goroutine, so recover catches it.
 	defer func() {
 		if p := recover(); p != nil {
-			img, err = nil, fmt.Errorf("%w: damaged %s: %v", ErrImage, c.name, p)
+			img, err = nil, fmt.Errorf("%w: damaged %s: %v", ErrImage, format, p)
 		}
 	}()
-	img, err = c.read(data, lim)
+	img, err = c(data, o)
 	if err == nil || errors.Is(err, ErrImage) || errors.Is(err, ErrTooLarge) {
 		return img, err
 	}
-	return nil, fmt.Errorf("%w: damaged or unsupported %s: %w", ErrImage, c.name, err)
+	return nil, fmt.Errorf("%w: damaged or unsupported %s: %w", ErrImage, format, err)
 }
 
-// codec is an image format.
-type codec struct {
-	name  string
-	magic []string // first bytes; '?' matches any byte
-	read  func(data []byte, lim Limits) (*RGB, error)
-}
-
-// codecs are called directly. image.Decode would also pass untrusted bytes to formats
-// that other packages register.
-var codecs = []codec{
-	{"PNG", []string{"\x89PNG\r\n\x1a\n"}, readPNG},
-	{"JPEG", []string{"\xff\xd8\xff"}, readJPEG},
-	{"GIF", []string{"GIF87a", "GIF89a"}, readGIF},
-	{"BMP", []string{"BM????\x00\x00\x00\x00"}, readBMP},
-	{"TIFF", []string{"II*\x00", "MM\x00*"}, readTIFF},
-	{"WebP", []string{"RIFF????WEBP"}, readWebP},
-}
-
-// sniff returns the codec of an image file, or nil.
-func sniff(data []byte) *codec {
-	for i := range codecs {
-		for _, m := range codecs[i].magic {
-			if matches(data, m) {
-				return &codecs[i]
-			}
-		}
-	}
-	return nil
-}
-
-func matches(data []byte, magic string) bool {
-	if len(data) < len(magic) {
-		return false
-	}
-	for i := range len(magic) {
-		if magic[i] != '?' && magic[i] != data[i] {
-			return false
-		}
-	}
-	return true
-}
-
-// describe describes bytes that are not an image, for an error.
-func describe(data []byte) string {
-	if len(data) == 0 {
-		return "nothing"
-	}
-	return fmt.Sprintf("%d bytes that begin with %q", len(data), data[:min(len(data), 8)])
+// codecs are the readers of the formats. They are called directly: image.Decode would
+// also pass untrusted bytes to formats that other packages register.
+var codecs = map[Format]func(data []byte, o Options) (*RGB, error){
+	PNG: readPNG, JPEG: readJPEG, GIF: readGIF, BMP: readBMP, TIFF: readTIFF, WebP: readWebP,
 }
 
 // decodeWith decodes with one of the library's decoders. Before, it checks the header
@@ -215,68 +174,95 @@ func decodeWith(data []byte, lim Limits,
 	return convert(m)
 }
 
-func readPNG(data []byte, lim Limits) (*RGB, error) {
-	return decodeWith(data, lim,
+func readPNG(data []byte, o Options) (*RGB, error) {
+	data = completePNG(data)
+	img, err := decodeWith(data, o.Limits,
 		func(r *bytes.Reader) (image.Config, error) { return png.DecodeConfig(r) },
 		func(c image.Config) error { return plausiblePNG(data, c) },
 		func(r *bytes.Reader) (image.Image, error) { return png.Decode(r) },
-		toRGB)
+		o.toRGB)
+	if err != nil || !o.Upright {
+		return img, err
+	}
+	return img.oriented(pngOrientation(data)), nil
 }
 
-func readJPEG(data []byte, lim Limits) (*RGB, error) {
-	return decodeWith(data, lim,
+func readJPEG(data []byte, o Options) (*RGB, error) {
+	data = withHuffmanTables(data)
+	img, err := decodeWith(data, o.Limits,
 		func(r *bytes.Reader) (image.Config, error) { return jpeg.DecodeConfig(r) },
 		func(c image.Config) error { return plausibleJPEG(data, c) },
 		func(r *bytes.Reader) (image.Image, error) { return jpeg.Decode(r) },
-		toRGB)
+		o.toRGB)
+	var unsupported jpeg.UnsupportedError
+	if errors.As(err, &unsupported) {
+		img, err = readSampledJPEG(data, o.Limits)
+	}
+	if err != nil || !o.Upright {
+		return img, err
+	}
+	return img.oriented(jpegOrientation(data)), nil
 }
 
-func readBMP(data []byte, lim Limits) (*RGB, error) {
-	return decodeWith(data, lim,
-		func(r *bytes.Reader) (image.Config, error) { return bmp.DecodeConfig(r) },
-		func(c image.Config) error { return plausibleBMP(data, c) },
-		func(r *bytes.Reader) (image.Image, error) { return bmp.Decode(r) },
-		toRGB)
-}
-
-func readTIFF(data []byte, lim Limits) (*RGB, error) {
+func readTIFF(data []byte, o Options) (*RGB, error) {
 	dir, err := readTIFFDirectory(data)
 	if err != nil {
 		return nil, err
 	}
-	img, err := decodeWith(data, lim,
-		func(r *bytes.Reader) (image.Config, error) { return tiff.DecodeConfig(r) },
-		func(c image.Config) error { return dir.plausible(len(data), c, lim) },
-		func(r *bytes.Reader) (image.Image, error) { return tiff.Decode(r) },
-		toRGB)
+	w, h := dir.size()
+	if err := o.check(w, h); err != nil {
+		return nil, err
+	}
+	if err := dir.supported(); err != nil {
+		return nil, err
+	}
+	o.inverted = dir.first(tagPhotometric) == whiteIsZero
+	config := func(r *bytes.Reader) (image.Config, error) { return tiff.DecodeConfig(r) }
+	read := func(r *bytes.Reader) (image.Image, error) { return tiff.Decode(r) }
+	if dir.ownReader() {
+		size := image.Config{Width: w, Height: h}
+		config = func(*bytes.Reader) (image.Config, error) { return size, nil }
+		read = func(*bytes.Reader) (image.Image, error) { return dir.readOwnTIFF(data, size, o.Limits) }
+	}
+	img, err := decodeWith(data, o.Limits, config,
+		func(c image.Config) error { return dir.plausible(len(data), c, o.Limits) }, read, o.toRGB)
 	if err != nil {
 		return nil, err
 	}
-	img.spread()
-	img.plane = nil // the changes below are to Pix
 	if dir.inverted() {
+		img.spread()
+		img.plane = nil // the change below is to Pix
 		for i, v := range img.Pix {
 			img.Pix[i] = 255 - v
 		}
 	}
-	return img.oriented(dir.orientation), nil
+	return img.oriented(dir.orientation(o.Upright)), nil
 }
 
-func readWebP(data []byte, lim Limits) (*RGB, error) {
+func readWebP(data []byte, o Options) (*RGB, error) {
+	img, err := readFirstWebP(data, o)
+	if err != nil || !o.Upright {
+		return img, err
+	}
+	return img.oriented(webpOrientation(data)), nil
+}
+
+// readFirstWebP reads a WebP, or the first frame of an animated one.
+func readFirstWebP(data []byte, o Options) (*RGB, error) {
 	f, animated, err := firstWebPFrame(data)
 	if err != nil {
 		return nil, err
 	}
 	if !animated {
-		return readStillWebP(data, lim)
+		return readStillWebP(data, o)
 	}
-	if err := lim.check(f.canvas.Width, f.canvas.Height); err != nil {
+	if err := o.check(f.canvas.Width, f.canvas.Height); err != nil {
 		return nil, err
 	}
 	if err := plausibleWebP(f.still, f.canvas); err != nil {
 		return nil, err
 	}
-	picture, err := readStillWebP(f.still, lim)
+	picture, err := readStillWebP(f.still, o)
 	if err != nil {
 		return nil, err
 	}
@@ -287,10 +273,10 @@ func readWebP(data []byte, lim Limits) (*RGB, error) {
 	return f.onCanvas(picture), nil
 }
 
-func readStillWebP(data []byte, lim Limits) (*RGB, error) {
-	return decodeWith(data, lim,
+func readStillWebP(data []byte, o Options) (*RGB, error) {
+	return decodeWith(data, o.Limits,
 		func(r *bytes.Reader) (image.Config, error) { return webp.DecodeConfig(r) },
 		func(c image.Config) error { return plausibleWebP(data, c) },
 		func(r *bytes.Reader) (image.Image, error) { return webp.Decode(r) },
-		webpToRGB)
+		o.webpToRGB)
 }

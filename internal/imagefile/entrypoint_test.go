@@ -71,7 +71,7 @@ func TestDecode_IsTheOnlyCallerOfImageDecoders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if found < 10 {
+	if found < 8 {
 		t.Errorf("found only %d calls of decoders", found)
 	}
 }

@@ -20,7 +20,7 @@ type gifFrame struct {
 //
 // As in Pillow, pixels outside the frame have the colour of the transparent index, or
 // of index 0 if there is none, and a frame beyond the screen enlarges the screen.
-func readGIF(data []byte, lim Limits) (*RGB, error) {
+func readGIF(data []byte, o Options) (*RGB, error) {
 	g := gifReader{data: data}
 	width, height, f, err := g.header()
 	if err != nil {
@@ -30,7 +30,7 @@ func readGIF(data []byte, lim Limits) (*RGB, error) {
 		return nil, fmt.Errorf("%w: a GIF frame of %d×%d pixels", ErrImage, f.w, f.h)
 	}
 	width, height = max(width, f.x+f.w), max(height, f.y+f.h)
-	if err := lim.check(width, height); err != nil {
+	if err := o.check(width, height); err != nil {
 		return nil, err
 	}
 	if err := plausible(len(data), int64(width)*int64(height), lzwRatio); err != nil {

@@ -22,6 +22,9 @@ type golden struct {
 	pix   []byte
 }
 
+// options returns those of the expectation.
+func (g golden) options() Options { return Options{Upright: strings.HasPrefix(g.input, "upright")} }
+
 var goldenName = regexp.MustCompile(`^(.+)\.(\d+)x(\d+)\.png$`)
 
 // goldens reads the results of make_images.py.
@@ -116,7 +119,7 @@ func TestResize_MatchesPillow(t *testing.T) {
 			if why, ok := exempt[g.input]; ok {
 				t.Skip(why)
 			}
-			img, err := Decode(readInput(t, g.input), Limits{})
+			img, err := Decode(readInput(t, g.input), g.options())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -54,15 +54,6 @@ func plausiblePNG(data []byte, c image.Config) error {
 	return plausible(len(data), (int64(c.Width)*depth*samples+7)/8*int64(c.Height), deflateRatio)
 }
 
-func plausibleBMP(data []byte, c image.Config) error {
-	bits := int64(binary.LittleEndian.Uint16(data[28:]))
-	row := (int64(c.Width)*bits + 31) / 32 * 4
-	if row*int64(c.Height) > int64(len(data)) {
-		return fmt.Errorf("%w: truncated BMP: %d bytes for %d×%d pixels", ErrImage, len(data), c.Width, c.Height)
-	}
-	return nil
-}
-
 func plausibleJPEG(data []byte, c image.Config) error {
 	if n := countScans(data); n > maxScans {
 		return fmt.Errorf("%w: a JPEG of more than %d scans", ErrImage, maxScans)

@@ -13,8 +13,11 @@ var ErrSide = errors.New("unusable image side")
 
 // Prepared is an image that was resized to a network's input.
 type Prepared struct {
-	// W and H are the width and height of the original image, in pixels.
+	// W and H are the width and height of the original image, in pixels; of an upright
+	// one if the orientation is applied.
 	W, H int
+	// Largest is the largest sample of an image of 16-bit samples, at least 1; else 0.
+	Largest int
 	// Pix holds red, green and blue of every pixel, rows from top to bottom:
 	// side·side·3 bytes.
 	Pix []byte
@@ -24,15 +27,24 @@ type Prepared struct {
 // bytes, rows of red, green and blue. Prepare and Normalize are the whole
 // preprocessing, in training and in inference; training keeps the bytes in memory.
 // The errors are ErrImage, ErrTooLarge and ErrSide, wrapped.
-func Prepare(data []byte, side int, lim Limits) ([]byte, error) {
-	p, err := prepare(data, side, lim, func(n int) []byte { return make([]byte, n) })
+func Prepare(data []byte, side int, o Options) ([]byte, error) {
+	p, err := prepare(data, side, o, func(n int) []byte { return make([]byte, n) })
 	return p.Pix, err
 }
 
-// PreparePooled is like Prepare and also returns the original image's size. The
-// pixels' memory is from a pool; Release returns it.
-func PreparePooled(data []byte, side int, lim Limits) (*Prepared, error) {
-	p, err := prepare(data, side, lim, func(n int) []byte { return *borrow(n) })
+// PrepareSized is like Prepare and also returns the original image's size and its
+// largest sample.
+func PrepareSized(data []byte, side int, o Options) (*Prepared, error) {
+	p, err := prepare(data, side, o, func(n int) []byte { return make([]byte, n) })
+	if err != nil {
+		return nil, err
+	}
+	return &p, nil
+}
+
+// PreparePooled is like PrepareSized, with memory from a pool; Release returns it.
+func PreparePooled(data []byte, side int, o Options) (*Prepared, error) {
+	p, err := prepare(data, side, o, func(n int) []byte { return *borrow(n) })
 	if err != nil {
 		return nil, err
 	}
@@ -48,17 +60,17 @@ func (p *Prepared) Release() {
 }
 
 // prepare is Prepare with a function that allocates the n bytes of the result.
-func prepare(data []byte, side int, lim Limits, allocate func(n int) []byte) (Prepared, error) {
+func prepare(data []byte, side int, o Options, allocate func(n int) []byte) (Prepared, error) {
 	if side < 1 || side > models.MaxImageSize {
 		return Prepared{}, fmt.Errorf("%w: %d pixels, expected 1 to %d", ErrSide, side, models.MaxImageSize)
 	}
-	img, err := decode(data, lim)
+	img, err := decode(data, o)
 	if err != nil {
 		return Prepared{}, err
 	}
 	defer giveBack(&img.Pix)
 	defer giveBack(&img.plane)
-	p := Prepared{W: img.W, H: img.H, Pix: allocate(channels * side * side)}
+	p := Prepared{W: img.W, H: img.H, Largest: img.largest, Pix: allocate(channels * side * side)}
 	img.resizeTo(p.Pix, side, side)
 	return p, nil
 }

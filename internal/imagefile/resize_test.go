@@ -55,7 +55,7 @@ func TestResize_ReturnsTheSameForGreyAndColour(t *testing.T) {
 		for i := range plane.Pix {
 			plane.Pix[i] = byte(r.Uint32())
 		}
-		img, err := toRGB(plane)
+		img, err := Options{}.toRGB(plane)
 		if err != nil || img.plane == nil {
 			t.Fatalf("a grey image without a plane, %v", err)
 		}

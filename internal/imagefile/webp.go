@@ -8,14 +8,14 @@ import (
 // webpToRGB converts an image of the WebP decoder and drops alpha. The luma of lossy
 // WebP spans 16 to 235, unlike JFIF's and Go's, and libwebp interpolates chroma with a
 // filter of its own. The result has the same bits as libwebp's.
-func webpToRGB(m image.Image) (*RGB, error) {
+func (o Options) webpToRGB(m image.Image) (*RGB, error) {
 	switch m := m.(type) {
 	case *image.YCbCr:
 		return vp8ToRGB(m)
 	case *image.NYCbCrA:
 		return vp8ToRGB(&m.YCbCr)
 	}
-	return toRGB(m)
+	return o.toRGB(m)
 }
 
 // vp8ToRGB converts the planes of lossy WebP.

@@ -223,12 +223,11 @@ func (c *comparer) close() {
 }
 
 func (c *comparer) compareFile(ctx context.Context, file string) (*Scores, error) {
-	limits := imagefile.DefaultLimits()
-	data, err := files.ReadAtMost(file, limits.MaxBytes)
+	data, err := files.ReadAtMost(file, imagefile.DefaultLimits().MaxBytes)
 	if err != nil {
 		return nil, err
 	}
-	pixels, err := imagefile.Prepare(data, c.exported.Side(), limits)
+	pixels, err := imagefile.Prepare(data, c.exported.Side(), c.exported.ImageOptions(imagefile.DefaultLimits()))
 	if err != nil {
 		return nil, err
 	}

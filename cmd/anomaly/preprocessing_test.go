@@ -1,0 +1,112 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"image"
+	"image/color"
+	"image/png"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// The file has 3 GB and takes no room on the disk.
+func TestDetectAndVerify_DoNotReadHugeFilesWhole(t *testing.T) {
+	const most = 600 << 20 // bytes of the whole process, ONNX Runtime included
+	model := smallModel(t)
+	huge := write(t, t.TempDir(), "huge.tif", []byte("II*\x00\x08\x00\x00\x00"))
+	if err := os.Truncate(huge, 3<<30); err != nil {
+		t.Skip(err)
+	}
+	for _, args := range [][]string{
+		{"detect", "--model", model, "--json", huge},
+		{"verify", model, "--json", huge},
+	} {
+		c := command(t, args...)
+		r := finish(t, c)
+		if r.status == exitNormal || !strings.Contains(r.stdout+r.stderr, "too large") {
+			t.Errorf("%s: exit %d, %s%s, expected that the image is too large", args[0], r.status, r.stdout, r.stderr)
+		}
+		if u, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok && u.Maxrss*maxrssUnit > most {
+			t.Errorf("%s took %d MiB, expected at most %d", args[0], u.Maxrss*maxrssUnit>>20, most>>20)
+		} else {
+			t.Logf("%s took %d MiB", args[0], u.Maxrss*maxrssUnit>>20)
+		}
+	}
+}
+
+// A training on images of 12 bits records their scale, and what follows uses it.
+func TestTrain_RecordsOrientationAndScale(t *testing.T) {
+	cases := "../../internal/imagefile/testdata/cases/"
+	dir := t.TempDir()
+	set := dir + "/set"
+	if err := os.Mkdir(set, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(cases + "mono12.png")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"a.png", "b.png", "c.png", "d.png", "e.png", "f.png"} {
+		write(t, set, n, data)
+	}
+	out := dir + "/model.zip"
+	if r := run(t, "train", set, "--level", "1", "--image-size", "32", "--out", out); r.status != exitNormal {
+		t.Fatal(r.stderr)
+	}
+	folder := unpacked(t, out)
+	text, err := os.ReadFile(folder + "/metadata.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var md struct {
+		Preprocessing struct {
+			Orientation string `json:"orientation"`
+			MaxValue    int    `json:"max_value"`
+		} `json:"preprocessing"`
+	}
+	if err := json.Unmarshal(text, &md); err != nil || md.Preprocessing.Orientation != "exif" || md.Preprocessing.MaxValue != 4095 {
+		t.Errorf("%+v, %v", md, err)
+	}
+	score := func(args ...string) float64 {
+		r := run(t, append([]string{"detect", "--json"}, args...)...)
+		var v []struct {
+			Score float64 `json:"reconstruction_error"`
+			Error string  `json:"error"`
+		}
+		if err := json.Unmarshal([]byte(r.stdout), &v); err != nil || len(v) != 1 || v[0].Error != "" {
+			t.Fatalf("%v: %s%s", err, r.stdout, r.stderr)
+		}
+		return v[0].Score
+	}
+	// The same pixels in 8 bits have the same score.
+	want := score("--model", out, write(t, dir, "eight.png", eightBits(t, data)))
+	for _, model := range []string{out, folder + "/autoencoder.pt", folder + "/autoencoder.onnx"} {
+		if got := score("--model", model, cases+"mono12.png"); got != want {
+			t.Errorf("%s: %v, expected %v", model, got, want)
+		}
+	}
+}
+
+// eightBits returns a PNG of 12 bits in 16 as one of 8 bits.
+func eightBits(t *testing.T, data []byte) []byte {
+	t.Helper()
+	img, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	deep := img.(*image.Gray16)
+	grey := image.NewGray(deep.Rect)
+	for y := range deep.Rect.Dy() {
+		for x := range deep.Rect.Dx() {
+			grey.SetGray(x, y, color.Gray{Y: uint8(min(deep.Gray16At(x, y).Y>>4, 255))})
+		}
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, grey); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
