@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/internal/imagefile"
 )
 
 // maxHeads bounds the files of a data set that are opened to find out what they are.
@@ -185,7 +186,7 @@ func kindOfContent(name string, open func() (io.ReadCloser, error)) (kind, error
 		return noImage, err
 	}
 	defer f.Close()
-	head := make([]byte, headBytes)
+	head := make([]byte, imagefile.SniffBytes)
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return noImage, err

@@ -2,12 +2,13 @@ package dataset
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/deepmed/anomaly/internal/imagefile"
 )
 
 // class is what the name of a file says about its content.
@@ -70,9 +71,6 @@ func classify(name string) class {
 // IsImage reports whether the name has the extension of an image that can be decoded.
 func IsImage(name string) bool { return classify(name) == imageFile }
 
-// headBytes is the number of bytes from a file's beginning that kindOf needs.
-const headBytes = 512
-
 // kind is what a file contains.
 type kind struct {
 	// image reports whether it is an image.
@@ -84,13 +82,6 @@ type kind struct {
 
 var noImage = kind{}
 
-// signature is bytes at an offset of a file; '?' matches any byte.
-type signature struct {
-	at    int
-	magic string
-	kind  kind
-}
-
 func unread(format string) kind {
 	return kind{true, format + " images are not read: export JPEG or PNG"}
 }
@@ -101,103 +92,47 @@ func passedOver(what, remedy string) kind {
 
 var (
 	readable = kind{image: true}
-	raw      = kind{true, "camera raw images are not read: export JPEG or PNG"}
-	dicom    = kind{true, "DICOM images are not read: export PNG or TIFF"}
 	archive  = passedOver("an archive", "unpack it, or give it alone")
 	video    = passedOver("a video", "extract its frames as JPEG or PNG")
 	document = passedOver("a document", "export its pages as PNG")
-
-	signatures = []signature{
-		{0, "\x89PNG\r\n\x1a\n", readable}, {0, "\xff\xd8\xff\xf7", unread("JPEG-LS")}, {0, "\xff\xd8\xff", readable},
-		{0, "GIF87a", readable}, {0, "GIF89a", readable}, {0, "RIFF????WEBP", readable},
-		{0, "\x00\x00\x00\x0cJXL \r\n\x87\n", unread("JPEG XL")}, {0, "\xff\x0a", unread("JPEG XL")},
-		{0, "\x00\x00\x00\x0cjP  \r\n\x87\n", unread("JPEG 2000")}, {0, "\xff\x4f\xff\x51", unread("JPEG 2000")},
-		{128, "DICM", dicom}, {0, "8BPS", unread("Photoshop")}, {0, "\x76\x2f\x31\x01", unread("OpenEXR")},
-		{0, "#?RADIANCE", unread("Radiance HDR")}, {0, "#?RGBE", unread("Radiance HDR")}, {0, "qoif", unread("QOI")},
-		{0, "gimp xcf", unread("GIMP")}, {0, "DDS ", unread("DDS")}, {0, "II\xbc", unread("JPEG XR")}, {0, "BPG\xfb", unread("BPG")},
-		{0, "SIMPLE  =", unread("FITS")}, {0, "\x93NUMPY", unread("NumPy")}, {0, "NRRD000", unread("NRRD")}, {344, "n+1\x00", unread("NIfTI")},
-		{0, "FUJIFILMCCD-RAW", raw}, {0, "IIRO", raw}, {0, "IIRS", raw}, {0, "MMOR", raw}, {0, "IIU\x00", raw}, {0, "FOVb", raw},
-		{0, "PK\x03\x04", archive}, {0, "PK\x05\x06", archive}, {0, "7z\xbc\xaf\x27\x1c", archive}, {0, "Rar!\x1a\x07", archive},
-		{0, "\x1f\x8b", archive}, {0, "BZh", archive}, {0, "\xfd7zXZ\x00", archive}, {0, "\x28\xb5\x2f\xfd", archive}, {257, "ustar", archive},
-		{0, "\x1a\x45\xdf\xa3", video}, {0, "RIFF????AVI ", video}, {0, "\x00\x00\x01\xba", video}, {0, "\x00\x00\x01\xb3", video},
-		{0, "%PDF-", document}, {0, "%!PS", document}, {0, "AT&TFORM", document},
-	}
-	// brands are the kinds of files in boxes (ISO base media), by their brands.
-	brands = map[string]kind{
-		"heic": unread("HEIC"), "heix": unread("HEIC"), "heim": unread("HEIC"), "heis": unread("HEIC"), "hevc": unread("HEIC"), "hevx": unread("HEIC"),
-		"avif": unread("AVIF"), "avis": unread("AVIF"), "crx ": raw, "jxl ": unread("JPEG XL"), "jp2 ": unread("JPEG 2000"), "jpx ": unread("JPEG 2000"),
-	}
+	unknown  = passedOver("of an unknown kind", "if it is an image, export JPEG or PNG")
 )
 
-// kindOf returns the kind of a file by its first headBytes bytes, or by its name where
-// these do not decide.
+// kindOf returns the kind of a file by its first imagefile.SniffBytes bytes, or by its
+// name where these do not decide.
 func kindOf(name string, head []byte) kind {
 	ext := strings.ToLower(path.Ext(name))
-	for _, s := range signatures {
-		if len(head) >= s.at && matches(head[s.at:], s.magic) {
-			if s.kind.refusal == archive.refusal && unreadExtensions[ext] != "" { // .npz, .nii.gz
-				return unread(unreadExtensions[ext])
-			}
-			return s.kind
-		}
-	}
-	switch {
-	case slices.Contains(rawExtensions, ext):
-		return raw
-	case unreadExtensions[ext] == "DICOM":
-		return dicom
-	case unreadExtensions[ext] != "":
-		return unread(unreadExtensions[ext])
-	case matches(head, "II*\x00"), matches(head, "MM\x00*"), matches(head, "II+\x00"), matches(head, "MM\x00+"), isBMP(head):
+	f, ok := imagefile.Sniff(head)
+	named := unreadExtensions[ext]
+	switch raw := slices.Contains(rawExtensions, ext); {
+	case ok && !(raw && f == imagefile.TIFF):
 		return readable
-	case len(head) >= 12 && string(head[4:8]) == "ftyp":
-		return brandOf(head)
-	case isPNM(head):
-		return unread("PNM")
-	case isText(head):
-		return noImage
+	case raw:
+		return unread("camera raw")
+	case f == imagefile.DICOM, named == string(imagefile.DICOM):
+		return kind{true, imagefile.DICOM.Remedy()}
+	case named != "" && (f.Kind() == imagefile.ArchiveKind || f.Kind() == imagefile.OtherKind || f == imagefile.TGA): // .npz, .nii.gz
+		return unread(named)
+	case f == imagefile.TGA: // it has no signature
+		return unknown
 	}
-	return passedOver("of an unknown kind", "if it is an image, export JPEG or PNG")
-}
-
-func matches(data []byte, magic string) bool {
-	if len(data) < len(magic) {
-		return false
-	}
-	for i := range len(magic) {
-		if magic[i] != '?' && magic[i] != data[i] {
-			return false
+	switch f.Kind() {
+	case imagefile.ImageKind, imagefile.RawKind:
+		if f == imagefile.SVG || f == imagefile.LFSPointer {
+			return noImage
 		}
+		return kind{true, f.Remedy()}
+	case imagefile.ArchiveKind:
+		return archive
+	case imagefile.VideoKind:
+		return video
+	case imagefile.DocumentKind:
+		return document
 	}
-	return true
-}
-
-// brandOf returns the kind of a file in boxes.
-func brandOf(head []byte) kind {
-	end := min(int(binary.BigEndian.Uint32(head)), len(head))
-	generic := false
-	for p := 8; p+4 <= end; p += 4 {
-		brand := string(head[p : p+4])
-		if k, ok := brands[brand]; ok {
-			return k
-		}
-		generic = generic || slices.Contains([]string{"mif1", "mif2", "msf1"}, brand)
+	if f == imagefile.Unknown && !isText(head) {
+		return unknown
 	}
-	if generic {
-		return unread("HEIC")
-	}
-	return video
-}
-
-// isBMP reports whether the bytes begin like a BMP: with one of the sizes of its header.
-func isBMP(head []byte) bool {
-	return len(head) >= 18 && string(head[:2]) == "BM" &&
-		slices.Contains([]uint32{12, 16, 40, 52, 56, 64, 108, 124}, binary.LittleEndian.Uint32(head[14:]))
-}
-
-// isPNM reports whether the bytes begin like a portable anymap.
-func isPNM(head []byte) bool {
-	return len(head) >= 3 && head[0] == 'P' && bytes.IndexByte([]byte("1234567Ff"), head[1]) >= 0 && bytes.IndexByte([]byte("\n\r\t "), head[2]) >= 0
+	return noImage
 }
 
 // isText reports whether the bytes are the beginning of a text; none are, too.

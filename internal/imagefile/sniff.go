@@ -41,90 +41,94 @@ const (
 	TGA        Format = "TGA"
 )
 
-// kind is a way to describe a refused file.
-type kind int
+// Kind is the kind of content of a format.
+type Kind int
 
+// The kinds of formats.
 const (
-	imageKind    kind = iota // export the image
-	rawKind                  // develop the raw file
-	documentKind             // export the pages
-	archiveKind              // unpack
-	videoKind                // extract the frames
-	otherKind
+	ImageKind    Kind = iota
+	RawKind           // a camera's raw image
+	DocumentKind      // pages
+	ArchiveKind
+	VideoKind
+	OtherKind // no image: a text, a program, …
 )
+
+// Kind returns the kind of the format.
+func (f Format) Kind() Kind { return kinds[f] }
 
 // signature is the bytes at an offset of a file, '?' for any.
 type signature struct {
 	at     int
 	magic  string
 	format Format
-	kind   kind
+	kind   Kind
 }
 
 // signatures are the formats that are recognized by fixed bytes. The first match counts.
 var signatures = []signature{
-	{0, "\x89PNG\r\n\x1a\n", PNG, imageKind},
-	{0, "\xff\xd8\xff\xf7", "JPEG-LS", imageKind},
-	{0, "\xff\xd8\xff", JPEG, imageKind},
-	{0, "GIF87a", GIF, imageKind},
-	{0, "GIF89a", GIF, imageKind},
-	{0, "RIFF????WEBP", WebP, imageKind},
-	{0, "RIFF????AVI ", "AVI video", videoKind},
-	{0, "RIFF????WAVE", "WAVE audio (RIFF)", otherKind},
-	{0, "\x00\x00\x00\x0cJXL \r\n\x87\n", JPEGXL, imageKind},
-	{0, "\xff\x0a", JPEGXL, imageKind},
-	{0, "\x00\x00\x00\x0cjP  \r\n\x87\n", JPEG2000, imageKind},
-	{0, "\xff\x4f\xff\x51", JPEG2000, imageKind},
-	{0, "II\xbc", "JPEG XR", imageKind},
-	{128, "DICM", DICOM, imageKind},
-	{0, "8BPS", "Photoshop (PSD)", imageKind},
-	{0, "%PDF-", "PDF", documentKind},
-	{0, "%!PS", "PostScript", documentKind},
-	{0, "AT&TFORM", "DjVu", documentKind},
-	{0, "\x76\x2f\x31\x01", "OpenEXR", imageKind},
-	{0, "#?RADIANCE", "Radiance HDR", imageKind},
-	{0, "#?RGBE", "Radiance HDR", imageKind},
-	{0, "FUJIFILMCCD-RAW", "camera raw (RAF)", rawKind},
-	{0, "IIRO", "camera raw (ORF)", rawKind},
-	{0, "IIRS", "camera raw (ORF)", rawKind},
-	{0, "MMOR", "camera raw (ORF)", rawKind},
-	{0, "IIU\x00", "camera raw (RW2)", rawKind},
-	{0, "II\x1a\x00\x00\x00HEAPCCDR", "camera raw (CRW)", rawKind},
-	{0, "\x00MRM", "camera raw (MRW)", rawKind},
-	{0, "FOVb", "camera raw (X3F)", rawKind},
-	{0, "qoif", "QOI", imageKind},
-	{0, "gimp xcf", "GIMP (XCF)", imageKind},
-	{0, "DDS ", "DDS", imageKind},
-	{0, "icns", "Apple icon (ICNS)", imageKind},
-	{0, "BPG\xfb", "BPG", imageKind},
-	{0, "FLIF", "FLIF", imageKind},
-	{0, "SIMPLE  =", "FITS", imageKind},
-	{0, "\x01\xda", "SGI", imageKind},
-	{0, "\x59\xa6\x6a\x95", "Sun raster", imageKind},
-	{0, "\xd7\xcd\xc6\x9a", "WMF", imageKind},
-	{40, " EMF", "EMF", imageKind},
-	{0, "\x93NUMPY", "NumPy array", imageKind},
-	{0, "\x89HDF\r\n\x1a\n", "HDF5", imageKind},
-	{0, "MATLAB 5.0", "MATLAB", imageKind},
-	{344, "n+1\x00", "NIfTI", imageKind},
-	{0, "PK\x03\x04", Zip, archiveKind},
-	{0, "PK\x05\x06", Zip, archiveKind},
-	{0, "7z\xbc\xaf\x27\x1c", "7z", archiveKind},
-	{0, "Rar!\x1a\x07", "RAR", archiveKind},
-	{0, "\x1f\x8b", "gzip", archiveKind},
-	{0, "BZh", "bzip2", archiveKind},
-	{0, "\xfd7zXZ\x00", "xz", archiveKind},
-	{0, "\x28\xb5\x2f\xfd", "Zstandard", archiveKind},
-	{257, "ustar", "tar", archiveKind},
-	{0, "\x1a\x45\xdf\xa3", "Matroska or WebM video", videoKind},
-	{0, "\x00\x00\x01\xba", "MPEG video", videoKind},
-	{0, "\x00\x00\x01\xb3", "MPEG video", videoKind},
-	{0, "\x00\x05\x16\x07", "AppleDouble (a macOS “._” file)", otherKind},
-	{0, "\x00\x05\x16\x00", "AppleSingle", otherKind},
-	{0, "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Microsoft Office or Thumbs.db", otherKind},
-	{0, "version https://git-lfs", LFSPointer, otherKind},
-	{0, "SQLite format 3\x00", "SQLite", otherKind},
-	{0, "\x7fELF", "program", otherKind},
+	{0, "\x89PNG\r\n\x1a\n", PNG, ImageKind},
+	{0, "\xff\xd8\xff\xf7", "JPEG-LS", ImageKind},
+	{0, "\xff\xd8\xff", JPEG, ImageKind},
+	{0, "GIF87a", GIF, ImageKind},
+	{0, "GIF89a", GIF, ImageKind},
+	{0, "RIFF????WEBP", WebP, ImageKind},
+	{0, "RIFF????AVI ", "AVI video", VideoKind},
+	{0, "RIFF????WAVE", "WAVE audio (RIFF)", OtherKind},
+	{0, "\x00\x00\x00\x0cJXL \r\n\x87\n", JPEGXL, ImageKind},
+	{0, "\xff\x0a", JPEGXL, ImageKind},
+	{0, "\x00\x00\x00\x0cjP  \r\n\x87\n", JPEG2000, ImageKind},
+	{0, "\xff\x4f\xff\x51", JPEG2000, ImageKind},
+	{0, "II\xbc", "JPEG XR", ImageKind},
+	{128, "DICM", DICOM, ImageKind},
+	{0, "8BPS", "Photoshop (PSD)", ImageKind},
+	{0, "%PDF-", "PDF", DocumentKind},
+	{0, "%!PS", "PostScript", DocumentKind},
+	{0, "AT&TFORM", "DjVu", DocumentKind},
+	{0, "\x76\x2f\x31\x01", "OpenEXR", ImageKind},
+	{0, "#?RADIANCE", "Radiance HDR", ImageKind},
+	{0, "#?RGBE", "Radiance HDR", ImageKind},
+	{0, "FUJIFILMCCD-RAW", "camera raw (RAF)", RawKind},
+	{0, "IIRO", "camera raw (ORF)", RawKind},
+	{0, "IIRS", "camera raw (ORF)", RawKind},
+	{0, "MMOR", "camera raw (ORF)", RawKind},
+	{0, "IIU\x00", "camera raw (RW2)", RawKind},
+	{0, "II\x1a\x00\x00\x00HEAPCCDR", "camera raw (CRW)", RawKind},
+	{0, "\x00MRM", "camera raw (MRW)", RawKind},
+	{0, "FOVb", "camera raw (X3F)", RawKind},
+	{0, "qoif", "QOI", ImageKind},
+	{0, "gimp xcf", "GIMP (XCF)", ImageKind},
+	{0, "DDS ", "DDS", ImageKind},
+	{0, "icns", "Apple icon (ICNS)", ImageKind},
+	{0, "BPG\xfb", "BPG", ImageKind},
+	{0, "FLIF", "FLIF", ImageKind},
+	{0, "SIMPLE  =", "FITS", ImageKind},
+	{0, "\x01\xda", "SGI", ImageKind},
+	{0, "\x59\xa6\x6a\x95", "Sun raster", ImageKind},
+	{0, "\xd7\xcd\xc6\x9a", "WMF", ImageKind},
+	{40, " EMF", "EMF", ImageKind},
+	{0, "\x93NUMPY", "NumPy array", ImageKind},
+	{0, "\x89HDF\r\n\x1a\n", "HDF5", ImageKind},
+	{0, "MATLAB 5.0", "MATLAB", ImageKind},
+	{344, "n+1\x00", "NIfTI", ImageKind},
+	{0, "PK\x03\x04", Zip, ArchiveKind},
+	{0, "PK\x05\x06", Zip, ArchiveKind},
+	{0, "7z\xbc\xaf\x27\x1c", "7z", ArchiveKind},
+	{0, "Rar!\x1a\x07", "RAR", ArchiveKind},
+	{0, "\x1f\x8b", "gzip", ArchiveKind},
+	{0, "BZh", "bzip2", ArchiveKind},
+	{0, "\xfd7zXZ\x00", "xz", ArchiveKind},
+	{0, "\x28\xb5\x2f\xfd", "Zstandard", ArchiveKind},
+	{257, "ustar", "tar", ArchiveKind},
+	{0, "\x1a\x45\xdf\xa3", "Matroska or WebM video", VideoKind},
+	{0, "\x00\x00\x01\xba", "MPEG video", VideoKind},
+	{0, "\x00\x00\x01\xb3", "MPEG video", VideoKind},
+	{0, "\x00\x05\x16\x07", "AppleDouble (a macOS “._” file)", OtherKind},
+	{0, "\x00\x05\x16\x00", "AppleSingle", OtherKind},
+	{0, "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Microsoft Office or Thumbs.db", OtherKind},
+	{0, "version https://git-lfs", LFSPointer, OtherKind},
+	{0, "SQLite format 3\x00", "SQLite", OtherKind},
+	{0, "\x7fELF", "program", OtherKind},
 }
 
 // brands are the formats of files in boxes (ISO base media), by their first brand.
@@ -132,15 +136,15 @@ var brands = map[string]signature{
 	"heic": {format: HEIC}, "heix": {format: HEIC}, "heim": {format: HEIC}, "heis": {format: HEIC},
 	"hevc": {format: HEIC}, "hevx": {format: HEIC}, "mif1": {format: HEIC}, "msf1": {format: HEIC},
 	"mif2": {format: HEIC}, "mif3": {format: HEIC}, "avif": {format: AVIF}, "avis": {format: AVIF},
-	"crx ": {format: "camera raw (CR3)", kind: rawKind},
+	"crx ": {format: "camera raw (CR3)", kind: RawKind},
 	"jxl ": {format: JPEGXL}, "jp2 ": {format: JPEG2000}, "jpx ": {format: JPEG2000},
 }
 
-// kinds are the kinds of formats; the missing ones are imageKind.
-var kinds = func() map[Format]kind {
-	m := map[Format]kind{
-		Unknown: otherKind, Empty: otherKind, Text: otherKind, HTML: otherKind, "XML": otherKind,
-		"MP4 or QuickTime video": videoKind,
+// kinds are the kinds of formats; the missing ones are ImageKind.
+var kinds = func() map[Format]Kind {
+	m := map[Format]Kind{
+		Unknown: OtherKind, Empty: OtherKind, Text: OtherKind, HTML: OtherKind, "XML": OtherKind,
+		"MP4 or QuickTime video": VideoKind,
 	}
 	for _, s := range signatures {
 		m[s.format] = s.kind
@@ -149,7 +153,7 @@ var kinds = func() map[Format]kind {
 		m[s.format] = s.kind
 	}
 	for _, f := range tiffRaws {
-		m[f] = rawKind
+		m[f] = RawKind
 	}
 	return m
 }()
@@ -339,6 +343,9 @@ func sniffText(head []byte) Format {
 	return Text
 }
 
+// Remedy returns why an image of the format is not read and what to do, in a sentence.
+func (f Format) Remedy() string { return f.refusal(nil) }
+
 // refusal returns why a file of the format is not read and what to do. The sentence
 // follows "not a readable image: ".
 func (f Format) refusal(data []byte) string {
@@ -359,15 +366,15 @@ func (f Format) refusal(data []byte) string {
 		return "DICOM images are not read: export PNG or TIFF, with the window that shows what matters"
 	}
 	switch kinds[f] {
-	case rawKind:
+	case RawKind:
 		return fmt.Sprintf("%s images are not read: develop them to JPEG, PNG or TIFF", f)
-	case documentKind:
+	case DocumentKind:
 		return fmt.Sprintf("%s documents are not read: export the pages as PNG", f)
-	case archiveKind:
+	case ArchiveKind:
 		return fmt.Sprintf("%s, found a %s archive (%q): unpack it", expected, f, data[:min(len(data), 4)])
-	case videoKind:
+	case VideoKind:
 		return fmt.Sprintf("%s is not read: extract the frames as PNG or JPEG", f)
-	case otherKind:
+	case OtherKind:
 		return fmt.Sprintf("%s, found %s", expected, f)
 	}
 	return fmt.Sprintf("%s images are not read: export JPEG or PNG", f)
