@@ -19,7 +19,7 @@ measure)
 	;;
 quick)
 	exec "$cache/quality" measure ${DATASETS:-} --generated "$cache" --out "$cache/rows.jsonl" \
-		--configurations 1@128 --recipe '' --floors "$@"
+		--configurations 1@256 --brief --recipe '' --floors "$@"
 	;;
 splits | ablation)
 	"$cache/quality" generate "$cache"
