@@ -10,7 +10,7 @@ import (
 )
 
 func TestTrain_TimesOut(t *testing.T) {
-	s := start(t, func(o *Options) { o.TrainTime = time.Second })
+	s := start(t, func(o *Options) { o.TrainTime = 5 * time.Second })
 	a := s.post(t, "/train", file("zipFile", "a.zip", trainingZip(t, 60, nil)), text("level", "5"), text("image_size", "128"))
 	if a.status != 503 || a.header.Get("Retry-After") == "" || !strings.Contains(a.message(t), "max_seconds") {
 		t.Errorf("status %d: %s", a.status, a.body)
@@ -28,7 +28,7 @@ func TestTrain_RunsWithoutATimeLimit(t *testing.T) {
 }
 
 func TestDetect_TimesOutInTheQueue(t *testing.T) {
-	s := start(t, func(o *Options) { o.DetectTime = 200 * time.Millisecond })
+	s := start(t, func(o *Options) { o.DetectTime = 3 * time.Second })
 	release := fill(t, s.detectionSlots)
 	model, image := modelPart(t), imagePart(t)
 	if a := s.post(t, "/detect", model, image); a.status != 503 || !strings.Contains(a.message(t), "longer than this service allows") {
@@ -39,7 +39,7 @@ func TestDetect_TimesOutInTheQueue(t *testing.T) {
 }
 
 func TestNamedModels_TimeOutInTheQueue(t *testing.T) {
-	s, _ := startWithModels(t, func(o *Options) { o.DetectTime = time.Second })
+	s, _ := startWithModels(t, func(o *Options) { o.DetectTime = 3 * time.Second })
 	model, image := trained(t)["autoencoder.pt"], tile(t, testGood)
 	eventually(t, "the model is stored in time", func() bool { return s.put(t, "tiles", model).status/100 == 2 })
 	release := fill(t, s.detectionSlots)
