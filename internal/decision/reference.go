@@ -16,7 +16,7 @@ import (
 // images than the final ones, so their scores are a little higher and the threshold
 // with them: with 5 folds of 200 images 2 % of normal images were above a threshold for
 // 5 %, with 10 folds 3 to 5 %, and 20 folds were hardly closer.
-const fewImages, manyFolds, maxFoldBytes = 40, 10, 128 << 20
+const fewImages, manyFolds, maxFoldBytes = 60, 10, 128 << 20
 
 // reference holds the normal images to learn from and their features.
 type reference struct {
