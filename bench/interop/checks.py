@@ -17,11 +17,12 @@ from case import BATCH, Case
 from peer_train import Autoencoder
 
 
-def difference(a, b):
-    """Returns the largest difference of a from b, relative to the largest element of each row; NaN if
-    there is one."""
+def difference(a, b, least=1e-12):
+    """Returns the largest difference of a from b, relative to the largest element of each row, or to
+    least (a number, or one for each row) where that is larger; NaN if there is one."""
     a, b = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (a, b))
-    return float(np.max(np.abs(a - b) / np.maximum(np.abs(b).max(axis=1, keepdims=True), 1e-12)))
+    least = np.broadcast_to(np.asarray(least, np.float64).reshape(-1, 1), (len(b), 1))
+    return float(np.max(np.abs(a - b) / np.maximum(np.abs(b).max(axis=1, keepdims=True), least)))
 
 
 def checks(folder, bound):

@@ -34,12 +34,12 @@ from checks import checks, difference
 from peer_train import find_images
 from runtimes import CACHE, Failed, NotAvailable, debian_torch, runtimes
 
-BOUNDS = {"tensor": 1e-5, "PNG": 1e-3, "JPEG": 5e-3, "older": 5e-3, "written": 1e-5, "patches": 1e-1}
+BOUNDS = {"tensor": 1e-5, "PNG": 1e-3, "JPEG": 5e-3, "older": 5e-3, "written": 1e-5, "patches": 1e-1, "patches of PNG": 5e-3}
 NOTE = """\
-{images} images per model; the largest relative difference of reconstruction_error from anomaly
-detect --json. Bounds: tensor {tensor:.0e} (the same input), PNG {PNG:.0e} (odd sizes, resized by
+{images} images per model; the largest difference of reconstruction_error from anomaly detect
+--json, relative to it, or to the threshold of a trained model where that is larger. Bounds: tensor {tensor:.0e} (the same input), PNG {PNG:.0e} (odd sizes, resized by
 the runtime), JPEG {JPEG:.0e} (decoders differ: Go's in anomaly, Pillow's elsewhere), JPEG with the
-anomaly score of a trained model {patches:.0e}: the most anomalous patch determines it, and a
+anomaly score of a trained model {patches:.0e} (PNG 5e-03): the most anomalous patch determines it, and a
 difference of 1/255 changes it more than a mean over all pixels. ( ): no bound, for the reason below
 the rows. {missing}: nothing to compare."""
 MISSING = "–"
@@ -99,9 +99,12 @@ class Row:
         if not errors or len(errors) != len(wanted):
             return self.fail(f"{column}: {len(errors)} errors for {len(wanted)} images")
         judged = any(error != mse for error, _, mse in wanted) and not self.plain
-        limit = BOUNDS["patches" if judged and column == "JPEG" else column]
+        limit = BOUNDS[{"JPEG": "patches", "PNG": "patches of PNG"}.get(column, column) if judged else column]
         wanted = [(mse if self.plain else error, threshold) for error, threshold, mse in wanted]
-        self.differences[column] = worst = difference(errors, [error for error, _ in wanted])
+        # An anomaly score is compared with its threshold: that of an image the model was trained on
+        # is near 0, where a relative difference says nothing.
+        least = [threshold for _, threshold in wanted] if judged else 1e-12
+        self.differences[column] = worst = difference(errors, [error for error, _ in wanted], least)
         if not self.bound(column):
             return
         # NaN fails this comparison.
@@ -187,7 +190,11 @@ def main():
     print()
     print(NOTE.format(images=cases.IMAGES, missing=MISSING, **BOUNDS))
 
-    decoders = [[m.name, f"{difference([row[0] for row in m.decoded], [row[0] for row in m.jpeg]):.1e}", ""] for m in models]
+    decoders = []
+    for m in models:
+        judged = any(error != mse for error, _, mse in m.jpeg)
+        least = [threshold for _, threshold, _ in m.jpeg] if judged else 1e-12
+        decoders.append([m.name, f"{difference([row[0] for row in m.decoded], [row[0] for row in m.jpeg], least):.1e}", ""])
     print("\nThe contribution of the JPEG decoders: anomaly on the JPEG files, and on the pixels that Pillow decodes.\n")
     print("\n".join(table([["model", "difference", ""], *decoders])))
 
