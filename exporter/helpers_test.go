@@ -11,6 +11,7 @@ import (
 	"github.com/deepmed/anomaly/internal/onnx"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 	"google.golang.org/protobuf/proto"
 	"gorgonia.org/gorgonia"
@@ -30,8 +31,8 @@ func randomValues(r *rand.Rand, shape []int, low, high float64) []float32 {
 	return data
 }
 
-// runGorgonia computes nodes on Gorgonia's tape machine. It reads each through a Read node
-// because the machine reuses registers.
+// runGorgonia returns the values of nodes for those input values, computed on Gorgonia's
+// tape machine.
 func runGorgonia(t *testing.T, g *gorgonia.ExprGraph, inputs map[*gorgonia.Node][]float32, nodes gorgonia.Nodes) [][]float32 {
 	t.Helper()
 	for n, data := range inputs {
@@ -45,25 +46,7 @@ func runGorgonia(t *testing.T, g *gorgonia.ExprGraph, inputs map[*gorgonia.Node]
 			t.Fatal(err)
 		}
 	}
-	out := make([]gorgonia.Value, len(nodes))
-	for i, n := range nodes {
-		gorgonia.Read(n, &out[i])
-	}
-	m := gorgonia.NewTapeMachine(g)
-	defer m.Close()
-	if err := m.RunAll(); err != nil {
-		t.Fatal(err)
-	}
-	data := make([][]float32, len(out))
-	for i, v := range out {
-		switch v := v.Data().(type) {
-		case []float32:
-			data[i] = v
-		case float32:
-			data[i] = []float32{v}
-		}
-	}
-	return data
+	return testkit.RunGorgonia(t, g, nodes)
 }
 
 func cloned(in []float32) []float32 { return append([]float32(nil), in...) }

@@ -4,7 +4,6 @@ package scripts
 
 import (
 	"encoding/json"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
+	"github.com/deepmed/anomaly/internal/testkit"
 )
 
 const root = ".."
@@ -197,21 +197,6 @@ func TestImages_LeaveThePortToTheEnvironment(t *testing.T) {
 	}
 }
 
-// freePort returns a port on which nothing listened a moment ago.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
 // The image's own commands, with PORT as a container's environment has it.
 func TestImageCommand_ListensOnPORT(t *testing.T) {
 	if testing.Short() {
@@ -222,7 +207,7 @@ func TestImageCommand_ListensOnPORT(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	cpu := dockerfile(t)["cpu"]
-	environment := append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "PORT=") }), "PORT="+freePort(t))
+	environment := append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "PORT=") }), "PORT="+testkit.FreePort(t))
 	command := func(args []string) *exec.Cmd {
 		c := exec.CommandContext(t.Context(), binary, args...)
 		c.Env = environment

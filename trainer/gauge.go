@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
@@ -113,37 +112,16 @@ func (g gauge) scoreAll(ctx context.Context, data *dataset.Dataset, o Options) (
 	if o.MaxTime > 0 {
 		until = time.Now().Add(o.MaxTime)
 	}
-	var next atomic.Int64
-	err := o.workers().Each(ctx, o.Threads, func(running context.Context, _ int) error {
-		var buffer []byte
-		for {
-			if running.Err() != nil {
-				return context.Cause(running)
-			}
-			if !until.IsZero() && next.Load() >= calibration.MinImages && time.Now().After(until) {
-				return nil
-			}
-			i := int(next.Add(1)) - 1
-			if i >= len(order) {
-				return nil
-			}
-			image, err := data.Image(order[i], &buffer)
-			if err != nil {
-				return err
-			}
-			if out[i], err = g.score(running, image); err != nil {
-				return err
-			}
-			if !out[i].finite() {
-				return inference.ErrNotFinite
-			}
+	n, err := eachInTime(ctx, data, order, calibration.MinImages, until, o, func(running context.Context, i int, image []byte) (err error) {
+		if out[i], err = g.score(running, image); err != nil {
+			return err
 		}
+		if !out[i].finite() {
+			return inference.ErrNotFinite
+		}
+		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	// Workers finish each image that they start, so the first of them are all done.
-	return out[:min(int(next.Load()), len(out))], nil
+	return out[:n], err
 }
 
 // finite reports whether all scores are finite.

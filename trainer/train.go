@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
@@ -305,31 +304,14 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *d
 	}
 	defer d.Close()
 	errs := make([]float64, len(order))
-	var next atomic.Int64
-	err = o.workers().Each(ctx, o.Threads, func(running context.Context, _ int) error {
-		var buffer []byte
-		for {
-			if !until.IsZero() && next.Load() >= minCalibrated && time.Now().After(until) {
-				return nil
-			}
-			i := int(next.Add(1)) - 1
-			if i >= len(order) {
-				return nil
-			}
-			image, err := data.Image(order[i], &buffer)
-			if err != nil {
-				return err
-			}
-			if errs[i], err = d.MSE(running, image); err != nil {
-				return err
-			}
-		}
+	n, err := eachInTime(ctx, data, order, minCalibrated, until, o, func(running context.Context, i int, image []byte) (err error) {
+		errs[i], err = d.MSE(running, image)
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	// Workers finish each image that they start, so the first of them are all done.
-	errs = errs[:min(int(next.Load()), len(errs))]
+	errs = errs[:n]
 	mean, std := calibration.MeanDeviation(errs)
 	m.Metadata.MeanError, m.Metadata.StdError = mean, std
 	m.Metadata.Threshold = mean + thresholdDeviations*std

@@ -34,12 +34,12 @@ from checks import checks, difference
 from peer_train import find_images
 from runtimes import CACHE, Failed, NotAvailable, debian_torch, runtimes
 
-BOUNDS = {"tensor": 1e-5, "PNG": 1e-3, "JPEG": 5e-3, "older": 5e-3, "written": 1e-5, "patches": 1e-1, "patches of PNG": 5e-3}
+BOUNDS = {"tensor": 1e-5, "PNG": 1e-3, "JPEG": 5e-3, "older": 5e-3, "written": 1e-5, "patches": 1e-1, "patches_png": 5e-3}
 NOTE = """\
 {images} images per model; the largest difference of reconstruction_error from anomaly detect
 --json, relative to it, or to the threshold of a trained model where that is larger. Bounds: tensor {tensor:.0e} (the same input), PNG {PNG:.0e} (odd sizes, resized by
 the runtime), JPEG {JPEG:.0e} (decoders differ: Go's in anomaly, Pillow's elsewhere), JPEG with the
-anomaly score of a trained model {patches:.0e} (PNG 5e-03): the most anomalous patch determines it, and a
+anomaly score of a trained model {patches:.0e} (PNG {patches_png:.0e}): the most anomalous patch determines it, and a
 difference of 1/255 changes it more than a mean over all pixels. ( ): no bound, for the reason below
 the rows. {missing}: nothing to compare."""
 MISSING = "–"
@@ -99,7 +99,7 @@ class Row:
         if not errors or len(errors) != len(wanted):
             return self.fail(f"{column}: {len(errors)} errors for {len(wanted)} images")
         judged = any(error != mse for error, _, mse in wanted) and not self.plain
-        limit = BOUNDS[{"JPEG": "patches", "PNG": "patches of PNG"}.get(column, column) if judged else column]
+        limit = BOUNDS[{"JPEG": "patches", "PNG": "patches_png"}.get(column, column) if judged else column]
         wanted = [(mse if self.plain else error, threshold) for error, threshold, mse in wanted]
         # An anomaly score is compared with its threshold: that of an image the model was trained on
         # is near 0, where a relative difference says nothing.

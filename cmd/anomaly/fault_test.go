@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/deepmed/anomaly/internal/testkit"
 )
 
 // trainForm returns the body and the content type of a training on a zip.
@@ -302,7 +304,7 @@ func TestServe_RejectsAFailedStartInOneSentence(t *testing.T) {
 }
 
 func TestServe_ServesProfilesAtTheirOwnAddressOnly(t *testing.T) {
-	address := "127.0.0.1:" + freePort(t)
+	address := "127.0.0.1:" + testkit.FreePort(t)
 	s := serve(t, nil, "--addr", "127.0.0.1:0", "--pprof-addr", address)
 	for url, want := range map[string]int{
 		"http://" + address + "/debug/pprof/heap?debug=1": 200,

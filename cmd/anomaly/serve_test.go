@@ -5,32 +5,18 @@ import (
 	"encoding/json"
 	"io"
 	"mime/multipart"
-	"net"
 	"net/http"
 	"path/filepath"
 	"regexp"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/deepmed/anomaly/internal/testkit"
 )
 
-// freePort returns a port that was free a moment ago.
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
 func TestServe_ListensAtTheGivenAddress(t *testing.T) {
-	port := freePort(t)
+	port := testkit.FreePort(t)
 	s := serve(t, []string{"PORT=" + port})
 	if s.address != "127.0.0.1:"+port {
 		t.Errorf("with PORT=%s it listens on %s", port, s.address)
@@ -49,7 +35,7 @@ func TestServe_ListensAtTheGivenAddress(t *testing.T) {
 	if r := run(t, "health", "--addr", other.address); r.status != exitNormal {
 		t.Errorf("health: exit %d: %s", r.status, r.stderr)
 	}
-	run(t, "health", "--addr", "127.0.0.1:"+freePort(t)).refused(t, "refused")
+	run(t, "health", "--addr", "127.0.0.1:"+testkit.FreePort(t)).refused(t, "refused")
 	run(t, "serve", "--addr", "127.0.0.1:0", "--log-format", "poetry").refused(t, "poetry", "text or json")
 }
 

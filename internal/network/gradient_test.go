@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 	"gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -59,32 +60,7 @@ func symbolic(t *testing.T, op gorgonia.Op, in []*tensor.Dense, r *tensor.Dense)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return run(t, g, grads)
-}
-
-// run computes nodes on Gorgonia's tape machine. Read nodes copy their values,
-// because the machine reuses registers.
-func run(t *testing.T, g *gorgonia.ExprGraph, nodes gorgonia.Nodes) [][]float32 {
-	t.Helper()
-	out := make([]gorgonia.Value, len(nodes))
-	for i, n := range nodes {
-		gorgonia.Read(n, &out[i])
-	}
-	m := gorgonia.NewTapeMachine(g)
-	defer m.Close()
-	if err := m.RunAll(); err != nil {
-		t.Fatal(err)
-	}
-	data := make([][]float32, len(out))
-	for i, v := range out {
-		switch v := v.Data().(type) {
-		case []float32:
-			data[i] = v
-		case float32:
-			data[i] = []float32{v}
-		}
-	}
-	return data
+	return testkit.RunGorgonia(t, g, grads)
 }
 
 func TestGrad_MatchesFiniteDifferences(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,4 +73,19 @@ func Zip(t testing.TB, files map[string][]byte) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// FreePort returns a TCP port of 127.0.0.1 on which nothing listened a moment ago.
+func FreePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }
