@@ -164,7 +164,7 @@ func verdict(answer []byte) (float64, error) {
 	return *v.Error, nil
 }
 
-// learn sets the expected scores to those of a service.
+// learn stores the scores that a service returns as the expected ones.
 func (q *requestSet) learn(s *service) error {
 	client := &fasthttp.HostClient{Addr: strings.TrimPrefix(s.url, "http://")}
 	defer client.CloseIdleConnections()

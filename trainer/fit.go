@@ -7,6 +7,7 @@ import (
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/streams"
+	"github.com/deepmed/anomaly/internal/workers"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -57,7 +58,7 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 	started := time.Now()
 	sum := 0.0
 	for {
-		if f.ended = ending(budget, o.stopped() && (f.steps > 0 || !hasDecision)); f.ended != "" {
+		if f.ended = ending(budget, workers.Closed(o.Stop) && (f.steps > 0 || !hasDecision)); f.ended != "" {
 			break
 		}
 		batch, err := b.next()

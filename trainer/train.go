@@ -216,7 +216,7 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 		// Runtime allocates memory outside of Go's heap.
 		debug.FreeOSMemory()
 	}
-	if learned.Decision != nil && learned.HeadSteps == 0 && o.decision(level, began).HasHeads(learned.Decision.CalibrationImages) && o.stopped() {
+	if learned.Decision != nil && learned.HeadSteps == 0 && o.decision(level, began).HasHeads(learned.Decision.CalibrationImages) && workers.Closed(o.Stop) {
 		fitted.ended = models.EndedByCaller
 	}
 	m := &models.Model{
@@ -317,16 +317,6 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *d
 	m.Metadata.Threshold = mean + thresholdDeviations*std
 	m.Metadata.Training.Calibrated = len(errs)
 	return nil
-}
-
-// stopped reports whether Stop is closed.
-func (o Options) stopped() bool {
-	select {
-	case <-o.Stop:
-		return true
-	default:
-		return false
-	}
 }
 
 // maxNamedSkips bounds the number of skipped files that are named in metadata.

@@ -94,7 +94,7 @@ func TestCalibrate_RestoresTheFalseAlarmRateUnderAnotherLight(t *testing.T) {
 	if r := run(t, "train", in("train"), "--level", "1", "--image-size", "64", "--false-alarm-rate", "0.1", "--quiet", "--out", in("model.zip")); r.status != exitNormal {
 		t.Fatal(r.stderr)
 	}
-	// The rate also holds on images like those of the training.
+	// The rate also holds on new images of the same kind as the training images.
 	if r := run(t, "calibrate", in("model.zip"), in("calibration"), "--out", in("same.zip")); r.status != exitNormal {
 		t.Fatalf("exit %d: %s", r.status, r.stderr)
 	}

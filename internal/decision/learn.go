@@ -72,16 +72,6 @@ func (o Options) begin(s Stage) {
 	}
 }
 
-// stopped reports whether Stop is closed.
-func (o Options) stopped() bool {
-	select {
-	case <-o.Stop:
-		return true
-	default:
-		return false
-	}
-}
-
 // HasHeads reports whether defect heads are trained on that number of normal images.
 func (o Options) HasHeads(images int) bool {
 	return o.HeadSteps > 0 && images >= heads.MinImages && !o.Without.heads
@@ -147,7 +137,7 @@ func Learn(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Opt
 	if h != nil {
 		out.HeadSteps = h.Steps
 	}
-	if until.IsZero() && !o.stopped() {
+	if until.IsZero() && !workers.Closed(o.Stop) {
 		o.begin(StageMeasuringDetectability)
 		out.Detectability, err = x.detectable(ctx, e, s, h, c, o)
 	}
@@ -188,7 +178,7 @@ func (x *reference) trainHeads(ctx context.Context, engine *ort.Engine, e *extra
 	})
 	if err == nil && h == nil {
 		reason := "there was no time for %d steps of each"
-		if o.stopped() {
+		if workers.Closed(o.Stop) {
 			reason = "it was stopped before %d steps of each"
 		}
 		x.data.Warn("the model has no defect heads: "+reason, min(o.HeadSteps, heads.MinSteps))

@@ -54,16 +54,6 @@ type Options struct {
 	Describe func(k int, maps [][]float32) []float64
 }
 
-// stopped reports whether Stop is closed.
-func (o Options) stopped() bool {
-	select {
-	case <-o.Stop:
-		return true
-	default:
-		return false
-	}
-}
-
 // Heads are trained heads; see models.HeadParameters.
 type Heads struct {
 	// Tensors are the parameters of each head.

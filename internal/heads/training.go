@@ -17,6 +17,7 @@ import (
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/streams"
 	"github.com/deepmed/anomaly/internal/synthetic"
+	"github.com/deepmed/anomaly/internal/workers"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -95,7 +96,7 @@ func (t *training) train(ctx context.Context, deadline time.Time) (models.StateD
 	random := streams.New(t.options.Seed, streams.HeadSteps(t.number))
 	stepping := time.Now()
 	for step := range steps {
-		if t.options.stopped() {
+		if workers.Closed(t.options.Stop) {
 			return nil, nil
 		}
 		progress := float64(step) / float64(steps)
@@ -137,7 +138,7 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 		image, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
 		var buffer, second []byte
 		return func(i int) ([]byte, error) {
-			if t.options.stopped() {
+			if workers.Closed(t.options.Stop) {
 				return nil, errStopped
 			}
 			random := streams.Sample(t.options.Seed, t.number, i)

@@ -76,3 +76,13 @@ func (p Pool) Wrap(f func() error) func() error {
 		return f()
 	}
 }
+
+// Closed reports whether a channel that signals an end is closed. It is false for nil.
+func Closed(stop <-chan struct{}) bool {
+	select {
+	case <-stop:
+		return true
+	default:
+		return false
+	}
+}
