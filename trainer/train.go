@@ -90,6 +90,9 @@ type Options struct {
 	// Without is the ingredient of the anomaly score to leave out; the zero value
 	// leaves out nothing.
 	Without decision.Ablation
+	// Ablated, if not nil, is called with each ablation that shares the statistics of
+	// Without, once the decision is learned.
+	Ablated func([]*decision.Ablated)
 }
 
 // workers returns the worker pool of the training.
@@ -281,7 +284,7 @@ func preprocessing(data *dataset.Dataset) *models.Preprocessing {
 // decision returns the options of decision.Learn.
 func (o Options) decision(level Level, began time.Time) decision.Options {
 	d := decision.Options{Seed: o.Seed, HeadSteps: level.HeadSteps, FalseAlarmRate: o.FalseAlarmRate,
-		Stop: o.Stop, Workers: o.workers(), Without: o.Without, Stage: o.Stage}
+		Stop: o.Stop, Workers: o.workers(), Without: o.Without, Ablated: o.Ablated, Stage: o.Stage}
 	if o.MaxTime > 0 {
 		d.Deadline = began.Add(o.MaxTime)
 	}

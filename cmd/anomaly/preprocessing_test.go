@@ -10,45 +10,77 @@ import (
 	"image/png"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 )
 
-// The file has 3 GB and takes no room on the disk.
-func TestDetectAndVerify_DoNotReadHugeFilesWhole(t *testing.T) {
+// The files have 3 GB and take no room on the disk.
+func TestCommands_DoNotReadHugeFilesWhole(t *testing.T) {
 	const most = 600 << 20 // bytes of the whole process, ONNX Runtime included
-	model := smallModel(t)
-	huge := write(t, t.TempDir(), "huge.tif", []byte("II*\x00\x08\x00\x00\x00"))
-	if err := os.Truncate(huge, 3<<30); err != nil {
-		t.Skip(err)
+	model, dir := smallModel(t), t.TempDir()
+	grow := func(path string) string {
+		if err := os.Truncate(path, 3<<30); err != nil {
+			t.Skip(err)
+		}
+		return path
 	}
-	for _, args := range [][]string{
-		{"detect", "--model", model, "--json", huge},
-		{"verify", model, "--json", huge},
+	tiff := []byte("II*\x00\x08\x00\x00\x00")
+	huge := grow(write(t, dir, "huge.tif", tiff))
+	hugeModel := grow(write(t, dir, "huge.onnx", []byte("\x08\x07")))
+	hugeMetadata := grow(write(t, dir, "metadata.json", []byte("{")))
+	set := filepath.Join(dir, "set")
+	for _, folder := range []string{"train/good", "test/good", "test/crack"} {
+		for i, f := range tileFiles(t, folder, 8) {
+			writeInto(t, set, folder, i, read(t, f))
+		}
+		if err := os.Link(huge, filepath.Join(set, folder, "huge.tif")); err != nil {
+			t.Skip(err)
+		}
+	}
+	normal := filepath.Join(set, "train", "good")
+	for _, test := range []struct {
+		name string
+		args []string
+		exit int
+		want string
+	}{
+		{"detect", []string{"detect", "--model", model, "--json", huge}, exitError, "too large"},
+		{"detect, model", []string{"detect", "--model", hugeModel, huge}, exitError, "too large"},
+		{"detect, metadata", []string{"detect", "--model", model, "--metadata", hugeMetadata, huge}, exitError, "too large"},
+		{"verify", []string{"verify", model, "--json", huge}, exitError, "too large"},
+		{"train", []string{"train", normal, "--level", "1", "--image-size", "32", "--out", filepath.Join(dir, "out.zip")}, exitNormal, "it is larger than"},
+		{"calibrate", []string{"calibrate", model, normal, "--check"}, exitNormal, "it is larger than"},
+		{"evaluate", []string{"evaluate", set, "--model", model}, exitNormal, "too large"},
+		{"inspect", []string{"inspect", hugeModel}, exitError, "too large"},
+		{"convert", []string{"convert", hugeModel, "--to", filepath.Join(dir, "out.pt")}, exitError, "too large"},
+		{"export", []string{"export", hugeModel, "--triton", filepath.Join(dir, "triton")}, exitError, "too large"},
 	} {
-		c := command(t, args...)
-		var out bytes.Buffer
-		c.Stdout, c.Stderr = &out, &out
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
-		peak := peakMemory(c.Process.Pid)
-		var exit *exec.ExitError
-		if err := c.Wait(); err != nil && !errors.As(err, &exit) {
-			t.Fatal(err)
-		}
-		if c.ProcessState.ExitCode() == exitNormal || !strings.Contains(out.String(), "too large") {
-			t.Errorf("%s: exit %d, %s, expected that the image is too large", args[0], c.ProcessState.ExitCode(), out.String())
-		}
-		switch took := <-peak; {
-		case took == 0:
-			t.Logf("the memory of %s is not known here", args[0])
-		case took > most:
-			t.Errorf("%s took %d MiB, expected at most %d", args[0], took>>20, most>>20)
-		default:
-			t.Logf("%s took %d MiB", args[0], took>>20)
-		}
+		t.Run(test.name, func(t *testing.T) {
+			c := command(t, test.args...)
+			var out bytes.Buffer
+			c.Stdout, c.Stderr = &out, &out
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			peak := peakMemory(c.Process.Pid)
+			var exit *exec.ExitError
+			if err := c.Wait(); err != nil && !errors.As(err, &exit) {
+				t.Fatal(err)
+			}
+			if c.ProcessState.ExitCode() != test.exit || !strings.Contains(out.String(), test.want) {
+				t.Errorf("exit %d, expected %d and %q: %s", c.ProcessState.ExitCode(), test.exit, test.want, out.String())
+			}
+			switch took := <-peak; {
+			case took == 0:
+				t.Log("the memory is not known here")
+			case took > most:
+				t.Errorf("took %d MiB, expected at most %d", took>>20, most>>20)
+			default:
+				t.Logf("took %d MiB", took>>20)
+			}
+		})
 	}
 }
 

@@ -3,6 +3,8 @@ package decision
 import (
 	"slices"
 
+	"github.com/deepmed/anomaly/internal/calibration"
+	"github.com/deepmed/anomaly/internal/heads"
 	"github.com/deepmed/anomaly/internal/patches"
 	"github.com/deepmed/anomaly/models"
 )
@@ -66,4 +68,49 @@ func (a Ablation) removeDirections(fits []*patches.Gaussian) {
 			g.Scale[i] = 1
 		}
 	}
+}
+
+// Ablated computes the anomaly score of images as a model trained with an ablation does,
+// from the member scores of the model trained without it.
+type Ablated struct {
+	Name string
+	// Threshold is the anomaly score above which an image is anomalous.
+	Threshold float64
+
+	calibration *calibration.Calibration
+	heads       bool // whether the heads are a member
+}
+
+// Score returns the anomaly score of an image by the scores of all members of the model.
+func (a *Ablated) Score(members []float64) float64 {
+	if head := models.PatchMembers(false); !a.heads && len(members) > len(models.Members(false)) {
+		members = slices.Delete(slices.Clone(members), head, head+1)
+	}
+	return a.calibration.Join(members)
+}
+
+// SharesStatistics reports whether a training with the ablation fits the same reference
+// statistics and heads as one with the other.
+func (a Ablation) SharesStatistics(other Ablation) bool { return a.directions == other.directions }
+
+// ablated returns what each ablation makes of the cross-fitted member scores of the normal
+// images and of the trained heads.
+func (x *reference) ablated(members [][]float64, h *heads.Heads, o Options) ([]*Ablated, error) {
+	var out []*Ablated
+	for _, a := range Ablations() {
+		if !a.SharesStatistics(o.Without) {
+			continue
+		}
+		of, trained := o, h
+		of.Without = a
+		if a.heads {
+			trained = nil
+		}
+		c, err := x.calibrate(slices.Clone(members), trained, of)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, &Ablated{a.Name, c.Threshold, c, trained != nil})
+	}
+	return out, nil
 }

@@ -1,11 +1,17 @@
 package decision
 
 import (
+	"fmt"
+	"math"
 	"slices"
 	"testing"
 
+	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/heads"
+	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/internal/patches"
+	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -56,4 +62,68 @@ func TestAblations_LeaveOutWhatTheyAreNamedAfter(t *testing.T) {
 			t.Errorf("ablation %q is missing", name)
 		}
 	}
+}
+
+// The scores that a training computes for an ablation are those of a model trained with
+// the ablation.
+func TestAblated_ScoresAsAModelTrainedWithIt(t *testing.T) {
+	engine := orttest.Open(t)
+	data := readTiles(t, testkit.Tiles(t, heads.MinImages))
+	var all []*Ablated
+	whole := learnFrom(t, data, fewSteps, 2, Options{Ablated: func(a []*Ablated) { all = a }})
+	image, err := data.Image(0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	members := membersOf(t, engine, whole, data.Side, image)
+	measured := map[string]bool{}
+	for _, a := range Ablations() {
+		if a.Name != "as it is" && a.Name != "no heads" && a.Name != "no features of stride 16" {
+			continue
+		}
+		i := slices.IndexFunc(all, func(b *Ablated) bool { return b.Name == a.Name })
+		if i < 0 {
+			t.Fatalf("%s: not computed", a.Name)
+		}
+		without := learnFrom(t, data, fewSteps, 2, Options{Without: a})
+		d := detectorOf(t, engine, without, data.Side)
+		want, err := d.Score(t.Context(), image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := all[i].Score(members); math.Abs(got-want) > 1e-5*max(1, want) {
+			t.Errorf("%s: score %v, a model trained with it has %v", a.Name, got, want)
+		}
+		if got, want := all[i].Threshold, without.Decision.Threshold; got != want {
+			t.Errorf("%s: threshold %v, a model trained with it has %v", a.Name, got, want)
+		}
+		measured[fmt.Sprint(without.Decision.Threshold)] = true
+	}
+	if len(measured) != 3 {
+		t.Errorf("the thresholds %v: some ablations change nothing", measured)
+	}
+	if i := slices.IndexFunc(all, func(a *Ablated) bool { return a.Name == "no directions of each patch" }); i >= 0 {
+		t.Error("an ablation with other statistics is computed from these")
+	}
+}
+
+// detectorOf returns a detector of the model.
+func detectorOf(t *testing.T, engine *ort.Engine, learned Learned, side int) *inference.Detector {
+	t.Helper()
+	d, err := inference.NewDetector(engine, modelOf(t, learned, side), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+// membersOf returns the member scores of a prepared image.
+func membersOf(t *testing.T, engine *ort.Engine, learned Learned, side int, pixels []byte) []float64 {
+	t.Helper()
+	members, _, _, err := detectorOf(t, engine, learned, side).Members(t.Context(), pixels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return members
 }

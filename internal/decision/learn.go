@@ -61,6 +61,9 @@ type Options struct {
 	Workers workers.Pool
 	// Without is the ingredient to leave out; the zero value leaves out nothing.
 	Without Ablation
+	// Ablated, if not nil, is called with each ablation that shares the statistics of
+	// Without.
+	Ablated func([]*Ablated)
 	// Stage, if not nil, is called when a stage begins.
 	Stage func(Stage)
 }
@@ -120,9 +123,20 @@ func Learn(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Opt
 	if err != nil {
 		return Learned{}, err
 	}
+	excess, err := x.excess(ctx, scores, o)
+	if err != nil {
+		return Learned{}, err
+	}
 	h, err := x.trainHeads(ctx, engine, e, s, left, o)
 	if err != nil {
 		return Learned{}, err
+	}
+	if o.Ablated != nil {
+		all, err := x.ablated(scores, h, o)
+		if err != nil {
+			return Learned{}, err
+		}
+		o.Ablated(all)
 	}
 	c, err := x.calibrate(scores, h, o)
 	if err != nil {
@@ -133,7 +147,7 @@ func Learn(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Opt
 	if d.MinFalseAlarmRate > d.FalseAlarmRate {
 		data.Warn("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow", x.len(), d.MinFalseAlarmRate, d.FalseAlarmRate)
 	}
-	out := Learned{Tensors: s.tensors(data.Side, h, c), Decision: &d}
+	out := Learned{Tensors: s.tensors(data.Side, h, lowered(c, excess)), Decision: &d}
 	if h != nil {
 		out.HeadSteps = h.Steps
 	}
@@ -162,6 +176,54 @@ func (x *reference) crossFit(ctx context.Context, s *statistics, o Options) ([][
 		members[k] = s.members(k%x.folds, x.features[k])
 		return nil
 	})
+}
+
+// excess returns by how much the cross-fitted member scores, without the heads, are higher
+// on average than those of later images. A later image is scored by the statistics of
+// all n images, which describe it better than those of fewer. A mean score changes about
+// as 1/m with the number m of images, so it is extrapolated to n from that of the
+// cross-fitted scores and that of half as many folds. It returns nil from fewImages images
+// on, where the difference is small.
+func (x *reference) excess(ctx context.Context, members [][]float64, o Options) ([]float64, error) {
+	if x.len() >= fewImages {
+		return nil, nil
+	}
+	fewer := *x
+	fewer.folds = max(x.folds/2, 2)
+	if fewer.folds == x.folds {
+		return nil, nil
+	}
+	s, err := fewer.describe(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	others, err := fewer.crossFit(ctx, s, o)
+	if err != nil {
+		return nil, err
+	}
+	part := func(folds int) float64 { return float64(folds) / float64(folds-1) } // n/m
+	ratio := (part(x.folds) - 1) / (part(fewer.folds) - part(x.folds))
+	out := make([]float64, len(members[0]))
+	for k, row := range members {
+		for i, v := range row {
+			out[i] += ratio * (others[k][i] - v) / float64(len(members))
+		}
+	}
+	return out, nil
+}
+
+// lowered returns the calibration for images whose member scores, without the heads, are
+// lower by the excess.
+func lowered(c *calibration.Calibration, excess []float64) *calibration.Calibration {
+	out := *c
+	out.Offsets = slices.Clone(c.Offsets)
+	for i, v := range excess {
+		if head := models.PatchMembers(false); i >= head && len(out.Offsets) > len(excess) {
+			i++
+		}
+		out.Offsets[i] -= float32(v)
+	}
+	return &out
 }
 
 // trainHeads trains the defect heads. It returns nil if the options have none. It

@@ -245,15 +245,45 @@ func readFile(path string) ([]byte, error) {
 // Evaluate scores a data set with a model and computes the metrics. It returns ErrMask,
 // wrapped, when a mask is unusable.
 func Evaluate(ctx context.Context, d *inference.Detector, s *Set, threads int) (*Result, error) {
-	good, err := Score(ctx, d, s.Good, threads)
+	r, err := compute(s, func(files []string) ([]Judged, error) { return Score(ctx, d, files, threads) })
 	if err != nil {
 		return nil, err
 	}
-	measure, threshold := d.Model().Metadata.Measure()
-	r := &Result{Measure: measure, Threshold: threshold, Normal: len(good), Skipped: s.Skipped, good: good}
+	r.Measure, r.Threshold = d.Model().Metadata.Measure()
+	if err := r.addPixelFigures(ctx, d, s, threads); err != nil {
+		return nil, err
+	}
+	r.Mean = mean(r.Defects)
+	return r, nil
+}
+
+// EvaluateScores computes the metrics of scores that were computed elsewhere. score
+// returns the anomaly score of a file of the set; above the threshold it is anomalous.
+// There are no pixel metrics.
+func EvaluateScores(s *Set, threshold float64, score func(file string) float64) *Result {
+	r, _ := compute(s, func(files []string) ([]Judged, error) {
+		out := make([]Judged, len(files))
+		for i, file := range files {
+			v := score(file)
+			out[i] = Judged{file, v, v > threshold}
+		}
+		return out, nil
+	})
+	r.Threshold, r.Mean = threshold, mean(r.Defects)
+	return r
+}
+
+// compute computes the metrics of the verdicts that judge returns. It returns judge's
+// errors only.
+func compute(s *Set, judge func(files []string) ([]Judged, error)) (*Result, error) {
+	good, err := judge(s.Good)
+	if err != nil {
+		return nil, err
+	}
+	r := &Result{Normal: len(good), Skipped: s.Skipped, good: good}
 	r.FalseAlarms = anomalousShare(good)
 	for _, defect := range s.Defects {
-		bad, err := Score(ctx, d, defect.Files, threads)
+		bad, err := judge(defect.Files)
 		if err != nil {
 			return nil, err
 		}
@@ -264,10 +294,6 @@ func Evaluate(ctx context.Context, d *inference.Detector, s *Set, threads int) (
 	}
 	r.Together = computeFigures(scores(good), scores(r.bad))
 	r.Together.Name, r.Together.Images, r.Together.Hits = "all", len(r.bad), anomalousShare(r.bad)
-	if err := r.addPixelFigures(ctx, d, s, threads); err != nil {
-		return nil, err
-	}
-	r.Mean = mean(r.Defects)
 	return r, nil
 }
 
