@@ -48,7 +48,7 @@ func TestCommands_DoNotReadHugeFilesWhole(t *testing.T) {
 	}{
 		{"detect", []string{"detect", "--model", model, "--json", huge}, exitError, "too large"},
 		{"detect, model", []string{"detect", "--model", hugeModel, huge}, exitError, "too large"},
-		{"detect, metadata", []string{"detect", "--model", model, "--metadata", hugeMetadata, huge}, exitError, "too large"},
+		{"detect, metadata", []string{"detect", "--model", model, "--metadata", hugeMetadata, huge}, exitError, "at most 8388608 are read"},
 		{"verify", []string{"verify", model, "--json", huge}, exitError, "too large"},
 		{"train", []string{"train", normal, "--level", "1", "--image-size", "32", "--out", filepath.Join(dir, "out.zip")}, exitNormal, "it is larger than"},
 		{"calibrate", []string{"calibrate", model, normal, "--check"}, exitNormal, "it is larger than"},

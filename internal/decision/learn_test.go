@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -235,6 +236,74 @@ func TestLearn_ThresholdHoldsForNewImages(t *testing.T) {
 	}
 	if math.Abs(other-crossFitted) > 0.35*crossFitted {
 		t.Errorf("mean score of new images %.3f, cross-fitted %.3f", other, crossFitted)
+	}
+}
+
+// The mean member scores of later images are lower than the cross-fitted ones of the
+// images by the excess.
+func TestExcess_IsWhatLaterImagesScoreLess(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 0))
+	side, first := 64, firstTap()
+	maps := extractor.MapsOf(side)
+	image := func() [][]float32 {
+		out := make([][]float32, len(maps))
+		for i := first; i < len(maps); i++ {
+			out[i] = make([]float32, maps[i].Floats())
+			for k := range out[i] {
+				out[i][k] = float32(random.NormFloat64())
+			}
+		}
+		return out
+	}
+	const n, later = 20, 200
+	x := &reference{order: make([]int, n), maps: maps}
+	for range n {
+		x.features = append(x.features, image())
+	}
+	x.folds = x.foldCount()
+	o := Options{Workers: workers.Pool{Threads: 2}}
+	s, err := x.describe(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	members, err := x.crossFit(t.Context(), s, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	excess, err := x.excess(t.Context(), members, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, standardError := make([]float64, len(excess)), make([]float64, len(excess))
+	for i := range want {
+		column := make([]float64, n)
+		for k, row := range members {
+			column[k] = row[i]
+		}
+		mean, deviation := calibration.MeanDeviation(column)
+		want[i], standardError[i] = mean, deviation/math.Sqrt(n)
+	}
+	for range later {
+		for i, v := range s.members(x.folds, image()) {
+			want[i] -= v / later
+		}
+	}
+	for i := range want {
+		// The extrapolation is rough where there is nothing but noise in the features.
+		if tolerance := 0.75*math.Abs(want[i]) + 3*standardError[i]; math.Abs(excess[i]-want[i]) > tolerance || i < 2 && excess[i] < want[i]/2 {
+			t.Errorf("member %d: excess %.4f, later images score %.4f less", i, excess[i], want[i])
+		}
+	}
+	c := &calibration.Calibration{Offsets: make([]float32, len(excess)+1)}
+	offsets := lowered(c, excess).Offsets
+	for i, v := range withHead(excess, 0) {
+		if offsets[i] != -float32(v) {
+			t.Errorf("offset %d is lowered by %v, expected %v", i, -offsets[i], v)
+		}
+	}
+	x.order = make([]int, fewImages)
+	if excess, err := x.excess(t.Context(), nil, o); excess != nil || err != nil {
+		t.Errorf("%d images: excess %v, %v", fewImages, excess, err)
 	}
 }
 
