@@ -19,7 +19,7 @@ def loaded(case):
 
 def errors(model, batches):
     """Returns the mean squared error of each image of the batches."""
-    return [float(e) for x in batches for e in model.measure(x)[0]]
+    return [float(e) for x in batches for e in model.measure(x, False)[0]]
 
 
 def of_tensors(case):
@@ -31,7 +31,8 @@ def of_images(case):
     if int(PIL.__version__.split(".")[0]) < 13:
         return {}  # it resizes differently, see torch_errors.py
     predict, model = loaded(case)
-    return {"image": errors(model, (predict.prepare(i["file"], model.size)[None] for i in case.images))}
+    preprocessing = predict.decision_of(model.metadata, model)[3]
+    return {"image": errors(model, (predict.prepare(i["file"], model.size, preprocessing)[0][None] for i in case.images))}
 
 
 torch.set_num_threads(2)

@@ -276,6 +276,9 @@ func printVerdicts(w io.Writer, results []result, files int) error {
 		return err
 	}
 	counted := fmt.Sprintf("%d images", files)
+	if files == 1 {
+		counted = "1 image"
+	}
 	if len(results) < files {
 		counted = interruption(len(results), files)
 	}

@@ -80,6 +80,34 @@ func TestFit_KeepsTheFalseAlarmRateOnExchangeableImages(t *testing.T) {
 	}
 }
 
+// An outlier widens its own scale, so its score is lower than with Fit, and the threshold
+// with it. What the model computes is the same.
+func TestFitCrossFitted_DiffersFromFitOnlyInTheThreshold(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	raw := make([][]float64, 20)
+	for i := range raw {
+		raw[i] = []float64{r.NormFloat64(), r.NormFloat64()}
+	}
+	raw[7] = []float64{5, 5}
+	fit, err := Fit(raw, nil, 0.05)
+	if err != nil {
+		t.Fatal(err)
+	}
+	crossFitted, err := FitCrossFitted(raw, nil, 0.05)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if crossFitted.Threshold >= fit.Threshold {
+		t.Errorf("threshold %v, expected less than %v", crossFitted.Threshold, fit.Threshold)
+	}
+	if got, want := crossFitted.Threshold, crossFitted.Join(raw[7])*(1+RoundingShare); got != want {
+		t.Errorf("threshold %v, expected the outlier's score %v", got, want)
+	}
+	if !slices.Equal(crossFitted.Offsets, fit.Offsets) || !slices.Equal(crossFitted.Slopes, fit.Slopes) || !slices.Equal(crossFitted.Weights, fit.Weights) {
+		t.Errorf("%+v and %+v", crossFitted, fit)
+	}
+}
+
 func TestJoin_RoundsToFloat32(t *testing.T) {
 	raw := make([][]float64, 20)
 	r := rand.New(rand.NewPCG(3, 4))

@@ -262,6 +262,9 @@ func (x *reference) calibrate(members [][]float64, h *heads.Heads, o Options) (*
 			members[k] = withHead(members[k], h.Peaks[k])
 		}
 	}
+	if x.len() < fewImages {
+		return calibration.FitCrossFitted(members, weights, o.FalseAlarmRate)
+	}
 	return calibration.Fit(members, weights, o.FalseAlarmRate)
 }
 
