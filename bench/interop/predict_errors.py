@@ -31,7 +31,7 @@ def of_images(case):
     if int(PIL.__version__.split(".")[0]) < 13:
         return {}  # it resizes differently, see torch_errors.py
     predict, model = loaded(case)
-    preprocessing = predict.decision_of(model.metadata, model)[3]
+    preprocessing = model.metadata.get("preprocessing") or {}
     return {"image": errors(model, (predict.prepare(i["file"], model.size, preprocessing)[0][None] for i in case.images))}
 
 
