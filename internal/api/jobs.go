@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
@@ -165,8 +166,12 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 		}
 	}
 	// Errors in the form are answered now, and not found when the job runs.
-	if _, err := s.parseTraining(f); err != nil {
+	q, err := s.parseTraining(f)
+	if err != nil {
 		return err
+	}
+	if q.images.Images() == 0 {
+		return dataset.ErrNoImages
 	}
 	request := jobs.Request{Kind: jobKind, Name: name, Fields: map[string]string{}}
 	for key := range f.memory {

@@ -341,14 +341,18 @@ func (q *Queue) store(ctx context.Context, r *record, list []File) error {
 	defer cancel()
 	revision, err := q.states.Create(ctx, r.ID, data)
 	if err == nil {
+		// The worker may receive the message before publish returns.
+		q.mu.Lock()
+		q.jobs[r.ID] = &entry{record: *r, revision: revision, changed: make(chan struct{})}
+		q.mu.Unlock()
 		err = q.publish(ctx, r.ID)
 	}
 	if err != nil {
+		q.mu.Lock()
+		delete(q.jobs, r.ID)
+		q.mu.Unlock()
 		return errors.Join(err, q.values.Purge(ctx, jetstream.WithPurgeSubject(keySubject(r.ID))))
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.jobs[r.ID] = &entry{record: *r, revision: revision, changed: make(chan struct{})}
 	return nil
 }
 

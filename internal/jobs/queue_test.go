@@ -238,6 +238,19 @@ func TestQueue_RunsOneJobAtATimeInTheirOrder(t *testing.T) {
 	}
 }
 
+func TestQueue_TakesEachJobAtOnce(t *testing.T) {
+	q, _ := open(t, options(t.TempDir()))
+	end := run(q, double)
+	defer end()
+	for range 30 {
+		started := time.Now()
+		until(t, q, submit(t, q, "a").ID, Succeeded)
+		if took := time.Since(started); took > 10*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	}
+}
+
 func TestQueue_CancelsARunningJobAtOnce(t *testing.T) {
 	q, _ := open(t, options(t.TempDir()))
 	begun := make(chan Job)
