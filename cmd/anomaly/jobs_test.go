@@ -1,0 +1,239 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/deepmed/anomaly/internal/jobs"
+)
+
+// getJSON requests a path. It returns the status, or 0 when the service cannot be
+// reached.
+func (s *serving) getJSON(path string, v any) int {
+	res, err := http.Get("http://" + s.address + path)
+	if err != nil {
+		return 0
+	}
+	defer res.Body.Close()
+	if json.NewDecoder(res.Body).Decode(v) != nil {
+		return 0
+	}
+	return res.StatusCode
+}
+
+// submitJob submits a job. It returns the status and the id, or 0 when the connection
+// breaks.
+func (s *serving) submitJob(body *bytes.Buffer, kind string) (int, string) {
+	res, err := http.Post("http://"+s.address+"/jobs", kind, bytes.NewReader(body.Bytes()))
+	if err != nil {
+		return 0, ""
+	}
+	defer res.Body.Close()
+	var j jobs.Job
+	if json.NewDecoder(res.Body).Decode(&j) != nil {
+		return 0, ""
+	}
+	return res.StatusCode, j.ID
+}
+
+func TestJobs_AreSubmittedWatchedAndDownloaded(t *testing.T) {
+	token := write(t, t.TempDir(), "token", []byte("0123456789abcdef0123456789abcdef\n"))
+	s := serve(t, nil, "--addr", "127.0.0.1:0", "--data", t.TempDir(), "--token-file", token, "--models", t.TempDir())
+	server := []string{"--server", "http://" + s.address + "/", "--token-file", token}
+	with := func(args ...string) []string { return append(append([]string{"jobs"}, args...), server...) }
+	folder := filepath.Join(tiles, "train/good")
+	r := run(t, with("submit", folder, "--calibration", filepath.Join(tiles, "test/good"), "--level", "1", "--image-size", "32", "--name", "tiles", "--watch")...)
+	id := strings.TrimSpace(r.stdout)
+	if r.status != exitNormal || len(id) != 32 || !strings.HasSuffix(r.stderr, "succeeded\n") {
+		t.Fatalf("exit %d: %s%s", r.status, r.stdout, r.stderr)
+	}
+	out := filepath.Join(t.TempDir(), "model.zip")
+	for range 2 {
+		if r := run(t, with("get", id, "--out", out, "--force")...); r.status != exitNormal {
+			t.Fatalf("exit %d: %s", r.status, r.stderr)
+		}
+	}
+	if r := run(t, "detect", "--model", out, tileFiles(t, "test/good", 1)[0]); r.status == exitError {
+		t.Errorf("exit %d: %s", r.status, r.stderr)
+	}
+	if r := run(t, with("watch", id)...); r.status != exitNormal || !strings.HasSuffix(r.stderr, "succeeded\n") {
+		t.Errorf("exit %d: %s", r.status, r.stderr)
+	}
+	r = run(t, with("list", "--json")...)
+	var list []jobs.Job
+	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil || len(list) != 1 || list[0].State != jobs.Succeeded || list[0].Name != "tiles" {
+		t.Errorf("%v: %s", err, r.stdout)
+	}
+	sum := sha256.Sum256(read(t, out))
+	if list[0].ModelSHA256 == nil || *list[0].ModelSHA256 != hex.EncodeToString(sum[:]) {
+		t.Error("the file has another hash than the job")
+	}
+	if r := run(t, with("list")...); !strings.Contains(r.stdout, id) || !strings.Contains(r.stdout, "100 %") {
+		t.Errorf("%s", r.stdout)
+	}
+	if r := run(t, with("cancel", id)...); r.stdout != "succeeded\n" {
+		t.Errorf("exit %d: %s%s", r.status, r.stdout, r.stderr)
+	}
+	run(t, with("get", id, "--out", out, "--force")...).refused(t, "No such job")
+	run(t, with("watch", id)...).refused(t, "No such job")
+	run(t, with("submit", write(t, t.TempDir(), "a.zip", []byte("prose")))...).refused(t, "not a readable ZIP file")
+	run(t, with("submit", "/nowhere")...).refused(t, "/nowhere")
+	run(t, "jobs", "list", "--server", "http://"+s.address).refused(t, "requires a token")
+	run(t, "jobs", "list", "--server", "ftp://x").refused(t, "--server", "http://")
+	run(t, "jobs", "lst").refused(t, "lst", "list")
+	// A cancelled job is not a success.
+	r = run(t, with("submit", folder, "--level", "5")...)
+	id = strings.TrimSpace(r.stdout)
+	if r := run(t, with("cancel", id)...); r.stdout != "cancelled\n" {
+		t.Errorf("exit %d: %s%s", r.status, r.stdout, r.stderr)
+	}
+	if r := run(t, with("watch", id)...); r.status != exitError || !strings.HasSuffix(r.stderr, "anomaly: the job is cancelled\n") {
+		t.Errorf("exit %d: %s", r.status, r.stderr)
+	}
+}
+
+func TestServe_GivesARunningJobBackAtSIGTERM(t *testing.T) {
+	data := t.TempDir()
+	s := serve(t, nil, "--addr", "127.0.0.1:0", "--data", data, "--grace", "30s")
+	body, kind := trainForm(t, normals(t, 20), map[string]string{"level": "5", "image_size": "128"})
+	status, id := s.submitJob(body, kind)
+	if status != http.StatusAccepted {
+		t.Fatal(status)
+	}
+	s.steps(t)
+	if took := s.stop(t, syscall.SIGTERM); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	s = serve(t, nil, "--addr", "127.0.0.1:0", "--data", data)
+	eventually(t, "the job runs again", func() bool {
+		var j jobs.Job
+		s.getJSON("/jobs/"+id, &j)
+		return j.State == jobs.Running && j.Attempts == 2
+	})
+	run(t, "serve", "--addr", "127.0.0.1:0", "--data", data, "--log-level", "error").refused(t, "another service keeps its jobs in this folder")
+}
+
+// killRounds is how often TestServe_LosesNoJobWhenKilled kills the service. The variable
+// ANOMALY_FAULTS sets it.
+func killRounds(t *testing.T) int {
+	if text := os.Getenv("ANOMALY_FAULTS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	return 4
+}
+
+// The service is killed at random moments of uploads and trainings. Every job that was
+// answered 202 must be there afterwards, and end exactly once, with its model.
+func TestServe_LosesNoJobWhenKilled(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	data := t.TempDir()
+	start := func() *serving { return serve(t, nil, "--addr", "127.0.0.1:0", "--data", data) }
+	body, kind := trainForm(t, normals(t, 8), map[string]string{"level": "1", "image_size": "32"})
+	var mu sync.Mutex
+	accepted := map[string]bool{}
+	ended := map[string]jobs.Job{}
+	for round := range killRounds(t) {
+		s := start()
+		var clients sync.WaitGroup
+		for range 2 {
+			clients.Go(func() {
+				for {
+					status, id := s.submitJob(body, kind)
+					if status != http.StatusAccepted {
+						return // killed
+					}
+					mu.Lock()
+					accepted[id] = true
+					n := len(accepted)
+					mu.Unlock()
+					time.Sleep(time.Duration(20+5*n) * time.Millisecond)
+				}
+			})
+		}
+		clients.Go(func() {
+			var list struct{ Jobs []jobs.Job }
+			for s.getJSON("/jobs", &list) == http.StatusOK {
+				mu.Lock()
+				for _, j := range list.Jobs {
+					checkEnd(t, ended, j)
+				}
+				mu.Unlock()
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+		time.Sleep(time.Duration(random.IntN(1200)) * time.Millisecond)
+		s.kill(t)
+		clients.Wait()
+		t.Logf("round %d: %d jobs accepted, %d ended", round, len(accepted), len(ended))
+	}
+	s := start()
+	var list struct{ Jobs []jobs.Job }
+	eventually(t, "all jobs have ended", func() bool {
+		if s.getJSON("/jobs", &list) != http.StatusOK {
+			return false
+		}
+		for _, j := range list.Jobs {
+			if !j.State.Final() {
+				return false
+			}
+		}
+		return true
+	})
+	for _, j := range list.Jobs {
+		checkEnd(t, ended, j)
+		delete(accepted, j.ID)
+		// A job that runs during three kills has failed for that reason.
+		if j.State != jobs.Succeeded && (j.Error == nil || !strings.Contains(*j.Error, "3 times")) {
+			t.Errorf("%+v", j)
+		}
+		if j.State != jobs.Succeeded {
+			continue
+		}
+		res, err := http.Get("http://" + s.address + "/jobs/" + j.ID + "/model")
+		if err != nil {
+			t.Fatal(err)
+		}
+		model, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if sum := sha256.Sum256(model); err != nil || res.StatusCode != 200 || hex.EncodeToString(sum[:]) != *j.ModelSHA256 {
+			t.Errorf("the model of %s: status %d, %d bytes, %v", j.ID, res.StatusCode, len(model), err)
+		}
+	}
+	if len(accepted) > 0 {
+		t.Errorf("lost are %v", accepted)
+	}
+	if len(list.Jobs) == 0 {
+		t.Error("no job was accepted")
+	}
+}
+
+// checkEnd fails the test if a job that has ended changes.
+func checkEnd(t *testing.T, ended map[string]jobs.Job, j jobs.Job) {
+	before, was := ended[j.ID]
+	if was && (j.State != before.State || !j.EndedAt.Equal(*before.EndedAt) || fmt.Sprint(j.Attempts) != fmt.Sprint(before.Attempts)) {
+		t.Errorf("%s ended twice: %+v, then %+v", j.ID, before, j)
+	}
+	if j.State.Final() {
+		ended[j.ID] = j
+	}
+}
