@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +34,13 @@ func (s *serving) getJSON(path string, v any) int {
 		return 0
 	}
 	return res.StatusCode
+}
+
+// jobs returns the jobs of the service, and whether it could be reached.
+func (s *serving) jobs() ([]jobs.Job, bool) {
+	var list struct{ Jobs []jobs.Job }
+	ok := s.getJSON("/jobs", &list) == http.StatusOK
+	return list.Jobs, ok
 }
 
 // submitJob submits a job. It returns the status and the id, or 0 when the connection
@@ -152,7 +160,7 @@ func TestServe_LosesNoJobWhenKilled(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	data := t.TempDir()
 	start := func() *serving { return serve(t, nil, "--addr", "127.0.0.1:0", "--data", data) }
-	body, kind := trainForm(t, normals(t, 8), map[string]string{"level": "1", "image_size": "32"})
+	body, kind := trainForm(t, normals(t, 2), map[string]string{"level": "1", "image_size": "16"})
 	var mu sync.Mutex
 	accepted := map[string]bool{}
 	ended := map[string]jobs.Job{}
@@ -173,35 +181,31 @@ func TestServe_LosesNoJobWhenKilled(t *testing.T) {
 			})
 		}
 		clients.Go(func() {
-			var list struct{ Jobs []jobs.Job }
-			for s.getJSON("/jobs", &list) == http.StatusOK {
+			for {
+				list, ok := s.jobs()
+				if !ok {
+					return
+				}
 				mu.Lock()
-				for _, j := range list.Jobs {
+				for _, j := range list {
 					checkEnd(t, ended, j)
 				}
 				mu.Unlock()
 				time.Sleep(20 * time.Millisecond)
 			}
 		})
-		time.Sleep(time.Duration(random.IntN(1200)) * time.Millisecond)
+		time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
 		s.kill(t)
 		clients.Wait()
 		t.Logf("round %d: %d jobs accepted, %d ended", round, len(accepted), len(ended))
 	}
 	s := start()
-	var list struct{ Jobs []jobs.Job }
+	var list []jobs.Job
 	eventually(t, "all jobs have ended", func() bool {
-		if s.getJSON("/jobs", &list) != http.StatusOK {
-			return false
-		}
-		for _, j := range list.Jobs {
-			if !j.State.Final() {
-				return false
-			}
-		}
-		return true
+		list, _ = s.jobs()
+		return len(list) > 0 && !slices.ContainsFunc(list, func(j jobs.Job) bool { return !j.State.Final() })
 	})
-	for _, j := range list.Jobs {
+	for _, j := range list {
 		checkEnd(t, ended, j)
 		delete(accepted, j.ID)
 		// A job that runs during three kills has failed for that reason.
@@ -223,9 +227,6 @@ func TestServe_LosesNoJobWhenKilled(t *testing.T) {
 	}
 	if len(accepted) > 0 {
 		t.Errorf("lost are %v", accepted)
-	}
-	if len(list.Jobs) == 0 {
-		t.Error("no job was accepted")
 	}
 }
 
