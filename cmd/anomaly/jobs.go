@@ -127,7 +127,7 @@ func submitJobCommand() *cobra.Command {
 		client            jobsClient
 		options           trainer.Options
 		calibration, from string
-		name              string
+		name, callback    string
 		watch             bool
 	)
 	c := &cobra.Command{
@@ -143,7 +143,7 @@ func submitJobCommand() *cobra.Command {
 			if err := client.open(); err != nil {
 				return err
 			}
-			fields := [][2]string{{"name", name}}
+			fields := [][2]string{{"name", name}, {"callback_url", callback}}
 			for flag, field := range map[string][2]string{
 				"level":            {"level", strconv.Itoa(options.Level)},
 				"image-size":       {"image_size", strconv.Itoa(options.ImageSize)},
@@ -174,6 +174,7 @@ func submitJobCommand() *cobra.Command {
 	f.StringVar(&calibration, "calibration", "", "zip or folder of normal images that are not trained on, to set the threshold from (default: none)")
 	f.StringVar(&from, "from", "", "model to continue from, at its image size, instead of random weights")
 	f.StringVar(&name, "name", "", "name under which the service stores the model (default: none)")
+	f.StringVar(&callback, "callback", "", "`URL` to which the service posts the job when it has ended (default: none)")
 	f.BoolVar(&watch, "watch", false, "wait for the end of the job, as watch does")
 	return c
 }

@@ -117,6 +117,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&pprofAddr, "pprof-addr", "", "loopback address to serve Go's profiles at, such as 127.0.0.1:6060 (default: none)")
 	f.StringVar(&options.ModelsDir, "models", "", "folder of named models, read at start (default: no named models)")
 	f.StringVar(&options.DataDir, "data", "", "folder of the jobs, which then survive the end of the service (default: a temporary folder)")
+	f.StringArrayVar(&options.CallbackHosts, "callback-host", nil, "host that jobs may have a callback_url at, or none; may be repeated (default: all, except for link-local addresses)")
 	addLimits(f, &options)
 	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads and for prepared images that do not fit in memory (default: the system's)")
 	f.Int64Var(&options.Seed, "seed", 0, "random seed of every training")

@@ -87,6 +87,7 @@ func (j *jobService) open() (*jobs.Queue, error) {
 			Ended: s.jobEnded,
 		})
 	})
+	j.worker.Go(func() { queue.Notify(s.accepting, callBack) })
 	return queue, nil
 }
 
@@ -151,6 +152,7 @@ func (s *Server) jobQueue() (*jobs.Queue, error) {
 func (s *Server) submitJob(c *fiber.Ctx) error {
 	fields := s.trainingFields()
 	fields["name"] = field{maxBytes: maxFieldBytes}
+	fields["callback_url"] = field{maxBytes: maxCallbackURL}
 	f, timer, err := s.receiveForm(c, workTrain, fields)
 	if err != nil {
 		return err
@@ -165,6 +167,12 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 			return err
 		}
 	}
+	callback := f.text("callback_url")
+	if callback != "" {
+		if err := s.checkCallback(callback); err != nil {
+			return err
+		}
+	}
 	// Errors in the form are answered now, and not found when the job runs.
 	q, err := s.parseTraining(f)
 	if err != nil {
@@ -173,11 +181,13 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	if q.images.Images() == 0 {
 		return dataset.ErrNoImages
 	}
-	request := jobs.Request{Kind: jobKind, Name: name, Fields: map[string]string{}}
+	request := jobs.Request{Kind: jobKind, Name: name, Fields: map[string]string{}, Callback: callback}
 	for key := range f.memory {
-		if key == "baseModel" {
+		switch key {
+		case "name", "callback_url": // in the request itself
+		case "baseModel":
 			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(f.memory[key])), Reader: bytes.NewReader(f.memory[key])})
-		} else {
+		default:
 			request.Fields[key] = f.text(key)
 		}
 	}

@@ -70,6 +70,9 @@ type Options struct {
 	StoredJobs int
 	JobAge     time.Duration
 	JobBytes   int64
+	// CallbackHosts are the only hosts that jobs may have callbacks to; "none" allows
+	// none. If it is empty, all are allowed, except for link-local addresses.
+	CallbackHosts []string
 	// WaitingTrainings and WaitingDetections are the lengths of the wait queues.
 	WaitingTrainings  int
 	WaitingDetections int

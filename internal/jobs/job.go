@@ -78,6 +78,8 @@ type Request struct {
 	Kind, Name string
 	Fields     map[string]string
 	Files      []File
+	// Callback is the URL for Notify; empty for none.
+	Callback string
 }
 
 // record is what is stored of a job. Its JSON is the value of the job's key.
@@ -87,6 +89,7 @@ type record struct {
 	Files       []string          `json:"files,omitempty"`        // names of the uploads; none once the job has ended
 	UploadBytes int64             `json:"upload_bytes,omitempty"` // of Files
 	ModelBytes  int64             `json:"model_bytes,omitempty"`
+	Callback    string            `json:"callback,omitempty"` // that is not delivered yet
 	// Deaths is how often the process ended while the job was running, without giving
 	// it back.
 	Deaths int `json:"deaths,omitempty"`

@@ -88,6 +88,7 @@ type Queue struct {
 	reservedBytes int64
 	reservedJobs  int
 	swept         time.Time
+	ended         chan struct{} // receives a value when a job ends, for Notify
 }
 
 // Open opens the queue in a folder. Jobs that were running when the process ended are
@@ -101,7 +102,7 @@ func Open(ctx context.Context, o Options) (q *Queue, err error) {
 	if err != nil {
 		return nil, err
 	}
-	q = &Queue{o: o, lock: lock, jobs: map[string]*entry{}}
+	q = &Queue{o: o, lock: lock, jobs: map[string]*entry{}, ended: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, q.Close())
@@ -311,7 +312,7 @@ func (q *Queue) Submit(ctx context.Context, r Request) (Job, error) {
 		q.reservedBytes -= total + modelReserve
 		q.reservedJobs--
 	}()
-	rec := record{Job: Job{ID: newID(), Kind: r.Kind, Name: r.Name, State: Queued, CreatedAt: time.Now().UTC(), Warnings: []string{}}, Fields: r.Fields}
+	rec := record{Job: Job{ID: newID(), Kind: r.Kind, Name: r.Name, State: Queued, CreatedAt: time.Now().UTC(), Warnings: []string{}}, Fields: r.Fields, Callback: r.Callback}
 	if err := q.store(ctx, &rec, r.Files); err != nil {
 		clean, cancel := withTimeout(context.WithoutCancel(ctx))
 		defer cancel()
@@ -598,6 +599,10 @@ func (q *Queue) finish(ctx context.Context, e *entry, end func(*record)) error {
 		e.stop(ErrCancelled)
 	}
 	q.mu.Unlock()
+	select {
+	case q.ended <- struct{}{}:
+	default:
+	}
 	if err := q.removeFiles(context.WithoutCancel(ctx), id, uploads); err != nil { // the next Open tries again
 		q.o.Log.Warn("cannot remove the uploads of a job", slog.String("job", id), slog.Any("error", err))
 	}
