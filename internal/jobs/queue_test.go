@@ -284,7 +284,7 @@ func TestQueue_CancelsARunningJobAtOnce(t *testing.T) {
 			t.Error(i, removed, err)
 		}
 	}
-	end = run(q, block(begun))
+	defer run(q, block(begun))()
 	last := submit(t, q, "jkl")
 	if next := <-begun; next.ID != last.ID {
 		t.Errorf("%s runs", next.ID)

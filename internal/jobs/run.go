@@ -298,6 +298,7 @@ func (q *Queue) call(ctx context.Context, w Worker, t *Task) (r Result, err erro
 	defer func() {
 		if v := recover(); v != nil {
 			q.o.Log.Error("job panicked", slog.String("job", t.Job.ID), slog.Any("value", v), slog.String("stack", string(debug.Stack())))
+			//lint:ignore ST1005 a sentence for users
 			err = fmt.Errorf("The service failed; its log has the reason under the job %s", t.Job.ID)
 		}
 	}()
