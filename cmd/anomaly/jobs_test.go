@@ -115,8 +115,8 @@ func TestJobs_AreSubmittedWatchedAndDownloaded(t *testing.T) {
 }
 
 func TestServe_GivesARunningJobBackAtSIGTERM(t *testing.T) {
-	data := t.TempDir()
-	s := serve(t, nil, "--addr", "127.0.0.1:0", "--data", data, "--grace", "30s")
+	data, at := t.TempDir(), "127.0.0.1:"+freePort(t)
+	s := serve(t, nil, "--addr", at, "--data", data, "--grace", "30s")
 	body, kind := trainForm(t, normals(t, 20), map[string]string{"level": "5", "image_size": "128"})
 	status, id := s.submitJob(body, kind)
 	if status != http.StatusAccepted {
@@ -127,15 +127,33 @@ func TestServe_GivesARunningJobBackAtSIGTERM(t *testing.T) {
 		s.getJSON("/jobs/"+id, &j)
 		return j.State == jobs.Running && j.Progress.Phase != ""
 	})
+	watch := command(t, "jobs", "watch", id, "--server", "http://"+at)
+	watched := make(chan ran, 1)
+	stderr := &lockedBuffer{}
+	watch.Stderr = stderr
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = watch.Wait()
+		watched <- ran{watch.ProcessState.ExitCode(), "", stderr.String()}
+	}()
+	eventually(t, "the job is watched", func() bool { return stderr.String() != "" })
 	if took := s.stop(t, syscall.SIGTERM); took > 20*time.Second {
 		t.Errorf("it took %s", took)
 	}
-	s = serve(t, nil, "--addr", "127.0.0.1:0", "--data", data)
+	s = serve(t, nil, "--addr", at, "--data", data)
 	eventually(t, "the job runs again", func() bool {
 		var j jobs.Job
 		s.getJSON("/jobs/"+id, &j)
 		return j.State == jobs.Running && j.Attempts == 2
 	})
+	if r := run(t, "jobs", "cancel", id, "--server", "http://"+at); r.status != exitNormal {
+		t.Errorf("exit %d: %s", r.status, r.stderr)
+	}
+	if r := <-watched; r.status != exitError || !strings.HasSuffix(r.stderr, "cancelled\nanomaly: the job is cancelled\n") {
+		t.Errorf("exit %d: %s", r.status, r.stderr)
+	}
 	run(t, "serve", "--addr", "127.0.0.1:0", "--data", data, "--log-level", "error").refused(t, "another service keeps its jobs in this folder")
 }
 

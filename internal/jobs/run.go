@@ -188,7 +188,7 @@ func (q *Queue) ack(ctx context.Context, m jetstream.Msg) error {
 // keepAlive writes the progress of a job and reports that it is in progress, until stop
 // is called.
 func (q *Queue) keepAlive(t *Task, e *entry, m jetstream.Msg) (stop func()) {
-	quit, done := make(chan struct{}), make(chan struct{})
+	id, quit, done := t.Job.ID, make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		write, alive := time.NewTicker(progressInterval), time.NewTicker(heartbeat)
@@ -200,7 +200,7 @@ func (q *Queue) keepAlive(t *Task, e *entry, m jetstream.Msg) (stop func()) {
 				return
 			case <-alive.C:
 				if err := m.InProgress(); err != nil {
-					q.o.Log.Warn("cannot report that a job is in progress", slog.String("job", t.Job.ID), slog.Any("error", err))
+					q.o.Log.Warn("cannot report that a job is in progress", slog.String("job", id), slog.Any("error", err))
 				}
 			case <-write.C:
 				t.mu.Lock()
@@ -218,7 +218,7 @@ func (q *Queue) keepAlive(t *Task, e *entry, m jetstream.Msg) (stop func()) {
 					return nil
 				})
 				if err != nil && !errors.Is(err, errEnded) && !errors.Is(err, jetstream.ErrKeyNotFound) {
-					q.o.Log.Warn("cannot write the progress of a job", slog.String("job", t.Job.ID), slog.Any("error", err))
+					q.o.Log.Warn("cannot write the progress of a job", slog.String("job", id), slog.Any("error", err))
 				}
 			}
 		}
