@@ -51,9 +51,17 @@ type fileStore struct {
 	stream jetstream.Stream
 }
 
-// withTimeout bounds an operation of the store, most of which wait for the disk.
+const (
+	// storeTimeout bounds an operation of the store, most of which wait for the disk. A
+	// store whose disk was full does not answer.
+	storeTimeout = 20 * time.Second
+	// purgeTimeout bounds the removal of a file: all blocks of the store are read for it.
+	purgeTimeout = 5 * time.Minute
+)
+
+// withTimeout bounds an operation of the store.
 func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, time.Minute)
+	return context.WithTimeout(ctx, storeTimeout)
 }
 
 // put stores a file and returns its size and its SHA-256 in hexadecimal. The file is
@@ -184,7 +192,7 @@ func (s *fileStore) remove(ctx context.Context, name string) error {
 
 // purge removes the messages of a subject.
 func (s *fileStore) purge(ctx context.Context, subject string) error {
-	ctx, cancel := withTimeout(ctx)
+	ctx, cancel := context.WithTimeout(ctx, purgeTimeout)
 	defer cancel()
 	return s.stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
 }

@@ -80,6 +80,11 @@ type Queue struct {
 	values jetstream.Stream // of states
 	files  *fileStore
 
+	// cleaning removes files of jobs in the background. Close ends clean.
+	cleaning sync.WaitGroup
+	clean    context.Context
+	endClean context.CancelFunc
+
 	mu sync.Mutex
 	// jobs holds all jobs by id. Only this process has the folder open, so that it is
 	// always what is in the store.
@@ -103,6 +108,7 @@ func Open(ctx context.Context, o Options) (q *Queue, err error) {
 		return nil, err
 	}
 	q = &Queue{o: o, lock: lock, jobs: map[string]*entry{}, ended: make(chan struct{}, 1)}
+	q.clean, q.endClean = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, q.Close())
@@ -239,8 +245,11 @@ func (q *Queue) reload(ctx context.Context, id string, e *entry) error {
 	return nil
 }
 
-// Close stops the queue and releases its folder. Run must have returned.
+// Close stops the queue and releases its folder. Run and Notify must have returned.
+// Files that are not removed yet are removed by the next Open.
 func (q *Queue) Close() error {
+	q.endClean()
+	q.cleaning.Wait()
 	if q.conn != nil {
 		q.conn.Close()
 	}
@@ -252,12 +261,12 @@ func (q *Queue) Close() error {
 }
 
 // change changes the record of a job durably. It returns the error of f, without a
-// change, and jetstream.ErrKeyNotFound for a job that was removed. It ignores the end
-// of ctx: a change that has begun is completed.
+// change, and jetstream.ErrKeyNotFound for a job that was removed. If ctx ends, the
+// change may have been stored or not; the next change finds out.
 func (q *Queue) change(ctx context.Context, e *entry, f func(*record) error) error {
 	e.write.Lock()
 	defer e.write.Unlock()
-	ctx, cancel := withTimeout(context.WithoutCancel(ctx))
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	for try := 0; ; try++ {
 		q.mu.Lock()
@@ -582,7 +591,7 @@ func (q *Queue) Delete(ctx context.Context, id string) (job Job, removed bool, e
 func (q *Queue) finish(ctx context.Context, e *entry, end func(*record)) error {
 	var uploads []string
 	var id string
-	err := q.change(ctx, e, func(r *record) error {
+	err := q.change(context.WithoutCancel(ctx), e, func(r *record) error {
 		if r.State.Final() {
 			return errEnded
 		}
@@ -603,10 +612,17 @@ func (q *Queue) finish(ctx context.Context, e *entry, end func(*record)) error {
 	case q.ended <- struct{}{}:
 	default:
 	}
-	if err := q.removeFiles(context.WithoutCancel(ctx), id, uploads); err != nil { // the next Open tries again
-		q.o.Log.Warn("cannot remove the uploads of a job", slog.String("job", id), slog.Any("error", err))
-	}
+	q.removeLater(id, uploads)
 	return nil
+}
+
+// removeLater removes files of a job in the background.
+func (q *Queue) removeLater(id string, names []string) {
+	q.cleaning.Go(func() {
+		if err := q.removeFiles(q.clean, id, names); err != nil && q.clean.Err() == nil { // the next Open tries again
+			q.o.Log.Warn("cannot remove the files of a job", slog.String("job", id), slog.Any("error", err))
+		}
+	})
 }
 
 // remove removes a job that has ended, with its files.
@@ -635,7 +651,8 @@ func (q *Queue) remove(ctx context.Context, id string) error {
 	e.revision = 0
 	e.notify()
 	q.mu.Unlock()
-	return q.removeFiles(ctx, id, names)
+	q.removeLater(id, names)
+	return nil
 }
 
 // removeFiles removes files of a job.

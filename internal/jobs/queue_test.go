@@ -112,6 +112,7 @@ func until(t testing.TB, q *Queue, id string, s State) Job {
 // stored returns the number of subjects in the store of files.
 func stored(t testing.TB, q *Queue) int {
 	t.Helper()
+	q.cleaning.Wait()
 	list, err := subjectsOf(t.Context(), q.files.stream)
 	if err != nil {
 		t.Fatal(err)

@@ -85,7 +85,7 @@ func (q *Queue) Run(accepting, working context.Context, w Worker) {
 			continue
 		}
 		if !failed {
-			q.o.Log.Error("no jobs can be taken from the queue", slog.Any("error", err))
+			q.o.Log.Error("no jobs can be taken from the queue; if the disk was full, restart the service when there is space again", slog.Any("error", err))
 		}
 		failed = true
 		select {
@@ -188,7 +188,8 @@ func (q *Queue) ack(ctx context.Context, m jetstream.Msg) error {
 // keepAlive writes the progress of a job and reports that it is in progress, until stop
 // is called.
 func (q *Queue) keepAlive(t *Task, e *entry, m jetstream.Msg) (stop func()) {
-	id, quit, done := t.Job.ID, make(chan struct{}), make(chan struct{})
+	id, done := t.Job.ID, make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer close(done)
 		write, alive := time.NewTicker(progressInterval), time.NewTicker(heartbeat)
@@ -196,7 +197,7 @@ func (q *Queue) keepAlive(t *Task, e *entry, m jetstream.Msg) (stop func()) {
 		defer alive.Stop()
 		for {
 			select {
-			case <-quit:
+			case <-ctx.Done():
 				return
 			case <-alive.C:
 				if err := m.InProgress(); err != nil {
@@ -210,21 +211,21 @@ func (q *Queue) keepAlive(t *Task, e *entry, m jetstream.Msg) (stop func()) {
 				if p == nil {
 					continue
 				}
-				err := q.change(context.Background(), e, func(r *record) error {
+				err := q.change(ctx, e, func(r *record) error {
 					if r.State != Running {
 						return errEnded
 					}
 					r.Progress = *p
 					return nil
 				})
-				if err != nil && !errors.Is(err, errEnded) && !errors.Is(err, jetstream.ErrKeyNotFound) {
+				if err != nil && ctx.Err() == nil && !errors.Is(err, errEnded) && !errors.Is(err, jetstream.ErrKeyNotFound) {
 					q.o.Log.Warn("cannot write the progress of a job", slog.String("job", id), slog.Any("error", err))
 				}
 			}
 		}
 	}()
 	return func() {
-		close(quit)
+		cancel()
 		<-done
 	}
 }
@@ -278,8 +279,14 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 	return err
 }
 
+// giveBackTime is the longest time to give a job back, so that a store that does not
+// answer does not delay a shutdown. A job that is not given back counts as killed.
+const giveBackTime = 3 * time.Second
+
 // giveBack queues a running job again.
 func (q *Queue) giveBack(ctx context.Context, e *entry) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTime)
+	defer cancel()
 	err := q.change(ctx, e, func(r *record) error {
 		if r.State.Final() {
 			return errEnded
