@@ -58,6 +58,22 @@ func (s *serving) submitJob(body *bytes.Buffer, kind string) (int, string) {
 	return res.StatusCode, j.ID
 }
 
+// cancelJob cancels or removes a job and returns the status.
+func (s *serving) cancelJob(t testing.TB, id string) int {
+	t.Helper()
+	r, err := http.NewRequest(http.MethodDelete, "http://"+s.address+"/jobs/"+id, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	return res.StatusCode
+}
+
 func TestJobs_AreSubmittedWatchedAndDownloaded(t *testing.T) {
 	token := write(t, t.TempDir(), "token", []byte("0123456789abcdef0123456789abcdef\n"))
 	s := serve(t, nil, "--addr", "127.0.0.1:0", "--data", t.TempDir(), "--token-file", token, "--models", t.TempDir())
@@ -257,4 +273,102 @@ func checkEnd(t *testing.T, ended map[string]jobs.Job, j jobs.Job) {
 	if j.State.Final() {
 		ended[j.ID] = j
 	}
+}
+
+func TestServe_RemovesTheJobsOfAKilledServer(t *testing.T) {
+	killed := serve(t, nil, "--addr", "127.0.0.1:0")
+	body, kind := trainForm(t, normals(t, 20), map[string]string{"level": "5", "image_size": "128"})
+	if status, _ := killed.submitJob(body, kind); status != http.StatusAccepted {
+		t.Fatal(status)
+	}
+	left := func() int {
+		list, err := filepath.Glob(filepath.Join(killed.temp, "anomaly-jobs-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	beside := serve(t, nil, "--addr", "127.0.0.1:0", "--temp-dir", killed.temp)
+	if status, _ := beside.submitJob(body, kind); status != http.StatusAccepted || left() != 2 {
+		t.Fatal(status, left())
+	}
+	killed.kill(t)
+	serve(t, nil, "--addr", "127.0.0.1:0", "--temp-dir", killed.temp)
+	if n := left(); n != 1 {
+		t.Errorf("%d folders of jobs are left, expected the one of the running server", n)
+	}
+	if list, ok := beside.jobs(); !ok || len(list) != 1 {
+		t.Errorf("%v", list)
+	}
+	beside.stop(t, syscall.SIGTERM)
+	if n := left(); n != 0 {
+		t.Errorf("%d folders of jobs are left", n)
+	}
+}
+
+func TestServe_LosesNoJobOnAFullDisk(t *testing.T) {
+	data := t.TempDir()
+	if err := syscall.Mount("none", data, "tmpfs", 0, "size=100m"); err != nil {
+		t.Skipf("cannot mount a small disk: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(data, 0) })
+	s := serve(t, nil, "--addr", "127.0.0.1:0", "--data", data)
+	long, kind := trainForm(t, normals(t, 20), map[string]string{"level": "5", "image_size": "128"})
+	accepted := map[string]bool{}
+	for range 16 {
+		status, id := s.submitJob(long, kind)
+		if status != http.StatusAccepted {
+			t.Fatal(status)
+		}
+		accepted[id] = true
+	}
+	filler, err := os.Create(filepath.Join(data, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := filler.Write(make([]byte, 100<<20)); err == nil {
+		t.Fatal("the disk is not full")
+	}
+	filler.Close()
+	if status, _ := s.submitJob(long, kind); status != http.StatusInsufficientStorage {
+		t.Errorf("status %d with a full disk", status)
+	}
+	// Each cancellation writes a record, until one fails.
+	cancelled := map[string]bool{}
+	failed := false
+	for id := range accepted {
+		if failed = s.cancelJob(t, id) != http.StatusOK; failed {
+			break
+		}
+		cancelled[id] = true
+	}
+	if !failed {
+		t.Error("the disk is full and everything was written")
+	}
+	if err := os.Remove(filler.Name()); err != nil {
+		t.Fatal(err)
+	}
+	if took := s.stop(t, syscall.SIGTERM); took > 45*time.Second {
+		t.Errorf("the shutdown took %s", took)
+	}
+	s = serve(t, nil, "--addr", "127.0.0.1:0", "--data", data)
+	list, ok := s.jobs()
+	if !ok || len(list) != len(accepted) {
+		t.Errorf("%d jobs, expected %d", len(list), len(accepted))
+	}
+	for _, j := range list {
+		if !accepted[j.ID] || cancelled[j.ID] && j.State != jobs.Cancelled {
+			t.Errorf("%+v", j)
+		}
+		s.cancelJob(t, j.ID)
+	}
+	short, kind := trainForm(t, normals(t, 2), map[string]string{"level": "1", "image_size": "16"})
+	status, id := s.submitJob(short, kind)
+	if status != http.StatusAccepted {
+		t.Fatalf("status %d", status)
+	}
+	eventually(t, "a job succeeds", func() bool {
+		var j jobs.Job
+		return s.getJSON("/jobs/"+id, &j) == http.StatusOK && j.State == jobs.Succeeded
+	})
 }
