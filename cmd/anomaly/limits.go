@@ -35,6 +35,10 @@ func addLimits(f *pflag.FlagSet, o *api.Options) {
 	f.IntVar(&o.Batch.Size, "batch-size", o.Batch.Size, "largest number of images of one model that run as a batch (default: by provider and image size)")
 	f.DurationVar(&o.Batch.Delay, "batch-delay", o.Batch.Delay, "longest time that an image waits for others of its batch, at most 2ms")
 
+	f.IntVar(&o.StoredJobs, "max-jobs", o.StoredJobs, "largest number of jobs that are kept; for a new one, the job that ended first is removed")
+	f.DurationVar(&o.JobAge, "job-age", o.JobAge, "how long a job and its model are kept after its end; 0 is unlimited")
+	f.Int64Var(&o.JobBytes, "max-job-bytes", o.JobBytes, "largest size of the uploads and models of all jobs, in bytes; each unfinished job counts 64 MiB for its model")
+
 	f.IntVar(&o.WaitingTrainings, "waiting-trainings", o.WaitingTrainings, "largest number of trainings that wait for the running one")
 	f.IntVar(&o.WaitingDetections, "waiting-detections", o.WaitingDetections, "largest number of detections that wait for the running ones")
 	f.IntVar(&o.TrainingThreads, "training-threads", o.TrainingThreads, "number of compute threads of a training (default: as --threads)")

@@ -59,7 +59,7 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Serve training and detection over HTTP",
 		Long: "Serves HTTP until SIGTERM or an interrupt. Requests that run then may end within --grace; after that they are\n" +
-			"cancelled and answered 503. Sizes are in bytes, durations as 90s or 2m.",
+			"cancelled and answered 503. A running job is given back to its queue. Sizes are in bytes, durations as 90s or 2m.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			log, err := logs.open()
@@ -116,6 +116,8 @@ func serveCommand() *cobra.Command {
 	f.StringArrayVar(&options.Origins, "cors-origin", nil, "origin of web pages that may read responses, such as https://example.org, or *; may be repeated (default: none)")
 	f.StringVar(&pprofAddr, "pprof-addr", "", "loopback address to serve Go's profiles at, such as 127.0.0.1:6060 (default: none)")
 	f.StringVar(&options.ModelsDir, "models", "", "folder of named models, read at start (default: no named models)")
+	f.StringVar(&options.DataDir, "data", "", "folder of the jobs, which then survive the end of the service (default: a temporary folder)")
+	f.StringArrayVar(&options.CallbackHosts, "callback-host", nil, "host that jobs may have a callback_url at, or none; may be repeated (default: all, except for link-local addresses)")
 	addLimits(f, &options)
 	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads and for prepared images that do not fit in memory (default: the system's)")
 	f.Int64Var(&options.Seed, "seed", 0, "random seed of every training")

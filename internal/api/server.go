@@ -62,6 +62,17 @@ type Options struct {
 	// the maximum number of models in it.
 	ModelsDir    string
 	StoredModels int
+	// DataDir is the folder of the jobs; empty for a temporary one that Shutdown
+	// removes. StoredJobs is the maximum number of jobs in it, JobAge how long they are
+	// kept after their end (0 means no limit), and JobBytes the maximum size of all
+	// their uploads and models.
+	DataDir    string
+	StoredJobs int
+	JobAge     time.Duration
+	JobBytes   int64
+	// CallbackHosts are the only hosts that jobs may have callbacks to; "none" allows
+	// none. If it is empty, all are allowed, except for link-local addresses.
+	CallbackHosts []string
 	// WaitingTrainings and WaitingDetections are the lengths of the wait queues.
 	WaitingTrainings  int
 	WaitingDetections int
@@ -98,6 +109,9 @@ func DefaultOptions() Options {
 		RequestImages:     128 << 20,
 		UploadBytes:       1 << 30,
 		StoredModels:      1000,
+		StoredJobs:        1000,
+		JobAge:            30 * 24 * time.Hour,
+		JobBytes:          20 << 30,
 		WaitingTrainings:  4,
 		WaitingDetections: 256,
 		TrainingNiceness:  10,
@@ -135,6 +149,7 @@ type Server struct {
 	scheduler *inference.Scheduler
 	registry  *registry.Registry // nil without a folder
 	loading   sync.WaitGroup     // reads the registry's models
+	jobs      *jobService
 
 	trainingSlots  *semaphore // trainings and calibrations
 	detectionSlots *semaphore
@@ -142,9 +157,12 @@ type Server struct {
 	defaultTime    time.Duration // DefaultMaxSeconds
 
 	// base is the parent of all requests' contexts; cancel cancels them.
-	base     context.Context
-	cancel   context.CancelCauseFunc
-	draining atomic.Bool
+	base   context.Context
+	cancel context.CancelCauseFunc
+	// accepting ends when the shutdown begins; drain ends it.
+	accepting context.Context
+	drain     context.CancelCauseFunc
+	draining  atomic.Bool
 }
 
 // ErrDefaultMaxSeconds is returned, wrapped, by New for an invalid DefaultMaxSeconds.
@@ -160,6 +178,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot store uploads: %w", err)
 	}
+	tempParent := o.TempDir
 	o.TempDir = dir.path
 	s := &Server{
 		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir, defaultTime: defaultTime,
@@ -168,9 +187,16 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	}
 	s.memory.reset(o.UploadBytes)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
+	s.accepting, s.drain = context.WithCancelCause(s.base)
 	if err := s.openModels(); err != nil {
 		s.cancel(err)
 		return nil, errors.Join(err, dir.Close())
+	}
+	s.jobs = &jobService{server: s, tempParent: tempParent}
+	if o.DataDir != "" {
+		if _, err := s.jobs.open(); err != nil {
+			return nil, errors.Join(err, s.Shutdown(0))
+		}
 	}
 	s.app = fiber.New(fiber.Config{
 		AppName:                      ServiceName,
@@ -189,6 +215,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.metrics.watchQueue(workDetect, s.detectionSlots)
 	s.metrics.watchQueue(workTrain, s.trainingSlots)
 	s.metrics.watchCache(s.cache.Stats)
+	s.metrics.watchJobs(s.jobs.stats)
 	if err := s.route(); err != nil {
 		return nil, errors.Join(err, s.Shutdown(0))
 	}
@@ -224,6 +251,7 @@ func (s *Server) route() error {
 	s.app.Post("/detect"+heatmapSuffix, withTimeout(s.options.DetectTime), s.detect)
 	s.routeModels()
 	s.routeInference()
+	s.routeJobs()
 	return nil
 }
 
@@ -231,15 +259,21 @@ func (s *Server) route() error {
 func (s *Server) Serve(l net.Listener) error { return s.app.Listener(l) }
 
 // Shutdown rejects new work, waits up to grace for requests in progress, cancels the
-// rest, and releases the server's resources, including its folder of uploads.
+// rest, and releases the server's resources, including its folder of uploads. A job
+// that still runs then is given back to the queue.
 func (s *Server) Shutdown(grace time.Duration) error {
 	s.draining.Store(true)
+	s.drain(errShuttingDown)
 	timer := time.AfterFunc(grace, func() { s.cancel(errShuttingDown) })
 	defer timer.Stop()
 	const afterCancel = 5 * time.Second
-	err := s.app.ShutdownWithTimeout(grace + afterCancel)
+	var err error
+	if s.app != nil {
+		err = s.app.ShutdownWithTimeout(grace + afterCancel)
+	}
 	s.cancel(errShuttingDown)
 	s.loading.Wait()
+	err = errors.Join(err, s.jobs.close())
 	s.cache.Close()
 	if s.registry != nil {
 		err = errors.Join(err, s.registry.Close())

@@ -29,23 +29,21 @@ const calibrationShare = 0.1
 
 // train answers POST /train with the zip of the trained model.
 func (s *Server) train(c *fiber.Ctx) error {
-	f, timer, err := s.receiveForm(c, workTrain, map[string]field{
-		"zipFile":     {maxBytes: s.options.BodyBytes, spool: true},
-		"level":       {maxBytes: maxFieldBytes},
-		"image_size":  {maxBytes: maxFieldBytes},
-		"max_seconds": {maxBytes: maxFieldBytes},
-		"baseModel":   {maxBytes: s.options.Models.MaxBytes},
-
-		"calibrationFile":  {maxBytes: s.options.BodyBytes, spool: true},
-		"false_alarm_rate": {maxBytes: maxFieldBytes},
-	})
+	f, timer, err := s.receiveForm(c, workTrain, s.trainingFields())
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	q, err := s.parseTraining(f, receivedAt(c))
+	q, err := s.parseTraining(f)
 	if err != nil {
 		return err
+	}
+	if q.maxTime == 0 {
+		q.maxTime = s.defaultTime
+	}
+	if q.maxTime > 0 {
+		// The upload and the time in the queue count.
+		q.end = receivedAt(c).Add(q.maxTime)
 	}
 	ctx, done := s.workContext(c)
 	defer done()
@@ -76,16 +74,31 @@ func (s *Server) train(c *fiber.Ctx) error {
 	return nil
 }
 
-// trainingRequest is a parsed form of /train.
+// trainingFields returns the fields of the form of a training.
+func (s *Server) trainingFields() map[string]field {
+	return map[string]field{
+		"zipFile":     {maxBytes: s.options.BodyBytes, spool: true},
+		"level":       {maxBytes: maxFieldBytes},
+		"image_size":  {maxBytes: maxFieldBytes},
+		"max_seconds": {maxBytes: maxFieldBytes},
+		"baseModel":   {maxBytes: s.options.Models.MaxBytes},
+
+		"calibrationFile":  {maxBytes: s.options.BodyBytes, spool: true},
+		"false_alarm_rate": {maxBytes: maxFieldBytes},
+	}
+}
+
+// trainingRequest is a parsed form of a training.
 type trainingRequest struct {
 	options     trainer.Options
 	images      *dataset.Source
 	calibration *dataset.Source // calibration images; nil for none
-	end         time.Time       // when max_seconds, or their default, end; zero for no limit
+	maxTime     time.Duration   // max_seconds; 0 for none
+	end         time.Time       // when the time of the training ends; zero for no limit
 }
 
-// parseTraining parses the form of a training received at received.
-func (s *Server) parseTraining(f *form, received time.Time) (q trainingRequest, err error) {
+// parseTraining parses the form of a training. It does not set end.
+func (s *Server) parseTraining(f *form) (q trainingRequest, err error) {
 	if f.files["zipFile"] == nil {
 		return q, errNoZip
 	}
@@ -97,16 +110,8 @@ func (s *Server) parseTraining(f *form, received time.Time) (q trainingRequest, 
 	if o.ImageSize, err = parseNumber(f.text("image_size"), 0, trainer.ErrImageSize); err != nil {
 		return q, err
 	}
-	maxTime, err := parseSeconds(f.text("max_seconds"))
-	if err != nil {
+	if q.maxTime, err = parseSeconds(f.text("max_seconds")); err != nil {
 		return q, err
-	}
-	if maxTime == 0 {
-		maxTime = s.defaultTime
-	}
-	if maxTime > 0 {
-		// The upload and the time in the queue count.
-		q.end = received.Add(maxTime)
 	}
 	if o.FalseAlarmRate, err = parseRate(f.text("false_alarm_rate")); err != nil {
 		return q, err

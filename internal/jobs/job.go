@@ -1,0 +1,115 @@
+package jobs
+
+import (
+	"errors"
+	"time"
+)
+
+// Errors of the queue.
+var (
+	// ErrUnknown is returned when there is no job with the id.
+	ErrUnknown = errors.New("no such job")
+	// ErrNoModel is returned when a job has no model, or none yet.
+	ErrNoModel = errors.New("the job has no model")
+	// ErrFull is returned when the bytes that the queue may store are used.
+	ErrFull = errors.New("the store of jobs is full: remove finished jobs, or try again later")
+	// ErrNoSpace is returned when the disk has too little space left.
+	ErrNoSpace = errors.New("the disk of the jobs has too little space left: remove finished jobs, or try again later")
+	// ErrTooMany is returned when as many jobs wait as the queue may keep.
+	ErrTooMany = errors.New("too many jobs are waiting, try again later")
+	// ErrInUse is returned when another process has the folder open.
+	ErrInUse = errors.New("another service keeps its jobs in this folder")
+	// ErrCancelled is the cause of the context of a job that Delete has cancelled.
+	ErrCancelled = errors.New("the job was cancelled")
+)
+
+// State is the state of a job.
+type State string
+
+// The states of a job. The last three are final.
+const (
+	Queued    State = "queued"
+	Running   State = "running"
+	Succeeded State = "succeeded"
+	Failed    State = "failed"
+	Cancelled State = "cancelled"
+)
+
+// Final reports whether a job in the state has ended.
+func (s State) Final() bool { return s == Succeeded || s == Failed || s == Cancelled }
+
+// States lists all states.
+func States() []State { return []State{Queued, Running, Succeeded, Failed, Cancelled} }
+
+// Progress is the progress of a job.
+type Progress struct {
+	Phase    string  `json:"phase"`    // for a person to read; empty before the first
+	Fraction float64 `json:"fraction"` // of the whole job, 0 to 1; an estimate
+	Epoch    int     `json:"epoch"`    // from 1; 0 before the epochs
+	Epochs   int     `json:"epochs"`
+	// Loss and SecondsLeft are nil while they are not known.
+	Loss        *float64 `json:"loss"`
+	SecondsLeft *float64 `json:"seconds_left"`
+}
+
+// Job describes a job. Its JSON is the response of GET /jobs/{id}.
+type Job struct {
+	ID    string `json:"id"`
+	Kind  string `json:"kind"`
+	Name  string `json:"name,omitempty"` // under which the model is stored; empty for none
+	State State  `json:"state"`
+
+	CreatedAt time.Time  `json:"created_at"`
+	StartedAt *time.Time `json:"started_at"` // of the last attempt
+	EndedAt   *time.Time `json:"ended_at"`
+	// Attempts is how often the job was started. It is above 1 if the process ended
+	// while the job was running.
+	Attempts int      `json:"attempts"`
+	Progress Progress `json:"progress"`
+	// Error is the reason of the state Failed.
+	Error    *string  `json:"error"`
+	Warnings []string `json:"warnings"` // never nil
+	// ModelSHA256 is the SHA-256 of the model's file, in hexadecimal.
+	ModelSHA256 *string `json:"model_sha256"`
+}
+
+// Request is a job to be done.
+type Request struct {
+	Kind, Name string
+	Fields     map[string]string
+	Files      []File
+	// Callback is the URL for Notify; empty for none.
+	Callback string
+}
+
+// record is what is stored of a job. Its JSON is the value of the job's key.
+type record struct {
+	Job
+	Fields      map[string]string `json:"fields,omitempty"`
+	Files       []string          `json:"files,omitempty"`        // names of the uploads; none once the job has ended
+	UploadBytes int64             `json:"upload_bytes,omitempty"` // of Files
+	ModelBytes  int64             `json:"model_bytes,omitempty"`
+	Callback    string            `json:"callback,omitempty"` // that is not delivered yet
+	// Deaths is how often the process ended while the job was running, without giving
+	// it back.
+	Deaths int `json:"deaths,omitempty"`
+}
+
+// bytes returns the bytes that the job has in the store, and those that it may still
+// need for its model.
+func (r *record) bytes() int64 {
+	if r.State.Final() {
+		return r.UploadBytes + r.ModelBytes
+	}
+	return r.UploadBytes + modelReserve
+}
+
+// end sets the final state. It must not be called for a job that has ended.
+func (r *record) end(s State, reason string) {
+	now := time.Now().UTC()
+	r.State, r.EndedAt = s, &now
+	if s == Failed {
+		r.Error = &reason
+	}
+	r.Progress.SecondsLeft = nil
+}
