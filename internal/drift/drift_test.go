@@ -77,7 +77,7 @@ func TestTest_RaisesFalseAlarmsAtMostAtItsLevel(t *testing.T) {
 				}
 			}
 			n := float64(*repetitions)
-			t.Logf("%d of %d sequences of %d verdicts raised an alarm: %.2f %%", alarms, *repetitions, verdicts, 100*float64(alarms)/n)
+			t.Logf("%d calibration images, %s: %d of %d sequences of %d verdicts raised an alarm: %.2f %%", c.images, c.name, alarms, *repetitions, verdicts, 100*float64(alarms)/n)
 			// Four standard deviations above the promise.
 			if most := n*Level + 4*math.Sqrt(n*Level); float64(alarms) > most {
 				t.Errorf("%d alarms in %d sequences, expected at most %.0f", alarms, *repetitions, most)
@@ -153,7 +153,7 @@ func TestTest_FindsHigherScores(t *testing.T) {
 			}
 			slices.Sort(took)
 			median := took[len(took)/2]
-			t.Logf("alarm after %d images (median), %d (9 of 10)", median, took[len(took)*9/10])
+			t.Logf("%d calibration images, %s after %d: alarm after %d images (median), %d (9 of 10)", c.images, c.change, c.before, median, took[len(took)*9/10])
 			if median > c.most {
 				t.Errorf("the median is %d images, expected at most %d", median, c.most)
 			}

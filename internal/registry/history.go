@@ -58,6 +58,11 @@ type Change struct {
 	Of string
 }
 
+// RestoreOf returns the change that makes a version the current one again.
+func RestoreOf(v Version) Change {
+	return Change{Reason: restoredPrefix + strings.TrimPrefix(v.Reason, restoredPrefix)}
+}
+
 const (
 	// historyDir is the folder below that of the models with one folder for each model:
 	// its earlier versions and whatever else is kept about it. scan ignores it because
