@@ -81,7 +81,7 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 		f.losses[epoch] = sum / float64(inEpoch+1)
 		if o.Progress != nil {
 			o.Progress(Progress{
-				Epoch: epoch + 1, Epochs: level.Epochs, Step: f.steps, Steps: f.planned, Loss: f.losses[epoch],
+				Epoch: epoch + 1, Epochs: level.Epochs, Step: f.steps, Steps: f.planned, Loss: f.losses[epoch], Losses: f.losses,
 				Elapsed: time.Since(started), Remaining: budget.remaining(),
 			})
 		}

@@ -103,6 +103,9 @@ type Progress struct {
 	Step, Steps   int // over all epochs; Step counts from 1
 	// Loss is the mean loss of the steps of this epoch so far.
 	Loss float64
+	// Losses are the losses of all epochs so far; the last is Loss. They must not be
+	// changed, and are valid until the function that received them returns.
+	Losses []float64
 	// Elapsed is the time since the first step began. Remaining is the expected time
 	// of the steps left.
 	Elapsed, Remaining time.Duration

@@ -87,8 +87,8 @@ func corsHandler(origins []string) (fiber.Handler, error) {
 	return cors.New(cors.Config{
 		AllowOrigins: list,
 		AllowMethods: "GET,HEAD,POST,PUT,DELETE",
-		AllowHeaders: strings.Join([]string{fiber.HeaderAuthorization, fiber.HeaderContentType, fiber.HeaderXRequestID, headerBinaryLength, headerLastEventID}, ","),
-		ExposeHeaders: strings.Join([]string{fiber.HeaderXRequestID, fiber.HeaderRetryAfter, fiber.HeaderLocation, headerTrainingEnded, headerTrainingEpochs, headerTrainingWarnings,
+		AllowHeaders: strings.Join([]string{fiber.HeaderAuthorization, fiber.HeaderContentType, fiber.HeaderXRequestID, headerBinaryLength, headerLastEventID, headerJobID}, ","),
+		ExposeHeaders: strings.Join([]string{fiber.HeaderXRequestID, fiber.HeaderRetryAfter, fiber.HeaderLocation, headerJobID, headerTrainingEnded, headerTrainingEpochs, headerTrainingWarnings,
 			headerCalibrationImages, headerCalibrationFalseAlarms, headerCalibrationShift, headerCalibrationWarnings, headerBinaryLength}, ","),
 		MaxAge: day,
 	}), nil

@@ -14,6 +14,7 @@ import (
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
@@ -192,7 +193,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 		s.cancel(err)
 		return nil, errors.Join(err, dir.Close())
 	}
-	s.jobs = &jobService{server: s, tempParent: tempParent}
+	s.jobs = &jobService{server: s, tempParent: tempParent, attached: jobs.NewAttached()}
 	if o.DataDir != "" {
 		if _, err := s.jobs.open(); err != nil {
 			return nil, errors.Join(err, s.Shutdown(0))

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"errors"
+	"math"
 	"time"
 )
 
@@ -52,12 +53,23 @@ type Progress struct {
 	SecondsLeft *float64 `json:"seconds_left"`
 }
 
+// omitNonFinite omits values that JSON has no numbers for.
+func (p *Progress) omitNonFinite() {
+	for _, v := range []**float64{&p.Loss, &p.SecondsLeft} {
+		if *v != nil && (math.IsNaN(**v) || math.IsInf(**v, 0)) {
+			*v = nil
+		}
+	}
+}
+
 // Job describes a job. Its JSON is the response of GET /jobs/{id}.
 type Job struct {
-	ID    string `json:"id"`
-	Kind  string `json:"kind"`
-	Name  string `json:"name,omitempty"` // under which the model is stored; empty for none
-	State State  `json:"state"`
+	ID   string `json:"id"`
+	Kind string `json:"kind"`
+	Name string `json:"name,omitempty"` // under which the model is stored; empty for none
+	// Attached reports whether a request waits for the job, which is then in memory only.
+	Attached bool  `json:"attached,omitempty"`
+	State    State `json:"state"`
 
 	CreatedAt time.Time  `json:"created_at"`
 	StartedAt *time.Time `json:"started_at"` // of the last attempt
@@ -66,6 +78,9 @@ type Job struct {
 	// while the job was running.
 	Attempts int      `json:"attempts"`
 	Progress Progress `json:"progress"`
+	// Losses are the mean losses of the epochs so far. They are nil only in lists of jobs,
+	// a thousand of which would have megabytes of them.
+	Losses []float64 `json:"losses,omitzero"`
 	// Error is the reason of the state Failed.
 	Error    *string  `json:"error"`
 	Warnings []string `json:"warnings"` // never nil
@@ -110,15 +125,20 @@ func (r *record) bytes() int64 {
 }
 
 // end sets the final state. It must not be called for a job that has ended.
-func (r *record) end(s State, reason string) {
-	since := r.CreatedAt
-	if r.StartedAt != nil {
-		since = *r.StartedAt
+func (j *Job) end(s State, reason string) {
+	since := j.CreatedAt
+	if j.StartedAt != nil {
+		since = *j.StartedAt
 	}
 	now := wallTime(since)
-	r.State, r.EndedAt = s, &now
+	j.State, j.EndedAt = s, &now
 	if s == Failed {
-		r.Error = &reason
+		j.Error = &reason
 	}
-	r.Progress.SecondsLeft = nil
+	j.Progress.SecondsLeft = nil
+}
+
+// requeue sets the state of a job that waits for another attempt.
+func (j *Job) requeue() {
+	j.State, j.StartedAt, j.Progress, j.Losses = Queued, nil, Progress{}, []float64{}
 }

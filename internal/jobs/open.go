@@ -121,7 +121,7 @@ func died(r *record) error {
 		r.Files, r.UploadBytes = nil, 0
 		return nil
 	}
-	r.State, r.StartedAt, r.Progress = Queued, nil, Progress{}
+	r.requeue()
 	return nil
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -52,7 +51,10 @@ type Task struct {
 
 	q        *Queue
 	mu       sync.Mutex
-	progress *Progress // that was not written yet; nil for none
+	progress Progress
+	losses   []float64
+	set      bool // the two above
+	pending  bool // the two above were not written since they were set
 }
 
 // Open returns a reader of a file of the request, which is usable until ctx ends.
@@ -60,17 +62,31 @@ func (t *Task) Open(ctx context.Context, name string) (*Content, error) {
 	return t.q.files.open(ctx, t.Job.ID+"/"+name)
 }
 
-// Progress sets the job's progress. It does not wait: progress is written once a
-// second.
-func (t *Task) Progress(p Progress) {
-	for _, v := range []**float64{&p.Loss, &p.SecondsLeft} {
-		if *v != nil && (math.IsNaN(**v) || math.IsInf(**v, 0)) { // JSON has no such number
-			*v = nil
-		}
-	}
+// Progress sets the job's progress and the loss of each epoch so far, which it copies. It
+// does not wait: progress is written once a second.
+func (t *Task) Progress(p Progress, losses []float64) {
+	p.omitNonFinite()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.progress = &p
+	t.progress, t.losses, t.set, t.pending = p, append(t.losses[:0], losses...), true, true
+}
+
+// takePending reports whether there is progress to write, and marks it as written.
+func (t *Task) takePending() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	pending := t.pending
+	t.pending = false
+	return pending
+}
+
+// describe sets the progress of a record to that of the task.
+func (t *Task) describe(r *record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.set {
+		r.Progress, r.Losses = t.progress, append([]float64{}, t.losses...)
+	}
 }
 
 // Run does jobs, one at a time, in the order of their submission. It returns when
@@ -204,18 +220,14 @@ func (q *Queue) keepAlive(t *Task, e *entry, m jetstream.Msg) (stop func()) {
 					q.o.Log.Warn("cannot report that a job is in progress", slog.String("job", id), slog.Any("error", err))
 				}
 			case <-write.C:
-				t.mu.Lock()
-				p := t.progress
-				t.progress = nil
-				t.mu.Unlock()
-				if p == nil {
+				if !t.takePending() {
 					continue
 				}
 				err := q.change(ctx, e, func(r *record) error {
 					if r.State != Running {
 						return errEnded
 					}
-					r.Progress = *p
+					t.describe(r)
 					return nil
 				})
 				if err != nil && ctx.Err() == nil && !errors.Is(err, errEnded) && !errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -254,7 +266,7 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 			return errEnded
 		}
 		now := wallTime(r.CreatedAt)
-		r.State, r.StartedAt, r.Progress = Running, &now, Progress{}
+		r.State, r.StartedAt, r.Progress, r.Losses = Running, &now, Progress{}, []float64{}
 		r.Attempts++
 		t.Job = r.Job
 		return nil
@@ -267,14 +279,17 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 		return q.giveBack(ctx, e)
 	}
 	if err == nil {
-		err = q.succeed(ctx, e, t.Job.ID, result)
+		err = q.succeed(ctx, e, t, result)
 		if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrCancelled) {
 			return q.giveBack(ctx, e)
 		}
 	}
 	if err != nil && !errors.Is(err, errEnded) {
 		reason := err.Error()
-		err = q.finish(ctx, e, func(r *record) { r.end(Failed, reason) })
+		err = q.finish(ctx, e, func(r *record) {
+			t.describe(r)
+			r.end(Failed, reason)
+		})
 	}
 	return err
 }
@@ -291,7 +306,7 @@ func (q *Queue) giveBack(ctx context.Context, e *entry) error {
 		if r.State.Final() {
 			return errEnded
 		}
-		r.State, r.StartedAt, r.Progress = Queued, nil, Progress{}
+		r.requeue()
 		return nil
 	})
 	if err != nil {
@@ -314,8 +329,8 @@ func (q *Queue) call(ctx context.Context, w Worker, t *Task) (r Result, err erro
 
 // succeed stores the model of a job and ends the job. The state is final only when the
 // model is durable.
-func (q *Queue) succeed(ctx context.Context, e *entry, id string, result Result) error {
-	name := id + "/" + modelFile
+func (q *Queue) succeed(ctx context.Context, e *entry, t *Task, result Result) error {
+	name := t.Job.ID + "/" + modelFile
 	if free, err := freeDisk(q.o.Dir); err != nil {
 		return err
 	} else if free < spareDisk {
@@ -326,6 +341,7 @@ func (q *Queue) succeed(ctx context.Context, e *entry, id string, result Result)
 		return err
 	}
 	err = q.finish(ctx, e, func(r *record) {
+		t.describe(r)
 		r.end(Succeeded, "")
 		r.Progress.Fraction = 1
 		r.ModelBytes, r.ModelSHA256 = size, &sum

@@ -34,7 +34,7 @@ func (q *Queue) Submit(ctx context.Context, r Request) (Job, error) {
 		q.reservedBytes -= total + modelReserve
 		q.reservedJobs--
 	}()
-	rec := record{Job: Job{ID: newID(), Kind: r.Kind, Name: r.Name, State: Queued, CreatedAt: wallTime(time.Time{}), Warnings: []string{}},
+	rec := record{Job: Job{ID: newID(), Kind: r.Kind, Name: r.Name, State: Queued, CreatedAt: wallTime(time.Time{}), Losses: []float64{}, Warnings: []string{}},
 		Fields: r.Fields, Callback: r.Callback, Number: q.nextNumber()}
 	if err := q.store(ctx, &rec, r.Files); err != nil {
 		clean, cancel := withTimeout(context.WithoutCancel(ctx))
