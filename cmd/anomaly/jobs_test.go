@@ -373,3 +373,46 @@ func TestServe_LosesNoJobOnAFullDisk(t *testing.T) {
 		return s.getJSON("/jobs/"+id, &j) == http.StatusOK && j.State == jobs.Succeeded
 	})
 }
+
+// A job that is killed in its epochs, twice, ends with the same model as one that is not.
+func TestServe_ContinuesATrainingThatWasKilled(t *testing.T) {
+	data := t.TempDir()
+	start := func() *serving {
+		return serve(t, nil, "--addr", "127.0.0.1:0", "--data", data, "--checkpoint-interval", "200ms")
+	}
+	s := start()
+	body, kind := trainForm(t, normals(t, 20), map[string]string{"level": "3", "image_size": "32"})
+	submit := func() string {
+		status, id := s.submitJob(body, kind)
+		if status != http.StatusAccepted {
+			t.Fatal(status)
+		}
+		return id
+	}
+	ends := func(id string) (j jobs.Job) {
+		eventually(t, "the job has ended", func() bool { return s.getJSON("/jobs/"+id, &j) == http.StatusOK && j.State.Final() })
+		if j.State != jobs.Succeeded {
+			t.Fatalf("%+v, %v", j, *j.Error)
+		}
+		return j
+	}
+	want := ends(submit())
+	id := submit()
+	epoch := 0
+	for range 2 {
+		var j jobs.Job
+		eventually(t, "the job has done some epochs", func() bool {
+			return s.getJSON("/jobs/"+id, &j) == http.StatusOK && j.State == jobs.Running && j.Progress.Epoch > epoch+3
+		})
+		s.kill(t)
+		epoch = j.Progress.Epoch
+		s = start()
+	}
+	got := ends(id)
+	if got.Attempts != 3 || *got.ModelSHA256 != *want.ModelSHA256 || !slices.Equal(got.Losses, want.Losses) {
+		t.Errorf("%d attempts, model %s, expected %s", got.Attempts, *got.ModelSHA256, *want.ModelSHA256)
+	}
+	if strings.Contains(s.log.String(), "checkpoint") {
+		t.Errorf("%s", s.log)
+	}
+}

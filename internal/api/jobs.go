@@ -18,6 +18,7 @@ import (
 	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
+	"github.com/deepmed/anomaly/trainer"
 	"github.com/gofiber/fiber/v2"
 )
 
@@ -327,6 +328,14 @@ func (s *Server) trainJob(ctx context.Context, t *jobs.Task, f *form) (r jobs.Re
 	}
 	if q.maxTime > 0 {
 		q.end = time.Now().Add(q.maxTime)
+	}
+	if s.options.CheckpointInterval > 0 {
+		q.options.Checkpoints = &trainer.Checkpoints{
+			Save: t.SaveCheckpoint, Load: t.LoadCheckpoint, Interval: s.options.CheckpointInterval,
+			Failed: func(err error) {
+				s.log.Warn("a checkpoint cannot be used", slog.String("job", t.Job.ID), slog.Any("error", err))
+			},
+		}
 	}
 	m, recalibration, err := s.trainReporting(ctx, q, t, slog.String("job", t.Job.ID))
 	if err != nil {

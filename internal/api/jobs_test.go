@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -360,4 +362,39 @@ func TestOpenAPI_MatchesTheAnswersForJobs(t *testing.T) {
 	s.draining.Store(true)
 	check(503, "POST", "/jobs", s.post(t, "/jobs"))
 	s.draining.Store(false)
+}
+
+func TestJobs_ContinueFromTheirLastCheckpoint(t *testing.T) {
+	data := t.TempDir()
+	change := func(o *Options) { o.DataDir, o.CheckpointInterval = data, 200*time.Millisecond }
+	s := start(t, change)
+	form := []part{file("zipFile", "a.zip", trainingZip(t, 20, nil)), text("level", "3"), text("image_size", "32"), calibrationPart(t, 8)}
+	want := s.post(t, "/train", form...)
+	if want.status != 200 {
+		t.Fatalf("status %d: %s", want.status, want.body)
+	}
+	j := s.submit(t, form...)
+	eventually(t, "the job has done some epochs", func() bool { return s.job(t, j.ID).Progress.Epoch > 3 })
+	before := s.job(t, j.ID)
+	if err := s.Shutdown(0); err != nil {
+		t.Error(err)
+	}
+	s = start(t, change)
+	_, list := s.events(t, j.ID, "")
+	for _, e := range list {
+		if p := e.job.Progress; p.Epoch > 0 && p.Epoch < before.Progress.Epoch || len(e.job.Losses) != p.Epoch {
+			t.Errorf("epoch %d with %d losses after epoch %d", p.Epoch, len(e.job.Losses), before.Progress.Epoch)
+		}
+	}
+	j = s.becomes(t, j.ID, jobs.Succeeded)
+	if j.Attempts != 2 || !slices.Equal(j.Losses[:3], before.Losses[:3]) {
+		t.Errorf("%d attempts, losses %v, before %v", j.Attempts, j.Losses, before.Losses)
+	}
+	if got := s.request(t, "GET", "/jobs/"+j.ID+"/model", nil); !bytes.Equal(got.body, want.body) {
+		t.Error("the model differs from that of a training without interruptions")
+	}
+	eventually(t, "the checkpoints are removed", func() bool {
+		list, _ := filepath.Glob(filepath.Join(data, "jobs", "checkpoints", "*"))
+		return len(list) == 0
+	})
 }

@@ -71,6 +71,9 @@ type Options struct {
 	StoredJobs int
 	JobAge     time.Duration
 	JobBytes   int64
+	// CheckpointInterval is the time between two checkpoints of the training of a job, from
+	// which another process continues it; 0 means none.
+	CheckpointInterval time.Duration
 	// CallbackHosts are the only hosts that jobs may have callbacks to; "none" allows
 	// none. If it is empty, all are allowed, except for link-local addresses.
 	CallbackHosts []string
@@ -97,25 +100,26 @@ type Options struct {
 // DefaultOptions returns options for a machine with a few gigabytes of memory.
 func DefaultOptions() Options {
 	o := Options{
-		BodyBytes:         4 << 30,
-		DrainBytes:        64 << 20,
-		ReadPause:         30 * time.Second,
-		DetectTime:        2 * time.Minute,
-		TrainTime:         24 * time.Hour,
-		Models:            models.DefaultLimits(),
-		Images:            imagefile.DefaultLimits(),
-		Dataset:           dataset.DefaultLimits(),
-		CacheBytes:        256 << 20,
-		Batch:             inference.BatchOptions{Delay: inference.MaxBatchDelay},
-		RequestImages:     128 << 20,
-		UploadBytes:       1 << 30,
-		StoredModels:      1000,
-		StoredJobs:        1000,
-		JobAge:            30 * 24 * time.Hour,
-		JobBytes:          20 << 30,
-		WaitingTrainings:  4,
-		WaitingDetections: 256,
-		TrainingNiceness:  10,
+		BodyBytes:          4 << 30,
+		DrainBytes:         64 << 20,
+		ReadPause:          30 * time.Second,
+		DetectTime:         2 * time.Minute,
+		TrainTime:          24 * time.Hour,
+		Models:             models.DefaultLimits(),
+		Images:             imagefile.DefaultLimits(),
+		Dataset:            dataset.DefaultLimits(),
+		CacheBytes:         256 << 20,
+		Batch:              inference.BatchOptions{Delay: inference.MaxBatchDelay},
+		RequestImages:      128 << 20,
+		UploadBytes:        1 << 30,
+		StoredModels:       1000,
+		StoredJobs:         1000,
+		JobAge:             30 * 24 * time.Hour,
+		JobBytes:           20 << 30,
+		CheckpointInterval: trainer.DefaultCheckpointInterval,
+		WaitingTrainings:   4,
+		WaitingDetections:  256,
+		TrainingNiceness:   10,
 	}
 	// No larger model can be trained.
 	o.Models.MaxSide = trainer.MaxImageSize

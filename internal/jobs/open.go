@@ -103,6 +103,9 @@ func (q *Queue) recover(ctx context.Context) error {
 			}
 		}
 	}
+	if err := q.tidyCheckpoints(ctx); err != nil {
+		return err
+	}
 	removed, err := q.files.tidy(ctx, func(name string) bool {
 		id, file, _ := strings.Cut(name, "/")
 		e := q.jobs[id]
@@ -188,5 +191,7 @@ func (q *Queue) Close() error {
 // IsStore reports whether a folder holds a queue and nothing else.
 func IsStore(dir string) bool {
 	list, err := filepath.Glob(filepath.Join(dir, "*"))
-	return err == nil && !slices.ContainsFunc(list, func(path string) bool { return filepath.Base(path) != server.JetStreamStoreDir })
+	return err == nil && !slices.ContainsFunc(list, func(path string) bool {
+		return filepath.Base(path) != server.JetStreamStoreDir && filepath.Base(path) != checkpointsDir
+	})
 }

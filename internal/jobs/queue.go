@@ -304,7 +304,7 @@ func (q *Queue) finish(ctx context.Context, e *entry, end func(*record)) error {
 // removeLater removes files of a job in the background.
 func (q *Queue) removeLater(id string, names []string) {
 	q.cleaning.Go(func() {
-		if err := q.removeFiles(q.clean, id, names); err != nil && q.clean.Err() == nil { // the next Open tries again
+		if err := errors.Join(q.removeCheckpoints(id), q.removeFiles(q.clean, id, names)); err != nil && q.clean.Err() == nil { // the next Open tries again
 			q.o.Log.Warn("cannot remove the files of a job", slog.String("job", id), slog.Any("error", err))
 		}
 	})

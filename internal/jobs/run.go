@@ -177,6 +177,10 @@ func (q *Queue) runMessage(accepting, working context.Context, w Worker, m jetst
 	stop := q.keepAlive(t, e, m)
 	err = q.runJob(accepting, ctx, w, t, e)
 	stop()
+	// A job that is cancelled may have saved a checkpoint after it had ended.
+	if got, unknown := q.Get(id); unknown != nil || got.State.Final() {
+		q.removeLater(id, nil)
+	}
 	if err == nil && w.Ended != nil {
 		if job, unknown := q.Get(id); unknown == nil {
 			w.Ended(job)
