@@ -2,6 +2,7 @@ package trainer
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -65,7 +66,7 @@ type checkpointer struct {
 }
 
 // newCheckpointer returns nil if the options have no Checkpoints.
-func newCheckpointer(engine *ort.Engine, data *dataset.Dataset, o Options) (*checkpointer, error) {
+func newCheckpointer(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Options) (*checkpointer, error) {
 	if o.Checkpoints == nil {
 		return nil, nil
 	}
@@ -74,7 +75,7 @@ func newCheckpointer(engine *ort.Engine, data *dataset.Dataset, o Options) (*che
 		c.Interval = DefaultCheckpointInterval
 	}
 	var err error
-	c.fingerprint, err = fingerprint(engine, data, o)
+	c.fingerprint, err = fingerprint(ctx, engine, data, o)
 	return c, err
 }
 
@@ -84,7 +85,7 @@ const checkpointVersion = 1
 
 // fingerprint returns a hash of all that the model depends on, in hexadecimal: program,
 // options and images.
-func fingerprint(engine *ort.Engine, data *dataset.Dataset, o Options) (string, error) {
+func fingerprint(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Options) (string, error) {
 	base := ""
 	if o.Base != nil {
 		base = o.Base.SHA256
@@ -109,6 +110,9 @@ func fingerprint(engine *ort.Engine, data *dataset.Dataset, o Options) (string, 
 	}
 	var buffer []byte
 	for i := range data.Len() {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
 		image, err := data.Image(i, &buffer)
 		if err != nil {
 			return "", err

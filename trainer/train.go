@@ -204,7 +204,7 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 		fitted  fitted
 		learned decision.Learned
 	)
-	checkpoints, err := newCheckpointer(engine, data, o)
+	checkpoints, err := newCheckpointer(ctx, engine, data, o)
 	if err != nil {
 		return nil, err
 	}

@@ -22,9 +22,6 @@ var errJobID = badRequest("The header " + headerJobID + " must have 8 to 64 lett
 // attachJob begins the job of a request, which then ends when the job is cancelled. The
 // job must be ended and released.
 func (s *Server) attachJob(c *fiber.Ctx) (*jobs.AttachedJob, error) {
-	if s.draining.Load() {
-		return nil, errShuttingDown
-	}
 	id := string([]byte(c.Get(headerJobID))) // fiber reuses the memory of its string
 	if id != "" {
 		if !validJobID.MatchString(id) {

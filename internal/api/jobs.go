@@ -329,7 +329,8 @@ func (s *Server) trainJob(ctx context.Context, t *jobs.Task, f *form) (r jobs.Re
 	if q.maxTime > 0 {
 		q.end = time.Now().Add(q.maxTime)
 	}
-	if s.options.CheckpointInterval > 0 {
+	// Without a folder for data, there is no next process.
+	if s.options.CheckpointInterval > 0 && s.options.DataDir != "" {
 		q.options.Checkpoints = &trainer.Checkpoints{
 			Save: t.SaveCheckpoint, Load: t.LoadCheckpoint, Interval: s.options.CheckpointInterval,
 			Failed: func(err error) {

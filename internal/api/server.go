@@ -72,7 +72,7 @@ type Options struct {
 	JobAge     time.Duration
 	JobBytes   int64
 	// CheckpointInterval is the time between two checkpoints of the training of a job, from
-	// which another process continues it; 0 means none.
+	// which another process continues it; 0 means none. Without DataDir there are none.
 	CheckpointInterval time.Duration
 	// CallbackHosts are the only hosts that jobs may have callbacks to; "none" allows
 	// none. If it is empty, all are allowed, except for link-local addresses.

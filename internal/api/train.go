@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/gofiber/fiber/v2"
@@ -37,6 +38,9 @@ const calibrationShare = 0.1
 // other jobs. Its uploads are the temporary files of the request. They are not copied to
 // the queue of jobs, because the client of a training that was interrupted is gone.
 func (s *Server) train(c *fiber.Ctx) (err error) {
+	if s.draining.Load() {
+		return errShuttingDown
+	}
 	job, err := s.attachJob(c)
 	if err != nil {
 		return s.rejectUnread(c, err)
@@ -66,6 +70,7 @@ func (s *Server) train(c *fiber.Ctx) (err error) {
 	}
 	ctx, done := s.workContext(c)
 	defer done()
+	job.Progress(jobs.Progress{Phase: "waiting for other trainings"}, nil)
 	if err := s.admitTraining(ctx, q.end); err != nil {
 		return err
 	}
