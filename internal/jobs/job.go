@@ -95,6 +95,8 @@ type Request struct {
 	Files      []File
 	// Callback is the URL for Notify; empty for none.
 	Callback string
+	// Caller is who submits the job. Jobs of several callers are run in turns.
+	Caller string
 }
 
 // record is what is stored of a job. Its JSON is the value of the job's key.
@@ -108,6 +110,8 @@ type record struct {
 	// Deaths is how often the process ended while the job was running, without giving
 	// it back.
 	Deaths int `json:"deaths,omitempty"`
+	// Turn is the name of the caller in subjects.
+	Turn string `json:"turn"`
 	// Number is the place of the job in the order of submissions, and EndNumber in the
 	// order of ends; both from the same counter. The times are those of a clock that may
 	// be set.

@@ -34,6 +34,7 @@ type Options struct {
 
 const (
 	// workSubject is the prefix of the subjects of messages, one for each unfinished job.
+	// The turn of its caller follows, a dot, and its id.
 	workSubject = "jobs.work."
 	// workStream is the name of their stream.
 	workStream = "jobs"
@@ -93,6 +94,8 @@ type Queue struct {
 	number        uint64 // the last one of a record
 	swept         time.Time
 	ended         chan struct{} // receives a value when a job ends, for Notify
+	turns         []string      // of all callers that may have messages, in the order of their first jobs
+	submitted     chan struct{} // receives a value when a job is submitted, for Run
 }
 
 // nextNumber returns a number for the order of jobs.

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,8 +19,6 @@ const (
 	progressInterval = time.Second
 	// heartbeat is the time between two reports that a job is in progress.
 	heartbeat = 5 * time.Second
-	// fetchTime is the longest time to wait for a job at a time.
-	fetchTime = 20 * time.Second
 	// retryPause is the pause after a failure of the store.
 	retryPause = time.Second
 )
@@ -89,7 +86,8 @@ func (t *Task) describe(r *record) {
 	}
 }
 
-// Run does jobs, one at a time, in the order of their submission. It returns when
+// Run does jobs, one at a time: the callers in turns, and the jobs of each caller in the
+// order of their submission. It returns when
 // accepting has ended and no job runs. When working ends, the running job is given back
 // to the queue.
 func (q *Queue) Run(accepting, working context.Context, w Worker) {
@@ -111,50 +109,10 @@ func (q *Queue) Run(accepting, working context.Context, w Worker) {
 	}
 }
 
-// runJobs does jobs until accepting ends or the store fails.
-func (q *Queue) runJobs(accepting, working context.Context, w Worker) error {
-	consumer, err := q.consumer(accepting)
-	if err != nil {
-		return err
-	}
-	for accepting.Err() == nil {
-		q.sweep(accepting)
-		ctx, cancel := context.WithTimeout(accepting, fetchTime)
-		batch, err := consumer.Fetch(1, jetstream.FetchContext(ctx))
-		if err != nil {
-			cancel()
-			return err
-		}
-		for m := range batch.Messages() {
-			if err := q.runMessage(accepting, working, w, m); err != nil {
-				cancel()
-				return err
-			}
-		}
-		cancel()
-		if err := batch.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
-			return err
-		}
-	}
-	return nil
-}
-
-// consumer returns a new consumer of the work stream. One of an earlier process is
-// removed: the messages that it has not acknowledged would wait for ackWait.
-func (q *Queue) consumer(ctx context.Context) (jetstream.Consumer, error) {
-	ctx, cancel := withTimeout(ctx)
-	defer cancel()
-	const name = "worker"
-	if err := q.work.DeleteConsumer(ctx, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return nil, err
-	}
-	return q.work.CreateConsumer(ctx, jetstream.ConsumerConfig{Durable: name, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxAckPending: 1, MaxDeliver: -1})
-}
-
 // runMessage does the job of a message. It acknowledges the message only when the job
 // has a final state.
 func (q *Queue) runMessage(accepting, working context.Context, w Worker, m jetstream.Msg) error {
-	id := strings.TrimPrefix(m.Subject(), workSubject)
+	_, id := splitWork(m.Subject())
 	e, err := q.entry(id)
 	if err != nil { // the job was removed
 		return q.ack(working, m)
