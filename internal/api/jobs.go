@@ -194,7 +194,7 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	if q.images.Images() == 0 {
 		return dataset.ErrNoImages
 	}
-	request := jobs.Request{Kind: jobKind, Name: name, Fields: map[string]string{}, Callback: callback}
+	request := jobs.Request{Kind: jobKind, Name: name, Fields: map[string]string{}, Callback: callback, Caller: callerOf(c)}
 	for key := range f.memory {
 		switch key {
 		case "name", "callback_url": // in the request itself

@@ -398,3 +398,35 @@ func TestJobs_ContinueFromTheirLastCheckpoint(t *testing.T) {
 		return len(list) == 0
 	})
 }
+
+func TestJobs_OfSeveralCallersRunInTurns(t *testing.T) {
+	tokens := []string{"the-token-of-caller-1", "the-token-of-caller-2"}
+	s := start(t, func(o *Options) { o.Tokens = tokens })
+	release := fill(t, s.trainingSlots)
+	body, kind := encode(t, smallTraining(trainingZip(t, 1, nil))...)
+	auth := func(caller int) http.Header {
+		return http.Header{"Content-Type": {kind}, "Authorization": {"Bearer " + tokens[caller]}}
+	}
+	callers := map[string]int{} // by job
+	for _, caller := range []int{0, 0, 0, 1} {
+		a := s.do(t, s.newRequest(t, "POST", "/jobs", auth(caller), bytes.NewReader(body.Bytes())))
+		if a.status != 202 {
+			t.Fatalf("status %d: %s", a.status, a.body)
+		}
+		callers[as[jobs.Job](t, a).ID] = caller
+	}
+	release()
+	var list []jobs.Job
+	eventually(t, "all jobs have succeeded", func() bool {
+		list = as[map[string][]jobs.Job](t, s.request(t, "GET", "/jobs", auth(1)))["jobs"]
+		return !slices.ContainsFunc(list, func(j jobs.Job) bool { return j.State != jobs.Succeeded })
+	})
+	slices.SortFunc(list, func(a, b jobs.Job) int { return a.EndedAt.Compare(*b.EndedAt) })
+	var order []int
+	for _, j := range list {
+		order = append(order, callers[j.ID])
+	}
+	if want := []int{0, 1, 0, 0}; !slices.Equal(order, want) {
+		t.Errorf("the jobs of the callers ran in the order %v, expected %v", order, want)
+	}
+}

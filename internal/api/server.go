@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,6 +94,9 @@ type Options struct {
 	// Token is the bearer token that requests must have, except for probes; empty for
 	// none.
 	Token string
+	// Tokens are more tokens that requests may have instead. Each belongs to a caller; jobs
+	// of several callers are run in turns. Nothing else depends on the token.
+	Tokens []string
 	// Origins are the origins of the web pages that may read answers.
 	Origins []string
 }
@@ -242,8 +246,12 @@ func (s *Server) route() error {
 		}
 		s.app.Use(handler)
 	}
+	tokens := s.options.Tokens
 	if s.options.Token != "" {
-		s.app.Use(s.authorize(s.options.Token))
+		tokens = append(slices.Clone(tokens), s.options.Token)
+	}
+	if len(tokens) > 0 {
+		s.app.Use(s.authorize(tokens))
 	}
 	s.app.Get(pathHealth, s.health)
 	s.app.Get(pathLive, s.live)
