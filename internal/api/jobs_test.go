@@ -132,6 +132,9 @@ func TestJobs_TrainAModelAndStoreItUnderItsName(t *testing.T) {
 	if a := s.byName(t, "tiles", tile(t, testGood)); a.status != 200 || as[map[string]any](t, a)["model_sha256"] != *j.ModelSHA256 {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
+	if a := s.request(t, "GET", "/models/tiles/versions", nil); a.status != 200 || !strings.Contains(string(a.body), "trained by job "+j.ID) {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
 	if a := s.request(t, "DELETE", "/jobs/"+j.ID, nil); a.status != 200 || as[jobs.Job](t, a).ID != j.ID {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
