@@ -11,6 +11,7 @@ PROVIDER ?= cpu
 FUZZTIME ?= 30s
 REQUESTS ?= 20000
 SOAK_TIME ?= 10m
+FAULT_ROUNDS ?= 50
 TESTFLAGS ?= -timeout 20m
 DEMO_LEVEL ?= 1
 # Folders of data sets to measure quality on, in addition to the generated ones.
@@ -31,7 +32,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak quality quality-quick false-alarms ablation pictures interop proto fuzz fuzz-http install clean
+.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak quality quality-quick false-alarms ablation pictures interop proto fuzz fuzz-http faults install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -122,6 +123,10 @@ fuzz: runtime ## run each fuzz target for FUZZTIME (30s)
 
 fuzz-http: build runtime ## send REQUESTS (20000) requests generated from the OpenAPI document
 	REQUESTS='$(REQUESTS)' scripts/fuzz-http.sh
+
+faults: runtime ## kill a service in FAULT_ROUNDS (50) rounds of jobs, set its clock, fill its disk
+	ANOMALY_FAULTS='$(FAULT_ROUNDS)' $(GO) test ./cmd/anomaly -v -count=1 -timeout 0 \
+		-run '^TestServe_(LosesNoJobWhenKilled|LosesNoJobOnAFullDisk|ContinuesATrainingThatWasKilled|RemovesTheJobsOfAKilledServer|GivesARunningJobBackAtSIGTERM)$$'
 
 install: build runtime ## install bin/anomaly and the library under PREFIX
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib'

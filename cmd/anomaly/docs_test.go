@@ -91,6 +91,18 @@ func size(n int64) string {
 	return fmt.Sprintf("%d bytes", n)
 }
 
+// leaves returns the commands that have no commands of their own.
+func leaves(c *cobra.Command) []*cobra.Command {
+	if !c.HasSubCommands() {
+		return []*cobra.Command{c}
+	}
+	var list []*cobra.Command
+	for _, sub := range c.Commands() {
+		list = append(list, leaves(sub)...)
+	}
+	return list
+}
+
 // renderCLIPage returns docs/cli.md.
 func renderCLIPage(t *testing.T) []byte {
 	t.Helper()
@@ -103,11 +115,11 @@ func renderCLIPage(t *testing.T) []byte {
 	var engine cobra.Command
 	new(engineFlags).add(&engine)
 	page.EngineFlags = flagsOf(engine.Flags())
-	for _, c := range rootCommand().Commands() {
+	for _, c := range leaves(rootCommand()) {
 		if c.Hidden {
 			continue
 		}
-		command := cliCommand{Name: c.Name(), Usage: c.UseLine(), Short: escape(c.Short), Long: unwrap(c.Long), MinShiftImages: minShiftImages}
+		command := cliCommand{Name: strings.TrimPrefix(c.CommandPath(), "anomaly "), Usage: c.UseLine(), Short: escape(c.Short), Long: unwrap(c.Long), MinShiftImages: minShiftImages}
 		flags := flagsOf(c.Flags())
 		if c.Flags().Lookup("provider") != nil {
 			page.EngineCommands = append(page.EngineCommands, c.Name())
@@ -151,7 +163,7 @@ func TestCLIPage_MatchesTheCommands(t *testing.T) {
 	if got := read(t, path); !bytes.Equal(got, want) {
 		t.Error("docs/cli.md differs from the commands: go test ./cmd/anomaly -run CLIPage -update writes it")
 	}
-	for _, c := range rootCommand().Commands() {
+	for _, c := range leaves(rootCommand()) {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
 			if !f.Hidden && !bytes.Contains(want, []byte("`--"+f.Name+"`")) {
 				t.Errorf("docs/cli.md has no --%s of %s", f.Name, c.Name())

@@ -31,9 +31,18 @@ func addLimits(f *pflag.FlagSet, o *api.Options) {
 	f.Int64Var(&o.RequestImages, "max-images", o.RequestImages, "largest total size of the images or tensors of a request, in bytes")
 	f.Int64Var(&o.UploadBytes, "upload-memory", o.UploadBytes, "memory for the uploads of all requests, in bytes; zips of images are on disk, in --temp-dir")
 	f.IntVar(&o.StoredModels, "max-models", o.StoredModels, "largest number of models in the folder of --models")
+	f.IntVar(&o.ModelVersions, "versions", o.ModelVersions, "largest number of versions of a named model, with the current one; the oldest are removed")
+	f.Int64Var(&o.VersionBytes, "version-bytes", o.VersionBytes, "largest size of all versions of a named model, in bytes; the current one is kept whatever its size")
+	f.IntVar(&o.FeedbackImages, "max-feedback", o.FeedbackImages, "largest number of images of a named model's feedback")
+	f.Int64Var(&o.FeedbackBytes, "feedback-bytes", o.FeedbackBytes, "largest size of all images of a named model's feedback, in bytes")
 	f.Int64Var(&o.CacheBytes, "model-cache", o.CacheBytes, "memory for loaded models, in bytes")
 	f.IntVar(&o.Batch.Size, "batch-size", o.Batch.Size, "largest number of images of one model that run as a batch (default: by provider and image size)")
 	f.DurationVar(&o.Batch.Delay, "batch-delay", o.Batch.Delay, "longest time that an image waits for others of its batch, at most 2ms")
+
+	f.IntVar(&o.StoredJobs, "max-jobs", o.StoredJobs, "largest number of jobs that are kept; for a new one, the job that ended first is removed")
+	f.DurationVar(&o.CheckpointInterval, "checkpoint-interval", o.CheckpointInterval, "time between two checkpoints of the training of a job; 0 is none")
+	f.DurationVar(&o.JobAge, "job-age", o.JobAge, "how long a job and its model are kept after its end; 0 is unlimited")
+	f.Int64Var(&o.JobBytes, "max-job-bytes", o.JobBytes, "largest size of the uploads and models of all jobs, in bytes; each unfinished job counts 64 MiB for its model")
 
 	f.IntVar(&o.WaitingTrainings, "waiting-trainings", o.WaitingTrainings, "largest number of trainings that wait for the running one")
 	f.IntVar(&o.WaitingDetections, "waiting-detections", o.WaitingDetections, "largest number of detections that wait for the running ones")

@@ -51,6 +51,7 @@ func serveCommand() *cobra.Command {
 		addr      string
 		logs      logFlags
 		tokenFile string
+		tokens    string
 		pprofAddr string
 		grace     time.Duration
 		options   = api.DefaultOptions()
@@ -59,7 +60,7 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Serve training and detection over HTTP",
 		Long: "Serves HTTP until SIGTERM or an interrupt. Requests that run then may end within --grace; after that they are\n" +
-			"cancelled and answered 503. Sizes are in bytes, durations as 90s or 2m.",
+			"cancelled and answered 503. A running job is given back to its queue. Sizes are in bytes, durations as 90s or 2m.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			log, err := logs.open()
@@ -68,6 +69,11 @@ func serveCommand() *cobra.Command {
 			}
 			if tokenFile != "" {
 				if options.Token, err = api.ReadToken(tokenFile); err != nil {
+					return err
+				}
+			}
+			if tokens != "" {
+				if options.Tokens, err = api.ReadTokens(tokens); err != nil {
 					return err
 				}
 			}
@@ -113,9 +119,12 @@ func serveCommand() *cobra.Command {
 	logs.add(c)
 	f.DurationVar(&grace, "grace", 10*time.Second, "time for running requests to end after SIGTERM before they are cancelled")
 	f.StringVar(&tokenFile, "token-file", "", "file with the token that callers must send as Authorization: Bearer; /health, /livez, /readyz and /v2/health need none (default: no token)")
+	f.StringVar(&tokens, "tokens", "", "file with tokens that callers may send instead, one in each line; jobs of several callers are run in turns (default: none)")
 	f.StringArrayVar(&options.Origins, "cors-origin", nil, "origin of web pages that may read responses, such as https://example.org, or *; may be repeated (default: none)")
 	f.StringVar(&pprofAddr, "pprof-addr", "", "loopback address to serve Go's profiles at, such as 127.0.0.1:6060 (default: none)")
 	f.StringVar(&options.ModelsDir, "models", "", "folder of named models, read at start (default: no named models)")
+	f.StringVar(&options.DataDir, "data", "", "folder of the jobs, which then survive the end of the service (default: a temporary folder)")
+	f.StringArrayVar(&options.CallbackHosts, "callback-host", nil, "host that jobs may have a callback_url at, or none; may be repeated (default: all, except for link-local addresses)")
 	addLimits(f, &options)
 	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads and for prepared images that do not fit in memory (default: the system's)")
 	f.Int64Var(&options.Seed, "seed", 0, "random seed of every training")

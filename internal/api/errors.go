@@ -11,7 +11,9 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/feedback"
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
@@ -73,6 +75,20 @@ var callerErrors = []struct {
 	{registry.ErrBroken, fiber.StatusUnprocessableEntity},
 	{registry.ErrChanged, fiber.StatusConflict},
 	{registry.ErrFull, fiber.StatusConflict},
+	{registry.ErrNoVersion, fiber.StatusNotFound},
+	{trainer.ErrThreshold, fiber.StatusBadRequest},
+	{trainer.ErrNoScores, fiber.StatusUnprocessableEntity},
+	{trainer.ErrRateTooLow, fiber.StatusUnprocessableEntity},
+	{feedback.ErrLabel, fiber.StatusBadRequest},
+	{feedback.ErrUnknown, fiber.StatusNotFound},
+	{feedback.ErrFull, fiber.StatusConflict},
+	{jobs.ErrUnknown, fiber.StatusNotFound},
+	{jobs.ErrNoModel, fiber.StatusConflict},
+	{jobs.ErrExists, fiber.StatusConflict},
+	{jobs.ErrCancelled, fiber.StatusConflict},
+	{jobs.ErrFull, fiber.StatusInsufficientStorage},
+	{jobs.ErrNoSpace, fiber.StatusInsufficientStorage},
+	{jobs.ErrTooMany, fiber.StatusServiceUnavailable},
 	{models.ErrTooLarge, fiber.StatusRequestEntityTooLarge},
 	{models.ErrUnsafe, fiber.StatusUnprocessableEntity},
 	{models.ErrArchitecture, fiber.StatusUnprocessableEntity},
@@ -99,19 +115,10 @@ func (s *Server) writeError(c *fiber.Ctx, err error) error {
 // itself is logged with the request's id, and its message contains the id and no
 // detail.
 func (s *Server) statusOf(c *fiber.Ctx, err error) (int, string) {
-	var p *problem
-	if errors.As(err, &p) {
-		return p.status, p.message
+	if status, message, ok := callerStatus(err); ok {
+		return status, message
 	}
-	for _, known := range callerErrors {
-		if errors.Is(err, known.err) {
-			if errors.Is(err, trainer.ErrLevel) {
-				err = trainer.ErrLevel // without the value: clients may match the sentence
-			}
-			return known.status, sentence(err)
-		}
-	}
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) {
+	if isFull(err) {
 		s.log.Error("disk full", slog.String("id", requestID(c)), slog.String("path", c.Path()), slog.Any("error", err))
 		return errNoSpace.status, errNoSpace.message
 	}
@@ -124,6 +131,29 @@ func (s *Server) statusOf(c *fiber.Ctx, err error) (int, string) {
 	id := requestID(c)
 	s.log.Error("request failed", slog.String("id", id), slog.String("path", c.Path()), slog.Any("error", err))
 	return fiber.StatusInternalServerError, "The service failed; its log has the reason under the id " + id
+}
+
+// callerStatus returns the status and the message of an error that the client can
+// correct, and whether err is one.
+func callerStatus(err error) (status int, message string, ok bool) {
+	var p *problem
+	if errors.As(err, &p) {
+		return p.status, p.message, true
+	}
+	for _, known := range callerErrors {
+		if errors.Is(err, known.err) {
+			if errors.Is(err, trainer.ErrLevel) {
+				err = trainer.ErrLevel // without the value: clients may match the sentence
+			}
+			return known.status, sentence(err), true
+		}
+	}
+	return 0, "", false
+}
+
+// isFull reports whether an error is one of a full disk.
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
 // fiberStatus returns the status and the message of a client error that Fiber found,

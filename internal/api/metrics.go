@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/gofiber/fiber/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -47,6 +48,7 @@ type metrics struct {
 	batches   prometheus.Histogram
 	panics    prometheus.Counter
 	trainings *prometheus.CounterVec // by outcome
+	jobs      *prometheus.CounterVec // ended, by state
 	training  struct{ epoch, epochs, step, steps, loss, remaining prometheus.Gauge }
 }
 
@@ -68,6 +70,8 @@ func newMetrics() *metrics {
 			Help: "Number of requests whose handler panicked."}),
 		trainings: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "anomaly_trainings_total",
 			Help: "Number of trainings by outcome: complete, max_seconds or failed (includes cancelled)."}, []string{"ended"}),
+		jobs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "anomaly_jobs_ended_total",
+			Help: "Number of jobs that have ended, by state: succeeded, failed or cancelled."}, []string{"state"}),
 	}
 	for gauge, o := range map[*prometheus.Gauge]prometheus.GaugeOpts{
 		&m.training.epoch:     {Name: "anomaly_training_epoch", Help: "Current epoch of the running training, from 1; 0 if none runs."},
@@ -80,7 +84,7 @@ func newMetrics() *metrics {
 		*gauge = prometheus.NewGauge(o)
 		m.registry.MustRegister(*gauge)
 	}
-	m.registry.MustRegister(m.requests, m.latency, m.inFlight, m.stages, m.batches, m.panics, m.trainings,
+	m.registry.MustRegister(m.requests, m.latency, m.inFlight, m.stages, m.batches, m.panics, m.trainings, m.jobs,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -112,6 +116,22 @@ func (m *metrics) watchQueue(work string, s *semaphore) {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "anomaly_queue_waiting", Help: "Number of requests waiting for admission.", ConstLabels: labels},
 			func() float64 { return float64(s.waiting()) }),
 	)
+}
+
+// watchJobs registers the metrics of the jobs. They are read from stats at each scrape.
+func (m *metrics) watchJobs(stats func() (map[jobs.State]int, int64)) {
+	for _, state := range jobs.States() {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "anomaly_jobs", Help: "Number of jobs kept, by state.",
+			ConstLabels: prometheus.Labels{"state": string(state)}}, func() float64 {
+			counts, _ := stats()
+			return float64(counts[state])
+		}))
+	}
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "anomaly_jobs_bytes", Help: "Size of the uploads and models of all jobs, in bytes."},
+		func() float64 {
+			_, bytes := stats()
+			return float64(bytes)
+		}))
 }
 
 // request counts an answered request.

@@ -32,6 +32,12 @@ func (s *semaphore) acquire(ctx context.Context) error {
 		return errBusy
 	}
 	defer s.queued.Add(-1)
+	return s.wait(ctx)
+}
+
+// wait is acquire without the wait queue and its bound: for work that waits in a queue
+// of its own.
+func (s *semaphore) wait(ctx context.Context) error {
 	select {
 	case s.slots <- struct{}{}:
 		return nil

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
@@ -62,6 +64,28 @@ type Options struct {
 	// the maximum number of models in it.
 	ModelsDir    string
 	StoredModels int
+	// ModelVersions is the maximum number of versions of a stored model, with the current
+	// one, and VersionBytes their maximum size together.
+	ModelVersions int
+	VersionBytes  int64
+	// FeedbackImages is the maximum number of images of a model's feedback, and
+	// FeedbackBytes their maximum size together.
+	FeedbackImages int
+	FeedbackBytes  int64
+	// DataDir is the folder of the jobs; empty for a temporary one that Shutdown
+	// removes. StoredJobs is the maximum number of jobs in it, JobAge how long they are
+	// kept after their end (0 means no limit), and JobBytes the maximum size of all
+	// their uploads and models.
+	DataDir    string
+	StoredJobs int
+	JobAge     time.Duration
+	JobBytes   int64
+	// CheckpointInterval is the time between two checkpoints of the training of a job, from
+	// which another process continues it; 0 means none. Without DataDir there are none.
+	CheckpointInterval time.Duration
+	// CallbackHosts are the only hosts that jobs may have callbacks to; "none" allows
+	// none. If it is empty, all are allowed, except for link-local addresses.
+	CallbackHosts []string
 	// WaitingTrainings and WaitingDetections are the lengths of the wait queues.
 	WaitingTrainings  int
 	WaitingDetections int
@@ -78,6 +102,9 @@ type Options struct {
 	// Token is the bearer token that requests must have, except for probes; empty for
 	// none.
 	Token string
+	// Tokens are more tokens that requests may have instead. Each belongs to a caller; jobs
+	// of several callers are run in turns. Nothing else depends on the token.
+	Tokens []string
 	// Origins are the origins of the web pages that may read answers.
 	Origins []string
 }
@@ -85,22 +112,30 @@ type Options struct {
 // DefaultOptions returns options for a machine with a few gigabytes of memory.
 func DefaultOptions() Options {
 	o := Options{
-		BodyBytes:         4 << 30,
-		DrainBytes:        64 << 20,
-		ReadPause:         30 * time.Second,
-		DetectTime:        2 * time.Minute,
-		TrainTime:         24 * time.Hour,
-		Models:            models.DefaultLimits(),
-		Images:            imagefile.DefaultLimits(),
-		Dataset:           dataset.DefaultLimits(),
-		CacheBytes:        256 << 20,
-		Batch:             inference.BatchOptions{Delay: inference.MaxBatchDelay},
-		RequestImages:     128 << 20,
-		UploadBytes:       1 << 30,
-		StoredModels:      1000,
-		WaitingTrainings:  4,
-		WaitingDetections: 256,
-		TrainingNiceness:  10,
+		BodyBytes:          4 << 30,
+		DrainBytes:         64 << 20,
+		ReadPause:          30 * time.Second,
+		DetectTime:         2 * time.Minute,
+		TrainTime:          24 * time.Hour,
+		Models:             models.DefaultLimits(),
+		Images:             imagefile.DefaultLimits(),
+		Dataset:            dataset.DefaultLimits(),
+		CacheBytes:         256 << 20,
+		Batch:              inference.BatchOptions{Delay: inference.MaxBatchDelay},
+		RequestImages:      128 << 20,
+		UploadBytes:        1 << 30,
+		StoredModels:       1000,
+		ModelVersions:      10,
+		VersionBytes:       1 << 30,
+		FeedbackImages:     500,
+		FeedbackBytes:      1 << 30,
+		StoredJobs:         1000,
+		JobAge:             30 * 24 * time.Hour,
+		JobBytes:           20 << 30,
+		CheckpointInterval: trainer.DefaultCheckpointInterval,
+		WaitingTrainings:   4,
+		WaitingDetections:  256,
+		TrainingNiceness:   10,
 	}
 	// No larger model can be trained.
 	o.Models.MaxSide = trainer.MaxImageSize
@@ -134,17 +169,23 @@ type Server struct {
 	cache     *inference.Cache
 	scheduler *inference.Scheduler
 	registry  *registry.Registry // nil without a folder
+	named     *namedModels       // nil without a folder
 	loading   sync.WaitGroup     // reads the registry's models
+	jobs      *jobService
 
 	trainingSlots  *semaphore // trainings and calibrations
 	detectionSlots *semaphore
+	versionSlots   *semaphore // changes and downloads of stored models, which are written in memory
 	memory         memoryBudget
 	defaultTime    time.Duration // DefaultMaxSeconds
 
 	// base is the parent of all requests' contexts; cancel cancels them.
-	base     context.Context
-	cancel   context.CancelCauseFunc
-	draining atomic.Bool
+	base   context.Context
+	cancel context.CancelCauseFunc
+	// accepting ends when the shutdown begins; drain ends it.
+	accepting context.Context
+	drain     context.CancelCauseFunc
+	draining  atomic.Bool
 }
 
 // ErrDefaultMaxSeconds is returned, wrapped, by New for an invalid DefaultMaxSeconds.
@@ -160,17 +201,26 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot store uploads: %w", err)
 	}
+	tempParent := o.TempDir
 	o.TempDir = dir.path
 	s := &Server{
 		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir, defaultTime: defaultTime,
 		trainingSlots:  newSemaphore(1, o.WaitingTrainings),
 		detectionSlots: newSemaphore(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
+		versionSlots:   newSemaphore(1, o.WaitingDetections),
 	}
 	s.memory.reset(o.UploadBytes)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
+	s.accepting, s.drain = context.WithCancelCause(s.base)
 	if err := s.openModels(); err != nil {
 		s.cancel(err)
 		return nil, errors.Join(err, dir.Close())
+	}
+	s.jobs = &jobService{server: s, tempParent: tempParent, attached: jobs.NewAttached()}
+	if o.DataDir != "" {
+		if _, err := s.jobs.open(); err != nil {
+			return nil, errors.Join(err, s.Shutdown(0))
+		}
 	}
 	s.app = fiber.New(fiber.Config{
 		AppName:                      ServiceName,
@@ -189,6 +239,10 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.metrics.watchQueue(workDetect, s.detectionSlots)
 	s.metrics.watchQueue(workTrain, s.trainingSlots)
 	s.metrics.watchCache(s.cache.Stats)
+	s.metrics.watchJobs(s.jobs.stats)
+	if s.named != nil {
+		s.metrics.registry.MustRegister(driftCollector{s.named})
+	}
 	if err := s.route(); err != nil {
 		return nil, errors.Join(err, s.Shutdown(0))
 	}
@@ -210,8 +264,12 @@ func (s *Server) route() error {
 		}
 		s.app.Use(handler)
 	}
+	tokens := s.options.Tokens
 	if s.options.Token != "" {
-		s.app.Use(s.authorize(s.options.Token))
+		tokens = append(slices.Clone(tokens), s.options.Token)
+	}
+	if len(tokens) > 0 {
+		s.app.Use(s.authorize(tokens))
 	}
 	s.app.Get(pathHealth, s.health)
 	s.app.Get(pathLive, s.live)
@@ -223,7 +281,9 @@ func (s *Server) route() error {
 	s.app.Post("/detect", withTimeout(s.options.DetectTime), s.detect)
 	s.app.Post("/detect"+heatmapSuffix, withTimeout(s.options.DetectTime), s.detect)
 	s.routeModels()
+	s.routeNamedModels()
 	s.routeInference()
+	s.routeJobs()
 	return nil
 }
 
@@ -231,16 +291,23 @@ func (s *Server) route() error {
 func (s *Server) Serve(l net.Listener) error { return s.app.Listener(l) }
 
 // Shutdown rejects new work, waits up to grace for requests in progress, cancels the
-// rest, and releases the server's resources, including its folder of uploads.
+// rest, and releases the server's resources, including its folder of uploads. A job
+// that still runs then is given back to the queue.
 func (s *Server) Shutdown(grace time.Duration) error {
 	s.draining.Store(true)
+	s.drain(errShuttingDown)
 	timer := time.AfterFunc(grace, func() { s.cancel(errShuttingDown) })
 	defer timer.Stop()
 	const afterCancel = 5 * time.Second
-	err := s.app.ShutdownWithTimeout(grace + afterCancel)
+	var err error
+	if s.app != nil {
+		err = s.app.ShutdownWithTimeout(grace + afterCancel)
+	}
 	s.cancel(errShuttingDown)
 	s.loading.Wait()
+	err = errors.Join(err, s.jobs.close())
 	s.cache.Close()
+	s.named.close()
 	if s.registry != nil {
 		err = errors.Join(err, s.registry.Close())
 	}

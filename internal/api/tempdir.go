@@ -12,11 +12,17 @@ import (
 	"syscall"
 
 	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/internal/jobs"
 )
 
 // tempPrefix is the prefix of the names of servers' upload folders, and tempFiles are
-// the prefixes of the files in them.
-const tempPrefix = "anomaly-serve-"
+// the prefixes of the files in them. jobsPrefix is the prefix of temporary folders of
+// jobs, and jobsStore the name of the only folder in them.
+const (
+	tempPrefix = "anomaly-serve-"
+	jobsPrefix = "anomaly-jobs-"
+	jobsStore  = "store"
+)
 
 var tempFiles = []string{"upload-", "dataset-"}
 
@@ -36,10 +42,15 @@ func newTempDir(parent string, log *slog.Logger) (*tempDir, error) {
 		parent = os.TempDir()
 	}
 	if n := removeStale(parent); n > 0 {
-		log.Warn("removed upload folders of a server that was killed", slog.String("folder", parent), slog.Int("removed", n))
+		log.Warn("removed temporary folders of a server that was killed", slog.String("folder", parent), slog.Int("removed", n))
 	}
+	return lockedTempDir(parent, tempPrefix)
+}
+
+// lockedTempDir creates a folder in parent and locks it.
+func lockedTempDir(parent, prefix string) (*tempDir, error) {
 	for {
-		path, err := os.MkdirTemp(parent, tempPrefix)
+		path, err := os.MkdirTemp(parent, prefix)
 		if err != nil {
 			return nil, err
 		}
@@ -85,31 +96,54 @@ func lockFolder(path string) (*os.File, error) {
 
 // removeStale removes the folders of killed servers in parent and returns their number.
 // It leaves a folder alone if a server holds its lock, if it is another user's, or if it
-// contains anything but uploads.
+// contains anything but uploads or jobs.
 func removeStale(parent string) int {
-	list, _ := filepath.Glob(filepath.Join(parent, tempPrefix+"*"))
 	n := 0
-	for _, path := range list {
-		lock, err := lockFolder(path)
-		if err != nil {
-			continue
+	for prefix, remove := range map[string]func(string, *os.File) bool{tempPrefix: removeUploads, jobsPrefix: removeJobs} {
+		list, _ := filepath.Glob(filepath.Join(parent, prefix+"*"))
+		for _, path := range list {
+			lock, err := lockFolder(path)
+			if err != nil {
+				continue
+			}
+			if remove(path, lock) {
+				n++
+			}
+			lock.Close()
 		}
-		if removeUploads(path, lock) {
-			n++
-		}
-		lock.Close()
 	}
 	return n
+}
+
+// ownFolder reports whether a folder belongs to the user of the process.
+func ownFolder(dir *os.File) bool {
+	info, err := dir.Stat()
+	if err != nil {
+		return false
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(owner.Uid) == os.Geteuid()
+}
+
+// removeJobs removes a locked temporary folder of jobs. It reports whether it did.
+func removeJobs(path string, dir *os.File) bool {
+	if !ownFolder(dir) {
+		return false
+	}
+	entries, err := dir.ReadDir(-1)
+	if err != nil || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !e.IsDir() || e.Name() != jobsStore }) {
+		return false
+	}
+	if len(entries) > 0 && !jobs.IsStore(filepath.Join(path, jobsStore)) {
+		return false
+	}
+	return os.RemoveAll(path) == nil
 }
 
 // removeUploads removes a locked folder and the uploads in it. It reports whether it
 // did.
 func removeUploads(path string, dir *os.File) bool {
-	info, err := dir.Stat()
-	if err != nil {
-		return false
-	}
-	if owner, ok := info.Sys().(*syscall.Stat_t); !ok || int(owner.Uid) != os.Geteuid() {
+	if !ownFolder(dir) {
 		return false
 	}
 	entries, err := dir.ReadDir(-1)

@@ -25,16 +25,21 @@ const (
 // setWarnings sets a header to the warnings and, if files were skipped, to a sentence about
 // them. It sets no header if there are none.
 func setWarnings(c *fiber.Ctx, header string, warnings []string, skipped int, files []models.SkippedFile) {
-	if skipped > 0 {
-		sentence := fmt.Sprintf("skipped images: %d", skipped)
-		if len(files) > 0 {
-			sentence += fmt.Sprintf(", the first is %s: %s", files[0].Name, files[0].Reason)
-		}
-		warnings = append(slices.Clone(warnings), sentence)
-	}
-	if len(warnings) > 0 {
+	if warnings = allWarnings(warnings, skipped, files); len(warnings) > 0 {
 		c.Set(header, encodeWarnings(warnings))
 	}
+}
+
+// allWarnings returns the warnings and, if files were skipped, a sentence about them.
+func allWarnings(warnings []string, skipped int, files []models.SkippedFile) []string {
+	if skipped == 0 {
+		return warnings
+	}
+	sentence := fmt.Sprintf("skipped images: %d", skipped)
+	if len(files) > 0 {
+		sentence += fmt.Sprintf(", the first is %s: %s", files[0].Name, files[0].Reason)
+	}
+	return append(slices.Clone(warnings), sentence)
 }
 
 // encodeWarnings returns warnings as a JSON list of strings, percent-encoded, because names
