@@ -44,9 +44,9 @@ func ReadToken(path string) (string, error) {
 	return token, nil
 }
 
-// openPaths are the paths that need no token: the probes. Metrics need one because they
-// expose what the service does.
-var openPaths = []string{pathHealth, pathLive, pathReady, pathInferenceLive, pathInferenceReady}
+// openPaths are the paths that need no token: the probes, and the page, which asks for
+// the token. Metrics need one because they expose what the service does.
+var openPaths = []string{pathHealth, pathLive, pathReady, pathInferenceLive, pathInferenceReady, pathPage}
 
 // authorize returns a middleware that rejects requests without the token, except for
 // openPaths. It compares hashes, so that its timing depends neither on the token's
@@ -54,7 +54,7 @@ var openPaths = []string{pathHealth, pathLive, pathReady, pathInferenceLive, pat
 func (s *Server) authorize(token string) fiber.Handler {
 	want := sha256.Sum256([]byte(token))
 	return func(c *fiber.Ctx) error {
-		if slices.Contains(openPaths, c.Path()) {
+		if slices.Contains(openPaths, c.Path()) || strings.HasPrefix(c.Path(), pathPageFiles) {
 			return c.Next()
 		}
 		scheme, given, _ := strings.Cut(c.Get(fiber.HeaderAuthorization), " ")

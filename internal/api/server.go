@@ -91,6 +91,8 @@ type Options struct {
 	Token string
 	// Origins are the origins of the web pages that may read answers.
 	Origins []string
+	// Page reports whether the web page is served at /.
+	Page bool
 }
 
 // DefaultOptions returns options for a machine with a few gigabytes of memory.
@@ -115,6 +117,7 @@ func DefaultOptions() Options {
 		WaitingTrainings:  4,
 		WaitingDetections: 256,
 		TrainingNiceness:  10,
+		Page:              true,
 	}
 	// No larger model can be trained.
 	o.Models.MaxSide = trainer.MaxImageSize
@@ -252,6 +255,9 @@ func (s *Server) route() error {
 	s.routeModels()
 	s.routeInference()
 	s.routeJobs()
+	if s.options.Page {
+		return s.routePage()
+	}
 	return nil
 }
 

@@ -1,0 +1,5 @@
+// The view of one model.
+import { Loading } from './ui';
+export function ModelView({ name }: { name: string }) {
+  return <Loading what={name} />;
+}
