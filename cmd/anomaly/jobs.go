@@ -282,7 +282,7 @@ func listJobsCommand() *cobra.Command {
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "id\tstate\tcreated\tdone\tname")
 			for _, j := range list.Jobs {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%.0f %%\t%s\n", escaped(j.ID), escaped(string(j.State)), j.CreatedAt.Local().Format(time.DateTime), 100*j.Progress.Fraction, escaped(j.Name))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%.0f %%\t%s\n", escaped(j.ID), escaped(string(j.State)), j.CreatedAt.Format(time.RFC3339), 100*j.Progress.Fraction, escaped(j.Name))
 			}
 			return w.Flush()
 		},

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/internal/jobs"
+	"github.com/deepmed/anomaly/internal/testkit"
 )
 
 // getJSON requests a path. It returns the status, or 0 when the service cannot be
@@ -131,7 +132,7 @@ func TestJobs_AreSubmittedWatchedAndDownloaded(t *testing.T) {
 }
 
 func TestServe_GivesARunningJobBackAtSIGTERM(t *testing.T) {
-	data, at := t.TempDir(), "127.0.0.1:"+freePort(t)
+	data, at := t.TempDir(), "127.0.0.1:"+testkit.FreePort(t)
 	s := serve(t, nil, "--addr", at, "--data", data, "--grace", "30s")
 	body, kind := trainForm(t, normals(t, 20), map[string]string{"level": "5", "image_size": "128"})
 	status, id := s.submitJob(body, kind)

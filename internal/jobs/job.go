@@ -93,6 +93,11 @@ type record struct {
 	// Deaths is how often the process ended while the job was running, without giving
 	// it back.
 	Deaths int `json:"deaths,omitempty"`
+	// Number is the place of the job in the order of submissions, and EndNumber in the
+	// order of ends; both from the same counter. The times are those of a clock that may
+	// be set.
+	Number    uint64 `json:"number"`
+	EndNumber uint64 `json:"end_number,omitempty"`
 }
 
 // bytes returns the bytes that the job has in the store, and those that it may still
@@ -106,7 +111,11 @@ func (r *record) bytes() int64 {
 
 // end sets the final state. It must not be called for a job that has ended.
 func (r *record) end(s State, reason string) {
-	now := time.Now().UTC()
+	since := r.CreatedAt
+	if r.StartedAt != nil {
+		since = *r.StartedAt
+	}
+	now := wallTime(since)
 	r.State, r.EndedAt = s, &now
 	if s == Failed {
 		r.Error = &reason

@@ -9,15 +9,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // options returns options for small tests in a folder.
@@ -204,8 +200,6 @@ func TestQueue_FailsAJobWithTheReason(t *testing.T) {
 
 type failing struct{}
 
-func (failing) Read([]byte) (int, error) { return 0, errors.New("no more") }
-
 func TestQueue_RunsOneJobAtATimeInTheirOrder(t *testing.T) {
 	q, _ := open(t, options(t.TempDir()))
 	var want, got []string
@@ -315,94 +309,6 @@ func TestQueue_GivesARunningJobBack(t *testing.T) {
 	defer end()
 	if got := until(t, q, j.ID, Succeeded); got.Attempts != maxDeaths+2 {
 		t.Errorf("%+v", got)
-	}
-}
-
-// die leaves a queue as a process that is killed while a job runs.
-func die(t *testing.T, q *Queue, id string) {
-	t.Helper()
-	err := q.change(t.Context(), q.jobs[id], func(r *record) error {
-		now := time.Now()
-		r.State, r.StartedAt = Running, &now
-		r.Attempts++
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestOpen_QueuesAJobOfAKilledProcessAgain(t *testing.T) {
-	dir := t.TempDir()
-	q, stop := open(t, options(dir))
-	j := submit(t, q, "abc")
-	for range maxDeaths - 1 {
-		die(t, q, j.ID)
-		stop()
-		q, stop = open(t, options(dir))
-		if got, _ := q.Get(j.ID); got.State != Queued {
-			t.Errorf("%+v", got)
-		}
-	}
-	end := run(q, double)
-	defer end()
-	if got := until(t, q, j.ID, Succeeded); got.Attempts != maxDeaths {
-		t.Errorf("%+v", got)
-	}
-}
-
-func TestOpen_FailsAJobAfterThreeDeaths(t *testing.T) {
-	dir := t.TempDir()
-	q, stop := open(t, options(dir))
-	j := submit(t, q, "abc")
-	for range maxDeaths {
-		die(t, q, j.ID)
-		stop()
-		q, stop = open(t, options(dir))
-	}
-	got, _ := q.Get(j.ID)
-	if got.State != Failed || got.Error == nil || !strings.Contains(*got.Error, "3 times") || stored(t, q) != 0 {
-		t.Errorf("%+v", got)
-	}
-	begun := make(chan Job)
-	end := run(q, block(begun))
-	defer end()
-	next := submit(t, q, "def")
-	if b := <-begun; b.ID != next.ID {
-		t.Errorf("%s runs", b.ID)
-	}
-}
-
-func TestOpen_RepairsAnInterruptedSubmission(t *testing.T) {
-	dir := t.TempDir()
-	q, stop := open(t, options(dir))
-	kept := submit(t, q, "kept")
-	// Chunks without a description, and files without a record.
-	if err := q.files.publish(t.Context(), message(chunkPrefix+"half", "half")); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := q.files.put(t.Context(), "nobody/zipFile", strings.NewReader("whole")); err != nil {
-		t.Fatal(err)
-	}
-	// A record without a message.
-	if err := q.work.Purge(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	stop()
-	q, _ = open(t, options(dir))
-	if n := stored(t, q); n != 2 {
-		t.Errorf("%d subjects are stored", n)
-	}
-	end := run(q, double)
-	defer end()
-	until(t, q, kept.ID, Succeeded)
-}
-
-func TestOpen_RejectsAFolderInUse(t *testing.T) {
-	dir := t.TempDir()
-	open(t, options(dir))
-	if _, err := Open(t.Context(), options(dir)); !errors.Is(err, ErrInUse) {
-		t.Error(err)
 	}
 }
 
@@ -524,94 +430,6 @@ func TestWait_ReturnsProgressAndEnds(t *testing.T) {
 	}
 }
 
-// A file is never in memory as a whole.
-func TestFiles_AreStreamed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("stores 192 MB")
-	}
-	q, _ := open(t, options(t.TempDir()))
-	const size = 192 << 20
-	var peak uint64
-	watch := func() {
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		peak = max(peak, m.HeapInuse)
-	}
-	runtime.GC()
-	watch()
-	before := peak
-	n, sum, err := q.files.put(t.Context(), "x/large", io.LimitReader(watched{watch}, size))
-	if err != nil || n != size {
-		t.Fatal(n, err)
-	}
-	c, err := q.files.open(t.Context(), "x/large")
-	if err != nil {
-		t.Fatal(err)
-	}
-	digest := sha256.New()
-	if n, err := io.CopyBuffer(struct{ io.Writer }{digest}, c, make([]byte, 1<<20)); err != nil || n != size {
-		t.Fatal(n, err)
-	}
-	watch()
-	if got := hex.EncodeToString(digest.Sum(nil)); got != sum {
-		t.Errorf("%s, expected %s", got, sum)
-	}
-	if grown := peak - before; grown > size/2 {
-		t.Errorf("the heap has grown by %d bytes for a file of %d", grown, size)
-	}
-}
-
-type watched struct{ watch func() }
-
-func (w watched) Read(p []byte) (int, error) {
-	for i := range p {
-		p[i] = byte(i)
-	}
-	w.watch()
-	return len(p), nil
-}
-
-func TestContent_FindsDamage(t *testing.T) {
-	q, _ := open(t, options(t.TempDir()))
-	if _, _, err := q.files.put(t.Context(), "x/y", strings.NewReader("abc")); err != nil {
-		t.Fatal(err)
-	}
-	info, err := q.files.info(t.Context(), metaSubject("x/y"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := q.files.purge(t.Context(), chunkPrefix+info.NUID); err != nil {
-		t.Fatal(err)
-	}
-	if err := q.files.publish(t.Context(), message(chunkPrefix+info.NUID, "abd")); err != nil {
-		t.Fatal(err)
-	}
-	c, err := q.files.open(t.Context(), "x/y")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadAll(c); !errors.Is(err, errDamaged) {
-		t.Error(err)
-	}
-	// The format is JetStream's own.
-	if err := q.files.remove(t.Context(), "x/y"); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := q.files.put(t.Context(), "x/y", strings.NewReader("abc")); err != nil {
-		t.Fatal(err)
-	}
-	store, err := q.js.ObjectStore(t.Context(), bucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if data, err := store.GetBytes(t.Context(), "x/y"); err != nil || string(data) != "abc" {
-		t.Errorf("%q, %v", data, err)
-	}
-	if _, err := q.files.open(t.Context(), "x/z"); !errors.Is(err, jetstream.ErrMsgNotFound) {
-		t.Error(err)
-	}
-}
-
 func TestQueue_LeavesNoGoroutines(t *testing.T) {
 	before := runtime.NumGoroutine()
 	q, stop := open(t, options(t.TempDir()))
@@ -626,14 +444,3 @@ func TestQueue_LeavesNoGoroutines(t *testing.T) {
 		}
 	}
 }
-
-func TestIsStore_RecognizesAFolderOfJobs(t *testing.T) {
-	dir := t.TempDir()
-	_, stop := open(t, options(dir))
-	stop()
-	if !IsStore(dir) || IsStore(filepath.Dir(dir)) {
-		t.Error("a folder is taken for another")
-	}
-}
-
-func message(subject, data string) *nats.Msg { return &nats.Msg{Subject: subject, Data: []byte(data)} }

@@ -253,7 +253,7 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 		if r.State.Final() {
 			return errEnded
 		}
-		now := time.Now().UTC()
+		now := wallTime(r.CreatedAt)
 		r.State, r.StartedAt, r.Progress = Running, &now, Progress{}
 		r.Attempts++
 		t.Job = r.Job
