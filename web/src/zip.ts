@@ -87,12 +87,13 @@ export async function zipFiles(files: PathFile[], onProgress: (share: number) =>
     const common = (v: DataView, at: number) => {
       v.setUint16(at, 20, true); // version needed
       v.setUint16(at + 2, utf8Names, true);
-      v.setUint16(at + 8, 0, true); // time
-      v.setUint16(at + 10, 0x21, true); // 1980-01-01: no time of the files leaves the device
-      v.setUint32(at + 12, crc, true);
-      v.setUint32(at + 16, file.size, true);
-      v.setUint32(at + 20, file.size, true);
-      v.setUint16(at + 24, encoded.length, true);
+      v.setUint16(at + 4, 0, true); // stored
+      v.setUint16(at + 6, 0, true); // time
+      v.setUint16(at + 8, 0x21, true); // 1980-01-01: no time of the files leaves the device
+      v.setUint32(at + 10, crc, true);
+      v.setUint32(at + 14, file.size, true);
+      v.setUint32(at + 18, file.size, true);
+      v.setUint16(at + 22, encoded.length, true);
     };
     const local = header(30 + encoded.length, (v) => {
       v.setUint32(0, localHeader, true);
