@@ -25,6 +25,11 @@ function token(): string | null {
   return sessionStorage.getItem(tokenKey);
 }
 
+/** Reports whether requests have a token. */
+export function hasToken(): boolean {
+  return token() !== null;
+}
+
 /** Asks for a token once, however many requests were refused. */
 async function renewToken(used: string | null): Promise<void> {
   if (token() !== used) return; // another request has asked meanwhile

@@ -115,7 +115,8 @@ export interface Feedback {
   id: string;
   label: Label;
   filename: string;
-  anomaly_score: number;
+  /** null if the image could not be judged again by the current version. */
+  anomaly_score: number | null;
   is_anomaly: boolean;
   created_at: string;
 }
@@ -132,10 +133,10 @@ export interface Drift {
 
 export interface Scores {
   threshold: number;
-  false_alarm_rate: number;
+  false_alarm_rate: number | null;
   calibration: { count: number; scores: number[] };
   recent: { count: number; scores: number[] };
-  feedback: { id: string; label: Label; anomaly_score: number }[];
+  feedback: { id: string; label: Label; anomaly_score: number | null }[];
   drift: Drift;
 }
 
@@ -151,4 +152,17 @@ export interface Health {
   status: string;
   execution_provider: string;
   threads: number;
+}
+
+export interface CalibrationAnswer {
+  model: Entry;
+  warnings: string[];
+  report: {
+    images: number;
+    skipped: number;
+    threshold_before: number;
+    threshold_after: number;
+    false_alarm_rate: number;
+    supported_rate: number;
+  };
 }
