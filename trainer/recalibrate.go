@@ -190,16 +190,10 @@ func newReport(m *models.Model, data *dataset.Dataset, c *calibration.Calibratio
 }
 
 // withCalibration returns a new model of the same weights with the calibration in its
-// metadata. The new model belongs to no file. Its metadata describes the network
-// completely, even if that of the model's file did not.
+// metadata, detached from its file.
 func withCalibration(m *models.Model, c *calibration.Calibration, r *Recalibration, mse []float64) *models.Model {
-	again := *m
-	again.Format, again.SHA256 = "", ""
+	again := detached(m)
 	md := &again.Metadata
-	md.ModelType, md.ImageSize, md.FormatVersion = models.ModelType, m.ImageSize, models.FormatVersion
-	md.Architecture, md.Preprocessing = &again.Architecture, m.Metadata.InputPreprocessing()
-	md.ClassNames, md.Files = m.Metadata.Classes(), nil
-
 	decision := c.Decision(r.Measure)
 	if before := m.Metadata.Decision; before != nil {
 		decision.Backbone = before.Backbone
@@ -211,5 +205,5 @@ func withCalibration(m *models.Model, c *calibration.Calibration, r *Recalibrati
 	mean, std := calibration.MeanDeviation(mse)
 	md.MeanError, md.StdError = mean, std
 	md.Threshold = mean + thresholdDeviations*std
-	return &again
+	return again
 }

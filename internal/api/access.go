@@ -86,9 +86,9 @@ func corsHandler(origins []string) (fiber.Handler, error) {
 	const day = 24 * 60 * 60
 	return cors.New(cors.Config{
 		AllowOrigins: list,
-		AllowMethods: "GET,HEAD,POST,PUT,DELETE",
+		AllowMethods: "GET,HEAD,POST,PUT,PATCH,DELETE",
 		AllowHeaders: strings.Join([]string{fiber.HeaderAuthorization, fiber.HeaderContentType, fiber.HeaderXRequestID, headerBinaryLength, headerLastEventID}, ","),
-		ExposeHeaders: strings.Join([]string{fiber.HeaderXRequestID, fiber.HeaderRetryAfter, fiber.HeaderLocation, headerTrainingEnded, headerTrainingEpochs, headerTrainingWarnings,
+		ExposeHeaders: strings.Join([]string{fiber.HeaderXRequestID, fiber.HeaderRetryAfter, fiber.HeaderLocation, fiber.HeaderETag, fiber.HeaderContentDisposition, headerTrainingEnded, headerTrainingEpochs, headerTrainingWarnings,
 			headerCalibrationImages, headerCalibrationFalseAlarms, headerCalibrationShift, headerCalibrationWarnings, headerBinaryLength}, ","),
 		MaxAge: day,
 	}), nil

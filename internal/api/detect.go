@@ -43,7 +43,7 @@ func (s *Server) detect(c *fiber.Ctx) error {
 			f.markReusable("modelFile")
 		}
 		return d, release, err
-	})
+	}, nil)
 }
 
 // loadDetector returns a detector for a model file.
@@ -90,8 +90,9 @@ type imageResult struct {
 }
 
 // detectImages answers with the results of the form's images. It gets the detector from
-// open, after the request is admitted.
-func (s *Server) detectImages(c *fiber.Ctx, timer *stageTimer, f *form, open func(context.Context) (*inference.Detector, func(), error)) error {
+// open, after the request is admitted. It calls judged, which may be nil, with each verdict
+// by the model's own metadata.
+func (s *Server) detectImages(c *fiber.Ctx, timer *stageTimer, f *form, open func(context.Context) (*inference.Detector, func(), error), judged func(*inference.Verdict)) error {
 	var meta *models.Metadata
 	if data := f.memory["metadataFile"]; len(bytes.TrimSpace(data)) > 0 {
 		m, err := models.ParseMetadata(data)
@@ -118,7 +119,11 @@ func (s *Server) detectImages(c *fiber.Ctx, timer *stageTimer, f *form, open fun
 	defer release()
 	timer.done(stageLoad)
 	detect := func(ctx context.Context, image upload) (imageResult, error) {
-		return s.detectImage(ctx, *timer, d, image.data, meta, explain)
+		r, err := s.detectImage(ctx, *timer, d, image.data, meta, explain)
+		if err == nil && judged != nil && meta == nil {
+			judged(r.Verdict)
+		}
+		return r, err
 	}
 	images := f.lists["imageFile"]
 	if len(images) > 1 {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/feedback"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/registry"
@@ -74,6 +75,13 @@ var callerErrors = []struct {
 	{registry.ErrBroken, fiber.StatusUnprocessableEntity},
 	{registry.ErrChanged, fiber.StatusConflict},
 	{registry.ErrFull, fiber.StatusConflict},
+	{registry.ErrNoVersion, fiber.StatusNotFound},
+	{trainer.ErrThreshold, fiber.StatusBadRequest},
+	{trainer.ErrNoScores, fiber.StatusUnprocessableEntity},
+	{trainer.ErrRateTooLow, fiber.StatusUnprocessableEntity},
+	{feedback.ErrLabel, fiber.StatusBadRequest},
+	{feedback.ErrUnknown, fiber.StatusNotFound},
+	{feedback.ErrFull, fiber.StatusConflict},
 	{jobs.ErrUnknown, fiber.StatusNotFound},
 	{jobs.ErrNoModel, fiber.StatusConflict},
 	{jobs.ErrFull, fiber.StatusInsufficientStorage},

@@ -322,7 +322,7 @@ func (s *Server) trainJob(ctx context.Context, t *jobs.Task, f *form) (r jobs.Re
 	}
 	if t.Job.Name != "" {
 		// The name is set before the job has succeeded, so that a client may use it then.
-		if err := s.storeTrained(ctx, t.Job.Name, bundle.Bytes()); err != nil {
+		if err := s.storeTrained(ctx, t.Job.Name, t.Job.ID, bundle.Bytes()); err != nil {
 			if ctx.Err() != nil {
 				return r, context.Cause(ctx)
 			}
@@ -365,8 +365,8 @@ func (s *Server) readJob(ctx context.Context, t *jobs.Task, f *form) error {
 	return nil
 }
 
-// storeTrained stores a trained model under a name.
-func (s *Server) storeTrained(ctx context.Context, name string, bundle []byte) error {
+// storeTrained stores the model that a job has trained under a name.
+func (s *Server) storeTrained(ctx context.Context, name, job string, bundle []byte) error {
 	m, err := models.Read(bundle, s.options.Models)
 	if err != nil {
 		return err
@@ -374,7 +374,10 @@ func (s *Server) storeTrained(ctx context.Context, name string, bundle []byte) e
 	if ctx.Err() != nil { // cancelled meanwhile
 		return context.Cause(ctx)
 	}
-	_, _, err = s.registry.Put(name, m, bundle)
+	e, _, err := s.registry.Put(name, m, bundle, registry.Change{Reason: "trained by job " + job})
+	if err == nil {
+		s.named.of(name, e.SHA256)
+	}
 	return err
 }
 

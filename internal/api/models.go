@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/feedback"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
 	"github.com/gofiber/fiber/v2"
@@ -35,14 +36,20 @@ func (s *Server) openModels() error {
 		return err
 	}
 	if s.options.ModelsDir != "" {
-		s.registry, err = registry.Open(s.options.ModelsDir, s.options.Models, s.options.StoredModels, s.log)
+		s.registry, err = registry.Open(s.options.ModelsDir, s.options.Models, registry.Options{
+			MaxModels: s.options.StoredModels, MaxVersions: s.options.ModelVersions, VersionBytes: s.options.VersionBytes,
+		}, s.log)
 		if err != nil {
 			return err
 		}
+		s.named = newNamedModels(s.registry, feedback.Limits{Images: s.options.FeedbackImages, Bytes: s.options.FeedbackBytes}, s.log)
 	}
 	s.cache = inference.NewCache(s.options.CacheBytes)
 	if s.registry != nil {
-		s.loading.Go(func() { s.registry.Load(s.base, s.preload) })
+		s.loading.Go(func() {
+			s.registry.Load(s.base, s.preload)
+			s.named.openAll()
+		})
 	}
 	return nil
 }
@@ -116,23 +123,7 @@ func (s *Server) putModel(c *fiber.Ctx) error {
 		return err
 	}
 	defer s.detectionSlots.release()
-	var m *models.Model
-	err = s.scheduler.Work(ctx, func() error {
-		m, err = models.Read(file, s.options.Models)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	_, release, err := s.cache.Get(ctx, m.SHA256, func() (*inference.Detector, error) { return s.newDetector(m) })
-	if err != nil {
-		return s.shutdownError(err)
-	}
-	defer release()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	e, replaced, err := s.registry.Put(name, m, file)
+	e, replaced, err := s.storeFile(ctx, name, file, registry.Change{Reason: "uploaded"})
 	if err != nil {
 		return err
 	}
@@ -174,7 +165,7 @@ func (s *Server) deleteModel(c *fiber.Ctx) error {
 	if s.registry == nil {
 		return errNoRegistry
 	}
-	if err := s.registry.Delete(modelName(c)); err != nil {
+	if err := s.named.delete(modelName(c)); err != nil {
 		return err
 	}
 	s.log.Info("model deleted", slog.String("id", requestID(c)), slog.String("name", modelName(c)))
@@ -207,7 +198,7 @@ func (s *Server) detectByName(c *fiber.Ctx) error {
 	}
 	return s.detectImages(c, timer, f, func(ctx context.Context) (*inference.Detector, func(), error) {
 		return s.namedDetector(ctx, name)
-	})
+	}, func(v *inference.Verdict) { s.judged(name, v) })
 }
 
 // maxReloads bounds how often a request looks up a model that is replaced each time.

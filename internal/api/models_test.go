@@ -24,7 +24,8 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// storedFiles returns the names of the files in a model folder, except its lock.
+// storedFiles returns the names of the files in a model folder, except its lock and the
+// folder of the history.
 func storedFiles(t testing.TB, dir string) []string {
 	t.Helper()
 	list, err := os.ReadDir(dir)
@@ -33,7 +34,7 @@ func storedFiles(t testing.TB, dir string) []string {
 	}
 	var out []string
 	for _, f := range list {
-		if f.Name() != ".lock" {
+		if f.Name() != ".lock" && f.Name() != ".history" {
 			out = append(out, f.Name())
 		}
 	}

@@ -62,6 +62,14 @@ type Options struct {
 	// the maximum number of models in it.
 	ModelsDir    string
 	StoredModels int
+	// ModelVersions is the maximum number of versions of a stored model, with the current
+	// one, and VersionBytes their maximum size together.
+	ModelVersions int
+	VersionBytes  int64
+	// FeedbackImages is the maximum number of images of a model's feedback, and
+	// FeedbackBytes their maximum size together.
+	FeedbackImages int
+	FeedbackBytes  int64
 	// DataDir is the folder of the jobs; empty for a temporary one that Shutdown
 	// removes. StoredJobs is the maximum number of jobs in it, JobAge how long they are
 	// kept after their end (0 means no limit), and JobBytes the maximum size of all
@@ -111,6 +119,10 @@ func DefaultOptions() Options {
 		RequestImages:     128 << 20,
 		UploadBytes:       1 << 30,
 		StoredModels:      1000,
+		ModelVersions:     10,
+		VersionBytes:      1 << 30,
+		FeedbackImages:    500,
+		FeedbackBytes:     1 << 30,
 		StoredJobs:        1000,
 		JobAge:            30 * 24 * time.Hour,
 		JobBytes:          20 << 30,
@@ -151,11 +163,13 @@ type Server struct {
 	cache     *inference.Cache
 	scheduler *inference.Scheduler
 	registry  *registry.Registry // nil without a folder
+	named     *namedModels       // nil without a folder
 	loading   sync.WaitGroup     // reads the registry's models
 	jobs      *jobService
 
 	trainingSlots  *semaphore // trainings and calibrations
 	detectionSlots *semaphore
+	versionSlots   *semaphore // changes and downloads of stored models, which are written in memory
 	memory         memoryBudget
 	defaultTime    time.Duration // DefaultMaxSeconds
 
@@ -187,6 +201,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir, defaultTime: defaultTime,
 		trainingSlots:  newSemaphore(1, o.WaitingTrainings),
 		detectionSlots: newSemaphore(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
+		versionSlots:   newSemaphore(1, o.WaitingDetections),
 	}
 	s.memory.reset(o.UploadBytes)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
@@ -219,6 +234,9 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.metrics.watchQueue(workTrain, s.trainingSlots)
 	s.metrics.watchCache(s.cache.Stats)
 	s.metrics.watchJobs(s.jobs.stats)
+	if s.named != nil {
+		s.metrics.registry.MustRegister(driftCollector{s.named})
+	}
 	if err := s.route(); err != nil {
 		return nil, errors.Join(err, s.Shutdown(0))
 	}
@@ -253,6 +271,7 @@ func (s *Server) route() error {
 	s.app.Post("/detect", withTimeout(s.options.DetectTime), s.detect)
 	s.app.Post("/detect"+heatmapSuffix, withTimeout(s.options.DetectTime), s.detect)
 	s.routeModels()
+	s.routeNamedModels()
 	s.routeInference()
 	s.routeJobs()
 	if s.options.Page {
@@ -281,6 +300,7 @@ func (s *Server) Shutdown(grace time.Duration) error {
 	s.loading.Wait()
 	err = errors.Join(err, s.jobs.close())
 	s.cache.Close()
+	s.named.close()
 	if s.registry != nil {
 		err = errors.Join(err, s.registry.Close())
 	}

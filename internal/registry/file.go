@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/deepmed/anomaly/internal/files"
@@ -32,25 +33,53 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// Put stores a model, which was read from data, under a name. replaced reports whether it
-// replaced another model. On success the model is durable; on an error nothing has
-// changed. It returns ErrName and ErrFull, wrapped.
-func (r *Registry) Put(name string, m *models.Model, data []byte) (e Entry, replaced bool, err error) {
+// Put stores a model, which was read from data, as a new version under a name. replaced
+// reports whether it replaced another model, which is kept as an earlier version. A model
+// with the same bytes as the current one changes nothing. On success the model is durable;
+// on an error nothing has changed. It returns ErrName, ErrFull and ErrChanged, wrapped.
+func (r *Registry) Put(name string, m *models.Model, data []byte, change Change) (e Entry, replaced bool, err error) {
 	if err := CheckName(name); err != nil {
 		return Entry{}, false, err
 	}
 	r.writing.Lock()
 	defer r.writing.Unlock()
+	var before Entry
 	r.mu.Lock()
-	_, replaced = r.records[name]
-	full := !replaced && len(r.records) >= r.maxModels
+	rec, replaced := r.records[name]
+	if replaced {
+		before = rec.entry
+	}
+	full := !replaced && len(r.records) >= r.options.MaxModels
 	r.mu.Unlock()
-	if full {
-		return Entry{}, false, fmt.Errorf("%w: %d are stored, delete one first", ErrFull, r.maxModels)
+	switch {
+	case change.Of != "" && before.SHA256 != change.Of:
+		return Entry{}, replaced, fmt.Errorf("%w: %s has another version now", ErrChanged, name)
+	case full:
+		return Entry{}, false, fmt.Errorf("%w: %d are stored, delete one first", ErrFull, r.options.MaxModels)
+	}
+	if before.State == Ready && before.SHA256 == m.SHA256 && change.Of == "" && r.unchanged(before) {
+		return before, true, nil
+	}
+	now := time.Now().UTC()
+	v := storedVersion{Version: Version{SHA256: m.SHA256, CreatedAt: now, Reason: change.Reason}, Scores: m.SHA256, Since: now, Bytes: int64(len(data))}
+	_, v.Threshold = m.Metadata.Measure()
+	// The history is written first: a version without its file is not listed, while a
+	// file without its version would have no reason.
+	kept, err := r.keep(before, name)
+	if err != nil {
+		return Entry{}, replaced, err
+	}
+	if i := slices.IndexFunc(kept, func(v storedVersion) bool { return v.SHA256 == before.SHA256 }); i >= 0 && change.SameScores {
+		v.Scores, v.Since = kept[i].Scores, kept[i].Since
+	} else if i := slices.IndexFunc(kept, func(old storedVersion) bool { return old.SHA256 == v.SHA256 }); i >= 0 {
+		v.Scores = kept[i].Scores
+	}
+	if kept, err = r.recordVersion(name, v, kept); err != nil {
+		return Entry{}, replaced, err
 	}
 	file := name + storedEnding
 	if err := r.write(file, data); err != nil {
-		return Entry{}, false, err
+		return Entry{}, replaced, err
 	}
 	// The new file has priority over these; see storedEnding.
 	for _, ending := range userEndings {
@@ -58,14 +87,21 @@ func (r *Registry) Put(name string, m *models.Model, data []byte) (e Entry, repl
 			r.log.Warn("cannot remove the file of a replaced model", slog.String("file", name+ending), slog.Any("error", err))
 		}
 	}
-	e = Entry{Name: name, Modified: time.Now().UTC(), file: file}
+	r.prune(name, kept)
+	e = Entry{Name: name, Modified: now, file: file}
 	e.describe(m, int64(len(data)))
-	rec := &record{entry: e, read: make(chan struct{})}
+	rec = &record{entry: e, read: make(chan struct{})}
 	close(rec.read)
 	r.mu.Lock()
 	r.records[name] = rec
 	r.mu.Unlock()
 	return e, replaced, nil
+}
+
+// unchanged reports whether the file of an entry has the entry's bytes.
+func (r *Registry) unchanged(e Entry) bool {
+	data, err := r.bytes(e.file)
+	return err == nil && models.Identity(data) == e.SHA256
 }
 
 // write writes a file atomically.
@@ -85,12 +121,15 @@ func (r *Registry) write(file string, data []byte) error {
 	return nil
 }
 
-// Delete removes a model. Bytes that were read before remain usable. It returns ErrName
-// and ErrUnknown, wrapped.
+// Delete removes a model, its versions and its folder. Bytes that were read before remain
+// usable. It returns ErrName and ErrUnknown, wrapped.
 func (r *Registry) Delete(name string) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	if _, err := r.record(name); err != nil {
+		return err
+	}
+	if err := r.deleteHistory(name); err != nil {
 		return err
 	}
 	// Remove the file with the highest priority last. Otherwise a file that it replaced

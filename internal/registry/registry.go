@@ -72,11 +72,11 @@ type record struct {
 
 // Registry is a folder of models. It may be used concurrently and must be closed.
 type Registry struct {
-	dir       string
-	limits    models.Limits
-	maxModels int
-	log       *slog.Logger
-	lock      *os.File
+	dir     string
+	limits  models.Limits
+	options Options
+	log     *slog.Logger
+	lock    *os.File
 
 	writing sync.Mutex // held while files change
 	mu      sync.Mutex
@@ -112,11 +112,22 @@ func CheckName(name string) error {
 	return nil
 }
 
+// Options limit what a Registry stores.
+type Options struct {
+	// MaxModels is the maximum number of models.
+	MaxModels int
+	// MaxVersions is the maximum number of versions of a model, with the current one,
+	// and VersionBytes the maximum size of their files together. The oldest are removed.
+	// The current version is kept whatever its size.
+	MaxVersions  int
+	VersionBytes int64
+}
+
 // Open opens a folder of models, which it creates if necessary, and removes incomplete
 // files of an earlier process. The models are Loading until Load reads them. Put stores
-// at most maxModels models, counting those in the folder, which are all listed even if they
-// are more. Open returns ErrInUse, wrapped, when another process has the folder open.
-func Open(dir string, limits models.Limits, maxModels int, log *slog.Logger) (*Registry, error) {
+// at most o.MaxModels models, counting those in the folder, which are all listed even if
+// they are more. Open returns ErrInUse, wrapped, when another process has the folder open.
+func Open(dir string, limits models.Limits, o Options, log *slog.Logger) (*Registry, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
@@ -124,8 +135,8 @@ func Open(dir string, limits models.Limits, maxModels int, log *slog.Logger) (*R
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{dir: dir, limits: limits, maxModels: maxModels, log: log, lock: lock, records: map[string]*record{}}
-	if err := r.scan(); err != nil {
+	r := &Registry{dir: dir, limits: limits, options: o, log: log, lock: lock, records: map[string]*record{}}
+	if err := errors.Join(r.scan(), r.openHistory()); err != nil {
 		r.Close()
 		return nil, err
 	}

@@ -24,7 +24,7 @@ func TestLoad_ReadsNoFileAfterContextEnds(t *testing.T) {
 		}
 	}
 	var log bytes.Buffer
-	r, err := Open(dir, models.DefaultLimits(), 10, slog.New(slog.NewTextHandler(&log, nil)))
+	r, err := Open(dir, models.DefaultLimits(), Options{MaxModels: 10}, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestLoad_DoesNotBlameModelReadWhenContextEnds(t *testing.T) {
 		cancel() // on the first log line
 		return a
 	}})
-	r, err := Open(dir, models.DefaultLimits(), 10, slog.New(handler))
+	r, err := Open(dir, models.DefaultLimits(), Options{MaxModels: 10}, slog.New(handler))
 	if err != nil {
 		t.Fatal(err)
 	}

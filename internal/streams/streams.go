@@ -37,3 +37,12 @@ func New(seed int64, use Use) *rand.Rand {
 func Sample(seed int64, k, i int) *rand.Rand {
 	return rand.New(rand.NewPCG(uint64(seed), uint64(k)<<32|uint64(i)|1<<62))
 }
+
+// Verdict returns the number in (0, 1] that breaks the ties of verdict i. Each verdict has
+// its own stream, so that no state of a generator has to be stored.
+func Verdict(seed uint64, i int64) float64 {
+	var source rand.PCG
+	source.Seed(seed, uint64(i)|1<<61)
+	const digits = 53
+	return float64(source.Uint64()>>(64-digits)+1) / (1 << digits)
+}

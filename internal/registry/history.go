@@ -1,0 +1,360 @@
+package registry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/models"
+)
+
+// ErrNoVersion is returned when a model has no version with the SHA-256.
+var ErrNoVersion = errors.New("no such version")
+
+// Version describes a version of a model. Its JSON is an element of the answer of
+// GET /models/{name}/versions.
+type Version struct {
+	SHA256    string    `json:"sha256"`
+	CreatedAt time.Time `json:"created_at"`
+	// Reason is why the version was made: a short sentence.
+	Reason    string  `json:"reason"`
+	Threshold float64 `json:"threshold"`
+	Current   bool    `json:"current"`
+	// Scores is the SHA-256 of the earliest version whose anomaly scores equal this
+	// version's. A moved threshold does not change scores.
+	Scores string `json:"-"`
+	// Since is when the model was last calibrated, restored or replaced: moved
+	// thresholds do not change it.
+	Since time.Time `json:"-"`
+}
+
+// storedVersion is a Version in versions.json. Which version is current is not stored:
+// it is the one whose SHA-256 is that of the model's file.
+type storedVersion struct {
+	Version
+	Current bool      `json:"current,omitempty"`
+	Scores  string    `json:"scores"`
+	Since   time.Time `json:"since"`
+	Bytes   int64     `json:"bytes"`
+}
+
+// Change says why a version is made.
+type Change struct {
+	// Reason is a short sentence.
+	Reason string
+	// SameScores reports that only the threshold differs from the version before.
+	SameScores bool
+	// Of is the SHA-256 that the current version must have; empty for any.
+	Of string
+}
+
+// RestoreOf returns the change that makes a version the current one again.
+func RestoreOf(v Version) Change {
+	return Change{Reason: restoredPrefix + strings.TrimPrefix(v.Reason, restoredPrefix)}
+}
+
+const (
+	// historyDir is the folder below that of the models with one folder for each model:
+	// its earlier versions and whatever else is kept about it. scan ignores it because
+	// of the dot, also that of earlier versions of this program.
+	historyDir   = ".history"
+	versionsFile = "versions.json"
+	versionsDir  = "versions"
+	// deletedPrefix is the prefix of a model's folder while it is removed.
+	deletedPrefix = ".deleted-"
+	// maxVersionsFile is the maximum size of versions.json, in bytes.
+	maxVersionsFile = 1 << 20
+	// copiedReason is the reason of a file that a user copied into the folder.
+	copiedReason = "found in the folder"
+	// restoredPrefix begins the reason of a restored version.
+	restoredPrefix = "restored: "
+)
+
+var validSHA256 = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// Folder returns the folder for what is kept about a model besides its file. It may not
+// exist. Delete removes it. The name must be valid.
+func (r *Registry) Folder(name string) string { return filepath.Join(r.dir, historyDir, name) }
+
+// openHistory removes what an earlier process left incomplete.
+func (r *Registry) openHistory() error {
+	root := filepath.Join(r.dir, historyDir)
+	list, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("registry: %w", err)
+	}
+	for _, f := range list {
+		path := filepath.Join(root, f.Name())
+		if strings.HasPrefix(f.Name(), deletedPrefix) {
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("registry: %w", err)
+			}
+			continue
+		}
+		if !f.IsDir() || CheckName(f.Name()) != nil {
+			continue
+		}
+		for _, dir := range []string{path, filepath.Join(path, versionsDir)} {
+			if err := removeTemporary(dir); err != nil {
+				return fmt.Errorf("registry: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// removeTemporary removes the temporary files of files.WriteAtomic in a folder.
+func removeTemporary(dir string) error {
+	list, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, f := range list {
+		if strings.HasPrefix(f.Name(), files.TemporaryPrefix) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, f.Name())))
+		}
+	}
+	return err
+}
+
+// Versions returns the versions of a model, the newest first. It returns ErrName and
+// ErrUnknown, wrapped.
+func (r *Registry) Versions(name string) ([]Version, error) {
+	e, err := r.Look(name)
+	if err != nil {
+		return nil, err
+	}
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	if e, err = r.Look(name); err != nil {
+		return nil, err
+	}
+	stored := r.versions(e)
+	out := make([]Version, len(stored))
+	for i, v := range stored {
+		out[i] = v.version(e)
+	}
+	return out, nil
+}
+
+// Current returns the version of a model's file. The model must be Ready. It returns
+// ErrName, ErrUnknown and ErrBroken, wrapped.
+func (r *Registry) Current(name string) (Version, error) {
+	list, err := r.Versions(name)
+	if err != nil {
+		return Version{}, err
+	}
+	for _, v := range list {
+		if v.Current {
+			return v, nil
+		}
+	}
+	return Version{}, fmt.Errorf("%w: %s has not been read", ErrBroken, name)
+}
+
+func (v storedVersion) version(current Entry) Version {
+	out := v.Version
+	out.Current, out.Scores, out.Since = v.SHA256 == current.SHA256, v.Scores, v.Since
+	return out
+}
+
+// versions returns the versions of a model whose files exist, the newest first. A current
+// file that versions.json does not have is the newest: it was copied into the folder, or
+// stored by an earlier version of the program.
+func (r *Registry) versions(e Entry) []storedVersion {
+	var read struct{ Versions []storedVersion }
+	path := filepath.Join(r.Folder(e.Name), versionsFile)
+	data, err := files.ReadAtMost(path, maxVersionsFile)
+	if err == nil && len(data) > maxVersionsFile {
+		err = fmt.Errorf("it has more than %d bytes", maxVersionsFile)
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &read)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.log.Warn("cannot read the versions of a model", slog.String("file", path), slog.Any("error", err))
+		read.Versions = nil
+	}
+	seen := map[string]bool{}
+	found := slices.DeleteFunc(read.Versions, func(v storedVersion) bool {
+		if !validSHA256.MatchString(v.SHA256) || seen[v.SHA256] {
+			return true
+		}
+		seen[v.SHA256] = true
+		if v.SHA256 == e.SHA256 {
+			return false
+		}
+		info, err := os.Lstat(r.versionPath(e.Name, v.SHA256))
+		return err != nil || !info.Mode().IsRegular()
+	})
+	if e.SHA256 != "" && !seen[e.SHA256] {
+		v := storedVersion{Version: Version{SHA256: e.SHA256, CreatedAt: e.Modified, Reason: copiedReason}, Scores: e.SHA256, Since: e.Modified, Bytes: e.Bytes}
+		if e.Metadata != nil {
+			_, v.Threshold = e.Metadata.Measure()
+		}
+		found = slices.Insert(found, 0, v)
+	}
+	return found
+}
+
+func (r *Registry) versionPath(name, sha256 string) string {
+	return filepath.Join(r.Folder(name), versionsDir, sha256)
+}
+
+// VersionBytes returns the file of a version. It returns ErrName, ErrUnknown and
+// ErrNoVersion, wrapped.
+func (r *Registry) VersionBytes(name, sha256 string) (Version, []byte, error) {
+	e, err := r.Look(name)
+	if err != nil {
+		return Version{}, nil, err
+	}
+	missing := fmt.Errorf("%w of %s: %.80q; GET /models/%s/versions lists them", ErrNoVersion, name, sha256, name)
+	if !validSHA256.MatchString(sha256) {
+		return Version{}, nil, missing
+	}
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	if e, err = r.Look(name); err != nil {
+		return Version{}, nil, err
+	}
+	list := r.versions(e)
+	i := slices.IndexFunc(list, func(v storedVersion) bool { return v.SHA256 == sha256 })
+	if i < 0 {
+		return Version{}, nil, missing
+	}
+	path := r.versionPath(name, sha256)
+	if sha256 == e.SHA256 {
+		path = filepath.Join(r.dir, e.file)
+	}
+	data, err := files.ReadAtMost(path, r.limits.MaxBytes)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && models.Identity(data) != sha256 {
+		return Version{}, nil, missing
+	}
+	if err != nil {
+		return Version{}, nil, fmt.Errorf("registry: %w", err)
+	}
+	return list[i].version(e), data, nil
+}
+
+// keep stores the current file of a model as a version, before another replaces it. The
+// caller has the lock writing. It returns the model's versions.
+func (r *Registry) keep(e Entry, name string) ([]storedVersion, error) {
+	if e.State == Loading {
+		if m, size, err := r.read(e.file); err == nil {
+			e.describe(m, size)
+		}
+	}
+	if e.State != Ready { // nothing that can be restored
+		e.Name, e.SHA256 = name, ""
+		return r.versions(e), nil
+	}
+	path := r.versionPath(e.Name, e.SHA256)
+	if _, err := os.Lstat(path); err == nil {
+		return r.versions(e), nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	current := filepath.Join(r.dir, e.file)
+	// Only Put writes the files with storedEnding, and never into an existing one, so that
+	// a link is enough. A user may change a file that he copied into the folder.
+	if filepath.Ext(e.file) == storedEnding {
+		if info, err := os.Lstat(current); err == nil && info.Mode().IsRegular() && os.Link(current, path) == nil {
+			return r.versions(e), nil
+		}
+	}
+	data, err := r.bytes(e.file)
+	if err != nil || models.Identity(data) != e.SHA256 {
+		r.log.Warn("the current version of a model was changed on the disk and is not kept", slog.String("name", e.Name), slog.Any("error", err))
+		e.SHA256 = ""
+		return r.versions(e), nil
+	}
+	return r.versions(e), writeFile(path, data)
+}
+
+func writeFile(path string, data []byte) error {
+	err := files.WriteAtomic(path, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("registry: %w", err)
+	}
+	return nil
+}
+
+// recordVersion writes versions.json with a new version, and returns it with those before that
+// are kept: at most maxVersions, of at most versionBytes together. The new one is kept in
+// any case.
+func (r *Registry) recordVersion(name string, v storedVersion, before []storedVersion) ([]storedVersion, error) {
+	kept := []storedVersion{v}
+	total := v.Bytes
+	for _, old := range before {
+		if old.SHA256 == v.SHA256 {
+			continue
+		}
+		total += old.Bytes
+		if len(kept) >= r.options.MaxVersions || total > r.options.VersionBytes {
+			break
+		}
+		kept = append(kept, old)
+	}
+	data, err := json.MarshalIndent(map[string]any{"versions": kept}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	return kept, writeFile(filepath.Join(r.Folder(name), versionsFile), append(data, '\n'))
+}
+
+// prune removes the files of versions that are not kept. A file that cannot be removed
+// is only worth a warning.
+func (r *Registry) prune(name string, kept []storedVersion) {
+	dir := filepath.Join(r.Folder(name), versionsDir)
+	list, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.log.Warn("cannot remove the earlier versions of a model", slog.String("name", name), slog.Any("error", err))
+	}
+	for _, f := range list {
+		// The first of kept is the current file.
+		if slices.ContainsFunc(kept[1:], func(v storedVersion) bool { return v.SHA256 == f.Name() }) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
+			r.log.Warn("cannot remove an earlier version of a model", slog.String("name", name), slog.Any("error", err))
+		}
+	}
+}
+
+// deleteHistory removes the folder of a model. It renames the folder first, so that a
+// crash leaves all of it or nothing that a later model of the name could find.
+func (r *Registry) deleteHistory(name string) error {
+	from := r.Folder(name)
+	to := filepath.Join(filepath.Dir(from), deletedPrefix+name)
+	if err := os.RemoveAll(to); err != nil {
+		return fmt.Errorf("registry: %w", err)
+	}
+	if err := os.Rename(from, to); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("registry: %w", err)
+	}
+	if err := os.RemoveAll(to); err != nil {
+		return fmt.Errorf("registry: %w", err)
+	}
+	_ = os.Remove(filepath.Dir(from)) // fails unless it is empty
+	return nil
+}
