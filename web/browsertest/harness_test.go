@@ -231,12 +231,19 @@ func value[T any](b *tab, expression string) T {
 // line of a longer text.
 func (b *tab) click(text string) {
 	b.t.Helper()
+	b.clickIn("body", text)
+}
+
+// clickIn is click inside of the first element that a selector matches.
+func (b *tab) clickIn(selector, text string) {
+	b.t.Helper()
+	within, _ := json.Marshal(selector)
 	quoted, _ := json.Marshal(text)
 	script := `(() => {
 		const text = ` + string(quoted) + `;
 		const named = e => e.checkVisibility() && [e.getAttribute('aria-label') ?? e.innerText, e.innerText.split('\n')[0]].some(t => t.trim() === text);
-		const scope = document.querySelector('dialog[open]') ?? document;
-		const e = [...scope.querySelectorAll('button, a, summary, label')].find(named);
+		const scope = document.querySelector('dialog[open]') ?? document.querySelector(` + string(within) + `);
+		const e = [...(scope?.querySelectorAll('button, a, summary, label') ?? [])].find(named);
 		if (!e || e.disabled) return false;
 		e.scrollIntoView({block: 'center'});
 		e.click();

@@ -36,6 +36,12 @@ func (b *tab) shot(t *testing.T, name string) {
 		if err := os.WriteFile(filepath.Join(dir, name+"-"+v.suffix+".png"), picture, 0o644); err != nil {
 			t.Fatal(err)
 		}
+		if full := os.Getenv("PAGE_FULL_PICTURES"); full != "" {
+			b.run(chromedp.FullScreenshot(&picture, 100))
+			if err := os.WriteFile(filepath.Join(full, name+"-"+v.suffix+".png"), picture, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	b.scheme("light")
 	b.run(emulation.ClearDeviceMetricsOverride())

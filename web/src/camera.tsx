@@ -10,7 +10,7 @@ export function CameraButton({ onPicture }: { onPicture: (file: File) => void })
   return (
     <>
       <button type="button" onClick={() => ('mediaDevices' in navigator ? setOpen(true) : input.current?.click())}>
-        <Icon name="camera" /> Use the camera
+        <Icon name="camera" /> Camera
       </button>
       <input
         ref={input}

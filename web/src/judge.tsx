@@ -1,12 +1,12 @@
 // The view in which a person judges images.
 
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import { requestBlob, requestJSON } from './api';
 import { CameraButton } from './camera';
 import { download } from './files';
 import { count, score } from './format';
 import { jobTitle } from './joblist';
-import { addImages, again, arranged, boxesStore, clearImages, judged, opacityStore, setSource, source, sourceTitle, type Filter, type Judged, type Order, type Source } from './judging';
+import { addImages, again, arranged, boxesStore, clearImages, judged, opacityStore, scoreOf, setSource, source, sourceTitle, type Filter, type Judged, type Order, type Source } from './judging';
 import { KeepModel } from './keep';
 import { Picture } from './picture';
 import { csv, json, report } from './report';
@@ -41,6 +41,7 @@ export function JudgeView({ keepsModels }: { keepsModels: boolean }) {
 
 function SourcePicker({ keepsModels }: { keepsModels: boolean }) {
   const s = useStore(source);
+  const file = useRef<HTMLInputElement>(null);
   const models = useLoaded('models', (signal) => (keepsModels ? requestJSON<{ models: Entry[] }>('models', { signal }) : Promise.resolve({ models: [] })));
   const jobs = useLoaded('jobs', (signal) => requestJSON<{ jobs: Job[] }>('jobs', { signal }));
   const ready = models.value?.models.filter((m) => m.state === 'ready') ?? [];
@@ -80,12 +81,9 @@ function SourcePicker({ keepsModels }: { keepsModels: boolean }) {
       {nothing && s === undefined && (
         <Empty icon="models" title="No model yet">
           <p>Train one from images of normal parts, or use a model file that you have.</p>
-          <a class="button primary" href="#/train">
-            Train a model
-          </a>
         </Empty>
       )}
-      <div class="fields">
+      <div class={nothing && s === undefined ? 'actions centre' : 'fields'}>
         {!(nothing && s === undefined) && (
           <label class="field">
             <span>Model</span>
@@ -117,17 +115,27 @@ function SourcePicker({ keepsModels }: { keepsModels: boolean }) {
             </select>
           </label>
         )}
-        <label class="field file-field">
-          <span>{nothing && s === undefined ? 'A model file' : 'Or a model file of yours'}</span>
-          <input
-            type="file"
-            accept=".zip,.pt,.onnx"
-            onChange={(e) => {
-              const file = e.currentTarget.files?.[0];
-              if (file) setSource({ kind: 'file', file });
-            }}
-          />
-        </label>
+        {nothing && s === undefined && (
+          <a class="button primary" href="#/train">
+            Train a model
+          </a>
+        )}
+        <button type="button" class="beside-field" onClick={() => file.current?.click()}>
+          <Icon name="upload" /> Use a model file
+        </button>
+        <input
+          ref={file}
+          type="file"
+          hidden
+          data-model=""
+          accept=".zip,.pt,.onnx"
+          aria-label="A model file"
+          onChange={(e) => {
+            const chosen = e.currentTarget.files?.[0];
+            e.currentTarget.value = '';
+            if (chosen) setSource({ kind: 'file', file: chosen });
+          }}
+        />
         {s?.kind === 'model' && (
           <a class="field-link" href={`#/models/${encodeURIComponent(s.name)}`}>
             Threshold, versions and downloads
@@ -234,8 +242,8 @@ function Results({ list, title, source }: { list: Judged[]; title: string; sourc
                       {j.state === 'done' && <Icon name={j.verdict?.is_anomaly ? 'alert' : 'ok'} />}
                       {verdictName(j)}
                     </span>
-                    <span class="tile-score">{j.verdict ? score(j.verdict.reconstruction_error) : ''}</span>
                     <span class="tile-name">{j.name.split('/').pop()}</span>
+                    <span class="tile-score">{j.verdict ? score(scoreOf(j.verdict)) : ''}</span>
                   </span>
                 </button>
               </li>

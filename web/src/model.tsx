@@ -12,7 +12,7 @@ import { AboutCard, DownloadCard, SnippetCard, VersionsCard } from './modelparts
 import { go, useLoaded } from './store';
 import { ThresholdCard } from './threshold';
 import type { Drift, Entry, Scores, Version } from './types';
-import { ConfirmButton, Empty, ErrorBox, Icon, Loading, Notice } from './ui';
+import { capital, ConfirmButton, Empty, ErrorBox, Icon, Loading, Notice } from './ui';
 
 interface Everything {
   entry: Entry;
@@ -135,12 +135,11 @@ function DriftNotice({ name, drift, onChanged }: { name: string; drift: Drift; o
   };
   return (
     <Notice kind="warn">
-      <strong>The images have changed</strong>
+      <strong>The images have changed{drift.since ? ` since ${when(drift.since)}` : ''}</strong>
       <p>
-        {drift.message ?? 'Their scores are higher than those of the calibration images.'}
-        {drift.since ? ` Since ${when(drift.since)}.` : ''} By chance this happens with a probability of {percent(drift.level)}, ever.
+        {capital(drift.message ?? 'their scores are higher than those of the calibration images').replace(/\.$/, '')}. Without a change, an alarm comes with a probability of at most{' '}
+        {percent(drift.level)}, however long one watches.
       </p>
-      <p>Look at the camera and the light. If the new images are right, calibrate on them.</p>
       <button type="button" class="small" onClick={() => void reset()}>
         Watch anew
       </button>

@@ -54,13 +54,15 @@ export function TrainView({ keepsModels }: { keepsModels: boolean }) {
   );
 }
 
-const shownThumbnails = 48;
+/** The number of thumbnails: five rows with the last cell for the number of the others. */
+const shownThumbnails = () => (matchMedia('(max-width: 640px)').matches ? 23 : 49);
 
 function ChosenImages({ images, onClear }: { images: Preview; onClear: () => void }) {
   const good = images.items.filter((i) => i.kind.use === 'image');
   const skipped = images.items.filter((i) => i.kind.use === 'skipped');
   const classes = images.items.filter((i) => i.kind.use === 'classes');
   const ignored = images.items.filter((i) => i.kind.use === 'ignored').length;
+  const shown = good.length === shownThumbnails() + 1 ? good.length : shownThumbnails();
   const note = layoutNote(images.items);
   return (
     <section class="card" aria-labelledby="images-title">
@@ -100,10 +102,10 @@ function ChosenImages({ images, onClear }: { images: Preview; onClear: () => voi
       )}
       {good.length > 0 && (
         <ul class="thumbnails" aria-label="Images to train on">
-          {good.slice(0, shownThumbnails).map((i) => (
+          {good.slice(0, shown).map((i) => (
             <Thumbnail key={i.path} item={i} />
           ))}
-          {good.length > shownThumbnails && <li class="more">+ {(good.length - shownThumbnails).toLocaleString('en')}</li>}
+          {good.length > shown && <li class="more">+ {(good.length - shown).toLocaleString('en')}</li>}
         </ul>
       )}
       {skipped.length > 0 && (
