@@ -104,7 +104,8 @@ func openTab(t *testing.T) *tab {
 	}
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stop)
-	ctx, stop := chromedp.NewContext(allocator)
+	// chromedp logs each event that it does not know.
+	ctx, stop := chromedp.NewContext(allocator, chromedp.WithErrorf(func(string, ...any) {}))
 	t.Cleanup(stop)
 	b := &tab{t: t, ctx: ctx, downloads: t.TempDir()}
 	chromedp.ListenTarget(ctx, func(e any) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
@@ -45,4 +46,5 @@ func (b *tab) shot(t *testing.T, name string) {
 	}
 	b.scheme("light")
 	b.run(emulation.ClearDeviceMetricsOverride())
+	time.Sleep(300 * time.Millisecond) // plots are drawn for the new width
 }

@@ -1,15 +1,18 @@
 // A plot of the loss of each epoch.
 
-const width = 640;
+import { useWidth } from './store';
+
 const height = 180;
 const left = 52;
 const bottom = 26;
 const top = 12;
 
 export function LossChart({ losses, epochs }: { losses: number[]; epochs: number }) {
-  if (losses.length === 0) {
-    return <p class="chart-empty">The curve begins with the first epoch.</p>;
-  }
+  const [frame, width] = useWidth<HTMLDivElement>(640);
+  return <div ref={frame}>{losses.length === 0 ? <p class="chart-empty">The curve begins with the first epoch.</p> : <Curve losses={losses} epochs={epochs} width={width} />}</div>;
+}
+
+function Curve({ losses, epochs, width }: { losses: number[]; epochs: number; width: number }) {
   const last = losses[losses.length - 1]!;
   const high = Math.max(...losses);
   const low = Math.min(...losses, high * 0.999);

@@ -1,11 +1,10 @@
 // The scores of a model in one plot, with its threshold as a line that can be moved by
 // pointer and by keyboard.
 
-import { useRef } from 'preact/hooks';
 import { percent, score } from './format';
+import { useWidth } from './store';
 import type { Scores } from './types';
 
-const width = 720;
 const plotHeight = 190;
 const top = 26;
 const left = 14;
@@ -32,7 +31,7 @@ interface HistogramProps {
 }
 
 export function Histogram({ scores, draft, onMove }: HistogramProps) {
-  const svg = useRef<SVGSVGElement>(null);
+  const [svg, width] = useWidth<SVGSVGElement>(720);
   const calibration = scores.calibration.scores;
   const end = Math.max(2.1 * scores.threshold, 1.15 * (calibration[calibration.length - 1] ?? 0), 1e-9);
   const x = (v: number) => left + Math.min(Math.max(v / end, 0), 1) * (width - left - right);
@@ -73,6 +72,7 @@ export function Histogram({ scores, draft, onMove }: HistogramProps) {
     <svg
       ref={svg}
       class="histogram"
+      height={height}
       viewBox={`0 0 ${width} ${height}`}
       onPointerDown={(e) => {
         if (e.button !== 0) return;
@@ -90,7 +90,7 @@ export function Histogram({ scores, draft, onMove }: HistogramProps) {
           return n > 0 && <rect key={i} class={middle > draft ? 'bar above' : 'bar'} x={left + i * w + 1} y={base - h} width={w - 2} height={h} rx={2} />;
         })}
         <line class="axis" x1={left} x2={width - right} y1={base} y2={base} />
-        {ticks(end).map((t) => (
+        {ticks(end, width < 500 ? 4 : 7).map((t) => (
           <text key={t} class="tick" x={x(t)} y={base + 16} text-anchor="middle">
             {t}
           </text>
@@ -111,7 +111,7 @@ export function Histogram({ scores, draft, onMove }: HistogramProps) {
       <g
         class="handle"
         role="slider"
-        tabIndex={0}
+        tabindex={0}
         aria-label="Threshold"
         aria-orientation="horizontal"
         aria-valuemin={0}
@@ -135,8 +135,8 @@ function round(v: number, end: number): number {
   return Number((Math.round(Math.min(Math.max(v, 0), end) / unit) * unit).toPrecision(6));
 }
 
-function ticks(end: number): number[] {
-  const raw = end / 6;
+function ticks(end: number, most: number): number[] {
+  const raw = end / most;
   const unit = 10 ** Math.floor(Math.log10(raw));
   const step = unit * ([1, 2, 5, 10].find((f) => f * unit >= raw) ?? 10);
   const list: number[] = [];

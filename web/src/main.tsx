@@ -40,10 +40,10 @@ function App() {
   }, [view, id]);
   return (
     <>
-      <a class="skip" href="#main" onClick={(e) => (e.preventDefault(), main.current?.focus())}>
-        Skip to the content
-      </a>
       <header class="top">
+        <a class="skip" href="#main" onClick={(e) => (e.preventDefault(), main.current?.focus())}>
+          Skip to the content
+        </a>
         <a class="brand" href="#/train">
           <img src="page/icon.svg" alt="" width="28" height="28" />
           <span>Anomaly detection</span>

@@ -179,7 +179,7 @@ export function VersionsCard({ name, versions, onChanged }: { name: string; vers
           <li key={v.sha256} class={v.current ? 'current' : ''}>
             <div>
               <p>
-                <strong>{capital(v.reason)}</strong>
+                <strong title={v.reason}>{capital(v.reason.replace(/\b([0-9a-f]{6})[0-9a-f]{26}\b/, '$1'))}</strong>
               </p>
               <p class="hint">
                 {when(v.created_at)} · threshold {score(v.threshold)}

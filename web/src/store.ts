@@ -1,6 +1,6 @@
 // State that outlives a view: a value that components follow.
 
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 
 export class Store<T> {
   private listeners = new Set<(v: T) => void>();
@@ -71,4 +71,17 @@ export function useRoute(): string[] {
 
 export function go(...path: string[]): void {
   location.hash = '#/' + path.map(encodeURIComponent).join('/');
+}
+
+/** The width of an element in pixels, so that a plot is drawn for it and its text keeps its size. */
+export function useWidth<T extends Element>(initial: number) {
+  const ref = useRef<T>(null);
+  const [width, setWidth] = useState(initial);
+  useEffect(() => {
+    if (!ref.current) return;
+    const observer = new ResizeObserver(([entry]) => entry && entry.contentRect.width > 0 && setWidth(Math.round(entry.contentRect.width)));
+    observer.observe(ref.current);
+    return () => observer.disconnect();
+  }, []);
+  return [ref, width] as const;
 }
