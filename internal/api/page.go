@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io/fs"
-	"mime"
 	"path"
 	"regexp"
 	"strings"
@@ -21,10 +20,17 @@ const (
 )
 
 // pagePolicy is the Content-Security-Policy of the page: its own files only, nothing
-// inline, and no frame around it. Images and thumbnails that a person chooses are blob
-// URLs, and a preview of the report is a data URL.
+// inline, and no frame around it. Images that a person chooses and heatmaps are blob URLs,
+// which the report reads again.
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self' blob:; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// pageTypes are the media types of the files, which must not depend on the tables of the
+// machine.
+var pageTypes = map[string]string{
+	".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
+	".svg": "image/svg+xml", ".txt": "text/plain; charset=utf-8",
+}
 
 // hashedName matches the names of files that have a hash of their content.
 var hashedName = regexp.MustCompile(`-[A-Z0-9]{8}\.(js|css)$`)
@@ -50,7 +56,7 @@ func (s *Server) routePage() error {
 			return err
 		}
 		sum := sha256.Sum256(content)
-		f := pageFile{content: content, etag: `"` + hex.EncodeToString(sum[:16]) + `"`, mediaType: mime.TypeByExtension(path.Ext(name)), cache: "no-cache"}
+		f := pageFile{content: content, etag: `"` + hex.EncodeToString(sum[:16]) + `"`, mediaType: pageTypes[path.Ext(name)], cache: "no-cache"}
 		if hashedName.MatchString(name) {
 			f.cache = "public, max-age=31536000, immutable"
 		}
