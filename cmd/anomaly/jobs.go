@@ -1,27 +1,20 @@
 package main
 
 import (
-	"archive/zip"
 	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"mime/multipart"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
-	"github.com/deepmed/anomaly/internal/api"
-	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/spf13/cobra"
@@ -43,80 +36,10 @@ func jobsCommand() *cobra.Command {
 	return c
 }
 
-// jobsClient sends requests about jobs to a service.
-type jobsClient struct {
-	server, tokenFile string
-	token             string
-}
-
-func (j *jobsClient) add(c *cobra.Command) {
-	c.Flags().StringVar(&j.server, "server", "", "`URL` of the service (default: http://127.0.0.1:$PORT, http://127.0.0.1:"+defaultPort+" without PORT)")
-	c.Flags().StringVar(&j.tokenFile, "token-file", "", "file with the service's token (default: no token)")
-}
-
-// open checks the flags. It must be called first.
-func (j *jobsClient) open() (err error) {
-	if j.server == "" {
-		j.server = "http://" + address("")
-	}
-	if u, err := url.Parse(j.server); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("--server is %q, expected a URL such as http://127.0.0.1:%s", j.server, defaultPort)
-	}
-	j.server = strings.TrimSuffix(j.server, "/")
-	if j.tokenFile != "" {
-		j.token, err = api.ReadToken(j.tokenFile)
-	}
-	return err
-}
-
-// do sends a request. It returns the error of the service for a status of 400 and above.
-// The caller must close the body.
-func (j *jobsClient) do(ctx context.Context, method, path string, header http.Header, body io.Reader) (*http.Response, error) {
-	r, err := http.NewRequestWithContext(ctx, method, j.server+path, body)
-	if err != nil {
-		return nil, err
-	}
-	if header != nil {
-		r.Header = header
-	}
-	if j.token != "" {
-		r.Header.Set("Authorization", "Bearer "+j.token)
-	}
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return nil, err
-	}
-	if res.StatusCode < http.StatusBadRequest {
-		return res, nil
-	}
-	defer res.Body.Close()
-	const maxError = 64 << 10
-	var answer struct{ Error string }
-	if err := json.NewDecoder(io.LimitReader(res.Body, maxError)).Decode(&answer); err != nil || answer.Error == "" {
-		return nil, fmt.Errorf("%s responds with status %s", j.server, res.Status)
-	}
-	return nil, &serviceError{res.StatusCode, answer.Error}
-}
-
-// serviceError is an error that the service has answered.
-type serviceError struct {
-	status  int
-	message string
-}
-
-func (e *serviceError) Error() string { return e.message }
-
 // job sends a request that is answered with a job.
-func (j *jobsClient) job(ctx context.Context, method, path string, header http.Header, body io.Reader) (job jobs.Job, err error) {
-	res, err := j.do(ctx, method, path, header, body)
-	if err != nil {
-		return job, err
-	}
-	defer res.Body.Close()
-	if err := json.NewDecoder(res.Body).Decode(&job); err != nil {
-		return job, fmt.Errorf("unexpected response: %w", err)
-	}
-	return job, nil
+func (s *serviceClient) job(ctx context.Context, method, path string, header http.Header, body io.Reader) (job jobs.Job, err error) {
+	err = s.json(ctx, method, path, header, body, &job)
+	return job, err
 }
 
 // jobPath returns the path of a job.
@@ -124,7 +47,7 @@ func jobPath(id string) string { return "/jobs/" + url.PathEscape(id) }
 
 func submitJobCommand() *cobra.Command {
 	var (
-		client            jobsClient
+		client            serviceClient
 		options           trainer.Options
 		calibration, from string
 		name, callback    string
@@ -154,7 +77,7 @@ func submitJobCommand() *cobra.Command {
 					fields = append(fields, field)
 				}
 			}
-			body, kind := uploadJob(fields, [][2]string{{"zipFile", args[0]}, {"calibrationFile", calibration}, {"baseModel", from}})
+			body, kind := uploadForm(fields, [][2]string{{"zipFile", args[0]}, {"calibrationFile", calibration}, {"baseModel", from}})
 			defer body.Close()
 			job, err := client.job(c.Context(), http.MethodPost, "/jobs", http.Header{"Content-Type": {kind}}, body)
 			if err != nil {
@@ -179,84 +102,9 @@ func submitJobCommand() *cobra.Command {
 	return c
 }
 
-// uploadJob returns the body of a form and its content type. Files are read while they
-// are sent; those without a path are left out. The caller must close the body.
-func uploadJob(fields, paths [][2]string) (io.ReadCloser, string) {
-	r, w := io.Pipe()
-	form := multipart.NewWriter(w)
-	go func() {
-		err := func() error {
-			for _, field := range fields {
-				if err := form.WriteField(field[0], field[1]); err != nil {
-					return err
-				}
-			}
-			for _, path := range paths {
-				if path[1] == "" {
-					continue
-				}
-				part, err := form.CreateFormFile(path[0], filepath.Base(path[1]))
-				if err == nil {
-					err = sendFile(part, path[1])
-				}
-				if err != nil {
-					return err
-				}
-			}
-			return form.Close()
-		}()
-		w.CloseWithError(err)
-	}()
-	return r, form.FormDataContentType()
-}
-
-// sendFile writes a file, or a zip of the regular files in a folder.
-func sendFile(w io.Writer, path string) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if !info.IsDir() {
-		f, err := files.OpenRegular(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		_, err = io.Copy(w, f)
-		return err
-	}
-	z := zip.NewWriter(w)
-	err = filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := os.Stat(name)
-		if err != nil || !info.Mode().IsRegular() {
-			return nil
-		}
-		relative, err := filepath.Rel(path, name)
-		if err != nil {
-			return err
-		}
-		// Images are compressed already.
-		entry, err := z.CreateHeader(&zip.FileHeader{Name: filepath.ToSlash(relative), Method: zip.Store, Modified: info.ModTime()})
-		if err != nil {
-			return err
-		}
-		f, err := files.OpenRegular(name)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		_, err = io.Copy(entry, f)
-		return err
-	})
-	return errors.Join(err, z.Close())
-}
-
 func listJobsCommand() *cobra.Command {
 	var (
-		client jobsClient
+		client serviceClient
 		asJSON bool
 	)
 	c := &cobra.Command{
@@ -267,14 +115,9 @@ func listJobsCommand() *cobra.Command {
 			if err := client.open(); err != nil {
 				return err
 			}
-			res, err := client.do(c.Context(), http.MethodGet, "/jobs", nil, nil)
-			if err != nil {
-				return err
-			}
-			defer res.Body.Close()
 			var list struct{ Jobs []jobs.Job }
-			if err := json.NewDecoder(res.Body).Decode(&list); err != nil {
-				return fmt.Errorf("unexpected response: %w", err)
+			if err := client.json(c.Context(), http.MethodGet, "/jobs", nil, nil, &list); err != nil {
+				return err
 			}
 			if asJSON {
 				return printJSON(c.OutOrStdout(), list.Jobs)
@@ -293,7 +136,7 @@ func listJobsCommand() *cobra.Command {
 }
 
 func watchJobCommand() *cobra.Command {
-	var client jobsClient
+	var client serviceClient
 	c := &cobra.Command{
 		Use:   "watch ID",
 		Short: "Print the progress of a job until it ends",
@@ -315,10 +158,10 @@ const watchPause = time.Second
 
 // watch prints the progress of a job until it ends. It connects again when the stream
 // ends early, or the service cannot be reached.
-func (j *jobsClient) watch(c *cobra.Command, id string) error {
+func (s *serviceClient) watch(c *cobra.Command, id string) error {
 	last, line := "", ""
 	for first := true; ; first = false {
-		job, err := j.follow(c.Context(), id, &last, func(job jobs.Job) {
+		job, err := s.follow(c.Context(), id, &last, func(job jobs.Job) {
 			if text := describeJob(job); text != line {
 				line = text
 				fmt.Fprintln(c.ErrOrStderr(), line)
@@ -342,18 +185,18 @@ func (j *jobsClient) watch(c *cobra.Command, id string) error {
 
 // follow reads the events of a job after the event last, and updates last. It returns
 // the job at the end of the stream.
-func (j *jobsClient) follow(ctx context.Context, id string, last *string, changed func(jobs.Job)) (job jobs.Job, err error) {
+func (s *serviceClient) follow(ctx context.Context, id string, last *string, changed func(jobs.Job)) (job jobs.Job, err error) {
 	header := http.Header{}
 	if *last != "" {
 		header.Set("Last-Event-ID", *last)
 	}
-	res, err := j.do(ctx, http.MethodGet, jobPath(id)+"/events", header, nil)
+	res, err := s.do(ctx, http.MethodGet, jobPath(id)+"/events", header, nil)
 	if err != nil {
 		return job, err
 	}
 	defer res.Body.Close()
 	if res.StatusCode == http.StatusNoContent {
-		return j.job(ctx, http.MethodGet, jobPath(id), nil, nil)
+		return s.job(ctx, http.MethodGet, jobPath(id), nil, nil)
 	}
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(nil, 1<<20) // a job may have many warnings
@@ -402,7 +245,7 @@ func jobOutcome(c *cobra.Command, j jobs.Job) error {
 
 func getJobCommand() *cobra.Command {
 	var (
-		client jobsClient
+		client serviceClient
 		out    outputFlags
 	)
 	c := &cobra.Command{
@@ -421,13 +264,7 @@ func getJobCommand() *cobra.Command {
 				return err
 			}
 			defer res.Body.Close()
-			return files.WriteAtomic(out.path, func(w io.Writer) error {
-				n, err := io.Copy(w, res.Body)
-				if err == nil && res.ContentLength >= 0 && n != res.ContentLength {
-					err = io.ErrUnexpectedEOF
-				}
-				return err
-			})
+			return download(res, out.path)
 		},
 	}
 	client.add(c)
@@ -436,7 +273,7 @@ func getJobCommand() *cobra.Command {
 }
 
 func cancelJobCommand() *cobra.Command {
-	var client jobsClient
+	var client serviceClient
 	c := &cobra.Command{
 		Use:   "cancel ID",
 		Short: "Cancel a job, or remove one that has ended, with its model",

@@ -44,7 +44,7 @@ func description(t testing.TB, s *service) (described, []byte) {
 	return d, a.body
 }
 
-var fiberParameter = regexp.MustCompile(`:([A-Za-z_]+)`)
+var fiberParameter = regexp.MustCompile(`:([A-Za-z_][A-Za-z_0-9]*)`)
 
 func TestOpenAPI_DescribesExactlyTheRoutes(t *testing.T) {
 	s := start(t, nil)
@@ -262,6 +262,7 @@ func TestOpenAPI_MatchesTheAnswersForNamedModels(t *testing.T) {
 		check(400, "POST", described+"/infer", s.send(t, "POST", path("tiles")+"/infer", fiber.MIMEApplicationJSON, strings.NewReader("{}")))
 		check(404, "POST", described+"/infer", s.send(t, "POST", path("none")+"/infer", fiber.MIMEApplicationJSON, strings.NewReader("{}")))
 	}
+	checkVersions(t, s, check)
 	check(404, "GET", "/v2/models/{name}/versions/{version}", get("/v2/models/tiles/versions/2"))
 	check(204, "DELETE", one, s.send(t, http.MethodDelete, "/models/tiles", "", nil))
 	check(404, "DELETE", one, s.send(t, http.MethodDelete, "/models/tiles", "", nil))
@@ -272,4 +273,52 @@ func TestOpenAPI_MatchesTheAnswersForNamedModels(t *testing.T) {
 	if files := storedFiles(t, dir); len(files) != 0 {
 		t.Errorf("files left: %v", files)
 	}
+}
+
+// checkVersions checks the answers about versions, feedback and scores of the stored model
+// tiles.
+func checkVersions(t *testing.T, s *service, check func(status int, method, path string, a answer)) {
+	t.Helper()
+	const one = "/models/{name}"
+	image, zipped := tile(t, testCrack), calibrationZip(t, 8, nil)
+	request := func(method, path string) answer { return s.request(t, method, path, nil) }
+	patch := func(name, body string) answer {
+		return s.send(t, http.MethodPatch, "/models/"+name, fiber.MIMEApplicationJSON, strings.NewReader(body))
+	}
+	check(200, "PATCH", one, patch("tiles", `{"threshold": 1.5, "note": "n"}`))
+	check(400, "PATCH", one, patch("tiles", `{}`))
+	check(404, "PATCH", one, patch("none", `{}`))
+	check(413, "PATCH", one, patch("tiles", strings.Repeat(" ", maxPatchBytes+1)))
+	check(422, "PATCH", one, patch("tiles", `{"false_alarm_rate": 1e-9}`))
+	check(200, "POST", one+"/calibrate", s.post(t, "/models/tiles/calibrate", file("zipFile", "c.zip", zipped)))
+	check(400, "POST", one+"/calibrate", s.post(t, "/models/tiles/calibrate", text("x", "y")))
+	check(404, "POST", one+"/calibrate", s.post(t, "/models/none/calibrate", text("x", "y")))
+	for _, format := range modelFormats {
+		check(200, "GET", one+"/file", request("GET", "/models/tiles/file?format="+format.name))
+	}
+	check(400, "GET", one+"/file", request("GET", "/models/tiles/file"))
+	check(404, "GET", one+"/file", request("GET", "/models/none/file?format=zip"))
+	feedback := func(name string, parts ...part) answer { return s.post(t, "/models/"+name+"/feedback", parts...) }
+	added := feedback("tiles", file("imageFile", "i", image), text("label", "normal"))
+	id := as[feedbackItem](t, added).ID
+	check(201, "POST", one+"/feedback", added)
+	check(400, "POST", one+"/feedback", feedback("tiles", text("label", "normal")))
+	check(422, "POST", one+"/feedback", feedback("tiles", file("imageFile", "i", []byte("prose")), text("label", "normal")))
+	check(404, "POST", one+"/feedback", feedback("none", text("label", "normal")))
+	check(200, "GET", one+"/feedback", request("GET", "/models/tiles/feedback?threshold=0"))
+	check(400, "GET", one+"/feedback", request("GET", "/models/tiles/feedback?threshold=x"))
+	check(200, "GET", one+"/scores", request("GET", "/models/tiles/scores"))
+	check(404, "GET", one+"/scores", request("GET", "/models/none/scores"))
+	check(200, "POST", one+"/drift/reset", request("POST", "/models/tiles/drift/reset"))
+	check(404, "POST", one+"/drift/reset", request("POST", "/models/none/drift/reset"))
+	check(200, "GET", one+"/feedback/{id}/image", request("GET", "/models/tiles/feedback/"+id+"/image"))
+	check(404, "GET", one+"/feedback/{id}/image", request("GET", "/models/tiles/feedback/x/image"))
+	check(200, "DELETE", one+"/feedback/{id}", request("DELETE", "/models/tiles/feedback/"+id))
+	check(404, "DELETE", one+"/feedback/{id}", request("DELETE", "/models/tiles/feedback/"+id))
+	versions := request("GET", "/models/tiles/versions")
+	check(200, "GET", one+"/versions", versions)
+	check(404, "GET", one+"/versions", request("GET", "/models/none/versions"))
+	last := as[struct{ Versions []struct{ SHA256 string } }](t, versions).Versions
+	check(200, "POST", one+"/versions/{sha256}/restore", request("POST", "/models/tiles/versions/"+last[len(last)-1].SHA256+"/restore"))
+	check(404, "POST", one+"/versions/{sha256}/restore", request("POST", "/models/tiles/versions/x/restore"))
 }

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
-	"github.com/deepmed/anomaly/internal/hostile"
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/hostile"
 	"github.com/deepmed/anomaly/models"
 )
 
