@@ -29,8 +29,10 @@ import (
 
 // service is a running service with its address.
 type service struct {
-	url string
-	cmd *exec.Cmd
+	t    *testing.T
+	url  string
+	args []string
+	cmd  *exec.Cmd
 }
 
 var buildService = sync.OnceValues(func() (string, error) {
@@ -49,33 +51,45 @@ var buildService = sync.OnceValues(func() (string, error) {
 // serve starts a service with more arguments and stops it after the test.
 func serve(t *testing.T, args ...string) *service {
 	t.Helper()
+	port := testkit.FreePort(t)
+	s := &service{t: t, url: "http://" + net.JoinHostPort("127.0.0.1", port), args: append([]string{"serve", "--addr", "127.0.0.1:" + port, "--log-level", "warn", "--temp-dir", t.TempDir()}, args...)}
+	t.Cleanup(s.stop)
+	s.start()
+	return s
+}
+
+// start starts the service, and waits until it is ready.
+func (s *service) start() {
+	s.t.Helper()
 	file, err := buildService()
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	port := testkit.FreePort(t)
-	s := &service{url: "http://" + net.JoinHostPort("127.0.0.1", port)}
-	s.cmd = exec.Command(file, append([]string{"serve", "--addr", "127.0.0.1:" + port, "--log-level", "warn"}, args...)...)
+	s.cmd = exec.Command(file, s.args...)
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	t.Cleanup(s.stop)
-	for range 200 {
+	for range 400 {
 		if res, err := http.Get(s.url + "/readyz"); err == nil {
 			res.Body.Close()
 			if res.StatusCode == http.StatusOK {
-				return s
+				return
 			}
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	t.Fatal("the service does not start")
-	return nil
+	s.t.Fatal("the service does not start")
+}
+
+// kill kills the service as kill -9 does.
+func (s *service) kill() {
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
 }
 
 func (s *service) stop() {
-	if s.cmd.ProcessState == nil {
+	if s.cmd != nil && s.cmd.ProcessState == nil {
 		_ = s.cmd.Process.Signal(syscall.SIGTERM)
 		_ = s.cmd.Wait()
 	}

@@ -20,6 +20,8 @@ import (
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+	"github.com/deepmed/anomaly/internal/testkit"
+	"github.com/disintegration/imaging"
 )
 
 // get returns the JSON of a GET request to the service.
@@ -80,8 +82,7 @@ func TestPage_TrainsJudgesAndTendsAModel(t *testing.T) {
 	b.shot(t, "train")
 	b.train("tiles")
 	b.until("the learning curve", "document.querySelector('.chart .line')", 10*time.Second)
-	b.accessible(t, "job")
-	b.shot(t, "job")
+	b.accessible(t, "job, succeeded")
 
 	b.click("Judge images")
 	b.judge(append(files(t, "test/crack", 10), files(t, "test/good", 6)...)...)
@@ -97,19 +98,26 @@ func TestPage_TrainsJudgesAndTendsAModel(t *testing.T) {
 	checkTakenAway(t, b, found)
 	b.clickIn(".feedback", "Anomalous")
 	b.shows("Stored with the model", 10*time.Second)
+	b.clickIn(".tiles li:nth-child("+strconv.Itoa(found)+")", "Anomalous") // the one closest to the threshold
+	b.clickIn(".feedback", "Normal")
+	b.shows("Stored with the model", 10*time.Second)
 
 	b.click("Threshold, versions and downloads")
 	b.shows("What would it find?", 10*time.Second)
 	b.until("the image of the feedback", "document.querySelector('.feedback-list img')", 10*time.Second)
 	b.accessible(t, "model")
 	b.shot(t, "model")
+	checkSuggestion(t, s, b)
 	checkThreshold(t, s, b)
 	checkVersions(t, s, b)
 	checkCalibration(t, s, b)
 	checkDownloads(t, b)
 	checkPrograms(t, b)
 
-	b.click("Remove " + value[string](b, "document.querySelector('.feedback-list .path').innerText.split(',')[0]"))
+	for n := 2; n > 0; n-- {
+		b.until("the list of feedback", "document.querySelectorAll('.feedback-list li').length === "+strconv.Itoa(n), 10*time.Second)
+		b.click("Remove " + value[string](b, "document.querySelector('.feedback-list .path').innerText.split(',')[0]"))
+	}
 	b.shows("Nothing marked yet", 10*time.Second)
 	b.open(s.url, "#/models")
 	b.shows("60 images, level 1", 10*time.Second)
@@ -175,6 +183,19 @@ func checkTakenAway(t *testing.T, b *tab, found int) {
 	b.clickIn(".toolbar", "All")
 }
 
+// checkSuggestion follows the threshold that the feedback suggests: above the normal image
+// that is reported wrongly, and below the anomalous one.
+func checkSuggestion(t *testing.T, s *service, b *tab) {
+	t.Helper()
+	before := get[entry](t, s, "/models/tiles").Metadata.Decision.Threshold
+	b.shows("1 normal image (1 reported wrongly), 1 anomalous image (0 missed)", 10*time.Second)
+	b.clickIn("[aria-labelledby=feedback-title]", value[string](b, "document.querySelector('[aria-labelledby=feedback-title] .notice button').innerText"))
+	b.shows("1 normal image (0 reported wrongly), 1 anomalous image (0 missed)", 20*time.Second)
+	if after := get[entry](t, s, "/models/tiles").Metadata.Decision.Threshold; after <= before {
+		t.Errorf("the threshold is %v after the suggestion, it was %v", after, before)
+	}
+}
+
 // checkThreshold moves the threshold by pointer and by keyboard, and stores it.
 func checkThreshold(t *testing.T, s *service, b *tab) {
 	t.Helper()
@@ -188,7 +209,7 @@ func checkThreshold(t *testing.T, s *service, b *tab) {
 	mouse := func(kind input.MouseType, x float64) chromedp.Action {
 		return input.DispatchMouseEvent(kind, x, box[1]).WithButton(input.Left).WithButtons(1).WithClickCount(1)
 	}
-	b.run(mouse(input.MousePressed, box[0]), mouse(input.MouseMoved, box[0]+40), mouse(input.MouseMoved, box[0]+80), mouse(input.MouseReleased, box[0]+80))
+	b.run(mouse(input.MousePressed, box[0]), mouse(input.MouseMoved, box[0]+80), mouse(input.MouseMoved, box[0]+160), mouse(input.MouseReleased, box[0]+160))
 	dragged := value[float64](b, shown)
 	if dragged <= before*1.1 {
 		t.Errorf("dragging the line moved the threshold from %v to %v", before, dragged)
@@ -199,7 +220,7 @@ func checkThreshold(t *testing.T, s *service, b *tab) {
 		t.Errorf("the keys moved the threshold from %v to %v", dragged, moved)
 	}
 	b.click("Use this threshold")
-	b.until("the new version", "document.querySelectorAll('.versions li').length === 2", 20*time.Second)
+	b.until("the new version", "document.querySelectorAll('.versions li').length === 3", 20*time.Second)
 	if stored := get[entry](t, s, "/models/tiles").Metadata.Decision.Threshold; stored != moved {
 		t.Errorf("the threshold is %v, want %v", stored, moved)
 	}
@@ -209,7 +230,7 @@ func checkThreshold(t *testing.T, s *service, b *tab) {
 func checkVersions(t *testing.T, s *service, b *tab) {
 	t.Helper()
 	now := get[entry](t, s, "/models/tiles").SHA256
-	b.clickIn(".versions li:not(.current)", value[string](b, "document.querySelector('.versions li:not(.current) button').getAttribute('aria-label')"))
+	b.clickIn(".versions li:last-child", value[string](b, "document.querySelector('.versions li:last-child button').getAttribute('aria-label')"))
 	b.until("the restored version", "document.querySelector('.versions li.current')?.innerText.includes('estored')", 20*time.Second)
 	if e := get[entry](t, s, "/models/tiles"); e.SHA256 == now {
 		t.Error("the model has not changed")
@@ -291,20 +312,33 @@ func checkPrograms(t *testing.T, b *tab) {
 	}
 }
 
-func TestPage_ShowsAJobAgainAfterAReloadAndCancelsIt(t *testing.T) {
+func TestPage_ShowsAJobAgainAfterAReloadAndAKilledService(t *testing.T) {
 	s := serve(t, "--data", t.TempDir())
 	b := openTab(t)
 	b.open(s.url, "")
-	b.choose("input[data-files]", files(t, "train/good", 40)...)
+	b.choose("input[data-files]", files(t, "train/good", 60)...)
 	b.click("Best")
+	b.click("More options")
+	b.fill("Size of the images", "128")
+	b.fill("Name of the model", "tiles")
 	b.click("Start training")
 	b.until("the view of the job", "location.hash.startsWith('#/jobs/')", 30*time.Second)
-	b.until("progress", "Number(document.querySelector('main .big-number')?.innerText.match(/[0-9]+/)) > 0", time.Minute)
+	b.until("the learning curve", "document.querySelector('.chart .line')?.getAttribute('points').split(' ').length > 4", 5*time.Minute)
+	b.accessible(t, "job")
+	b.shot(t, "job")
 	hash := value[string](b, "location.hash")
 	b.run(chromedp.Reload(), chromedp.WaitVisible(".big-number", chromedp.ByQuery))
 	if at := value[string](b, "location.hash"); at != hash {
 		t.Errorf("at %s after the reload, want %s", at, hash)
 	}
+	s.kill()
+	b.shows("The connection to the service was lost", 20*time.Second)
+	s.start()
+	b.shows("attempt 2", 40*time.Second)
+	if value[bool](b, "document.querySelector('main').innerText.includes('connection to the service was lost')") {
+		t.Error("the page still shows that the connection is lost")
+	}
+	b.forgive("net::ERR") // Chromium logs requests without an answer
 	b.click("All trainings")
 	b.until("the job in the list", "document.querySelector('.job-list .badge.running')", 10*time.Second)
 	b.accessible(t, "train, with a job")
@@ -365,6 +399,22 @@ func TestPage_ServesPeopleWithoutAFolderForModels(t *testing.T) {
 	b.click("Done")
 	b.until("the verdict on the picture", "document.querySelectorAll('.tile.good, .tile.bad').length === 3", time.Minute)
 
+	// A browser shows no TIFF: the page shows what the model was given.
+	tiff := filepath.Join(t.TempDir(), "tile.tif")
+	img, err := imaging.Open(files(t, "test/crack", 1)[0])
+	if err == nil {
+		err = imaging.Save(img, tiff)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.choose("input[data-files]", tiff)
+	b.until("the verdict on the TIFF", "document.querySelectorAll('.tile.good, .tile.bad').length === 4", time.Minute)
+	b.run(chromedp.Evaluate("document.querySelector('.tiles li:last-child button').click()", nil))
+	b.shows("This browser cannot show files of this kind", 10*time.Second)
+	b.until("its picture", "document.querySelector('.detail .picture img')?.naturalWidth === 128", 10*time.Second)
+	b.click("Remove")
+
 	// The model in a file of one's own.
 	job := get[struct{ Jobs []struct{ ID string } }](t, s, "/jobs").Jobs[0].ID
 	res, err := http.Get(s.url + "/jobs/" + job + "/model")
@@ -382,4 +432,28 @@ func TestPage_ServesPeopleWithoutAFolderForModels(t *testing.T) {
 	}
 	b.run(chromedp.SetUploadFiles("input[data-model]", []string{file}, chromedp.ByQuery))
 	b.until("the verdicts of the file", "document.querySelector('main select').value === 'file' && document.querySelectorAll('.tile.good, .tile.bad').length === 3", time.Minute)
+}
+
+func TestPage_ShowsARefusalOfTheServiceInItsWords(t *testing.T) {
+	contents := map[string][]byte{}
+	for name, content := range testkit.Tiles(t, 12) {
+		contents["good/"+name] = content
+		contents["crack/"+name] = content
+	}
+	file := filepath.Join(t.TempDir(), "tiles.zip")
+	if err := os.WriteFile(file, testkit.Zip(t, contents), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, "--data", t.TempDir())
+	b := openTab(t)
+	b.open(s.url, "")
+	b.choose("input[data-files]", file)
+	b.shows("24 images", 20*time.Second)
+	b.fill("Name of the model", "no such name")
+	b.shows("Use a to z, digits, dots, dashes and underscores", 5*time.Second)
+	b.fill("Name of the model", "tiles")
+	b.click("Start training")
+	b.shows("beside the folder good there is crack", 20*time.Second)
+	b.accessible(t, "train, refused")
+	b.forgive("400")
 }
