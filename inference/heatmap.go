@@ -40,6 +40,7 @@ type Evidence struct {
 	// Heatmap is a PNG of side×side pixels: the image in grey under the colours of
 	// the anomaly map. The colour scale is the same for all images of a model: black
 	// at 0, red at the threshold, white at twice the threshold. JSON has it in base64.
+	// With Task.Overlay, the image is left out: the picture is transparent there.
 	Heatmap []byte `json:"heatmap,omitempty"`
 }
 
@@ -62,11 +63,12 @@ func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metad
 	if err := d.run(ctx, mapSession, []*job{j}); err != nil {
 		return nil, err
 	}
-	return d.explain(j, p, meta)
+	return d.explain(j, p, meta, false)
 }
 
-// explain returns the explanation of a finished job of mapJob.
-func (d *Detector) explain(j *job, p *imagefile.Prepared, meta *models.Metadata) (*Explanation, error) {
+// explain returns the explanation of a finished job of mapJob. With overlay, its heatmap
+// has no image below the colours.
+func (d *Detector) explain(j *job, p *imagefile.Prepared, meta *models.Metadata, overlay bool) (*Explanation, error) {
 	if !models.Finite(j.anomaly...) {
 		return nil, ErrNotFinite
 	}
@@ -78,7 +80,11 @@ func (d *Detector) explain(j *job, p *imagefile.Prepared, meta *models.Metadata)
 		return nil, fmt.Errorf("%w: the metadata sent decides by the mean squared error", ErrNoMap)
 	}
 	e := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(j.anomaly, d.Side(), p.W, p.H, v.Threshold)}}
-	e.Heatmap, err = heatmap(p.Pix, j.anomaly, d.Side(), v.Threshold)
+	pixels := p.Pix
+	if overlay {
+		pixels = nil
+	}
+	e.Heatmap, err = heatmap(pixels, j.anomaly, d.Side(), v.Threshold)
 	return e, err
 }
 
@@ -123,7 +129,8 @@ func regions(values []float32, side, width, height int, threshold float64) []Reg
 }
 
 // heatmap returns a PNG of the image in grey, covered by the colours of the map
-// where it is above a quarter of the colour scale.
+// where it is above a quarter of the colour scale. Without pixels, it returns the colours
+// alone, to be laid over the image: their opacity is that with which they cover it.
 func heatmap(pixels []byte, values []float32, side int, threshold float64) ([]byte, error) {
 	colours := moreland.ExtendedBlackBody()
 	colours.SetMin(0)
@@ -136,8 +143,12 @@ func heatmap(pixels []byte, values []float32, side int, threshold float64) ([]by
 			return nil, fmt.Errorf("inference: draw the heatmap: %w", err)
 		}
 		r, g, b, _ := c.RGBA()
-		grey := (float64(pixels[3*i]) + float64(pixels[3*i+1]) + float64(pixels[3*i+2])) / 3
 		opacity := 0.85 * min(max((share-0.25)/0.35, 0), 1)
+		if pixels == nil {
+			out.Pix[4*i], out.Pix[4*i+1], out.Pix[4*i+2], out.Pix[4*i+3] = byte(r>>8), byte(g>>8), byte(b>>8), byte(opacity*255+0.5)
+			continue
+		}
+		grey := (float64(pixels[3*i]) + float64(pixels[3*i+1]) + float64(pixels[3*i+2])) / 3
 		for k, full := range [3]uint32{r, g, b} {
 			out.Pix[4*i+k] = byte(grey*(1-opacity) + float64(full>>8)*opacity + 0.5)
 		}

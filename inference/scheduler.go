@@ -118,6 +118,8 @@ type Task struct {
 	Metadata *models.Metadata
 	// Limits bound the cost of decoding the image.
 	Limits ImageLimits
+	// Overlay leaves the image out of the heatmap of Explain.
+	Overlay bool
 	// Decoded is called after the image is decoded and before it runs. It may be nil.
 	Decoded func()
 }
@@ -151,7 +153,7 @@ func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (x *Explan
 	}
 	defer p.Release()
 	err = s.Work(ctx, func() (err error) {
-		x, err = d.explain(j, p, t.Metadata)
+		x, err = d.explain(j, p, t.Metadata, t.Overlay)
 		return err
 	})
 	return x, err

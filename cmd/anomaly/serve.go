@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -54,6 +55,7 @@ func serveCommand() *cobra.Command {
 		tokens    string
 		pprofAddr string
 		grace     time.Duration
+		noPage    bool
 		options   = api.DefaultOptions()
 	)
 	c := &cobra.Command{
@@ -85,6 +87,10 @@ func serveCommand() *cobra.Command {
 			e, err := engine.open()
 			if err != nil {
 				return err
+			}
+			options.Page = !noPage
+			if options.ModelsDir == "" && options.DataDir != "" {
+				options.ModelsDir = filepath.Join(options.DataDir, "models")
 			}
 			server, err := api.New(e, log, options)
 			if err != nil {
@@ -122,8 +128,9 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&tokens, "tokens", "", "file with tokens that callers may send instead, one in each line; jobs of several callers are run in turns (default: none)")
 	f.StringArrayVar(&options.Origins, "cors-origin", nil, "origin of web pages that may read responses, such as https://example.org, or *; may be repeated (default: none)")
 	f.StringVar(&pprofAddr, "pprof-addr", "", "loopback address to serve Go's profiles at, such as 127.0.0.1:6060 (default: none)")
-	f.StringVar(&options.ModelsDir, "models", "", "folder of named models, read at start (default: no named models)")
+	f.StringVar(&options.ModelsDir, "models", "", "folder of named models, read at start (default: models in the folder of --data, without that no named models)")
 	f.StringVar(&options.DataDir, "data", "", "folder of the jobs, which then survive the end of the service (default: a temporary folder)")
+	f.BoolVar(&noPage, "no-page", false, "do not serve the web page at /")
 	f.StringArrayVar(&options.CallbackHosts, "callback-host", nil, "host that jobs may have a callback_url at, or none; may be repeated (default: all, except for link-local addresses)")
 	addLimits(f, &options)
 	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads and for prepared images that do not fit in memory (default: the system's)")

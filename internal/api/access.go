@@ -83,9 +83,9 @@ func checkToken(place, token string) error {
 	return nil
 }
 
-// openPaths are the paths that need no token: the probes. Metrics need one because they
-// expose what the service does.
-var openPaths = []string{pathHealth, pathLive, pathReady, pathInferenceLive, pathInferenceReady}
+// openPaths are the paths that need no token: the probes, and the page, which asks for
+// the token. Metrics need one because they expose what the service does.
+var openPaths = []string{pathHealth, pathLive, pathReady, pathInferenceLive, pathInferenceReady, pathPage}
 
 // authorize returns a middleware that rejects requests without one of the tokens, except
 // for openPaths, and records the caller. It compares hashes, and with all tokens, so that
@@ -96,7 +96,7 @@ func (s *Server) authorize(tokens []string) fiber.Handler {
 		want[i] = sha256.Sum256([]byte(token))
 	}
 	return func(c *fiber.Ctx) error {
-		if slices.Contains(openPaths, c.Path()) {
+		if slices.Contains(openPaths, c.Path()) || strings.HasPrefix(c.Path(), pathPageFiles) {
 			return c.Next()
 		}
 		scheme, given, _ := strings.Cut(c.Get(fiber.HeaderAuthorization), " ")

@@ -101,7 +101,7 @@ func (s *Server) detectImages(c *fiber.Ctx, timer *stageTimer, f *form, open fun
 		}
 		meta = &m
 	}
-	explain, png, err := parseExplain(c, f)
+	explain, err := parseExplain(c, f)
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (s *Server) detectImages(c *fiber.Ctx, timer *stageTimer, f *form, open fun
 	switch {
 	case err != nil:
 		return s.shutdownError(err)
-	case png:
+	case explain.png:
 		c.Set(fiber.HeaderContentType, "image/png")
 		return c.Send(r.Heatmap)
 	}
@@ -165,10 +165,11 @@ func detectAll(ctx context.Context, images []upload, detect func(context.Context
 
 // detectImage returns the result of one image. Images of a request run concurrently,
 // each with its own copy of the timer.
-func (s *Server) detectImage(ctx context.Context, timer stageTimer, d *inference.Detector, image []byte, meta *models.Metadata, explain bool) (imageResult, error) {
+func (s *Server) detectImage(ctx context.Context, timer stageTimer, d *inference.Detector, image []byte, meta *models.Metadata, explain explanation) (imageResult, error) {
 	task := inference.Task{Image: image, Metadata: meta, Limits: s.options.Images,
 		Decoded: func() { timer.done(stageDecode) }}
-	if explain {
+	if explain.wanted {
+		task.Overlay = explain.overlay
 		x, err := s.scheduler.Explain(ctx, d, task)
 		if err != nil {
 			return imageResult{}, err

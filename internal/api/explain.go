@@ -13,22 +13,33 @@ const heatmapSuffix = "/heatmap"
 
 var errManyHeatmaps = badRequest("A heatmap needs exactly one image, and several were sent")
 
-// parseExplain reports whether the request asks for an explanation of its results, and
-// whether it asks for the heatmap alone, as a PNG.
-func parseExplain(c *fiber.Ctx, f *form) (explain, png bool, err error) {
+// explainOverlay is the value of the field explain for a heatmap without the image.
+const explainOverlay = "overlay"
+
+// explanation is what a request wants beside the verdict.
+type explanation struct {
+	wanted  bool
+	overlay bool // the heatmap without the image
+	png     bool // the heatmap alone
+}
+
+// parseExplain returns what the request wants beside its verdicts.
+func parseExplain(c *fiber.Ctx, f *form) (x explanation, err error) {
 	// The request's path may differ from the route's in case and by a final slash.
 	if strings.HasSuffix(c.Route().Path, heatmapSuffix) {
 		if len(f.lists["imageFile"]) > 1 {
-			return false, false, errManyHeatmaps
+			return x, errManyHeatmaps
 		}
-		return true, true, nil
+		return explanation{wanted: true, png: true}, nil
 	}
-	text := f.text("explain")
-	if text == "" {
-		return false, false, nil
+	switch text := f.text("explain"); text {
+	case "":
+	case explainOverlay:
+		return explanation{wanted: true, overlay: true}, nil
+	default:
+		if x.wanted, err = strconv.ParseBool(text); err != nil {
+			return x, badRequest(fmt.Sprintf("The field explain must be true, false or overlay, got %.40q", text))
+		}
 	}
-	if explain, err = strconv.ParseBool(text); err != nil {
-		return false, false, badRequest(fmt.Sprintf("The field explain must be true or false, got %.40q", text))
-	}
-	return explain, false, nil
+	return x, nil
 }

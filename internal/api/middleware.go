@@ -12,8 +12,8 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-// securityHeaders are set on every answer. No answer is a page, so that browsers must
-// not cache, frame or sniff it.
+// securityHeaders are set on every answer. Browsers must not cache, frame or sniff it.
+// The page and its files have another policy and may be cached.
 var securityHeaders = [][2]string{
 	{fiber.HeaderXContentTypeOptions, "nosniff"},
 	{fiber.HeaderContentSecurityPolicy, "default-src 'none'; frame-ancestors 'none'"},
@@ -73,9 +73,9 @@ func (s *Server) handleFiberError(c *fiber.Ctx, err error) error {
 var quietRoutes = []string{pathHealth, pathLive, pathReady, pathMetrics, pathInferenceLive, pathInferenceReady}
 
 // routeOf returns the path of the route that answered the request, or noRoute. "/" is
-// the path of the middlewares.
+// the path of the page, and of the middlewares for a request that no route answers.
 func routeOf(c *fiber.Ctx) string {
-	if r := c.Route().Path; r != "/" {
+	if r := c.Route().Path; r != pathPage || c.Path() == pathPage && c.Response().StatusCode() < fiber.StatusBadRequest {
 		return r
 	}
 	return noRoute

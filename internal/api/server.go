@@ -107,6 +107,8 @@ type Options struct {
 	Tokens []string
 	// Origins are the origins of the web pages that may read answers.
 	Origins []string
+	// Page reports whether the web page is served at /.
+	Page bool
 }
 
 // DefaultOptions returns options for a machine with a few gigabytes of memory.
@@ -136,6 +138,7 @@ func DefaultOptions() Options {
 		WaitingTrainings:   4,
 		WaitingDetections:  256,
 		TrainingNiceness:   10,
+		Page:               true,
 	}
 	// No larger model can be trained.
 	o.Models.MaxSide = trainer.MaxImageSize
@@ -284,6 +287,9 @@ func (s *Server) route() error {
 	s.routeNamedModels()
 	s.routeInference()
 	s.routeJobs()
+	if s.options.Page {
+		return s.routePage()
+	}
 	return nil
 }
 
