@@ -16,6 +16,7 @@ if ! found; then
 		echo 'browser: there is no Chromium: install it (Debian: apt-get install chromium)' >&2
 		exit 1
 	fi
+	apt-get update -q
 	apt-get install -y --no-install-recommends chromium
 fi
 (cd web && npm ci --no-audit --no-fund --silent)
