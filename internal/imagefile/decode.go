@@ -41,6 +41,8 @@ type RGB struct {
 	plane []byte
 	// largest is the largest sample of an image of more than 8 bits per sample, else 0.
 	largest int
+	// frames is the number of frames of a DICOM file, else 0.
+	frames int
 }
 
 // spread sets Pix of a grey image from its plane.
@@ -93,7 +95,7 @@ func (l Limits) check(w, h int) error {
 	return nil
 }
 
-// Decode decodes a PNG, JPEG, GIF, BMP, TIFF or WebP image, recognized by its content.
+// Decode decodes a PNG, JPEG, GIF, BMP, TIFF, WebP or DICOM image, recognized by its content.
 // Of an animation or a document it decodes the first frame or page. The result is that
 // of Pillow's Image.open(f).convert("RGB"): alpha and a palette's transparency are
 // dropped without compositing, CMYK is converted without a colour profile, a TIFF's
@@ -142,7 +144,7 @@ func decode(data []byte, o Options) (img *RGB, err error) {
 // codecs are the readers of the formats. They are called directly: image.Decode would
 // also pass untrusted bytes to formats that other packages register.
 var codecs = map[Format]func(data []byte, o Options) (*RGB, error){
-	PNG: readPNG, JPEG: readJPEG, GIF: readGIF, BMP: readBMP, TIFF: readTIFF, WebP: readWebP,
+	PNG: readPNG, JPEG: readJPEG, GIF: readGIF, BMP: readBMP, TIFF: readTIFF, WebP: readWebP, DICOM: readDICOM,
 }
 
 // decodeWith decodes with one of the library's decoders. Before, it checks the header
@@ -189,11 +191,7 @@ func readPNG(data []byte, o Options) (*RGB, error) {
 
 func readJPEG(data []byte, o Options) (*RGB, error) {
 	data = withHuffmanTables(data)
-	img, err := decodeWith(data, o.Limits,
-		func(r *bytes.Reader) (image.Config, error) { return jpeg.DecodeConfig(r) },
-		func(c image.Config) error { return plausibleJPEG(data, c) },
-		func(r *bytes.Reader) (image.Image, error) { return jpeg.Decode(r) },
-		o.toRGB)
+	img, err := decodeJPEG(data, o.Limits, o.toRGB)
 	var unsupported jpeg.UnsupportedError
 	if errors.As(err, &unsupported) {
 		img, err = readSampledJPEG(data, o.Limits)
@@ -202,6 +200,14 @@ func readJPEG(data []byte, o Options) (*RGB, error) {
 		return img, err
 	}
 	return img.oriented(jpegOrientation(data)), nil
+}
+
+func decodeJPEG(data []byte, lim Limits, convert func(image.Image) (*RGB, error)) (*RGB, error) {
+	return decodeWith(data, lim,
+		func(r *bytes.Reader) (image.Config, error) { return jpeg.DecodeConfig(r) },
+		func(c image.Config) error { return plausibleJPEG(data, c) },
+		func(r *bytes.Reader) (image.Image, error) { return jpeg.Decode(r) },
+		convert)
 }
 
 func readTIFF(data []byte, o Options) (*RGB, error) {
