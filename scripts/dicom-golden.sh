@@ -2,7 +2,8 @@
 # Makes testdata/dicom again: DICOM files of all transfer syntaxes and photometric
 # interpretations that are read, and the pixels that pydicom reads from them. Installs the
 # packages of bench/dicom/requirements.txt in .cache/venv-dicom, unless DICOM_PYTHON names
-# a Python that has them.
+# a Python that has them. Requires the programs opj_compress (OpenJPEG) and dcmcjpeg
+# (DCMTK).
 set -eu
 cd "$(dirname "$0")/.."
 want=bench/dicom/requirements.txt

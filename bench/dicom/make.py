@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from jpeg_ls import encode_buffer
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing
 from pydicom.sequence import Sequence
 from pydicom import uid
@@ -110,9 +111,9 @@ def by_gdcm(ds, process):
     source, target = OUT / "tmp.in", OUT / "tmp.out"
     source.write_bytes(written(ds, uid.ExplicitVRLittleEndian))
     subprocess.run([sys.executable, Path(__file__).with_name("lossless_jpeg.py"), source, target, process], check=True)
-    data = target.read_bytes()
+    made = pydicom.dcmread(target)  # GDCM adds attributes with the time
     source.unlink(), target.unlink()
-    return data
+    return with_stream(ds, made.file_meta.TransferSyntaxUID, *generate_frames(made.PixelData, number_of_frames=1))
 
 
 def with_stream(ds, syntax, *frames, table=True):
@@ -123,6 +124,29 @@ def with_stream(ds, syntax, *frames, table=True):
     out = io.BytesIO()
     ds.save_as(out, enforce_file_format=True)
     return out.getvalue()
+
+
+def by_dcmtk(ds, predictor, transform=0):
+    """Return the bytes of a file that DCMTK compresses by lossless JPEG with a predictor."""
+    source, target = OUT / "tmp.in", OUT / "tmp.out"
+    source.write_bytes(written(ds, uid.ExplicitVRLittleEndian))
+    subprocess.run(["dcmcjpeg", "+el", "+sv", str(predictor), "+pt", str(transform), source, target], check=True)
+    made = pydicom.dcmread(target)
+    source.unlink(), target.unlink()
+    return with_stream(ds, made.file_meta.TransferSyntaxUID, *generate_frames(made.PixelData, number_of_frames=1))
+
+
+def by_openjpeg(image, *options):
+    """Return the codestream that OpenJPEG's program makes with options."""
+    source, target = OUT / "tmp.ppm", OUT / "tmp.j2k"
+    height, width = image.shape[:2]
+    largest = 255 if image.dtype == np.uint8 else 4095
+    header = f"P{5 if image.ndim == 2 else 6}\n{width} {height}\n{largest}\n".encode()
+    source.write_bytes(header + image.astype(">u2" if largest > 255 else "u1").tobytes())
+    subprocess.run(["opj_compress", "-i", source, "-o", target, *options], check=True, stdout=subprocess.DEVNULL)
+    data = target.read_bytes()
+    source.unlink(), target.unlink()
+    return data
 
 
 def pillow(image, kind, **options):
@@ -294,7 +318,33 @@ def encapsulated():
         add(f"jpeg2000_lossy_{kind}", compressed(KINDS[kind](), uid.JPEG2000, j2k_cr=[3]), tolerance=2)
     frames = np.stack([scene(0, 255, frame=frame) for frame in range(3)])
     add("jpeg2000_frames", compressed(grey(frames, 8, 8), uid.JPEG2000Lossless))
+    WIDTH, HEIGHT = 29, 23
+    for predictor in range(1, 8):
+        for kind in "mono2_12", "rgb":
+            add(f"jpeg_lossless_p{predictor}_{kind}", by_dcmtk(KINDS[kind](), predictor))
+    add("jpeg_lossless_transform", by_dcmtk(KINDS["mono2_12"](), 4, 2))
+    for mode, order in enumerate(((2, 0, 1), (0, 2, 1), (0, 1, 2))):
+        for error in 0, 2:
+            stream = bytes(encode_buffer(colours().transpose(order).tobytes(), HEIGHT, WIDTH, 3, 8, lossy_error=error, interleave_mode=mode))
+            add(f"jpegls_interleave{mode}_{error}", with_stream(colour(colours().tobytes(), "RGB", 0), uid.JPEGLSNearLossless, stream))
     streams()
+    modes()
+
+
+def modes():
+    """Codestreams with the modes of block coding."""
+    deep, c = scene(0, 4095, 70, 45).astype(np.uint16), colours(70, 45)
+    kinds = {"bypass": ["-M", "1"], "reset": ["-M", "2"], "terminate": ["-M", "4"], "causal": ["-M", "8"], "symbols": ["-M", "32"],
+             "all": ["-M", "63"], "bypass_terminate": ["-M", "5"], "markers": ["-SOP", "-EPH"], "offset": ["-d", "13,7", "-T", "5,3", "-t", "32,24", "-n", "4"],
+             "parts": ["-TP", "R", "-r", "20,5,1"], "lossy": ["-I", "-r", "4"], "lossy_bypass": ["-I", "-M", "1", "-r", "3"], "no_transform": ["-mct", "0"],
+             "big_blocks": ["-b", "4,1024"]}
+    for name, options in kinds.items():
+        lossy = 2 if "-I" in options else 0
+        stream = by_openjpeg(deep, *[o for o in options if name != "no_transform"])
+        add(f"jpeg2000_mode_{name}_grey", with_stream(grey(deep.astype(int), 16, 12), uid.JPEG2000, stream), tolerance=lossy)
+        stream = by_openjpeg(c, *options)
+        photometric = "RGB" if name == "no_transform" else "YBR_ICT" if lossy else "YBR_RCT"
+        add(f"jpeg2000_mode_{name}_rgb", with_stream(colour(c.tobytes(), photometric, 0, 70, 45), uid.JPEG2000, stream), tolerance=lossy)
 
 
 def streams():

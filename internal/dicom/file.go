@@ -115,16 +115,27 @@ func metaInformation(data []byte, at int) (after int, uid string, err error) {
 
 // inflate returns the data set of a deflated file.
 func inflate(packed []byte, limit int64) ([]byte, error) {
+	const chunk = 256 << 10
 	r := flate.NewReader(bytes.NewReader(packed))
-	var out bytes.Buffer
-	n, err := io.Copy(&out, io.LimitReader(r, limit+1))
-	switch {
-	case n > limit:
-		return nil, fmt.Errorf("the deflated DICOM file unpacks to more than %d bytes, which is the most that are read", limit)
-	case err != nil:
-		return nil, errors.New("the deflated DICOM file is damaged: export it again")
+	var chunks [][]byte
+	var part []byte // the free part of the last chunk
+	for total := int64(0); ; {
+		if len(part) == 0 {
+			part = make([]byte, chunk)
+			chunks = append(chunks, part)
+		}
+		n, err := r.Read(part)
+		part = part[n:]
+		switch total += int64(n); {
+		case total > limit:
+			return nil, fmt.Errorf("the deflated DICOM file unpacks to more than %d bytes, which is the most that are read", limit)
+		case err == io.EOF:
+			chunks[len(chunks)-1] = chunks[len(chunks)-1][:chunk-len(part)]
+			return bytes.Join(chunks, nil), nil
+		case err != nil:
+			return nil, errors.New("the deflated DICOM file is damaged: export it again")
+		}
 	}
-	return out.Bytes(), nil
 }
 
 // text returns a value without its padding.
