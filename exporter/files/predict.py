@@ -224,7 +224,7 @@ def only_image():
     if len(images) > 1:
         raise Problem(f"{len(images)} images are in this folder, expected one: {listing(images)}; name the images to judge: python predict.py IMAGE...")
     if not images:
-        raise Problem("no image is in this folder: " + (refusal(files) or "add one PNG, JPEG, BMP, TIFF, GIF or WebP file, or name the images to judge: python predict.py IMAGE..."))
+        raise Problem("no image is in this folder: " + (refusal(files) or "add one PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM file, or name the images to judge: python predict.py IMAGE..."))
     return str(images[0])
 
 
@@ -239,7 +239,7 @@ def prepare(path, size, preprocessing):
                 if preprocessing.get("orientation") == "exif" and image.format != "TIFF":  # Pillow rotates a TIFF itself
                     rgb = ImageOps.exif_transpose(rgb)
     except UnidentifiedImageError:
-        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF or WebP image, or it is damaged")
+        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM image, or it is damaged")
     resized = rgb.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) / np.float32(255), rgb.size
 

@@ -41,7 +41,7 @@ var (
 	unreadExtensions = map[string]string{
 		".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".heics": "HEIC", ".avif": "AVIF", ".avifs": "AVIF", ".jxl": "JPEG XL",
 		".jp2": "JPEG 2000", ".j2k": "JPEG 2000", ".j2c": "JPEG 2000", ".jpc": "JPEG 2000", ".jpf": "JPEG 2000", ".jpx": "JPEG 2000", ".jpm": "JPEG 2000",
-		".ima": "DICOM", ".psd": "Photoshop", ".psb": "Photoshop", ".exr": "OpenEXR", ".hdr": "Radiance HDR",
+		".psd": "Photoshop", ".psb": "Photoshop", ".exr": "OpenEXR", ".hdr": "Radiance HDR",
 		".tga": "TGA", ".pcx": "PCX", ".ppm": "PNM", ".pgm": "PNM", ".pbm": "PNM", ".pnm": "PNM", ".pam": "PNM", ".pfm": "PNM",
 		".qoi": "QOI", ".dds": "DDS", ".xcf": "GIMP", ".jxr": "JPEG XR", ".wdp": "JPEG XR", ".hdp": "JPEG XR", ".bpg": "BPG", ".jls": "JPEG-LS",
 		".nii": "NIfTI", ".nrrd": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage", ".fits": "FITS", ".fit": "FITS", ".fts": "FITS",

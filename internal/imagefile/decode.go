@@ -8,6 +8,7 @@ import (
 	"image/jpeg"
 	"image/png"
 
+	"github.com/deepmed/anomaly/internal/dicom"
 	"golang.org/x/image/tiff"
 	"golang.org/x/image/webp"
 )
@@ -62,7 +63,8 @@ type Limits struct {
 	// MaxBytes bounds the encoded image, in bytes.
 	MaxBytes int64
 	// MaxPixels bounds width times height. A decoder takes 1 to 8 bytes per pixel, a
-	// progressive JPEG up to 20, and the RGB result 3 more.
+	// progressive JPEG up to 20, a colour JPEG 2000 in a DICOM file up to 26, and the
+	// RGB result 3 more.
 	MaxPixels int
 }
 
@@ -285,4 +287,25 @@ func readStillWebP(data []byte, o Options) (*RGB, error) {
 		func(c image.Config) error { return plausibleWebP(data, c) },
 		func(r *bytes.Reader) (image.Image, error) { return webp.Decode(r) },
 		o.webpToRGB)
+}
+
+// readDICOM reads the first frame of a DICOM file. Its grey values are within the file's
+// window, so Options.MaxValue, the scale of values without a window, does not apply.
+func readDICOM(data []byte, o Options) (*RGB, error) {
+	lim := dicom.Limits{Bytes: o.MaxBytes, Size: o.check}
+	frame, err := dicom.Decode(data, 0, lim, o.dicomJPEG)
+	if err != nil {
+		if errors.Is(err, ErrImage) || errors.Is(err, ErrTooLarge) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %w", ErrImage, err)
+	}
+	img := &RGB{W: frame.W, H: frame.H, Pix: frame.RGB, frames: frame.Frames}
+	if frame.Grey != nil {
+		img.plane = *borrow(frame.W * frame.H)
+		for i, v := range frame.Grey {
+			img.plane[i] = byte(v >> 8)
+		}
+	}
+	return img, nil
 }

@@ -1,33 +1,9 @@
 package imagefile
 
 import (
-	"errors"
 	"fmt"
 	"image"
-
-	"github.com/deepmed/anomaly/internal/dicom"
 )
-
-// readDICOM reads the first frame of a DICOM file. Its grey values are within the file's
-// window, so Options.MaxValue, the scale of values without a window, does not apply.
-func readDICOM(data []byte, o Options) (*RGB, error) {
-	lim := dicom.Limits{Bytes: o.MaxBytes, Size: o.check}
-	frame, err := dicom.Decode(data, 0, lim, o.dicomJPEG)
-	if err != nil {
-		if errors.Is(err, ErrImage) || errors.Is(err, ErrTooLarge) {
-			return nil, err
-		}
-		return nil, fmt.Errorf("%w: %w", ErrImage, err)
-	}
-	img := &RGB{W: frame.W, H: frame.H, Pix: frame.RGB, frames: frame.Frames}
-	if frame.Grey != nil {
-		img.plane = *borrow(frame.W * frame.H)
-		for i, v := range frame.Grey {
-			img.plane[i] = byte(v >> 8)
-		}
-	}
-	return img, nil
-}
 
 // dicomJPEG decodes a baseline JPEG in a DICOM file.
 func (o Options) dicomJPEG(data []byte, convert bool) (w, h, components int, samples []byte, err error) {
