@@ -231,19 +231,11 @@ def uncompressed():
     for short, syntax in (("implicit", uid.ImplicitVRLittleEndian), ("explicit", uid.ExplicitVRLittleEndian), ("big", uid.ExplicitVRBigEndian), ("deflated", uid.DeflatedExplicitVRLittleEndian)):
         for kind, make in KINDS.items():
             add(f"{short}_{kind}", written(make(), syntax))
-    planes = colours().transpose(2, 0, 1).tobytes()
-    add("explicit_rgb_planar", written(colour(planes, "RGB", 1), uid.ExplicitVRLittleEndian))
     wide = colours().astype("<u2") * 257
     add("explicit_rgb_16", written(colour(wide.tobytes(), "RGB", 0, bits=16), uid.ExplicitVRLittleEndian))
     for planar in 0, 1:
         data = colours().transpose(2, 0, 1) if planar else colours()
         add(f"explicit_ybr_full_planar{planar}", written(colour(data.tobytes(), "YBR_FULL", planar), uid.ExplicitVRLittleEndian))
-    c = colours()
-    half = np.stack([c[:, 0::2, 0], c[:, 1::2, 0], c[:, 0::2, 1], c[:, 0::2, 2]], axis=2)
-    add("implicit_ybr_full_422", written(colour(half.tobytes(), "YBR_FULL_422", 0), uid.ImplicitVRLittleEndian))
-    for bits in 8, 16:
-        for syntax, short in ((uid.ExplicitVRLittleEndian, "explicit"), (uid.ImplicitVRLittleEndian, "implicit")):
-            add(f"{short}_palette_{bits}", written(palette(bits), syntax))
     for function in "LINEAR_EXACT", "SIGMOID":
         add(f"explicit_{function.lower()}", written(grey(scene(0, 4095), 16, 12, WindowCenter=1800, WindowWidth=1500, VOILUTFunction=function), uid.ExplicitVRLittleEndian))
     add("explicit_slope_negative", written(grey(scene(0, 4095), 16, 12, RescaleSlope=-1, RescaleIntercept=100), uid.ExplicitVRLittleEndian))
@@ -251,7 +243,7 @@ def uncompressed():
     frames = np.stack([scene(0, 4095, frame=frame) for frame in range(3)])
     add("explicit_frames", written(grey(frames, 16, 12), uid.ExplicitVRLittleEndian))
     enhanced()
-    one_bit()
+    matrix()
     whole = written(KINDS["mono2_12"](), uid.ExplicitVRLittleEndian)
     add("no_preamble", whole[132:], decode=whole)
     plain = written(KINDS["mono2_12"](), uid.ImplicitVRLittleEndian)
@@ -294,7 +286,55 @@ def enhanced():
 def one_bit():
     values = (scene(0, 255) > 120).astype(np.uint8)
     data = np.packbits(values.ravel(), bitorder="little").tobytes()
-    add("explicit_1bit", written(new("MONOCHROME2", 1, WIDTH, HEIGHT, 1, 1, 0, False, data), uid.ExplicitVRLittleEndian))
+    return new("MONOCHROME2", 1, WIDTH, HEIGHT, 1, 1, 0, False, data)
+
+
+def half_chroma():
+    c = colours()
+    half = np.stack([c[:, 0::2, 0], c[:, 1::2, 0], c[:, 0::2, 1], c[:, 0::2, 2]], axis=2)
+    return colour(half.tobytes(), "YBR_FULL_422", 0)
+
+
+def matrix():
+    """The kinds that not every function above writes in every uncompressed syntax."""
+    for short, syntax in (("implicit", uid.ImplicitVRLittleEndian), ("explicit", uid.ExplicitVRLittleEndian), ("big", uid.ExplicitVRBigEndian), ("deflated", uid.DeflatedExplicitVRLittleEndian)):
+        add(f"{short}_1bit", written(one_bit(), syntax))
+        add(f"{short}_ybr_full", written(colour(colours().tobytes(), "YBR_FULL", 0), syntax))
+        add(f"{short}_ybr_half", written(half_chroma(), syntax))
+        add(f"{short}_rgb_planar", written(colour(colours().transpose(2, 0, 1).tobytes(), "RGB", 1), syntax))
+        if syntax != uid.ExplicitVRBigEndian:
+            for bits in 8, 16:
+                add(f"{short}_palette_{bits}", written(palette(bits), syntax))
+    for kind, make in (("mono2_12", KINDS["mono2_12"]), ("rgb", KINDS["rgb"])):
+        ds = make()
+        add(f"encapsulated_{kind}", with_stream(ds, uid.UID("1.2.840.10008.1.2.1.98"), ds.PixelData), decode=written(make(), uid.ExplicitVRLittleEndian))
+
+
+def compressed_matrix():
+    """Palettes, YBR_FULL and deep colours in the compressed syntaxes."""
+    wide = colours().astype("<u2") * 257
+    kinds = {
+        "palette_16": lambda: palette(16),
+        "ybr_full": lambda: colour(colours().tobytes(), "YBR_FULL", 0),
+        "rgb_16": lambda: colour(wide.tobytes(), "RGB", 0, bits=16),
+        "rgb_planar": lambda: colour(colours().transpose(2, 0, 1).tobytes(), "RGB", 1),
+    }
+    for kind, make in kinds.items():
+        add(f"rle_{kind}", compressed(make(), uid.RLELossless))
+        if kind != "rgb_planar":
+            add(f"jpegls_{kind}", compressed(make(), uid.JPEGLSLossless))
+            add(f"jpeg2000_{kind}", compressed(make(), uid.JPEG2000Lossless))
+    # GDCM fails for these kinds: its stream of a plain image is used.
+    plain = {"palette_16": grey(scene(0, 255), 8, 8), "ybr_full": colour(colours().tobytes(), "RGB", 0)}
+    for kind, ds in plain.items():
+        made = pydicom.dcmread(io.BytesIO(by_gdcm(ds, "SV1")))
+        stream = next(generate_frames(made.PixelData, number_of_frames=1))
+        add(f"jpeg_lossless_{kind}", with_stream(kinds[kind](), uid.JPEGLosslessSV1, stream))
+        if kind == "ybr_full":  # the components are named R, G and B, which counts
+            at = stream.index(b"\xff\xc3")
+            renamed = stream[:at] + stream[at:].replace(b"\x03R\x11\0G\x11\0B\x11\0", b"\x03\1\x11\0\2\x11\0\3\x11\0", 1).replace(b"\xff\xda\0\x0c\x03R\0G\0B\0", b"\xff\xda\0\x0c\x03\1\0\2\0\3\0", 1)
+            assert renamed.count(b"R\x11") == 0 and renamed != stream
+            add("jpeg_lossless_ybr_full_renamed", with_stream(kinds[kind](), uid.JPEGLosslessSV1, renamed))
 
 
 def encapsulated():
@@ -327,6 +367,8 @@ def encapsulated():
         for error in 0, 2:
             stream = bytes(encode_buffer(colours().transpose(order).tobytes(), HEIGHT, WIDTH, 3, 8, lossy_error=error, interleave_mode=mode))
             add(f"jpegls_interleave{mode}_{error}", with_stream(colour(colours().tobytes(), "RGB", 0), uid.JPEGLSNearLossless, stream))
+    WIDTH, HEIGHT = 40, 36
+    compressed_matrix()
     streams()
     modes()
 
@@ -378,6 +420,7 @@ def streams():
         add(f"jpeg_{short}_ybr_full", with_stream(colour(smooth.tobytes(), "YBR_FULL", 0, 64, 48), syntax, stream), tolerance=2)
     subsampled = pillow(smooth, "JPEG", quality=95, subsampling=1)
     add("jpeg_baseline_ybr_full_422", with_stream(colour(smooth.tobytes(), "YBR_FULL_422", 0, 64, 48), uid.JPEGBaseline8Bit, subsampled), tolerance=2, plugin="pillow")
+    add("jpeg_baseline_jfif", with_stream(colour(smooth.tobytes(), "RGB", 0, 64, 48), uid.JPEGBaseline8Bit, baseline), tolerance=2)
     kept = pillow(smooth, "JPEG", quality=92, subsampling=0, keep_rgb=True)
     add("jpeg_baseline_rgb", with_stream(colour(smooth.tobytes(), "RGB", 0, 64, 48), uid.JPEGBaseline8Bit, kept), tolerance=2)
     halves = [baseline[: len(baseline) // 4 * 2], baseline[len(baseline) // 4 * 2:]]

@@ -47,6 +47,7 @@ func Decode(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.conform(encoded)
 	out := &Image{W: f.columns, H: f.rows, Frames: f.frames}
 	if f.syntax.codec == codecJPEG && f.samples == 3 {
 		out.RGB, err = f.colourJPEG(encoded, jpeg)

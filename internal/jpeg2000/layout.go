@@ -121,9 +121,27 @@ func bandRect(a rect, level, xo, yo int) rect {
 	return rect{div(a.x0, ox), div(a.y0, oy), div(a.x1, ox), div(a.y1, oy)}
 }
 
-// precinct returns a precinct, which it lays out when it is first used. budget is the
-// number of blocks that may still be laid out.
-func (c *tileComponent) precinct(r, index int, budget *int) (*precinct, error) {
+// Limits of a tile's parts, which bound the memory that a file can ask for with a few bits
+// each.
+const (
+	maxPrecincts = 1 << 18
+	// bytesPerPart allows one more block, and one more contribution of a packet to a
+	// block, for this number of bytes, beyond the free ones.
+	bytesPerPart      = 16
+	freeBlocks        = 1 << 18
+	freeContributions = 1 << 21
+)
+
+// budget is the number of blocks that may still be laid out, and of contributions that may
+// still be read.
+type budget struct{ blocks, contributions int }
+
+func newBudget(length int) budget {
+	return budget{freeBlocks + length/bytesPerPart, freeContributions + length/bytesPerPart}
+}
+
+// precinct returns a precinct, which it lays out when it is first used.
+func (c *tileComponent) precinct(r, index int, left *budget) (*precinct, error) {
 	res := &c.resolutions[r]
 	if p := res.precincts[index]; p != nil {
 		return p, nil
@@ -143,7 +161,7 @@ func (c *tileComponent) precinct(r, index int, budget *int) (*precinct, error) {
 		b := &p.bands[i]
 		x0, y0 := floorDiv(area.x0, bw), floorDiv(area.y0, bh)
 		b.wide, b.high = ceilDiv(area.x1, bw)-x0, ceilDiv(area.y1, bh)-y0
-		if *budget -= b.wide * b.high; *budget < 0 {
+		if left.blocks -= b.wide * b.high; left.blocks < 0 {
 			return nil, fmt.Errorf("%w: it has too many blocks for its length", ErrDamaged)
 		}
 		b.blocks = make([]block, b.wide*b.high)
@@ -173,14 +191,15 @@ const (
 )
 
 // order returns the precincts of a tile in the order of its progression. Each has at
-// least one packet of at least one byte, so most, the tile's length, bounds their number.
-func order(components []*tileComponent, progression, most int) ([]entry, error) {
+// least one packet of at least one byte, so the tile's length bounds their number.
+func order(components []*tileComponent, progression, length int) ([]entry, error) {
+	most := min(length, maxPrecincts)
 	total := 0
 	for _, c := range components {
 		for r := range c.resolutions {
 			res := &c.resolutions[r]
 			if res.wide > 0 && res.high > (most-total)/res.wide {
-				return nil, fmt.Errorf("%w: it has more precincts than bytes", ErrDamaged)
+				return nil, fmt.Errorf("%w: it has more precincts than bytes, or more than %d", ErrDamaged, maxPrecincts)
 			}
 			total += res.wide * res.high
 		}

@@ -110,12 +110,12 @@ func packets(components []*tileComponent, c *coding, data []byte) error {
 	if err != nil {
 		return err
 	}
-	budget := 1<<18 + 8*len(data)
+	left := newBudget(len(data))
 	read := func(e entry, layer int) error {
 		if len(data) == 0 {
 			return errTruncated
 		}
-		data, err = packet(components[e.component], int(e.resolution), int(e.precinct), layer, data, &budget)
+		data, err = packet(components[e.component], int(e.resolution), int(e.precinct), layer, data, &left)
 		return err
 	}
 	switch c.progression {
@@ -162,7 +162,7 @@ type contribution struct {
 }
 
 // packet reads a packet and returns what follows it.
-func packet(c *tileComponent, resolution, index, layer int, data []byte, budget *int) ([]byte, error) {
+func packet(c *tileComponent, resolution, index, layer int, data []byte, left *budget) ([]byte, error) {
 	if len(data) >= 6 && data[0] == 0xff && data[1] == sop&0xff {
 		data = data[6:]
 	}
@@ -173,15 +173,19 @@ func packet(c *tileComponent, resolution, index, layer int, data []byte, budget 
 	}
 	var parts []contribution
 	if present == 1 {
-		p, err := c.precinct(resolution, index, budget)
+		p, err := c.precinct(resolution, index, left)
 		if err != nil {
 			return nil, err
 		}
 		for i := range p.bands {
 			b := &p.bands[i]
 			for k := range b.blocks {
+				before := len(parts)
 				if parts, err = b.header(&r, k, layer, c.resolutions[resolution].bands[i].planes, c.style.flags, parts); err != nil {
 					return nil, err
+				}
+				if left.contributions -= len(parts) - before; left.contributions < 0 {
+					return nil, fmt.Errorf("%w: it has too many packets for its length", ErrDamaged)
 				}
 			}
 		}
