@@ -59,25 +59,25 @@ func parse(data []byte, frame int, lim Limits) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &source{data: data, order: binary.LittleEndian}
 	if uid == "" {
-		s.implicit = at+6 > len(data) || !isVR(data[at+4:])
-		f.syntax = syntaxes[implicitLittle]
-	} else if f.syntax, err = syntaxOf(uid); err != nil {
+		uid = implicitLittle
+	}
+	if f.syntax, err = syntaxOf(uid); err != nil {
 		return nil, err
 	}
+	s := &source{data: data, order: binary.LittleEndian}
 	switch f.syntax.uid {
-	case implicitLittle:
-		s.implicit = s.implicit || uid != ""
 	case explicitBig:
 		s.order = binary.BigEndian
 	case deflated:
-		if s.data, err = inflate(data[min(at, len(data)):], lim.Bytes); err != nil {
+		if s.data, err = inflate(data[at:], lim.Bytes); err != nil {
 			return nil, err
 		}
 		at = 0
 	}
 	f.order = s.order
+	// Some programs state another encoding than they write: the first element decides.
+	s.implicit = at+6 > len(s.data) || !isVR(s.data[at+4:])
 	v := &visitor{frame: frame, value: f.take, pixels: f.takePixels}
 	_, done, err := s.walk(at, len(s.data), 0, topLevel, v)
 	if err != nil {
@@ -153,7 +153,7 @@ func (f *file) take(s *source, e element, value []byte) error {
 	}
 	number := func(to *float64) error {
 		v, err := decimal(value)
-		if err == nil && len(value) > 0 {
+		if err == nil && text(value) != "" {
 			*to, f.has[e.tag] = v, true
 		}
 		return err
@@ -167,10 +167,10 @@ func (f *file) take(s *source, e element, value []byte) error {
 		return u16(&f.planar)
 	case tagFrames:
 		v, err := decimal(value)
-		if err != nil || v != math.Trunc(v) || v < 1 || v > math.MaxInt32 {
-			return errors.New("the number of frames of the DICOM file is not a number from 1 to 2147483647")
+		if err != nil || v != math.Trunc(v) || v < 0 || v > math.MaxInt32 {
+			return errors.New("the number of frames of the DICOM file is not a number from 1 to 2147483647: export it again")
 		}
-		f.frames = int(v)
+		f.frames = max(int(v), 1) // some programs write 0 for one
 	case tagRows:
 		return u16(&f.rows)
 	case tagColumns:

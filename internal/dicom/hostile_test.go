@@ -183,7 +183,7 @@ func corpus() []hostile {
 		{name: "no pixel data", data: inFile(explicitLittle, attributes(4, 4, nil)), want: "no image"},
 		{name: "an element longer than the file", data: inFile(explicitLittle, string(head(0x00091010))+"OB\x00\x00\xfe\xff\xff\xff"), want: "truncated"},
 		{name: "pixel data longer than the file", data: inFile(explicitLittle, attributes(4, 4, nil)+string(head(tagPixels))+"OB\x00\x00\x00\x00\x00\x70"), want: "truncated"},
-		{name: "no value representation", data: inFile(explicitLittle, "\x10\x00\x10\x00\x01\x02\x03\x04"+planted), want: "malformed"},
+		{name: "no value representation", data: inFile(explicitLittle, el(0x00080005, "CS", "A ")+"\x10\x00\x10\x00\x01\x02\x03\x04"+planted), want: "malformed"},
 		{name: "sequences nested 10,000 deep", data: inFile(explicitLittle, nested), want: "nested"},
 		{name: "implicit sequences nested 10,000 deep", data: inFile(explicitLittle, unknown), want: "nested"},
 		{name: "functional groups nested 10,000 deep", data: inFile(explicitLittle, groups), want: "nested"},
@@ -321,6 +321,25 @@ func TestDecode_ReadsAWindowOfTheHighBits(t *testing.T) {
 	}
 	if !slices.Equal(img.Grey, []uint16{0, 65535}) {
 		t.Errorf("%v, expected 0 and 65535", img.Grey)
+	}
+}
+
+func TestDecode_ReadsWhatProgramsWriteAgainstTheStandard(t *testing.T) {
+	explicit, implicit := read(t, "explicit_mono2_8.dcm"), read(t, "no_meta.dcm")
+	plain := strings.Repeat("\x00\xff", 8)
+	for name, data := range map[string][]byte{
+		"explicit elements in an implicit file":    bytes.Replace(explicit, []byte(explicitLittle+"\x00"), []byte(implicitLittle+"\x00\x00\x00"), 1),
+		"implicit elements in an explicit file":    inFile(explicitLittle, string(implicit)),
+		"0 frames":                                 native(4, 4, change(tagFrames, "IS", "0 "), plain),
+		"an empty number of frames":                native(4, 4, change(tagFrames, "IS", ""), plain),
+		"an empty window":                          native(4, 4, map[tag]string{tagWindowCenter: el(tagWindowCenter, "DS", "  "), tagWindowWidth: el(tagWindowWidth, "DS", "")}, plain),
+		"bytes after the pixels":                   append(native(4, 4, nil, plain), "trailing"...),
+		"no delimiter after the fragments":         inFile(runLength, attributes(4, 4, nil)+open(tagPixels, "OB")+item("")+item(runs(1, 64, "\xf1\x00"))),
+		"no bits stored, high bit or photometrics": native(4, 4, map[tag]string{tagBitsStored: "", tagHighBit: "", tagPhotometric: ""}, plain),
+	} {
+		if img, err := Decode(data, 0, testLimits(), testJPEG); err != nil || len(img.Grey) == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -33,7 +33,6 @@ func synthesize[T number](low []T, lowArea rect, bands *[3][]T, areas *[3]rect, 
 	}
 	// Columns are transformed a few at a time, for the cache.
 	const together = 16
-	column := make([]T, h)
 	block := make([]T, together*h)
 	for x0 := 0; x0 < w; x0 += together {
 		n := min(together, w-x0)
@@ -43,8 +42,7 @@ func synthesize[T number](low []T, lowArea rect, bands *[3][]T, areas *[3]rect, 
 			}
 		}
 		for i := range n {
-			column = block[i*h : (i+1)*h]
-			lift(column, oddY == 1)
+			lift(block[i*h:(i+1)*h], oddY == 1)
 		}
 		for y := range h {
 			for i := range n {
