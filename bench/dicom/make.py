@@ -302,7 +302,7 @@ def matrix():
         add(f"{short}_ybr_full", written(colour(colours().tobytes(), "YBR_FULL", 0), syntax))
         add(f"{short}_ybr_half", written(half_chroma(), syntax))
         add(f"{short}_rgb_planar", written(colour(colours().transpose(2, 0, 1).tobytes(), "RGB", 1), syntax))
-        if syntax != uid.ExplicitVRBigEndian:
+        if syntax != uid.ExplicitVRBigEndian:  # pydicom takes the palette's entries for little endian
             for bits in 8, 16:
                 add(f"{short}_palette_{bits}", written(palette(bits), syntax))
     for kind, make in (("mono2_12", KINDS["mono2_12"]), ("rgb", KINDS["rgb"])):
@@ -324,6 +324,12 @@ def compressed_matrix():
         if kind != "rgb_planar":
             add(f"jpegls_{kind}", compressed(make(), uid.JPEGLSLossless))
             add(f"jpeg2000_{kind}", compressed(make(), uid.JPEG2000Lossless))
+    for bits in 2, 4, 6, 7:
+        make = lambda: grey(scene(0, (1 << bits) - 1), 8, bits)
+        add(f"rle_mono2_{bits}", compressed(make(), uid.RLELossless))
+        add(f"jpegls_mono2_{bits}", compressed(make(), uid.JPEGLSLossless))
+        add(f"jpegls_near_mono2_{bits}", compressed(make(), uid.JPEGLSNearLossless, jls_error=1))
+        add(f"jpeg2000_mono2_{bits}", compressed(make(), uid.JPEG2000Lossless))
     # GDCM fails for these kinds: its stream of a plain image is used.
     plain = {"palette_16": grey(scene(0, 255), 8, 8), "ybr_full": colour(colours().tobytes(), "RGB", 0)}
     for kind, ds in plain.items():

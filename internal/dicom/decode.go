@@ -75,7 +75,7 @@ func Decode(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
 	return out, nil
 }
 
-// unpack returns the samples of a frame, those of a pixel adjacent.
+// unpack returns the samples of a frame. The samples of a pixel are adjacent.
 func (f *file) unpack(data []byte, jpeg JPEG) ([]uint16, error) {
 	expect := func(w, h, components int) error {
 		if w != f.columns || h != f.rows || components != f.samples {

@@ -297,7 +297,8 @@ func (f *file) check(frame int, lim Limits) error {
 	return f.checkPhotometric()
 }
 
-// checkPhotometric checks the photometric interpretation and what it requires.
+// checkPhotometric returns an error if the photometric interpretation is not read, or if
+// other attributes contradict it.
 func (f *file) checkPhotometric() error {
 	want := 3
 	switch f.photometric {

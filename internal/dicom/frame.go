@@ -7,8 +7,7 @@ import (
 	"fmt"
 )
 
-// frameBytes returns the bytes of a native frame; for bits, those of all samples rounded
-// up.
+// frameBytes returns the size of a native frame in bytes, rounded up for samples of 1 bit.
 func (f *file) frameBytes() int64 {
 	n := int64(f.rows) * int64(f.columns) * int64(f.samples)
 	switch {
@@ -108,7 +107,7 @@ func (f *file) byBeginning(frame int) ([]byte, error) {
 	return joined(parts), nil
 }
 
-// unpackNative returns the samples of a native frame, those of a pixel adjacent.
+// unpackNative returns the samples of a native frame. The samples of a pixel are adjacent.
 func (f *file) unpackNative(data []byte) ([]uint16, error) {
 	n := f.rows * f.columns * f.samples
 	out := make([]uint16, n)

@@ -50,8 +50,8 @@ const (
 
 func us(v int) string { return string(binary.LittleEndian.AppendUint16(nil, uint16(v))) }
 
-// attributes are those of an image of grey bytes; change replaces some, an empty one is
-// left out.
+// attributes returns the attributes of an image of grey bytes, with the replacements in
+// change. An empty one is left out.
 func attributes(w, h int, change map[tag]string) string {
 	values := map[tag]string{
 		0x00100010:        el(0x00100010, "PN", planted),

@@ -24,7 +24,7 @@ type syntax struct {
 	uid, name    string
 	codec        codec
 	encapsulated bool
-	// remedy is what to do about a syntax that is not read; empty for one that is.
+	// remedy ends the error for a syntax that is not read. It is empty for the others.
 	remedy string
 }
 

@@ -70,7 +70,7 @@ func (p *palette) at(v int, signed bool) byte {
 	return byte(c)
 }
 
-// stored returns the number that the bits of a sample stand for.
+// number returns the stored value of a sample: its stored bits, with their sign.
 func (f *file) number(bits uint16) int {
 	v := int(bits) >> (f.highBit + 1 - f.stored) & (1<<f.stored - 1)
 	if f.signed && v >= 1<<(f.stored-1) {

@@ -167,7 +167,7 @@ func resized[T any](s []T, n int) []T {
 	return s
 }
 
-// at returns the flags of a coefficient, without those of the next stripe if the block is
+// at returns the flags of a coefficient, without the flags of the next stripe if the block is
 // vertically causal.
 func (d *blockDecoder) at(x, y int) uint16 {
 	f := d.flags[(y+1)*(d.w+2)+x+1]
@@ -179,7 +179,8 @@ func (d *blockDecoder) at(x, y int) uint16 {
 
 func (d *blockDecoder) set(x, y int, f uint16) { d.flags[(y+1)*(d.w+2)+x+1] |= f }
 
-// becomeSignificant decodes the sign of a coefficient and tells its neighbours.
+// becomeSignificant decodes the sign of a coefficient and sets the flags of its
+// neighbours.
 func (d *blockDecoder) becomeSignificant(x, y, plane int) {
 	f := d.at(x, y)
 	var sign uint8

@@ -17,7 +17,7 @@ var (
 
 var errTruncated = fmt.Errorf("%w: it is truncated", ErrDamaged)
 
-// Header is what the codestream's header states.
+// Header is the size and the depth in the codestream's header.
 type Header struct {
 	W, H, Components int
 	// Bits is the number of bits of a sample, 1 to 16, and Signed reports whether they
@@ -66,8 +66,8 @@ type style struct {
 	rank       int
 }
 
-// rank is the precedence of a segment: those of a tile come before those of the file, and
-// those of a component before those of all.
+// rank returns the precedence of a segment: a tile's segment replaces the file's, and a
+// component's replaces the segment for all components.
 func rank(inTile, ofComponent bool) int {
 	r := 1
 	if inTile {

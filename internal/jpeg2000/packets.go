@@ -154,14 +154,14 @@ func packets(components []*tileComponent, c *coding, data []byte) error {
 	return nil
 }
 
-// contribution is what a packet adds to a block's segment.
+// contribution is the part of a block's segment that one packet has.
 type contribution struct {
 	block   *block
 	segment int
 	length  int
 }
 
-// packet reads a packet and returns what follows it.
+// packet reads a packet and returns the data after it.
 func packet(c *tileComponent, resolution, index, layer int, data []byte, left *budget) ([]byte, error) {
 	if len(data) >= 6 && data[0] == 0xff && data[1] == sop&0xff {
 		data = data[6:]
@@ -215,7 +215,7 @@ func packet(c *tileComponent, resolution, index, layer int, data []byte, left *b
 	return data, nil
 }
 
-// header reads what a packet header has of a block.
+// header reads the part of a packet header that describes a block.
 func (b *precinctBand) header(r *bitReader, k, layer, planes int, flags byte, parts []contribution) ([]contribution, error) {
 	blk, x, y := &b.blocks[k], k%b.wide, k/b.wide
 	included := false

@@ -14,7 +14,7 @@ var (
 	ErrUnsupported = errors.New("unsupported lossless JPEG")
 )
 
-// Header is what a JPEG's frame header states.
+// Header is the size and the depth in the frame header.
 type Header struct {
 	W, H, Components int
 	// Bits is the number of bits of a sample, 2 to 16.

@@ -79,7 +79,7 @@ func TestDecode_ReturnsSamplesOrAnErrorForDamagedStreams(t *testing.T) {
 	}
 }
 
-// check checks what Decode returns for any bytes.
+// check checks that Decode returns all samples or an expected error.
 func check(t *testing.T, name string, data []byte) {
 	t.Helper()
 	h, samples, err := Decode(data, small)

@@ -17,7 +17,7 @@ var (
 
 var errTruncated = fmt.Errorf("%w: it is truncated", ErrDamaged)
 
-// Header is what the frame header states.
+// Header is the size and the depth in the frame header.
 type Header struct {
 	W, H, Components int
 	// Bits is the number of bits of a sample, 2 to 16.
