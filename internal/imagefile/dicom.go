@@ -1,15 +1,20 @@
 package imagefile
 
 import (
+	"errors"
 	"fmt"
 	"image"
+	"strings"
 )
 
 // dicomJPEG decodes a baseline JPEG in a DICOM file.
 func (o Options) dicomJPEG(data []byte, convert bool) (w, h, components int, samples []byte, err error) {
 	img, err := decodeJPEG(data, o.Limits, func(m image.Image) (*RGB, error) { return jpegComponents(m, convert) })
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrTooLarge):
 		return 0, 0, 0, nil, err
+	case err != nil: // readDICOM adds ErrImage
+		return 0, 0, 0, nil, errors.New(strings.TrimPrefix(err.Error(), ErrImage.Error()+": "))
 	}
 	if img.Pix == nil {
 		return img.W, img.H, 1, img.plane, nil

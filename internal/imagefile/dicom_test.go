@@ -2,6 +2,7 @@ package imagefile
 
 import (
 	"archive/zip"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -96,11 +97,13 @@ func TestDecode_RefusesDICOMWithASentence(t *testing.T) {
 		"no content":            {append(make([]byte, 128), "DICM"...), Limits{}, ErrImage, "no image"},
 		"too many pixels":       {whole, Limits{MaxPixels: 100}, ErrTooLarge, "24×18 pixels"},
 		"too many bytes":        {whole, Limits{MaxBytes: 100}, ErrTooLarge, "more than 100 bytes"},
-		"a damaged JPEG inside": {readDICOMFile(t, "jpeg_baseline_rgb.dcm")[:900], Limits{}, ErrImage, "DICOM"},
+		"a damaged JPEG inside": {bytes.Replace(readDICOMFile(t, "jpeg_baseline_rgb.dcm"), []byte("\xff\xc0"), []byte("\xff\xcf"), 1), Limits{}, ErrImage, "the JPEG baseline image of the DICOM file"},
+		"no rows":               {bytes.Replace(whole, []byte("\x28\x00\x10\x00US\x02\x00\x12"), []byte("\x28\x00\x10\x00US\x02\x00\x00"), 1), Limits{}, ErrImage, "24×0 pixels"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Decode(c.data, Options{Limits: c.lim})
-			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || strings.Contains(strings.ToUpper(err.Error()), "PLANTED") {
+			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || strings.Contains(strings.ToUpper(err.Error()), "PLANTED") ||
+				!strings.HasPrefix(err.Error(), c.want.Error()+": ") || strings.Count(err.Error(), c.want.Error()) != 1 {
 				t.Errorf("%v, expected %v with %q", err, c.want, c.text)
 			}
 		})
