@@ -41,6 +41,8 @@ const (
 	// maxPlanes bounds the bit planes of a block. 16 bits with a component transform,
 	// the gain of a band and 7 guard bits need 26.
 	maxPlanes = 30
+	// A tile costs as much as a thousand pixels before its first one is decoded.
+	smallTile, maxSmallTiles = 1024, 4096
 )
 
 // rect is a rectangle: x0 ≤ x < x1, y0 ≤ y < y1.
@@ -234,6 +236,9 @@ func (d *decoder) size(b []byte) error {
 	d.tilesHi = (d.image.y1 - d.tileY + d.tileH - 1) / d.tileH
 	if d.tilesWide > 65535 || d.tilesHi > 65535 || d.tilesWide*d.tilesHi > 65535 {
 		return fmt.Errorf("%w: it has more than 65535 tiles", ErrDamaged)
+	}
+	if n := d.tilesWide * d.tilesHi; n > maxSmallTiles && d.tileW*d.tileH < smallTile {
+		return fmt.Errorf("%w: it has %d tiles of fewer than %d pixels, at most %d are read", ErrUnsupported, n, smallTile, maxSmallTiles)
 	}
 	return nil
 }
