@@ -85,13 +85,13 @@ def new(photometric, samples, width, height, allocated, stored, high, signed, da
     return ds
 
 
-def written(ds, syntax):
+def written(ds, syntax, words=False):
     """Return the bytes of a file in an uncompressed syntax."""
     ds.file_meta.TransferSyntaxUID = syntax
     if syntax == uid.ExplicitVRBigEndian:
         data = np.frombuffer(ds.PixelData, "<u2").byteswap().tobytes() if ds.BitsAllocated == 16 else ds.PixelData
         ds.PixelData = data
-        if ds.BitsAllocated == 8:
+        if ds.BitsAllocated == 8 and not words:
             ds["PixelData"].VR = "OB"
     out = io.BytesIO()
     pydicom.dcmwrite(out, ds, implicit_vr=syntax == uid.ImplicitVRLittleEndian, little_endian=syntax != uid.ExplicitVRBigEndian, enforce_file_format=True)
@@ -305,6 +305,14 @@ def matrix():
         if syntax != uid.ExplicitVRBigEndian:  # pydicom takes the palette's entries for little endian
             for bits in 8, 16:
                 add(f"{short}_palette_{bits}", written(palette(bits), syntax))
+    global WIDTH, HEIGHT
+    size, (WIDTH, HEIGHT) = (WIDTH, HEIGHT), (7, 5)
+    for kind, make in (("grey", KINDS["mono2_8"]), ("rgb", KINDS["rgb"])):  # an odd number of bytes, in words
+        ds = make()
+        ds.PixelData = np.frombuffer(ds.PixelData, "<u2").byteswap().tobytes()
+        ds["PixelData"].VR = "OW"
+        add(f"big_words_{kind}", written(ds, uid.ExplicitVRBigEndian, words=True))
+    WIDTH, HEIGHT = size
     for kind, make in (("mono2_12", KINDS["mono2_12"]), ("rgb", KINDS["rgb"])):
         ds = make()
         add(f"encapsulated_{kind}", with_stream(ds, uid.UID("1.2.840.10008.1.2.1.98"), ds.PixelData), decode=written(make(), uid.ExplicitVRLittleEndian))

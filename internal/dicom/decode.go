@@ -53,7 +53,7 @@ func Decode(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
 		out.RGB, err = f.colourJPEG(encoded, jpeg)
 		return out, err
 	}
-	samples, err := f.unpack(encoded, jpeg)
+	samples, err := f.unpack(frame, encoded, jpeg)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func Decode(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
 }
 
 // unpack returns the samples of a frame. The samples of a pixel are adjacent.
-func (f *file) unpack(data []byte, jpeg JPEG) ([]uint16, error) {
+func (f *file) unpack(frame int, data []byte, jpeg JPEG) ([]uint16, error) {
 	expect := func(w, h, components int) error {
 		if w != f.columns || h != f.rows || components != f.samples {
 			return fmt.Errorf("the DICOM file states %d×%d pixels of %d samples and its %s image has %d×%d of %d: export it again",
@@ -110,7 +110,7 @@ func (f *file) unpack(data []byte, jpeg JPEG) ([]uint16, error) {
 		h, samples, err = jpeg2000.Decode(data, func(h jpeg2000.Header) error { return expect(h.W, h.H, h.Components) })
 		depth(h.Bits)
 	default:
-		return f.unpackNative(data)
+		return f.unpackNative(frame, data)
 	}
 	switch {
 	case errors.Is(err, jpeglossless.ErrUnsupported), errors.Is(err, jpegls.ErrUnsupported), errors.Is(err, jpeg2000.ErrUnsupported):

@@ -108,7 +108,7 @@ func (f *file) byBeginning(frame int) ([]byte, error) {
 }
 
 // unpackNative returns the samples of a native frame. The samples of a pixel are adjacent.
-func (f *file) unpackNative(data []byte) ([]uint16, error) {
+func (f *file) unpackNative(frame int, data []byte) ([]uint16, error) {
 	n := f.rows * f.columns * f.samples
 	out := make([]uint16, n)
 	switch {
@@ -118,11 +118,11 @@ func (f *file) unpackNative(data []byte) ([]uint16, error) {
 		}
 		return out, nil
 	case f.photometric == "YBR_FULL_422":
-		return f.unpack422(data, out)
+		return f.unpack422(f.byteAt(frame, data), out)
 	}
 	at := func(i int) uint16 { return f.order.Uint16(data[2*i:]) }
 	if f.allocated == 8 {
-		at = f.byteAt(data)
+		at = f.byteAt(frame, data)
 	}
 	if f.samples == 1 || f.planar == 0 {
 		for i := range out {
@@ -139,26 +139,21 @@ func (f *file) unpackNative(data []byte) ([]uint16, error) {
 	return out, nil
 }
 
-// byteAt returns the function that returns a sample of 8 bits. In big endian, the bytes
-// of OW are swapped in pairs.
-func (f *file) byteAt(data []byte) func(i int) uint16 {
+// byteAt returns the function that returns a sample of 8 bits of a native frame. In big
+// endian, the bytes of OW are swapped in pairs, which begin at the first frame.
+func (f *file) byteAt(frame int, data []byte) func(i int) uint16 {
 	if f.order == binary.BigEndian && f.pixelVR == "OW" {
-		return func(i int) uint16 {
-			if i^1 < len(data) {
-				return uint16(data[i^1])
-			}
-			return uint16(data[i])
-		}
+		base := frame * int(f.frameBytes())
+		return func(i int) uint16 { return uint16(f.native[min((base+i)^1, len(f.native)-1)]) }
 	}
 	return func(i int) uint16 { return uint16(data[i]) }
 }
 
 // unpack422 repeats the chroma of two pixels: Y, Y, Cb, Cr.
-func (f *file) unpack422(data []byte, out []uint16) ([]uint16, error) {
+func (f *file) unpack422(at func(i int) uint16, out []uint16) ([]uint16, error) {
 	if f.columns%2 != 0 {
 		return nil, errors.New("the DICOM file states YBR_FULL_422 with an odd number of columns, which is impossible: export it again")
 	}
-	at := f.byteAt(data)
 	for i := 0; i < f.rows*f.columns/2; i++ {
 		for p := range 2 {
 			o := out[6*i+3*p:]

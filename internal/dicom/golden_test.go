@@ -160,7 +160,7 @@ func compareGrey(t *testing.T, g golden, base string, img *Image) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	samples, err := f.unpack(encoded, testJPEG)
+	samples, err := f.unpack(0, encoded, testJPEG)
 	if err != nil {
 		t.Fatal(err)
 	}
