@@ -109,6 +109,9 @@ func (f *file) byBeginning(frame int) ([]byte, error) {
 
 // unpackNative returns the samples of a native frame. The samples of a pixel are adjacent.
 func (f *file) unpackNative(frame int, data []byte) ([]uint16, error) {
+	if size := f.frameBytes(); size > int64(len(data)) { // a fragment may be shorter
+		return nil, fmt.Errorf("a frame of the DICOM file has %d bytes, expected %d: export it again", len(data), size)
+	}
 	n := f.rows * f.columns * f.samples
 	out := make([]uint16, n)
 	switch {

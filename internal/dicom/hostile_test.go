@@ -226,6 +226,8 @@ func corpus() []hostile {
 		{name: "high-throughput JPEG 2000", data: inFile(jpeg+"201", attributes(4, 4, nil)), want: "high-throughput JPEG 2000 DICOM images are not read: "},
 		{name: "fragments in a native syntax", data: fragmented(explicitLittle, 4, 4, nil, "", "x"), want: "fragments"},
 		{name: "no fragments in an encapsulated syntax", data: inFile(runLength, attributes(4, 4, nil)+el(tagPixels, "OB", strings.Repeat("x", 16))), want: "fragments"},
+		{name: "a native frame in a short fragment", data: fragmented(encapsulated, 8000, 8000, nil, "", "xx"), want: "2 bytes, expected 64000000"},
+		{name: "bits in a short fragment", data: fragmented(encapsulated, 8000, 8000, bitsOf(1, 1, 0), "", "xx"), want: "2 bytes, expected 8000000"},
 		{name: "an empty list of fragments", data: fragmented(runLength, 4, 4, nil), want: "no fragments"},
 		{name: "a fragment longer than the file", data: inFile(runLength, attributes(4, 4, nil)+open(tagPixels, "OB")+item("")+itemOf(0x7fffffff)), want: "truncated"},
 		{name: "a fragment of undefined length", data: inFile(runLength, attributes(4, 4, nil)+open(tagPixels, "OB")+item("")+itemOf(undefined)), want: "malformed"},
