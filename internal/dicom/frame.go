@@ -67,9 +67,6 @@ func joined(fragments [][]byte) []byte {
 // byOffset returns a frame by the basic offset table.
 func (f *file) byOffset(frame int) ([]byte, error) {
 	offset := func(i int) int64 { return int64(binary.LittleEndian.Uint32(f.offsets[4*i:])) }
-	if f.order == binary.BigEndian {
-		return nil, errStructure
-	}
 	from, to := offset(frame), int64(1)<<40
 	if frame+1 < f.frames {
 		to = offset(frame + 1)
