@@ -22,7 +22,7 @@ func importTable(t *testing.T) map[string][]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row := regexp.MustCompile("(?m)^\\| `([a-z/]+)` \\|.*\\|([^|]*)\\|$")
+	row := regexp.MustCompile("(?m)^\\| `([a-z0-9/]+)` \\|.*\\|([^|]*)\\|$")
 	name := regexp.MustCompile("`([^`]+)`")
 	table := map[string][]string{}
 	for _, m := range row.FindAllStringSubmatch(string(text), -1) {

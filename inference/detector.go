@@ -51,6 +51,9 @@ type Verdict struct {
 	// Warnings are sentences about the verdict, such as those of
 	// models.OverrideWarnings.
 	Warnings []string `json:"warnings,omitempty"`
+	// Frames is the number of frames in the image's DICOM file, of which the first is
+	// judged; else 0.
+	Frames int `json:"-"`
 }
 
 // Detector judges images with one model. It may be used by several goroutines at
@@ -127,14 +130,15 @@ func (d *Detector) Close() {
 // model's own metadata. The errors are ErrImage, ErrImageTooLarge, ErrMeasure and
 // ErrNotFinite, wrapped.
 func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (Verdict, error) {
-	pixels, err := imagefile.Prepare(image, d.Side(), d.ImageOptions(lim))
+	p, err := imagefile.PrepareSized(image, d.Side(), d.ImageOptions(lim))
 	if err != nil {
 		return Verdict{}, err
 	}
-	j, err := d.score(ctx, pixels)
+	j, err := d.score(ctx, p.Pix)
 	if err != nil {
 		return Verdict{}, err
 	}
+	j.frames = p.Frames
 	return d.judge(j, meta)
 }
 
@@ -143,6 +147,9 @@ func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metada
 // wrapped.
 func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	warnings := models.OverrideWarnings(d.model, meta)
+	if j.frames > 1 {
+		warnings = append(warnings, fmt.Sprintf("the DICOM file has %d frames, of which only the first is judged", j.frames))
+	}
 	if meta == nil {
 		meta = &d.model.Metadata
 	}
@@ -167,6 +174,7 @@ func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 		MSE:                 float64(j.mse),
 		ModelSHA256:         d.model.SHA256,
 		Warnings:            warnings,
+		Frames:              j.frames,
 	}, nil
 }
 

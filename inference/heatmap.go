@@ -60,6 +60,7 @@ func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metad
 	if err != nil {
 		return nil, err
 	}
+	j.frames = p.Frames
 	if err := d.run(ctx, mapSession, []*job{j}); err != nil {
 		return nil, err
 	}

@@ -108,6 +108,9 @@ func detectCommand() *cobra.Command {
 			for _, s := range passedOver {
 				fmt.Fprintln(warnings, s)
 			}
+			if s := framesWarning(results); s != "" {
+				fmt.Fprintln(warnings, s)
+			}
 			if s := verdictShiftWarning(d, meta, results); s != "" {
 				fmt.Fprintln(warnings, s)
 			}
@@ -135,6 +138,20 @@ func detectCommand() *cobra.Command {
 	_ = c.MarkFlagRequired("model") // fails only for an unknown flag
 	c.MarkFlagsMutuallyExclusive("metadata", "threshold")
 	return c
+}
+
+// framesWarning returns a sentence about DICOM files with several frames, or "".
+func framesWarning(results []result) string {
+	n := 0
+	for _, r := range results {
+		if r.Verdict != nil && r.Verdict.Frames > 1 {
+			n++
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("only the first frame is judged of each DICOM file with several (%d of the files)", n)
 }
 
 // withThreshold returns a copy of a model's metadata with another threshold of the same

@@ -32,6 +32,12 @@ func (s script) run(t testing.TB, args ...string) ran {
 	return finish(t, c)
 }
 
+// python returns a command that runs a Python text.
+func (s script) python(t testing.TB, text string) *exec.Cmd {
+	t.Helper()
+	return exec.Command(s.interpreter, "-c", text)
+}
+
 // refused checks that predict.py exited with status 2, and printed nothing on standard
 // output and the words without a stack trace on standard error.
 func (s script) refused(t testing.TB, words string, args ...string) {

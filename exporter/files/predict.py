@@ -7,7 +7,7 @@
     python predict.py folder/ --model old.pt              # with PyTorch, if it is installed
     python predict.py photo.jpg old.pt metadata.json      # image, model and metadata
 
-An image is a PNG, JPEG, BMP, TIFF, GIF or WebP file. A folder means the images in it and in
+An image is a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM file; DICOM requires pydicom. A folder means the images in it and in
 its subfolders, without hidden files. A pattern must be quoted; ** in it matches any number of
 folders. A .pt has only the autoencoder: a model whose anomaly score is not the mean squared
 error needs the autoencoder.onnx of the same training. Requires onnxruntime, Pillow and numpy
@@ -37,7 +37,7 @@ except ImportError as missing:
 
 # A file is an image if its name has one of these endings, or if it has none and its content
 # begins like an image.
-ENDINGS = {".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".webp"}
+ENDINGS = {".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".webp", ".dcm", ".dicom"}
 FORMATS = {
     "PNG": [b"\x89PNG\r\n\x1a\n"], "JPEG": [b"\xff\xd8\xff"], "BMP": [b"BM"], "GIF": [b"GIF87a", b"GIF89a"],
     "TIFF": [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"], "WEBP": [b"RIFF"],
@@ -179,7 +179,7 @@ def is_hidden(parts):
 
 
 def is_image(path):
-    return path.suffix.lower() in ENDINGS or path.suffix == "" and format_of(path) in FORMATS
+    return path.suffix.lower() in ENDINGS or path.suffix == "" and (format_of(path) in FORMATS or is_dicom(path))
 
 
 def format_of(path):
@@ -200,9 +200,15 @@ def format_of(path):
     return next((name for offset, text, name in OTHER_FORMATS if head.startswith(text, offset)), None)
 
 
+def is_dicom(path):
+    """Report whether a file is DICOM by its content, or by its name if the content is unclear."""
+    found = format_of(path)
+    return found == "DICOM" or found is None and Path(path).suffix.lower() in (".dcm", ".dicom")
+
+
 def refusal(paths):
     """Return what to do about files of formats that are not read, or an empty string."""
-    names = sorted({format_of(path) for path in paths} - {None, *FORMATS})
+    names = sorted({format_of(path) for path in paths} - {None, "DICOM", *FORMATS})
     return f"{' and '.join(names)} images are not read: export JPEG or PNG" if names else ""
 
 
@@ -218,21 +224,84 @@ def only_image():
     if len(images) > 1:
         raise Problem(f"{len(images)} images are in this folder, expected one: {listing(images)}; name the images to judge: python predict.py IMAGE...")
     if not images:
-        raise Problem("no image is in this folder: " + (refusal(files) or "add one PNG, JPEG, BMP, TIFF, GIF or WebP file, or name the images to judge: python predict.py IMAGE..."))
+        raise Problem("no image is in this folder: " + (refusal(files) or "add one PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM file, or name the images to judge: python predict.py IMAGE..."))
     return str(images[0])
 
 
 def prepare(path, size, preprocessing):
     """Return the image with the preprocessing of the training, 3×size×size in 0…1, and its width and height."""
     try:
-        with Image.open(path, formats=list(FORMATS)) as image:
-            rgb = to_rgb(image, path, preprocessing.get("max_value"))
-            if preprocessing.get("orientation") == "exif" and image.format != "TIFF":  # Pillow rotates a TIFF itself
-                rgb = ImageOps.exif_transpose(rgb)
+        if is_dicom(path):
+            rgb = read_dicom(path)
+        else:
+            with Image.open(path, formats=list(FORMATS)) as image:
+                rgb = to_rgb(image, path, preprocessing.get("max_value"))
+                if preprocessing.get("orientation") == "exif" and image.format != "TIFF":  # Pillow rotates a TIFF itself
+                    rgb = ImageOps.exif_transpose(rgb)
     except UnidentifiedImageError:
-        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF or WebP image, or it is damaged")
+        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM image, or it is damaged")
     resized = rgb.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) / np.float32(255), rgb.size
+
+
+def read_dicom(path):
+    """Return the first frame of a DICOM file with 8 bits per channel.
+
+    Grey values are rescaled, and those within the file's window are spread over 0 to 65535, of
+    which the high byte is used. Without a window, all values that the stored bits can have are.
+    """
+    try:
+        import pydicom
+        from pydicom.pixels import apply_color_lut, pixel_array
+    except ImportError:
+        raise Problem("DICOM images need pydicom 3: pip install pydicom, or export PNG with the window that shows what matters")
+    try:
+        data = pydicom.dcmread(path, force=True)
+        values = pixel_array(data, index=0)
+    except FileNotFoundError:
+        raise
+    except Exception:  # its text can have attributes of the patient
+        raise Problem("the DICOM image cannot be read: convert it to an uncompressed file (Explicit VR Little Endian), or install pylibjpeg with its plugins") from None
+    stored, kind = int(data.BitsStored), data.PhotometricInterpretation
+    if int(data.HighBit) != stored - 1:
+        raise Problem("its high bit is not the last of its stored bits: convert it to an uncompressed file (Explicit VR Little Endian)")
+    if kind == "PALETTE COLOR":
+        values = apply_color_lut(values, data)
+        stored = int(data.RedPaletteColorLookupTableDescriptor[2])
+    if values.ndim == 3:
+        return Image.fromarray((values >> max(stored - 8, 0)).astype(np.uint8))
+    slope, intercept = dicom_number(data, "RescaleSlope", 1), dicom_number(data, "RescaleIntercept", 0)
+    lowest, highest = (-(1 << stored - 1), (1 << stored - 1) - 1) if int(data.PixelRepresentation) else (0, (1 << stored) - 1)
+    values = values.astype(np.float64) * slope + intercept
+    centre, width = dicom_number(data, "WindowCenter"), dicom_number(data, "WindowWidth")
+    function = str(data.get("VOILUTFunction", "LINEAR")).upper()
+    with np.errstate(all="ignore"):
+        if centre is None or width is None:
+            ends = sorted(end * slope + intercept for end in (lowest, highest))
+            shown = (values - ends[0]) / (ends[1] - ends[0])
+        elif function == "SIGMOID":
+            shown = 1 / (1 + np.exp(-4 * (values - centre) / width))
+        else:
+            if function != "LINEAR_EXACT":
+                centre, width = centre - 0.5, width - 1
+            shown = np.where(values <= centre - width / 2, 0, np.where(values > centre + width / 2, 1, (values - centre) / width + 0.5))
+    if not np.isfinite(shown).all():
+        raise Problem("its window or its rescale slope makes all values equal: export it with another window")
+    grey = np.floor(np.clip(shown, 0, 1) * 65535 + 0.5).astype(np.uint16)
+    grey = (65535 - grey if kind == "MONOCHROME1" else grey) >> 8
+    return Image.fromarray(np.stack([grey.astype(np.uint8)] * 3, axis=2))
+
+
+def dicom_number(data, name, default=None):
+    """Return the first value of an attribute: of the first frame, else of all frames, else of the file."""
+    groups = [item for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence") for item in list(data.get(name) or [])[:1]]
+    inner = [item for group in groups for name in ("FrameVOILUTSequence", "PixelValueTransformationSequence") for item in list(group.get(name) or [])[:1]]
+    for place in [*inner, data]:
+        value = place.get(name)
+        value = value if isinstance(value, (int, float, str, type(None))) else next(iter(value), None)
+        if value not in (None, ""):
+            return float(value)
+    return default
 
 
 def to_rgb(image, path, max_value):

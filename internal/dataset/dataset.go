@@ -126,6 +126,7 @@ func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Options) error {
 	reasons := make([]string, len(images))
 	deep := make([]bool, len(images))
+	frames := make([]int, len(images))
 	var unpacked, largest atomic.Int64
 	group, running := errgroup.WithContext(ctx)
 	group.SetLimit(max(o.Workers.Threads, 1))
@@ -141,7 +142,7 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 				}
 				var p *imagefile.Prepared
 				if p, err = imagefile.PrepareSized(data, d.Side, o.Images); err == nil {
-					deep[i] = p.Largest > 0
+					deep[i], frames[i] = p.Largest > 0, p.Frames
 					raise(&largest, int64(p.Largest))
 					return d.pixels.put(i, p.Pix)
 				}
@@ -163,6 +164,7 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 			return err
 		}
 	}
+	d.warnOfFrames(images, frames)
 	for i, e := range images {
 		if reasons[i] == "" {
 			d.kept = append(d.kept, i)
@@ -175,6 +177,22 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 	}
 	slices.SortStableFunc(d.Skipped, func(a, b models.SkippedFile) int { return strings.Compare(a.Name, b.Name) })
 	return nil
+}
+
+// warnOfFrames adds a warning if files have more than one frame.
+func (d *Dataset) warnOfFrames(images []entry, frames []int) {
+	files, first := 0, -1
+	for i, n := range frames {
+		if n > 1 {
+			if files++; first < 0 {
+				first = i
+			}
+		}
+	}
+	if files > 0 {
+		d.Warn("%d DICOM files have several frames, of which only the first is an image of the data set (%s has %d): write each frame to a file of its own to use all",
+			files, shortened(images[first].name), frames[first])
+	}
 }
 
 // noImages returns ErrNoImages, wrapped with what the data set has instead.

@@ -135,10 +135,13 @@ func TestOpen_RefusesImagesOfDefects(t *testing.T) {
 func TestImages_DecidesByNameAndContent(t *testing.T) {
 	p := dot(t, color.White)
 	heic := readTestdata(t, "photo.heic")
-	dicom := append(make([]byte, 128), "DICM\x02\x00"...)
+	dicom, err := os.ReadFile("../../testdata/dicom/explicit_frames.dcm")
+	if err != nil {
+		t.Fatal(err)
+	}
 	files := map[string][]byte{
 		"a.png": p, "b.jfif": p, "c.jpe": p, "d.dib": p, "e": p, "f.1": p, "g.heic": p,
-		"IMG.HEIC": heic, "i": heic, "j.avif": readTestdata(t, "photo.avif"), "k.dcm": dicom, "l.0001": dicom, "m.jxl": []byte("\xff\x0a\x00\x01"), "n.jp2": nil,
+		"IMG.HEIC": heic, "i": heic, "j.avif": readTestdata(t, "photo.avif"), "k.dcm": dicom, "l.0001": dicom, "DICOMDIR": dicom, "m.jxl": []byte("\xff\x0a\x00\x01"), "n.jp2": nil,
 		"o.nef": []byte("II*\x00\x08\x00\x00\x00"), "p.npz": []byte("PK\x03\x04"), "q.nii.gz": []byte("\x1f\x8b\x08"), "r.tga": {0, 0, 2},
 		"s.zip": []byte("PK\x03\x04"), "t.mp4": []byte("\x00\x00\x00\x10ftypisom\x00\x00\x00\x00"), "u.pdf": []byte("%PDF-1.7"), "v.xyz": {0, 1, 2, 3},
 		"w.txt": p, "x.json": []byte("{}"), "LICENSE": []byte("prose"), "empty": nil, "README": []byte("Gr\xfc\xdfe"), "y.docx": []byte("PK\x03\x04"),
@@ -156,7 +159,7 @@ func TestImages_DecidesByNameAndContent(t *testing.T) {
 			read = append(read, f.name)
 		case f.Image:
 			unread = append(unread, f.name)
-			if format := map[string]string{"IMG.HEIC": "HEIC", "i": "HEIC", "j.avif": "AVIF", "k.dcm": "DICOM", "l.0001": "DICOM", "m.jxl": "JPEG XL",
+			if format := map[string]string{"IMG.HEIC": "HEIC", "i": "HEIC", "j.avif": "AVIF", "m.jxl": "JPEG XL",
 				"n.jp2": "JPEG 2000", "o.nef": "camera raw", "p.npz": "NumPy", "q.nii.gz": "NIfTI", "r.tga": "TGA"}[f.name]; !strings.HasPrefix(f.Reason, format+" images are not read: ") && f.name != "q.nii.gz" {
 				t.Errorf("%s: %s", f.name, f.Reason)
 			}
@@ -165,8 +168,8 @@ func TestImages_DecidesByNameAndContent(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ got, want []string }{
-		{read, []string{"a.png", "b.jfif", "c.jpe", "d.dib", "e", "f.1", "g.heic"}},
-		{unread, []string{"IMG.HEIC", "i", "j.avif", "k.dcm", "l.0001", "m.jxl", "n.jp2", "o.nef", "p.npz", "r.tga"}},
+		{read, []string{"a.png", "b.jfif", "c.jpe", "d.dib", "e", "f.1", "g.heic", "k.dcm", "l.0001"}},
+		{unread, []string{"IMG.HEIC", "i", "j.avif", "m.jxl", "n.jp2", "o.nef", "p.npz", "r.tga"}},
 		{other, []string{"q.nii.gz", "s.zip", "t.mp4", "u.pdf", "v.xyz"}},
 	} {
 		slices.Sort(c.got)
@@ -180,7 +183,8 @@ func TestImages_DecidesByNameAndContent(t *testing.T) {
 	if d.Len() != len(read) || len(d.Skipped) != len(unread) || src.Refused() != len(unread) {
 		t.Errorf("a zip of them: %d images, skipped %v", d.Len(), d.Skipped)
 	}
-	if text := strings.Join(d.Warnings, "\n"); strings.Count(text, "\n")+1 != 4+2 || !strings.Contains(text, "IMG.HEIC and 1 more: HEIC images are not read") {
+	if text := strings.Join(d.Warnings, "\n"); strings.Count(text, "\n")+1 != 4+2 || !strings.Contains(text, "IMG.HEIC and 1 more: HEIC images are not read") ||
+		!strings.Contains(text, "2 DICOM files have several frames, of which only the first is an image of the data set (k.dcm has 3)") {
 		t.Errorf("%s", text)
 	}
 }

@@ -26,7 +26,7 @@ const (
 
 var (
 	// imageExtensions are those of the formats that imagefile decodes.
-	imageExtensions = strings.Fields(".png .apng .jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .bmp .dib .tif .tiff .gif .webp")
+	imageExtensions = strings.Fields(".png .apng .jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .bmp .dib .tif .tiff .gif .webp .dcm .dicom")
 	// otherExtensions are those of otherFile. Some of these formats are zips or begin like
 	// an image.
 	otherExtensions = strings.Fields(`.txt .md .rst .tex .log .json .jsonl .ndjson .geojson .csv .tsv .xml .xmp .html .htm .css .js .mjs .ts
@@ -41,7 +41,7 @@ var (
 	unreadExtensions = map[string]string{
 		".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC", ".heics": "HEIC", ".avif": "AVIF", ".avifs": "AVIF", ".jxl": "JPEG XL",
 		".jp2": "JPEG 2000", ".j2k": "JPEG 2000", ".j2c": "JPEG 2000", ".jpc": "JPEG 2000", ".jpf": "JPEG 2000", ".jpx": "JPEG 2000", ".jpm": "JPEG 2000",
-		".dcm": "DICOM", ".dicom": "DICOM", ".ima": "DICOM", ".psd": "Photoshop", ".psb": "Photoshop", ".exr": "OpenEXR", ".hdr": "Radiance HDR",
+		".psd": "Photoshop", ".psb": "Photoshop", ".exr": "OpenEXR", ".hdr": "Radiance HDR",
 		".tga": "TGA", ".pcx": "PCX", ".ppm": "PNM", ".pgm": "PNM", ".pbm": "PNM", ".pnm": "PNM", ".pam": "PNM", ".pfm": "PNM",
 		".qoi": "QOI", ".dds": "DDS", ".xcf": "GIMP", ".jxr": "JPEG XR", ".wdp": "JPEG XR", ".hdp": "JPEG XR", ".bpg": "BPG", ".jls": "JPEG-LS",
 		".nii": "NIfTI", ".nrrd": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage", ".fits": "FITS", ".fit": "FITS", ".fts": "FITS",
@@ -62,7 +62,7 @@ func classify(name string) class {
 		return otherFile
 	}
 	switch strings.ToLower(path.Base(name)) {
-	case "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r":
+	case "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "dicomdir":
 		return otherFile
 	}
 	return unclearFile
@@ -109,8 +109,6 @@ func kindOf(name string, head []byte) kind {
 		return readable
 	case raw:
 		return unread("camera raw")
-	case f == imagefile.DICOM, named == string(imagefile.DICOM):
-		return kind{true, imagefile.DICOM.Remedy()}
 	case named != "" && (f.Kind() == imagefile.ArchiveKind || f.Kind() == imagefile.OtherKind || f == imagefile.TGA): // .npz, .nii.gz
 		return unread(named)
 	case f == imagefile.TGA: // it has no signature

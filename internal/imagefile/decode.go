@@ -8,6 +8,7 @@ import (
 	"image/jpeg"
 	"image/png"
 
+	"github.com/deepmed/anomaly/internal/dicom"
 	"golang.org/x/image/tiff"
 	"golang.org/x/image/webp"
 )
@@ -41,6 +42,8 @@ type RGB struct {
 	plane []byte
 	// largest is the largest sample of an image of more than 8 bits per sample, else 0.
 	largest int
+	// frames is the number of frames of a DICOM file, else 0.
+	frames int
 }
 
 // spread sets Pix of a grey image from its plane.
@@ -60,7 +63,8 @@ type Limits struct {
 	// MaxBytes bounds the encoded image, in bytes.
 	MaxBytes int64
 	// MaxPixels bounds width times height. A decoder takes 1 to 8 bytes per pixel, a
-	// progressive JPEG up to 20, and the RGB result 3 more.
+	// progressive JPEG up to 20, a colour JPEG 2000 in a DICOM file up to 26, and the
+	// RGB result 3 more.
 	MaxPixels int
 }
 
@@ -93,7 +97,7 @@ func (l Limits) check(w, h int) error {
 	return nil
 }
 
-// Decode decodes a PNG, JPEG, GIF, BMP, TIFF or WebP image, recognized by its content.
+// Decode decodes a PNG, JPEG, GIF, BMP, TIFF, WebP or DICOM image, recognized by its content.
 // Of an animation or a document it decodes the first frame or page. The result is that
 // of Pillow's Image.open(f).convert("RGB"): alpha and a palette's transparency are
 // dropped without compositing, CMYK is converted without a colour profile, a TIFF's
@@ -142,7 +146,7 @@ func decode(data []byte, o Options) (img *RGB, err error) {
 // codecs are the readers of the formats. They are called directly: image.Decode would
 // also pass untrusted bytes to formats that other packages register.
 var codecs = map[Format]func(data []byte, o Options) (*RGB, error){
-	PNG: readPNG, JPEG: readJPEG, GIF: readGIF, BMP: readBMP, TIFF: readTIFF, WebP: readWebP,
+	PNG: readPNG, JPEG: readJPEG, GIF: readGIF, BMP: readBMP, TIFF: readTIFF, WebP: readWebP, DICOM: readDICOM,
 }
 
 // decodeWith decodes with one of the library's decoders. Before, it checks the header
@@ -189,11 +193,7 @@ func readPNG(data []byte, o Options) (*RGB, error) {
 
 func readJPEG(data []byte, o Options) (*RGB, error) {
 	data = withHuffmanTables(data)
-	img, err := decodeWith(data, o.Limits,
-		func(r *bytes.Reader) (image.Config, error) { return jpeg.DecodeConfig(r) },
-		func(c image.Config) error { return plausibleJPEG(data, c) },
-		func(r *bytes.Reader) (image.Image, error) { return jpeg.Decode(r) },
-		o.toRGB)
+	img, err := decodeJPEG(data, o.Limits, o.toRGB)
 	var unsupported jpeg.UnsupportedError
 	if errors.As(err, &unsupported) {
 		img, err = readSampledJPEG(data, o.Limits)
@@ -202,6 +202,14 @@ func readJPEG(data []byte, o Options) (*RGB, error) {
 		return img, err
 	}
 	return img.oriented(jpegOrientation(data)), nil
+}
+
+func decodeJPEG(data []byte, lim Limits, convert func(image.Image) (*RGB, error)) (*RGB, error) {
+	return decodeWith(data, lim,
+		func(r *bytes.Reader) (image.Config, error) { return jpeg.DecodeConfig(r) },
+		func(c image.Config) error { return plausibleJPEG(data, c) },
+		func(r *bytes.Reader) (image.Image, error) { return jpeg.Decode(r) },
+		convert)
 }
 
 func readTIFF(data []byte, o Options) (*RGB, error) {
@@ -279,4 +287,25 @@ func readStillWebP(data []byte, o Options) (*RGB, error) {
 		func(c image.Config) error { return plausibleWebP(data, c) },
 		func(r *bytes.Reader) (image.Image, error) { return webp.Decode(r) },
 		o.webpToRGB)
+}
+
+// readDICOM reads the first frame of a DICOM file. Its grey values are within the file's
+// window, so Options.MaxValue, the scale of values without a window, does not apply.
+func readDICOM(data []byte, o Options) (*RGB, error) {
+	lim := dicom.Limits{Bytes: o.MaxBytes, Size: o.check}
+	frame, err := dicom.Decode(data, 0, lim, o.dicomJPEG)
+	if err != nil {
+		if errors.Is(err, ErrImage) || errors.Is(err, ErrTooLarge) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %w", ErrImage, err)
+	}
+	img := &RGB{W: frame.W, H: frame.H, Pix: frame.RGB, frames: frame.Frames}
+	if frame.Grey != nil {
+		img.plane = *borrow(frame.W * frame.H)
+		for i, v := range frame.Grey {
+			img.plane[i] = byte(v >> 8)
+		}
+	}
+	return img, nil
 }

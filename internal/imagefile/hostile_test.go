@@ -248,6 +248,9 @@ func FuzzDecode(f *testing.F) {
 	for _, name := range inputs(f) {
 		f.Add(readInput(f, name))
 	}
+	for _, name := range []string{"explicit_mono2_12.dcm", "rle_rgb.dcm", "jpeg_baseline_ybr_full_422.dcm", "jpegls_mono2_16.dcm", "jpeg2000_rgb.dcm", "jpeg_lossless_p7_rgb.dcm"} {
+		f.Add(readDICOMFile(f, name))
+	}
 	lim := Options{Limits: Limits{MaxBytes: 1 << 20, MaxPixels: 1 << 18}, Upright: true, MaxValue: 4095}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		img, err := Decode(data, lim)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/deepmed/anomaly/internal/dicom"
 )
 
 // SniffBytes is the number of bytes from a file's beginning that Sniff needs.
@@ -22,6 +24,8 @@ const (
 	BMP  Format = "BMP"
 	TIFF Format = "TIFF"
 	WebP Format = "WebP"
+	// DICOM is also a file without the preamble, if its first elements show it.
+	DICOM Format = "DICOM"
 )
 
 // Some of the formats that Decode does not read.
@@ -37,7 +41,6 @@ const (
 	AVIF       Format = "AVIF"
 	JPEGXL     Format = "JPEG XL"
 	JPEG2000   Format = "JPEG 2000"
-	DICOM      Format = "DICOM"
 	TGA        Format = "TGA"
 )
 
@@ -187,6 +190,8 @@ func sniff(head []byte) Format {
 		}
 	}
 	switch {
+	case dicom.WithoutPreamble(head):
+		return DICOM
 	case isBMP(head):
 		return BMP
 	case isTIFF(head):
@@ -349,7 +354,7 @@ func (f Format) Remedy() string { return f.refusal(nil) }
 // refusal returns why a file of the format is not read and what to do. The sentence
 // follows "not a readable image: ".
 func (f Format) refusal(data []byte) string {
-	const expected = "expected PNG, JPEG, GIF, BMP, TIFF or WebP"
+	const expected = "expected PNG, JPEG, GIF, BMP, TIFF, WebP or DICOM"
 	begin := fmt.Sprintf("%d bytes that begin with %q", len(data), data[:min(len(data), 8)])
 	switch f {
 	case Empty:
@@ -362,8 +367,6 @@ func (f Format) refusal(data []byte) string {
 		return expected + ", found a web page (HTML): download the image itself"
 	case LFSPointer:
 		return "the file is a Git LFS pointer, not the image: run git lfs pull"
-	case DICOM:
-		return "DICOM images are not read: export PNG or TIFF, with the window that shows what matters"
 	}
 	switch kinds[f] {
 	case RawKind:

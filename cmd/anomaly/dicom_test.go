@@ -1,0 +1,341 @@
+package main
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"image"
+	"image/color"
+	"image/draw"
+	"io"
+	"io/fs"
+	"math"
+	"mime/multipart"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// planted are values of attributes that must not leave a DICOM file.
+var planted = []string{"PLANTEDNAME", "PLANTEDID", "PLANTEDCLINIC", "PLANTEDBIRTH", "PLANTEDPRIVATE", "PLANTEDNESTED", "PLANTEDPREAMBLE"}
+
+// dicomElement returns an element in explicit little endian.
+func dicomElement(group, number uint16, vr, value string) string {
+	if len(value)%2 != 0 {
+		value += " "
+	}
+	b := binary.LittleEndian.AppendUint16(nil, group)
+	b = append(binary.LittleEndian.AppendUint16(b, number), vr...)
+	if vr == "OB" || vr == "SQ" || vr == "UN" {
+		b = binary.LittleEndian.AppendUint32(append(b, 0, 0), uint32(len(value)))
+	} else {
+		b = binary.LittleEndian.AppendUint16(b, uint16(len(value)))
+	}
+	return string(b) + value
+}
+
+// dicomOf returns a grey image as a DICOM file with attributes of a patient; extra are
+// elements before the pixels.
+func dicomOf(m *image.Gray, extra string) []byte {
+	us := func(v int) string { return string(binary.LittleEndian.AppendUint16(nil, uint16(v))) }
+	var pixels bytes.Buffer
+	b := m.Bounds()
+	for y := range b.Dy() {
+		pixels.Write(m.Pix[y*m.Stride : y*m.Stride+b.Dx()])
+	}
+	nested := dicomElement(0x0010, 0x0010, "PN", "PLANTEDNESTED")
+	item := "\xfe\xff\x00\xe0" + string(binary.LittleEndian.AppendUint32(nil, uint32(len(nested)))) + nested
+	preamble := "PLANTEDPREAMBLE"
+	return []byte(preamble + strings.Repeat("\x00", 128-len(preamble)) + "DICM" +
+		dicomElement(2, 0x10, "UI", "1.2.840.10008.1.2.1\x00") +
+		dicomElement(0x0008, 0x0080, "LO", "PLANTEDCLINIC") +
+		dicomElement(0x0008, 0x1140, "SQ", item) +
+		dicomElement(0x0009, 0x0010, "LO", "PLANTEDPRIVATE") +
+		dicomElement(0x0010, 0x0010, "PN", "PLANTEDNAME^ANY") +
+		dicomElement(0x0010, 0x0020, "LO", "PLANTEDID") +
+		dicomElement(0x0010, 0x0030, "DA", "PLANTEDBIRTH") +
+		dicomElement(0x0028, 0x0002, "US", us(1)) +
+		dicomElement(0x0028, 0x0004, "CS", "MONOCHROME2") +
+		dicomElement(0x0028, 0x0010, "US", us(b.Dy())) +
+		dicomElement(0x0028, 0x0011, "US", us(b.Dx())) +
+		dicomElement(0x0028, 0x0100, "US", us(8)) +
+		dicomElement(0x0028, 0x0101, "US", us(8)) +
+		dicomElement(0x0028, 0x0102, "US", us(7)) +
+		dicomElement(0x0028, 0x0103, "US", us(0)) + extra +
+		dicomElement(0x7fe0, 0x0010, "OB", pixels.String()))
+}
+
+// greyTile returns the pixels of a tile.
+func greyTile(t testing.TB, path string) *image.Gray {
+	t.Helper()
+	tile, _, err := image.Decode(bytes.NewReader(read(t, path)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	grey := image.NewGray(image.Rect(0, 0, tile.Bounds().Dx(), tile.Bounds().Dy()))
+	draw.Draw(grey, grey.Bounds(), tile, tile.Bounds().Min, draw.Src)
+	return grey
+}
+
+// dicomData writes a data set in the layout of an evaluation.
+func dicomData(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	add := func(folder, from string, n int) {
+		if err := os.MkdirAll(filepath.Join(dir, folder), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i, f := range tileFiles(t, from, n) {
+			name := string(rune('a'+i)) + ".dcm"
+			write(t, filepath.Join(dir, folder), name, dicomOf(greyTile(t, f), ""))
+		}
+	}
+	add("train/good", "train/good", 20)
+	add("test/good", "test/good", 6)
+	add("test/crack", "test/crack", 6)
+	return dir
+}
+
+// leaks returns the planted values in a text.
+func leaks(text string) []string {
+	var found []string
+	upper := strings.ToUpper(text)
+	for _, p := range planted {
+		if strings.Contains(upper, p) {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+// leaksNothing checks the files in a folder, those in zips, and their names.
+func leaksNothing(t *testing.T, dir string) {
+	t.Helper()
+	files := 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		files++
+		data := read(t, path)
+		texts := map[string]string{path: string(data)}
+		if z, err := zip.NewReader(bytes.NewReader(data), int64(len(data))); err == nil {
+			for _, f := range z.File {
+				r, err := f.Open()
+				if err != nil {
+					return err
+				}
+				content, err := io.ReadAll(r)
+				if err != nil {
+					return err
+				}
+				texts[path+"/"+f.Name] = string(content)
+			}
+		}
+		for name, text := range texts {
+			if found := leaks(text); found != nil {
+				t.Errorf("%s has %v", name, found)
+			}
+		}
+		return nil
+	})
+	if err != nil || files == 0 {
+		t.Errorf("%d files in %s, %v", files, dir, err)
+	}
+}
+
+func TestDICOM_LeavesNothingOfThePatientInAnyOutput(t *testing.T) {
+	data, out := dicomData(t), t.TempDir()
+	if leaks(string(read(t, filepath.Join(data, "train/good/a.dcm")))) == nil {
+		t.Fatal("the data set has no planted values")
+	}
+	damaged := t.TempDir()
+	whole := read(t, filepath.Join(data, "test/good/a.dcm"))
+	write(t, damaged, "short.dcm", whole[:len(whole)/2])
+	write(t, damaged, "photometric.dcm", bytes.Replace(whole, []byte("MONOCHROME2 "), []byte("PLANTEDNAME "), 1))
+	write(t, damaged, "syntax.dcm", bytes.Replace(whole, []byte("1.2.840.10008.1.2.1\x00"), []byte("PLANTEDID PLANTEDID "), 1))
+	write(t, damaged, "frames.dcm", dicomOf(image.NewGray(image.Rect(0, 0, 4, 4)), dicomElement(0x0028, 0x1050, "DS", "PLANTEDID")))
+	model := filepath.Join(out, "model.zip")
+	for _, c := range []struct {
+		status int
+		args   []string
+	}{
+		{exitNormal, []string{"train", filepath.Join(data, "train/good"), "--level", "1", "--image-size", "32", "--out", model}},
+		{exitNormal, []string{"inspect", model}},
+		{-1, []string{"detect", "--model", model, "--heatmap", filepath.Join(out, "heat"), "--pictures", filepath.Join(out, "pictures"), filepath.Join(data, "test")}},
+		{-1, []string{"detect", "--json", "--model", model, filepath.Join(data, "test/crack")}},
+		{exitError, []string{"detect", "--json", "--model", model, damaged}},
+		{exitNormal, []string{"evaluate", data, "--model", model, "--report", filepath.Join(out, "report.html")}},
+		{exitNormal, []string{"calibrate", model, filepath.Join(data, "train/good"), "--out", filepath.Join(out, "calibrated.zip")}},
+		{exitNormal, []string{"verify", model, filepath.Join(data, "test/good/a.dcm")}},
+	} {
+		r := run(t, c.args...)
+		if c.status >= 0 && r.status != c.status || c.status < 0 && r.status == exitError {
+			t.Errorf("%v: exit %d: %s%s", c.args, r.status, r.stdout, r.stderr)
+		}
+		if found := leaks(r.stdout + r.stderr); found != nil {
+			t.Errorf("%v prints %v:\n%s%s", c.args, found, r.stdout, r.stderr)
+		}
+		if strings.Contains(r.stderr, "skipped") && c.args[0] == "train" {
+			t.Errorf("%s", r.stderr)
+		}
+	}
+	leaksNothing(t, out)
+}
+
+func TestDICOM_LeavesNothingOfThePatientInTheService(t *testing.T) {
+	data := dicomData(t)
+	var packed bytes.Buffer
+	z := zip.NewWriter(&packed)
+	if err := z.AddFS(os.DirFS(filepath.Join(data, "train/good"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, nil, "--addr", "127.0.0.1:0", "--log-level", "debug")
+	post := func(path string, status int, parts map[string][]byte) []byte {
+		t.Helper()
+		var body bytes.Buffer
+		w := multipart.NewWriter(&body)
+		for field, content := range parts {
+			part, err := w.CreateFormFile(field, field+".bin")
+			if err == nil {
+				_, err = part.Write(content)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if path == "/train" {
+			_ = w.WriteField("level", "1")
+			_ = w.WriteField("image_size", "32")
+		}
+		_ = w.Close()
+		res, err := http.Post("http://"+s.address+path, w.FormDataContentType(), &body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		answer, err := io.ReadAll(res.Body)
+		if err != nil || res.StatusCode != status {
+			t.Fatalf("%s: %d, %v: %.500s", path, res.StatusCode, err, answer)
+		}
+		var headers bytes.Buffer
+		_ = res.Header.Write(&headers)
+		if found := leaks(string(answer) + headers.String()); found != nil {
+			t.Errorf("%s answers %v", path, found)
+		}
+		return answer
+	}
+	model := post("/train", http.StatusOK, map[string][]byte{"zipFile": packed.Bytes()})
+	out := t.TempDir()
+	write(t, out, "model.zip", model)
+	leaksNothing(t, out)
+	crack := read(t, filepath.Join(data, "test/crack/a.dcm"))
+	verdict := post("/detect", http.StatusOK, map[string][]byte{"modelFile": model, "imageFile": crack})
+	if !bytes.Contains(verdict, []byte("is_anomaly")) {
+		t.Errorf("%s", verdict)
+	}
+	frames := dicomOf(image.NewGray(image.Rect(0, 0, 8, 8)), "")
+	frames = bytes.Replace(frames, []byte(dicomElement(0x0028, 0x0010, "US", "\x08\x00")), []byte(dicomElement(0x0028, 0x0008, "IS", "2")+dicomElement(0x0028, 0x0010, "US", "\x04\x00")), 1)
+	if answer := post("/detect", http.StatusOK, map[string][]byte{"modelFile": model, "imageFile": frames}); !bytes.Contains(answer, []byte("has 2 frames, of which only the first is judged")) {
+		t.Errorf("%s, expected a warning of the frames", answer)
+	}
+	post("/detect", http.StatusUnprocessableEntity, map[string][]byte{"modelFile": model, "imageFile": crack[:len(crack)/2]})
+	post("/detect", http.StatusUnprocessableEntity, map[string][]byte{"modelFile": model, "imageFile": bytes.Replace(crack, []byte("MONOCHROME2 "), []byte("PLANTEDNAME "), 1)})
+	s.stop(t, syscall.SIGTERM)
+	if found := leaks(s.log.String()); found != nil || !strings.Contains(s.log.String(), "/detect") {
+		t.Errorf("the log has %v:\n%s", found, s.log)
+	}
+}
+
+func TestDetect_JudgesADICOMAsTheSamePixelsInAPNG(t *testing.T) {
+	dir := t.TempDir()
+	for i, f := range tileFiles(t, "test/crack", 4) {
+		m := greyTile(t, f)
+		name := string(rune('a' + i))
+		write(t, dir, name+".1.png", encoded(t, m))
+		write(t, dir, name+".2.dcm", dicomOf(m, ""))
+		inverted := image.NewGray(m.Rect)
+		for y := range m.Rect.Dy() {
+			for x := range m.Rect.Dx() {
+				inverted.SetGray(x, y, color.Gray{Y: 255 - m.GrayAt(x, y).Y})
+			}
+		}
+		// Without the ending of an image; white is 0.
+		write(t, dir, name+".3", bytes.Replace(dicomOf(inverted, ""), []byte("MONOCHROME2"), []byte("MONOCHROME1"), 1))
+	}
+	list := entries(t, run(t, "detect", "--json", "--model", smallModel(t), dir))
+	if len(list) != 12 {
+		t.Fatalf("%d entries, expected 12", len(list))
+	}
+	for i, e := range list {
+		if e.Error != nil || *e.Value != *list[i/3*3].Value {
+			t.Errorf("%+v differs from %+v", e, list[i/3*3])
+		}
+	}
+}
+
+func TestDetect_WarnsOfSeveralFrames(t *testing.T) {
+	r := run(t, "detect", "--model", smallModel(t), "../../testdata/dicom/explicit_frames.dcm")
+	if r.status == exitError || !strings.Contains(r.stdout+r.stderr, "only the first frame is judged of each DICOM file with several (1 of the files)") {
+		t.Errorf("exit %d: %s%s", r.status, r.stdout, r.stderr)
+	}
+}
+
+func TestPredict_ReadsDICOMAsDetect(t *testing.T) {
+	s := newScript(t)
+	if finish(t, s.python(t, "import pydicom.pixels")).status != 0 {
+		t.Skip("pydicom is not installed in the Python of " + envPython)
+	}
+	files, err := filepath.Glob("../../testdata/dicom/*.dcm")
+	if err != nil || len(files) < 100 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	var images []string
+	for _, f := range files {
+		// Others need further packages, or have a lossy codec or no preamble.
+		base := filepath.Base(f)
+		for _, prefix := range []string{"explicit_", "implicit_", "big_", "deflated_", "rle_"} {
+			if strings.HasPrefix(base, prefix) {
+				images = append(images, f)
+			}
+		}
+	}
+	ours := entries(t, run(t, append([]string{"detect", "--json", "--model", filepath.Join(s.dir, "autoencoder.onnx")}, images...)...))
+	theirs := entries(t, s.run(t, append([]string{"--json"}, images...)...))
+	if len(ours) != len(images) || len(theirs) != len(images) || len(images) < 40 {
+		t.Fatalf("%d and %d entries of %d images", len(ours), len(theirs), len(images))
+	}
+	for i, x := range ours {
+		y := theirs[i]
+		if x.Error != nil || y.Error != nil {
+			message := ""
+			if y.Error != nil {
+				message = *y.Error
+			}
+			t.Errorf("%s: detect has %+v, predict.py %s", x.File, x, message)
+			continue
+		}
+		if math.Abs(*x.Value-*y.Value) > 1e-4**x.Value || math.Abs(*x.MSE-*y.MSE) > 1e-4**x.MSE {
+			t.Errorf("%s: detect has %v, predict.py %v", x.File, *x.Value, *y.Value)
+		}
+	}
+}
+
+func TestPredict_NamesPydicomWhereItIsMissing(t *testing.T) {
+	s := newScript(t)
+	without := t.TempDir()
+	write(t, without, "pydicom.py", []byte("raise ImportError('none')\n"))
+	s.env = append(s.env, "PYTHONPATH="+without)
+	r := s.run(t, "--json", "../../testdata/dicom/explicit_mono2_8.dcm")
+	var list []struct{ Error string }
+	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil || len(list) != 1 || !strings.Contains(list[0].Error, "DICOM images need pydicom 3: pip install pydicom") || r.status != exitError {
+		t.Errorf("exit %d, %v: %s%s", r.status, err, r.stdout, r.stderr)
+	}
+}

@@ -1,0 +1,186 @@
+package dicom
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"image"
+	stdjpeg "image/jpeg"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// goldenDir has files made by bench/dicom/make.py, with the pixels that pydicom reads.
+var goldenDir = filepath.Join("..", "..", "testdata", "dicom")
+
+// golden is an entry of index.json.
+type golden struct {
+	File                  string
+	Kind                  string
+	Width, Height, Frames int
+	Tolerance             int
+}
+
+func goldens(t testing.TB) []golden {
+	t.Helper()
+	var all []golden
+	if err := json.Unmarshal(read(t, "index.json"), &all); err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 100 {
+		t.Fatalf("%d golden files, expected at least 100", len(all))
+	}
+	return all
+}
+
+func read(t testing.TB, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(goldenDir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// expected returns a file in expected.zip.
+func expected(t testing.TB, name string) []byte {
+	t.Helper()
+	z, err := zip.OpenReader(filepath.Join(goldenDir, "expected.zip"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	f, err := z.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// testLimits are small enough for tests of memory.
+func testLimits() Limits {
+	return Limits{Bytes: 1 << 20, Size: func(w, h int) error {
+		if w < 1 || h < 1 || w*h > 1<<20 {
+			return fmt.Errorf("it is %d×%d pixels, at most %d are read", w, h, 1<<20)
+		}
+		return nil
+	}}
+}
+
+// testJPEG decodes a baseline JPEG with repeated chroma; internal/imagefile has the
+// decoder of the service.
+func testJPEG(data []byte, convert bool) (w, h, components int, samples []byte, err error) {
+	c, err := stdjpeg.DecodeConfig(bytes.NewReader(data))
+	if err != nil {
+		return 0, 0, 0, nil, err
+	}
+	if c.Width*c.Height > 1<<20 {
+		return 0, 0, 0, nil, errors.New("too large")
+	}
+	m, err := stdjpeg.Decode(bytes.NewReader(data))
+	if err != nil {
+		return 0, 0, 0, nil, err
+	}
+	switch m := m.(type) {
+	case *image.Gray:
+		for y := range c.Height {
+			samples = append(samples, m.Pix[y*m.Stride:y*m.Stride+c.Width]...)
+		}
+		return c.Width, c.Height, 1, samples, nil
+	case *image.YCbCr:
+		for y := range c.Height {
+			for x := range c.Width {
+				i := m.COffset(x, y)
+				samples = append(samples, m.Y[m.YOffset(x, y)], m.Cb[i], m.Cr[i])
+			}
+		}
+	case *image.RGBA:
+		for i := 0; i < len(m.Pix); i += 4 {
+			samples = append(samples, m.Pix[i:i+3]...)
+		}
+	default:
+		return 0, 0, 0, nil, errors.New("four components")
+	}
+	if convert {
+		ybrToRGB(samples)
+	}
+	return c.Width, c.Height, 3, samples, nil
+}
+
+func TestDecode_EqualsPydicom(t *testing.T) {
+	for _, g := range goldens(t) {
+		if strings.Contains(g.File, "ybr_full_422") && strings.HasPrefix(g.File, "jpeg_") {
+			continue // internal/imagefile interpolates chroma
+		}
+		t.Run(g.File, func(t *testing.T) {
+			img, err := Decode(read(t, g.File), 0, testLimits(), testJPEG)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if img.W != g.Width || img.H != g.Height || img.Frames != g.Frames {
+				t.Fatalf("%d×%d pixels, %d frames, expected %d×%d, %d", img.W, img.H, img.Frames, g.Width, g.Height, g.Frames)
+			}
+			base := strings.TrimSuffix(g.File, ".dcm")
+			if g.Kind == "rgb" {
+				want := expected(t, base+".rgb")
+				if len(want) != len(img.RGB) {
+					t.Fatalf("%d bytes of colours, expected %d", len(img.RGB), len(want))
+				}
+				for i, v := range want {
+					if d := int(v) - int(img.RGB[i]); d > g.Tolerance || -d > g.Tolerance {
+						t.Fatalf("byte %d is %d, expected %d ± %d", i, img.RGB[i], v, g.Tolerance)
+					}
+				}
+				return
+			}
+			compareGrey(t, g, base, img)
+		})
+	}
+}
+
+// compareGrey compares stored values exactly or within the tolerance, and the window's
+// exactly where the stored values are exact.
+func compareGrey(t *testing.T, g golden, base string, img *Image) {
+	t.Helper()
+	f, err := parse(read(t, g.File), 0, testLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := f.encoded(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	samples, err := f.unpack(0, encoded, testJPEG)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := expected(t, base+".values")
+	if len(want) != 4*len(samples) {
+		t.Fatalf("%d values, expected %d", len(samples), len(want)/4)
+	}
+	for i, v := range samples {
+		w := int(int32(binary.LittleEndian.Uint32(want[4*i:])))
+		if d := f.number(v) - w; d > g.Tolerance || -d > g.Tolerance {
+			t.Fatalf("stored value %d is %d, expected %d ± %d", i, f.number(v), w, g.Tolerance)
+		}
+	}
+	if g.Tolerance > 0 {
+		return
+	}
+	want = expected(t, base+".grey")
+	for i, v := range img.Grey {
+		if w := binary.LittleEndian.Uint16(want[2*i:]); v != w {
+			t.Fatalf("grey value %d is %d, expected %d", i, v, w)
+		}
+	}
+}

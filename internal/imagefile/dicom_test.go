@@ -1,0 +1,142 @@
+package imagefile
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// dicomDir has DICOM files, and in expected.zip the pixels that pydicom reads from them.
+const dicomDir = "../../testdata/dicom"
+
+func readDICOMFile(t testing.TB, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dicomDir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestDecode_ReadsDICOMAsPydicom(t *testing.T) {
+	var all []struct {
+		File, Kind            string
+		Width, Height, Frames int
+		Tolerance             int
+	}
+	if err := json.Unmarshal(readDICOMFile(t, "index.json"), &all); err != nil || len(all) < 100 {
+		t.Fatalf("%d files: %v", len(all), err)
+	}
+	z, err := zip.OpenReader(filepath.Join(dicomDir, "expected.zip"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	for _, g := range all {
+		t.Run(g.File, func(t *testing.T) {
+			suffix := map[string]string{"rgb": ".rgb", "grey": ".grey"}[g.Kind]
+			f, err := z.Open(strings.TrimSuffix(g.File, ".dcm") + suffix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := io.ReadAll(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data := readDICOMFile(t, g.File)
+			if f, ok := Sniff(data[:min(len(data), SniffBytes)]); f != DICOM || !ok {
+				t.Errorf("its format is %v, expected DICOM", f)
+			}
+			// A scale of 16-bit samples does not apply to the values within a window.
+			img, err := Decode(data, Options{MaxValue: 4095})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if img.W != g.Width || img.H != g.Height || img.frames != g.Frames || img.largest != 0 {
+				t.Fatalf("%d×%d pixels, %d frames, largest %d", img.W, img.H, img.frames, img.largest)
+			}
+			tolerance := g.Tolerance
+			if g.Kind == "grey" && tolerance > 0 {
+				tolerance = windowed[strings.TrimSuffix(strings.TrimPrefix(g.File, "jpeg2000_lossy_"), ".dcm")] + tolerance
+			}
+			for i, v := range img.Pix {
+				var w int
+				if g.Kind == "rgb" {
+					w = int(want[i])
+				} else {
+					w = int(binary.LittleEndian.Uint16(want[i/3*2:]) >> 8)
+				}
+				if d := int(v) - w; d > tolerance || -d > tolerance {
+					t.Fatalf("value %d is %d, expected %d ± %d", i, v, w, tolerance)
+				}
+			}
+		})
+	}
+}
+
+// windowed are files whose windows stretch 8-bit values that differ by a lossy codec's
+// rounding.
+var windowed = map[string]int{"mono1_8": 4}
+
+func TestDecode_RefusesDICOMWithASentence(t *testing.T) {
+	whole := readDICOMFile(t, "explicit_mono2_12.dcm")
+	for name, c := range map[string]struct {
+		data []byte
+		lim  Limits
+		want error
+		text string
+	}{
+		"truncated":             {whole[:len(whole)-1], Limits{}, ErrImage, "truncated"},
+		"no content":            {append(make([]byte, 128), "DICM"...), Limits{}, ErrImage, "no image"},
+		"too many pixels":       {whole, Limits{MaxPixels: 100}, ErrTooLarge, "24×18 pixels"},
+		"too many bytes":        {whole, Limits{MaxBytes: 100}, ErrTooLarge, "more than 100 bytes"},
+		"a damaged JPEG inside": {bytes.Replace(readDICOMFile(t, "jpeg_baseline_rgb.dcm"), []byte("\xff\xc0"), []byte("\xff\xcf"), 1), Limits{}, ErrImage, "the JPEG baseline image of the DICOM file"},
+		"a JPEG of 12 bits":     {bytes.Replace(readDICOMFile(t, "jpeg_extended_monochrome2.dcm"), []byte("\xff\xc1\x00\x0b\x08"), []byte("\xff\xc1\x00\x0b\x0c"), 1), Limits{}, ErrImage, "more than 8 bits"},
+		"no rows":               {bytes.Replace(whole, []byte("\x28\x00\x10\x00US\x02\x00\x12"), []byte("\x28\x00\x10\x00US\x02\x00\x00"), 1), Limits{}, ErrImage, "24×0 pixels"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Decode(c.data, Options{Limits: c.lim})
+			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || strings.Contains(strings.ToUpper(err.Error()), "PLANTED") ||
+				!strings.HasPrefix(err.Error(), c.want.Error()+": ") || strings.Count(err.Error(), c.want.Error()) != 1 {
+				t.Errorf("%v, expected %v with %q", err, c.want, c.text)
+			}
+		})
+	}
+}
+
+func TestSniff_RecognizesDICOMWithoutPreambleOnlyIfSafe(t *testing.T) {
+	element := func(element byte, vr string, length byte) string {
+		return "\x08\x00" + string([]byte{element, 0}) + vr + string([]byte{length, 0}) + strings.Repeat("A", int(length))
+	}
+	long := element(5, "CS", 4) + element(8, "CS", 2) + element(0x16, "UI", 4) + element(0x18, "UI", 4)
+	for name, c := range map[string]struct {
+		head string
+		want Format
+	}{
+		"explicit elements":          {long, DICOM},
+		"implicit elements":          {"\x08\x00\x05\x00\x02\x00\x00\x00AA\x08\x00\x08\x00\x02\x00\x00\x00AA\x08\x00\x16\x00\x02\x00\x00\x00AA\x08\x00\x18\x00\x02\x00\x00\x00AA", DICOM},
+		"meta information":           {"\x02\x00\x00\x00UL\x04\x00\x00\x00\x00\x00", DICOM},
+		"two elements":               {element(5, "CS", 4) + element(8, "CS", 2), Unknown},
+		"descending elements":        {element(8, "CS", 4) + element(5, "CS", 2) + element(0x16, "UI", 4) + element(0x18, "UI", 4), Unknown},
+		"an odd length":              {element(5, "CS", 3) + element(8, "CS", 2) + element(0x16, "UI", 4) + element(0x18, "UI", 4), Unknown},
+		"zeros after the first byte": {"\x08" + strings.Repeat("\x00", 200), Unknown},
+	} {
+		if f, _ := Sniff([]byte(c.head)); f != c.want {
+			t.Errorf("%s: %v, expected %v", name, f, c.want)
+		}
+	}
+}
+
+func TestPrepareSized_ReturnsTheNumberOfFrames(t *testing.T) {
+	p, err := PrepareSized(readDICOMFile(t, "explicit_frames.dcm"), 16, Options{})
+	if err != nil || p.Frames != 3 || p.Largest != 0 {
+		t.Errorf("%+v, %v, expected 3 frames and no largest sample", p, err)
+	}
+}
