@@ -75,6 +75,10 @@ func Decode(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
 	return out, nil
 }
 
+// maxJPEG2000Samples is the maximum of width times height times components of a JPEG
+// 2000, whose decoder takes 8 to 14 bytes for each.
+const maxJPEG2000Samples = 24_000_000
+
 // unpack returns the samples of a frame. The samples of a pixel are adjacent.
 func (f *file) unpack(frame int, data []byte, jpeg JPEG) ([]uint16, error) {
 	expect := func(w, h, components int) error {
@@ -107,6 +111,9 @@ func (f *file) unpack(frame int, data []byte, jpeg JPEG) ([]uint16, error) {
 		depth(h.Bits)
 	case codecJPEG2000:
 		var h jpeg2000.Header
+		if n := f.columns * f.rows * f.samples; n > maxJPEG2000Samples {
+			return nil, fmt.Errorf("the JPEG 2000 image of the DICOM file has %d samples, at most %d are read: %s", n, maxJPEG2000Samples, uncompress)
+		}
 		h, samples, err = jpeg2000.Decode(data, func(h jpeg2000.Header) error { return expect(h.W, h.H, h.Components) })
 		depth(h.Bits)
 	default:

@@ -251,6 +251,7 @@ func corpus() []hostile {
 		{name: "a JPEG 2000 of 2^32-1 pixels a side", data: fragmented(jpeg+"90", 4, 4, nil, "", codestreamOf(1<<32-1, 1<<32-1, 1<<32-1, plain)), want: "damaged"},
 		{name: "a JPEG 2000 of a million tiles", data: fragmented(jpeg+"90", 1000, 1000, nil, "", codestreamOf(1000, 1000, 1, plain)), want: "65535 tiles"},
 		{name: "a JPEG 2000 of 10,000 tiles of 10×10 pixels", data: fragmented(jpeg+"90", 1000, 1000, nil, "", codestreamOf(1000, 1000, 10, plain)), want: "10000 tiles"},
+		{name: "a JPEG 2000 of 25 megapixels", data: fragmented(jpeg+"90", 5000, 5000, nil, "", codestreamOf(5000, 5000, 5000, plain)), want: "has 25000000 samples", most: 4 << 20},
 		{name: "a JPEG 2000 without its tiles", data: fragmented(jpeg+"90", 100, 100, nil, "", codestreamOf(100, 100, 10, plain)), want: "truncated"},
 		{name: "a JPEG 2000 of 1×1 precincts", data: fragmented(jpeg+"90", 1000, 1000, nil, "", codestreamOf(1000, 1000, 1000, style(1, 5, 4, 0, "\x11\x11\x11\x11\x11\x11"))), want: "more precincts than bytes", most: 4 << 20},
 		{name: "a JPEG 2000 of precincts without a size", data: fragmented(jpeg+"90", 1000, 1000, nil, "", codestreamOf(1000, 1000, 1000, style(1, 5, 4, 0, "\x00\x00\x00\x00\x00\x00"))), want: "precincts are too small"},
