@@ -61,6 +61,7 @@ func (b *tab) judge(paths ...string) {
 	b.shows("Drop images to judge", 10*time.Second)
 	b.choose("input[data-files]", paths...)
 	b.until("verdicts", "document.querySelectorAll('.tile.good, .tile.bad').length === "+strconv.Itoa(len(paths)), time.Minute)
+	b.until("thumbnails", "document.querySelectorAll('.tile .picture > img:first-child').length === "+strconv.Itoa(len(paths)), 20*time.Second)
 }
 
 type entry struct {
@@ -89,7 +90,9 @@ func TestPage_TrainsJudgesAndTendsAModel(t *testing.T) {
 	b.fill("Sort", "highest")
 	b.run(chromedp.Blur("[data-filled]", chromedp.ByQuery))
 	b.accessible(t, "judge")
+	b.clickIn(".tiles li:nth-child(3)", "Anomalous")
 	b.shot(t, "judge")
+	b.clickIn(".tiles li:nth-child(1)", "Anomalous")
 	found := value[int](b, "document.querySelectorAll('.tile.bad').length")
 	if found < 5 {
 		t.Errorf("%d of 16 images are anomalous, and 10 have a crack", found)
@@ -105,6 +108,10 @@ func TestPage_TrainsJudgesAndTendsAModel(t *testing.T) {
 	b.click("Threshold, versions and downloads")
 	b.shows("What would it find?", 10*time.Second)
 	b.until("the image of the feedback", "document.querySelector('.feedback-list img')", 10*time.Second)
+	b.shows("The images have changed", 10*time.Second) // most have a crack
+	b.accessible(t, "model, with an alarm")
+	b.click("Watch anew")
+	b.until("the end of the alarm", "!document.querySelector('main').innerText.includes('The images have changed')", 10*time.Second)
 	b.accessible(t, "model")
 	b.shot(t, "model")
 	checkSuggestion(t, s, b)
@@ -200,10 +207,9 @@ func checkSuggestion(t *testing.T, s *service, b *tab) {
 func checkThreshold(t *testing.T, s *service, b *tab) {
 	t.Helper()
 	const shown = "Number(document.querySelector('[role=slider]').getAttribute('aria-valuenow'))"
-	before := value[float64](b, shown)
-	if stored := get[entry](t, s, "/models/tiles").Metadata.Decision.Threshold; stored != before {
-		t.Errorf("the line is at %v, the threshold is %v", before, stored)
-	}
+	stored := get[entry](t, s, "/models/tiles").Metadata.Decision.Threshold
+	b.until("the line at the threshold", shown+" === "+strconv.FormatFloat(stored, 'g', -1, 64), 5*time.Second)
+	before := stored
 	b.run(chromedp.Evaluate("document.querySelector('.histogram').scrollIntoView({block: 'center'})", nil))
 	box := value[[]float64](b, "(() => { const r = document.querySelector('.handle .grip').getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] })()")
 	mouse := func(kind input.MouseType, x float64) chromedp.Action {
