@@ -124,8 +124,9 @@ fuzz: runtime ## run each fuzz target for FUZZTIME (30s)
 fuzz-http: build runtime ## send REQUESTS (20000) requests generated from the OpenAPI document
 	REQUESTS='$(REQUESTS)' scripts/fuzz-http.sh
 
-faults: runtime ## kill a service in FAULT_ROUNDS (50) rounds of uploads and trainings
-	ANOMALY_FAULTS='$(FAULT_ROUNDS)' $(GO) test ./cmd/anomaly -run '^TestServe_LosesNoJobWhenKilled$$' -v -count=1 -timeout 0
+faults: runtime ## kill a service in FAULT_ROUNDS (50) rounds of jobs, set its clock, fill its disk
+	ANOMALY_FAULTS='$(FAULT_ROUNDS)' $(GO) test ./cmd/anomaly -v -count=1 -timeout 0 \
+		-run '^TestServe_(LosesNoJobWhenKilled|LosesNoJobOnAFullDisk|ContinuesATrainingThatWasKilled|RemovesTheJobsOfAKilledServer|GivesARunningJobBackAtSIGTERM)$$'
 
 page: ## build the web page from web/src into web/dist
 	cd web && npm ci --no-audit --no-fund --silent && npm run --silent check && npm run --silent build

@@ -34,10 +34,12 @@ func loadInTime(ctx context.Context, src *dataset.Source, o Options, began time.
 // fit runs the epochs and returns the trained weights. As in PyTorch's DataLoader, the
 // last batch of an epoch may be smaller; it counts as a step like any other.
 //
+// With checkpoints, fit continues from the last one.
+//
 // If the model has a decision already, the first step is taken even if the training is
 // stopped, so that there is a model to hold the decision.
 func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weights models.StateDict,
-	data *dataset.Dataset, level Level, o Options, began time.Time, hasDecision bool,
+	data *dataset.Dataset, level Level, o Options, began time.Time, hasDecision bool, c *checkpointer,
 ) (models.StateDict, fitted, error) {
 	s, err := newStepper(engine, arch, weights, data.Side, data.Side, o)
 	if err != nil {
@@ -57,6 +59,10 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 	b := batches{data: data, shuffle: streams.New(o.Seed, streams.Shuffle), size: level.BatchSize}
 	started := time.Now()
 	sum := 0.0
+	if c.restoreEpochs(s, &f, &sum, steps) {
+		budget.resume(f.steps)
+		b.skip(f.steps, steps)
+	}
 	for {
 		if f.ended = ending(budget, workers.Closed(o.Stop) && (f.steps > 0 || !hasDecision)); f.ended != "" {
 			break
@@ -68,6 +74,9 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 		stepStarted := time.Now()
 		loss, err := s.Step(ctx, batch, level.LearningRate*budget.decay())
 		if err != nil {
+			if ctx.Err() != nil { // another process may continue
+				c.saveEpochs(s, f, sum)
+			}
 			return nil, f, err
 		}
 		budget.addStep(time.Since(stepStarted))
@@ -79,9 +88,12 @@ func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weig
 		f.steps++
 		sum += loss
 		f.losses[epoch] = sum / float64(inEpoch+1)
+		if c.due() {
+			c.saveEpochs(s, f, sum)
+		}
 		if o.Progress != nil {
 			o.Progress(Progress{
-				Epoch: epoch + 1, Epochs: level.Epochs, Step: f.steps, Steps: f.planned, Loss: f.losses[epoch],
+				Epoch: epoch + 1, Epochs: level.Epochs, Step: f.steps, Steps: f.planned, Loss: f.losses[epoch], Losses: f.losses,
 				Elapsed: time.Since(started), Remaining: budget.remaining(),
 			})
 		}
@@ -117,6 +129,17 @@ type batches struct {
 	order   []int // of the images left in this epoch
 	images  [][]byte
 	buffers [][]byte // hold images that are read from disk
+}
+
+// skip skips the batches of a number of steps, in epochs of perEpoch steps. It must be
+// called before next.
+func (b *batches) skip(steps, perEpoch int) {
+	for range steps / perEpoch {
+		b.shuffle.Perm(b.data.Len())
+	}
+	if rest := steps % perEpoch; rest > 0 {
+		b.order = b.shuffle.Perm(b.data.Len())[rest*b.size:]
+	}
 }
 
 // next returns the next batch, which may be smaller at the end of an epoch. The batch

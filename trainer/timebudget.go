@@ -45,6 +45,7 @@ type timeBudget struct {
 	now    func() time.Time
 
 	done    int
+	resumed int           // of done, those of an earlier process, whose durations are not known
 	first   time.Duration // duration of the first step, which allocates memory
 	rest    time.Duration // duration of all other steps
 	short   bool
@@ -55,9 +56,15 @@ func newTimeBudget(steps, images, batch int, began time.Time, limit time.Duratio
 	return &timeBudget{steps: steps, images: images, batch: batch, limit: limit, began: began, now: time.Now}
 }
 
+// resume counts the steps of an earlier process.
+func (b *timeBudget) resume(steps int) { b.done, b.resumed = steps, steps }
+
+// timed returns the number of steps whose durations are known.
+func (b *timeBudget) timed() int { return b.done - b.resumed }
+
 // addStep counts a step of duration d.
 func (b *timeBudget) addStep(d time.Duration) {
-	if b.done == 0 {
+	if b.timed() == 0 {
 		b.first = d
 	} else {
 		b.rest += d
@@ -67,8 +74,8 @@ func (b *timeBudget) addStep(d time.Duration) {
 
 // stepTime returns the expected duration of a step.
 func (b *timeBudget) stepTime() time.Duration {
-	if b.done > 1 {
-		return b.rest / time.Duration(b.done-1)
+	if n := b.timed(); n > 1 {
+		return b.rest / time.Duration(n-1)
 	}
 	return b.first
 }
@@ -99,11 +106,11 @@ func (b *timeBudget) allowsStep() bool {
 	if b.done == b.steps {
 		return false
 	}
-	if b.limit == 0 || b.done == 0 {
+	if b.limit == 0 || b.timed() == 0 {
 		return true
 	}
 	elapsed := b.now().Sub(b.began)
-	if b.done == 1 {
+	if b.timed() == 1 {
 		return elapsed+b.first <= calibrationEnd(b.limit)
 	}
 	return elapsed+b.stepTime() <= b.stepsEnd()
@@ -112,7 +119,7 @@ func (b *timeBudget) allowsStep() bool {
 // decay returns the factor of the level's learning rate for the next step, lowestDecay
 // to 1.
 func (b *timeBudget) decay() float64 {
-	if b.limit == 0 || b.done < 2 { // the first step predicts others poorly
+	if b.limit == 0 || b.timed() < 2 { // the first step predicts others poorly
 		return 1
 	}
 	elapsed, end := b.now().Sub(b.began), b.stepsEnd()

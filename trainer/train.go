@@ -87,6 +87,10 @@ type Options struct {
 	// called concurrently.
 	Stage func(Stage)
 
+	// Checkpoints stores the state of the training, from which Train continues if it can;
+	// nil means that it starts from the beginning.
+	Checkpoints *Checkpoints
+
 	// Without is the ingredient of the anomaly score to leave out; the zero value
 	// leaves out nothing.
 	Without decision.Ablation
@@ -103,6 +107,9 @@ type Progress struct {
 	Step, Steps   int // over all epochs; Step counts from 1
 	// Loss is the mean loss of the steps of this epoch so far.
 	Loss float64
+	// Losses are the losses of all epochs so far; the last is Loss. They must not be
+	// changed, and are valid until the function that received them returns.
+	Losses []float64
 	// Elapsed is the time since the first step began. Remaining is the expected time
 	// of the steps left.
 	Elapsed, Remaining time.Duration
@@ -197,13 +204,19 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 		fitted  fitted
 		learned decision.Learned
 	)
+	checkpoints, err := newCheckpointer(ctx, engine, data, o)
+	if err != nil {
+		return nil, err
+	}
 	learn := func() (err error) {
-		learned, err = decision.Learn(ctx, engine, data, o.decision(level, began))
+		learned, err = checkpoints.learn(data, o, level, func() (decision.Learned, error) {
+			return decision.Learn(ctx, engine, data, o.decision(level, began))
+		})
 		return err
 	}
 	epochs := func() (err error) {
 		o.begin(StageEpochs)
-		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began, learned.Decision != nil)
+		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began, learned.Decision != nil, checkpoints)
 		return err
 	}
 	// The decision comes first, because it matters more: MaxTime and Stop cut the epochs

@@ -5,16 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
-	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -174,108 +168,6 @@ func TestServe_GivesARunningJobBackAtSIGTERM(t *testing.T) {
 	run(t, "serve", "--addr", "127.0.0.1:0", "--data", data, "--log-level", "error").refused(t, "another service keeps its jobs in this folder")
 }
 
-// killRounds is how often TestServe_LosesNoJobWhenKilled kills the service. The variable
-// ANOMALY_FAULTS sets it.
-func killRounds(t *testing.T) int {
-	if text := os.Getenv("ANOMALY_FAULTS"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	return 3
-}
-
-// The service is killed at random moments of uploads and trainings. Every job that was
-// answered 202 must be there afterwards, and end exactly once, with its model.
-func TestServe_LosesNoJobWhenKilled(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	data := t.TempDir()
-	start := func() *serving { return serve(t, nil, "--addr", "127.0.0.1:0", "--data", data) }
-	body, kind := trainForm(t, normals(t, 2), map[string]string{"level": "1", "image_size": "16"})
-	var mu sync.Mutex
-	accepted := map[string]bool{}
-	ended := map[string]jobs.Job{}
-	for round := range killRounds(t) {
-		s := start()
-		var clients sync.WaitGroup
-		for range 2 {
-			clients.Go(func() {
-				for range 2 { // more would take long to train
-					status, id := s.submitJob(body, kind)
-					if status != http.StatusAccepted {
-						return // killed
-					}
-					mu.Lock()
-					accepted[id] = true
-					mu.Unlock()
-				}
-			})
-		}
-		clients.Go(func() {
-			for {
-				list, ok := s.jobs()
-				if !ok {
-					return
-				}
-				mu.Lock()
-				for _, j := range list {
-					checkEnd(t, ended, j)
-				}
-				mu.Unlock()
-				time.Sleep(20 * time.Millisecond)
-			}
-		})
-		time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
-		s.kill(t)
-		clients.Wait()
-		t.Logf("round %d: %d jobs accepted, %d ended", round, len(accepted), len(ended))
-	}
-	s := start()
-	var list []jobs.Job
-	eventually(t, "all jobs have ended", func() bool {
-		list, _ = s.jobs()
-		return len(list) > 0 && !slices.ContainsFunc(list, func(j jobs.Job) bool { return !j.State.Final() })
-	})
-	for _, j := range list {
-		checkEnd(t, ended, j)
-		delete(accepted, j.ID)
-		// A job that runs during three kills has failed for that reason.
-		if j.State != jobs.Succeeded && (j.Error == nil || !strings.Contains(*j.Error, "3 times")) {
-			t.Errorf("%+v", j)
-		}
-		if j.State != jobs.Succeeded {
-			continue
-		}
-		res, err := http.Get("http://" + s.address + "/jobs/" + j.ID + "/model")
-		if err != nil {
-			t.Fatal(err)
-		}
-		model, err := io.ReadAll(res.Body)
-		res.Body.Close()
-		if sum := sha256.Sum256(model); err != nil || res.StatusCode != 200 || hex.EncodeToString(sum[:]) != *j.ModelSHA256 {
-			t.Errorf("the model of %s: status %d, %d bytes, %v", j.ID, res.StatusCode, len(model), err)
-		}
-	}
-	if len(accepted) > 0 {
-		t.Errorf("lost are %v", accepted)
-	}
-}
-
-// checkEnd fails the test if a job that has ended changes.
-func checkEnd(t *testing.T, ended map[string]jobs.Job, j jobs.Job) {
-	before, was := ended[j.ID]
-	if was && (j.State != before.State || !j.EndedAt.Equal(*before.EndedAt) || fmt.Sprint(j.Attempts) != fmt.Sprint(before.Attempts)) {
-		t.Errorf("%s ended twice: %+v, then %+v", j.ID, before, j)
-	}
-	if j.State.Final() {
-		ended[j.ID] = j
-	}
-}
-
 func TestServe_RemovesTheJobsOfAKilledServer(t *testing.T) {
 	killed := serve(t, nil, "--addr", "127.0.0.1:0")
 	body, kind := trainForm(t, normals(t, 20), map[string]string{"level": "5", "image_size": "128"})
@@ -305,71 +197,4 @@ func TestServe_RemovesTheJobsOfAKilledServer(t *testing.T) {
 	if n := left(); n != 0 {
 		t.Errorf("%d folders of jobs are left", n)
 	}
-}
-
-func TestServe_LosesNoJobOnAFullDisk(t *testing.T) {
-	data := t.TempDir()
-	if err := syscall.Mount("none", data, "tmpfs", 0, "size=100m"); err != nil {
-		t.Skipf("cannot mount a small disk: %v", err)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(data, 0) })
-	s := serve(t, nil, "--addr", "127.0.0.1:0", "--data", data)
-	long, kind := trainForm(t, normals(t, 20), map[string]string{"level": "5", "image_size": "128"})
-	accepted := map[string]bool{}
-	for range 16 {
-		status, id := s.submitJob(long, kind)
-		if status != http.StatusAccepted {
-			t.Fatal(status)
-		}
-		accepted[id] = true
-	}
-	filler, err := os.Create(filepath.Join(data, "filler"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := filler.Write(make([]byte, 100<<20)); err == nil {
-		t.Fatal("the disk is not full")
-	}
-	filler.Close()
-	if status, _ := s.submitJob(long, kind); status != http.StatusInsufficientStorage {
-		t.Errorf("status %d with a full disk", status)
-	}
-	// Each cancellation writes a record, until one fails.
-	cancelled := map[string]bool{}
-	failed := false
-	for id := range accepted {
-		if failed = s.cancelJob(t, id) != http.StatusOK; failed {
-			break
-		}
-		cancelled[id] = true
-	}
-	if !failed {
-		t.Error("the disk is full and everything was written")
-	}
-	if err := os.Remove(filler.Name()); err != nil {
-		t.Fatal(err)
-	}
-	if took := s.stop(t, syscall.SIGTERM); took > 45*time.Second {
-		t.Errorf("the shutdown took %s", took)
-	}
-	s = serve(t, nil, "--addr", "127.0.0.1:0", "--data", data)
-	list, ok := s.jobs()
-	if !ok || len(list) != len(accepted) {
-		t.Errorf("%d jobs, expected %d", len(list), len(accepted))
-	}
-	for _, j := range list {
-		if !accepted[j.ID] || cancelled[j.ID] && j.State != jobs.Cancelled {
-			t.Errorf("%+v", j)
-		}
-		s.cancelJob(t, j.ID)
-	}
-	short, kind := trainForm(t, normals(t, 2), map[string]string{"level": "1", "image_size": "16"})
-	status, id := s.submitJob(short, kind)
-	if status != http.StatusAccepted {
-		t.Fatalf("status %d", status)
-	}
-	eventually(t, "a job succeeds", func() bool {
-		var j jobs.Job
-		return s.getJSON("/jobs/"+id, &j) == http.StatusOK && j.State == jobs.Succeeded
-	})
 }

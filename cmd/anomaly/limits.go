@@ -40,6 +40,7 @@ func addLimits(f *pflag.FlagSet, o *api.Options) {
 	f.DurationVar(&o.Batch.Delay, "batch-delay", o.Batch.Delay, "longest time that an image waits for others of its batch, at most 2ms")
 
 	f.IntVar(&o.StoredJobs, "max-jobs", o.StoredJobs, "largest number of jobs that are kept; for a new one, the job that ended first is removed")
+	f.DurationVar(&o.CheckpointInterval, "checkpoint-interval", o.CheckpointInterval, "time between two checkpoints of the training of a job; 0 is none")
 	f.DurationVar(&o.JobAge, "job-age", o.JobAge, "how long a job and its model are kept after its end; 0 is unlimited")
 	f.Int64Var(&o.JobBytes, "max-job-bytes", o.JobBytes, "largest size of the uploads and models of all jobs, in bytes; each unfinished job counts 64 MiB for its model")
 

@@ -128,6 +128,84 @@ func TestServe_KeepsWholeModelsWhenKilledDuringPut(t *testing.T) {
 	s.stop(t, syscall.SIGTERM)
 }
 
+// After a kill during changes of a threshold, the model is whole, one version is the current
+// one, and each version that is listed can be restored.
+func TestServe_KeepsVersionsWhenKilledDuringChanges(t *testing.T) {
+	const kills = 4
+	dir := t.TempDir()
+	flags := []string{"--addr", "127.0.0.1:0", "--models", dir, "--versions", "3"}
+	s := serve(t, nil, flags...)
+	if status := s.put("m", read(t, smallModel(t))); status != http.StatusCreated {
+		t.Fatalf("status %d", status)
+	}
+	for round := range kills {
+		changes := make(chan float64, 1000)
+		go func() {
+			defer close(changes)
+			for i := 1; ; i++ {
+				threshold := float64(1000*round + i)
+				r, err := http.NewRequest(http.MethodPatch, "http://"+s.address+"/models/m", strings.NewReader(fmt.Sprintf(`{"threshold": %v}`, threshold)))
+				if err != nil {
+					return
+				}
+				res, err := http.DefaultClient.Do(r)
+				if err != nil {
+					return
+				}
+				res.Body.Close()
+				if res.StatusCode == http.StatusOK {
+					changes <- threshold
+				}
+			}
+		}()
+		last, ok := <-changes
+		if !ok {
+			t.Fatal("no change before the kill")
+		}
+		time.Sleep(time.Duration(29*round) * time.Millisecond) // at different stages of a change
+		s.kill(t)
+		for answered := range changes {
+			last = answered
+		}
+		s = serve(t, nil, flags...)
+		if states := s.models(t); states["m"] != "ready" {
+			t.Fatalf("%v", states)
+		}
+		var list struct {
+			Versions []struct {
+				SHA256    string
+				Threshold float64
+				Current   bool
+			}
+		}
+		if status := s.getJSON("/models/m/versions", &list); status != http.StatusOK {
+			t.Fatalf("status %d", status)
+		}
+		current := 0
+		for _, v := range list.Versions {
+			if v.Current {
+				current++
+				// The change during which the process was killed may be done.
+				if v.Threshold != last && v.Threshold != last+1 {
+					t.Errorf("the threshold is %v, the last answered change was to %v", v.Threshold, last)
+				}
+			}
+			res, err := http.Post("http://"+s.address+"/models/m/versions/"+v.SHA256+"/restore", "", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if res.StatusCode != http.StatusOK {
+				t.Errorf("restoring %+v: status %d", v, res.StatusCode)
+			}
+		}
+		if current != 1 || len(list.Versions) > 3 {
+			t.Errorf("%+v", list)
+		}
+	}
+	s.stop(t, syscall.SIGTERM)
+}
+
 func TestServe_ShutsDownDuringAPut(t *testing.T) {
 	dir := t.TempDir()
 	model := read(t, smallModel(t))

@@ -52,6 +52,7 @@ func serveCommand() *cobra.Command {
 		addr      string
 		logs      logFlags
 		tokenFile string
+		tokens    string
 		pprofAddr string
 		grace     time.Duration
 		noPage    bool
@@ -70,6 +71,11 @@ func serveCommand() *cobra.Command {
 			}
 			if tokenFile != "" {
 				if options.Token, err = api.ReadToken(tokenFile); err != nil {
+					return err
+				}
+			}
+			if tokens != "" {
+				if options.Tokens, err = api.ReadTokens(tokens); err != nil {
 					return err
 				}
 			}
@@ -119,6 +125,7 @@ func serveCommand() *cobra.Command {
 	logs.add(c)
 	f.DurationVar(&grace, "grace", 10*time.Second, "time for running requests to end after SIGTERM before they are cancelled")
 	f.StringVar(&tokenFile, "token-file", "", "file with the token that callers must send as Authorization: Bearer; /health, /livez, /readyz and /v2/health need none (default: no token)")
+	f.StringVar(&tokens, "tokens", "", "file with tokens that callers may send instead, one in each line; jobs of several callers are run in turns (default: none)")
 	f.StringArrayVar(&options.Origins, "cors-origin", nil, "origin of web pages that may read responses, such as https://example.org, or *; may be repeated (default: none)")
 	f.StringVar(&pprofAddr, "pprof-addr", "", "loopback address to serve Go's profiles at, such as 127.0.0.1:6060 (default: none)")
 	f.StringVar(&options.ModelsDir, "models", "", "folder of named models, read at start (default: models in the folder of --data, without that no named models)")

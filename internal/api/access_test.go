@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -145,4 +146,68 @@ func TestNew_RejectsInvalidOrigins(t *testing.T) {
 			_ = s.Shutdown(0)
 		}
 	}
+}
+
+func TestToken_IsOneOfSeveral(t *testing.T) {
+	one, two, three := "the-token-of-caller-1", "the-token-of-caller-2", "the-token-of-caller-3"
+	for name, c := range map[string]struct {
+		token  string
+		tokens []string
+		status map[string]int
+	}{
+		"several":              {"", []string{one, two}, map[string]int{one: 200, two: 200, three: 401, "": 401}},
+		"several and a single": {three, []string{one, two}, map[string]int{one: 200, two: 200, three: 200, "": 401, one + two: 401}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, func(o *Options) { o.Token, o.Tokens = c.token, c.tokens })
+			for token, want := range c.status {
+				if a := s.request(t, "GET", "/metrics", http.Header{"Authorization": {"Bearer " + token}}); a.status != want {
+					t.Errorf("%q: status %d, expected %d", token, a.status, want)
+				}
+			}
+		})
+	}
+}
+
+func TestReadTokens_RejectsUnusableFiles(t *testing.T) {
+	const one, two = "0123456789abcdef", "0123456789abcdeg"
+	for name, c := range map[string]struct {
+		content, reason string
+		n               int
+	}{
+		"two tokens":            {one + "\n\n " + two + " \r\n", "", 2},
+		"a single one":          {one, "", 1},
+		"nothing":               {"\n \n", "no tokens", 0},
+		"a short one":           {one + "\nshort", "line 2", 0},
+		"a token with a space":  {one + "\n" + one + " " + two, "line 2", 0},
+		"the same twice":        {one + "\n" + two + "\n" + one, "line 3", 0},
+		"more than are allowed": {manyTokens(maxTokens + 1), "more than", 0},
+		"as many as allowed":    {manyTokens(maxTokens), "", maxTokens},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "tokens")
+			if err := os.WriteFile(path, []byte(c.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			tokens, err := ReadTokens(path)
+			if len(tokens) != c.n || (err != nil) != (c.reason != "") {
+				t.Errorf("%d tokens, %v", len(tokens), err)
+			}
+			if err != nil && (!errors.Is(err, ErrToken) || !strings.Contains(err.Error(), c.reason) || strings.Contains(err.Error(), one)) {
+				t.Errorf("%v, expected %q", err, c.reason)
+			}
+		})
+	}
+	if _, err := ReadTokens("/nowhere"); !errors.Is(err, ErrToken) {
+		t.Error(err)
+	}
+}
+
+// manyTokens returns lines with n tokens.
+func manyTokens(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "token-number-%08d\n", i)
+	}
+	return b.String()
 }

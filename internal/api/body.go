@@ -14,16 +14,16 @@ import (
 )
 
 // bodyReader reads a request's body within its limits: BodyBytes in all, ReadPause
-// between two reads, the request's deadline, and the life of the server. It must be
-// closed.
+// between two reads, the request's deadline, and the life of the server and of the
+// request's job. It must be closed.
 type bodyReader struct {
 	r         io.Reader
 	conn      net.Conn
 	remaining int64 // bytes
 	pause     time.Duration
 	until     time.Time       // zero for no deadline
-	server    context.Context // ends when the server cancels its requests
-	stop      func() bool     // unregisters from server
+	base      context.Context // its cause is the error of Read when it ends; see requestBase
+	stop      func() bool     // unregisters from base
 }
 
 // body returns a reader of the request's body.
@@ -33,9 +33,9 @@ func (s *Server) body(c *fiber.Ctx) *bodyReader {
 		r = bytes.NewReader(c.Request().Body())
 	}
 	until, _ := deadline(c)
-	b := &bodyReader{r: r, conn: c.Context().Conn(), remaining: s.options.BodyBytes, pause: s.options.ReadPause, until: until, server: s.base}
+	b := &bodyReader{r: r, conn: c.Context().Conn(), remaining: s.options.BodyBytes, pause: s.options.ReadPause, until: until, base: s.requestBase(c)}
 	// The read deadline interrupts a blocked Read.
-	b.stop = context.AfterFunc(s.base, func() {
+	b.stop = context.AfterFunc(b.base, func() {
 		if b.conn != nil {
 			_ = b.conn.SetReadDeadline(time.Now())
 		}
@@ -46,8 +46,8 @@ func (s *Server) body(c *fiber.Ctx) *bodyReader {
 // Close releases the reader's resources. It leaves the rest of the body unread.
 func (b *bodyReader) Close() { b.stop() }
 
-// Read returns errUploadTooLong, errSlowUpload or errShuttingDown if a limit is
-// reached, and os.ErrDeadlineExceeded for a pause that is too long.
+// Read returns errUploadTooLong, errSlowUpload, errShuttingDown or jobs.ErrCancelled if a
+// limit is reached, and os.ErrDeadlineExceeded for a pause that is too long.
 func (b *bodyReader) Read(p []byte) (int, error) {
 	if b.remaining <= 0 {
 		return 0, errUploadTooLong
@@ -66,15 +66,15 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		}
 	}
 	// The deadline just set may have replaced the one that interrupts the read.
-	if b.server.Err() != nil {
-		return 0, errShuttingDown
+	if b.base.Err() != nil {
+		return 0, context.Cause(b.base)
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.remaining)])
 	b.remaining -= int64(n)
 	switch {
 	case err == nil || errors.Is(err, io.EOF):
-	case b.server.Err() != nil:
-		err = errShuttingDown
+	case b.base.Err() != nil:
+		err = context.Cause(b.base)
 	case errors.Is(err, os.ErrDeadlineExceeded) && !b.until.IsZero() && !time.Now().Before(b.until):
 		err = errSlowUpload
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
 	"strconv"
 	"time"
@@ -66,9 +67,11 @@ func (s *Server) calibrate(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if err := sendBundle(c, m); err != nil {
+	bundle, err := bundleOf(m)
+	if err != nil {
 		return err
 	}
+	sendBundle(c, bytes.NewReader(bundle), len(bundle))
 	s.log.Info("model calibrated", slog.String("id", requestID(c)), slog.Int("images", r.Images), slog.Int("skipped", r.Skipped),
 		slog.Any("warnings", r.Warnings), slog.Any("skipped_files", r.SkippedFiles),
 		slog.Float64("threshold", r.After), slog.Duration("took", time.Since(started)))
@@ -102,13 +105,28 @@ func setCalibrationHeaders(c *fiber.Ctx, r *trainer.Recalibration) {
 	setWarnings(c, headerCalibrationWarnings, r.Warnings, r.Skipped, r.SkippedFiles)
 }
 
-// sendBundle sets the answer to the zip of a model.
-func sendBundle(c *fiber.Ctx, m *models.Model) error {
+// bundleOf returns the zip of a model.
+func bundleOf(m *models.Model) ([]byte, error) {
 	var bundle bytes.Buffer
-	if err := exporter.WriteBundle(&bundle, m); err != nil {
-		return err
-	}
+	err := exporter.WriteBundle(&bundle, m)
+	return bundle.Bytes(), err
+}
+
+// sendBundle sets the answer to the zip of a model.
+func sendBundle(c *fiber.Ctx, bundle io.Reader, size int) {
 	c.Attachment(exporter.BundleFile)
 	c.Set(fiber.HeaderContentType, "application/zip")
-	return c.Send(bundle.Bytes())
+	c.Context().SetBodyStream(bundle, size)
+}
+
+// closingBody is the body of an answer. It calls closed when the body is sent or cannot be
+// sent.
+type closingBody struct {
+	*bytes.Reader
+	closed func()
+}
+
+func (b *closingBody) Close() error {
+	b.closed()
+	return nil
 }

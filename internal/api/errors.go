@@ -84,6 +84,8 @@ var callerErrors = []struct {
 	{feedback.ErrFull, fiber.StatusConflict},
 	{jobs.ErrUnknown, fiber.StatusNotFound},
 	{jobs.ErrNoModel, fiber.StatusConflict},
+	{jobs.ErrExists, fiber.StatusConflict},
+	{jobs.ErrCancelled, fiber.StatusConflict},
 	{jobs.ErrFull, fiber.StatusInsufficientStorage},
 	{jobs.ErrNoSpace, fiber.StatusInsufficientStorage},
 	{jobs.ErrTooMany, fiber.StatusServiceUnavailable},

@@ -35,12 +35,12 @@ func (s *Server) jobEvents(c *fiber.Ctx) error {
 	if s.draining.Load() {
 		return errShuttingDown
 	}
-	queue, err := s.jobQueue()
+	id := jobID(c)
+	store, err := s.jobs.storeOf(id)
 	if err != nil {
 		return err
 	}
-	id := jobID(c)
-	job, revision, err := queue.Wait(s.base, id, 0)
+	job, revision, err := store.Wait(s.base, id, 0)
 	if err != nil {
 		return err
 	}
@@ -61,14 +61,14 @@ func (s *Server) jobEvents(c *fiber.Ctx) error {
 		// The write timeout of the server is for a whole answer.
 		extend := func() { _ = conn.SetWriteDeadline(time.Now().Add(writeTimeout)) }
 		extend()
-		_ = sendEvents(ctx, queue, id, last, w, extend) // the client has gone
+		_ = sendEvents(ctx, store, id, last, w, extend) // the client has gone
 	})
 	return nil
 }
 
 // sendEvents writes the events of a job after the revision last. It calls extend before
 // each write.
-func sendEvents(ctx context.Context, queue *jobs.Queue, id string, last uint64, w *bufio.Writer, extend func()) error {
+func sendEvents(ctx context.Context, store jobStore, id string, last uint64, w *bufio.Writer, extend func()) error {
 	// The headers are sent with the first bytes.
 	if _, err := w.WriteString(": events of a job\n\n"); err != nil {
 		return err
@@ -79,7 +79,7 @@ func sendEvents(ctx context.Context, queue *jobs.Queue, id string, last uint64, 
 	var state jobs.State
 	for {
 		pause, cancel := context.WithTimeout(ctx, eventPause)
-		job, revision, err := queue.Wait(pause, id, last)
+		job, revision, err := store.Wait(pause, id, last)
 		cancel()
 		extend()
 		switch {

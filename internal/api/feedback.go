@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -179,25 +180,37 @@ func (s *Server) currentFeedback(ctx context.Context, name string) (registry.Ent
 		if err != nil {
 			return e, nil, err
 		}
-		var old []feedback.Record
-		for _, r := range records {
-			if r.Scores != id {
-				old = append(old, r)
-			}
-		}
-		if len(old) == 0 {
+		if len(scoredByOthers(records, id)) == 0 {
 			return e, records, nil
 		}
-		if err := s.rescore(ctx, name, id, old); err != nil {
+		if err := s.rescore(ctx, name, id); err != nil {
 			return e, nil, err
 		}
 	}
 	return registry.Entry{}, nil, errReplaced
 }
 
-// rescore computes the scores of feedback by the current version of a model, if its scores
-// are those of id. Scores that are done are stored even if ctx ends.
-func (s *Server) rescore(ctx context.Context, name, id string, records []feedback.Record) error {
+// scoredByOthers returns the records whose scores are not those of id.
+func scoredByOthers(records []feedback.Record, id string) []feedback.Record {
+	return slices.DeleteFunc(slices.Clone(records), func(r feedback.Record) bool { return r.Scores == id })
+}
+
+// rescore computes the missing scores of feedback by the current version of a model, if its
+// scores are those of id. Scores that are done are stored even if ctx ends. It runs once at a
+// time: requests for the same model wait and find the scores, and few images are in memory.
+func (s *Server) rescore(ctx context.Context, name, id string) error {
+	if err := s.versionSlots.acquire(ctx); err != nil {
+		return err
+	}
+	defer s.versionSlots.release()
+	dir := s.registry.Folder(name)
+	records, err := s.named.feedback.List(dir)
+	if err != nil {
+		return err
+	}
+	if records = scoredByOthers(records, id); len(records) == 0 {
+		return nil
+	}
 	if err := s.detectionSlots.acquire(ctx); err != nil {
 		return err
 	}
@@ -210,7 +223,6 @@ func (s *Server) rescore(ctx context.Context, name, id string, records []feedbac
 	if s.scoresOf(name, d.Model().SHA256) != id {
 		return nil // replaced meanwhile: the caller looks again
 	}
-	dir := s.registry.Folder(name)
 	var mu sync.Mutex
 	scores := map[string]*float64{}
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -314,9 +326,13 @@ func (s *Server) feedbackImage(c *fiber.Ctx) error {
 	if format, _ := imagefile.Sniff(image); mediaTypes[format] != "" {
 		kind = mediaTypes[format]
 	}
+	if err := reservationOf(c).reserve(len(image)); err != nil {
+		return err
+	}
 	c.Attachment(r.Filename)
 	c.Set(fiber.HeaderContentType, kind)
-	return c.Send(image)
+	reservationOf(c).send(c, image)
+	return nil
 }
 
 // deleteFeedback answers DELETE /models/{name}/feedback/{id}.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/gofiber/fiber/v2"
 )
 
@@ -317,7 +318,7 @@ func (s spoolWriter) Write(p []byte) (int, error) {
 func formError(err error) error {
 	var p *problem
 	switch {
-	case errors.As(err, &p), errors.Is(err, errSpool):
+	case errors.As(err, &p), errors.Is(err, errSpool), errors.Is(err, jobs.ErrCancelled):
 		return err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errSlowClient

@@ -41,6 +41,7 @@ type jobService struct {
 	temp       *tempDir    // of the queue; nil with Options.DataDir
 	worker     sync.WaitGroup
 	closed     bool
+	attached   *jobs.Attached // the jobs of /train
 }
 
 // open returns the queue, and opens it if necessary.
@@ -140,9 +141,21 @@ func (s *Server) routeJobs() {
 // string for the next request.
 func jobID(c *fiber.Ctx) string { return strings.Clone(c.Params("id")) }
 
-// jobQueue returns the queue. It returns jobs.ErrUnknown before the first job.
-func (s *Server) jobQueue() (*jobs.Queue, error) {
-	if q := s.jobs.existing(); q != nil {
+// jobStore is what jobs.Queue and jobs.Attached have in common.
+type jobStore interface {
+	Get(id string) (jobs.Job, error)
+	Wait(ctx context.Context, id string, after uint64) (jobs.Job, uint64, error)
+	Model(ctx context.Context, id string) (*jobs.Content, error)
+	Delete(ctx context.Context, id string) (job jobs.Job, removed bool, err error)
+}
+
+// storeOf returns the store to look for a job in. It returns jobs.ErrUnknown if there is
+// no such job for certain.
+func (j *jobService) storeOf(id string) (jobStore, error) {
+	if j.attached.Has(id) {
+		return j.attached, nil
+	}
+	if q := j.existing(); q != nil {
 		return q, nil
 	}
 	return nil, jobs.ErrUnknown
@@ -181,7 +194,7 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	if q.images.Images() == 0 {
 		return dataset.ErrNoImages
 	}
-	request := jobs.Request{Kind: jobKind, Name: name, Fields: map[string]string{}, Callback: callback}
+	request := jobs.Request{Kind: jobKind, Name: name, Fields: map[string]string{}, Callback: callback, Caller: callerOf(c)}
 	for key := range f.memory {
 		switch key {
 		case "name", "callback_url": // in the request itself
@@ -214,22 +227,34 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	return c.Status(fiber.StatusAccepted).JSON(job)
 }
 
-// listJobs answers GET /jobs.
+// listJobs answers GET /jobs. The order is that of the creations, whatever the clock does,
+// among the jobs of a store.
 func (s *Server) listJobs(c *fiber.Ctx) error {
-	list := []jobs.Job{}
+	attached, stored := s.jobs.attached.List(), []jobs.Job{}
 	if q := s.jobs.existing(); q != nil {
-		list = q.List()
+		stored = q.List()
+	}
+	list := make([]jobs.Job, 0, len(attached)+len(stored))
+	for len(attached)+len(stored) > 0 {
+		from := &stored
+		if len(stored) == 0 || len(attached) > 0 && attached[0].CreatedAt.After(stored[0].CreatedAt) {
+			from = &attached
+		}
+		j := (*from)[0]
+		j.Losses = nil
+		list, *from = append(list, j), (*from)[1:]
 	}
 	return c.JSON(fiber.Map{"jobs": list})
 }
 
 // describeJob answers GET /jobs/{id}.
 func (s *Server) describeJob(c *fiber.Ctx) error {
-	queue, err := s.jobQueue()
+	id := jobID(c)
+	store, err := s.jobs.storeOf(id)
 	if err != nil {
 		return err
 	}
-	job, err := queue.Get(jobID(c))
+	job, err := store.Get(id)
 	if err != nil {
 		return err
 	}
@@ -238,12 +263,13 @@ func (s *Server) describeJob(c *fiber.Ctx) error {
 
 // jobModel answers GET /jobs/{id}/model.
 func (s *Server) jobModel(c *fiber.Ctx) error {
-	queue, err := s.jobQueue()
+	id := jobID(c)
+	store, err := s.jobs.storeOf(id)
 	if err != nil {
 		return err
 	}
 	// The model is read while it is sent, after the handler has returned.
-	model, err := queue.Model(s.base, jobID(c))
+	model, err := store.Model(s.base, id)
 	if err != nil {
 		return err
 	}
@@ -255,11 +281,12 @@ func (s *Server) jobModel(c *fiber.Ctx) error {
 
 // deleteJob answers DELETE /jobs/{id} with the job.
 func (s *Server) deleteJob(c *fiber.Ctx) error {
-	queue, err := s.jobQueue()
+	id := jobID(c)
+	store, err := s.jobs.storeOf(id)
 	if err != nil {
 		return err
 	}
-	job, removed, err := queue.Delete(s.base, jobID(c))
+	job, removed, err := store.Delete(s.base, id)
 	if err != nil {
 		return err
 	}
@@ -267,7 +294,9 @@ func (s *Server) deleteJob(c *fiber.Ctx) error {
 		s.log.Info("job removed", slog.String("id", requestID(c)), slog.String("job", job.ID))
 	} else {
 		s.log.Info("job cancelled", slog.String("id", requestID(c)), slog.String("job", job.ID))
-		s.metrics.jobs.WithLabelValues(string(job.State)).Inc()
+		if !job.Attached { // see jobEnded
+			s.metrics.jobs.WithLabelValues(string(job.State)).Inc()
+		}
 	}
 	return c.JSON(job)
 }
@@ -300,40 +329,34 @@ func (s *Server) trainJob(ctx context.Context, t *jobs.Task, f *form) (r jobs.Re
 	if q.maxTime > 0 {
 		q.end = time.Now().Add(q.maxTime)
 	}
-	p := jobProgress{task: t}
-	q.options.Stage = p.stage
-	q.options.Progress = func(epochs trainer.Progress) {
-		s.metrics.progress(epochs)
-		p.epochs(epochs)
+	// Without a folder for data, there is no next process.
+	if s.options.CheckpointInterval > 0 && s.options.DataDir != "" {
+		q.options.Checkpoints = &trainer.Checkpoints{
+			Save: t.SaveCheckpoint, Load: t.LoadCheckpoint, Interval: s.options.CheckpointInterval,
+			Failed: func(err error) {
+				s.log.Warn("a checkpoint cannot be used", slog.String("job", t.Job.ID), slog.Any("error", err))
+			},
+		}
 	}
-	started := time.Now()
-	m, recalibration, err := s.runTraining(ctx, q)
+	m, recalibration, err := s.trainReporting(ctx, q, t, slog.String("job", t.Job.ID))
 	if err != nil {
 		return r, err
 	}
-	var bundle bytes.Buffer
-	if err := exporter.WriteBundle(&bundle, m); err != nil {
+	bundle, err := bundleOf(m)
+	if err != nil {
 		return r, err
 	}
-	summary := m.Metadata.Training
-	r.Warnings = allWarnings(summary.Warnings, summary.Skipped, summary.SkippedFiles)
-	if c := recalibration; c != nil {
-		r.Warnings = append(r.Warnings, allWarnings(c.Warnings, c.Skipped, c.SkippedFiles)...)
-	}
+	r.Warnings = trainingWarnings(m, recalibration)
 	if t.Job.Name != "" {
 		// The name is set before the job has succeeded, so that a client may use it then.
-		if err := s.storeTrained(ctx, t.Job.Name, t.Job.ID, bundle.Bytes()); err != nil {
+		if err := s.storeTrained(ctx, t.Job.Name, t.Job.ID, bundle); err != nil {
 			if ctx.Err() != nil {
 				return r, context.Cause(ctx)
 			}
 			r.Warnings = append(r.Warnings, fmt.Sprintf("the model was not stored as %s: %v", t.Job.Name, s.jobError(t.Job.ID, err)))
 		}
 	}
-	s.log.Info("model trained", slog.String("job", t.Job.ID), slog.Int("images", summary.Images),
-		slog.Int("skipped", summary.Skipped), slog.Int("level", q.options.Level), slog.Int("image_size", q.options.ImageSize),
-		slog.Any("warnings", summary.Warnings), slog.Any("skipped_files", summary.SkippedFiles),
-		slog.Float64("threshold", m.Metadata.Threshold), slog.Duration("took", time.Since(started)))
-	r.Model = &bundle
+	r.Model = bytes.NewReader(bundle)
 	return r, nil
 }
 
@@ -402,37 +425,4 @@ func (s *Server) jobEnded(j jobs.Job) {
 		reason = *j.Error
 	}
 	s.log.Info("job ended", slog.String("job", j.ID), slog.String("state", string(j.State)), slog.Int("attempts", j.Attempts), slog.String("error", reason))
-}
-
-// stageStart is the fraction of a training at which a stage begins: an estimate, which
-// fits trainings of a few hundred images.
-var stageStart = map[trainer.Stage]float64{
-	trainer.StageReadingImages:          0,
-	trainer.StageExtractingFeatures:     0.05,
-	trainer.StageTrainingHeads:          0.2,
-	trainer.StageMeasuringDetectability: 0.5,
-	trainer.StageEpochs:                 0.55,
-	trainer.StageCalibrating:            0.95,
-}
-
-// jobProgress converts the stages and epochs of a training into the progress of a job.
-type jobProgress struct {
-	task *jobs.Task
-	last jobs.Progress
-}
-
-func (p *jobProgress) stage(stage trainer.Stage) {
-	p.last.Phase = string(stage)
-	p.last.Fraction = max(p.last.Fraction, stageStart[stage])
-	p.last.SecondsLeft = nil
-	p.task.Progress(p.last)
-}
-
-func (p *jobProgress) epochs(e trainer.Progress) {
-	const from, to = trainer.StageEpochs, trainer.StageCalibrating
-	share := float64(e.Step) / float64(max(e.Steps, 1))
-	loss, left := e.Loss, e.Remaining.Seconds()
-	p.last.Epoch, p.last.Epochs, p.last.Loss, p.last.SecondsLeft = e.Epoch, e.Epochs, &loss, &left
-	p.last.Fraction = max(p.last.Fraction, stageStart[from]+share*(stageStart[to]-stageStart[from]))
-	p.task.Progress(p.last)
 }

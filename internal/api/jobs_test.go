@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -128,6 +130,9 @@ func TestJobs_TrainAModelAndStoreItUnderItsName(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 	if a := s.byName(t, "tiles", tile(t, testGood)); a.status != 200 || as[map[string]any](t, a)["model_sha256"] != *j.ModelSHA256 {
+		t.Errorf("status %d: %s", a.status, a.body)
+	}
+	if a := s.request(t, "GET", "/models/tiles/versions", nil); a.status != 200 || !strings.Contains(string(a.body), "trained by job "+j.ID) {
 		t.Errorf("status %d: %s", a.status, a.body)
 	}
 	if a := s.request(t, "DELETE", "/jobs/"+j.ID, nil); a.status != 200 || as[jobs.Job](t, a).ID != j.ID {
@@ -360,4 +365,71 @@ func TestOpenAPI_MatchesTheAnswersForJobs(t *testing.T) {
 	s.draining.Store(true)
 	check(503, "POST", "/jobs", s.post(t, "/jobs"))
 	s.draining.Store(false)
+}
+
+func TestJobs_ContinueFromTheirLastCheckpoint(t *testing.T) {
+	data := t.TempDir()
+	change := func(o *Options) { o.DataDir, o.CheckpointInterval = data, time.Millisecond }
+	s := start(t, change)
+	form := []part{file("zipFile", "a.zip", trainingZip(t, 20, nil)), text("level", "1"), text("image_size", "128"), calibrationPart(t, 8)}
+	want := s.post(t, "/train", form...)
+	if want.status != 200 {
+		t.Fatalf("status %d: %s", want.status, want.body)
+	}
+	j := s.submit(t, form...)
+	eventually(t, "the job has done an epoch", func() bool { return s.job(t, j.ID).Progress.Epoch > 1 })
+	before := s.job(t, j.ID)
+	if err := s.Shutdown(0); err != nil {
+		t.Error(err)
+	}
+	s = start(t, change)
+	_, list := s.events(t, j.ID, "")
+	for _, e := range list {
+		if p := e.job.Progress; p.Epoch > 0 && p.Epoch < before.Progress.Epoch || len(e.job.Losses) != p.Epoch {
+			t.Errorf("epoch %d with %d losses after epoch %d", p.Epoch, len(e.job.Losses), before.Progress.Epoch)
+		}
+	}
+	j = s.becomes(t, j.ID, jobs.Succeeded)
+	if j.Attempts != 2 || !slices.Equal(j.Losses[:1], before.Losses[:1]) {
+		t.Errorf("%d attempts, losses %v, before %v", j.Attempts, j.Losses, before.Losses)
+	}
+	if got := s.request(t, "GET", "/jobs/"+j.ID+"/model", nil); !bytes.Equal(got.body, want.body) {
+		t.Error("the model differs from that of a training without interruptions")
+	}
+	eventually(t, "the checkpoints are removed", func() bool {
+		list, _ := filepath.Glob(filepath.Join(data, "jobs", "checkpoints", "*"))
+		return len(list) == 0
+	})
+}
+
+func TestJobs_OfSeveralCallersRunInTurns(t *testing.T) {
+	tokens := []string{"the-token-of-caller-1", "the-token-of-caller-2"}
+	s := start(t, func(o *Options) { o.Tokens = tokens })
+	release := fill(t, s.trainingSlots)
+	body, kind := encode(t, smallTraining(trainingZip(t, 1, nil))...)
+	auth := func(caller int) http.Header {
+		return http.Header{"Content-Type": {kind}, "Authorization": {"Bearer " + tokens[caller]}}
+	}
+	callers := map[string]int{} // by job
+	for _, caller := range []int{0, 0, 0, 1} {
+		a := s.do(t, s.newRequest(t, "POST", "/jobs", auth(caller), bytes.NewReader(body.Bytes())))
+		if a.status != 202 {
+			t.Fatalf("status %d: %s", a.status, a.body)
+		}
+		callers[as[jobs.Job](t, a).ID] = caller
+	}
+	release()
+	var list []jobs.Job
+	eventually(t, "all jobs have succeeded", func() bool {
+		list = as[map[string][]jobs.Job](t, s.request(t, "GET", "/jobs", auth(1)))["jobs"]
+		return !slices.ContainsFunc(list, func(j jobs.Job) bool { return j.State != jobs.Succeeded })
+	})
+	slices.SortFunc(list, func(a, b jobs.Job) int { return a.EndedAt.Compare(*b.EndedAt) })
+	var order []int
+	for _, j := range list {
+		order = append(order, callers[j.ID])
+	}
+	if want := []int{0, 1, 0, 0}; !slices.Equal(order, want) {
+		t.Errorf("the jobs of the callers ran in the order %v, expected %v", order, want)
+	}
 }

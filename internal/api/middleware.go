@@ -89,6 +89,8 @@ const (
 	deadlineKey                     // time.Time; missing if the route has no time limit
 	methodKey                       // string; only for methods that Fiber does not support
 	reservationKey                  // *reservation
+	baseKey                         // context.Context; see requestBase
+	callerKey                       // string; see callerOf
 )
 
 // validID matches the request ids that are accepted from clients. Any other is replaced.

@@ -113,9 +113,13 @@ func (s *Server) modelFile(c *fiber.Ctx) error {
 	if c.Get(fiber.HeaderIfNoneMatch) == tag {
 		return c.SendStatus(fiber.StatusNotModified)
 	}
+	if err := reservationOf(c).reserve(len(file)); err != nil {
+		return err
+	}
 	c.Attachment(format.file(name))
 	c.Set(fiber.HeaderContentType, format.kind)
-	return c.Send(file)
+	reservationOf(c).send(c, file)
+	return nil
 }
 
 func (s *Server) readOrWriteModel(ctx context.Context, name string, format modelFormat) ([]byte, error) {

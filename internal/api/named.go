@@ -87,6 +87,7 @@ type monitor struct {
 	count      int64
 	recent     []float64 // the last recentScores scores; a ring once it is full
 	changed    bool
+	warned     bool // that the file cannot be written, since it last could
 }
 
 // monitorState is a monitor in its file.
@@ -257,7 +258,12 @@ func (l *namedModels) save() {
 	}
 	l.mu.RUnlock()
 	for _, m := range all {
-		if err := l.saveMonitor(m); err != nil {
+		err := l.saveMonitor(m)
+		m.mu.Lock()
+		first := !m.warned
+		m.warned = err != nil
+		m.mu.Unlock()
+		if err != nil && first {
 			l.log.Warn("cannot write the verdicts of a model", slog.String("name", m.name), slog.Any("error", err))
 		}
 	}

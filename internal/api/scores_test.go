@@ -196,6 +196,17 @@ func TestVerdicts_SurviveARestart(t *testing.T) {
 	}
 }
 
+// BenchmarkServer_Judged measures what a verdict on a stored model costs besides the verdict.
+func BenchmarkServer_Judged(b *testing.B) {
+	s, _ := startWithModels(b, nil)
+	s.mustPut(b, "m", trained(b)[exporter.BundleFile])
+	v := s.verdict(b, tile(b, testGood))
+	for b.Loop() {
+		judged := v
+		s.judged("m", &judged)
+	}
+}
+
 func TestMonitor_KeepsTheLastScoresInOrder(t *testing.T) {
 	s, _ := startWithModels(t, nil)
 	s.mustPut(t, "m", trained(t)[exporter.BundleFile])

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
@@ -78,6 +80,9 @@ type Options struct {
 	StoredJobs int
 	JobAge     time.Duration
 	JobBytes   int64
+	// CheckpointInterval is the time between two checkpoints of the training of a job, from
+	// which another process continues it; 0 means none. Without DataDir there are none.
+	CheckpointInterval time.Duration
 	// CallbackHosts are the only hosts that jobs may have callbacks to; "none" allows
 	// none. If it is empty, all are allowed, except for link-local addresses.
 	CallbackHosts []string
@@ -97,6 +102,9 @@ type Options struct {
 	// Token is the bearer token that requests must have, except for probes; empty for
 	// none.
 	Token string
+	// Tokens are more tokens that requests may have instead. Each belongs to a caller; jobs
+	// of several callers are run in turns. Nothing else depends on the token.
+	Tokens []string
 	// Origins are the origins of the web pages that may read answers.
 	Origins []string
 	// Page reports whether the web page is served at /.
@@ -106,30 +114,31 @@ type Options struct {
 // DefaultOptions returns options for a machine with a few gigabytes of memory.
 func DefaultOptions() Options {
 	o := Options{
-		BodyBytes:         4 << 30,
-		DrainBytes:        64 << 20,
-		ReadPause:         30 * time.Second,
-		DetectTime:        2 * time.Minute,
-		TrainTime:         24 * time.Hour,
-		Models:            models.DefaultLimits(),
-		Images:            imagefile.DefaultLimits(),
-		Dataset:           dataset.DefaultLimits(),
-		CacheBytes:        256 << 20,
-		Batch:             inference.BatchOptions{Delay: inference.MaxBatchDelay},
-		RequestImages:     128 << 20,
-		UploadBytes:       1 << 30,
-		StoredModels:      1000,
-		ModelVersions:     10,
-		VersionBytes:      1 << 30,
-		FeedbackImages:    500,
-		FeedbackBytes:     1 << 30,
-		StoredJobs:        1000,
-		JobAge:            30 * 24 * time.Hour,
-		JobBytes:          20 << 30,
-		WaitingTrainings:  4,
-		WaitingDetections: 256,
-		TrainingNiceness:  10,
-		Page:              true,
+		BodyBytes:          4 << 30,
+		DrainBytes:         64 << 20,
+		ReadPause:          30 * time.Second,
+		DetectTime:         2 * time.Minute,
+		TrainTime:          24 * time.Hour,
+		Models:             models.DefaultLimits(),
+		Images:             imagefile.DefaultLimits(),
+		Dataset:            dataset.DefaultLimits(),
+		CacheBytes:         256 << 20,
+		Batch:              inference.BatchOptions{Delay: inference.MaxBatchDelay},
+		RequestImages:      128 << 20,
+		UploadBytes:        1 << 30,
+		StoredModels:       1000,
+		ModelVersions:      10,
+		VersionBytes:       1 << 30,
+		FeedbackImages:     500,
+		FeedbackBytes:      1 << 30,
+		StoredJobs:         1000,
+		JobAge:             30 * 24 * time.Hour,
+		JobBytes:           20 << 30,
+		CheckpointInterval: trainer.DefaultCheckpointInterval,
+		WaitingTrainings:   4,
+		WaitingDetections:  256,
+		TrainingNiceness:   10,
+		Page:               true,
 	}
 	// No larger model can be trained.
 	o.Models.MaxSide = trainer.MaxImageSize
@@ -210,7 +219,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 		s.cancel(err)
 		return nil, errors.Join(err, dir.Close())
 	}
-	s.jobs = &jobService{server: s, tempParent: tempParent}
+	s.jobs = &jobService{server: s, tempParent: tempParent, attached: jobs.NewAttached()}
 	if o.DataDir != "" {
 		if _, err := s.jobs.open(); err != nil {
 			return nil, errors.Join(err, s.Shutdown(0))
@@ -258,8 +267,12 @@ func (s *Server) route() error {
 		}
 		s.app.Use(handler)
 	}
+	tokens := s.options.Tokens
 	if s.options.Token != "" {
-		s.app.Use(s.authorize(s.options.Token))
+		tokens = append(slices.Clone(tokens), s.options.Token)
+	}
+	if len(tokens) > 0 {
+		s.app.Use(s.authorize(tokens))
 	}
 	s.app.Get(pathHealth, s.health)
 	s.app.Get(pathLive, s.live)

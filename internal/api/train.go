@@ -1,13 +1,19 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/gofiber/fiber/v2"
@@ -27,8 +33,25 @@ const (
 // after a training. Scoring an image takes a small part of the time of training on it.
 const calibrationShare = 0.1
 
-// train answers POST /train with the zip of the trained model.
-func (s *Server) train(c *fiber.Ctx) error {
+// train answers POST /train with the zip of the trained model. The training is a job that
+// the request waits for: its progress can be read, and it can be cancelled, like that of
+// other jobs. Its uploads are the temporary files of the request. They are not copied to
+// the queue of jobs, because the client of a training that was interrupted is gone.
+func (s *Server) train(c *fiber.Ctx) (err error) {
+	if s.draining.Load() {
+		return errShuttingDown
+	}
+	job, err := s.attachJob(c)
+	if err != nil {
+		return s.rejectUnread(c, err)
+	}
+	sending := false
+	defer func() {
+		s.endAttached(c, job, err)
+		if !sending {
+			job.Release()
+		}
+	}()
 	f, timer, err := s.receiveForm(c, workTrain, s.trainingFields())
 	if err != nil {
 		return err
@@ -47,31 +70,71 @@ func (s *Server) train(c *fiber.Ctx) error {
 	}
 	ctx, done := s.workContext(c)
 	defer done()
+	job.Progress(jobs.Progress{Phase: "waiting for other trainings"}, nil)
 	if err := s.admitTraining(ctx, q.end); err != nil {
 		return err
 	}
 	defer s.trainingSlots.release()
 	timer.done(stageQueue)
-	started := time.Now()
-	m, r, err := s.runTraining(ctx, q)
+	job.Start()
+	m, r, err := s.trainReporting(ctx, q, job, slog.String("id", requestID(c)), slog.String("job", job.ID()))
 	if err != nil {
 		return err
 	}
-	if err := sendBundle(c, m); err != nil {
+	bundle, err := bundleOf(m)
+	if err != nil {
+		return err
+	}
+	if errors.Is(context.Cause(ctx), errClientGone) { // at the last moment
+		return errClientGone
+	}
+	sum := sha256.Sum256(bundle)
+	if err := job.Succeed(hex.EncodeToString(sum[:]), trainingWarnings(m, r)); err != nil {
 		return err
 	}
 	summary := m.Metadata.Training
-	s.log.Info("model trained", slog.String("id", requestID(c)), slog.Int("images", summary.Images),
-		slog.Int("skipped", summary.Skipped), slog.Int("level", q.options.Level), slog.Int("image_size", q.options.ImageSize),
-		slog.Any("warnings", summary.Warnings), slog.Any("skipped_files", summary.SkippedFiles),
-		slog.Float64("threshold", m.Metadata.Threshold), slog.Duration("took", time.Since(started)))
 	c.Set(headerTrainingEnded, string(summary.Ended))
 	c.Set(headerTrainingEpochs, fmt.Sprintf("%.2f/%d", summary.EpochsDone(), summary.Epochs))
 	setWarnings(c, headerTrainingWarnings, summary.Warnings, summary.Skipped, summary.SkippedFiles)
 	if r != nil {
 		setCalibrationHeaders(c, r)
 	}
+	sendBundle(c, &closingBody{bytes.NewReader(bundle), job.Release}, len(bundle))
+	sending = true
 	return nil
+}
+
+// trainReporting is runTraining with its progress reported to a sink, and its result to
+// the log.
+func (s *Server) trainReporting(ctx context.Context, q trainingRequest, sink progressSink, ids ...any) (*models.Model, *trainer.Recalibration, error) {
+	p := jobProgress{sink: sink}
+	q.options.Stage = p.stage
+	q.options.Progress = func(epochs trainer.Progress) {
+		s.metrics.progress(epochs)
+		p.epochs(epochs)
+	}
+	started := time.Now()
+	m, r, err := s.runTraining(ctx, q)
+	if err != nil {
+		return nil, nil, err
+	}
+	summary := m.Metadata.Training
+	s.log.With(ids...).Info("model trained", slog.Int("images", summary.Images),
+		slog.Int("skipped", summary.Skipped), slog.Int("level", q.options.Level), slog.Int("image_size", q.options.ImageSize),
+		slog.Any("warnings", summary.Warnings), slog.Any("skipped_files", summary.SkippedFiles),
+		slog.Float64("threshold", m.Metadata.Threshold), slog.Duration("took", time.Since(started)))
+	return m, r, nil
+}
+
+// trainingWarnings returns the warnings of a training and of its calibration, which may be
+// nil.
+func trainingWarnings(m *models.Model, r *trainer.Recalibration) []string {
+	summary := m.Metadata.Training
+	list := allWarnings(summary.Warnings, summary.Skipped, summary.SkippedFiles)
+	if r != nil {
+		list = append(slices.Clip(list), allWarnings(r.Warnings, r.Skipped, r.SkippedFiles)...)
+	}
+	return list
 }
 
 // trainingFields returns the fields of the form of a training.
@@ -103,7 +166,6 @@ func (s *Server) parseTraining(f *form) (q trainingRequest, err error) {
 		return q, errNoZip
 	}
 	o := s.trainerOptions()
-	o.Progress = s.metrics.progress
 	if o.Level, err = parseNumber(f.text("level"), trainer.DefaultLevel, trainer.ErrLevel); err != nil {
 		return q, err
 	}

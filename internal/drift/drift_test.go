@@ -14,7 +14,7 @@ import (
 
 // repetitions is the number of simulated services. The table in docs/detection.md is of
 // -repetitions 4000.
-var repetitions = flag.Int("repetitions", 150, "simulated sequences of verdicts for each row of TestTest_RaisesFalseAlarmsAtMostAtItsLevel")
+var repetitions = flag.Int("repetitions", 80, "simulated sequences of verdicts for each row of TestTest_RaisesFalseAlarmsAtMostAtItsLevel")
 
 // verdicts is the length of a simulated sequence.
 const verdicts = 10_000

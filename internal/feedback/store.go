@@ -147,7 +147,9 @@ func (s *Store) Add(dir string, r Record, image []byte) (Record, error) {
 		return Record{}, err
 	}
 	r.ID, r.Bytes, r.CreatedAt = ID(image), int64(len(image)), time.Now().UTC()
+	before := len(records)
 	records = slices.DeleteFunc(records, func(old Record) bool { return old.ID == r.ID })
+	known := len(records) < before
 	total := r.Bytes
 	for _, old := range records {
 		total += old.Bytes
@@ -156,11 +158,15 @@ func (s *Store) Add(dir string, r Record, image []byte) (Record, error) {
 		return Record{}, fmt.Errorf("%w: %d images of %d bytes are stored, delete some first", ErrFull, len(records), total-r.Bytes)
 	}
 	records = slices.Insert(records, 0, r)
-	// An image without a record is removed by the next Add.
-	if err := writeFile(filepath.Join(dir, imagesDir, r.ID), image); err != nil {
+	path := filepath.Join(dir, imagesDir, r.ID)
+	if err := writeFile(path, image); err != nil {
 		return Record{}, err
 	}
+	// If the process ends here, the image is removed by the next Add.
 	if err := write(dir, records); err != nil {
+		if !known {
+			err = errors.Join(err, os.Remove(path))
+		}
 		return Record{}, err
 	}
 	return r, removeOthers(filepath.Join(dir, imagesDir), records)

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"errors"
+	"math"
 	"time"
 )
 
@@ -52,12 +53,23 @@ type Progress struct {
 	SecondsLeft *float64 `json:"seconds_left"`
 }
 
+// omitNonFinite omits values that JSON has no numbers for.
+func (p *Progress) omitNonFinite() {
+	for _, v := range []**float64{&p.Loss, &p.SecondsLeft} {
+		if *v != nil && (math.IsNaN(**v) || math.IsInf(**v, 0)) {
+			*v = nil
+		}
+	}
+}
+
 // Job describes a job. Its JSON is the response of GET /jobs/{id}.
 type Job struct {
-	ID    string `json:"id"`
-	Kind  string `json:"kind"`
-	Name  string `json:"name,omitempty"` // under which the model is stored; empty for none
-	State State  `json:"state"`
+	ID   string `json:"id"`
+	Kind string `json:"kind"`
+	Name string `json:"name,omitempty"` // under which the model is stored; empty for none
+	// Attached reports whether a request waits for the job, which is then in memory only.
+	Attached bool  `json:"attached,omitempty"`
+	State    State `json:"state"`
 
 	CreatedAt time.Time  `json:"created_at"`
 	StartedAt *time.Time `json:"started_at"` // of the last attempt
@@ -66,6 +78,9 @@ type Job struct {
 	// while the job was running.
 	Attempts int      `json:"attempts"`
 	Progress Progress `json:"progress"`
+	// Losses are the mean losses of the epochs so far. They are nil only in lists of jobs,
+	// a thousand of which would have megabytes of them.
+	Losses []float64 `json:"losses,omitzero"`
 	// Error is the reason of the state Failed.
 	Error    *string  `json:"error"`
 	Warnings []string `json:"warnings"` // never nil
@@ -80,6 +95,8 @@ type Request struct {
 	Files      []File
 	// Callback is the URL for Notify; empty for none.
 	Callback string
+	// Caller is who submits the job. Jobs of several callers are run in turns.
+	Caller string
 }
 
 // record is what is stored of a job. Its JSON is the value of the job's key.
@@ -93,6 +110,8 @@ type record struct {
 	// Deaths is how often the process ended while the job was running, without giving
 	// it back.
 	Deaths int `json:"deaths,omitempty"`
+	// Turn is the name of the caller in subjects.
+	Turn string `json:"turn"`
 	// Number is the place of the job in the order of submissions, and EndNumber in the
 	// order of ends; both from the same counter. The times are those of a clock that may
 	// be set.
@@ -110,15 +129,20 @@ func (r *record) bytes() int64 {
 }
 
 // end sets the final state. It must not be called for a job that has ended.
-func (r *record) end(s State, reason string) {
-	since := r.CreatedAt
-	if r.StartedAt != nil {
-		since = *r.StartedAt
+func (j *Job) end(s State, reason string) {
+	since := j.CreatedAt
+	if j.StartedAt != nil {
+		since = *j.StartedAt
 	}
 	now := wallTime(since)
-	r.State, r.EndedAt = s, &now
+	j.State, j.EndedAt = s, &now
 	if s == Failed {
-		r.Error = &reason
+		j.Error = &reason
 	}
-	r.Progress.SecondsLeft = nil
+	j.Progress.SecondsLeft = nil
+}
+
+// requeue sets the state of a job that waits for another attempt.
+func (j *Job) requeue() {
+	j.State, j.StartedAt, j.Progress, j.Losses = Queued, nil, Progress{}, []float64{}
 }

@@ -28,7 +28,7 @@ func Open(ctx context.Context, o Options) (q *Queue, err error) {
 	if err != nil {
 		return nil, err
 	}
-	q = &Queue{o: o, lock: lock, jobs: map[string]*entry{}, ended: make(chan struct{}, 1)}
+	q = &Queue{o: o, lock: lock, jobs: map[string]*entry{}, ended: make(chan struct{}, 1), submitted: make(chan struct{}, 1)}
 	q.clean, q.endClean = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -61,7 +61,7 @@ func (q *Queue) openStreams(ctx context.Context) (err error) {
 		return err
 	}
 	if q.work, err = q.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: workStream, Subjects: []string{workSubject + "*"}, Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage,
+		Name: workStream, Subjects: []string{workSubject + "*.*"}, Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage,
 		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true,
 	}); err != nil {
 		return err
@@ -89,6 +89,10 @@ func (q *Queue) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for subject := range waiting {
+		turn, _ := splitWork(subject)
+		q.addTurn(turn)
+	}
 	for id, e := range q.jobs {
 		if e.record.State == Running {
 			if err := q.change(ctx, e, died); err != nil {
@@ -97,11 +101,14 @@ func (q *Queue) recover(ctx context.Context) error {
 			q.o.Log.Warn("the service ended during a job", slog.String("job", id), slog.String("state", string(e.record.State)), slog.Int("times", e.record.Deaths))
 		}
 		// The process ended between the creation of the job and its message.
-		if !e.record.State.Final() && waiting[workSubject+id] == 0 {
-			if err := q.publish(ctx, id); err != nil {
+		if !e.record.State.Final() && waiting[workOf(&e.record)] == 0 {
+			if err := q.publish(ctx, &e.record); err != nil {
 				return err
 			}
 		}
+	}
+	if err := q.tidyCheckpoints(ctx); err != nil {
+		return err
 	}
 	removed, err := q.files.tidy(ctx, func(name string) bool {
 		id, file, _ := strings.Cut(name, "/")
@@ -121,7 +128,7 @@ func died(r *record) error {
 		r.Files, r.UploadBytes = nil, 0
 		return nil
 	}
-	r.State, r.StartedAt, r.Progress = Queued, nil, Progress{}
+	r.requeue()
 	return nil
 }
 
@@ -188,5 +195,7 @@ func (q *Queue) Close() error {
 // IsStore reports whether a folder holds a queue and nothing else.
 func IsStore(dir string) bool {
 	list, err := filepath.Glob(filepath.Join(dir, "*"))
-	return err == nil && !slices.ContainsFunc(list, func(path string) bool { return filepath.Base(path) != server.JetStreamStoreDir })
+	return err == nil && !slices.ContainsFunc(list, func(path string) bool {
+		return filepath.Base(path) != server.JetStreamStoreDir && filepath.Base(path) != checkpointsDir
+	})
 }

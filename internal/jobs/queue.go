@@ -34,6 +34,7 @@ type Options struct {
 
 const (
 	// workSubject is the prefix of the subjects of messages, one for each unfinished job.
+	// The turn of its caller follows, a dot, and its id.
 	workSubject = "jobs.work."
 	// workStream is the name of their stream.
 	workStream = "jobs"
@@ -93,6 +94,8 @@ type Queue struct {
 	number        uint64 // the last one of a record
 	swept         time.Time
 	ended         chan struct{} // receives a value when a job ends, for Notify
+	turns         []string      // of all callers that may have messages, in the order of their first jobs
+	submitted     chan struct{} // receives a value when a job is submitted, for Run
 }
 
 // nextNumber returns a number for the order of jobs.
@@ -304,7 +307,7 @@ func (q *Queue) finish(ctx context.Context, e *entry, end func(*record)) error {
 // removeLater removes files of a job in the background.
 func (q *Queue) removeLater(id string, names []string) {
 	q.cleaning.Go(func() {
-		if err := q.removeFiles(q.clean, id, names); err != nil && q.clean.Err() == nil { // the next Open tries again
+		if err := errors.Join(q.removeCheckpoints(id), q.removeFiles(q.clean, id, names)); err != nil && q.clean.Err() == nil { // the next Open tries again
 			q.o.Log.Warn("cannot remove the files of a job", slog.String("job", id), slog.Any("error", err))
 		}
 	})

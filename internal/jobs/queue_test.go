@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -390,7 +391,7 @@ func TestWait_ReturnsProgressAndEnds(t *testing.T) {
 	proceed := make(chan struct{})
 	end := run(q, Worker{Run: func(ctx context.Context, task *Task) (Result, error) {
 		loss := 0.5
-		task.Progress(Progress{Phase: "training", Fraction: 0.5, Epoch: 1, Epochs: 2, Loss: &loss, SecondsLeft: &loss})
+		task.Progress(Progress{Phase: "training", Fraction: 0.5, Epoch: 1, Epochs: 2, Loss: &loss, SecondsLeft: &loss}, []float64{0.7, loss})
 		<-proceed
 		return Result{Model: strings.NewReader("m")}, nil
 	}})
@@ -403,7 +404,7 @@ func TestWait_ReturnsProgressAndEnds(t *testing.T) {
 			t.Fatal(revision, err)
 		}
 		last = revision
-		if got.Progress.Phase == "training" && *got.Progress.Loss == 0.5 {
+		if got.Progress.Phase == "training" && *got.Progress.Loss == 0.5 && slices.Equal(got.Losses, []float64{0.7, 0.5}) {
 			break
 		}
 	}
@@ -414,7 +415,7 @@ func TestWait_ReturnsProgressAndEnds(t *testing.T) {
 	}
 	close(proceed)
 	got, revision, err := q.Wait(t.Context(), j.ID, last)
-	if err != nil || got.State != Succeeded || got.Progress.SecondsLeft != nil {
+	if err != nil || got.State != Succeeded || got.Progress.SecondsLeft != nil || len(got.Losses) != 2 {
 		t.Errorf("%+v, %v", got, err)
 	}
 	removed := make(chan error)

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,8 +19,6 @@ const (
 	progressInterval = time.Second
 	// heartbeat is the time between two reports that a job is in progress.
 	heartbeat = 5 * time.Second
-	// fetchTime is the longest time to wait for a job at a time.
-	fetchTime = 20 * time.Second
 	// retryPause is the pause after a failure of the store.
 	retryPause = time.Second
 )
@@ -52,7 +48,10 @@ type Task struct {
 
 	q        *Queue
 	mu       sync.Mutex
-	progress *Progress // that was not written yet; nil for none
+	progress Progress
+	losses   []float64
+	set      bool // the two above
+	pending  bool // the two above were not written since they were set
 }
 
 // Open returns a reader of a file of the request, which is usable until ctx ends.
@@ -60,20 +59,35 @@ func (t *Task) Open(ctx context.Context, name string) (*Content, error) {
 	return t.q.files.open(ctx, t.Job.ID+"/"+name)
 }
 
-// Progress sets the job's progress. It does not wait: progress is written once a
-// second.
-func (t *Task) Progress(p Progress) {
-	for _, v := range []**float64{&p.Loss, &p.SecondsLeft} {
-		if *v != nil && (math.IsNaN(**v) || math.IsInf(**v, 0)) { // JSON has no such number
-			*v = nil
-		}
-	}
+// Progress sets the job's progress and the loss of each epoch so far, which it copies. It
+// does not wait: progress is written once a second.
+func (t *Task) Progress(p Progress, losses []float64) {
+	p.omitNonFinite()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.progress = &p
+	t.progress, t.losses, t.set, t.pending = p, append(t.losses[:0], losses...), true, true
 }
 
-// Run does jobs, one at a time, in the order of their submission. It returns when
+// takePending reports whether there is progress to write, and marks it as written.
+func (t *Task) takePending() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	pending := t.pending
+	t.pending = false
+	return pending
+}
+
+// describe sets the progress of a record to that of the task.
+func (t *Task) describe(r *record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.set {
+		r.Progress, r.Losses = t.progress, append([]float64{}, t.losses...)
+	}
+}
+
+// Run does jobs, one at a time: the callers in turns, and the jobs of each caller in the
+// order of their submission. It returns when
 // accepting has ended and no job runs. When working ends, the running job is given back
 // to the queue.
 func (q *Queue) Run(accepting, working context.Context, w Worker) {
@@ -95,50 +109,10 @@ func (q *Queue) Run(accepting, working context.Context, w Worker) {
 	}
 }
 
-// runJobs does jobs until accepting ends or the store fails.
-func (q *Queue) runJobs(accepting, working context.Context, w Worker) error {
-	consumer, err := q.consumer(accepting)
-	if err != nil {
-		return err
-	}
-	for accepting.Err() == nil {
-		q.sweep(accepting)
-		ctx, cancel := context.WithTimeout(accepting, fetchTime)
-		batch, err := consumer.Fetch(1, jetstream.FetchContext(ctx))
-		if err != nil {
-			cancel()
-			return err
-		}
-		for m := range batch.Messages() {
-			if err := q.runMessage(accepting, working, w, m); err != nil {
-				cancel()
-				return err
-			}
-		}
-		cancel()
-		if err := batch.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
-			return err
-		}
-	}
-	return nil
-}
-
-// consumer returns a new consumer of the work stream. One of an earlier process is
-// removed: the messages that it has not acknowledged would wait for ackWait.
-func (q *Queue) consumer(ctx context.Context) (jetstream.Consumer, error) {
-	ctx, cancel := withTimeout(ctx)
-	defer cancel()
-	const name = "worker"
-	if err := q.work.DeleteConsumer(ctx, name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return nil, err
-	}
-	return q.work.CreateConsumer(ctx, jetstream.ConsumerConfig{Durable: name, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxAckPending: 1, MaxDeliver: -1})
-}
-
 // runMessage does the job of a message. It acknowledges the message only when the job
 // has a final state.
 func (q *Queue) runMessage(accepting, working context.Context, w Worker, m jetstream.Msg) error {
-	id := strings.TrimPrefix(m.Subject(), workSubject)
+	_, id := splitWork(m.Subject())
 	e, err := q.entry(id)
 	if err != nil { // the job was removed
 		return q.ack(working, m)
@@ -161,6 +135,10 @@ func (q *Queue) runMessage(accepting, working context.Context, w Worker, m jetst
 	stop := q.keepAlive(t, e, m)
 	err = q.runJob(accepting, ctx, w, t, e)
 	stop()
+	// A job that is cancelled may have saved a checkpoint after it had ended.
+	if got, unknown := q.Get(id); unknown != nil || got.State.Final() {
+		q.removeLater(id, nil)
+	}
 	if err == nil && w.Ended != nil {
 		if job, unknown := q.Get(id); unknown == nil {
 			w.Ended(job)
@@ -204,18 +182,14 @@ func (q *Queue) keepAlive(t *Task, e *entry, m jetstream.Msg) (stop func()) {
 					q.o.Log.Warn("cannot report that a job is in progress", slog.String("job", id), slog.Any("error", err))
 				}
 			case <-write.C:
-				t.mu.Lock()
-				p := t.progress
-				t.progress = nil
-				t.mu.Unlock()
-				if p == nil {
+				if !t.takePending() {
 					continue
 				}
 				err := q.change(ctx, e, func(r *record) error {
 					if r.State != Running {
 						return errEnded
 					}
-					r.Progress = *p
+					t.describe(r)
 					return nil
 				})
 				if err != nil && ctx.Err() == nil && !errors.Is(err, errEnded) && !errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -254,7 +228,7 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 			return errEnded
 		}
 		now := wallTime(r.CreatedAt)
-		r.State, r.StartedAt, r.Progress = Running, &now, Progress{}
+		r.State, r.StartedAt, r.Progress, r.Losses = Running, &now, Progress{}, []float64{}
 		r.Attempts++
 		t.Job = r.Job
 		return nil
@@ -267,14 +241,17 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 		return q.giveBack(ctx, e)
 	}
 	if err == nil {
-		err = q.succeed(ctx, e, t.Job.ID, result)
+		err = q.succeed(ctx, e, t, result)
 		if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrCancelled) {
 			return q.giveBack(ctx, e)
 		}
 	}
 	if err != nil && !errors.Is(err, errEnded) {
 		reason := err.Error()
-		err = q.finish(ctx, e, func(r *record) { r.end(Failed, reason) })
+		err = q.finish(ctx, e, func(r *record) {
+			t.describe(r)
+			r.end(Failed, reason)
+		})
 	}
 	return err
 }
@@ -291,7 +268,7 @@ func (q *Queue) giveBack(ctx context.Context, e *entry) error {
 		if r.State.Final() {
 			return errEnded
 		}
-		r.State, r.StartedAt, r.Progress = Queued, nil, Progress{}
+		r.requeue()
 		return nil
 	})
 	if err != nil {
@@ -314,8 +291,8 @@ func (q *Queue) call(ctx context.Context, w Worker, t *Task) (r Result, err erro
 
 // succeed stores the model of a job and ends the job. The state is final only when the
 // model is durable.
-func (q *Queue) succeed(ctx context.Context, e *entry, id string, result Result) error {
-	name := id + "/" + modelFile
+func (q *Queue) succeed(ctx context.Context, e *entry, t *Task, result Result) error {
+	name := t.Job.ID + "/" + modelFile
 	if free, err := freeDisk(q.o.Dir); err != nil {
 		return err
 	} else if free < spareDisk {
@@ -326,6 +303,7 @@ func (q *Queue) succeed(ctx context.Context, e *entry, id string, result Result)
 		return err
 	}
 	err = q.finish(ctx, e, func(r *record) {
+		t.describe(r)
 		r.end(Succeeded, "")
 		r.Progress.Fraction = 1
 		r.ModelBytes, r.ModelSHA256 = size, &sum

@@ -34,8 +34,8 @@ func (q *Queue) Submit(ctx context.Context, r Request) (Job, error) {
 		q.reservedBytes -= total + modelReserve
 		q.reservedJobs--
 	}()
-	rec := record{Job: Job{ID: newID(), Kind: r.Kind, Name: r.Name, State: Queued, CreatedAt: wallTime(time.Time{}), Warnings: []string{}},
-		Fields: r.Fields, Callback: r.Callback, Number: q.nextNumber()}
+	rec := record{Job: Job{ID: newID(), Kind: r.Kind, Name: r.Name, State: Queued, CreatedAt: wallTime(time.Time{}), Losses: []float64{}, Warnings: []string{}},
+		Fields: r.Fields, Callback: r.Callback, Turn: turnOf(r.Caller), Number: q.nextNumber()}
 	if err := q.store(ctx, &rec, r.Files); err != nil {
 		clean, cancel := withTimeout(context.WithoutCancel(ctx))
 		defer cancel()
@@ -69,7 +69,7 @@ func (q *Queue) store(ctx context.Context, r *record, list []File) error {
 		q.mu.Lock()
 		q.jobs[r.ID] = &entry{record: *r, revision: revision, changed: make(chan struct{})}
 		q.mu.Unlock()
-		err = q.publish(ctx, r.ID)
+		err = q.publish(ctx, r)
 	}
 	if err != nil {
 		q.mu.Lock()
@@ -84,11 +84,18 @@ func (q *Queue) store(ctx context.Context, r *record, list []File) error {
 func keySubject(id string) string { return "$KV." + bucket + "." + id }
 
 // publish puts the message of a job into the queue.
-func (q *Queue) publish(ctx context.Context, id string) error {
+func (q *Queue) publish(ctx context.Context, r *record) error {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	_, err := q.js.Publish(ctx, workSubject+id, nil, jetstream.WithMsgID(id))
-	return err
+	if _, err := q.js.Publish(ctx, workOf(r), nil, jetstream.WithMsgID(r.ID)); err != nil {
+		return err
+	}
+	q.addTurn(r.Turn)
+	select {
+	case q.submitted <- struct{}{}:
+	default:
+	}
+	return nil
 }
 
 // reserve reserves the place of a job with uploads of n bytes.

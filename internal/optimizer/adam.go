@@ -141,12 +141,35 @@ func (a *Adam) Steps() int { return a.steps }
 func (a *Adam) weights() []*ort.Tensor { return a.now[:len(a.parameters)] }
 
 // StateDict returns a copy of the parameters.
-func (a *Adam) StateDict() models.StateDict {
-	var sd models.StateDict
-	for i, p := range a.parameters {
-		sd = append(sd, models.Tensor{Name: p.Name, Shape: p.Shape, Data: slices.Clone(a.now[i].Data())})
+func (a *Adam) StateDict() models.StateDict { return a.State().Weights }
+
+// State is the whole state of an Adam.
+type State struct {
+	Steps int // taken
+	// The parameters and their first and second moments, in the order of the parameters.
+	Weights, First, Second models.StateDict
+}
+
+// State returns a copy of the state.
+func (a *Adam) State() State {
+	of := func(k int) (sd models.StateDict) {
+		for i, p := range a.parameters {
+			sd = append(sd, models.Tensor{Name: p.Name, Shape: p.Shape, Data: slices.Clone(a.now[k*len(a.parameters)+i].Data())})
+		}
+		return sd
 	}
-	return sd
+	return State{a.steps, of(0), of(1), of(2)}
+}
+
+// Restore sets the state to one that State returned. Its tensors must have the shapes of
+// the parameters.
+func (a *Adam) Restore(s State) {
+	for i, t := range slices.Concat(s.Weights, s.First, s.Second) {
+		copy(a.now[i].Data(), t.Data)
+	}
+	a.steps = s.Steps
+	// Another version than that of the parameters before: see exporter.VersionName.
+	a.version.Data()[0] = float32(s.Steps)
 }
 
 // Backward runs a gradient session on micro-batch i. The session's inputs are the given
