@@ -7,11 +7,14 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
 	"io"
+	"mime/multipart"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -438,6 +441,57 @@ func TestPage_ServesPeopleWithoutAFolderForModels(t *testing.T) {
 	}
 	b.run(chromedp.SetUploadFiles("input[data-model]", []string{file}, chromedp.ByQuery))
 	b.until("the verdicts of the file", "document.querySelector('main select').value === 'file' && document.querySelectorAll('.tile.good, .tile.bad').length === 3", time.Minute)
+}
+
+// A program trains by /train; the page shows its training while it runs.
+func TestPage_ShowsATrainingOfAProgram(t *testing.T) {
+	s := serve(t, "--data", t.TempDir())
+	var form bytes.Buffer
+	w := multipart.NewWriter(&form)
+	part, err := w.CreateFormFile("zipFile", "tiles.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = part.Write(testkit.Zip(t, testkit.Tiles(t, 40))) // bytes.Buffer does not fail
+	_ = w.WriteField("level", "2")
+	_ = w.WriteField("image_size", "64")
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequest(http.MethodPost, s.url+"/train", &form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const id = "training-of-a-program"
+	req.Header.Set("Content-Type", w.FormDataContentType())
+	req.Header.Set("X-Job-Id", id)
+	answered := make(chan error, 1)
+	go func() {
+		res, err := http.DefaultClient.Do(req)
+		if err == nil {
+			_, err = io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+			if res.StatusCode != http.StatusOK {
+				err = fmt.Errorf("status %d", res.StatusCode)
+			}
+		}
+		answered <- err
+	}()
+	b := openTab(t)
+	b.open(s.url, "")
+	b.until("the training in the list", "document.querySelector('.job-list .badge.running')", 20*time.Second)
+	b.run(chromedp.Click(".job-list a", chromedp.ByQuery))
+	b.shows("Cancel the training", 10*time.Second)
+	if at := value[string](b, "location.hash"); at != "#/jobs/"+id {
+		t.Errorf("at %s", at)
+	}
+	if err := <-answered; err != nil {
+		t.Fatal(err)
+	}
+	b.shows("went to the program that asked for it", 20*time.Second)
+	b.mu.Lock()
+	b.problems = slices.DeleteFunc(b.problems, func(p string) bool { return strings.Contains(p, "404") }) // the stream may end with the job or after it
+	b.mu.Unlock()
 }
 
 func TestPage_ShowsARefusalOfTheServiceInItsWords(t *testing.T) {

@@ -45,7 +45,7 @@ function SourcePicker({ keepsModels }: { keepsModels: boolean }) {
   const models = useLoaded('models', (signal) => (keepsModels ? requestJSON<{ models: Entry[] }>('models', { signal }) : Promise.resolve({ models: [] })));
   const jobs = useLoaded('jobs', (signal) => requestJSON<{ jobs: Job[] }>('jobs', { signal }));
   const ready = models.value?.models.filter((m) => m.state === 'ready') ?? [];
-  const trained = jobs.value?.jobs.filter((j) => j.state === 'succeeded' && !j.name) ?? [];
+  const trained = jobs.value?.jobs.filter((j) => j.state === 'succeeded' && !j.attached && !j.name) ?? [];
   useEffect(() => {
     // With a single model there is nothing to choose.
     if (s === undefined && models.value && jobs.value) {
