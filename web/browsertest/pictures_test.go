@@ -16,10 +16,13 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// scheme sets the colour scheme that the browser prefers.
+// scheme sets the colour scheme that the browser prefers, and waits until the page has it.
 func (b *tab) scheme(name string) {
 	b.t.Helper()
 	b.run(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}, {Name: "prefers-reduced-motion", Value: "reduce"}}))
+	background := map[string]string{"light": "rgb(245, 247, 246)", "dark": "rgb(15, 21, 20)"}[name]
+	b.until("the colours of "+name, "getComputedStyle(document.body).backgroundColor === '"+background+"'", 10*time.Second)
+	time.Sleep(300 * time.Millisecond) // the colours of buttons change in steps
 }
 
 // maxPicture is the maximum size of a picture in the repository, in bytes.
@@ -69,7 +72,8 @@ func (b *tab) shot(t *testing.T, name string) {
 	}{{"light", "light", 1280, 900, false}, {"dark", "dark", 1280, 900, false}, {"phone", "light", 390, 844, true}} {
 		b.scheme(v.scheme)
 		var picture []byte
-		b.run(emulation.SetDeviceMetricsOverride(v.width, v.height, 1, v.mobile), chromedp.Evaluate("scrollTo(0, 0)", nil), chromedp.CaptureScreenshot(&picture))
+		b.run(emulation.SetDeviceMetricsOverride(v.width, v.height, 1, v.mobile), chromedp.Evaluate("scrollTo(0, 0)", nil),
+			chromedp.Sleep(300*time.Millisecond), chromedp.CaptureScreenshot(&picture))
 		if err := os.WriteFile(filepath.Join(dir, name+"-"+v.suffix+".png"), smaller(t, picture), 0o644); err != nil {
 			t.Fatal(err)
 		}
