@@ -30,7 +30,7 @@ export function JudgeView({ keepsModels }: { keepsModels: boolean }) {
       </header>
       <SourcePicker keepsModels={keepsModels} />
       {s && (
-        <Dropzone compact={list.length > 0} folders title="Drop images to judge" hint="One or many, or a folder. They are judged and forgotten, nothing is stored." onFiles={(f) => void addImages(f)}>
+        <Dropzone compact={list.length > 0} folders title="Drop images to judge" hint="One or many, or a folder. The images are not stored." onFiles={(f) => void addImages(f)}>
           <CameraButton onPicture={(file) => void addImages([{ path: file.name, file }])} />
         </Dropzone>
       )}
