@@ -1,6 +1,7 @@
 #!/bin/sh
 # Tests the web page in Chromium: web/browsertest. Chromium is installed from Debian's
-# packages if there is none and this is root. Writes the pictures of docs/page.md, unless PAGE_PICTURES names another folder.
+# packages if there is none and this is root. Writes the pictures of docs/page.md, unless
+# PAGE_PICTURES names another folder.
 set -eu
 cd "$(dirname "$0")/.."
 

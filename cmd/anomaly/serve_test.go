@@ -139,3 +139,53 @@ func TestServe_ShutsDownDuringATraining(t *testing.T) {
 		t.Errorf("the response is %v, status %d, %.200q", a.err, a.status, a.body)
 	}
 }
+
+func TestServe_ServesThePageUnlessItIsTurnedOff(t *testing.T) {
+	for _, c := range []struct {
+		args   []string
+		status int
+		kind   string
+	}{
+		{nil, http.StatusOK, "text/html; charset=utf-8"},
+		{[]string{"--no-page"}, http.StatusNotFound, "application/json"},
+	} {
+		s := serve(t, nil, c.args...)
+		res, err := http.Get("http://" + s.address + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != c.status || res.Header.Get("Content-Type") != c.kind {
+			t.Errorf("serve %q: status %d, %s", c.args, res.StatusCode, res.Header.Get("Content-Type"))
+		}
+		s.stop(t, syscall.SIGTERM)
+	}
+}
+
+func TestServe_StoresModelsInTheFolderOfData(t *testing.T) {
+	data, models := t.TempDir(), t.TempDir()
+	for _, c := range []struct {
+		name, want string
+		args       []string
+	}{
+		{"data alone", filepath.Join(data, "models"), []string{"--data", data}},
+		{"data and models", models, []string{"--data", data, "--models", models}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := serve(t, nil, c.args...)
+			req, err := http.NewRequest(http.MethodPut, "http://"+s.address+"/models/small", bytes.NewReader(read(t, smallModel(t))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if list, _ := filepath.Glob(filepath.Join(c.want, "small.*")); res.StatusCode != http.StatusCreated || len(list) != 1 {
+				t.Errorf("status %d, files %q", res.StatusCode, list)
+			}
+			s.stop(t, syscall.SIGTERM)
+		})
+	}
+}

@@ -3,8 +3,12 @@ package api
 import (
 	"bytes"
 	"encoding/json"
+	"image"
+	"image/color"
 	"image/png"
+	"math"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -88,5 +92,54 @@ func TestExplain_RejectsInvalidRequests(t *testing.T) {
 		if a.status != c.status || !strings.Contains(string(a.body), c.contains) {
 			t.Errorf("%s: status %d, %s", name, a.status, a.body)
 		}
+	}
+}
+
+// The overlay over the image in grey is the heatmap.
+func TestExplain_ReturnsTheColoursAloneAsAnOverlay(t *testing.T) {
+	s := start(t, nil)
+	model := trained(t)["anomaly_detection_model.zip"]
+	send := func(value string) (inference.Explanation, image.Image) {
+		t.Helper()
+		x := as[inference.Explanation](t, s.post(t, "/detect", part{name: "modelFile", file: "m.zip", data: model},
+			part{name: "imageFile", file: "a.jpg", data: tile(t, testCrack)}, part{name: "explain", data: []byte(value)}))
+		img, err := png.Decode(bytes.NewReader(x.Heatmap))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x, img
+	}
+	full, drawn := send("true")
+	over, colours := send("overlay")
+	if !reflect.DeepEqual(full.Regions, over.Regions) || full.ReconstructionError != over.ReconstructionError {
+		t.Errorf("%+v with an overlay, %+v without", over.Regions, full.Regions)
+	}
+	covered := 0
+	for y := range drawn.Bounds().Dy() {
+		for x := range drawn.Bounds().Dx() {
+			d := color.NRGBAModel.Convert(drawn.At(x, y)).(color.NRGBA)
+			c := color.NRGBAModel.Convert(colours.At(x, y)).(color.NRGBA)
+			a := float64(c.A) / 255
+			if a > 0 {
+				covered++
+			}
+			below := func(d, c uint8) float64 { return (float64(d) - a*float64(c)) / (1 - a) }
+			r, g, b := below(d.R, c.R), below(d.G, c.G), below(d.B, c.B)
+			if math.Abs(r-g) > 15 || math.Abs(g-b) > 15 { // rounding, divided by 0.15
+				t.Fatalf("at %d, %d the heatmap %v is not the colour %v over a grey: it is over %.1f, %.1f, %.1f", x, y, d, c, r, g, b)
+			}
+		}
+	}
+	if all := drawn.Bounds().Dx() * drawn.Bounds().Dy(); covered == 0 || covered == all {
+		t.Errorf("%d of %d pixels are covered", covered, all)
+	}
+}
+
+func TestExplain_RejectsOtherValues(t *testing.T) {
+	s := start(t, nil)
+	a := s.post(t, "/detect", part{name: "modelFile", file: "m.zip", data: trained(t)["anomaly_detection_model.zip"]},
+		part{name: "imageFile", file: "a.jpg", data: tile(t, testCrack)}, part{name: "explain", data: []byte("overlays")})
+	if a.status != http.StatusBadRequest || !strings.Contains(a.message(t), "true, false or overlay") {
+		t.Errorf("status %d: %s", a.status, a.body)
 	}
 }

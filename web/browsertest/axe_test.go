@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
@@ -34,8 +33,6 @@ func (b *tab) accessible(t *testing.T, view string) {
 			Violations []finding
 			Passes     int
 		}
-		// Colours change within the next frames.
-		time.Sleep(300 * time.Millisecond)
 		await := func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }
 		b.run(chromedp.Evaluate(string(axe)+";0", nil),
 			chromedp.Evaluate(`axe.run().then(r => ({violations: r.violations, passes: r.passes.length}))`, &result, await))

@@ -35,12 +35,23 @@ type service struct {
 	cmd  *exec.Cmd
 }
 
-var buildService = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "anomaly-browser-")
-	if err != nil {
-		return "", err
+// binaries is the folder of the service that the tests share.
+var binaries string
+
+func TestMain(m *testing.M) {
+	code := 1
+	defer func() { os.Exit(code) }()
+	var err error
+	if binaries, err = os.MkdirTemp("", "anomaly-browser-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
 	}
-	file := filepath.Join(dir, "anomaly")
+	defer os.RemoveAll(binaries)
+	code = m.Run()
+}
+
+var buildService = sync.OnceValues(func() (string, error) {
+	file := filepath.Join(binaries, "anomaly")
 	out, err := exec.Command("go", "build", "-trimpath", "-o", file, "../../cmd/anomaly").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)

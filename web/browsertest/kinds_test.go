@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/input"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/testkit"
@@ -134,6 +135,18 @@ func TestPreview_SkipsWhatTheServiceSkips(t *testing.T) {
 			t.Errorf("%s: the page skips %q, the service %q", kind, got, named)
 		}
 		b.click("Choose others")
+	}
+
+	// A folder that is dropped, with the images in it.
+	b.shows("Drop images of normal parts here", 10*time.Second)
+	at := value[[]float64](b, "(() => { const r = document.querySelector('.dropzone').getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] })()")
+	drag := &input.DragData{Items: []*input.DragDataItem{}, Files: []string{filepath.Dir(files(t, "train/good", 1)[0])}, DragOperationsMask: 1}
+	for _, kind := range []input.DispatchDragEventType{input.DragEnter, input.DragOver, input.Drop} {
+		b.run(input.DispatchDragEvent(kind, at[0], at[1], drag))
+	}
+	b.shows("60 images", 20*time.Second)
+	if title := value[string](b, "document.querySelector('.thumbnails li').title"); !strings.HasPrefix(title, "good/") {
+		t.Errorf("the first image is %q, want its path in the folder", title)
 	}
 	b.forgive("404")
 }

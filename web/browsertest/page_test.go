@@ -61,6 +61,7 @@ func (b *tab) judge(paths ...string) {
 	b.shows("Drop images to judge", 10*time.Second)
 	b.choose("input[data-files]", paths...)
 	b.until("verdicts", "document.querySelectorAll('.tile.good, .tile.bad').length === "+strconv.Itoa(len(paths)), time.Minute)
+	b.until("thumbnails", "document.querySelectorAll('.tile .picture > img:first-child').length === "+strconv.Itoa(len(paths)), 20*time.Second)
 }
 
 type entry struct {
@@ -89,7 +90,9 @@ func TestPage_TrainsJudgesAndTendsAModel(t *testing.T) {
 	b.fill("Sort", "highest")
 	b.run(chromedp.Blur("[data-filled]", chromedp.ByQuery))
 	b.accessible(t, "judge")
+	b.clickIn(".tiles li:nth-child(3)", "Anomalous")
 	b.shot(t, "judge")
+	b.clickIn(".tiles li:nth-child(1)", "Anomalous")
 	found := value[int](b, "document.querySelectorAll('.tile.bad').length")
 	if found < 5 {
 		t.Errorf("%d of 16 images are anomalous, and 10 have a crack", found)
@@ -105,6 +108,10 @@ func TestPage_TrainsJudgesAndTendsAModel(t *testing.T) {
 	b.click("Threshold, versions and downloads")
 	b.shows("What would it find?", 10*time.Second)
 	b.until("the image of the feedback", "document.querySelector('.feedback-list img')", 10*time.Second)
+	b.shows("The images have changed", 10*time.Second) // most have a crack
+	b.accessible(t, "model, with an alarm")
+	b.click("Watch anew")
+	b.until("the end of the alarm", "!document.querySelector('main').innerText.includes('The images have changed')", 10*time.Second)
 	b.accessible(t, "model")
 	b.shot(t, "model")
 	checkSuggestion(t, s, b)
@@ -200,10 +207,9 @@ func checkSuggestion(t *testing.T, s *service, b *tab) {
 func checkThreshold(t *testing.T, s *service, b *tab) {
 	t.Helper()
 	const shown = "Number(document.querySelector('[role=slider]').getAttribute('aria-valuenow'))"
-	before := value[float64](b, shown)
-	if stored := get[entry](t, s, "/models/tiles").Metadata.Decision.Threshold; stored != before {
-		t.Errorf("the line is at %v, the threshold is %v", before, stored)
-	}
+	stored := get[entry](t, s, "/models/tiles").Metadata.Decision.Threshold
+	b.until("the line at the threshold", shown+" === "+strconv.FormatFloat(stored, 'g', -1, 64), 5*time.Second)
+	before := stored
 	b.run(chromedp.Evaluate("document.querySelector('.histogram').scrollIntoView({block: 'center'})", nil))
 	box := value[[]float64](b, "(() => { const r = document.querySelector('.handle .grip').getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] })()")
 	mouse := func(kind input.MouseType, x float64) chromedp.Action {
@@ -309,49 +315,6 @@ func checkPrograms(t *testing.T, b *tab) {
 		if err != nil || !strings.Contains(string(out), p.want) {
 			t.Errorf("%s: %v, output %q, errors %s", p.language, err, out, errors.String())
 		}
-	}
-}
-
-func TestPage_ShowsAJobAgainAfterAReloadAndAKilledService(t *testing.T) {
-	s := serve(t, "--data", t.TempDir())
-	b := openTab(t)
-	b.open(s.url, "")
-	b.choose("input[data-files]", files(t, "train/good", 60)...)
-	b.click("Best")
-	b.click("More options")
-	b.fill("Size of the images", "128")
-	b.fill("Name of the model", "tiles")
-	b.click("Start training")
-	b.until("the view of the job", "location.hash.startsWith('#/jobs/')", 30*time.Second)
-	b.until("the learning curve", "document.querySelector('.chart .line')?.getAttribute('points').split(' ').length > 4", 5*time.Minute)
-	b.accessible(t, "job")
-	b.shot(t, "job")
-	hash := value[string](b, "location.hash")
-	b.run(chromedp.Reload(), chromedp.WaitVisible(".big-number", chromedp.ByQuery))
-	if at := value[string](b, "location.hash"); at != hash {
-		t.Errorf("at %s after the reload, want %s", at, hash)
-	}
-	s.kill()
-	b.shows("The connection to the service was lost", 20*time.Second)
-	s.start()
-	b.shows("attempt 2", 40*time.Second)
-	if value[bool](b, "document.querySelector('main').innerText.includes('connection to the service was lost')") {
-		t.Error("the page still shows that the connection is lost")
-	}
-	b.forgive("net::ERR") // Chromium logs requests without an answer
-	b.click("All trainings")
-	b.until("the job in the list", "document.querySelector('.job-list .badge.running')", 10*time.Second)
-	b.accessible(t, "train, with a job")
-	b.run(chromedp.Click(".job-list a", chromedp.ByQuery))
-	b.click("Cancel the training")
-	b.shows("What it has learned so far is lost", 5*time.Second)
-	b.click("Cancel the training")
-	b.shows("This training was cancelled", 5*time.Second)
-	b.click("Remove this training")
-	b.clickIn("dialog", "Remove this training")
-	b.shows("No trainings yet", 10*time.Second)
-	if list := get[struct{ Jobs []any }](t, s, "/jobs"); len(list.Jobs) != 0 {
-		t.Errorf("%d jobs are left", len(list.Jobs))
 	}
 }
 

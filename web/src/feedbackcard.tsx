@@ -102,7 +102,7 @@ function StoredImage({ path, name }: { path: string; name: string }) {
     let made: string | undefined;
     requestBlob(path, { signal: abort.signal })
       .then(async (image) => {
-        made = await thumbnail(image, 96);
+        made = (await thumbnail(image, 96))?.url;
         if (abort.signal.aborted && made) URL.revokeObjectURL(made);
         else setURL(made);
       })

@@ -108,8 +108,15 @@ export function layoutNote(items: PreviewItem[]): string | undefined {
   return undefined;
 }
 
+export interface Thumbnail {
+  url: string;
+  /** The size of the image itself, upright. */
+  width: number;
+  height: number;
+}
+
 /** A small picture of an image, or undefined if the browser cannot show it. */
-export async function thumbnail(image: Blob, side: number): Promise<string | undefined> {
+export async function thumbnail(image: Blob, side: number): Promise<Thumbnail | undefined> {
   try {
     const full = await createImageBitmap(image);
     const scale = Math.min(1, side / Math.min(full.width, full.height));
@@ -117,9 +124,10 @@ export async function thumbnail(image: Blob, side: number): Promise<string | und
     canvas.width = Math.max(1, Math.round(full.width * scale));
     canvas.height = Math.max(1, Math.round(full.height * scale));
     canvas.getContext('2d')?.drawImage(full, 0, 0, canvas.width, canvas.height);
+    const { width, height } = full;
     full.close();
     const blob = await new Promise<Blob | null>((resolve) => canvas.toBlob(resolve, 'image/jpeg', 0.8));
-    return blob ? URL.createObjectURL(blob) : undefined;
+    return blob ? { url: URL.createObjectURL(blob), width, height } : undefined;
   } catch {
     return undefined;
   }

@@ -51,7 +51,11 @@ export function JobView({ id, keepsModels }: { id: string; keepsModels: boolean 
         setConnected,
       );
     };
-    run().catch((e: unknown) => !abort.signal.aborted && setError(e));
+    run().catch((e: unknown) => {
+      if (abort.signal.aborted) return;
+      if (e instanceof ApiError && e.status === 404) setJob(undefined);
+      setError(e);
+    });
     return () => abort.abort();
   }, [id]);
   const act = async (work: () => Promise<unknown>) => {
@@ -70,7 +74,7 @@ export function JobView({ id, keepsModels }: { id: string; keepsModels: boolean 
     if (error instanceof ApiError && error.status === 404) {
       return (
         <Empty icon="train" title="This training is not here any more">
-          <p>It was removed, or the service has been started anew without a folder for jobs (serve --data).</p>
+          <p>It was removed, its model went to the program that asked for it, or the service has been started anew without a folder for jobs (serve --data).</p>
           <a class="button" href="#/train">
             Back to the trainings
           </a>
@@ -112,7 +116,7 @@ export function JobView({ id, keepsModels }: { id: string; keepsModels: boolean 
               </p>
               <p class="hint">
                 {[p.epochs > 0 ? `epoch ${p.epoch} of ${p.epochs}` : '', job.attempts > 1 ? `attempt ${job.attempts}` : ''].filter(Boolean).join(' · ') ||
-                  'You can close this page and come back.'}
+                  (job.attached ? 'A program waits for this training.' : 'You can close this page and come back.')}
               </p>
             </div>
             <p class="big-number">
@@ -130,7 +134,12 @@ export function JobView({ id, keepsModels }: { id: string; keepsModels: boolean 
           <p>This training was cancelled. It left no model.</p>
         </Notice>
       )}
-      {job.state === 'succeeded' && (
+      {job.state === 'succeeded' && job.attached && (
+        <Notice kind="good">
+          <p>This training has ended. Its model went to the program that asked for it.</p>
+        </Notice>
+      )}
+      {job.state === 'succeeded' && !job.attached && (
         <section class="card stack success">
           <div class="row">
             <span class="success-mark">

@@ -30,7 +30,7 @@ export function JudgeView({ keepsModels }: { keepsModels: boolean }) {
       </header>
       <SourcePicker keepsModels={keepsModels} />
       {s && (
-        <Dropzone compact={list.length > 0} folders title="Drop images to judge" hint="One or many, or a folder. They are judged and forgotten, nothing is stored." onFiles={(f) => void addImages(f)}>
+        <Dropzone compact={list.length > 0} folders title="Drop images to judge" hint="One or many, or a folder. The images are not stored." onFiles={(f) => void addImages(f)}>
           <CameraButton onPicture={(file) => void addImages([{ path: file.name, file }])} />
         </Dropzone>
       )}
@@ -45,7 +45,7 @@ function SourcePicker({ keepsModels }: { keepsModels: boolean }) {
   const models = useLoaded('models', (signal) => (keepsModels ? requestJSON<{ models: Entry[] }>('models', { signal }) : Promise.resolve({ models: [] })));
   const jobs = useLoaded('jobs', (signal) => requestJSON<{ jobs: Job[] }>('jobs', { signal }));
   const ready = models.value?.models.filter((m) => m.state === 'ready') ?? [];
-  const trained = jobs.value?.jobs.filter((j) => j.state === 'succeeded' && !j.name) ?? [];
+  const trained = jobs.value?.jobs.filter((j) => j.state === 'succeeded' && !j.attached && !j.name) ?? [];
   useEffect(() => {
     // With a single model there is nothing to choose.
     if (s === undefined && models.value && jobs.value) {

@@ -1,6 +1,7 @@
 // Judging images: what judges, the images, and their verdicts. It outlives the view.
 
 import { ApiError, requestBlob, requestJSON, sentence } from './api';
+import { thumbnail, type Thumbnail } from './files';
 import { fileKind, headBytes } from './kinds';
 import { Store } from './store';
 import type { Label, Verdict } from './types';
@@ -16,6 +17,7 @@ export interface Judged {
   state: 'waiting' | 'running' | 'done' | 'error';
   verdict?: Verdict;
   heatmapURL?: string;
+  thumb?: Thumbnail;
   error?: string;
   /** Whether the picture below the heatmap is in it: the browser cannot show the file. */
   unshown?: boolean;
@@ -56,7 +58,12 @@ export function sourceTitle(s: Source): string {
 /** Judges all images again. */
 export function again(): void {
   run++;
-  judged.update((list) => list.map((j) => (drop(j), { id: j.id, name: j.name, file: j.file, url: j.url, state: 'waiting' as const, unshown: j.unshown })));
+  judged.update((list) =>
+    list.map((j) => {
+      drop(j);
+      return { id: j.id, name: j.name, file: j.file, url: j.url, state: 'waiting' as const, thumb: j.thumb, unshown: j.unshown };
+    }),
+  );
   work();
 }
 
@@ -75,14 +82,36 @@ export async function addImages(files: PathFile[]): Promise<void> {
   }
   judged.update((old) => [...old, ...list]);
   work();
+  for (const j of list) makeThumb(j);
+}
+
+/** Thumbnails are made one after another: a photo takes up to 100 MB while it is decoded. */
+let thumbs: Promise<unknown> = Promise.resolve();
+
+function makeThumb(j: Judged): void {
+  const there = () => judged.get().find((other) => other.id === j.id);
+  thumbs = thumbs.then(async () => {
+    if (!there()) return;
+    const thumb = await thumbnail(j.file, 224);
+    const now = there();
+    if (thumb && now) change(j.id, { thumb });
+    else if (thumb) URL.revokeObjectURL(thumb.url);
+    else if (now) await fetchPicture(now);
+  });
+}
+
+/** Releases the pictures of an image that is removed. */
+function forget(j: Judged): void {
+  drop(j);
+  URL.revokeObjectURL(j.url);
+  if (j.thumb) URL.revokeObjectURL(j.thumb.url);
 }
 
 export function removeImage(id: number): void {
   judged.update((list) =>
     list.filter((j) => {
       if (j.id !== id) return true;
-      drop(j);
-      URL.revokeObjectURL(j.url);
+      forget(j);
       return false;
     }),
   );
@@ -90,10 +119,7 @@ export function removeImage(id: number): void {
 
 export function clearImages(): void {
   run++;
-  for (const j of judged.get()) {
-    drop(j);
-    URL.revokeObjectURL(j.url);
-  }
+  judged.get().forEach(forget);
   judged.set([]);
 }
 
@@ -128,7 +154,7 @@ async function judge(s: Source, j: Judged): Promise<Partial<Judged>> {
 }
 
 /** Fetches a heatmap with the picture in it, for a file that the browser cannot show. */
-export async function fetchPicture(j: Judged): Promise<void> {
+async function fetchPicture(j: Judged): Promise<void> {
   const s = source.get();
   change(j.id, { unshown: true });
   if (s === undefined || j.state !== 'done' || j.heatmapURL === undefined) return;

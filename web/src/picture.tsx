@@ -1,12 +1,11 @@
 // An image with its heatmap and its regions over it.
 
-import { useState } from 'preact/hooks';
 import { score } from './format';
-import { fetchPicture, type Judged } from './judging';
+import type { Judged } from './judging';
 
 export function Picture({ image, opacity, boxes, small }: { image: Judged; opacity: number; boxes: boolean; small?: boolean }) {
-  const [size, setSize] = useState<{ w: number; h: number }>();
   const regions = image.verdict?.regions ?? [];
+  const { thumb } = image;
   if (image.unshown) {
     return (
       <span class="picture">
@@ -18,20 +17,15 @@ export function Picture({ image, opacity, boxes, small }: { image: Judged; opaci
       </span>
     );
   }
+  if (!thumb) return <span class="picture no-picture" aria-hidden="true" />;
   // The frame has the shape of the image, so that heatmap and regions fit it exactly.
-  const frame = size && { aspectRatio: `${size.w} / ${size.h}`, width: `min(100%, calc(var(--most) * ${size.w / size.h}))` };
+  const frame = { aspectRatio: `${thumb.width} / ${thumb.height}`, width: `min(100%, calc(var(--most) * ${thumb.width / thumb.height}))` };
   return (
     <span class="picture" style={frame}>
-      <img
-        src={image.url}
-        alt={small ? '' : image.name}
-        loading={small ? 'lazy' : 'eager'}
-        onLoad={(e) => setSize({ w: e.currentTarget.naturalWidth, h: e.currentTarget.naturalHeight })}
-        onError={() => void fetchPicture(image)}
-      />
+      <img src={small ? thumb.url : image.url} alt={small ? '' : image.name} />
       {image.heatmapURL && <img class="heat" src={image.heatmapURL} alt="" style={{ opacity }} />}
-      {boxes && size && regions.length > 0 && (
-        <svg class="boxes" viewBox={`0 0 ${size.w} ${size.h}`} preserveAspectRatio="none" aria-hidden="true">
+      {boxes && regions.length > 0 && (
+        <svg class="boxes" viewBox={`0 0 ${thumb.width} ${thumb.height}`} preserveAspectRatio="none" aria-hidden="true">
           {regions.map((r, i) => (
             <g key={i}>
               <rect class="box-edge" x={r.x} y={r.y} width={r.width} height={r.height} vector-effect="non-scaling-stroke" />

@@ -137,7 +137,7 @@ function Thumbnail({ item }: { item: PreviewItem }) {
     queue = queue.then(async () => {
       if (gone) return;
       const image = await item.open();
-      made = image && (await thumbnail(image, 96));
+      made = image && (await thumbnail(image, 96))?.url;
       if (gone && made) URL.revokeObjectURL(made);
       else setURL(made ?? null);
     });

@@ -15,6 +15,8 @@ export interface Job {
   id: string;
   kind: string;
   name?: string;
+  /** A request waits for it and receives its model. */
+  attached?: boolean;
   state: JobState;
   created_at: string;
   started_at: string | null;
