@@ -41,6 +41,8 @@ func mixed(t *testing.T) string {
 		"movie.mp4":    "\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2",
 		"movie.mkv":    "\x1a\x45\xdf\xa3\x01\x00\x00\x00",
 		"scan.dcm":     strings.Repeat("\x00", 128) + "DICM\x02\x00\x00\x00UL\x04\x00",
+		"bare.dcm":     "\x02\x00\x00\x00UL\x04\x00\x00\x00\x00\x00",
+		"group8":       "\x08\x00\x05\x00CS\x02\x00AB\x08\x00\x08\x00CS\x02\x00AB\x08\x00\x16\x00UI\x02\x001\x00\x08\x00\x60\x00CS\x02\x00CT",
 		"raw.nef":      "MM\x00*\x00\x00\x00\x08\x00\x00\x00\x00\x00\x00",
 		"photo.jxl":    "\xff\x0a\xfa\x1f",
 		"photo.jp2":    "\x00\x00\x00\x0cjP  \r\n\x87\n",
@@ -108,7 +110,7 @@ func TestPreview_SkipsWhatTheServiceSkips(t *testing.T) {
 			named = append(named, name)
 		}
 	}
-	if len(used) != 3 || len(named) < 15 {
+	if len(used) != 6 || len(named) < 15 {
 		t.Fatalf("the service uses %q and names %q", used, named)
 	}
 	slices.Sort(used)

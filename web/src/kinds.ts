@@ -34,7 +34,7 @@ const signatures: [number, string, Kind][] = [
   [0, '\x00\x00\x00\x0cjP  \r\n\x87\n', unread('JPEG 2000')],
   [0, '\xff\x4f\xff\x51', unread('JPEG 2000')],
   [0, 'II\xbc', unread('JPEG XR')],
-  [128, 'DICM', unread('DICOM')],
+  [128, 'DICM', image],
   [0, '8BPS', unread('Photoshop (PSD)')],
   [0, '%PDF-', documentKind],
   [0, '%!PS', documentKind],
@@ -69,12 +69,12 @@ const signatures: [number, string, Kind][] = [
   [0, 'SQLite format 3\x00', ignored],
 ];
 
-const imageExtensions = words('.png .apng .jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .bmp .dib .tif .tiff .gif .webp');
+const imageExtensions = words('.png .apng .jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .bmp .dib .tif .tiff .gif .webp .dcm .dicom');
 const rawExtensions = words('.dng .nef .nrw .cr2 .cr3 .crw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .raw .3fr .iiq .erf .mef .mos .mrw .kdc .dcr .x3f .rwl');
 const otherExtensions = words(`.txt .md .rst .log .json .jsonl .csv .tsv .xml .xmp .html .htm .css .js .ts .py .ipynb .ini .cfg .conf .toml .db .sqlite
   .doc .docx .xls .xlsx .ods .ppt .pptx .odt .rtf .lnk .url .aae .thm .sha1 .sha256 .md5 .pt .pth .onnx .ckpt .safetensors .pkl .exe .dll .mp3 .wav .svg .ico`);
 const unreadExtensions: Record<string, string> = {
-  '.heic': 'HEIC', '.heif': 'HEIC', '.avif': 'AVIF', '.jxl': 'JPEG XL', '.jp2': 'JPEG 2000', '.dcm': 'DICOM', '.dicom': 'DICOM', '.psd': 'Photoshop',
+  '.heic': 'HEIC', '.heif': 'HEIC', '.avif': 'AVIF', '.jxl': 'JPEG XL', '.jp2': 'JPEG 2000', '.psd': 'Photoshop',
   '.exr': 'OpenEXR', '.tga': 'TGA', '.pcx': 'PCX', '.ppm': 'PNM', '.pgm': 'PNM', '.pbm': 'PNM', '.nii': 'NIfTI', '.npy': 'NumPy', '.npz': 'NumPy',
 };
 
@@ -90,7 +90,7 @@ function extension(path: string): string {
 
 /** Reports whether the service ignores a file by its path: hidden files and the folders of systems. */
 export function hidden(path: string): boolean {
-  return path.split('/').some((part) => part.startsWith('.') || part === '__MACOSX' || /^(thumbs\.db|ehthumbs\.db|desktop\.ini)$/i.test(part));
+  return path.split('/').some((part) => part.startsWith('.') || part === '__MACOSX' || /^(thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r|dicomdir)$/i.test(part));
 }
 
 function matches(head: Uint8Array, at: number, magic: string): boolean {
@@ -137,9 +137,33 @@ export function fileKind(path: string, head: Uint8Array): Kind {
   return content === ignored || isText(head) ? ignored : unknown;
 }
 
+const longLengths = /^(OB|OD|OF|OL|OV|OW|SQ|SV|UC|UN|UR|UT|UV)$/;
+
+/** Reports whether a DICOM file begins without the preamble: with the file meta information, or with four elements of group 8. */
+function isDICOMWithoutPreamble(head: Uint8Array): boolean {
+  if (matches(head, 0, '\x02\x00\x00\x00UL\x04\x00')) return true;
+  if (head.length < 8 || head[0] !== 8 || head[1] !== 0) return false;
+  const view = new DataView(head.buffer, head.byteOffset, head.length);
+  const explicit = /^[A-Z]{2}$/.test(latin(head, 4, 6));
+  let last = -1;
+  for (let at = 0, n = 0; n < 4; n++) {
+    if (at + 8 > head.length || view.getUint16(at, true) !== 8) return false;
+    const element = view.getUint16(at + 2, true);
+    const long = explicit && longLengths.test(latin(head, at + 4, at + 6));
+    if (long && at + 12 > head.length) return false;
+    const length = long ? view.getUint32(at + 8, true) : explicit ? view.getUint16(at + 6, true) : view.getUint32(at + 4, true);
+    if (element <= last || length > 1024 || length % 2 !== 0) return false;
+    last = element;
+    at += (long ? 12 : 8) + length;
+    if (at > head.length) return false;
+  }
+  return true;
+}
+
 /** The kind by the bytes alone, undefined if they are not recognized. */
 function contentKind(head: Uint8Array): Kind | undefined {
   for (const [at, magic, kind] of signatures) if (matches(head, at, magic)) return kind;
+  if (isDICOMWithoutPreamble(head)) return image;
   if (matches(head, 0, 'BM') && head.length >= 18) return image;
   if (matches(head, 0, 'II*\x00') || matches(head, 0, 'MM\x00*') || matches(head, 0, 'II+\x00') || matches(head, 0, 'MM\x00+')) {
     return latin(head, 8, 10) === 'CR' ? unread('camera raw') : image;

@@ -45,7 +45,7 @@ export function TrainView({ keepsModels }: { keepsModels: boolean }) {
         ) : images ? (
           <ChosenImages images={images} onClear={() => chosen.set(undefined)} />
         ) : (
-          <Dropzone folders title="Drop images of normal parts here" hint="Photos, a folder or a zip. 20 or more; 200 are better. JPEG, PNG, BMP, TIFF, GIF or WebP." onFiles={(f) => void take(f)} />
+          <Dropzone folders title="Drop images of normal parts here" hint="Photos, a folder or a zip. 20 or more; 200 are better. JPEG, PNG, BMP, TIFF, GIF, WebP or DICOM." onFiles={(f) => void take(f)} />
         )}
         <TrainingForm images={images} keepsModels={keepsModels} />
       </div>
