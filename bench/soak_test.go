@@ -24,7 +24,8 @@ const (
 	soakImages  = 8
 	soakTrained = 12 // training images: the models need not be good
 	// soakPause is the service's --upload-pause; some clients pause longer.
-	soakPause = 3 * time.Second
+	// On a busy machine, others pause for seconds, too.
+	soakPause = 10 * time.Second
 	// soakSample is the sampling interval.
 	soakSample = 2 * time.Second
 	// soakVersions is the service's --versions, and soakJobs its --max-jobs.
@@ -249,8 +250,8 @@ func sampled(ctx context.Context, t *testing.T, s *service) (samples []sample) {
 			if g, err := s.gauges(); err != nil {
 				t.Errorf("/metrics: %v", err)
 			} else {
-				t.Logf("%4.0f s: %.0f MB, %.0f goroutines, %.0f models loaded, %.0f of %.0f steps of a training", x.seconds, x.resident,
-					g["go_goroutines"], g["anomaly_model_cache_models"], g["anomaly_training_step"], g["anomaly_training_steps"])
+				t.Logf("%4.0f s: %.0f MB, %.0f MB of it Go's heap, %.0f goroutines, %.0f models loaded, %.0f of %.0f steps of a training", x.seconds, x.resident,
+					g["go_memstats_heap_inuse_bytes"]/(1<<20), g["go_goroutines"], g["anomaly_model_cache_models"], g["anomaly_training_step"], g["anomaly_training_steps"])
 			}
 		}
 	}

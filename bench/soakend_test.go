@@ -59,7 +59,7 @@ func (s *soak) returnsTo(t *testing.T, before state, uploads string) {
 // models that the load has made.
 func (s *soak) boundedStores(t *testing.T, data, named string) {
 	t.Helper()
-	if n := s.counted.of("job succeeded"); n == 0 {
+	if n := s.counted.of("ended: succeeded"); n == 0 {
 		t.Error("no job has succeeded")
 	}
 	if n := s.removeJobs(t.Context()); n > soakJobs {

@@ -88,7 +88,7 @@ func (s *soak) ended(ctx context.Context, r *rand.Rand, id, name string) {
 	if err := json.Unmarshal(body, &j); err != nil || !j.State.Final() || j.State == jobs.Failed {
 		s.fault("a job that has ended: %v: %.300s", err, body)
 	}
-	s.count("job "+string(j.State), 0)
+	s.count("ended: "+string(j.State), 0)
 	if j.State == jobs.Succeeded {
 		// Another job may push it out of the store.
 		status, body := s.ask(ctx, http.MethodGet, "model of a job", path+"/model", form{}, http.StatusOK, http.StatusNotFound)
