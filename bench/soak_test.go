@@ -92,6 +92,10 @@ func TestSoak(t *testing.T) {
 	}
 	load := &soak{service: s, models: models, images: images, packed: packed, few: few, wrong: t.Errorf,
 		bad: hostileForms(models[0].file, images[0], filepath.Join(temp, "canary"))}
+	// What the service has for jobs is made by the first one.
+	if err := load.firstJob(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	before := load.state(t, uploads)
 	ctx, cancel := context.WithTimeout(t.Context(), length)
 	defer cancel()

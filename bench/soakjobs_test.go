@@ -27,6 +27,23 @@ func (s *soak) soakForm(name string) form {
 	return formOf(parts...)
 }
 
+// firstJob submits a job, waits until it has succeeded, and removes it.
+func (s *soak) firstJob(ctx context.Context) error {
+	status, body := s.ask(ctx, http.MethodPost, "job submitted", "/jobs", s.soakForm(""), http.StatusAccepted)
+	var j jobs.Job
+	if err := json.Unmarshal(body, &j); err != nil {
+		return fmt.Errorf("the first job: status %d: %w", status, err)
+	}
+	if _, err := s.events(ctx, j.ID, 0, func(_ uint64, now jobs.Job) bool {
+		j = now
+		return true
+	}); err != nil || j.State != jobs.Succeeded {
+		return fmt.Errorf("the first job is %s: %v", j.State, err)
+	}
+	s.removeJobs(ctx)
+	return nil
+}
+
 // submitter submits jobs one after another. It cancels one in four, and removes half of
 // those that have ended.
 func (s *soak) submitter(ctx context.Context, r *rand.Rand) {
@@ -191,7 +208,7 @@ func (s *soak) events(ctx context.Context, id string, last uint64, found func(ui
 	return res.StatusCode, lines.Err()
 }
 
-// removeJobs removes all jobs, and returns how many there were. Each must have ended.
+// removeJobs removes all jobs, and returns their number. Each must have ended.
 func (s *soak) removeJobs(ctx context.Context) int {
 	_, body := s.ask(ctx, http.MethodGet, "jobs listed", "/jobs", form{}, http.StatusOK)
 	var list struct{ Jobs []jobs.Job }

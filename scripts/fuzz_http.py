@@ -4,7 +4,13 @@
 
 starts the service on a free port of the loopback address, sends at least that many
 requests, and fails if a response has status 500 or does not match the document, or
-if the service exits, uses more than MAX_MB, or is unhealthy afterwards.
+if the service exits, uses more than MAX_MB, or is unhealthy afterwards. It also fails
+if an endpoint was not reached, if one that needs no image never succeeded, or if more
+jobs are left than the service may keep.
+
+In every second round, the parameters of paths are the names and ids of a model, a job, a
+version and an image of the feedback that exist, and nothing is removed. The other rounds
+generate them.
 """
 
 import json
@@ -154,6 +160,9 @@ def main(binary, wanted):
                 failures.append(f"{by_status.get('500', 0)} responses with status 500, {after['anomaly_panics_total']:.0f} panics")
             if max(most) > MAX_MB:
                 failures.append(f"the service used {max(most):.0f} MB, expected at most {MAX_MB}")
+            temporary = [name for _, _, names in os.walk(data) for name in names if name.startswith(".anomaly-")]
+            if temporary:
+                failures.append(f"temporary files are left: {temporary}")
             kept = sum(len(files) for _, _, files in os.walk(uploads))
             if kept:
                 failures.append(f"{kept} uploads left")
