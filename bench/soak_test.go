@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -25,17 +24,26 @@ const (
 	soakImages  = 8
 	soakTrained = 12 // training images: the models need not be good
 	// soakPause is the service's --upload-pause; some clients pause longer.
-	soakPause = 3 * time.Second
+	// On a busy machine, others pause for seconds, too.
+	soakPause = 10 * time.Second
 	// soakSample is the sampling interval.
 	soakSample = 2 * time.Second
+	// soakVersions is the service's --versions, and soakJobs its --max-jobs.
+	soakVersions, soakJobs = 4, 6
+	// soakStore bounds the size of a store without jobs, in bytes.
+	soakStore = 1 << 20
+	// askPause is the pause of a client after the answer of an overloaded service.
+	askPause = 100 * time.Millisecond
+	// soakRequest is the time limit of a request other than a training.
+	soakRequest = 5 * time.Minute
 	// soakEnd is the time limit for goroutines and files to disappear after the load.
 	soakEnd = time.Minute
 )
 
 // TestSoak keeps a service busy for SOAK_TIME with a mix of requests: more models than
-// its cache holds, a training in the background, and clients that disconnect, stall or
-// send hostile files. Each response is compared with that of the command line. It
-// runs bin/anomaly; use `make soak`.
+// its cache holds, a training in the background, jobs and their events, stored models that
+// are changed, and clients that disconnect, stall or send hostile files. Each verdict is
+// compared with that of the command line. It runs bin/anomaly; use `make soak`.
 func TestSoak(t *testing.T) {
 	text := os.Getenv("SOAK_TIME")
 	if text == "" {
@@ -46,12 +54,16 @@ func TestSoak(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir("..")
-	temp, uploads := t.TempDir(), t.TempDir()
+	temp, uploads, data := t.TempDir(), t.TempDir(), t.TempDir()
 	images, err := realImages("testdata/tiles")
 	if err != nil {
 		t.Fatal(err)
 	}
 	packed, err := zipped(images, 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	few, err := zipped(images, soakTrained)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,8 +81,8 @@ func TestSoak(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, err := startService(t.Context(), "ours", "bin/anomaly", "serve", "--log-level", "error", "--temp-dir", uploads,
-		"--models", filepath.Join(temp, "named"), "--model-cache", strconv.FormatInt(limit, 10), "--upload-pause", soakPause.String(),
-		"--max-files", "100", "--max-unpacked", strconv.Itoa(64<<20))
+		"--data", data, "--models", filepath.Join(temp, "named"), "--max-jobs", strconv.Itoa(soakJobs), "--versions", strconv.Itoa(soakVersions),
+		"--model-cache", strconv.FormatInt(limit, 10), "--upload-pause", soakPause.String(), "--max-files", "100", "--max-unpacked", strconv.Itoa(64<<20))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,47 +90,38 @@ func TestSoak(t *testing.T) {
 	if err := s.await("/readyz"); err != nil {
 		t.Fatal(err)
 	}
-	filesBefore := listing(t, uploads)
-	before, err := s.gauges()
-	if err != nil {
+	load := &soak{service: s, models: models, images: images, packed: packed, few: few, wrong: t.Errorf,
+		bad: hostileForms(models[0].file, images[0], filepath.Join(temp, "canary"))}
+	// What the service has for jobs is made by the first one.
+	if err := load.firstJob(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	before := load.state(t, uploads)
 	ctx, cancel := context.WithTimeout(t.Context(), length)
 	defer cancel()
-	load := &soak{service: s, models: models, images: images, packed: packed, wrong: t.Errorf,
-		bad: hostileForms(models[0].file, images[0], filepath.Join(temp, "canary"))}
 	var clients sync.WaitGroup
-	for i := range soakClients {
-		clients.Go(func() { load.client(ctx, rand.New(rand.NewPCG(uint64(i), 1))) })
+	start := func(f func(context.Context, *rand.Rand)) {
+		load.clients++
+		r := rand.New(rand.NewPCG(load.clients, 1))
+		clients.Go(func() { f(ctx, r) })
 	}
-	clients.Go(func() { load.trainer(ctx, rand.New(rand.NewPCG(soakClients, 1))) })
+	for range soakClients {
+		start(load.client)
+	}
+	start(load.trainer)
+	for range 2 {
+		start(load.submitter)
+	}
+	for i := range 3 {
+		start(func(ctx context.Context, r *rand.Rand) { load.keep(ctx, r, fmt.Sprintf("kept%d", i)) })
+	}
 	samples := sampled(ctx, t, s)
 	clients.Wait()
 	load.report(t)
-
-	load.http.CloseIdleConnections()
-	var after map[string]float64
-	for deadline := time.Now().Add(soakEnd); ; time.Sleep(soakSample) {
-		if after, err = s.gauges(); err != nil {
-			t.Fatal(err)
-		}
-		if after["go_goroutines"] <= before["go_goroutines"] && len(listing(t, uploads)) == len(filesBefore) || time.Now().After(deadline) {
-			break
-		}
-	}
-	t.Logf("goroutines: %.0f at the start, %.0f at the end; files in the upload folder: %d and %d", before["go_goroutines"],
-		after["go_goroutines"], len(filesBefore), len(listing(t, uploads)))
-	if after["go_goroutines"] > before["go_goroutines"] {
-		t.Errorf("%.0f goroutines are left, %.0f at the start", after["go_goroutines"], before["go_goroutines"])
-	}
-	if left := listing(t, uploads); len(left) != len(filesBefore) {
-		t.Errorf("left in the upload folder: %v, at the start %v", left, filesBefore)
-	}
+	load.boundedStores(t, data, filepath.Join(temp, "named"))
+	load.returnsTo(t, before, uploads)
 	if _, err := os.Stat(filepath.Join(temp, "canary")); err == nil {
 		t.Error("a hostile file created the canary")
-	}
-	if after["anomaly_panics_total"] > 0 {
-		t.Errorf("%.0f panics", after["anomaly_panics_total"])
 	}
 	flat(t, samples)
 }
@@ -233,20 +236,6 @@ func (s *service) gauges() (map[string]float64, error) {
 	return found, nil
 }
 
-// listing returns all files and folders below a folder.
-func listing(t *testing.T, dir string) []string {
-	t.Helper()
-	var found []string
-	err := filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
-		found = append(found, p)
-		return err
-	})
-	if err != nil && !os.IsNotExist(err) { // an upload may be removed concurrently
-		t.Error(err)
-	}
-	return found
-}
-
 // sampled samples the service until the context is done.
 func sampled(ctx context.Context, t *testing.T, s *service) (samples []sample) {
 	began := time.Now()
@@ -265,8 +254,8 @@ func sampled(ctx context.Context, t *testing.T, s *service) (samples []sample) {
 			if g, err := s.gauges(); err != nil {
 				t.Errorf("/metrics: %v", err)
 			} else {
-				t.Logf("%4.0f s: %.0f MB, %.0f goroutines, %.0f models loaded, %.0f of %.0f steps of a training", x.seconds, x.resident,
-					g["go_goroutines"], g["anomaly_model_cache_models"], g["anomaly_training_step"], g["anomaly_training_steps"])
+				t.Logf("%4.0f s: %.0f MB, %.0f MB of it Go's heap, %.0f goroutines, %.0f models loaded, %.0f of %.0f steps of a training", x.seconds, x.resident,
+					g["go_memstats_heap_inuse_bytes"]/(1<<20), g["go_goroutines"], g["anomaly_model_cache_models"], g["anomaly_training_step"], g["anomaly_training_steps"])
 			}
 		}
 	}
@@ -285,6 +274,18 @@ func (c *counted) count(what string, status int) {
 		c.counts = map[string]int{}
 	}
 	c.counts[fmt.Sprintf("%-22s %d", what, status)]++
+}
+
+// of returns the number of requests of a kind, whatever their status.
+func (c *counted) of(what string) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, count := range c.counts {
+		if strings.HasPrefix(key, what) {
+			n += count
+		}
+	}
+	return n
 }
 
 // same reports whether a response is the expected verdict.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"runtime"
@@ -58,12 +59,32 @@ func TestUpload_IsRemovedWhenTheClientDisconnects(t *testing.T) {
 
 func TestUpload_TimesOutAfterAPause(t *testing.T) {
 	s := start(t, func(o *Options) { o.ReadPause = 200 * time.Millisecond })
-	c := s.sendHalf(t, "/train", file("zipFile", "a.zip", bytes.Repeat([]byte("x"), 1<<20)))
-	answer, err := io.ReadAll(c)
-	if err != nil || !strings.Contains(string(answer), "408") {
-		t.Errorf("%v: %.200s", err, answer)
+	headers := "POST /train HTTP/1.1\r\nHost: x\r\n"
+	for what, send := range map[string]func() net.Conn{
+		"in a form": func() net.Conn {
+			return s.sendHalf(t, "/train", file("zipFile", "a.zip", bytes.Repeat([]byte("x"), 1<<20)))
+		},
+		"in the headers": func() net.Conn { return s.sendText(t, headers) },
+		"in the first few bytes": func() net.Conn {
+			return s.sendText(t, headers+"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 100\r\n\r\n--b")
+		},
+	} {
+		answer, err := io.ReadAll(send())
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 408 ") || !strings.Contains(string(answer), errSlowClient.message) {
+			t.Errorf("%s: %v: %.400s", what, err, answer)
+		}
 	}
 	eventually(t, "the upload is removed", func() bool { return s.uploads(t) == 0 })
+}
+
+// sendText sends the beginning of a request, on a connection of its own.
+func (s *service) sendText(t testing.TB, text string) net.Conn {
+	t.Helper()
+	c := s.dial(t)
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // trickle sends a text every 20 ms until the test or the connection ends.

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
-	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
@@ -191,8 +190,8 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if q.images.Images() == 0 {
-		return dataset.ErrNoImages
+	if err := q.images.Check(); err != nil {
+		return err
 	}
 	request := jobs.Request{Kind: jobKind, Name: name, Fields: map[string]string{}, Callback: callback, Caller: callerOf(c)}
 	for key := range f.memory {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"regexp"
 	"slices"
@@ -64,6 +65,9 @@ func (s *Server) observe(c *fiber.Ctx) error {
 func (s *Server) handleFiberError(c *fiber.Ctx, err error) error {
 	if requestID(c) == "" {
 		defer func() { s.metrics.request("none", noRoute, c.Response().StatusCode(), 0) }()
+	}
+	if errors.Is(err, fiber.ErrRequestTimeout) { // before the request was routed
+		err = errSlowClient
 	}
 	return s.writeError(c, err)
 }

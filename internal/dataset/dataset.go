@@ -84,24 +84,9 @@ type Options struct {
 func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	o.Images.Limits = o.Images.OrDefault()
 	d := &Dataset{Side: o.Side, Upright: o.Images.Upright}
-	var images []entry
-	var yamls, refused []entry
-	for _, e := range src.entries {
-		switch {
-		case e.yaml:
-			yamls = append(yamls, e)
-		case e.refusal != "":
-			refused = append(refused, e)
-		default:
-			images = append(images, e)
-		}
-	}
-	d.Warnings = slices.Concat(src.warnings, grouped(src.passedOver, 1))
-	for _, e := range refused {
-		d.Skipped = append(d.Skipped, models.SkippedFile{Name: shortened(e.name), Reason: e.refusal})
-	}
-	if len(images) == 0 {
-		return nil, d.noImages()
+	images, yamls, err := d.candidates(src)
+	if err != nil {
+		return nil, err
 	}
 	size := d.Side * d.Side * models.InputChannels
 	if need := int64(len(images)) * int64(size); need > o.Limits.PreparedBytes {
@@ -111,7 +96,6 @@ func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	if err := d.readClassNames(ctx, yamls); err != nil {
 		return nil, err
 	}
-	var err error
 	if d.pixels, err = newPixels(len(images), size, o.Limits.MemoryBytes, o.TempDir); err != nil {
 		return nil, err
 	}
@@ -119,6 +103,34 @@ func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
+}
+
+// Check returns ErrNoImages, wrapped with what the source has instead, if none of its files
+// can be an image. It reads no file.
+func (s *Source) Check() error {
+	_, _, err := new(Dataset).candidates(s)
+	return err
+}
+
+// candidates returns the images and the YAML files of a source. It sets the warnings of the
+// source, and the files that are skipped without reading them. It returns ErrNoImages,
+// wrapped, if there is no image.
+func (d *Dataset) candidates(src *Source) (images, yamls []entry, err error) {
+	d.Warnings = slices.Concat(src.warnings, grouped(src.passedOver, 1))
+	for _, e := range src.entries {
+		switch {
+		case e.yaml:
+			yamls = append(yamls, e)
+		case e.refusal != "":
+			d.Skipped = append(d.Skipped, models.SkippedFile{Name: shortened(e.name), Reason: e.refusal})
+		default:
+			images = append(images, e)
+		}
+	}
+	if len(images) == 0 {
+		return nil, nil, d.noImages()
+	}
+	return images, yamls, nil
 }
 
 // prepare decodes and resizes the images. If the scale of 16-bit samples is not given, it
