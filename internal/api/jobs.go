@@ -88,7 +88,7 @@ func (j *jobService) open() (*jobs.Queue, error) {
 			Ended: s.jobEnded,
 		})
 	})
-	j.worker.Go(func() { queue.Notify(s.accepting, callBack) })
+	j.worker.Go(func() { queue.Notify(s.accepting, s.callBack) })
 	return queue, nil
 }
 
