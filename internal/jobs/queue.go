@@ -296,12 +296,17 @@ func (q *Queue) finish(ctx context.Context, e *entry, end func(*record)) error {
 		e.stop(ErrCancelled)
 	}
 	q.mu.Unlock()
+	q.wakeNotify()
+	q.removeLater(id, uploads)
+	return nil
+}
+
+// wakeNotify wakes Notify after the end of a job. It does not wait.
+func (q *Queue) wakeNotify() {
 	select {
 	case q.ended <- struct{}{}:
 	default:
 	}
-	q.removeLater(id, uploads)
-	return nil
 }
 
 // removeLater removes files of a job in the background.
