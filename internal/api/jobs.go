@@ -273,9 +273,12 @@ func (s *Server) jobModel(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
+	if err := reservationOf(c).reserve(jobs.ContentMemory); err != nil {
+		return err
+	}
 	c.Attachment(exporter.BundleFile)
 	c.Set(fiber.HeaderContentType, "application/zip")
-	c.Context().SetBodyStream(model, int(model.Bytes))
+	reservationOf(c).stream(c, model, model.Bytes, jobs.ContentMemory)
 	return nil
 }
 

@@ -182,6 +182,7 @@ type Server struct {
 	detectionSlots *semaphore
 	versionSlots   *semaphore // changes and downloads of stored models, which are written in memory
 	memory         memoryBudget
+	eventStreams   atomic.Int64  // open ones
 	defaultTime    time.Duration // DefaultMaxSeconds
 
 	// base is the parent of all requests' contexts; cancel cancels them.
