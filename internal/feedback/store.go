@@ -28,7 +28,7 @@ var (
 	ErrLabel = errors.New("unusable label")
 )
 
-// Label is what a person says about an image.
+// Label is the class that a person has assigned to an image.
 type Label string
 
 // The labels.

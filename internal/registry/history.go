@@ -48,7 +48,7 @@ type storedVersion struct {
 	Bytes   int64     `json:"bytes"`
 }
 
-// Change says why a version is made.
+// Change describes a change that makes a version.
 type Change struct {
 	// Reason is a short sentence.
 	Reason string
@@ -65,7 +65,7 @@ func RestoreOf(v Version) Change {
 
 const (
 	// historyDir is the folder below that of the models with one folder for each model:
-	// its earlier versions and whatever else is kept about it. scan ignores it because
+	// its earlier versions, feedback and verdicts. scan ignores it because
 	// of the dot, also that of earlier versions of this program.
 	historyDir   = ".history"
 	versionsFile = "versions.json"
@@ -204,8 +204,8 @@ func (r *Registry) versions(e Entry) ([]storedVersion, error) {
 	return found, nil
 }
 
-// readVersions reads versions.json. It replaces a damaged one by what the files of the
-// versions tell. An error of the disk is returned: Put must not take the versions for none
+// readVersions reads versions.json. It replaces a damaged one by a list that
+// is made from the files of the versions. An error of the disk is returned: Put must not take the versions for none
 // and remove their files.
 func (r *Registry) readVersions(e Entry) ([]storedVersion, error) {
 	path := filepath.Join(r.Folder(e.Name), versionsFile)
