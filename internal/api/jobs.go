@@ -400,6 +400,9 @@ func (s *Server) storeTrained(ctx context.Context, name, job string, bundle []by
 	if ctx.Err() != nil { // cancelled meanwhile
 		return context.Cause(ctx)
 	}
+	if err := s.checkDisk(len(bundle)); err != nil {
+		return err
+	}
 	e, _, err := s.registry.Put(name, m, bundle, registry.Change{Reason: "trained by job " + job})
 	if err == nil {
 		s.named.of(name, e.SHA256)

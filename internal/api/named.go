@@ -14,6 +14,7 @@ import (
 	"github.com/deepmed/anomaly/internal/drift"
 	"github.com/deepmed/anomaly/internal/feedback"
 	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
 )
@@ -321,6 +322,20 @@ func (l *namedModels) delete(name string) error {
 	delete(l.monitors, name)
 	l.mu.Unlock()
 	return nil
+}
+
+// checkDisk returns errNoSpace if n bytes more would take the space that the store of jobs
+// needs: it stops when its disk is full, and stored models are in the same folder by
+// default.
+func (s *Server) checkDisk(n int) error {
+	if s.options.DataDir == "" {
+		return nil
+	}
+	free, err := files.FreeSpace(s.options.DataDir)
+	if err == nil && free < int64(n)+jobs.SpareDisk {
+		err = errNoSpace
+	}
+	return err
 }
 
 // openAll opens the monitors of all models that have been read.

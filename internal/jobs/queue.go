@@ -43,8 +43,9 @@ const (
 	// modelReserve is the part of MaxBytes that is reserved for the model of each
 	// unfinished job.
 	modelReserve = 64 << 20
-	// spareDisk is what must remain of the disk. JetStream stops when the disk is full.
-	spareDisk = 64 << 20
+	// SpareDisk is what must remain of the disk, in bytes, whoever writes to it. JetStream
+	// stops when the disk is full.
+	SpareDisk = 64 << 20
 	// ackWait is the time after which a message is delivered again if the worker does
 	// not report that the job is in progress.
 	ackWait = time.Minute

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -308,9 +309,9 @@ func serviceFailed(id string) error {
 // have stored the state. runMessage removes a model without it.
 func (q *Queue) succeed(ctx context.Context, e *entry, t *Task, result Result) error {
 	name := t.Job.ID + "/" + modelFile
-	if free, err := freeDisk(q.o.Dir); err != nil {
+	if free, err := files.FreeSpace(q.o.Dir); err != nil {
 		return err
-	} else if free < spareDisk {
+	} else if free < SpareDisk {
 		return ErrNoSpace
 	}
 	size, sum, err := q.files.put(ctx, name, result.Model)
