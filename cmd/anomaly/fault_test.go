@@ -281,6 +281,8 @@ func TestServe_RejectsAFailedStartInOneSentence(t *testing.T) {
 		"no folder for uploads":         {nil, []string{"--temp-dir", "/nowhere"}, []string{"cannot store uploads", "/nowhere"}},
 		"a token that is too short":     {nil, []string{"--token-file", token}, []string{"token", "at least 16"}},
 		"no token file":                 {nil, []string{"--token-file", "/nowhere"}, []string{"token", "/nowhere"}},
+		"a callback host with a scheme": {nil, []string{"--callback-allow", "a.test,https://b.test"}, []string{"https://b.test", "host"}},
+		"a callback secret too short":   {nil, []string{"--callback-allow", "a.test", "--callback-secret-file", token}, []string{"secret", "16"}},
 		"an origin without a scheme":    {nil, []string{"--cors-origin", "example.org"}, []string{"origin", "https://example.org"}},
 		"an unknown log level":          {nil, []string{"--log-level", "loud"}, []string{"--log-level", "debug"}},
 	} {

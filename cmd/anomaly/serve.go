@@ -48,15 +48,16 @@ func address(flag string) string {
 
 func serveCommand() *cobra.Command {
 	var (
-		engine    engineFlags
-		addr      string
-		logs      logFlags
-		tokenFile string
-		tokens    string
-		pprofAddr string
-		grace     time.Duration
-		noPage    bool
-		options   = api.DefaultOptions()
+		engine     engineFlags
+		addr       string
+		logs       logFlags
+		tokenFile  string
+		tokens     string
+		secretFile string
+		pprofAddr  string
+		grace      time.Duration
+		noPage     bool
+		options    = api.DefaultOptions()
 	)
 	c := &cobra.Command{
 		Use:   "serve",
@@ -76,6 +77,11 @@ func serveCommand() *cobra.Command {
 			}
 			if tokens != "" {
 				if options.Tokens, err = api.ReadTokens(tokens); err != nil {
+					return err
+				}
+			}
+			if secretFile != "" {
+				if options.CallbackSecret, err = api.ReadCallbackSecret(secretFile); err != nil {
 					return err
 				}
 			}
@@ -131,7 +137,8 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&options.ModelsDir, "models", "", "folder of named models, read at start (default: models in the folder of --data, without that no named models)")
 	f.StringVar(&options.DataDir, "data", "", "folder of the jobs, which then survive the end of the service (default: a temporary folder)")
 	f.BoolVar(&noPage, "no-page", false, "do not serve the web page at /")
-	f.StringArrayVar(&options.CallbackHosts, "callback-host", nil, "host that jobs may have a callback_url at, or none; may be repeated (default: all, except for link-local addresses)")
+	f.StringSliceVar(&options.CallbackHosts, "callback-allow", nil, "`HOST[,HOST]` that jobs may have a callback_url at; may be repeated (default: no callbacks)")
+	f.StringVar(&secretFile, "callback-secret-file", "", "file with the secret by which callbacks are signed (default: not signed)")
 	addLimits(f, &options)
 	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads and for prepared images that do not fit in memory (default: the system's)")
 	f.Int64Var(&options.Seed, "seed", 0, "random seed of every training")

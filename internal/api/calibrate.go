@@ -122,7 +122,7 @@ func sendBundle(c *fiber.Ctx, bundle io.Reader, size int) {
 // closingBody is the body of an answer. It calls closed when the body is sent or cannot be
 // sent.
 type closingBody struct {
-	*bytes.Reader
+	io.Reader
 	closed func()
 }
 

@@ -28,7 +28,8 @@ func deadline(c *fiber.Ctx) (time.Time, bool) {
 
 // workContext returns the context of a request whose body was read to its end. The
 // context ends when the client disconnects, at the request's deadline, and when the
-// server shuts down or the request's job is cancelled. The caller must call the returned function when the request ends.
+// server shuts down or the request's job is cancelled. The caller must call the returned
+// function when the request ends.
 func (s *Server) workContext(c *fiber.Ctx) (context.Context, func()) {
 	ctx, done := watchConnection(s.requestBase(c), c.Context().Conn())
 	at, ok := deadline(c)

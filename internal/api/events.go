@@ -19,7 +19,12 @@ const (
 	// eventPause is the longest time between two writes of a stream of events. A comment
 	// fills longer pauses, so that proxies do not close the connection.
 	eventPause = 15 * time.Second
+	// maxEventStreams is the maximum number of open streams of events. Each has a
+	// connection and three goroutines, and no time limit.
+	maxEventStreams = 1000
 )
+
+var errManyStreams = &problem{fiber.StatusServiceUnavailable, "Too many streams of events are open, ask for GET /jobs/{id} instead, or try again in a moment"}
 
 // The kinds of events.
 const (
@@ -52,10 +57,15 @@ func (s *Server) jobEvents(c *fiber.Ctx) error {
 		// The client has everything. This status keeps browsers from connecting again.
 		return c.SendStatus(fiber.StatusNoContent)
 	}
+	if s.eventStreams.Add(1) > maxEventStreams {
+		s.eventStreams.Add(-1)
+		return errManyStreams
+	}
 	c.Set(fiber.HeaderContentType, mimeEventStream)
 	c.Set("X-Accel-Buffering", "no") // nginx
 	conn := c.Context().Conn()
 	c.Context().SetBodyStreamWriter(func(w *bufio.Writer) {
+		defer s.eventStreams.Add(-1)
 		ctx, done := watchConnection(s.accepting, conn)
 		defer done()
 		// The write timeout of the server is for a whole answer.

@@ -143,6 +143,9 @@ func (s *Server) storeFeedback(name string, r feedback.Record, image []byte) (fe
 	if _, err := s.registry.Look(name); err != nil {
 		return r, err
 	}
+	if err := s.checkDisk(len(image)); err != nil {
+		return r, err
+	}
 	return s.named.feedback.Add(s.registry.Folder(name), r, image)
 }
 

@@ -87,7 +87,7 @@ func (j *jobService) open() (*jobs.Queue, error) {
 			Ended: s.jobEnded,
 		})
 	})
-	j.worker.Go(func() { queue.Notify(s.accepting, callBack) })
+	j.worker.Go(func() { queue.Notify(s.accepting, s.callBack) })
 	return queue, nil
 }
 
@@ -272,9 +272,12 @@ func (s *Server) jobModel(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
+	if err := reservationOf(c).reserve(jobs.ContentMemory); err != nil {
+		return err
+	}
 	c.Attachment(exporter.BundleFile)
 	c.Set(fiber.HeaderContentType, "application/zip")
-	c.Context().SetBodyStream(model, int(model.Bytes))
+	reservationOf(c).stream(c, model, model.Bytes, jobs.ContentMemory)
 	return nil
 }
 
@@ -395,6 +398,9 @@ func (s *Server) storeTrained(ctx context.Context, name, job string, bundle []by
 	}
 	if ctx.Err() != nil { // cancelled meanwhile
 		return context.Cause(ctx)
+	}
+	if err := s.checkDisk(len(bundle)); err != nil {
+		return err
 	}
 	e, _, err := s.registry.Put(name, m, bundle, registry.Change{Reason: "trained by job " + job})
 	if err == nil {

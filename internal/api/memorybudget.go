@@ -56,9 +56,21 @@ func (r *reservation) release() {
 // the body is sent or the client disconnects: with a slow client, the body stays in
 // memory long after the handler has returned.
 func (r *reservation) send(c *fiber.Ctx, body []byte) {
-	rest := &reservation{budget: r.budget, bytes: min(int64(len(body)), r.bytes)}
+	c.Context().SetBodyStream(&reservedBody{bytes.NewReader(body), r.split(len(body))}, len(body))
+}
+
+// stream answers with a body of size bytes that is read while it is sent. n bytes, which
+// were reserved before, stay reserved until then: what the reader has in memory.
+func (r *reservation) stream(c *fiber.Ctx, body io.Reader, size int64, n int) {
+	rest := r.split(n)
+	c.Context().SetBodyStream(&closingBody{body, rest.release}, int(size))
+}
+
+// split moves n bytes, or all if there are fewer, to a new reservation.
+func (r *reservation) split(n int) *reservation {
+	rest := &reservation{budget: r.budget, bytes: min(int64(n), r.bytes)}
 	r.bytes -= rest.bytes
-	c.Context().SetBodyStream(&reservedBody{bytes.NewReader(body), rest}, len(body))
+	return rest
 }
 
 // reservedBody is the body of an answer. Close releases its reservation; fasthttp

@@ -10,9 +10,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/calibration"
 	"github.com/deepmed/anomaly/internal/drift"
 	"github.com/deepmed/anomaly/internal/feedback"
 	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
 )
@@ -34,8 +36,9 @@ type namedModels struct {
 	registry *registry.Registry
 	feedback *feedback.Store
 	log      *slog.Logger
-	// folders is locked for reading while files are written into a model's folder, and
-	// for writing while a model is deleted with its folder.
+	// folders is locked for reading while files are written into a model's folder and while
+	// a monitor is added, and for writing while a model is deleted with its folder. It is
+	// locked after opening and before the registry's locks, mu and those of monitors.
 	folders  sync.RWMutex
 	opening  sync.Mutex // held while a monitor is opened
 	mu       sync.RWMutex
@@ -124,6 +127,8 @@ func (m *monitor) is(sha256 string) bool {
 func (l *namedModels) open(name, sha256 string) *monitor {
 	l.opening.Lock()
 	defer l.opening.Unlock()
+	l.folders.RLock() // so that no monitor of a deleted model is added
+	defer l.folders.RUnlock()
 	e, err := l.registry.Look(name)
 	if err != nil || e.SHA256 != sha256 || e.State != registry.Ready {
 		return nil
@@ -151,11 +156,11 @@ func (l *namedModels) open(name, sha256 string) *monitor {
 
 func newMonitor(name string, v registry.Version, md *models.Metadata) *monitor {
 	m := &monitor{name: name, since: v.Since, sha256: v.SHA256}
-	if md.Decision == nil {
+	ranks, ok := calibration.RanksOf(md.Decision)
+	if !ok {
 		return m
 	}
-	var ok bool
-	if m.reference, ok = drift.NewReference(md.Decision.Scores, md.Decision.CalibrationImages); ok {
+	if m.reference, ok = drift.NewReference(ranks.Scores(), ranks.Count()); ok {
 		// The seed is that of the version whose scores these are, so that it does not
 		// change when the threshold is moved.
 		if digits, err := hex.DecodeString(v.Scores); err == nil && len(digits) >= 8 {
@@ -317,6 +322,20 @@ func (l *namedModels) delete(name string) error {
 	delete(l.monitors, name)
 	l.mu.Unlock()
 	return nil
+}
+
+// checkDisk returns errNoSpace if n bytes more would take the space that the store of jobs
+// needs: it stops when its disk is full, and stored models are in the same folder by
+// default.
+func (s *Server) checkDisk(n int) error {
+	if s.options.DataDir == "" {
+		return nil
+	}
+	free, err := files.FreeSpace(s.options.DataDir)
+	if err == nil && free < int64(n)+jobs.SpareDisk {
+		err = errNoSpace
+	}
+	return err
 }
 
 // openAll opens the monitors of all models that have been read.

@@ -83,9 +83,11 @@ type Options struct {
 	// CheckpointInterval is the time between two checkpoints of the training of a job, from
 	// which another process continues it; 0 means none. Without DataDir there are none.
 	CheckpointInterval time.Duration
-	// CallbackHosts are the only hosts that jobs may have callbacks to; "none" allows
-	// none. If it is empty, all are allowed, except for link-local addresses.
+	// CallbackHosts are the only hosts, names or addresses without a port, that jobs may
+	// have callbacks to. If it is empty, no job may have one.
 	CallbackHosts []string
+	// CallbackSecret is the key by which callbacks are signed; empty for none.
+	CallbackSecret []byte
 	// WaitingTrainings and WaitingDetections are the lengths of the wait queues.
 	WaitingTrainings  int
 	WaitingDetections int
@@ -180,6 +182,7 @@ type Server struct {
 	detectionSlots *semaphore
 	versionSlots   *semaphore // changes and downloads of stored models, which are written in memory
 	memory         memoryBudget
+	eventStreams   atomic.Int64  // open ones
 	defaultTime    time.Duration // DefaultMaxSeconds
 
 	// base is the parent of all requests' contexts; cancel cancels them.
@@ -199,6 +202,10 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	defaultTime := duration(o.DefaultMaxSeconds)
 	if defaultTime == 0 && o.DefaultMaxSeconds != 0 {
 		return nil, fmt.Errorf("%w: %v, expected a number above 0 and at most %.0f, or 0 for no limit", ErrDefaultMaxSeconds, o.DefaultMaxSeconds, maxTrainingTime.Seconds())
+	}
+	var err error
+	if o.CallbackHosts, err = checkCallbacks(o.CallbackHosts, o.CallbackSecret); err != nil {
+		return nil, err
 	}
 	dir, err := newTempDir(o.TempDir, log)
 	if err != nil {

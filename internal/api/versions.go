@@ -92,6 +92,9 @@ func (s *Server) storeFile(ctx context.Context, name string, file []byte, change
 	if ctx.Err() != nil {
 		return e, false, context.Cause(ctx)
 	}
+	if err := s.checkDisk(len(file)); err != nil {
+		return e, false, err
+	}
 	if e, replaced, err = s.registry.Put(name, m, file, change); err != nil {
 		return e, replaced, err
 	}

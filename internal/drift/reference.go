@@ -10,7 +10,7 @@ import (
 // A model has all n scores of its calibration, or quantiles between them. A quantile is
 // interpolated between two neighbouring scores, so that the score itself, the limit of a
 // class, is only known to be between two values. The limits are chosen so that a p-value is
-// never smaller than that of the n scores themselves: an interpolated limit lies at most one
+// never smaller than that of the n scores themselves: an interpolated limit is at most one
 // quantile beside the true one.
 type Reference struct {
 	// low and high are the values that each limit is between, ascending. They are equal

@@ -2,6 +2,7 @@ package feedback
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -85,6 +86,34 @@ func TestStore_IsBounded(t *testing.T) {
 		if list, err := s.List(dir); err != nil || len(list) != 2 {
 			t.Errorf("%s: %v, %v", name, list, err)
 		}
+	}
+}
+
+func TestStore_AddsNothingToAnIndexThatCouldNotBeReadAgain(t *testing.T) {
+	dir := t.TempDir()
+	s := NewStore(Limits{Images: 1 << 20, Bytes: 1 << 30})
+	name := strings.Repeat("<", 255) // six bytes each in JSON
+	var records []Record
+	for i := range maxIndexBytes/(6*len(name)+350) + 1 {
+		records = append(records, Record{ID: ID(fmt.Append(nil, i)), Label: Normal, Filename: name, Score: score(1), Scores: ID(nil), Bytes: 1})
+	}
+	for data := []byte{}; ; records = records[1:] { // as large as can be read
+		var err error
+		if data, err = encode(records); err != nil {
+			t.Fatal(err)
+		}
+		if len(data) <= maxIndexBytes {
+			break
+		}
+	}
+	if err := write(dir, records); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Add(dir, Record{Label: Normal, Filename: name}, []byte("image")); !errors.Is(err, ErrFull) {
+		t.Errorf("Add returned %v", err)
+	}
+	if list, err := s.List(dir); err != nil || len(list) != len(records) {
+		t.Errorf("%d images, %v", len(list), err)
 	}
 }
 

@@ -28,7 +28,7 @@ var (
 	ErrLabel = errors.New("unusable label")
 )
 
-// Label is what a person says about an image.
+// Label is the class that a person has assigned to an image.
 type Label string
 
 // The labels.
@@ -70,8 +70,10 @@ type Limits struct {
 const (
 	indexFile = "feedback.json"
 	imagesDir = "feedback"
-	// maxIndexBytes is the maximum size of the index.
+	// maxIndexBytes is the maximum size of the index, and maxAddedBytes that after Add: new
+	// scores may be longer than the ones before.
 	maxIndexBytes = 16 << 20
+	maxAddedBytes = maxIndexBytes / 2
 )
 
 var validID = regexp.MustCompile(`^[0-9a-f]{64}$`)
@@ -118,10 +120,19 @@ func list(dir string) ([]Record, error) {
 	return slices.DeleteFunc(index.Feedback, func(r Record) bool { return !validID.MatchString(r.ID) }), nil
 }
 
-func write(dir string, records []Record) error {
+// encode returns the content of the index.
+func encode(records []Record) ([]byte, error) {
 	data, err := json.MarshalIndent(map[string]any{"feedback": records}, "", " ")
 	if err != nil {
-		return fmt.Errorf("feedback: %w", err)
+		return nil, fmt.Errorf("feedback: %w", err)
+	}
+	return data, nil
+}
+
+func write(dir string, records []Record) error {
+	data, err := encode(records)
+	if err != nil {
+		return err
 	}
 	return writeFile(filepath.Join(dir, indexFile), data)
 }
@@ -158,12 +169,19 @@ func (s *Store) Add(dir string, r Record, image []byte) (Record, error) {
 		return Record{}, fmt.Errorf("%w: %d images of %d bytes are stored, delete some first", ErrFull, len(records), total-r.Bytes)
 	}
 	records = slices.Insert(records, 0, r)
+	index, err := encode(records)
+	if err != nil {
+		return Record{}, err
+	}
+	if len(index) > maxAddedBytes {
+		return Record{}, fmt.Errorf("%w: the list of %d images has more than %d bytes, delete some first", ErrFull, len(records)-1, maxAddedBytes)
+	}
 	path := filepath.Join(dir, imagesDir, r.ID)
 	if err := writeFile(path, image); err != nil {
 		return Record{}, err
 	}
 	// If the process ends here, the image is removed by the next Add.
-	if err := write(dir, records); err != nil {
+	if err := writeFile(filepath.Join(dir, indexFile), index); err != nil {
 		if !known {
 			err = errors.Join(err, os.Remove(path))
 		}

@@ -37,7 +37,7 @@ type Summary struct {
 //
 // Of the thresholds from lowest on, Suggested has the fewest errors on the images, and of
 // equally good ones it is the closest to threshold. It is nil if threshold itself is equally
-// good. It lies in the middle between two scores, at lowest, or just above all scores.
+// good. It is in the middle between two scores, at lowest, or just above all scores.
 func Summarize(records []Record, threshold, lowest float64) Summary {
 	s := Summary{Threshold: threshold}
 	var scores []float64

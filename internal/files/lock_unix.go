@@ -22,3 +22,12 @@ func TryLock(f *os.File) error {
 	}
 	return nil
 }
+
+// FreeSpace returns the bytes that are left on the disk of a folder.
+func FreeSpace(dir string) (int64, error) {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(s.Bavail) * int64(s.Bsize), nil
+}

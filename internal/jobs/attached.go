@@ -42,7 +42,7 @@ type AttachedJob struct {
 	job      Job
 	number   uint64 // in the order of the beginnings
 	revision uint64
-	told     time.Time     // when those that wait were woken for progress
+	notified time.Time     // when waiters were last woken for progress
 	changed  chan struct{} // closed when the job changes or is removed
 	expiry   *time.Timer   // removes the job; nil before its end
 }
@@ -95,8 +95,8 @@ func (j *AttachedJob) Progress(p Progress, losses []float64) {
 	}
 	phase := j.job.Progress.Phase
 	j.job.Progress, j.job.Losses = p, append([]float64{}, losses...)
-	if now := time.Now(); phase != p.Phase || now.Sub(j.told) >= progressInterval {
-		j.told = now
+	if now := time.Now(); phase != p.Phase || now.Sub(j.notified) >= progressInterval {
+		j.notified = now
 		j.notify()
 	}
 }

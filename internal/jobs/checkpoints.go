@@ -49,9 +49,9 @@ func (t *Task) SaveCheckpoint(name string, data []byte) error {
 	if total > maxCheckpoints {
 		return errCheckpoints
 	}
-	if free, err := freeDisk(t.q.o.Dir); err != nil {
+	if free, err := files.FreeSpace(t.q.o.Dir); err != nil {
 		return err
-	} else if free < spareDisk+int64(len(data)) {
+	} else if free < SpareDisk+int64(len(data)) {
 		return ErrNoSpace
 	}
 	err = files.WriteAtomic(filepath.Join(dir, name), func(w io.Writer) error {

@@ -29,6 +29,10 @@ type File struct {
 // chunkBytes is the size of the messages that a file is stored in.
 const chunkBytes = 512 << 10
 
+// ContentMemory is an estimate of the memory of a Content that is read, in bytes: a chunk,
+// and the message that it is in.
+const ContentMemory = 2 * chunkBytes
+
 // bucket is the name of the object store and of the key-value store.
 const bucket = "jobs"
 

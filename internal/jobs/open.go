@@ -159,7 +159,8 @@ func (q *Queue) readJobs(ctx context.Context) error {
 	return nil
 }
 
-// reload reads the record of a job from the store.
+// reload reads the record of a job from the store. The job may have ended there, by a
+// change that was stored although its answer was late.
 func (q *Queue) reload(ctx context.Context, id string, e *entry) error {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
@@ -174,6 +175,16 @@ func (q *Queue) reload(ctx context.Context, id string, e *entry) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	e.record, e.revision = r, v.Revision()
+	if r.State.Final() {
+		if e.ended.IsZero() {
+			e.ended = time.Now()
+		}
+		if r.State == Cancelled && e.stop != nil {
+			e.stop(ErrCancelled)
+		}
+		q.wakeNotify()
+	}
+	e.notify()
 	return nil
 }
 

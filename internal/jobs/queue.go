@@ -43,8 +43,9 @@ const (
 	// modelReserve is the part of MaxBytes that is reserved for the model of each
 	// unfinished job.
 	modelReserve = 64 << 20
-	// spareDisk is what must remain of the disk. JetStream stops when the disk is full.
-	spareDisk = 64 << 20
+	// SpareDisk is what must remain of the disk, in bytes, whoever writes to it. JetStream
+	// stops when the disk is full.
+	SpareDisk = 64 << 20
 	// ackWait is the time after which a message is delivered again if the worker does
 	// not report that the job is in progress.
 	ackWait = time.Minute
@@ -296,12 +297,17 @@ func (q *Queue) finish(ctx context.Context, e *entry, end func(*record)) error {
 		e.stop(ErrCancelled)
 	}
 	q.mu.Unlock()
+	q.wakeNotify()
+	q.removeLater(id, uploads)
+	return nil
+}
+
+// wakeNotify wakes Notify after the end of a job. It does not wait.
+func (q *Queue) wakeNotify() {
 	select {
 	case q.ended <- struct{}{}:
 	default:
 	}
-	q.removeLater(id, uploads)
-	return nil
 }
 
 // removeLater removes files of a job in the background.

@@ -183,7 +183,7 @@ func TestQueue_FailsAJobWithTheReason(t *testing.T) {
 	for reason, w := range map[string]Worker{
 		"Too dark": {Run: func(context.Context, *Task) (Result, error) { return Result{}, errors.New("Too dark") }},
 		"The service failed; its log has the reason under the job": {Run: func(context.Context, *Task) (Result, error) { panic("bug") }},
-		"no more": {Run: func(context.Context, *Task) (Result, error) {
+		"The service failed; its log": {Run: func(context.Context, *Task) (Result, error) {
 			return Result{Model: io.MultiReader(bytes.NewReader(make([]byte, 2*chunkBytes)), failing{})}, nil
 		}},
 	} {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -87,9 +88,8 @@ func (t *Task) describe(r *record) {
 }
 
 // Run does jobs, one at a time: the callers in turns, and the jobs of each caller in the
-// order of their submission. It returns when
-// accepting has ended and no job runs. When working ends, the running job is given back
-// to the queue.
+// order of their submission. It returns when accepting has ended and no job runs. When
+// working ends, the running job is given back to the queue.
 func (q *Queue) Run(accepting, working context.Context, w Worker) {
 	failed := false
 	for accepting.Err() == nil {
@@ -135,9 +135,15 @@ func (q *Queue) runMessage(accepting, working context.Context, w Worker, m jetst
 	stop := q.keepAlive(t, e, m)
 	err = q.runJob(accepting, ctx, w, t, e)
 	stop()
-	// A job that is cancelled may have saved a checkpoint after it had ended.
+	// A job that is cancelled may have saved a checkpoint after it had ended. Uploads remain
+	// if the store answered too late that the job has ended, and so does a model without
+	// the state Succeeded.
 	if got, unknown := q.Get(id); unknown != nil || got.State.Final() {
-		q.removeLater(id, nil)
+		rest := t.Files
+		if got.State != Succeeded {
+			rest = append(rest, modelFile)
+		}
+		q.removeLater(id, rest)
 	}
 	if err == nil && w.Ended != nil {
 		if job, unknown := q.Get(id); unknown == nil {
@@ -245,6 +251,10 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 		if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrCancelled) {
 			return q.giveBack(ctx, e)
 		}
+		if err != nil && !errors.Is(err, errEnded) && !errors.Is(err, ErrNoSpace) {
+			q.o.Log.Error("the model of a job cannot be stored", slog.String("job", t.Job.ID), slog.Any("error", err))
+			err = serviceFailed(t.Job.ID)
+		}
 	}
 	if err != nil && !errors.Is(err, errEnded) {
 		reason := err.Error()
@@ -282,35 +292,37 @@ func (q *Queue) call(ctx context.Context, w Worker, t *Task) (r Result, err erro
 	defer func() {
 		if v := recover(); v != nil {
 			q.o.Log.Error("job panicked", slog.String("job", t.Job.ID), slog.Any("value", v), slog.String("stack", string(debug.Stack())))
-			//lint:ignore ST1005 a sentence for users
-			err = fmt.Errorf("The service failed; its log has the reason under the job %s", t.Job.ID)
+			err = serviceFailed(t.Job.ID)
 		}
 	}()
 	return w.Run(ctx, t)
 }
 
+// serviceFailed returns the reason of a job that failed without a fault of its user.
+func serviceFailed(id string) error {
+	//lint:ignore ST1005 a sentence for users
+	return fmt.Errorf("The service failed; its log has the reason under the job %s", id)
+}
+
 // succeed stores the model of a job and ends the job. The state is final only when the
-// model is durable.
+// model is durable. On an error the model remains: a store that does not answer in time may
+// have stored the state. runMessage removes a model without it.
 func (q *Queue) succeed(ctx context.Context, e *entry, t *Task, result Result) error {
 	name := t.Job.ID + "/" + modelFile
-	if free, err := freeDisk(q.o.Dir); err != nil {
+	if free, err := files.FreeSpace(q.o.Dir); err != nil {
 		return err
-	} else if free < spareDisk {
+	} else if free < SpareDisk {
 		return ErrNoSpace
 	}
 	size, sum, err := q.files.put(ctx, name, result.Model)
 	if err != nil {
 		return err
 	}
-	err = q.finish(ctx, e, func(r *record) {
+	return q.finish(ctx, e, func(r *record) {
 		t.describe(r)
 		r.end(Succeeded, "")
 		r.Progress.Fraction = 1
 		r.ModelBytes, r.ModelSHA256 = size, &sum
 		r.Warnings = append([]string{}, result.Warnings...)
 	})
-	if err != nil {
-		return errors.Join(err, q.files.remove(context.WithoutCancel(ctx), name))
-	}
-	return nil
 }

@@ -9,11 +9,10 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
-	"syscall"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -100,7 +99,7 @@ func (q *Queue) publish(ctx context.Context, r *record) error {
 
 // reserve reserves the place of a job with uploads of n bytes.
 func (q *Queue) reserve(ctx context.Context, n int64) error {
-	free, err := freeDisk(q.o.Dir)
+	free, err := files.FreeSpace(q.o.Dir)
 	if err != nil {
 		return err
 	}
@@ -110,7 +109,7 @@ func (q *Queue) reserve(ctx context.Context, n int64) error {
 		if q.bytes()+q.reservedBytes+n+modelReserve > q.o.MaxBytes {
 			return ErrFull
 		}
-		if n+q.reservedBytes+spareDisk > free {
+		if n+q.reservedBytes+SpareDisk > free {
 			return ErrNoSpace
 		}
 		if len(q.jobs)+q.reservedJobs < q.o.MaxJobs {
@@ -146,15 +145,6 @@ func (q *Queue) finished() []*entry {
 	list := slices.DeleteFunc(slices.Collect(maps.Values(q.jobs)), func(e *entry) bool { return !e.record.State.Final() })
 	slices.SortFunc(list, func(a, b *entry) int { return cmp.Compare(a.record.EndNumber, b.record.EndNumber) })
 	return list
-}
-
-// freeDisk returns the bytes that are left on the disk of a folder.
-func freeDisk(dir string) (int64, error) {
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(dir, &s); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
-	}
-	return int64(s.Bavail) * int64(s.Bsize), nil
 }
 
 // sweepInterval is the time between two searches for jobs that are too old.

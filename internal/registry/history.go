@@ -48,7 +48,7 @@ type storedVersion struct {
 	Bytes   int64     `json:"bytes"`
 }
 
-// Change says why a version is made.
+// Change describes a change that makes a version.
 type Change struct {
 	// Reason is a short sentence.
 	Reason string
@@ -65,7 +65,7 @@ func RestoreOf(v Version) Change {
 
 const (
 	// historyDir is the folder below that of the models with one folder for each model:
-	// its earlier versions and whatever else is kept about it. scan ignores it because
+	// its earlier versions, feedback and verdicts. scan ignores it because
 	// of the dot, also that of earlier versions of this program.
 	historyDir   = ".history"
 	versionsFile = "versions.json"
@@ -142,7 +142,10 @@ func (r *Registry) Versions(name string) ([]Version, error) {
 	if e, err = r.Look(name); err != nil {
 		return nil, err
 	}
-	stored := r.versions(e)
+	stored, err := r.versions(e)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]Version, len(stored))
 	for i, v := range stored {
 		out[i] = v.version(e)
@@ -173,23 +176,14 @@ func (v storedVersion) version(current Entry) Version {
 
 // versions returns the versions of a model whose files exist, the newest first. A current
 // file that versions.json does not have is the newest: it was copied into the folder, or
-// stored by an earlier version of the program.
-func (r *Registry) versions(e Entry) []storedVersion {
-	var read struct{ Versions []storedVersion }
-	path := filepath.Join(r.Folder(e.Name), versionsFile)
-	data, err := files.ReadAtMost(path, maxVersionsFile)
-	if err == nil && len(data) > maxVersionsFile {
-		err = fmt.Errorf("it has more than %d bytes", maxVersionsFile)
-	}
-	if err == nil {
-		err = json.Unmarshal(data, &read)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		r.log.Warn("cannot read the versions of a model", slog.String("file", path), slog.Any("error", err))
-		read.Versions = nil
+// stored by an earlier version of the program. The caller has the lock writing.
+func (r *Registry) versions(e Entry) ([]storedVersion, error) {
+	list, err := r.readVersions(e)
+	if err != nil {
+		return nil, err
 	}
 	seen := map[string]bool{}
-	found := slices.DeleteFunc(read.Versions, func(v storedVersion) bool {
+	found := slices.DeleteFunc(list, func(v storedVersion) bool {
 		if !validSHA256.MatchString(v.SHA256) || seen[v.SHA256] {
 			return true
 		}
@@ -198,7 +192,7 @@ func (r *Registry) versions(e Entry) []storedVersion {
 			return false
 		}
 		info, err := os.Lstat(r.versionPath(e.Name, v.SHA256))
-		return err != nil || !info.Mode().IsRegular()
+		return errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular()
 	})
 	if e.SHA256 != "" && !seen[e.SHA256] {
 		v := storedVersion{Version: Version{SHA256: e.SHA256, CreatedAt: e.Modified, Reason: copiedReason}, Scores: e.SHA256, Since: e.Modified, Bytes: e.Bytes}
@@ -207,7 +201,84 @@ func (r *Registry) versions(e Entry) []storedVersion {
 		}
 		found = slices.Insert(found, 0, v)
 	}
-	return found
+	return found, nil
+}
+
+// readVersions reads versions.json. It replaces a damaged one by a list that
+// is made from the files of the versions. An error of the disk is returned: Put must not take the versions for none
+// and remove their files.
+func (r *Registry) readVersions(e Entry) ([]storedVersion, error) {
+	path := filepath.Join(r.Folder(e.Name), versionsFile)
+	data, err := files.ReadAtMost(path, maxVersionsFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	var read struct{ Versions []storedVersion }
+	if len(data) > maxVersionsFile {
+		err = fmt.Errorf("it has more than %d bytes", maxVersionsFile)
+	} else {
+		err = json.Unmarshal(data, &read)
+	}
+	if err == nil {
+		return read.Versions, nil
+	}
+	r.log.Warn("the list of a model's versions is damaged and is made anew from their files", slog.String("file", path), slog.Any("error", err))
+	list, err := r.recoverVersions(e.Name)
+	if err != nil {
+		return nil, err
+	}
+	return list, r.writeVersions(e.Name, list)
+}
+
+// recoverVersions returns a version for each file of one, the newest first. Reasons are
+// lost.
+func (r *Registry) recoverVersions(name string) ([]storedVersion, error) {
+	dir := filepath.Join(r.Folder(name), versionsDir)
+	found, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	var list []storedVersion
+	for _, f := range found {
+		info, err := f.Info()
+		if err != nil || !info.Mode().IsRegular() || !validSHA256.MatchString(f.Name()) {
+			continue
+		}
+		data, err := files.ReadAtMost(filepath.Join(dir, f.Name()), r.limits.MaxBytes)
+		if err != nil {
+			return nil, fmt.Errorf("registry: %w", err)
+		}
+		m, err := models.Read(data, r.limits)
+		if err != nil || m.SHA256 != f.Name() {
+			continue // not a version of this program
+		}
+		at := info.ModTime().UTC()
+		v := storedVersion{Version: Version{SHA256: m.SHA256, CreatedAt: at, Reason: copiedReason}, Scores: m.SHA256, Since: at, Bytes: int64(len(data))}
+		_, v.Threshold = m.Metadata.Measure()
+		list = append(list, v)
+	}
+	slices.SortFunc(list, func(a, b storedVersion) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	return list, nil
+}
+
+// writeVersions writes versions.json.
+func (r *Registry) writeVersions(name string, list []storedVersion) error {
+	data, err := encodeVersions(list)
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(r.Folder(name), versionsFile), data)
+}
+
+func encodeVersions(list []storedVersion) ([]byte, error) {
+	data, err := json.MarshalIndent(map[string]any{"versions": list}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	return append(data, '\n'), nil
 }
 
 func (r *Registry) versionPath(name, sha256 string) string {
@@ -230,7 +301,10 @@ func (r *Registry) VersionBytes(name, sha256 string) (Version, []byte, error) {
 	if e, err = r.Look(name); err != nil {
 		return Version{}, nil, err
 	}
-	list := r.versions(e)
+	list, err := r.versions(e)
+	if err != nil {
+		return Version{}, nil, err
+	}
 	i := slices.IndexFunc(list, func(v storedVersion) bool { return v.SHA256 == sha256 })
 	if i < 0 {
 		return Version{}, nil, missing
@@ -259,11 +333,11 @@ func (r *Registry) keep(e Entry, name string) ([]storedVersion, error) {
 	}
 	if e.State != Ready { // nothing that can be restored
 		e.Name, e.SHA256 = name, ""
-		return r.versions(e), nil
+		return r.versions(e)
 	}
 	path := r.versionPath(e.Name, e.SHA256)
 	if _, err := os.Lstat(path); err == nil {
-		return r.versions(e), nil
+		return r.versions(e)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
@@ -273,16 +347,19 @@ func (r *Registry) keep(e Entry, name string) ([]storedVersion, error) {
 	// a link is enough. A user may change a file that he copied into the folder.
 	if filepath.Ext(e.file) == storedEnding {
 		if info, err := os.Lstat(current); err == nil && info.Mode().IsRegular() && os.Link(current, path) == nil {
-			return r.versions(e), nil
+			return r.versions(e)
 		}
 	}
 	data, err := r.bytes(e.file)
 	if err != nil || models.Identity(data) != e.SHA256 {
 		r.log.Warn("the current version of a model was changed on the disk and is not kept", slog.String("name", e.Name), slog.Any("error", err))
 		e.SHA256 = ""
-		return r.versions(e), nil
+		return r.versions(e)
 	}
-	return r.versions(e), writeFile(path, data)
+	if err := writeFile(path, data); err != nil {
+		return nil, err
+	}
+	return r.versions(e)
 }
 
 func writeFile(path string, data []byte) error {
@@ -297,7 +374,7 @@ func writeFile(path string, data []byte) error {
 }
 
 // recordVersion writes versions.json with a new version, and returns it with those before that
-// are kept: at most maxVersions, of at most versionBytes together. The new one is kept in
+// are kept: at most MaxVersions, of at most VersionBytes together. The new one is kept in
 // any case.
 func (r *Registry) recordVersion(name string, v storedVersion, before []storedVersion) ([]storedVersion, error) {
 	kept := []storedVersion{v}
@@ -312,11 +389,14 @@ func (r *Registry) recordVersion(name string, v storedVersion, before []storedVe
 		}
 		kept = append(kept, old)
 	}
-	data, err := json.MarshalIndent(map[string]any{"versions": kept}, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("registry: %w", err)
+	// A longer list could not be read again.
+	for data, err := encodeVersions(kept); len(data) > maxVersionsFile && len(kept) > 1; data, err = encodeVersions(kept) {
+		if err != nil {
+			return nil, err
+		}
+		kept = kept[:len(kept)-1]
 	}
-	return kept, writeFile(filepath.Join(r.Folder(name), versionsFile), append(data, '\n'))
+	return kept, r.writeVersions(name, kept)
 }
 
 // prune removes the files of versions that are not kept. A file that cannot be removed

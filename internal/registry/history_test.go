@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/hostile"
@@ -199,7 +200,7 @@ func TestOpen_ReadsTheModelAfterACrash(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(folder, versionsFile), []byte(`{"versions": [{`), 0o600); err != nil {
 				t.Fatal(err)
 			}
-		}, []float64{2}},
+		}, []float64{2, 1}},
 		{"in a deletion", func(t *testing.T, dir, folder string) {
 			if err := os.Rename(folder, filepath.Join(filepath.Dir(folder), deletedPrefix+"m")); err != nil {
 				t.Fatal(err)
@@ -231,6 +232,40 @@ func TestOpen_ReadsTheModelAfterACrash(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// An error of the disk must not be taken for an empty history, whose files are removed.
+func TestPut_KeepsTheVersionsWhenTheirListCannotBeRead(t *testing.T) {
+	r := open(t, t.TempDir(), manyVersions())
+	put(t, r, 1, Change{})
+	put(t, r, 2, Change{})
+	path := filepath.Join(r.Folder("m"), versionsFile)
+	if err := os.Rename(path, path+".aside"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(versionsFile, path); err != nil { // a loop
+		t.Fatal(err)
+	}
+	m, data := withThreshold(t, 3)
+	if _, _, err := r.Put("m", m, data, Change{}); !errors.Is(err, syscall.ELOOP) {
+		t.Errorf("Put returned %v", err)
+	}
+	if err := os.Rename(path+".aside", path); err != nil {
+		t.Fatal(err)
+	}
+	if got := listed(t, r); !slices.Equal(got, []float64{2, 1}) {
+		t.Errorf("versions %v", got)
+	}
+}
+
+func TestPut_KeepsAListOfVersionsThatCanBeReadAgain(t *testing.T) {
+	r := open(t, t.TempDir(), manyVersions())
+	for threshold := 1.0; threshold <= 5; threshold++ {
+		put(t, r, threshold, Change{Reason: strings.Repeat("x", maxVersionsFile*3/10)})
+	}
+	if got := listed(t, r); !slices.Equal(got, []float64{5, 4, 3}) {
+		t.Errorf("versions %v", got)
 	}
 }
 
