@@ -15,7 +15,8 @@ export function LossChart({ losses, epochs }: { losses: number[]; epochs: number
 function Curve({ losses, epochs, width }: { losses: number[]; epochs: number; width: number }) {
   const last = losses[losses.length - 1]!;
   const high = Math.max(...losses);
-  const low = Math.min(...losses, high * 0.999);
+  // At least a factor of 1.5, so that noise does not fill the plot and the ticks differ.
+  const low = Math.min(...losses, high / 1.5);
   const span = Math.max(epochs, losses.length, 2);
   // A logarithmic axis, because a loss falls by orders of magnitude.
   const l = Math.log(Math.max(low, 1e-12));
