@@ -21,7 +21,12 @@ func TestStoredModels_LeaveSpaceForTheStoreOfJobs(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s := start(t, func(o *Options) { o.DataDir, o.ModelsDir = data, filepath.Join(data, "models") })
+	if err := os.Mkdir(filepath.Join(data, "temp"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, func(o *Options) {
+		o.DataDir, o.ModelsDir, o.TempDir = data, filepath.Join(data, "models"), filepath.Join(data, "temp")
+	})
 	model := trained(t)[models.CheckpointFile]
 	s.mustPut(t, "m", model)
 	filler, err := os.Create(filepath.Join(data, "filler"))
@@ -41,6 +46,9 @@ func TestStoredModels_LeaveSpaceForTheStoreOfJobs(t *testing.T) {
 	}
 	if a := s.sendFeedback(t, "normal", "a.jpg", tile(t, testGood)); a.status != 503 || a.message(t) != errNoSpace.message {
 		t.Errorf("feedback: status %d: %s", a.status, a.body)
+	}
+	if a := s.post(t, "/train", file("zipFile", "a.zip", make([]byte, 3<<20))); a.status != 503 || a.message(t) != errNoSpace.message {
+		t.Errorf("an upload: status %d: %s", a.status, a.body)
 	}
 	if err := filler.Truncate(0); err != nil {
 		t.Fatal(err)

@@ -58,6 +58,8 @@ type form struct {
 	// chooses it, so that it is only a hint for allocations.
 	remaining   int64
 	reservation *reservation
+	// checkDisk, if not nil, may refuse n more bytes of spooled parts.
+	checkDisk func(n int) error
 }
 
 func newForm(length int64, r *reservation) *form {
@@ -172,6 +174,9 @@ func (s *Server) readForm(c *fiber.Ctx, fields map[string]field) (*form, error) 
 	case params["boundary"] == "":
 		return nil, s.reject(c, body, errBadForm)
 	}
+	if s.spoolsBesideJobs {
+		f.checkDisk = s.checkDisk
+	}
 	rest := f.matchFirstPart(buffered, params["boundary"], fields)
 	if err := f.read(multipart.NewReader(rest, params["boundary"]), fields, s.options.TempDir); err != nil {
 		f.Close()
@@ -276,7 +281,7 @@ func (f *form) spoolPart(name string, part *multipart.Part, maxBytes int64, temp
 		return fmt.Errorf("%w: %w", errSpool, err)
 	}
 	f.files[name] = file
-	n, err := io.Copy(spoolWriter{file}, io.LimitReader(part, maxBytes+1))
+	n, err := io.Copy(&spoolWriter{w: file, check: f.checkDisk}, io.LimitReader(part, maxBytes+1))
 	if err != nil {
 		return err
 	}
@@ -302,11 +307,26 @@ func rejectQuery(c *fiber.Ctx, fields map[string]field) error {
 // errSpool wraps failures of the service's disk, which are not the client's.
 var errSpool = errors.New("api: cannot store an upload")
 
-// spoolWriter wraps the errors of a temporary file in errSpool.
-type spoolWriter struct{ w io.Writer }
+// spoolWriter writes to a temporary file. It wraps errors of the file in errSpool.
+type spoolWriter struct {
+	w io.Writer
+	// check, if not nil, is called before each spoolChunk bytes and may refuse them.
+	check func(n int) error
+	room  int // bytes that may be written before the next check
+}
 
-func (s spoolWriter) Write(p []byte) (int, error) {
+// spoolChunk is the number of bytes of an upload between two checks of the disk.
+const spoolChunk = 1 << 20
+
+func (s *spoolWriter) Write(p []byte) (int, error) {
+	if s.check != nil && s.room < len(p) {
+		if err := s.check(len(p) + spoolChunk); err != nil {
+			return 0, err
+		}
+		s.room = len(p) + spoolChunk
+	}
 	n, err := s.w.Write(p)
+	s.room -= n
 	if err != nil {
 		err = fmt.Errorf("%w: %w", errSpool, err)
 	}

@@ -325,8 +325,8 @@ func (l *namedModels) delete(name string) error {
 }
 
 // checkDisk returns errNoSpace if n bytes more would take the space that the store of jobs
-// needs: it stops when its disk is full, and stored models are in the same folder by
-// default.
+// needs: it stops when its disk is full, and stored models and uploads may be on the same
+// disk.
 func (s *Server) checkDisk(n int) error {
 	if s.options.DataDir == "" {
 		return nil

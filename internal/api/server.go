@@ -14,6 +14,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/ort"
@@ -177,6 +178,9 @@ type Server struct {
 	named     *namedModels       // nil without a folder
 	loading   sync.WaitGroup     // reads the registry's models
 	jobs      *jobService
+	// spoolsBesideJobs reports whether uploads are on the disk of the jobs, which they
+	// must not fill.
+	spoolsBesideJobs bool
 
 	trainingSlots  *semaphore // trainings and calibrations
 	detectionSlots *semaphore
@@ -228,7 +232,11 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	}
 	s.jobs = &jobService{server: s, tempParent: tempParent, attached: jobs.NewAttached()}
 	if o.DataDir != "" {
-		if _, err := s.jobs.open(); err != nil {
+		_, err := s.jobs.open()
+		if err == nil {
+			s.spoolsBesideJobs, err = files.SameDisk(o.TempDir, o.DataDir)
+		}
+		if err != nil {
 			return nil, errors.Join(err, s.Shutdown(0))
 		}
 	}

@@ -31,3 +31,14 @@ func FreeSpace(dir string) (int64, error) {
 	}
 	return int64(s.Bavail) * int64(s.Bsize), nil
 }
+
+// SameDisk reports whether two folders are on the same disk.
+func SameDisk(a, b string) (bool, error) {
+	var sa, sb syscall.Stat_t
+	for path, s := range map[string]*syscall.Stat_t{a: &sa, b: &sb} {
+		if err := syscall.Stat(path, s); err != nil {
+			return false, &fs.PathError{Op: "stat", Path: path, Err: err}
+		}
+	}
+	return sa.Dev == sb.Dev, nil
+}

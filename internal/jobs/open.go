@@ -132,7 +132,11 @@ func died(r *record) error {
 	return nil
 }
 
-// readJobs reads all records.
+// errRecord is returned, wrapped, for a damaged record.
+var errRecord = errors.New("jobs: the record is damaged")
+
+// readJobs reads all records. It removes damaged ones, so that they do not keep the
+// service from starting.
 func (q *Queue) readJobs(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -147,7 +151,14 @@ func (q *Queue) readJobs(ctx context.Context) error {
 	}
 	for _, id := range ids {
 		e := &entry{changed: make(chan struct{})}
-		if err := q.reload(ctx, id, e); err != nil {
+		switch err := q.reload(ctx, id, e); {
+		case errors.Is(err, errRecord): // by the disk: a record is written whole or not at all
+			q.o.Log.Error("removed a job whose record is damaged", slog.String("job", id), slog.Any("error", err))
+			if err := q.states.Delete(ctx, id); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
 			return err
 		}
 		q.jobs[id] = e
@@ -170,7 +181,7 @@ func (q *Queue) reload(ctx context.Context, id string, e *entry) error {
 	}
 	var r record
 	if err := json.Unmarshal(v.Value(), &r); err != nil {
-		return fmt.Errorf("jobs: the record of %s: %w", id, err)
+		return fmt.Errorf("%w: %w", errRecord, err)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()

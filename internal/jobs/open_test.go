@@ -63,6 +63,26 @@ func TestOpen_FailsAJobAfterThreeDeaths(t *testing.T) {
 	}
 }
 
+func TestOpen_RemovesAJobWhoseRecordIsDamaged(t *testing.T) {
+	dir := t.TempDir()
+	q, stop := open(t, options(dir))
+	damaged, whole := submit(t, q, "damaged"), submit(t, q, "whole")
+	if _, err := q.states.Put(t.Context(), damaged.ID, []byte(`{"id": 5`)); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	q, _ = open(t, options(dir))
+	if _, err := q.Get(damaged.ID); !errors.Is(err, ErrUnknown) {
+		t.Errorf("the damaged job: %v", err)
+	}
+	begun := make(chan Job)
+	end := run(q, block(begun))
+	defer end()
+	if b := <-begun; b.ID != whole.ID {
+		t.Errorf("%s runs, expected the job that is whole", b.ID)
+	}
+}
+
 func TestOpen_RepairsAnInterruptedSubmission(t *testing.T) {
 	dir := t.TempDir()
 	q, stop := open(t, options(dir))
