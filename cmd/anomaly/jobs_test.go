@@ -165,7 +165,7 @@ func TestServe_GivesARunningJobBackAtSIGTERM(t *testing.T) {
 	if r := <-watched; r.status != exitError || !strings.HasSuffix(r.stderr, "cancelled\nanomaly: the job is cancelled\n") {
 		t.Errorf("exit %d: %s", r.status, r.stderr)
 	}
-	run(t, "serve", "--addr", "127.0.0.1:0", "--data", data, "--log-level", "error").refused(t, "another service keeps its jobs in this folder")
+	run(t, "serve", "--addr", "127.0.0.1:0", "--data", data, "--log-level", "error").refused(t, "in this folder")
 }
 
 func TestServe_RemovesTheJobsOfAKilledServer(t *testing.T) {
