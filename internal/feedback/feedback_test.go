@@ -97,9 +97,9 @@ func TestStore_AddsNothingToAnIndexThatCouldNotBeReadAgain(t *testing.T) {
 	for i := range maxIndexBytes/(6*len(name)+350) + 1 {
 		records = append(records, Record{ID: ID(fmt.Append(nil, i)), Label: Normal, Filename: name, Score: score(1), Scores: ID(nil), Bytes: 1})
 	}
-	for data := []byte{}; ; records = records[1:] { // as large as can be read
-		var err error
-		if data, err = encode(records); err != nil {
+	for ; ; records = records[1:] { // as large as can be read
+		data, err := encode(records)
+		if err != nil {
 			t.Fatal(err)
 		}
 		if len(data) <= maxIndexBytes {

@@ -133,13 +133,13 @@ func removeTemporary(dir string) error {
 // Versions returns the versions of a model, the newest first. It returns ErrName and
 // ErrUnknown, wrapped.
 func (r *Registry) Versions(name string) ([]Version, error) {
-	e, err := r.Look(name)
-	if err != nil {
+	if _, err := r.Look(name); err != nil { // it may wait for the file to be read
 		return nil, err
 	}
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	if e, err = r.Look(name); err != nil {
+	e, err := r.Look(name)
+	if err != nil {
 		return nil, err
 	}
 	stored, err := r.versions(e)
@@ -288,8 +288,7 @@ func (r *Registry) versionPath(name, sha256 string) string {
 // VersionBytes returns the file of a version. It returns ErrName, ErrUnknown and
 // ErrNoVersion, wrapped.
 func (r *Registry) VersionBytes(name, sha256 string) (Version, []byte, error) {
-	e, err := r.Look(name)
-	if err != nil {
+	if _, err := r.Look(name); err != nil { // it may wait for the file to be read
 		return Version{}, nil, err
 	}
 	missing := fmt.Errorf("%w of %s: %.80q; GET /models/%s/versions lists them", ErrNoVersion, name, sha256, name)
@@ -298,7 +297,8 @@ func (r *Registry) VersionBytes(name, sha256 string) (Version, []byte, error) {
 	}
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	if e, err = r.Look(name); err != nil {
+	e, err := r.Look(name)
+	if err != nil {
 		return Version{}, nil, err
 	}
 	list, err := r.versions(e)
