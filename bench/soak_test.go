@@ -82,7 +82,9 @@ func TestSoak(t *testing.T) {
 	}
 	s, err := startService(t.Context(), "ours", "bin/anomaly", "serve", "--log-level", "error", "--temp-dir", uploads,
 		"--data", data, "--models", filepath.Join(temp, "named"), "--max-jobs", strconv.Itoa(soakJobs), "--versions", strconv.Itoa(soakVersions),
-		"--model-cache", strconv.FormatInt(limit, 10), "--upload-pause", soakPause.String(), "--max-files", "100", "--max-unpacked", strconv.Itoa(64<<20))
+		"--model-cache", strconv.FormatInt(limit, 10), "--upload-pause", soakPause.String(), "--max-files", "100", "--max-unpacked", strconv.Itoa(64<<20),
+		// More than all clients that train or calibrate, so that none is refused.
+		"--waiting-trainings", "64")
 	if err != nil {
 		t.Fatal(err)
 	}
