@@ -12,7 +12,7 @@ FUZZTIME ?= 30s
 REQUESTS ?= 20000
 SOAK_TIME ?= 10m
 FAULT_ROUNDS ?= 50
-TESTFLAGS ?= -timeout 20m
+TESTFLAGS ?= -timeout 40m
 DEMO_LEVEL ?= 1
 # Folders of data sets to measure quality on, in addition to the generated ones.
 DATASETS ?=
