@@ -51,15 +51,9 @@ func newFeedbackItem(r feedback.Record, e registry.Entry) feedbackItem {
 
 // addFeedback answers POST /models/{name}/feedback.
 func (s *Server) addFeedback(c *fiber.Ctx) error {
-	if s.draining.Load() {
-		return errShuttingDown
-	}
-	name := modelName(c)
-	if s.registry == nil {
-		return s.rejectUnread(c, errNoRegistry)
-	}
-	if _, err := s.registry.Look(name); err != nil {
-		return s.rejectUnread(c, err)
+	name, err := s.acceptForModel(c)
+	if err != nil {
+		return err
 	}
 	f, timer, err := s.receiveForm(c, workDetect, map[string]field{
 		"imageFile": {maxBytes: s.options.Images.MaxBytes, maxTotal: s.options.Images.MaxBytes},

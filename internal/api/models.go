@@ -172,17 +172,27 @@ func (s *Server) deleteModel(c *fiber.Ctx) error {
 	return c.SendStatus(fiber.StatusNoContent)
 }
 
-// detectByName answers POST /models/{name}/detect.
-func (s *Server) detectByName(c *fiber.Ctx) error {
+// acceptForModel returns the name of the stored model in the path of a request with a body,
+// or the response that refuses the request before its body is read.
+func (s *Server) acceptForModel(c *fiber.Ctx) (name string, err error) {
 	if s.draining.Load() {
-		return errShuttingDown
+		return "", errShuttingDown
 	}
-	name := modelName(c)
+	name = modelName(c)
 	if s.registry == nil {
-		return s.rejectUnread(c, errNoRegistry)
+		return "", s.rejectUnread(c, errNoRegistry)
 	}
 	if _, err := s.registry.Look(name); err != nil {
-		return s.rejectUnread(c, err)
+		return "", s.rejectUnread(c, err)
+	}
+	return name, nil
+}
+
+// detectByName answers POST /models/{name}/detect.
+func (s *Server) detectByName(c *fiber.Ctx) error {
+	name, err := s.acceptForModel(c)
+	if err != nil {
+		return err
 	}
 	f, timer, err := s.receiveForm(c, workDetect, map[string]field{
 		"imageFile":    {maxBytes: s.options.Images.MaxBytes, maxTotal: s.options.RequestImages},

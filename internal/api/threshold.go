@@ -79,15 +79,9 @@ func (p thresholdChange) apply(m *models.Model) (again *models.Model, reason str
 // patchModel answers PATCH /models/{name} with the entry of the version with the new
 // threshold.
 func (s *Server) patchModel(c *fiber.Ctx) error {
-	if s.draining.Load() {
-		return errShuttingDown
-	}
-	name := modelName(c)
-	if s.registry == nil {
-		return s.rejectUnread(c, errNoRegistry)
-	}
-	if _, err := s.registry.Look(name); err != nil {
-		return s.rejectUnread(c, err)
+	name, err := s.acceptForModel(c)
+	if err != nil {
+		return err
 	}
 	body, err := s.readBody(c, "The change of a model", maxPatchBytes)
 	if err != nil {
@@ -123,15 +117,9 @@ func (s *Server) patchModel(c *fiber.Ctx) error {
 
 // calibrateByName answers POST /models/{name}/calibrate.
 func (s *Server) calibrateByName(c *fiber.Ctx) error {
-	if s.draining.Load() {
-		return errShuttingDown
-	}
-	name := modelName(c)
-	if s.registry == nil {
-		return s.rejectUnread(c, errNoRegistry)
-	}
-	if _, err := s.registry.Look(name); err != nil {
-		return s.rejectUnread(c, err)
+	name, err := s.acceptForModel(c)
+	if err != nil {
+		return err
 	}
 	f, timer, err := s.receiveForm(c, workTrain, map[string]field{
 		"zipFile":          {maxBytes: s.options.BodyBytes, spool: true},
