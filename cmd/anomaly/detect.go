@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -13,19 +12,15 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/bulk"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 )
 
-// result is one entry of `detect --json`: a verdict, or the reason why there is
-// none.
-type result struct {
-	File string `json:"file"`
-	*inference.Verdict
-	Error string `json:"error,omitempty"`
-}
+// result is one entry of `detect --json`.
+type result = bulk.Line
 
 // stdinName is the name of an image that is read from standard input.
 const stdinName = "-"
@@ -57,8 +52,9 @@ func detectCommand() *cobra.Command {
 				printRemarks(c.ErrOrStderr(), nil, []string{s + ", or use --threshold"})
 			}
 			if c.Flags().Changed("threshold") {
-				if meta, err = withThreshold(m.Metadata, threshold); err != nil {
-					return err
+				var ok bool
+				if meta, ok = m.Metadata.WithThreshold(threshold); !ok {
+					return fmt.Errorf("--threshold is %v, expected a finite number of 0 or more", threshold)
 				}
 			}
 			inputs, passedOver, err := imageFiles(args)
@@ -152,22 +148,6 @@ func framesWarning(results []result) string {
 		return ""
 	}
 	return fmt.Sprintf("only the first frame is judged of each DICOM file with several (%d of the files)", n)
-}
-
-// withThreshold returns a copy of a model's metadata with another threshold of the same
-// measure.
-func withThreshold(meta models.Metadata, threshold float64) (*models.Metadata, error) {
-	if !(threshold >= 0) || math.IsInf(threshold, 0) {
-		return nil, fmt.Errorf("--threshold is %v, expected a finite number of 0 or more", threshold)
-	}
-	if meta.Decision == nil {
-		meta.Threshold = threshold
-		return &meta, nil
-	}
-	d := *meta.Decision
-	d.Threshold = threshold
-	meta.Decision = &d
-	return &meta, nil
 }
 
 // isStdin reports whether the command line names standard input.
