@@ -35,12 +35,19 @@ const (
 	maxChunks = 4 << 10
 	// maxResult is the largest result of a piece.
 	maxResult = 900 << 10
+	// purgeTimeout bounds a removal from a stream.
+	purgeTimeout = time.Minute
+)
+
+// Times that tests shorten.
+var (
 	// ackWait is the time after which a piece is given to another worker if the one that has
 	// it does not report that it is in progress, which it does at each heartbeat.
 	ackWait   = 20 * time.Second
 	heartbeat = 4 * time.Second
-	// purgeTimeout bounds a removal from a stream.
-	purgeTimeout = time.Minute
+	// checkInterval is the time without a new result after which a coordinator looks for
+	// pieces that are lost.
+	checkInterval = 10 * time.Second
 )
 
 // Headers of messages.

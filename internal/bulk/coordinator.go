@@ -47,9 +47,6 @@ const (
 	windowBytes = 64 << 20
 	// windowInterval is the time between two looks how many workers there are.
 	windowInterval = time.Second
-	// checkInterval is the time without a new result after which the coordinator looks for
-	// pieces that are lost.
-	checkInterval = 10 * time.Second
 	// spareDisk is what must remain of the disk of a server inside the process, in bytes.
 	spareDisk = 64 << 20
 )
