@@ -22,12 +22,23 @@ type Counts struct {
 	Judged     int `json:"judged"`
 	Anomalous  int `json:"anomalous"`
 	Unreadable int `json:"unreadable"`
+	// Frames is the number of DICOM files with several frames.
+	Frames int `json:"frames,omitempty"`
 }
 
 func (c *Counts) add(o Counts) {
 	c.Judged += o.Judged
 	c.Anomalous += o.Anomalous
 	c.Unreadable += o.Unreadable
+	c.Frames += o.Frames
+}
+
+// FramesWarning returns a sentence about DICOM files with several frames, or "" for none.
+func FramesWarning(files int) string {
+	if files == 0 {
+		return ""
+	}
+	return fmt.Sprintf("only the first frame is judged of each DICOM file with several (%d of the files)", files)
 }
 
 // images returns the number of all images.
@@ -88,14 +99,16 @@ func (j judgement) lines(ctx context.Context, images []image) ([]byte, Counts, e
 		if err := e.Encode(l); err != nil {
 			return nil, Counts{}, err
 		}
-		switch {
-		case l.Verdict == nil:
+		if l.Verdict == nil {
 			counts.Unreadable++
-		case l.IsAnomaly:
+			continue
+		}
+		counts.Judged++
+		if l.IsAnomaly {
 			counts.Anomalous++
-			fallthrough
-		default:
-			counts.Judged++
+		}
+		if l.Frames > 1 {
+			counts.Frames++
 		}
 	}
 	return b.Bytes(), counts, nil
