@@ -402,9 +402,9 @@ func (s *Server) storeTrained(ctx context.Context, name, job string, bundle []by
 	if err := s.checkDisk(len(bundle)); err != nil {
 		return err
 	}
-	e, _, err := s.registry.Put(name, m, bundle, registry.Change{Reason: "trained by job " + job})
+	e, _, err := s.registry.Put(ctx, name, m, bundle, registry.Change{Reason: "trained by job " + job})
 	if err == nil {
-		s.named.of(name, e.SHA256)
+		s.named.monitors.Of(name, e.SHA256)
 	}
 	return err
 }

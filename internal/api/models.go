@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
-	"github.com/deepmed/anomaly/internal/feedback"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
 	"github.com/gofiber/fiber/v2"
@@ -36,19 +35,15 @@ func (s *Server) openModels() error {
 		return err
 	}
 	if s.options.ModelsDir != "" {
-		s.registry, err = registry.Open(s.options.ModelsDir, s.options.Models, registry.Options{
-			MaxModels: s.options.StoredModels, MaxVersions: s.options.ModelVersions, VersionBytes: s.options.VersionBytes,
-		}, s.log)
-		if err != nil {
+		if err := s.openFolder(); err != nil {
 			return err
 		}
-		s.named = newNamedModels(s.registry, feedback.Limits{Images: s.options.FeedbackImages, Bytes: s.options.FeedbackBytes}, s.log)
 	}
 	s.cache = inference.NewCache(s.options.CacheBytes)
 	if s.registry != nil {
 		s.loading.Go(func() {
 			s.registry.Load(s.base, s.preload)
-			s.named.openAll()
+			s.named.monitors.OpenAll()
 		})
 	}
 	return nil
@@ -93,7 +88,9 @@ func (s *Server) describeModel(c *fiber.Ctx) error {
 	if s.registry == nil {
 		return errNoRegistry
 	}
-	e, err := s.registry.Look(modelName(c))
+	ctx, done := s.workContext(c)
+	defer done()
+	e, err := s.registry.Look(ctx, modelName(c))
 	if err != nil {
 		return err
 	}
@@ -165,7 +162,9 @@ func (s *Server) deleteModel(c *fiber.Ctx) error {
 	if s.registry == nil {
 		return errNoRegistry
 	}
-	if err := s.named.delete(modelName(c)); err != nil {
+	ctx, done := s.workContext(c)
+	defer done()
+	if err := s.named.delete(ctx, modelName(c), s.log); err != nil {
 		return err
 	}
 	s.log.Info("model deleted", slog.String("id", requestID(c)), slog.String("name", modelName(c)))
@@ -182,7 +181,7 @@ func (s *Server) acceptForModel(c *fiber.Ctx) (name string, err error) {
 	if s.registry == nil {
 		return "", s.rejectUnread(c, errNoRegistry)
 	}
-	if _, err := s.registry.Look(name); err != nil {
+	if _, err := s.registry.Look(s.base, name); err != nil {
 		return "", s.rejectUnread(c, err)
 	}
 	return name, nil
@@ -223,7 +222,7 @@ func (s *Server) namedDetector(ctx context.Context, name string) (*inference.Det
 			return nil, nil, err
 		}
 		d, release, err := s.cache.Get(ctx, e.SHA256, func() (*inference.Detector, error) {
-			file, err := s.registry.Bytes(e)
+			file, err := s.registry.Bytes(s.base, e)
 			if err != nil {
 				return nil, err
 			}

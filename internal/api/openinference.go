@@ -65,7 +65,7 @@ func (s *Server) inferenceEntry(c *fiber.Ctx) (registry.Entry, error) {
 	if v := c.Params("version"); v != "" && v != inferenceVersion {
 		return registry.Entry{}, &problem{fiber.StatusNotFound, fmt.Sprintf("There is no version %.40q of the model, only %q", v, inferenceVersion)}
 	}
-	return s.registry.Look(modelName(c))
+	return s.registry.Look(s.base, modelName(c))
 }
 
 // tensorMetadata is the protocol's description of an input or an output.

@@ -174,9 +174,9 @@ type Server struct {
 	app       *fiber.App
 	cache     *inference.Cache
 	scheduler *inference.Scheduler
-	registry  *registry.Registry // nil without a folder
-	named     *namedModels       // nil without a folder
-	loading   sync.WaitGroup     // reads the registry's models
+	registry  registry.Registry // nil without a folder
+	named     *namedModels      // nil without a folder
+	loading   sync.WaitGroup    // reads the registry's models
 	jobs      *jobService
 	// spoolsBesideJobs reports whether uploads are on the disk of the jobs, which they
 	// must not fill.
@@ -259,7 +259,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.metrics.watchCache(s.cache.Stats)
 	s.metrics.watchJobs(s.jobs.stats)
 	if s.named != nil {
-		s.metrics.registry.MustRegister(driftCollector{s.named})
+		s.metrics.registry.MustRegister(driftCollector{s.named.monitors})
 	}
 	if err := s.route(); err != nil {
 		return nil, errors.Join(err, s.Shutdown(0))
