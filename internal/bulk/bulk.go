@@ -178,6 +178,24 @@ func (b *Bulk) Remove(ctx context.Context, job string) error {
 	return errors.Join(b.purge(ctx, b.work, workSubject+job+".>"), b.purge(ctx, b.files, resultSubject+job+".>"), b.purge(ctx, b.files, chunkSubject+job+".>"))
 }
 
+// tidyInterval is the time between two calls of Tidy by Keep.
+const tidyInterval = time.Minute
+
+// Keep calls Tidy now and then until ctx ends, in one process of a cluster.
+func (b *Bulk) Keep(ctx context.Context) {
+	b.o.Broker.Lead(ctx, workStream, func(ctx context.Context) {
+		for ctx.Err() == nil {
+			if err := b.Tidy(ctx); err != nil && ctx.Err() == nil {
+				b.o.Log.Warn("the pieces of jobs that have ended cannot be removed", slog.Any("error", err))
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(tidyInterval):
+			}
+		}
+	})
+}
+
 // Tidy removes the pieces and results of jobs that have ended or do not exist.
 func (b *Bulk) Tidy(ctx context.Context) error {
 	jobs := map[string]bool{}

@@ -103,13 +103,13 @@ func TestRun_DoesAPieceAgainWhoseWorkerDied(t *testing.T) {
 
 func TestRun_ContinuesAfterACoordinatorThatDiedAtAnyStep(t *testing.T) {
 	d, join := detector(t), cluster(t)
-	entries, zipped := someImages(t, 130)
+	entries, zipped := someImages(t, 300)
 	var states jobStates
 	worker := start(t, join(), d, &states)
 	worker.works(t)
 	want := wantLines(t, d, nil, entries)
 	job := jobOf(t, "", d, zipped)
-	pieces := len(plan(job.Images, worker.o.Images, lineBytes(job.Classes)))
+	pieces := len(plan(job.Images, worker.o.Images, job.Line))
 	if pieces < 2 {
 		t.Fatalf("%d pieces", pieces)
 	}
@@ -284,7 +284,7 @@ func TestRun_SharesTheWorkersBetweenJobs(t *testing.T) {
 	second := make(chan struct{})
 	first := 0
 	job := jobOf(t, "long", d, long)
-	all := len(plan(job.Images, p.o.Images, lineBytes(job.Classes)))
+	all := len(plan(job.Images, p.o.Images, job.Line))
 	started := false
 	job.Progress = func(Counts) {
 		if first++; !started {

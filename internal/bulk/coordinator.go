@@ -22,13 +22,17 @@ type Job struct {
 	// of an earlier coordinator, whose zip, model and limits must have been the same.
 	ID     string
 	Images *dataset.ImageList
-	// Model is the SHA-256 of the model's file, and Classes its names of classes.
-	Model   string
-	Classes []string
+	// Model is the SHA-256 of the model's file, and Line what LineBytes returns of its names
+	// of classes.
+	Model string
+	Line  int
 	// Threshold, if not nil, is judged by instead of the model's own.
 	Threshold *float64
 	// Progress, if not nil, is called with the numbers of images so far.
 	Progress func(Counts)
+	// Sharers, if not nil, returns how many jobs, this one included, share what the workers
+	// do for one caller.
+	Sharers func() int
 }
 
 // Failure is an error that ends a job. Its text is a sentence for the job's user.
@@ -37,9 +41,9 @@ type Failure struct{ Sentence string }
 func (f *Failure) Error() string { return f.Sentence }
 
 const (
-	// minWindow and maxWindow bound the pieces of a job that are stored without a result;
+	// minWindow and maxWindow bound the pieces of a caller that are stored without a result;
 	// between them it is one more than all workers can have. So the workers never wait for
-	// the coordinator, and of several jobs, whose pieces are judged in the order in which
+	// the coordinator, and of several callers, whose pieces are judged in the order in which
 	// they were stored, each has the same share of the workers.
 	minWindow = 3
 	maxWindow = 64
@@ -70,14 +74,14 @@ type Results struct {
 // dataset.ErrTooLarge, the cause of ctx, or one of the service.
 func (b *Bulk) Run(ctx context.Context, job Job) (*Results, error) {
 	c := &coordination{Bulk: b, job: job, window: minWindow, results: make(chan result)}
-	if err := CheckResults(job.Images, job.Classes); err != nil {
+	if err := CheckResults(job.Images, job.Line); err != nil {
 		return nil, err
 	}
-	c.ends = plan(job.Images, b.o.Images, lineBytes(job.Classes))
+	c.ends = plan(job.Images, b.o.Images, job.Line)
 	c.pieces = make([]pieceState, len(c.ends))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if err := c.readResults(ctx); err != nil {
+	if err := c.resume(ctx); err != nil {
 		return nil, err
 	}
 	followed := make(chan struct{})
@@ -174,7 +178,7 @@ func (c *coordination) fill(ctx context.Context) error {
 		default:
 		}
 		p := &c.pieces[c.next]
-		if p.result == 0 {
+		if p.result == 0 && !p.stored {
 			if err := c.store(ctx, c.next); err != nil {
 				return err
 			}
@@ -262,20 +266,42 @@ func (c *coordination) take(r result) error {
 func (c *coordination) measureWindow(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, windowInterval)
 	defer cancel()
-	if info, err := c.consumer.Info(ctx); err == nil {
-		c.window = min(max(info.NumAckPending+info.NumWaiting+1, minWindow), maxWindow)
+	info, err := c.consumer.Info(ctx)
+	if err != nil {
+		return
+	}
+	c.window = min(max(info.NumAckPending+info.NumWaiting+1, minWindow), maxWindow)
+	if c.job.Sharers != nil {
+		n := max(c.job.Sharers(), 1)
+		c.window = (c.window + n - 1) / n
 	}
 }
 
-// readResults reads the results of an earlier coordinator.
-func (c *coordination) readResults(ctx context.Context) error {
-	subjects, _, err := c.o.Broker.Subjects(ctx, c.files, resultSubject+c.job.ID+".*")
+// resume finds the pieces and the results of an earlier coordinator.
+func (c *coordination) resume(ctx context.Context) error {
+	// A piece gets its result before its message is removed: one that has neither, in this
+	// order, was not stored.
+	work, _, err := c.o.Broker.Subjects(ctx, c.work, workSubject+c.job.ID+".*")
 	if err != nil {
 		return err
 	}
-	for subject := range subjects {
+	results, _, err := c.o.Broker.Subjects(ctx, c.files, resultSubject+c.job.ID+".*")
+	if err != nil {
+		return err
+	}
+	for subject := range results {
 		if err := c.readResult(ctx, subject); err != nil {
 			return err
+		}
+	}
+	for subject := range work {
+		p, err := pieceOf(subject, workSubject)
+		if err != nil {
+			return err
+		}
+		if p.index < len(c.pieces) && c.pieces[p.index].result == 0 {
+			c.pieces[p.index].stored = true
+			c.waiting++
 		}
 	}
 	return nil
@@ -379,8 +405,9 @@ func (c *coordination) followOnce(ctx context.Context) error {
 	}
 }
 
-// Reader returns a reader of the lines, which is usable until ctx ends.
-func (r *Results) Reader(ctx context.Context) io.Reader {
+// Reader returns a reader of the lines, which is usable until ctx ends. It can seek to the
+// beginning.
+func (r *Results) Reader(ctx context.Context) io.ReadSeeker {
 	again := *r
 	again.ctx, again.next, again.rest = ctx, 0, nil
 	return &again
@@ -408,4 +435,13 @@ func (r *Results) Read(p []byte) (int, error) {
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
+}
+
+// Seek seeks to the beginning, for which offset and whence must be 0.
+func (r *Results) Seek(offset int64, whence int) (int64, error) {
+	if offset != 0 || whence != io.SeekStart {
+		return 0, errors.ErrUnsupported
+	}
+	r.next, r.rest = 0, nil
+	return 0, nil
 }

@@ -45,9 +45,9 @@ type image struct {
 	data   []byte // part of the encoded piece
 }
 
-// lineBytes returns an upper bound of the bytes of a verdict in the results, without the
-// name of its image.
-func lineBytes(classes []string) int {
+// LineBytes returns an upper bound of the bytes of a verdict in the results of a model with
+// these names of classes, without the name of its image.
+func LineBytes(classes []string) int {
 	// JSON of any strings cannot fail.
 	names, _ := json.Marshal(classes)
 	return verdictBytes + len(names)
@@ -57,12 +57,11 @@ func lineBytes(classes []string) int {
 const maxResults = 4 << 30
 
 // CheckResults returns dataset.ErrTooLarge, wrapped, if the results of images may be larger
-// than is allowed, by a model with these names of classes.
-func CheckResults(images *dataset.ImageList, classes []string) error {
-	line := lineBytes(classes)
+// than is allowed, with lines of LineBytes.
+func CheckResults(images *dataset.ImageList, line int) error {
 	if n := int64(images.Len()) * int64(line); line > maxResult/2 || n > maxResults {
-		return fmt.Errorf("%w: the results of %d images, each with the %d names of classes of the model, take up to %d bytes: send fewer images, or use a model with fewer classes",
-			dataset.ErrTooLarge, images.Len(), len(classes), n)
+		return fmt.Errorf("%w: the results of %d images, each with the names of classes of the model, take up to %d bytes: send fewer images, or use a model with fewer classes",
+			dataset.ErrTooLarge, images.Len(), n)
 	}
 	return nil
 }

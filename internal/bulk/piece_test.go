@@ -87,10 +87,10 @@ func TestPlan_MakesSmallerPiecesOfLongerLines(t *testing.T) {
 func TestCheckResults_RefusesLinesThatMultiplyTheModel(t *testing.T) {
 	_, zipped := someImages(t, 100)
 	l := list(t, zipped)
-	if err := CheckResults(l, []string{"normal", "anomaly"}); err != nil {
+	if err := CheckResults(l, LineBytes([]string{"normal", "anomaly"})); err != nil {
 		t.Error(err)
 	}
-	if err := CheckResults(l, slices.Repeat([]string{"a long name of a class"}, 30_000)); !errors.Is(err, dataset.ErrTooLarge) {
+	if err := CheckResults(l, LineBytes(slices.Repeat([]string{"a long name of a class"}, 30_000))); !errors.Is(err, dataset.ErrTooLarge) {
 		t.Errorf("error %v", err)
 	}
 }

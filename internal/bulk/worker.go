@@ -184,8 +184,12 @@ func (b *Bulk) piece(ctx context.Context, p pieceID, m jetstream.Msg) error {
 	return nil
 }
 
-// fail stores a sentence as the result of a piece, with which its job fails.
+// fail stores a sentence as the result of a piece, with which its job fails. That of a job
+// that has ended, whose files are gone, needs none.
 func (b *Bulk) fail(ctx context.Context, p pieceID, sentence string) error {
+	if unfinished, err := b.o.Unfinished(ctx, p.job); err != nil || !unfinished {
+		return err
+	}
 	return b.putResult(ctx, p, headerFailure, sentence, nil)
 }
 
