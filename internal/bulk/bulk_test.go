@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -276,39 +277,37 @@ func TestTidy_RemovesWhatJobsThatEndedHaveLeft(t *testing.T) {
 
 func TestRun_SharesTheWorkersBetweenJobs(t *testing.T) {
 	d, join := detector(t), cluster(t)
-	_, long := someImages(t, 600)
-	_, short := someImages(t, 100)
+	_, long := someImages(t, 2000)
+	_, short := someImages(t, 400)
 	var states jobStates
 	p := start(t, join(), d, &states)
 	p.works(t)
-	second := make(chan struct{})
-	first := 0
-	job := jobOf(t, "long", d, long)
-	all := len(plan(job.Images, p.o.Images, job.Line))
-	started := false
-	job.Progress = func(Counts) {
-		if first++; !started {
-			started = true
+	first, second := jobOf(t, "long", d, long), jobOf(t, "short", d, short)
+	pieces := len(plan(second.Images, p.o.Images, second.Line))
+	var during atomic.Int64 // results of the first while the second runs
+	var running atomic.Bool
+	ended := make(chan struct{})
+	first.Progress = func(Counts) {
+		if during.Add(1); running.CompareAndSwap(false, true) {
+			during.Store(0)
 			go func() {
-				defer close(second)
-				if _, err := p.Run(t.Context(), jobOf(t, "short", d, short)); err != nil {
+				defer close(ended)
+				if _, err := p.Run(t.Context(), second); err != nil {
 					t.Error(err)
+				}
+				// The pieces of the first that were stored before come on top.
+				if n := during.Load(); n > int64(pieces+minWindow+slots+1) {
+					t.Errorf("%d pieces of the first job were judged during the %d of the second", n, pieces)
 				}
 			}()
 		}
-		select {
-		case <-second:
-			if first*2 > all {
-				t.Errorf("the second job waited for %d of %d pieces of the first", first, all)
-			}
-			second = nil
-		default:
-		}
 	}
-	if _, err := p.Run(t.Context(), job); err != nil {
+	if _, err := p.Run(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
-	if second != nil {
+	select {
+	case <-ended:
+	default:
 		t.Error("the second job did not end before the first")
 	}
 }
