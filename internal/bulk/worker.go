@@ -100,10 +100,14 @@ func (b *Bulk) handle(working context.Context, m jetstream.Msg) {
 	alive.Go(func() { b.keepAlive(ctx, cancel, p, m) })
 	err = b.piece(ctx, p, m)
 	ended := errors.Is(context.Cause(ctx), errJobEnded)
+	if ended {
+		// The result may have been on its way when the job ended.
+		err = b.purge(working, b.files, p.subject(resultSubject))
+	}
 	cancel(nil)
 	alive.Wait()
 	switch {
-	case err == nil || ended:
+	case err == nil:
 		err = m.Ack() // a piece that is delivered again has its result already
 	case working.Err() != nil:
 		err = m.Nak()
@@ -193,8 +197,16 @@ func (b *Bulk) fail(ctx context.Context, p pieceID, sentence string) error {
 	return b.putResult(ctx, p, headerFailure, sentence, nil)
 }
 
+// putResult stores a result. If the job has ended meanwhile, it removes it again.
 func (b *Bulk) putResult(ctx context.Context, p pieceID, key, value string, data []byte) error {
-	return b.putOnce(ctx, &nats.Msg{Subject: p.subject(resultSubject), Header: nats.Header{key: {value}}, Data: data})
+	subject := p.subject(resultSubject)
+	if err := b.putOnce(ctx, &nats.Msg{Subject: subject, Header: nats.Header{key: {value}}, Data: data}); err != nil {
+		return err
+	}
+	if unfinished, err := b.o.Unfinished(ctx, p.job); err != nil || unfinished {
+		return nil
+	}
+	return b.purge(ctx, b.files, subject)
 }
 
 // images returns the images of a piece. It returns errPiece, wrapped, for a damaged one.
