@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/broker"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/feedback"
 	"github.com/deepmed/anomaly/internal/imagefile"
@@ -87,6 +88,7 @@ var callerErrors = []struct {
 	{jobs.ErrNoResults, fiber.StatusConflict},
 	{jobs.ErrExists, fiber.StatusConflict},
 	{jobs.ErrCancelled, fiber.StatusConflict},
+	{jobs.ErrKeyReused, fiber.StatusUnprocessableEntity},
 	{jobs.ErrFull, fiber.StatusInsufficientStorage},
 	{jobs.ErrNoSpace, fiber.StatusInsufficientStorage},
 	{jobs.ErrTooMany, fiber.StatusServiceUnavailable},
@@ -140,6 +142,9 @@ func callerStatus(err error) (status int, message string, ok bool) {
 	var p *problem
 	if errors.As(err, &p) {
 		return p.status, p.message, true
+	}
+	if errors.Is(err, broker.ErrUnavailable) { // without the servers' own words
+		return fiber.StatusServiceUnavailable, sentence(broker.ErrUnavailable), true
 	}
 	for _, known := range callerErrors {
 		if errors.Is(err, known.err) {

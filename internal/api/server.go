@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/broker"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
@@ -81,8 +82,18 @@ type Options struct {
 	StoredJobs int
 	JobAge     time.Duration
 	JobBytes   int64
+	// Broker is the connection to a cluster, which must outlive the server; nil for a service
+	// alone. In a cluster DataDir is not used, and the trainings of /train are done by workers.
+	Broker *broker.Broker
+	// Work lists the kinds of the jobs that this process of a cluster does, Parallel of each
+	// kind at once (0 means 1); a service alone does all. ProbesOnly reports whether it serves
+	// nothing but the endpoints for operators.
+	Work       []string
+	Parallel   int
+	ProbesOnly bool
 	// CheckpointInterval is the time between two checkpoints of the training of a job, from
-	// which another process continues it; 0 means none. Without DataDir there are none.
+	// which another process continues it; 0 means none. A service alone without DataDir makes
+	// none.
 	CheckpointInterval time.Duration
 	// CallbackHosts are the only hosts, names or addresses without a port, that jobs may
 	// have callbacks to. If it is empty, no job may have one.
@@ -219,7 +230,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	o.TempDir = dir.path
 	s := &Server{
 		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir, defaultTime: defaultTime,
-		trainingSlots:  newSemaphore(1, o.WaitingTrainings),
+		trainingSlots:  newSemaphore(max(1, o.Parallel), o.WaitingTrainings),
 		detectionSlots: newSemaphore(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
 		versionSlots:   newSemaphore(1, o.WaitingDetections),
 	}
@@ -231,9 +242,9 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 		return nil, errors.Join(err, dir.Close())
 	}
 	s.jobs = &jobService{server: s, tempParent: tempParent, attached: jobs.NewAttached()}
-	if o.DataDir != "" {
+	if o.DataDir != "" || o.Broker != nil {
 		_, err := s.jobs.open()
-		if err == nil {
+		if err == nil && o.Broker == nil {
 			s.spoolsBesideJobs, err = files.SameDisk(o.TempDir, o.DataDir)
 		}
 		if err != nil {
@@ -293,6 +304,9 @@ func (s *Server) route() error {
 	s.app.Get(pathLive, s.live)
 	s.app.Get(pathReady, s.ready)
 	s.app.Get(pathMetrics, s.metrics.scrape)
+	if s.options.ProbesOnly {
+		return nil
+	}
 	s.app.Get(pathOpenAPI, serveOpenAPI)
 	s.app.Post("/train", withTimeout(s.options.TrainTime), s.train)
 	s.app.Post("/calibrate", withTimeout(s.options.TrainTime), s.calibrate)
