@@ -59,6 +59,8 @@ type Members struct {
 
 	mu    sync.Mutex
 	nodes map[string]member
+	// avoiding has the nodes that did not answer, with the time.
+	avoiding map[string]time.Time
 }
 
 type member struct {
@@ -77,7 +79,7 @@ func join(ctx context.Context, b *broker.Broker, describe func() Node, log *slog
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
-	m := &Members{b: b, kv: kv, own: describe, log: log, ttl: ttl, beat: beat, began: time.Now(), ready: make(chan struct{}), nodes: map[string]member{}}
+	m := &Members{b: b, kv: kv, own: describe, log: log, ttl: ttl, beat: beat, began: time.Now(), ready: make(chan struct{}), nodes: map[string]member{}, avoiding: map[string]time.Time{}}
 	running, stop := context.WithCancel(context.Background())
 	m.stop = stop
 	m.tasks.Go(func() {
@@ -173,6 +175,7 @@ func (m *Members) Alive() []Node {
 		switch {
 		case time.Since(n.seen) > m.ttl:
 			delete(m.nodes, id)
+			delete(m.avoiding, id)
 		case id != m.b.Node():
 			list = append(list, n.node)
 		}
