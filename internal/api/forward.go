@@ -71,8 +71,8 @@ type remoteJudge struct {
 // this node judges itself: it has the model loaded, or owns it.
 func (n *node) remoteJudge(ctx context.Context, name string) (judge, string) {
 	e, err := n.server.registry.Get(ctx, name)
-	if err != nil || n.server.cache.Has(e.SHA256) {
-		return nil, ""
+	if err != nil || n.role() != cluster.RoleServe || n.server.cache.Has(e.SHA256) {
+		return nil, "" // the work of a worker is not left to the services
 	}
 	owners := n.members.Owners(name, cluster.RoleServe, ownersOfModel)
 	for _, id := range owners {

@@ -32,6 +32,7 @@ type node struct {
 	tasks    sync.WaitGroup
 	stop     context.CancelFunc
 	unanswer func() // ends the answers to other nodes
+	unserve  func() // ends the answers to requests over NATS
 }
 
 // clustered reports whether the models are those of a cluster.
@@ -80,7 +81,7 @@ func (n *node) start() (err error) {
 		}
 	}
 	n.tasks.Go(func() { n.warm(ctx) })
-	return nil
+	return n.startStream()
 }
 
 func (n *node) role() string {
@@ -104,9 +105,11 @@ func (n *node) close() {
 	if n == nil {
 		return
 	}
-	if n.unanswer != nil {
-		n.unanswer()
-		n.unanswer = nil
+	for _, end := range []*func(){&n.unserve, &n.unanswer} {
+		if *end != nil {
+			(*end)()
+			*end = nil
+		}
 	}
 	n.stop()
 	n.tasks.Wait()

@@ -70,6 +70,11 @@ type Options struct {
 	// Role is the role of the node, one of the cluster.Role constants; empty for
 	// cluster.RoleServe.
 	Role string
+	// Work lists the kinds of work that this process does for the cluster.
+	Work []string
+	// StreamBytes is the maximum size of the images that wait in the stream of images, and that
+	// of its verdicts.
+	StreamBytes int64
 	// ModelCacheDir is the folder with copies of the files of a cluster's models, of at most
 	// ModelCacheBytes together; empty for one that Shutdown removes.
 	ModelCacheDir   string
@@ -140,6 +145,7 @@ func DefaultOptions() Options {
 		Dataset:            dataset.DefaultLimits(),
 		CacheBytes:         256 << 20,
 		ModelCacheBytes:    4 << 30,
+		StreamBytes:        1 << 30,
 		Batch:              inference.BatchOptions{Delay: inference.MaxBatchDelay},
 		RequestImages:      128 << 20,
 		UploadBytes:        1 << 30,
