@@ -113,8 +113,8 @@ func (s *Server) does(kind string) bool {
 	return s.options.Broker == nil || slices.Contains(s.options.Work, kind)
 }
 
-// JobKinds lists the kinds of jobs.
-func JobKinds() []string { return []string{jobs.KindTrain, kindDetect} }
+// JobKinds lists the kinds of what a worker may do.
+func JobKinds() []string { return []string{jobs.KindTrain, kindDetect, WorkStream} }
 
 // openFolder opens the store of the queue of a service alone.
 func (j *jobService) openFolder() (*broker.Broker, error) {

@@ -21,7 +21,7 @@ var (
 )
 
 // openModels creates the scheduler, the cache and the registry, and starts to read the
-// models in the registry's folder.
+// models in the registry's folder or cluster.
 func (s *Server) openModels() error {
 	var err error
 	batch := s.options.Batch
@@ -34,13 +34,17 @@ func (s *Server) openModels() error {
 	if s.scheduler, err = inference.NewScheduler(s.engine, batch); err != nil {
 		return err
 	}
-	if s.options.ModelsDir != "" {
+	s.cache = inference.NewCache(s.options.CacheBytes)
+	switch {
+	case s.clustered():
+		if err := s.openCluster(); err != nil {
+			return err
+		}
+		return s.node.start()
+	case s.options.ModelsDir != "":
 		if err := s.openFolder(); err != nil {
 			return err
 		}
-	}
-	s.cache = inference.NewCache(s.options.CacheBytes)
-	if s.registry != nil {
 		s.loading.Go(func() {
 			s.registry.Load(s.base, s.preload)
 			s.named.monitors.OpenAll()
@@ -205,9 +209,7 @@ func (s *Server) detectByName(c *fiber.Ctx) error {
 	if !f.hasImage() {
 		return errNoImage
 	}
-	return s.detectImages(c, timer, f, func(ctx context.Context) (*inference.Detector, func(), error) {
-		return s.namedDetector(ctx, name)
-	}, func(v *inference.Verdict) { s.judged(name, v) })
+	return s.detectImages(c, timer, f, func(ctx context.Context) (judge, string, error) { return s.namedJudge(ctx, name) })
 }
 
 // maxReloads bounds how often a request looks up a model that is replaced each time.

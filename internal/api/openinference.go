@@ -53,7 +53,7 @@ func (s *Server) inferenceReady(c *fiber.Ctx) error {
 // modelsRead reports whether the service has tried to read every model in its folder.
 // Broken models count as read.
 func (s *Server) modelsRead() bool {
-	return s.registry == nil || !slices.ContainsFunc(s.registry.List(), func(e registry.Entry) bool { return e.State == registry.Loading })
+	return s.registry == nil || s.registry.Loaded()
 }
 
 // inferenceEntry returns the entry of the model in the path. It returns a 404 problem for

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"path/filepath"
 
-	"github.com/deepmed/anomaly/internal/drift"
 	"github.com/deepmed/anomaly/internal/files"
 )
 
@@ -36,7 +35,7 @@ func (f folderStore) open(m *Monitor) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.testable {
-		m.test = drift.New(m.reference, m.seed)
+		m.test = m.slot.test(m)
 	}
 	path := f.file(m)
 	data, err := files.ReadAtMost(path, maxVerdictsFile)
@@ -52,7 +51,7 @@ func (f folderStore) open(m *Monitor) {
 		return
 	}
 	if m.testable && s.Drift != nil {
-		test, err := drift.Resume(m.reference, m.seed, *s.Drift)
+		test, err := m.slot.resume(m, *s.Drift)
 		if err != nil {
 			f.log.Warn("cannot read the verdicts of a model", slog.String("file", path), slog.Any("error", err))
 			return

@@ -43,6 +43,7 @@ type Monitor struct {
 	recent     []observed // the last recentScores scores, after older ones
 	changed    bool
 	warned     bool // that the monitor cannot be written, since it last could
+	slot       slot // used by the store of a cluster
 }
 
 // observed is the score of a verdict and the time of the verdict, in milliseconds since
@@ -187,6 +188,6 @@ func (m *Monitor) drift() Drift {
 func (m *Monitor) restart() {
 	m.alarmSince, m.changed, m.waiting = time.Time{}, true, nil
 	if m.test != nil {
-		m.test = drift.New(m.reference, m.seed)
+		m.test = m.slot.test(m)
 	}
 }

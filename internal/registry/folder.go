@@ -201,6 +201,11 @@ func (r *Folder) List() []Entry {
 	return list
 }
 
+// Loaded implements Registry.
+func (r *Folder) Loaded() bool {
+	return !slices.ContainsFunc(r.List(), func(e Entry) bool { return e.State == Loading })
+}
+
 // Look returns an entry in any state, without waiting. It returns ErrName and ErrUnknown,
 // wrapped.
 func (r *Folder) Look(_ context.Context, name string) (Entry, error) { return r.look(name) }

@@ -65,6 +65,8 @@ type Registry interface {
 	// Load reads the models that were found at the start. It calls use, which may be nil, with
 	// each of them.
 	Load(ctx context.Context, use func(*models.Model) error)
+	// Loaded reports whether Load has tried to read all models that were found at the start.
+	Loaded() bool
 	// Close releases the registry. It may be called more than once.
 	Close() error
 }

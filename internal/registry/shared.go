@@ -357,8 +357,8 @@ func (r *Shared) Load(ctx context.Context, use func(*models.Model) error) {
 	}
 }
 
-// Known reports whether all models of the cluster have been read.
-func (r *Shared) Known() bool {
+// Loaded implements Registry: all models of the cluster are known.
+func (r *Shared) Loaded() bool {
 	select {
 	case <-r.ready:
 		return true
