@@ -98,6 +98,9 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			options.Page = !noPage
+			if cluster.url != "" && options.ModelsDir != "" {
+				return errors.New("--models and --nats exclude each other: with --nats the models are in the NATS servers; anomaly models put stores them there")
+			}
 			if options.ModelsDir == "" && options.DataDir != "" {
 				options.ModelsDir = filepath.Join(options.DataDir, "models")
 			}

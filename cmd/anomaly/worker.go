@@ -86,7 +86,7 @@ func workerCommand() *cobra.Command {
 	logs.add(c)
 	cluster.add(f)
 	f.StringVar(&addr, "addr", "", "address of the endpoints for operators, host:port, or host alone for the port in PORT (default: 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
-	f.StringSliceVar(&options.Work, "kinds", api.JobKinds(), "kinds of the jobs to do")
+	f.StringSliceVar(&options.Work, "kinds", api.JobKinds(), "kinds of the jobs to do; stream is no job but the stream of images (docs/streaming.md)")
 	f.IntVar(&options.Parallel, "parallel", 1, "largest number of jobs of each kind that run at once")
 	f.DurationVar(&grace, "grace", 0, "time for running jobs to end after SIGTERM before they are given back")
 	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads and for prepared images that do not fit in memory (default: the system's)")

@@ -76,6 +76,7 @@ var callerErrors = []struct {
 	{registry.ErrBroken, fiber.StatusUnprocessableEntity},
 	{registry.ErrChanged, fiber.StatusConflict},
 	{registry.ErrFull, fiber.StatusConflict},
+	{registry.ErrTooLarge, fiber.StatusUnprocessableEntity},
 	{registry.ErrNoVersion, fiber.StatusNotFound},
 	{trainer.ErrThreshold, fiber.StatusBadRequest},
 	{trainer.ErrNoScores, fiber.StatusUnprocessableEntity},
@@ -85,6 +86,7 @@ var callerErrors = []struct {
 	{feedback.ErrFull, fiber.StatusConflict},
 	{jobs.ErrUnknown, fiber.StatusNotFound},
 	{jobs.ErrNoModel, fiber.StatusConflict},
+	{jobs.ErrNoResults, fiber.StatusConflict},
 	{jobs.ErrExists, fiber.StatusConflict},
 	{jobs.ErrCancelled, fiber.StatusConflict},
 	{jobs.ErrKeyReused, fiber.StatusUnprocessableEntity},
@@ -158,7 +160,7 @@ func callerStatus(err error) (status int, message string, ok bool) {
 
 // isFull reports whether an error is one of a full disk.
 func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+	return broker.IsNoSpace(err) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
 // fiberStatus returns the status and the message of a client error that Fiber found,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/internal/broker"
+	"github.com/deepmed/anomaly/internal/bulk"
 	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
@@ -26,8 +28,6 @@ import (
 const (
 	pathJobs = "/jobs"
 	pathJob  = pathJobs + "/:id"
-	// jobKind is the kind of a job that trains a model.
-	jobKind = "train"
 )
 
 var errJobTooLong = &problem{fiber.StatusServiceUnavailable, "The job took longer than this service allows; send less, or set max_seconds"}
@@ -40,6 +40,7 @@ type jobService struct {
 	mu         sync.Mutex
 	queue      *jobs.Queue    // nil before the first job
 	broker     *broker.Broker // of the queue
+	bulk       *bulk.Bulk     // of the queue
 	temp       *tempDir       // of the queue; nil with Options.DataDir
 	worker     sync.WaitGroup
 	closed     bool
@@ -69,7 +70,11 @@ func (j *jobService) open() (*jobs.Queue, error) {
 	if err != nil {
 		return nil, errors.Join(err, j.closeFolder())
 	}
+	if j.bulk, err = s.openBulk(queue, b); err != nil {
+		return nil, errors.Join(err, queue.Close(), j.closeFolder())
+	}
 	j.queue = queue
+	s.judgePieces(j.bulk)
 	for _, w := range s.workers() {
 		j.worker.Go(func() { queue.Run(s.accepting, s.base, w) })
 	}
@@ -83,25 +88,33 @@ func (j *jobService) open() (*jobs.Queue, error) {
 // workers returns the workers of the kinds of jobs that this process does.
 func (s *Server) workers() []jobs.Worker {
 	all := []jobs.Worker{{
-		Kind: jobKind,
+		Kind: jobs.KindTrain,
 		Admit: func(ctx context.Context) (func(), error) {
 			return s.trainingSlots.release, s.trainingSlots.wait(ctx)
 		},
-		Run:   s.runJob,
-		Ended: s.jobEnded,
+		Run:      s.runJob,
+		Ended:    s.jobEnded,
+		Parallel: s.options.Parallel,
+	}, {
+		Kind:  kindDetect,
+		Admit: func(context.Context) (func(), error) { return func() {}, nil },
+		Run:   s.runDetection,
+		Ended: func(j jobs.Job) {
+			s.jobEnded(j)
+			s.removePieces(j)
+		},
+		Parallel: max(s.options.Parallel, parallelDetections),
 	}}
-	if s.options.Broker == nil {
-		return all
-	}
-	list := slices.DeleteFunc(all, func(w jobs.Worker) bool { return !slices.Contains(s.options.Work, w.Kind) })
-	for i := range list {
-		list[i].Parallel = max(s.options.Parallel, 1)
-	}
-	return list
+	return slices.DeleteFunc(all, func(w jobs.Worker) bool { return !s.does(w.Kind) })
 }
 
-// JobKinds lists the kinds of jobs.
-func JobKinds() []string { return []string{jobKind} }
+// does reports whether this process does jobs of a kind.
+func (s *Server) does(kind string) bool {
+	return s.options.Broker == nil || slices.Contains(s.options.Work, kind)
+}
+
+// JobKinds lists the kinds of what a worker may do.
+func JobKinds() []string { return []string{jobs.KindTrain, kindDetect, WorkStream} }
 
 // openFolder opens the store of the queue of a service alone.
 func (j *jobService) openFolder() (*broker.Broker, error) {
@@ -192,6 +205,7 @@ func (s *Server) routeJobs() {
 	s.app.Get(pathJob, timeout, s.describeJob)
 	s.app.Get(pathJob+"/events", s.jobEvents)
 	s.app.Get(pathJob+"/model", timeout, s.jobModel)
+	s.app.Get(pathJob+"/results", timeout, s.jobResults)
 	s.app.Delete(pathJob, timeout, s.deleteJob)
 }
 
@@ -224,20 +238,12 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	fields := s.trainingFields()
 	fields["name"] = field{maxBytes: maxFieldBytes}
 	fields["callback_url"] = field{maxBytes: maxCallbackURL}
+	maps.Copy(fields, s.detectJobFields())
 	f, timer, err := s.receiveForm(c, workTrain, fields)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	name := f.text("name")
-	if name != "" {
-		if s.registry == nil {
-			return errNoRegistry
-		}
-		if err := registry.CheckName(name); err != nil {
-			return err
-		}
-	}
 	callback := f.text("callback_url")
 	if callback != "" {
 		if err := s.checkCallback(callback); err != nil {
@@ -248,19 +254,19 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	// Errors in the form are answered now, and not found when the job runs.
-	q, err := s.parseTraining(f)
+	var request jobs.Request
+	switch kind := f.text("kind"); kind {
+	case "", jobs.KindTrain:
+		request, err = s.trainRequest(f)
+	case kindDetect:
+		request, err = s.detectRequest(c, f)
+	default:
+		err = badRequest(fmt.Sprintf("The field kind is %.40q, expected train or detect", kind))
+	}
 	if err != nil {
 		return err
 	}
-	if err := q.images.Check(); err != nil {
-		return err
-	}
-	request, err := requestOf(f)
-	if err != nil {
-		return err
-	}
-	request.Name, request.Callback, request.Caller, request.Key = name, callback, callerOf(c), key
+	request.Callback, request.Caller, request.Key = callback, callerOf(c), key
 	queue, err := s.jobs.open()
 	if err != nil {
 		return err
@@ -280,26 +286,59 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	return c.Status(fiber.StatusAccepted).JSON(job)
 }
 
-// requestOf returns the fields and files of a form as those of a job.
-func requestOf(f *form) (jobs.Request, error) {
-	request := jobs.Request{Kind: jobKind, Fields: map[string]string{}}
-	for key := range f.memory {
-		switch key {
-		case "name", "callback_url": // in the request itself
-		case "baseModel":
-			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(f.memory[key])), Reader: bytes.NewReader(f.memory[key])})
+// trainRequest returns the request of a job that trains a model.
+func (s *Server) trainRequest(f *form) (r jobs.Request, err error) {
+	name := f.text("name")
+	if name != "" {
+		if s.registry == nil {
+			return r, errNoRegistry
+		}
+		if err := registry.CheckName(name); err != nil {
+			return r, err
+		}
+	}
+	// Errors in the form are answered now, and not found when the job runs.
+	q, err := s.parseTraining(f)
+	if err != nil {
+		return r, err
+	}
+	if err := q.images.Check(); err != nil {
+		return r, err
+	}
+	r, err = s.requestOf(f)
+	r.Name = name
+	return r, err
+}
+
+// requestOf returns the fields and files of the form of a training as those of a job.
+func (s *Server) requestOf(f *form) (jobs.Request, error) {
+	request := jobs.Request{Kind: jobs.KindTrain, Fields: map[string]string{}}
+	for key := range s.trainingFields() {
+		data, inMemory := f.memory[key]
+		switch {
+		case f.files[key] != nil:
+			upload, err := spooledFile(f, key)
+			if err != nil {
+				return request, err
+			}
+			request.Files = append(request.Files, upload)
+		case !inMemory:
+		case key == "baseModel":
+			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(data)), Reader: bytes.NewReader(data)})
 		default:
 			request.Fields[key] = f.text(key)
 		}
 	}
-	for key, file := range f.files {
-		info, err := file.Stat()
-		if err != nil {
-			return request, err
-		}
-		request.Files = append(request.Files, jobs.File{Name: key, Bytes: info.Size(), Reader: io.NewSectionReader(file, 0, info.Size())})
-	}
 	return request, nil
+}
+
+// spooledFile returns a spooled part as a file of a job.
+func spooledFile(f *form, name string) (jobs.File, error) {
+	info, err := f.files[name].Stat()
+	if err != nil {
+		return jobs.File{}, err
+	}
+	return jobs.File{Name: name, Bytes: info.Size(), Reader: io.NewSectionReader(f.files[name], 0, info.Size())}, nil
 }
 
 const (
@@ -388,6 +427,7 @@ func (s *Server) deleteJob(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
+	s.removePieces(job)
 	if removed {
 		s.log.Info("job removed", slog.String("id", requestID(c)), slog.String("job", job.ID))
 	} else {
@@ -515,9 +555,9 @@ func (s *Server) storeTrained(ctx context.Context, name, job string, bundle []by
 	if err := s.checkDisk(len(bundle)); err != nil {
 		return err
 	}
-	e, _, err := s.registry.Put(name, m, bundle, registry.Change{Reason: "trained by job " + job})
+	e, _, err := s.registry.Put(ctx, name, m, bundle, registry.Change{Reason: "trained by job " + job})
 	if err == nil {
-		s.named.of(name, e.SHA256)
+		s.named.monitors.Of(name, e.SHA256)
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -62,8 +63,15 @@ type Options struct {
 	// bytes and, for tensors, what is computed from them up to the answer. Loaded
 	// models do not count.
 	UploadBytes int64
-	// ModelsDir is the folder of the stored models; empty for none. StoredModels is
-	// the maximum number of models in it.
+	// StreamBytes is the maximum size of the images that wait in the stream of images, and that
+	// of its verdicts.
+	StreamBytes int64
+	// ModelCacheDir is the folder with copies of the files of a cluster's models, of at most
+	// ModelCacheBytes together; empty for one that Shutdown removes.
+	ModelCacheDir   string
+	ModelCacheBytes int64
+	// ModelsDir is the folder of the stored models; empty for none, and without effect in a
+	// cluster. StoredModels is the maximum number of models.
 	ModelsDir    string
 	StoredModels int
 	// ModelVersions is the maximum number of versions of a stored model, with the current
@@ -83,11 +91,13 @@ type Options struct {
 	JobAge     time.Duration
 	JobBytes   int64
 	// Broker is the connection to a cluster, which must outlive the server; nil for a service
-	// alone. In a cluster DataDir is not used, and the trainings of /train are done by workers.
+	// alone. In a cluster DataDir and ModelsDir are not used: jobs, the stored models, their
+	// feedback and their verdicts are those of the cluster. The trainings of /train are done by
+	// workers.
 	Broker *broker.Broker
 	// Work lists the kinds of the jobs that this process of a cluster does, Parallel of each
-	// kind at once (0 means 1); a service alone does all. ProbesOnly reports whether it serves
-	// nothing but the endpoints for operators.
+	// kind at once (0 means 1), and WorkStream for the stream of images; a service alone does all
+	// jobs. ProbesOnly reports whether it serves nothing but the endpoints for operators.
 	Work       []string
 	Parallel   int
 	ProbesOnly bool
@@ -137,6 +147,8 @@ func DefaultOptions() Options {
 		Images:             imagefile.DefaultLimits(),
 		Dataset:            dataset.DefaultLimits(),
 		CacheBytes:         256 << 20,
+		ModelCacheBytes:    4 << 30,
+		StreamBytes:        1 << 30,
 		Batch:              inference.BatchOptions{Delay: inference.MaxBatchDelay},
 		RequestImages:      128 << 20,
 		UploadBytes:        1 << 30,
@@ -185,9 +197,10 @@ type Server struct {
 	app       *fiber.App
 	cache     *inference.Cache
 	scheduler *inference.Scheduler
-	registry  *registry.Registry // nil without a folder
-	named     *namedModels       // nil without a folder
-	loading   sync.WaitGroup     // reads the registry's models
+	registry  registry.Registry // nil without a folder or a cluster
+	named     *namedModels      // nil without a registry
+	node      *node             // nil without a cluster
+	loading   sync.WaitGroup    // reads the registry's models
 	jobs      *jobService
 	// spoolsBesideJobs reports whether uploads are on the disk of the jobs, which they
 	// must not fill.
@@ -228,6 +241,9 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	}
 	tempParent := o.TempDir
 	o.TempDir = dir.path
+	if o.ModelCacheDir == "" {
+		o.ModelCacheDir = filepath.Join(dir.path, "models")
+	}
 	s := &Server{
 		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir, defaultTime: defaultTime,
 		trainingSlots:  newSemaphore(max(1, o.Parallel), o.WaitingTrainings),
@@ -239,6 +255,11 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.accepting, s.drain = context.WithCancelCause(s.base)
 	if err := s.openModels(); err != nil {
 		s.cancel(err)
+		if s.node != nil {
+			s.node.close()
+			s.named.close()
+			err = errors.Join(err, s.node.closeModels())
+		}
 		return nil, errors.Join(err, dir.Close())
 	}
 	s.jobs = &jobService{server: s, tempParent: tempParent, attached: jobs.NewAttached()}
@@ -270,7 +291,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.metrics.watchCache(s.cache.Stats)
 	s.metrics.watchJobs(s.jobs.stats)
 	if s.named != nil {
-		s.metrics.registry.MustRegister(driftCollector{s.named})
+		s.metrics.registry.MustRegister(driftCollector{s.named.monitors})
 	}
 	if err := s.route(); err != nil {
 		return nil, errors.Join(err, s.Shutdown(0))
@@ -314,6 +335,7 @@ func (s *Server) route() error {
 	s.app.Post("/detect"+heatmapSuffix, withTimeout(s.options.DetectTime), s.detect)
 	s.routeModels()
 	s.routeNamedModels()
+	s.app.Get("/cluster", withTimeout(s.options.DetectTime), s.describeCluster)
 	s.routeInference()
 	s.routeJobs()
 	if s.options.Page {
@@ -341,10 +363,12 @@ func (s *Server) Shutdown(grace time.Duration) error {
 	s.cancel(errShuttingDown)
 	s.loading.Wait()
 	err = errors.Join(err, s.jobs.close())
+	s.node.close()
 	s.cache.Close()
 	s.named.close()
 	if s.registry != nil {
 		err = errors.Join(err, s.registry.Close())
 	}
+	err = errors.Join(err, s.node.closeModels())
 	return errors.Join(err, s.temp.Close())
 }
