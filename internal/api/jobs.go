@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/broker"
 	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
@@ -36,8 +37,9 @@ type jobService struct {
 	server     *Server
 	tempParent string
 	mu         sync.Mutex
-	queue      *jobs.Queue // nil before the first job
-	temp       *tempDir    // of the queue; nil with Options.DataDir
+	queue      *jobs.Queue    // nil before the first job
+	broker     *broker.Broker // of the queue
+	temp       *tempDir       // of the queue; nil with Options.DataDir
 	worker     sync.WaitGroup
 	closed     bool
 	attached   *jobs.Attached // the jobs of /train
@@ -55,8 +57,9 @@ func (j *jobService) open() (*jobs.Queue, error) {
 	}
 	s := j.server
 	o := jobs.Options{MaxJobs: s.options.StoredJobs, MaxAge: s.options.JobAge, MaxBytes: s.options.JobBytes, Log: s.log}
+	store := broker.Options{Log: s.log}
 	if s.options.DataDir != "" {
-		o.Dir = filepath.Join(s.options.DataDir, "jobs")
+		store.Dir = filepath.Join(s.options.DataDir, "jobs")
 	} else {
 		parent := j.tempParent
 		if parent == "" {
@@ -67,9 +70,18 @@ func (j *jobService) open() (*jobs.Queue, error) {
 			return nil, err
 		}
 		j.temp = temp
-		o.Dir = filepath.Join(temp.path, jobsStore)
+		store.Dir = filepath.Join(temp.path, jobsStore)
 	}
-	queue, err := jobs.Open(s.base, o)
+	b, err := broker.Open(s.base, store)
+	if err != nil && !errors.Is(err, broker.ErrInUse) {
+		err = fmt.Errorf("the jobs in %s cannot be read: %w", store.Dir, err)
+	}
+	var queue *jobs.Queue
+	if err == nil {
+		if queue, err = jobs.Open(s.base, b, o); err != nil {
+			err = errors.Join(err, b.Close())
+		}
+	}
 	if err != nil {
 		if j.temp != nil {
 			err = errors.Join(err, j.temp.Close())
@@ -77,7 +89,7 @@ func (j *jobService) open() (*jobs.Queue, error) {
 		}
 		return nil, err
 	}
-	j.queue = queue
+	j.queue, j.broker = queue, b
 	j.worker.Go(func() {
 		queue.Run(s.accepting, s.base, jobs.Worker{
 			Admit: func(ctx context.Context) (func(), error) {
@@ -112,13 +124,13 @@ func (j *jobService) close() error {
 		return nil
 	}
 	j.mu.Lock()
-	queue, temp := j.queue, j.temp
-	j.queue, j.temp, j.closed = nil, nil, true
+	queue, b, temp := j.queue, j.broker, j.temp
+	j.queue, j.broker, j.temp, j.closed = nil, nil, nil, true
 	j.mu.Unlock()
 	j.worker.Wait()
 	var err error
 	if queue != nil {
-		err = queue.Close()
+		err = errors.Join(queue.Close(), b.Close())
 	}
 	if temp != nil {
 		err = errors.Join(err, temp.Close())
@@ -402,9 +414,9 @@ func (s *Server) storeTrained(ctx context.Context, name, job string, bundle []by
 	if err := s.checkDisk(len(bundle)); err != nil {
 		return err
 	}
-	e, _, err := s.registry.Put(name, m, bundle, registry.Change{Reason: "trained by job " + job})
+	e, _, err := s.registry.Put(ctx, name, m, bundle, registry.Change{Reason: "trained by job " + job})
 	if err == nil {
-		s.named.of(name, e.SHA256)
+		s.named.monitors.Of(name, e.SHA256)
 	}
 	return err
 }
