@@ -398,6 +398,22 @@ func OverrideWarnings(m *Model, meta *Metadata) []string {
 		"to change only the threshold, send the model's own metadata.json with another decision.threshold", MeasureMSE, own)}
 }
 
+// WithThreshold returns a copy with another threshold of the same measure. It returns false
+// if the threshold is not a finite number of 0 or more.
+func (m Metadata) WithThreshold(threshold float64) (*Metadata, bool) {
+	if !(threshold >= 0) || math.IsInf(threshold, 0) {
+		return nil, false
+	}
+	if m.Decision == nil {
+		m.Threshold = threshold
+		return &m, true
+	}
+	d := *m.Decision
+	d.Threshold = threshold
+	m.Decision = &d
+	return &m, true
+}
+
 // Classes returns the class names, or the generic ones when there are none.
 func (m Metadata) Classes() []string {
 	if len(m.ClassNames) == 0 {

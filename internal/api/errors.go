@@ -87,6 +87,7 @@ var callerErrors = []struct {
 	{feedback.ErrFull, fiber.StatusConflict},
 	{jobs.ErrUnknown, fiber.StatusNotFound},
 	{jobs.ErrNoModel, fiber.StatusConflict},
+	{jobs.ErrNoResults, fiber.StatusConflict},
 	{jobs.ErrExists, fiber.StatusConflict},
 	{jobs.ErrCancelled, fiber.StatusConflict},
 	{jobs.ErrFull, fiber.StatusInsufficientStorage},
