@@ -20,6 +20,7 @@ type cluster struct {
 	busy     usage // at the end of the warm-up
 	inFlight map[*detection]*serve
 	pending  int // detections without an answer
+	turn     int
 	bulk     bulkState
 	owners   map[int][]*serve // by model, until a process ends or comes back
 }
@@ -71,14 +72,19 @@ func check(c *Config) error {
 
 // build makes the processes and their machines.
 func (x *cluster) build() {
+	fresh := func(cores int) *Machine {
+		m := NewMachine(x.loop, float64(cores))
+		m.contention = max(x.Costs.Contention, 1)
+		return m
+	}
 	if x.Shared {
-		x.shared = NewMachine(x.loop, float64(x.Cores))
+		x.shared = fresh(x.Cores)
 	}
 	machine := func(cores int) *Machine {
 		if x.Shared {
 			return x.shared
 		}
-		return NewMachine(x.loop, float64(cores))
+		return fresh(cores)
 	}
 	for i := range x.Serve {
 		x.serves = append(x.serves, newServe(x, i, machine(x.Cores)))
@@ -163,7 +169,8 @@ func (x *cluster) send(d *detection) {
 		x.retry(d)
 		return
 	}
-	s := known[x.draws.IntN(len(known))]
+	s := known[x.turn%len(known)] // as a proxy does
+	x.turn++
 	if !s.alive {
 		x.retry(d)
 		return

@@ -3,49 +3,52 @@ package sim
 // Costs are measured service times and sizes. Work is in core seconds of one thread.
 type Costs struct {
 	// Receive, Decode, Infer and Answer are the work of a single detection over HTTP.
-	Receive float64 `json:"receive"`
-	Decode  float64 `json:"decode"`
-	Infer   float64 `json:"infer"`
-	Answer  float64 `json:"answer"`
+	Receive float64 `json:"receive,omitempty"`
+	Decode  float64 `json:"decode,omitempty"`
+	Infer   float64 `json:"infer,omitempty"`
+	Answer  float64 `json:"answer,omitempty"`
 	// Wait is the time of a request that is neither work nor waiting for it, such as that of
 	// waking threads.
-	Wait float64 `json:"wait"`
+	Wait float64 `json:"wait,omitempty"`
 	// AllThreads is the time of a run on all cores of a serving machine, divided by Infer.
-	AllThreads float64 `json:"all_threads"`
+	AllThreads float64 `json:"all_threads,omitempty"`
+	// Contention is the factor by which all work takes longer while all cores are busy,
+	// because cores share memory and, in pairs, their units. 0 means 1.
+	Contention float64 `json:"contention,omitempty"`
 	// Client is the work of a client for a request; it counts only when clients run on the
 	// machine of the service.
-	Client float64 `json:"client"`
+	Client float64 `json:"client,omitempty"`
 	// Spread are factors of the work of a request, of mean 1, as measured one after the
 	// other. One is drawn for each request.
-	Spread []float64 `json:"spread"`
+	Spread []float64 `json:"spread,omitempty"`
 
 	// Load is the work to load a model from its file. ModelFile is the size of the file, and
 	// ModelMemory the memory that the cache counts, in bytes.
-	Load        float64 `json:"load"`
-	ModelFile   float64 `json:"model_file_bytes"`
-	ModelMemory float64 `json:"model_memory_bytes"`
+	Load        float64 `json:"load,omitempty"`
+	ModelFile   float64 `json:"model_file_bytes,omitempty"`
+	ModelMemory float64 `json:"model_memory_bytes,omitempty"`
 	// ImageFile is the mean size of an image file, in bytes.
-	ImageFile float64 `json:"image_file_bytes"`
+	ImageFile float64 `json:"image_file_bytes,omitempty"`
 	// Train is the work of a training.
-	Train float64 `json:"train"`
+	Train float64 `json:"train,omitempty"`
 
 	// Message is the time of a request and its answer through NATS, without work; Byte is
 	// what each byte of it adds. MessageWork and ByteWork are the work of a NATS server.
-	Message     float64 `json:"message"`
-	Byte        float64 `json:"byte"`
-	MessageWork float64 `json:"message_work"`
-	ByteWork    float64 `json:"byte_work"`
+	Message     float64 `json:"message,omitempty"`
+	Byte        float64 `json:"byte,omitempty"`
+	MessageWork float64 `json:"message_work,omitempty"`
+	ByteWork    float64 `json:"byte_work,omitempty"`
 	// Publish is the time until a small message of a stream is stored by the replicas, if
 	// nothing else is. Sync is the time of a server's disk for it, and WriteByte for each
 	// byte. PublishWork and WriteByteWork are the work of each server that stores it.
-	Publish       float64 `json:"publish"`
-	Sync          float64 `json:"sync"`
-	WriteByte     float64 `json:"write_byte"`
-	PublishWork   float64 `json:"publish_work"`
-	WriteByteWork float64 `json:"write_byte_work"`
+	Publish       float64 `json:"publish,omitempty"`
+	Sync          float64 `json:"sync,omitempty"`
+	WriteByte     float64 `json:"write_byte,omitempty"`
+	PublishWork   float64 `json:"publish_work,omitempty"`
+	WriteByteWork float64 `json:"write_byte_work,omitempty"`
 	// Fetch is the time to read a message of a stream; ReadByte adds for each byte.
-	Fetch    float64 `json:"fetch"`
-	ReadByte float64 `json:"read_byte"`
+	Fetch    float64 `json:"fetch,omitempty"`
+	ReadByte float64 `json:"read_byte,omitempty"`
 }
 
 // Config describes a cluster and what is asked of it.

@@ -11,7 +11,10 @@ type Machine struct {
 	updated float64
 	version uint64  // of the scheduled completion
 	busy    float64 // core seconds used
-	down    bool
+	// contention is the factor by which work takes longer while all cores are busy, and slow
+	// the present one, between 1 and contention.
+	contention, slow float64
+	down             bool
 }
 
 // Weights of niceness 0 and 10, from the table of Linux's scheduler.
@@ -52,7 +55,9 @@ func (h *taskHeap) Pop() any {
 }
 
 // NewMachine returns a machine with a number of cores.
-func NewMachine(l *Loop, cores float64) *Machine { return &Machine{loop: l, cores: cores} }
+func NewMachine(l *Loop, cores float64) *Machine {
+	return &Machine{loop: l, cores: cores, contention: 1, slow: 1}
+}
 
 // Run does work, in core seconds, with a number of threads, and then calls done.
 func (m *Machine) Run(work float64, threads int, nice bool, done func()) {
@@ -90,7 +95,7 @@ func (m *Machine) advance() {
 	}
 	for _, c := range m.classes {
 		if n := len(c.tasks); n > 0 {
-			c.clock += c.rate * dt
+			c.clock += c.rate * dt / m.slow
 			m.busy += c.rate * dt * float64(n)
 		}
 	}
@@ -115,7 +120,7 @@ func (m *Machine) share() {
 			}
 		}
 	}
-	next := -1.0
+	used := 0.0
 	for _, c := range m.classes {
 		if len(c.tasks) == 0 {
 			continue
@@ -123,8 +128,16 @@ func (m *Machine) share() {
 		if c.rate < 0 {
 			c.rate = max(free, 0) * c.weight / weights
 		}
-		if c.rate > 0 {
-			if t := (c.tasks[0].finish - c.clock) / c.rate; next < 0 || t < next {
+		used += c.rate * float64(len(c.tasks))
+	}
+	m.slow = 1
+	if m.cores > 1 && used > 1 {
+		m.slow += (m.contention - 1) * (used - 1) / (m.cores - 1)
+	}
+	next := -1.0
+	for _, c := range m.classes {
+		if len(c.tasks) > 0 && c.rate > 0 {
+			if t := (c.tasks[0].finish - c.clock) / c.rate * m.slow; next < 0 || t < next {
 				next = t
 			}
 		}

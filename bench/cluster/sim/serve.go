@@ -253,7 +253,8 @@ func (q *batchQueue) take() {
 			work += s.c.Costs.Infer * i.factor
 		}
 		if threads > 1 {
-			work *= s.c.Costs.AllThreads * float64(threads)
+			// All cores were busy in the measurement of AllThreads.
+			work *= s.c.Costs.AllThreads * float64(threads) / max(s.c.Costs.Contention, 1)
 		}
 		s.machine.Run(work, threads, false, func() {
 			s.processors.Release(threads)

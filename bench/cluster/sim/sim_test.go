@@ -94,6 +94,20 @@ func TestMachine_RunsATaskOnNoMoreCoresThanItHasThreads(t *testing.T) {
 	}
 }
 
+func TestMachine_SlowsDownWhileItsCoresAreBusy(t *testing.T) {
+	l := &Loop{}
+	m := NewMachine(l, 2)
+	m.contention = 1.5
+	var first, second float64
+	m.Run(1, 1, false, func() { first = l.Now() })
+	m.Run(2, 1, false, func() { second = l.Now() })
+	l.Run(100)
+	// Both take 1.5 times as long until the first ends; then the second has one more to do.
+	if !near(first, 1.5, 1e-9) || !near(second, 2.5, 1e-9) {
+		t.Errorf("ended at %v and %v, expected 1.5 and 2.5", first, second)
+	}
+}
+
 func TestSerial_WaitsAsTheTheoryOfQueuesSays(t *testing.T) {
 	l, r := &Loop{}, rand.New(rand.NewPCG(3, 3))
 	d := Serial{loop: l}
