@@ -1,5 +1,7 @@
 package sim
 
+import "slices"
+
 // bulkState holds the jobs, their pieces and the trainings.
 type bulkState struct {
 	pieces               []*piece // the queue
@@ -16,9 +18,10 @@ func (b *bulkState) waiting() int { return len(b.pieces) + len(b.jobs) + len(b.t
 type bulkJob struct {
 	images, next int // next is the first image that is in no piece yet
 	pieces, done int
+	waiting      int // pieces that are stored without a result
 	model        int
 	began        float64
-	cut          bool // all pieces are in the queue
+	cut, storing bool // all pieces are stored; one is being stored
 }
 
 type piece struct {
@@ -32,6 +35,9 @@ type training struct {
 	left  float64 // work, less what a checkpoint has saved
 }
 
+// pieceSlots is the number of pieces that a worker has at once.
+const pieceSlots = 2
+
 // resultBytes is the size of a line of the result of a bulk job, for an image.
 const resultBytes = 200
 
@@ -42,11 +48,10 @@ type worker struct {
 	machine *Machine
 	alive   bool
 	life    int
-	busy    bool // has a piece
 	trains  bool
 	models  lru
 	// Those that are given to another worker when this one ends.
-	piece    *piece
+	pieces   []*piece
 	jobs     []*bulkJob
 	training *training
 }
@@ -124,7 +129,7 @@ func (w *worker) look() {
 		b.running++
 		w.train(t)
 	}
-	if len(b.pieces) > 0 && !w.busy {
+	for len(b.pieces) > 0 && len(w.pieces) < pieceSlots {
 		p := b.pieces[0]
 		b.pieces = b.pieces[1:]
 		b.running++
@@ -142,25 +147,40 @@ func (w *worker) guard(f func()) func() {
 	}
 }
 
-// coordinate reads a job's zip and stores its pieces, one after the other.
+// window returns how many pieces of a job may be stored without a result: one more than all
+// workers can have.
+func (x *cluster) window() int { return min(max(len(x.workers)*pieceSlots+1, 3), 64) }
+
+// coordinate reads a job's zip, and then stores its pieces.
 func (w *worker) coordinate(j *bulkJob) {
+	j.storing = false
+	bytes := float64(j.images) * w.c.Costs.ImageFile
+	w.c.read(objectJobs, bytes, w.guard(func() {
+		w.machine.Run(bytes*w.c.Costs.ByteWork, 1, false, w.guard(func() { w.fill(j) }))
+	}))
+}
+
+// fill stores pieces up to the window, one after the other.
+func (w *worker) fill(j *bulkJob) {
 	if j.next >= j.images {
 		j.cut = true
 		w.join(j)
 		return
 	}
+	if j.storing || j.waiting >= w.c.window() {
+		return
+	}
 	n := min(w.c.PieceImages, j.images-j.next)
 	bytes := float64(n) * w.c.Costs.ImageFile
-	w.c.read(objectJobs, bytes, w.guard(func() {
-		w.machine.Run(2*bytes*w.c.Costs.ByteWork, 1, false, w.guard(func() { // reading and writing it
-			w.c.put(objectPieces, bytes, w.guard(func() {
-				w.c.publish(streamPieces, 0, w.guard(func() {
-					j.next += n
-					w.c.bulk.pieces = append(w.c.bulk.pieces, &piece{job: j, images: n})
-					w.c.wakeWorkers()
-					w.coordinate(j)
-				}))
-			}))
+	j.storing = true
+	w.machine.Run(bytes*w.c.Costs.ByteWork, 1, false, w.guard(func() {
+		w.c.publish(streamPieces, bytes, w.guard(func() {
+			j.storing = false
+			j.next += n
+			j.waiting++
+			w.c.bulk.pieces = append(w.c.bulk.pieces, &piece{job: j, images: n})
+			w.c.wakeWorkers()
+			w.fill(j)
 		}))
 	}))
 }
@@ -171,7 +191,7 @@ func (w *worker) join(j *bulkJob) {
 		return
 	}
 	bytes := float64(j.images) * resultBytes
-	w.c.read(objectPieces, bytes, w.guard(func() {
+	w.c.read(streamResults, bytes, w.guard(func() {
 		w.c.put(objectJobs, bytes, w.guard(func() {
 			w.c.publish(keysJobs, 1000, w.guard(func() {
 				x := w.c
@@ -179,25 +199,16 @@ func (w *worker) join(j *bulkJob) {
 					x.result.JobTime.Add(x.loop.now - j.began)
 				}
 				x.bulk.running--
-				w.drop(j)
+				w.jobs = slices.DeleteFunc(w.jobs, func(other *bulkJob) bool { return other == j })
 				w.look()
 			}))
 		}))
 	}))
 }
 
-func (w *worker) drop(j *bulkJob) {
-	for i, other := range w.jobs {
-		if other == j {
-			w.jobs = append(w.jobs[:i], w.jobs[i+1:]...)
-			return
-		}
-	}
-}
-
 // judge judges the images of a piece, on all cores.
 func (w *worker) judge(p *piece) {
-	w.busy, w.piece = true, p
+	w.pieces = append(w.pieces, p)
 	x := w.c
 	run := w.guard(func() {
 		work := 0.0
@@ -209,13 +220,13 @@ func (w *worker) judge(p *piece) {
 			if left--; left > 0 {
 				return
 			}
-			x.put(objectPieces, float64(p.images)*resultBytes, w.guard(func() { w.judged(p) }))
+			x.publish(streamResults, float64(p.images)*resultBytes, w.guard(func() { w.judged(p) }))
 		})
 		for range x.Cores {
 			w.machine.Run(work/float64(x.Cores), 1, false, part)
 		}
 	})
-	x.read(objectPieces, float64(p.images)*x.Costs.ImageFile, w.guard(func() {
+	x.fetch(streamPieces, float64(p.images)*x.Costs.ImageFile, w.guard(func() {
 		if w.models.has(p.job.model) {
 			x.hit()
 			run()
@@ -234,31 +245,26 @@ func (w *worker) judge(p *piece) {
 // judged ends a piece whose result is stored. A piece that was judged twice has one result.
 func (w *worker) judged(p *piece) {
 	x := w.c
-	w.busy, w.piece = false, nil
+	w.pieces = slices.DeleteFunc(w.pieces, func(other *piece) bool { return other == p })
 	x.bulk.running--
 	if !p.judged {
 		p.judged = true
+		p.job.waiting--
 		if x.loop.now >= x.Warmup {
 			x.result.Pieces++
 			x.result.BulkImages += p.images
 		}
 		p.job.done++
 		for _, other := range x.workers {
-			if other.alive && containsJob(other.jobs, p.job) {
-				other.join(p.job)
+			if !other.alive || !slices.Contains(other.jobs, p.job) {
+				continue
+			}
+			if other.join(p.job); !p.job.cut {
+				other.fill(p.job)
 			}
 		}
 	}
 	w.look()
-}
-
-func containsJob(list []*bulkJob, j *bulkJob) bool {
-	for _, other := range list {
-		if other == j {
-			return true
-		}
-	}
-	return false
 }
 
 // train trains a model on all cores, at a lower priority than detections.
@@ -284,15 +290,12 @@ func (w *worker) fail(seconds float64) {
 	w.alive = false
 	w.life++
 	w.machine.Fail()
-	p, jobs, t := w.piece, w.jobs, w.training
-	w.busy, w.trains, w.piece, w.jobs, w.training = false, false, nil, nil, nil
+	pieces, jobs, t := w.pieces, w.jobs, w.training
+	w.trains, w.pieces, w.jobs, w.training = false, nil, nil, nil
 	w.models = lru{room: x.CacheBytes}
 	x.loop.After(redelivery, func() {
-		again := 0
-		if p != nil {
-			x.bulk.pieces = append([]*piece{p}, x.bulk.pieces...)
-			again++
-		}
+		x.bulk.pieces = append(pieces, x.bulk.pieces...)
+		again := len(pieces)
 		if t != nil {
 			x.bulk.trainings = append([]*training{t}, x.bulk.trainings...)
 			again++

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 )
 
 // cluster is the state of a simulation.
@@ -43,6 +44,9 @@ func Run(c Config) (Result, error) {
 		x.result = Result{}
 		x.bulk.storedBefore = x.bulk.stored
 	})
+	if c.Loaded {
+		x.fill()
+	}
 	x.arrivals()
 	x.startBulk()
 	for _, f := range c.Failures {
@@ -97,6 +101,24 @@ func (x *cluster) build() {
 	}
 }
 
+// fill loads the most used models of each process, as many as fit.
+func (x *cluster) fill() {
+	fit := max(int(x.CacheBytes/x.Costs.ModelMemory), 1)
+	kept := make([][]int, len(x.serves))
+	for k := range x.Models {
+		for i, s := range x.serves {
+			if o := x.owner(k, s); (o == nil || o == s) && len(kept[i]) < fit {
+				kept[i] = append(kept[i], k)
+			}
+		}
+	}
+	for i, s := range x.serves {
+		for _, k := range slices.Backward(kept[i]) { // the most used model last
+			s.models.add(k, x.Costs.ModelMemory)
+		}
+	}
+}
+
 // arrivals schedules the detections of clients.
 func (x *cluster) arrivals() {
 	switch {
@@ -132,6 +154,9 @@ func (x *cluster) arrive(then func()) {
 			if d.began >= x.Warmup {
 				x.result.Detections++
 				x.result.Latency.Add(x.loop.now - d.began)
+				if d.began >= x.From && d.began < x.Until {
+					x.result.Window.Add(x.loop.now - d.began)
+				}
 			}
 			x.pending--
 			delete(x.inFlight, d)

@@ -94,6 +94,11 @@ type Config struct {
 
 	// Failures end processes.
 	Failures []Failure
+	// Loaded begins with caches that hold the most used models of each process.
+	Loaded bool
+	// From and Until bound the detections that are also counted in Result.Window, by the
+	// time of their start.
+	From, Until float64
 }
 
 // Kind is a kind of process.
@@ -127,7 +132,7 @@ const (
 	// election is the time without a leader after a NATS server has ended.
 	election = 4
 	// forwardTimeout is the longest time that a process waits for the owner of a model.
-	forwardTimeout = 2
+	forwardTimeout = 3
 )
 
 // Result is what a simulation counted after the warm-up.
@@ -136,9 +141,8 @@ type Result struct {
 	// Detections were answered; Rejected were answered 503, because too many waited;
 	// Retried were sent again, because the process had ended.
 	Detections, Rejected, Retried int
-	// Latency of single detections, and of the images of bulk jobs from the submission of
-	// the job to its end.
-	Latency Quantiles
+	// Latency is that of single detections, Window of those between Config.From and Until.
+	Latency, Window Quantiles
 	// Loads, Hits and Forwards are of models.
 	Loads, Hits, Forwards int
 	// BulkImages and Pieces were judged, JobTime are the times of jobs.

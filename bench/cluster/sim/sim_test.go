@@ -240,7 +240,7 @@ func TestRun_JudgesEachImageOfABulkJobOnceWhenWorkersAndServersEnd(t *testing.T)
 	if whole.BulkImages != 5000 || whole.JobTime.Count() != 1 || whole.Waiting != 0 {
 		t.Fatalf("%d images, %d jobs ended, %d waiting", whole.BulkImages, whole.JobTime.Count(), whole.Waiting)
 	}
-	c.Failures = []Failure{{WorkerProcess, 0, 5, 30}, {WorkerProcess, 1, 80, 30}, {ServerProcess, 0, 6, 10}, {ServerProcess, 1, 90, 10}}
+	c.Failures = []Failure{{WorkerProcess, 0, 12, 30}, {WorkerProcess, 1, 90, 30}, {ServerProcess, 0, 6, 10}, {ServerProcess, 1, 100, 10}}
 	broken := run(t, c)
 	if broken.BulkImages != 5000 || broken.JobTime.Count() != 1 || broken.Waiting != 0 {
 		t.Errorf("with failures %d images, %d jobs ended, %d waiting", broken.BulkImages, broken.JobTime.Count(), broken.Waiting)

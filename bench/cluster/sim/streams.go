@@ -10,9 +10,9 @@ import (
 // follow it.
 const (
 	objectModels = iota
-	objectPieces
 	objectJobs
 	streamPieces
+	streamResults
 	streamJobs
 	keysJobs
 )
