@@ -82,7 +82,7 @@ func HasGaborHeads(reference StateDict) bool {
 // side×side pixels; sd decides whether heads are among them.
 func (sd StateDict) expected(side int) []Parameter {
 	if HasPatches(sd) {
-		return PatchParameters(side, HasHeads(sd), BankSize(sd))
+		return slices.Concat(PlaceParameters(side, PlaceCount(sd)), PatchParameters(side, HasHeads(sd), BankSize(sd)))
 	}
 	ps := GaborParameters(side)
 	if HasGaborHeads(sd) {

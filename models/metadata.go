@@ -85,6 +85,9 @@ type Decision struct {
 	// CalibratedOn describes the calibration images when they were given separately;
 	// nil when Threshold was computed from training images.
 	CalibratedOn *CalibrationSummary `json:"calibrated_on,omitempty"`
+	// Tiles relates the score to the number of tiles of an image, for
+	// MeasureTiledPatchMahalanobis; else nil.
+	Tiles *TileCalibration `json:"tiles,omitempty"`
 }
 
 // MaxScores is the largest number of quantiles in Decision.Scores: the percentiles
@@ -118,6 +121,9 @@ type Preprocessing struct {
 	// MaxValue is the value of a 16-bit sample that becomes 255, for training images
 	// of fewer bits in 16-bit files; 0 means 65535. Larger samples become 255.
 	MaxValue int `json:"max_value,omitempty"`
+	// Tiles is how the image is cut into tiles, which Resize then does not apply to; nil
+	// if the network's input is the whole image.
+	Tiles *Tiles `json:"tiles,omitempty"`
 }
 
 // OrientationEXIF means that the orientation in EXIF or XMP is applied, as by Pillow's
@@ -139,6 +145,7 @@ func (m Metadata) InputPreprocessing() *Preprocessing {
 	p.Orientation = ""
 	if m.Preprocessing != nil {
 		p.Orientation, p.MaxValue = m.Preprocessing.Orientation, m.Preprocessing.MaxValue
+		p.Tiles = m.Preprocessing.Tiles
 	}
 	return p
 }
@@ -339,7 +346,7 @@ func (m Metadata) Validate() error {
 	}
 	if m.Decision != nil {
 		switch m.Decision.Measure {
-		case MeasureMSE, MeasureBandMahalanobis, MeasurePatchMahalanobis:
+		case MeasureMSE, MeasureBandMahalanobis, MeasurePatchMahalanobis, MeasureTiledPatchMahalanobis:
 		default:
 			return fmt.Errorf("%w: it decides by %.60q, which this version does not support", ErrMetadata, m.Decision.Measure)
 		}
@@ -347,6 +354,9 @@ func (m Metadata) Validate() error {
 			return err
 		}
 		if err := validThreshold(m.Decision.Threshold); err != nil {
+			return err
+		}
+		if err := m.Decision.Tiles.validate(); err != nil {
 			return err
 		}
 		return validScores(m.Decision.Scores)
