@@ -130,6 +130,9 @@ func (d *Detector) Close() {
 // model's own metadata. The errors are ErrImage, ErrImageTooLarge, ErrMeasure and
 // ErrNotFinite, wrapped.
 func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (Verdict, error) {
+	if d.Tiled() {
+		return d.detectTiles(ctx, image, meta, lim, scoreSession)
+	}
 	p, err := imagefile.PrepareSized(image, d.Side(), d.ImageOptions(lim))
 	if err != nil {
 		return Verdict{}, err
@@ -149,6 +152,9 @@ func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	warnings := models.OverrideWarnings(d.model, meta)
 	if j.frames > 1 {
 		warnings = append(warnings, fmt.Sprintf("the DICOM file has %d frames, of which only the first is judged", j.frames))
+	}
+	if s := d.tileCalibration().Warning(j.tiles); j.tiles > 0 && s != "" {
+		warnings = append(warnings, s)
 	}
 	if meta == nil {
 		meta = &d.model.Metadata

@@ -51,6 +51,9 @@ const maxRegions = 20
 // Explain is like Detect and also returns the evidence. ErrNoMap is returned,
 // wrapped, if the measure is the mean squared error.
 func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (*Explanation, error) {
+	if d.Tiled() {
+		return d.explainTiles(ctx, image, meta, lim, false)
+	}
 	p, err := imagefile.PreparePooled(image, d.Side(), d.ImageOptions(lim))
 	if err != nil {
 		return nil, err
@@ -92,6 +95,11 @@ func (d *Detector) explain(j *job, p *imagefile.Prepared, meta *models.Metadata,
 // regions returns the 4-connected parts of a side×side map that are above the
 // threshold, with bounding boxes in an image of width×height pixels.
 func regions(values []float32, side, width, height int, threshold float64) []Region {
+	return planeRegions(values, side, side, width, height, threshold)
+}
+
+// planeRegions is regions for a map of w×h values.
+func planeRegions(values []float32, w, h, width, height int, threshold float64) []Region {
 	visited := make([]bool, len(values))
 	out := []Region{} // in JSON, nil is null
 	var stack []int
@@ -99,21 +107,21 @@ func regions(values []float32, side, width, height int, threshold float64) []Reg
 		if visited[start] || float64(v) <= threshold {
 			continue
 		}
-		box := image.Rectangle{Min: image.Pt(side, side)}
+		box := image.Rectangle{Min: image.Pt(w, h)}
 		highest := v
 		stack = append(stack[:0], start)
 		visited[start] = true
 		for len(stack) > 0 {
 			at := stack[len(stack)-1]
 			stack = stack[:len(stack)-1]
-			x, y := at%side, at/side
+			x, y := at%w, at/w
 			box.Min = image.Pt(min(box.Min.X, x), min(box.Min.Y, y))
 			box.Max = image.Pt(max(box.Max.X, x+1), max(box.Max.Y, y+1))
 			highest = max(highest, values[at])
 			for _, next := range [4]struct {
 				at int
 				ok bool
-			}{{at - 1, x > 0}, {at + 1, x < side-1}, {at - side, y > 0}, {at + side, y < side-1}} {
+			}{{at - 1, x > 0}, {at + 1, x < w-1}, {at - w, y > 0}, {at + w, y < h-1}} {
 				if next.ok && !visited[next.at] && float64(values[next.at]) > threshold {
 					visited[next.at] = true
 					stack = append(stack, next.at)
@@ -121,8 +129,8 @@ func regions(values []float32, side, width, height int, threshold float64) []Reg
 			}
 		}
 		// The box grows to whole pixels of the image.
-		x0, y0 := box.Min.X*width/side, box.Min.Y*height/side
-		x1, y1 := (box.Max.X*width+side-1)/side, (box.Max.Y*height+side-1)/side
+		x0, y0 := box.Min.X*width/w, box.Min.Y*height/h
+		x1, y1 := (box.Max.X*width+w-1)/w, (box.Max.Y*height+h-1)/h
 		out = append(out, Region{X: x0, Y: y0, Width: x1 - x0, Height: y1 - y0, Score: float64(highest)})
 	}
 	slices.SortStableFunc(out, func(a, b Region) int { return cmp.Compare(b.Score, a.Score) })
@@ -133,10 +141,22 @@ func regions(values []float32, side, width, height int, threshold float64) []Reg
 // where it is above a quarter of the colour scale. Without pixels, it returns the colours
 // alone, to be laid over the image: their opacity is that with which they cover it.
 func heatmap(pixels []byte, values []float32, side int, threshold float64) ([]byte, error) {
+	var grey func(i int) float64
+	if pixels != nil {
+		grey = func(i int) float64 {
+			return (float64(pixels[3*i]) + float64(pixels[3*i+1]) + float64(pixels[3*i+2])) / 3
+		}
+	}
+	return planeHeatmap(grey, values, side, side, threshold)
+}
+
+// planeHeatmap is heatmap for a map of w×h values. grey returns the brightness of the image,
+// 0 to 255; nil means the colours alone.
+func planeHeatmap(grey func(i int) float64, values []float32, w, h int, threshold float64) ([]byte, error) {
 	colours := moreland.ExtendedBlackBody()
 	colours.SetMin(0)
 	colours.SetMax(1)
-	out := image.NewNRGBA(image.Rect(0, 0, side, side))
+	out := image.NewNRGBA(image.Rect(0, 0, w, h))
 	for i, v := range values {
 		share := min(float64(v)/max(2*threshold, 1e-9), 1)
 		c, err := colours.At(share)
@@ -145,13 +165,12 @@ func heatmap(pixels []byte, values []float32, side int, threshold float64) ([]by
 		}
 		r, g, b, _ := c.RGBA()
 		opacity := 0.85 * min(max((share-0.25)/0.35, 0), 1)
-		if pixels == nil {
+		if grey == nil {
 			out.Pix[4*i], out.Pix[4*i+1], out.Pix[4*i+2], out.Pix[4*i+3] = byte(r>>8), byte(g>>8), byte(b>>8), byte(opacity*255+0.5)
 			continue
 		}
-		grey := (float64(pixels[3*i]) + float64(pixels[3*i+1]) + float64(pixels[3*i+2])) / 3
 		for k, full := range [3]uint32{r, g, b} {
-			out.Pix[4*i+k] = byte(grey*(1-opacity) + float64(full>>8)*opacity + 0.5)
+			out.Pix[4*i+k] = byte(grey(i)*(1-opacity) + float64(full>>8)*opacity + 0.5)
 		}
 		out.Pix[4*i+3] = 255
 	}

@@ -19,7 +19,7 @@ const pictureGain = 10
 // their absolute difference, side by side. The errors are ErrImage and
 // ErrImageTooLarge, wrapped.
 func (d *Detector) Picture(ctx context.Context, data []byte, lim ImageLimits) ([]byte, error) {
-	pixels, err := imagefile.Prepare(data, d.Side(), d.ImageOptions(lim))
+	pixels, err := d.pictured(ctx, data, lim)
 	if err != nil {
 		return nil, err
 	}
@@ -42,6 +42,19 @@ func (d *Detector) Picture(ctx context.Context, data []byte, lim ImageLimits) ([
 		return nil, fmt.Errorf("inference: draw the picture: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// pictured returns the network's input that a Picture shows: the whole image, or the tile
+// with the highest anomaly score.
+func (d *Detector) pictured(ctx context.Context, data []byte, lim ImageLimits) ([]byte, error) {
+	if !d.Tiled() {
+		return imagefile.Prepare(data, d.Side(), d.ImageOptions(lim))
+	}
+	_, image, err := d.judgeTiles(ctx, data, lim, scoreSession, true)
+	if err != nil {
+		return nil, err
+	}
+	return image.worst, nil
 }
 
 // opaque returns side×side×3 bytes as an image without transparency.

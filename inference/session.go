@@ -44,6 +44,9 @@ type job struct {
 
 	// frames is the number of frames in the image's DICOM file, else 0.
 	frames int
+	// place is the index of a tile in its image, and tiles the number of tiles of an
+	// image, for a model of tiles; else 0.
+	place, tiles int
 
 	mse float32
 	// score is the anomaly score; mse if the model has no other measure.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"strconv"
 
 	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/ort"
@@ -48,9 +49,59 @@ func addTrainingFlags(c *cobra.Command, o *trainer.Options) {
 	f.IntVar(&o.Level, "level", trainer.DefaultLevel, "preset, from 1 (fastest) to 5 (most thorough)")
 	f.IntVar(&o.ImageSize, "image-size", trainer.DefaultImageSize, fmt.Sprintf("side in pixels that images are resized to: a multiple of %d from %d to %d",
 		models.DefaultArchitecture().Stride(), trainer.MinImageSize, trainer.MaxImageSize))
+	o.Tiles = nil
+	f.Var(&tileFlag{o}, "tile", fmt.Sprintf("side in pixels of the tiles that large images are judged by, at their own scale: a multiple of %d from %d to %d; replaces --image-size (default: none, whole images are resized)",
+		models.DefaultArchitecture().Stride(), models.MinTileSide, trainer.MaxImageSize))
+	f.Int("overlap", 0, "pixels by which tiles overlap at least, up to half of their side (default: an eighth)")
+	f.Int("longest-side", 0, "longest side in pixels that images are scaled to before they are cut into tiles (default: their own)")
+	f.String("tiles", "", "reference statistics of tiles: same, for textures, or places, for images of one layout (default: chosen by the images)")
 	f.Int64Var(&o.Seed, "seed", 0, "random seed; equal seeds make equal models")
 	f.DurationVar(&o.MaxTime, "max-time", 0, "time budget of the training, such as 10m: it takes as many of the level's steps as fit (default: unlimited)")
 	addFalseAlarmRate(c, o, trainer.DefaultFalseAlarmRate, "")
+}
+
+// tileFlag is the flag --tile, which sets the image size.
+type tileFlag struct{ o *trainer.Options }
+
+func (t *tileFlag) String() string {
+	if t.o == nil || t.o.Tiles == nil {
+		return ""
+	}
+	return strconv.Itoa(t.o.ImageSize)
+}
+
+func (t *tileFlag) Type() string { return "int" }
+
+func (t *tileFlag) Set(text string) error {
+	side, err := strconv.Atoi(text)
+	if err != nil {
+		return fmt.Errorf("expected a number of pixels")
+	}
+	t.o.ImageSize, t.o.Tiles = side, &models.Tiles{Overlap: trainer.DefaultOverlap(side)}
+	return nil
+}
+
+// settleTiles completes the tiles by the other flags about them.
+func settleTiles(c *cobra.Command, o *trainer.Options) error {
+	f := c.Flags()
+	if o.Tiles == nil {
+		for _, name := range []string{"overlap", "longest-side", "tiles"} {
+			if f.Changed(name) {
+				return fmt.Errorf("%w: --%s needs --tile", trainer.ErrTiles, name)
+			}
+		}
+		return nil
+	}
+	if f.Changed("image-size") {
+		return fmt.Errorf("%w: --image-size and --tile exclude each other; --longest-side scales images that are cut into tiles", trainer.ErrTiles)
+	}
+	if f.Changed("overlap") {
+		o.Tiles.Overlap, _ = f.GetInt("overlap")
+	}
+	o.Tiles.LongestSide, _ = f.GetInt("longest-side")
+	statistics, _ := f.GetString("tiles")
+	o.Tiles.Statistics = models.TileStatistics(statistics)
+	return nil
 }
 
 // addFalseAlarmRate adds --false-alarm-rate. remark is added to its help.
@@ -79,6 +130,9 @@ func settle(c *cobra.Command, o trainer.Options) (trainer.Options, trainer.Level
 			trainer.ErrImageSize, models.DefaultArchitecture().Stride(), trainer.MinImageSize, trainer.MaxImageSize)
 	}
 	if err := checkFalseAlarmRate(c, o); err != nil {
+		return o, trainer.Level{}, err
+	}
+	if err := settleTiles(c, &o); err != nil {
 		return o, trainer.Level{}, err
 	}
 	return o.Settle()

@@ -37,7 +37,7 @@ func trainCommand() *cobra.Command {
 					return err
 				}
 				options.Base = base
-				if !c.Flags().Changed("image-size") {
+				if !c.Flags().Changed("image-size") && options.Tiles == nil {
 					options.ImageSize = 0 // the base model's
 				}
 			}
