@@ -29,10 +29,10 @@ func DefaultOverlap(side int) int { return side / 8 }
 const (
 	// maxEpochTiles bounds the tiles that the autoencoder learns from. It has no part in the
 	// verdict, and more of them would take most of the time of a training.
-	maxEpochTiles = 512
+	maxEpochTiles = 128
 	// maxMSEImages bounds the images of tiles that the threshold of the mean squared error
 	// is computed from, which decides nothing.
-	maxMSEImages = 16
+	maxMSEImages = 8
 )
 
 // settleTiles checks the description of the tiles. It takes over that of the base.

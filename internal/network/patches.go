@@ -12,6 +12,10 @@ import (
 // models.MeasurePatchMahalanobis.
 const MembersName = "members"
 
+// PlaceName is the name of the input with the index of the place of each tile, for models
+// with models.TilesByPlace.
+const PlaceName = "place"
+
 // Patches is the patch features of images.
 type Patches struct {
 	// Backbone is the weights of the backbone.
@@ -61,8 +65,9 @@ func (b *builder) patches(image *gorgonia.Node, side int) *Patches {
 }
 
 // judgePatches adds the scoring graph of models.MeasurePatchMahalanobis, with or
-// without defect heads, and with a bank of the features of `bank` normal images.
-func (f *Forward) judgePatches(heads bool, bank int) (*Judgement, error) {
+// without defect heads, with a bank of the features of `bank` normal images, and with the
+// statistics of places if there are any.
+func (f *Forward) judgePatches(heads bool, bank, places int) (*Judgement, error) {
 	b := &builder{graph: f.Graph}
 	side := f.Image.Shape()[2]
 	features := b.patches(f.Image, side)
@@ -78,6 +83,13 @@ func (f *Forward) judgePatches(heads bool, bank int) (*Judgement, error) {
 	ofBlock := map[int]*gorgonia.Node{}
 	for i, t := range models.HeadTaps() {
 		ofBlock[t.Block] = features.Features[i]
+	}
+	if places > 0 {
+		j.Place = b.input(PlaceName, f.Image.Shape()[0])
+		ps := inputs(models.PlaceParameters(side, places))
+		for i, t := range models.Taps() {
+			ofBlock[t.Block] = b.apply(PlaceDeviation, 0, ofBlock[t.Block], j.Place, ps[2*i], ps[2*i+1])
+		}
 	}
 	var scores, maps gorgonia.Nodes
 	headMember := -1 // index of the defect heads among the members
