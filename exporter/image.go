@@ -20,6 +20,9 @@ const verdictName = "is_anomaly"
 // element), `anomaly_map` (S×S, the score of each pixel), and `mse` (1 element) if the model
 // has reference statistics. Equal models result in equal bytes.
 func ImageModel(m *models.Model) ([]byte, error) {
+	if m.Tiles() != nil {
+		return tiledImageModel(m)
+	}
 	side := m.ImageSize
 	f, err := network.Autoencoder(m.Architecture, 1, side, side)
 	if err != nil {

@@ -141,7 +141,7 @@ func (l *lowering) scoreOutputs(f *network.Forward, m *models.Model) (*network.J
 		return nil, err
 	}
 	if j.Place != nil {
-		l.input(l.source(j.Place, network.PlaceName), "the index of each tile in its image, row by row")
+		l.input(l.source(j.Place, network.PlaceName), "the index of each tile in its image, row by row, from 0")
 	}
 	if err := l.referenceStatistics(j, m.Reference); err != nil {
 		return nil, err

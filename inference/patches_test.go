@@ -20,8 +20,10 @@ import (
 
 // patchModel returns a small model of 32×32 pixels with
 // models.MeasurePatchMahalanobis and random weights and statistics.
-func patchModel(heads bool) *models.Model {
-	const side = 32
+func patchModel(heads bool) *models.Model { return patchModelOf(32, heads, nil) }
+
+// patchModelOf is patchModel for images or, unless tiles is nil, for tiles of a side.
+func patchModelOf(side int, heads bool, tiles *models.Tiles) *models.Model {
 	arch := models.Architecture{Channels: []int{3, 4, 6}}
 	m := &models.Model{Architecture: arch, ImageSize: side, Metadata: models.Metadata{Threshold: 1, ImageSize: side,
 		Decision: &models.Decision{Measure: models.MeasurePatchMahalanobis, Threshold: 1.5, Backbone: models.EmbeddedBackbone()}}}
@@ -38,7 +40,15 @@ func patchModel(heads bool) *models.Model {
 		return sd
 	}
 	m.Weights = draw(arch.Parameters(), func(string, int) (float64, float64) { return -0.5, 0.5 })
-	m.Reference = draw(models.PatchParameters(side, heads, 4), func(name string, axes int) (float64, float64) {
+	ps := models.PatchParameters(side, heads, 4)
+	if tiles != nil {
+		m.Metadata.Preprocessing = models.StandardPreprocessing()
+		m.Metadata.Preprocessing.Tiles = tiles
+		m.Metadata.Decision.Measure = models.MeasureTiledPatchMahalanobis
+		m.Metadata.Decision.Tiles = &models.TileCalibration{Count: 6, Fewest: 6, Most: 6, Tail: 0.1}
+		ps = slices.Concat(models.PlaceParameters(side, tiles.Places()), ps)
+	}
+	m.Reference = draw(ps, func(name string, axes int) (float64, float64) {
 		switch {
 		case name == "whitening":
 			return -0.2, 0.2
