@@ -63,7 +63,7 @@ type Detector struct {
 	engine    *ort.Engine
 	threads   int
 	operators exporter.Operators
-	images    imagefile.Options // without limits
+	region    imagefile.Options // with the model's region, whose mask is read once
 
 	closing sync.RWMutex // read-locked by every run
 	closed  bool
@@ -93,7 +93,7 @@ func NewExportDetector(engine *Engine, m *models.Model, threads int) (*Detector,
 }
 
 func newDetector(engine *ort.Engine, m *models.Model, threads int, operators exporter.Operators) (*Detector, error) {
-	d := &Detector{model: m, engine: engine, threads: threads, operators: operators, images: imagefile.OptionsFor(m.Metadata.Preprocessing, ImageLimits{})}
+	d := &Detector{model: m, engine: engine, threads: threads, operators: operators, region: imagefile.OptionsFor(m.Metadata.Preprocessing, ImageLimits{})}
 	if _, err := d.session(scoreSession); err != nil {
 		return nil, err
 	}
@@ -107,12 +107,16 @@ func (d *Detector) Model() *models.Model { return d.model }
 func (d *Detector) Size() models.Size { return d.model.Input() }
 
 // Layout returns the layout of images prepared for the model.
-func (d *Detector) Layout() imagefile.Layout { return d.images.Layout(d.Size()) }
+func (d *Detector) Layout() imagefile.Layout { return d.ImageOptions(ImageLimits{}).Layout(d.Size()) }
 
 // ImageOptions returns the options with which image files are decoded for the model:
 // the limits and the model's preprocessing.
 func (d *Detector) ImageOptions(lim ImageLimits) imagefile.Options {
-	o := d.images
+	p := d.model.Metadata.Preprocessing
+	if p == nil || p.Region == nil {
+		return imagefile.OptionsFor(p, lim)
+	}
+	o := d.region
 	o.Limits = lim
 	return o
 }

@@ -234,6 +234,21 @@ func (r *Region) Mask() ([]bool, error) {
 	return mask, nil
 }
 
+// Share returns the share of the image that is inside, 0 for an invalid region.
+func (r *Region) Share() float64 {
+	mask, err := r.Mask()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, in := range mask {
+		if in {
+			n++
+		}
+	}
+	return float64(n) / float64(len(mask))
+}
+
 // Place returns the mask of the input's pixels that are judged, for an image in that frame:
 // those inside of f.To and, unless r is nil, of the region, whose mask is given. A pixel
 // takes the value of the mask at its centre.

@@ -61,6 +61,11 @@ type Options struct {
 	Window *models.Window
 	// Region is the part of images to learn from and to judge; nil means that of Base or all.
 	Region *models.Region
+	// EightBits converts all images to 8 bits, if Window is nil.
+	EightBits bool
+	// mask and boxes are a Preparation's, from which Settle makes Region.
+	mask  []byte
+	boxes string
 	// Seed is the seed of all random numbers. Without MaxTime and Stop the same seed,
 	// images and options produce the same model.
 	Seed int64
@@ -175,6 +180,10 @@ func (o Options) Settle() (Options, Level, error) {
 				ErrImageSize, side, stride, MinImageSize, MaxImageSize)
 		}
 	}
+	o, err = o.withRegion()
+	if err != nil {
+		return o, Level{}, err
+	}
 	if err := o.checkPreprocessing(); err != nil {
 		return o, Level{}, err
 	}
@@ -187,32 +196,6 @@ func (o Options) Settle() (Options, Level, error) {
 		}
 	}
 	return o, level, nil
-}
-
-// ErrPreprocessing is returned, wrapped, for a fit, a window or a region that is unusable.
-var ErrPreprocessing = errors.New("unusable preparation of images")
-
-// checkPreprocessing returns ErrPreprocessing, wrapped, for an unusable fit, window or region.
-func (o Options) checkPreprocessing() error {
-	p := o.preprocessing(true)
-	if err := p.Validate(); err != nil {
-		return fmt.Errorf("%w: %w", ErrPreprocessing, err)
-	}
-	return nil
-}
-
-// preprocessing returns the preprocessing of a model trained with the options.
-func (o Options) preprocessing(upright bool) *models.Preprocessing {
-	p := models.StandardPreprocessing()
-	if !upright {
-		p.Orientation = "" // A base of an earlier version has none.
-	}
-	if o.ImageSize == 0 {
-		p.Width, p.Height = o.Input.W, o.Input.H
-	}
-	p.Fit, p.Window, p.Region = o.Fit, o.Window, o.Region
-	p.Settle()
-	return p
 }
 
 // Train reads the source's images, trains the default network on them and calibrates
@@ -331,7 +314,7 @@ func (o Options) dataset() dataset.Options {
 	images := imagefile.OptionsFor(learned, o.Images).WithRegion(o.Region)
 	images.Fit, images.Window = o.Fit, o.Window
 	return dataset.Options{
-		Size: o.Input, Limits: o.Limits, Images: images, KeepDepth: o.Base == nil && o.Window == nil, TempDir: o.TempDir, Workers: o.workers(),
+		Size: o.Input, Limits: o.Limits, Images: images, KeepDepth: o.Base == nil && !o.EightBits, TempDir: o.TempDir, Workers: o.workers(),
 	}
 }
 
