@@ -37,7 +37,9 @@ type Evidence struct {
 	// Regions are at most maxRegions regions, in descending order of their scores.
 	// Explain returns an empty list, not nil, for none: JSON has [] then.
 	Regions []Region `json:"regions"`
-	// Heatmap is a PNG of side×side pixels: the image in grey under the colours of
+	// Heatmap is a PNG, of the size of the network's input or, if the model has a fit, a
+	// region or an input that is not square, of the original image, or a half, a quarter and
+	// so on if that has more than maxHeatmapPixels: the image in grey under the colours of
 	// the anomaly map. The colour scale is the same for all images of a model: black
 	// at 0, red at the threshold, white at twice the threshold. JSON has it in base64.
 	// With Task.Overlay, the image is left out: the picture is transparent there.
@@ -54,7 +56,7 @@ func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metad
 	if d.Tiled() {
 		return d.explainTiles(ctx, image, meta, lim, false)
 	}
-	p, err := imagefile.PreparePooled(image, d.Side(), d.ImageOptions(lim))
+	p, err := imagefile.PreparePooled(image, d.Size(), d.mapOptions(mapSession, lim, false))
 	if err != nil {
 		return nil, err
 	}
@@ -83,23 +85,23 @@ func (d *Detector) explain(j *job, p *imagefile.Prepared, meta *models.Metadata,
 	if v.Measure == models.MeasureMSE {
 		return nil, fmt.Errorf("%w: the metadata sent decides by the mean squared error", ErrNoMap)
 	}
-	e := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(j.anomaly, d.Side(), p.W, p.H, v.Threshold)}}
-	pixels := p.Pix
+	e := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(j.anomaly, p.Frame, v.Threshold)}}
+	values, size, pixels := j.anomaly, d.Size(), d.Layout().Colours(p.Pix)
+	if d.model.Metadata.Framed() {
+		size, pixels = heatmapSize(p.W, p.H), p.Original
+		values = spread(values, p.Frame, size)
+	}
 	if overlay {
 		pixels = nil
 	}
-	e.Heatmap, err = heatmap(pixels, j.anomaly, d.Side(), v.Threshold)
+	e.Heatmap, err = heatmap(pixels, values, size, v.Threshold)
 	return e, err
 }
 
-// regions returns the 4-connected parts of a side×side map that are above the
-// threshold, with bounding boxes in an image of width×height pixels.
-func regions(values []float32, side, width, height int, threshold float64) []Region {
-	return planeRegions(values, side, side, width, height, threshold)
-}
-
-// planeRegions is regions for a map of w×h values.
-func planeRegions(values []float32, w, h, width, height int, threshold float64) []Region {
+// regions returns the 4-connected parts of a map that are above the threshold, with bounding
+// boxes in the original image.
+func regions(values []float32, f models.Frame, threshold float64) []Region {
+	w, h := f.Input.W, f.Input.H
 	visited := make([]bool, len(values))
 	out := []Region{} // in JSON, nil is null
 	var stack []int
@@ -129,34 +131,85 @@ func planeRegions(values []float32, w, h, width, height int, threshold float64) 
 			}
 		}
 		// The box grows to whole pixels of the image.
-		x0, y0 := box.Min.X*width/w, box.Min.Y*height/h
-		x1, y1 := (box.Max.X*width+w-1)/w, (box.Max.Y*height+h-1)/h
-		out = append(out, Region{X: x0, Y: y0, Width: x1 - x0, Height: y1 - y0, Score: float64(highest)})
+		b := f.Original(models.Box{X0: box.Min.X, Y0: box.Min.Y, X1: box.Max.X, Y1: box.Max.Y})
+		out = append(out, Region{X: b.X0, Y: b.Y0, Width: b.X1 - b.X0, Height: b.Y1 - b.Y0, Score: float64(highest)})
 	}
 	slices.SortStableFunc(out, func(a, b Region) int { return cmp.Compare(b.Score, a.Score) })
 	return out[:min(len(out), maxRegions)]
 }
 
+// mapOptions returns the options with which an image is decoded for a session. A heatmap of
+// the original image's size needs its pixels.
+func (d *Detector) mapOptions(k sessionKind, lim ImageLimits, overlay bool) imagefile.Options {
+	o := d.ImageOptions(lim)
+	if k == mapSession && !overlay && d.model.Metadata.Framed() {
+		o.Original = heatmapSize
+	}
+	return o
+}
+
+// maxHeatmapPixels bounds the pixels of a heatmap: a PNG of more takes seconds.
+const maxHeatmapPixels = 8 << 20
+
+// heatmapSize returns the size of the heatmap of an image.
+func heatmapSize(w, h int) models.Size {
+	n := 1
+	for (w/n)*(h/n) > maxHeatmapPixels {
+		n *= 2
+	}
+	return models.Size{W: max(w/n, 1), H: max(h/n, 1)}
+}
+
+// spread interpolates a map over the original image, which is size.W×size.H here. It is 0
+// where the input does not have the image.
+func spread(values []float32, f models.Frame, size models.Size) []float32 {
+	from, to := f.From, f.To.Size()
+	kept, whole := from.Size(), f.Whole
+	type sample struct {
+		lo, hi int
+		share  float32
+		ok     bool
+	}
+	axis := func(n, whole, first, kept, to0, to int) []sample {
+		out := make([]sample, n)
+		for i := range out {
+			at := (float64(i)+0.5)*float64(whole)/float64(n) - float64(first) // in the kept part
+			if at < 0 || at >= float64(kept) {
+				continue
+			}
+			v := max(at*float64(to)/float64(kept)-0.5, 0)
+			lo := min(int(v), to-1)
+			out[i] = sample{to0 + lo, to0 + min(lo+1, to-1), float32(v - float64(lo)), true}
+		}
+		return out
+	}
+	columns := axis(size.W, whole.W, from.X0, kept.W, f.To.X0, to.W)
+	rows := axis(size.H, whole.H, from.Y0, kept.H, f.To.Y0, to.H)
+	out := make([]float32, size.Area())
+	for y, r := range rows {
+		if !r.ok {
+			continue
+		}
+		top, bottom := values[r.lo*f.Input.W:][:f.Input.W], values[r.hi*f.Input.W:][:f.Input.W]
+		for x, c := range columns {
+			if c.ok {
+				a := top[c.lo]*(1-c.share) + top[c.hi]*c.share
+				b := bottom[c.lo]*(1-c.share) + bottom[c.hi]*c.share
+				out[y*size.W+x] = a*(1-r.share) + b*r.share
+			}
+		}
+	}
+	return out
+}
+
 // heatmap returns a PNG of the image in grey, covered by the colours of the map
 // where it is above a quarter of the colour scale. Without pixels, it returns the colours
 // alone, to be laid over the image: their opacity is that with which they cover it.
-func heatmap(pixels []byte, values []float32, side int, threshold float64) ([]byte, error) {
-	var grey func(i int) float64
-	if pixels != nil {
-		grey = func(i int) float64 {
-			return (float64(pixels[3*i]) + float64(pixels[3*i+1]) + float64(pixels[3*i+2])) / 3
-		}
-	}
-	return planeHeatmap(grey, values, side, side, threshold)
-}
-
-// planeHeatmap is heatmap for a map of w×h values. grey returns the brightness of the image,
-// 0 to 255; nil means the colours alone.
-func planeHeatmap(grey func(i int) float64, values []float32, w, h int, threshold float64) ([]byte, error) {
+func heatmap(pixels []byte, values []float32, size models.Size, threshold float64) ([]byte, error) {
 	colours := moreland.ExtendedBlackBody()
 	colours.SetMin(0)
 	colours.SetMax(1)
-	out := image.NewNRGBA(image.Rect(0, 0, w, h))
+	out := image.NewNRGBA(image.Rect(0, 0, size.W, size.H))
 	for i, v := range values {
 		share := min(float64(v)/max(2*threshold, 1e-9), 1)
 		c, err := colours.At(share)
@@ -165,12 +218,13 @@ func planeHeatmap(grey func(i int) float64, values []float32, w, h int, threshol
 		}
 		r, g, b, _ := c.RGBA()
 		opacity := 0.85 * min(max((share-0.25)/0.35, 0), 1)
-		if grey == nil {
+		if pixels == nil {
 			out.Pix[4*i], out.Pix[4*i+1], out.Pix[4*i+2], out.Pix[4*i+3] = byte(r>>8), byte(g>>8), byte(b>>8), byte(opacity*255+0.5)
 			continue
 		}
+		grey := (float64(pixels[3*i]) + float64(pixels[3*i+1]) + float64(pixels[3*i+2])) / 3
 		for k, full := range [3]uint32{r, g, b} {
-			out.Pix[4*i+k] = byte(grey(i)*(1-opacity) + float64(full>>8)*opacity + 0.5)
+			out.Pix[4*i+k] = byte(grey*(1-opacity) + float64(full>>8)*opacity + 0.5)
 		}
 		out.Pix[4*i+3] = 255
 	}

@@ -40,13 +40,13 @@ func patchModelOf(side int, heads bool, tiles *models.Tiles) *models.Model {
 		return sd
 	}
 	m.Weights = draw(arch.Parameters(), func(string, int) (float64, float64) { return -0.5, 0.5 })
-	ps := models.PatchParameters(side, heads, 4)
+	ps := models.PatchParameters(models.Square(side), heads, 4)
 	if tiles != nil {
 		m.Metadata.Preprocessing = models.StandardPreprocessing()
 		m.Metadata.Preprocessing.Tiles = tiles
 		m.Metadata.Decision.Measure = models.MeasureTiledPatchMahalanobis
 		m.Metadata.Decision.Tiles = &models.TileCalibration{Count: 6, Fewest: 6, Most: 6, Tail: 0.1}
-		ps = slices.Concat(models.PlaceParameters(side, tiles.Places()), ps)
+		ps = slices.Concat(models.PlaceParameters(models.Square(side), tiles.Places()), ps)
 	}
 	m.Reference = draw(ps, func(name string, axes int) (float64, float64) {
 		switch {
@@ -118,7 +118,7 @@ func TestPatchModel_HasTheSameScoresInEveryFormat(t *testing.T) {
 				if relativeDifference(score, want.ReconstructionError) > resizeTolerance || anomaly != (score > 1.5) {
 					t.Errorf("%s: %v and %v of the image model, %v of Detect", file, score, anomaly, want.ReconstructionError)
 				}
-				pixels, err := imagefile.Prepare(data[i], m.ImageSize, imagefile.Options{})
+				pixels, err := imagefile.Prepare(data[i], models.Square(m.ImageSize), imagefile.Options{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -158,7 +158,7 @@ func TestMembers_CombineToTheScore(t *testing.T) {
 	_, data := someTiles(t, 3)
 	var group sync.WaitGroup
 	for _, file := range data {
-		pixels, err := imagefile.Prepare(file, m.ImageSize, imagefile.Options{})
+		pixels, err := imagefile.Prepare(file, models.Square(m.ImageSize), imagefile.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,7 +204,7 @@ func TestDetect_RefusesModelsWhoseMemberWeightsAddUpToZero(t *testing.T) {
 	if v, err := d.Detect(t.Context(), data[0], nil, imagefile.DefaultLimits()); !errors.Is(err, ErrNotFinite) {
 		t.Errorf("%+v, %v", v, err)
 	}
-	pixels, err := imagefile.Prepare(data[0], m.ImageSize, imagefile.Options{})
+	pixels, err := imagefile.Prepare(data[0], models.Square(m.ImageSize), imagefile.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

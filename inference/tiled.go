@@ -79,8 +79,8 @@ type tiledImage struct {
 // judgeTiles decodes an image and computes its tiles in batches, as they are decoded. The
 // job has the scores of the image. With scoreSession or singleThreadSession, no more than a
 // row of tiles and a batch are in memory as pixels.
-func (d *Detector) judgeTiles(ctx context.Context, data []byte, lim ImageLimits, k sessionKind, keepWorst bool) (*job, *tiledImage, error) {
-	side := d.Side()
+func (d *Detector) judgeTiles(ctx context.Context, data []byte, lim ImageLimits, k sessionKind, mapLimit int, keepWorst bool) (*job, *tiledImage, error) {
+	side := d.Size().W
 	size := max(tileBatch/(side*side), 1)
 	if provider, _ := d.engine.Provider(); provider == ort.CUDA {
 		size = defaultOnGPU
@@ -127,7 +127,7 @@ func (d *Detector) judgeTiles(ctx context.Context, data []byte, lim ImageLimits,
 	}
 	begin := func(c imagefile.Cut) error {
 		if k == mapSession {
-			w, h := mapSize(c.W, c.H)
+			w, h := mapSize(c.W, c.H, mapLimit)
 			image.anomaly, image.grey = tiling.NewPlane(c.Grid, w, h), tiling.NewPlane(c.Grid, w, h)
 		}
 		return d.CheckGrid(c.Grid)
@@ -165,10 +165,10 @@ func (d *Detector) tileCalibration() *models.TileCalibration {
 }
 
 // mapSize returns the size of the anomaly map of an image of w×h pixels: its own, or that
-// divided by the smallest whole number with which it has at most maxTileMap values.
-func mapSize(w, h int) (int, int) {
+// divided by the smallest whole number with which it has at most that many values.
+func mapSize(w, h, limit int) (int, int) {
 	for by := 1; ; by++ {
-		if mw, mh := (w+by-1)/by, (h+by-1)/by; mw*mh <= maxTileMap {
+		if mw, mh := (w+by-1)/by, (h+by-1)/by; mw*mh <= limit {
 			return mw, mh
 		}
 	}
@@ -176,7 +176,7 @@ func mapSize(w, h int) (int, int) {
 
 // detectTiles is Detect for a model of tiles, with a kind of session.
 func (d *Detector) detectTiles(ctx context.Context, data []byte, meta *models.Metadata, lim ImageLimits, k sessionKind) (Verdict, error) {
-	j, _, err := d.judgeTiles(ctx, data, lim, k, false)
+	j, _, err := d.judgeTiles(ctx, data, lim, k, 0, false)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -186,7 +186,7 @@ func (d *Detector) detectTiles(ctx context.Context, data []byte, meta *models.Me
 // explainTiles is Explain for a model of tiles. With overlay, the heatmap has no image below
 // the colours.
 func (d *Detector) explainTiles(ctx context.Context, data []byte, meta *models.Metadata, lim ImageLimits, overlay bool) (*Explanation, error) {
-	j, image, err := d.judgeTiles(ctx, data, lim, mapSession, false)
+	j, image, err := d.judgeTiles(ctx, data, lim, mapSession, maxTileMap, false)
 	if err != nil {
 		return nil, err
 	}
@@ -201,36 +201,42 @@ func (d *Detector) explainTiles(ctx context.Context, data []byte, meta *models.M
 	// The score of an image of other than the usual number of tiles is corrected, and the
 	// threshold of its parts with it.
 	threshold := max(v.Threshold+d.tileCalibration().Correction(j.tiles), 0)
-	e := &Explanation{Verdict: v, Evidence: Evidence{Regions: planeRegions(m.Values, m.W, m.H, image.W, image.H, threshold)}}
-	var grey func(i int) float64
+	e := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(m.Values, image.frame(), threshold)}}
+	var pixels []byte
 	if !overlay {
-		grey = func(i int) float64 { return float64(image.grey.Values[i]) }
+		pixels = make([]byte, 0, 3*len(image.grey.Values))
+		for _, v := range image.grey.Values {
+			grey := byte(v + 0.5)
+			pixels = append(pixels, grey, grey, grey)
+		}
 	}
-	e.Heatmap, err = planeHeatmap(grey, m.Values, m.W, m.H, threshold)
+	e.Heatmap, err = heatmap(pixels, m.Values, models.Size{W: m.W, H: m.H}, threshold)
 	return e, err
 }
 
-// ImageMap is the anomaly map of a whole image, of W×H values.
-type ImageMap struct {
-	Values []float32
-	W, H   int
+// maxComparedMap bounds the values of ImageMap for a model of tiles.
+const maxComparedMap = 1 << 16
+
+// ImageMap decodes an image file and returns its anomaly map, and the frame of the map in
+// the image: of the size of the network's input or, of a model of tiles, of a part of the
+// image's. The errors are those of Explain.
+func (d *Detector) ImageMap(ctx context.Context, data []byte, lim ImageLimits) ([]float32, models.Frame, error) {
+	if d.Tiled() {
+		_, image, err := d.judgeTiles(ctx, data, lim, mapSession, maxComparedMap, false)
+		if err != nil {
+			return nil, models.Frame{}, err
+		}
+		return image.anomaly.Values, image.frame(), nil
+	}
+	p, err := imagefile.PrepareSized(data, d.Size(), d.ImageOptions(lim))
+	if err != nil {
+		return nil, models.Frame{}, err
+	}
+	values, _, err := d.Map(ctx, p.Pix)
+	return values, p.Frame, err
 }
 
-// ImageMap decodes an image file and returns its anomaly map, side×side values or, of a
-// model of tiles, as many as the image has pixels, up to maxTileMap. The errors are those
-// of Explain.
-func (d *Detector) ImageMap(ctx context.Context, data []byte, lim ImageLimits) (*ImageMap, error) {
-	if d.Tiled() {
-		_, image, err := d.judgeTiles(ctx, data, lim, mapSession, false)
-		if err != nil {
-			return nil, err
-		}
-		return &ImageMap{image.anomaly.Values, image.anomaly.W, image.anomaly.H}, nil
-	}
-	pixels, err := imagefile.Prepare(data, d.Side(), d.ImageOptions(lim))
-	if err != nil {
-		return nil, err
-	}
-	values, _, err := d.Map(ctx, pixels)
-	return &ImageMap{values, d.Side(), d.Side()}, err
+// frame returns the frame of the anomaly map in the image.
+func (t *tiledImage) frame() models.Frame {
+	return models.FrameOf(models.Size{W: t.anomaly.W, H: t.anomaly.H}, "", t.W, t.H)
 }

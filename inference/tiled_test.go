@@ -97,7 +97,7 @@ func TestDetect_OfTilesScoresTheWorstTile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, tiled, err := d.judgeTiles(t.Context(), large, ImageLimits{}, scoreSession, false)
+	_, tiled, err := d.judgeTiles(t.Context(), large, ImageLimits{}, scoreSession, 0, false)
 	if err != nil || tiled.Grid.Len() != 24 {
 		t.Fatal(tiled.Grid, err)
 	}
@@ -158,26 +158,26 @@ func TestImageMap_OfTilesHasNoSeams(t *testing.T) {
 	if err := png.Encode(&b, m); err != nil {
 		t.Fatal(err)
 	}
-	values, err := d.ImageMap(t.Context(), b.Bytes(), ImageLimits{})
-	if err != nil || values.W != 300 || values.H != 200 {
-		t.Fatal(values, err)
+	values, frame, err := d.ImageMap(t.Context(), b.Bytes(), ImageLimits{})
+	if err != nil || frame.Input != (models.Size{W: 300, H: 200}) {
+		t.Fatal(frame, err)
 	}
 	// The map of one tile differs from its neighbour's where the random statistics do, so a
 	// seam would be a step as large as the whole range of the map.
-	low, high := slices.Min(values.Values), slices.Max(values.Values)
-	for i, v := range values.Values {
-		if x := i % 300; x > 0 && math.Abs(float64(v-values.Values[i-1])) > 0.2*float64(high-low) {
-			t.Fatalf("a step from %v to %v at column %d, of %v to %v", values.Values[i-1], v, x, low, high)
+	low, high := slices.Min(values), slices.Max(values)
+	for i, v := range values {
+		if x := i % 300; x > 0 && math.Abs(float64(v-values[i-1])) > 0.2*float64(high-low) {
+			t.Fatalf("a step from %v to %v at column %d, of %v to %v", values[i-1], v, x, low, high)
 		}
-		if i >= 300 && math.Abs(float64(v-values.Values[i-300])) > 0.2*float64(high-low) {
-			t.Fatalf("a step from %v to %v at row %d", values.Values[i-300], v, i/300)
+		if i >= 300 && math.Abs(float64(v-values[i-300])) > 0.2*float64(high-low) {
+			t.Fatalf("a step from %v to %v at row %d", values[i-300], v, i/300)
 		}
 	}
 }
 
 func TestMapSize_IsTheImagesUpToALimit(t *testing.T) {
 	for _, c := range []struct{ w, h, mw, mh int }{{2000, 1500, 2000, 1500}, {5472, 3648, 1824, 1216}, {1, 65535, 1, 65535}, {8000, 8000, 2000, 2000}} {
-		if w, h := mapSize(c.w, c.h); w != c.mw || h != c.mh || w*h > maxTileMap {
+		if w, h := mapSize(c.w, c.h, maxTileMap); w != c.mw || h != c.mh || w*h > maxTileMap {
 			t.Errorf("%+v: %d×%d", c, w, h)
 		}
 	}
@@ -248,13 +248,13 @@ func TestImageModel_JudgesTilesLikeDetect(t *testing.T) {
 				if c.tiles.LongestSide > 0 {
 					continue // Detect's map has the size of the original image
 				}
-				values, err := d.ImageMap(t.Context(), data, ImageLimits{})
+				values, _, err := d.ImageMap(t.Context(), data, ImageLimits{})
 				if err != nil {
 					t.Fatal(err)
 				}
 				for i, v := range plane.GetData() {
-					if math.Abs(float64(v-values.Values[i])) > 2e-3*max(1, math.Abs(float64(v))) {
-						t.Fatalf("%v: the map is %v at %d, expected %v", size, v, i, values.Values[i])
+					if math.Abs(float64(v-values[i])) > 2e-3*max(1, math.Abs(float64(v))) {
+						t.Fatalf("%v: the map is %v at %d, expected %v", size, v, i, values[i])
 					}
 				}
 			}
@@ -281,7 +281,7 @@ func TestImageModel_JudgesTilesLikeDetect(t *testing.T) {
 func TestCorrected_IsWhatDetectReturns(t *testing.T) {
 	d := tiledDetector(t, models.Tiles{Overlap: 8, Statistics: models.TilesAlike}, false)
 	data := wavy(t, 64, 64)
-	j, _, err := d.judgeTiles(t.Context(), data, ImageLimits{}, scoreSession, false)
+	j, _, err := d.judgeTiles(t.Context(), data, ImageLimits{}, scoreSession, 0, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -186,7 +186,7 @@ func (m *Model) referenceMeasure() string {
 // errors are ErrMetadata, ErrArchitecture and ErrFormat, wrapped.
 func (m *Model) CheckReference() error {
 	measure, _ := m.Metadata.Measure()
-	if err := m.Metadata.checkTiles(m.ImageSize); err != nil {
+	if err := m.Metadata.checkTiles(m.Input()); err != nil {
 		return err
 	}
 	if measure == MeasureMSE {
@@ -195,7 +195,7 @@ func (m *Model) CheckReference() error {
 		}
 		return nil
 	}
-	if err := checkReferenceShapes(m.Reference, measure, m.ImageSize, m.Metadata.Preprocessing.places()); err != nil {
+	if err := checkReferenceShapes(m.Reference, measure, m.Input(), m.Metadata.Preprocessing.places()); err != nil {
 		return err
 	}
 	if name, ok := m.Reference.Finite(); !ok {
@@ -205,9 +205,9 @@ func (m *Model) CheckReference() error {
 }
 
 // checkReferenceShapes returns ErrArchitecture, wrapped, when names or shapes of the
-// tensors do not match the kind of anomaly score for images of side×side pixels and the
+// tensors do not match the kind of anomaly score for images of that size and the
 // number of places of tiles.
-func checkReferenceShapes(sd StateDict, measure string, side, places int) error {
+func checkReferenceShapes(sd StateDict, measure string, size Size, places int) error {
 	if patches := decidesByPatches(measure); patches != HasPatches(sd) {
 		return fmt.Errorf("%w: it decides by %s but has no tensors for that", ErrArchitecture, measure)
 	}
@@ -217,12 +217,12 @@ func checkReferenceShapes(sd StateDict, measure string, side, places int) error 
 	if n := PlaceCount(sd); n != places {
 		return fmt.Errorf("%w: statistics of %d places, expected %d", ErrArchitecture, n, places)
 	}
-	want := sd.expected(side)
+	want := sd.expected(size)
 	if len(want) == 0 {
-		return fmt.Errorf("%w: images of %[3]d×%[3]d pixels are too small for %[2]s", ErrArchitecture, measure, side)
+		return fmt.Errorf("%w: images of %[3]v pixels are too small for %[2]s", ErrArchitecture, measure, size)
 	}
 	if len(sd) != len(want) {
-		return fmt.Errorf("%w: %d tensors of reference statistics, expected %d for images of %d×%d pixels", ErrArchitecture, len(sd), len(want), side, side)
+		return fmt.Errorf("%w: %d tensors of reference statistics, expected %d for images of %v pixels", ErrArchitecture, len(sd), len(want), size)
 	}
 	for _, p := range want {
 		t, ok := sd.Get(p.Name)

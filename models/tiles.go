@@ -142,9 +142,9 @@ func (c *TileCalibration) validate() error {
 	return nil
 }
 
-// checkTiles returns ErrMetadata, wrapped, unless the metadata of a model of square tiles
-// of that side describes tiles if and only if the model decides by tiles.
-func (m Metadata) checkTiles(side int) error {
+// checkTiles returns ErrMetadata, wrapped, unless the metadata of a model with inputs of
+// that size describes tiles if and only if the model decides by tiles.
+func (m Metadata) checkTiles(size Size) error {
 	measure, _ := m.Measure()
 	tiled := m.Preprocessing != nil && m.Preprocessing.Tiles != nil
 	if tiled != (measure == MeasureTiledPatchMahalanobis) {
@@ -159,7 +159,10 @@ func (m Metadata) checkTiles(side int) error {
 	if m.Decision.Tiles == nil {
 		return fmt.Errorf("%w: its decision does not describe the tiles of its calibration", ErrMetadata)
 	}
-	return m.Preprocessing.Tiles.Check(side)
+	if m.Framed() {
+		return fmt.Errorf("%w: tiles of images with a fit, a window or a region", ErrMetadata)
+	}
+	return m.Preprocessing.Tiles.Check(size.Side())
 }
 
 // Tiles returns how the model's images are cut into tiles, or nil if they are not.
@@ -175,7 +178,7 @@ func decidesByPatches(measure string) bool {
 	return measure == MeasurePatchMahalanobis || measure == MeasureTiledPatchMahalanobis
 }
 
-// PlaceParameters returns the tensors of TilesByPlace, for tiles of side×side pixels and
+// PlaceParameters returns the tensors of TilesByPlace, for tiles of that size and
 // each tap with C channels and P patches along a side:
 //
 //	mean   places×C×P×P  mean of the features at each place of the image
@@ -183,15 +186,15 @@ func decidesByPatches(measure string) bool {
 //
 // The statistics of PatchParameters are then those of (features − mean)·scale, except for
 // the defect heads, whose input is the features.
-func PlaceParameters(side, places int) []Parameter {
+func PlaceParameters(size Size, places int) []Parameter {
 	if places == 0 {
 		return nil
 	}
 	var ps []Parameter
 	for _, t := range Taps() {
-		p := t.Patches(side)
+		p := t.Patches(size)
 		name := fmt.Sprintf("%s%d.", placePrefix, t.Block)
-		ps = append(ps, Parameter{name + "mean", []int{places, t.Channels, p, p}}, Parameter{name + "scale", []int{places, 1, p, p}})
+		ps = append(ps, Parameter{name + "mean", []int{places, t.Channels, p.H, p.W}}, Parameter{name + "scale", []int{places, 1, p.H, p.W}})
 	}
 	return ps
 }

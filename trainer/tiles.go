@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,47 @@ const (
 	maxMSEImages = 8
 )
 
+// cutInto sets Tiles and the image size by a preparation.
+func (o *Options) cutInto(p Preparation) error {
+	if p.Tile == "" {
+		for _, f := range []struct{ name, text string }{{"overlap", p.Overlap}, {"longest side", p.LongestSide}, {"statistics", p.Statistics}} {
+			if f.text != "" {
+				return fmt.Errorf("%w: the %s %.20q without the side of tiles; set the tile as well", ErrTiles, f.name, f.text)
+			}
+		}
+		return nil
+	}
+	if p.Size != "" {
+		return fmt.Errorf("%w: both an image size and tiles; images that are cut into tiles are scaled by the longest side", ErrTiles)
+	}
+	number := func(name, text string, byDefault int) (int, error) {
+		if text == "" {
+			return byDefault, nil
+		}
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 0 {
+			return 0, fmt.Errorf("%w: the %s is %.20q, expected a number of pixels", ErrTiles, name, text)
+		}
+		return n, nil
+	}
+	side, err := number("tile", p.Tile, 0)
+	if err != nil {
+		return err
+	}
+	t := &models.Tiles{Statistics: models.TileStatistics(p.Statistics)}
+	if t.Overlap, err = number("overlap", p.Overlap, DefaultOverlap(side)); err != nil {
+		return err
+	}
+	if t.LongestSide, err = number("longest side", p.LongestSide, 0); err != nil {
+		return err
+	}
+	if stride := models.DefaultArchitecture().Stride(); side < models.MinTileSide || side > MaxImageSize || side%stride != 0 {
+		return fmt.Errorf("%w: the tile is %.20q, expected a multiple of %d from %d to %d", ErrTiles, p.Tile, stride, models.MinTileSide, MaxImageSize)
+	}
+	o.Tiles, o.ImageSize, o.Input = t, side, models.Square(side)
+	return nil
+}
+
 // settleTiles checks the description of the tiles. It takes over that of the base.
 func (o *Options) settleTiles() error {
 	if o.Tiles == nil && o.Base != nil && o.Base.Tiles() != nil {
@@ -44,6 +86,10 @@ func (o *Options) settleTiles() error {
 	if o.Tiles == nil {
 		return nil
 	}
+	if o.Fit != "" || o.Window != nil || o.Region != nil {
+		return fmt.Errorf("%w: images that are cut into tiles have no fit, no window and no region of interest", ErrTiles)
+	}
+	o.EightBits = true
 	t := *o.Tiles
 	switch t.Statistics {
 	case "":
@@ -54,7 +100,7 @@ func (o *Options) settleTiles() error {
 	default:
 		return fmt.Errorf("%w: the statistics %.40q, expected %q or %q", ErrTiles, t.Statistics, models.TilesAlike, models.TilesByPlace)
 	}
-	if err := t.Check(o.ImageSize); err != nil {
+	if err := t.Check(o.Input.Side()); err != nil {
 		return fmt.Errorf("%w: %s", ErrTiles, detail(err, models.ErrMetadata))
 	}
 	return nil

@@ -92,7 +92,7 @@ func (d *Dataset) loadTiles(ctx context.Context, src *Source, images []entry, mo
 					raise(&largest, int64(c.Largest))
 					return nil
 				}
-				_, err = imagefile.CutTiles(data, d.Side, *o.Tiles, o.Images, begin, func(k int, pix []byte) error {
+				_, err = imagefile.CutTiles(data, d.Layout.W, *o.Tiles, o.Images, begin, func(k int, pix []byte) error {
 					if running.Err() != nil {
 						return context.Cause(running)
 					}
@@ -163,7 +163,7 @@ func (d *Dataset) rescaleTiles(ctx context.Context, images []entry, tiled []Tile
 		group.Go(o.Workers.Wrap(func() error {
 			data, err := e.read(o.Images.MaxBytes)
 			if err == nil {
-				_, err = imagefile.CutTiles(data, d.Side, *o.Tiles, o.Images, nil, func(k int, pix []byte) error {
+				_, err = imagefile.CutTiles(data, d.Layout.W, *o.Tiles, o.Images, nil, func(k int, pix []byte) error {
 					if running.Err() != nil {
 						return context.Cause(running)
 					}

@@ -54,7 +54,7 @@ func (x *tiled) choosePlaces(ctx context.Context, e *extractor.Extractor, t *mod
 	}
 	p := &places{maps: x.maps[firstTap():], count: grid.Len(), folds: x.folds}
 	if reason == "" && p.bytes() > maxPlaceBytes {
-		reason = fmt.Sprintf("%d places of %d pixels are too many; use larger tiles, or a longest side", p.count, x.data.Side)
+		reason = fmt.Sprintf("%d places of %d pixels are too many; use larger tiles, or a longest side", p.count, x.data.Layout.W)
 	}
 	if reason != "" {
 		if t.Statistics == models.TilesByPlace {
@@ -92,7 +92,7 @@ func (p *places) bytes() int { return 4 * p.count * p.floats() * (p.folds + 1) }
 // standardize computes the mean and the precision of each channel over a sample.
 func (p *places) standardize(features [][][]float32) {
 	for i, m := range p.maps {
-		area := m.Side * m.Side
+		area := m.W * m.H
 		mean, precision := make([]float32, m.Channels), make([]float32, m.Channels)
 		for c := range m.Channels {
 			n, sum, squares := 0.0, 0.0, 0.0
@@ -122,7 +122,7 @@ func (p *places) sum(ctx context.Context, e *extractor.Extractor, data *dataset.
 	for range p.folds + 1 {
 		var sums, squares [][]float32
 		for _, m := range p.maps {
-			sums, squares = append(sums, make([]float32, p.count*m.Floats())), append(squares, make([]float32, p.count*m.Side*m.Side))
+			sums, squares = append(sums, make([]float32, p.count*m.Floats())), append(squares, make([]float32, p.count*m.W*m.H))
 		}
 		p.sums, p.squares = append(p.sums, sums), append(p.squares, squares)
 	}
@@ -156,7 +156,7 @@ func (p *places) sum(ctx context.Context, e *extractor.Extractor, data *dataset.
 // add adds the features of a tile to the sums of a fold.
 func (p *places) add(fold, place int, maps [][]float32) {
 	for i, m := range p.maps {
-		area := m.Side * m.Side
+		area := m.W * m.H
 		sums := p.sums[fold][i][place*m.Floats() : (place+1)*m.Floats()]
 		squares := p.squares[fold][i][place*area : (place+1)*area]
 		for c := range m.Channels {
@@ -176,7 +176,7 @@ func (p *places) add(fold, place int, maps [][]float32) {
 func (p *places) gain() float64 {
 	alike, placed := 0.0, 0.0
 	for i, m := range p.maps {
-		area := m.Side * m.Side
+		area := m.W * m.H
 		shared := make([]float64, m.Floats())
 		for fold := range p.folds {
 			n, without := float64(p.images[fold]), float64(p.images[p.folds]-p.images[fold])
@@ -213,7 +213,7 @@ func (p *places) gain() float64 {
 // fold p.folds means of all images. The mean of channel c at a patch is mean(c, patch).
 func (p *places) at(fold, i, place int) (mean func(c, patch int) float32, scale []float32) {
 	m := p.maps[i]
-	area := m.Side * m.Side
+	area := m.W * m.H
 	all, own := p.sums[p.folds][i][place*m.Floats():], []float32(nil)
 	allSquares, ownSquares := p.squares[p.folds][i][place*area:], []float32(nil)
 	n := p.images[p.folds]
@@ -251,7 +251,7 @@ func (p *places) at(fold, i, place int) (mean func(c, patch int) float32, scale 
 func (p *places) deviations(maps [][]float32, place, fold int) [][]float32 {
 	out := make([][]float32, len(maps))
 	for i, m := range p.maps {
-		area := m.Side * m.Side
+		area := m.W * m.H
 		mean, scale := p.at(fold, i, place)
 		x := maps[firstTap()+i]
 		y := make([]float32, len(x))
@@ -267,10 +267,10 @@ func (p *places) deviations(maps [][]float32, place, fold int) [][]float32 {
 }
 
 // tensors returns the tensors of models.PlaceParameters by all images.
-func (p *places) tensors(side int) models.StateDict {
+func (p *places) tensors(size models.Size) models.StateDict {
 	var data [][]float32
 	for i, m := range p.maps {
-		area := m.Side * m.Side
+		area := m.W * m.H
 		means, scales := make([]float32, 0, p.count*m.Floats()), make([]float32, 0, p.count*area)
 		for place := range p.count {
 			mean, scale := p.at(p.folds, i, place)
@@ -284,7 +284,7 @@ func (p *places) tensors(side int) models.StateDict {
 		data = append(data, means, scales)
 	}
 	var sd models.StateDict
-	for i, t := range models.PlaceParameters(side, p.count) {
+	for i, t := range models.PlaceParameters(size, p.count) {
 		sd = append(sd, models.Tensor{Name: t.Name, Shape: t.Shape, Data: data[i]})
 	}
 	return sd

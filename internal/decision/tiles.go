@@ -56,7 +56,7 @@ func learnTiles(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, 
 		scoreUntil = time.Now().Add(time.Duration(scoreShare * float64(left)))
 	}
 	o.begin(StageExtractingFeatures)
-	e, err := extractor.New(engine, data.Side)
+	e, err := extractor.New(engine, data.Layout)
 	if err != nil {
 		return Learned{}, err
 	}
@@ -91,9 +91,9 @@ func learnTiles(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, 
 	if d.MinFalseAlarmRate > d.FalseAlarmRate {
 		data.Warn("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow", len(scores), d.MinFalseAlarmRate, d.FalseAlarmRate)
 	}
-	out := Learned{Decision: &d, Tiles: &tiles, Tensors: s.tensors(data.Side, h, c)}
+	out := Learned{Decision: &d, Tiles: &tiles, Tensors: s.tensors(data.Layout.Size, h, c)}
 	if x.places != nil {
-		out.Tensors = slices.Concat(x.places.tensors(data.Side), out.Tensors)
+		out.Tensors = slices.Concat(x.places.tensors(data.Layout.Size), out.Tensors)
 	}
 	if h != nil {
 		out.HeadSteps = h.Steps
@@ -267,9 +267,9 @@ func (x *tiled) score(ctx context.Context, e *extractor.Extractor, s *statistics
 				if x.places != nil {
 					seen = x.places.deviations(maps, tile, fold)
 				}
-				rows[tile] = s.members(fold, seen)
+				rows[tile] = s.members(fold, seen, nil)
 				if scorer != nil {
-					peak, err := scorer.Peak(running, heads.Unseen(fold), maps)
+					peak, err := scorer.Peak(running, heads.Unseen(fold), maps, nil)
 					if err != nil {
 						return err
 					}

@@ -157,7 +157,7 @@ func tiffRows(data []byte, o Options) (*rows, error) {
 	if err := o.check(w, h); err != nil {
 		return nil, err
 	}
-	if err := d.supported(); err != nil {
+	if err := d.supported(false); err != nil {
 		return nil, err
 	}
 	samples, photometric := d.samples(), d.first(tagPhotometric)
