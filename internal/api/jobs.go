@@ -258,7 +258,7 @@ func (s *Server) trainRequest(f *form) (r jobs.Request, err error) {
 			}
 			r.Files = append(r.Files, upload)
 		case !inMemory:
-		case key == "baseModel":
+		case key == "baseModel" || key == "roiFile":
 			r.Files = append(r.Files, jobs.File{Name: key, Bytes: int64(len(data)), Reader: bytes.NewReader(data)})
 		default:
 			r.Fields[key] = f.text(key)
@@ -423,7 +423,7 @@ func (s *Server) readJob(ctx context.Context, t *jobs.Task, f *form) error {
 		if err != nil {
 			return err
 		}
-		if name == "baseModel" {
+		if name == "baseModel" || name == "roiFile" {
 			if f.memory[name], err = io.ReadAll(content); err != nil {
 				return err
 			}
