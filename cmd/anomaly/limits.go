@@ -36,6 +36,8 @@ func addLimits(f *pflag.FlagSet, o *api.Options) {
 	f.IntVar(&o.FeedbackImages, "max-feedback", o.FeedbackImages, "largest number of images of a named model's feedback")
 	f.Int64Var(&o.FeedbackBytes, "feedback-bytes", o.FeedbackBytes, "largest size of all images of a named model's feedback, in bytes")
 	f.Int64Var(&o.CacheBytes, "model-cache", o.CacheBytes, "memory for loaded models, in bytes")
+	f.StringVar(&o.ModelCacheDir, "model-cache-dir", "", "folder with copies of the files of a cluster's models, for one process (default: a temporary folder)")
+	f.Int64Var(&o.ModelCacheBytes, "model-cache-bytes", o.ModelCacheBytes, "largest size of the copies of the files of a cluster's models, in bytes")
 	f.IntVar(&o.Batch.Size, "batch-size", o.Batch.Size, "largest number of images of one model that run as a batch (default: by provider and image size)")
 	f.DurationVar(&o.Batch.Delay, "batch-delay", o.Batch.Delay, "longest time that an image waits for others of its batch, at most 2ms")
 

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/broker"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/feedback"
 	"github.com/deepmed/anomaly/internal/imagefile"
@@ -41,6 +42,7 @@ var (
 	errSlowClient    = &problem{fiber.StatusRequestTimeout, "The upload stopped for too long"}
 	errBusy          = &problem{fiber.StatusServiceUnavailable, "The service is busy, try again in a moment"}
 	errNoSpace       = &problem{fiber.StatusServiceUnavailable, "The service has no disk space left for this, try again later or send less"}
+	errNoServers     = &problem{fiber.StatusServiceUnavailable, "The NATS servers do not answer, try again in a moment"}
 	errShuttingDown  = &problem{fiber.StatusServiceUnavailable, "The service is shutting down, try again in a moment"}
 	errTooLong       = &problem{fiber.StatusServiceUnavailable, "The request took longer than this service allows; send less, or a training with max_seconds"}
 	errSlowUpload    = &problem{fiber.StatusRequestTimeout, "The upload took longer than this service allows"}
@@ -59,6 +61,7 @@ var callerErrors = []struct {
 }{
 	{trainer.ErrLevel, fiber.StatusBadRequest},
 	{trainer.ErrImageSize, fiber.StatusBadRequest},
+	{trainer.ErrPreprocessing, fiber.StatusBadRequest},
 	{trainer.ErrFalseAlarmRate, fiber.StatusBadRequest},
 	{trainer.ErrBase, fiber.StatusUnprocessableEntity},
 	{dataset.ErrNoImages, fiber.StatusBadRequest},
@@ -75,6 +78,7 @@ var callerErrors = []struct {
 	{registry.ErrBroken, fiber.StatusUnprocessableEntity},
 	{registry.ErrChanged, fiber.StatusConflict},
 	{registry.ErrFull, fiber.StatusConflict},
+	{registry.ErrTooLarge, fiber.StatusUnprocessableEntity},
 	{registry.ErrNoVersion, fiber.StatusNotFound},
 	{trainer.ErrThreshold, fiber.StatusBadRequest},
 	{trainer.ErrNoScores, fiber.StatusUnprocessableEntity},
@@ -84,6 +88,7 @@ var callerErrors = []struct {
 	{feedback.ErrFull, fiber.StatusConflict},
 	{jobs.ErrUnknown, fiber.StatusNotFound},
 	{jobs.ErrNoModel, fiber.StatusConflict},
+	{jobs.ErrNoResults, fiber.StatusConflict},
 	{jobs.ErrExists, fiber.StatusConflict},
 	{jobs.ErrCancelled, fiber.StatusConflict},
 	{jobs.ErrFull, fiber.StatusInsufficientStorage},
@@ -140,6 +145,9 @@ func callerStatus(err error) (status int, message string, ok bool) {
 	if errors.As(err, &p) {
 		return p.status, p.message, true
 	}
+	if errors.Is(err, broker.ErrUnavailable) {
+		return errNoServers.status, errNoServers.message, true
+	}
 	for _, known := range callerErrors {
 		if errors.Is(err, known.err) {
 			if errors.Is(err, trainer.ErrLevel) {
@@ -153,7 +161,7 @@ func callerStatus(err error) (status int, message string, ok bool) {
 
 // isFull reports whether an error is one of a full disk.
 func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+	return broker.IsNoSpace(err) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
 // fiberStatus returns the status and the message of a client error that Fiber found,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/broker"
+	"github.com/deepmed/anomaly/internal/bulk"
 	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
@@ -24,8 +27,6 @@ import (
 const (
 	pathJobs = "/jobs"
 	pathJob  = pathJobs + "/:id"
-	// jobKind is the kind of a job that trains a model.
-	jobKind = "train"
 )
 
 var errJobTooLong = &problem{fiber.StatusServiceUnavailable, "The job took longer than this service allows; send less, or set max_seconds"}
@@ -36,9 +37,12 @@ type jobService struct {
 	server     *Server
 	tempParent string
 	mu         sync.Mutex
-	queue      *jobs.Queue // nil before the first job
-	temp       *tempDir    // of the queue; nil with Options.DataDir
+	queue      *jobs.Queue    // nil before the first job
+	broker     *broker.Broker // of the queue
+	bulk       *bulk.Bulk     // of the queue
+	temp       *tempDir       // of the queue; nil with Options.DataDir
 	worker     sync.WaitGroup
+	removing   sync.WaitGroup // removes pieces of jobs
 	closed     bool
 	attached   *jobs.Attached // the jobs of /train
 }
@@ -55,8 +59,9 @@ func (j *jobService) open() (*jobs.Queue, error) {
 	}
 	s := j.server
 	o := jobs.Options{MaxJobs: s.options.StoredJobs, MaxAge: s.options.JobAge, MaxBytes: s.options.JobBytes, Log: s.log}
+	store := broker.Options{Log: s.log}
 	if s.options.DataDir != "" {
-		o.Dir = filepath.Join(s.options.DataDir, "jobs")
+		store.Dir = filepath.Join(s.options.DataDir, "jobs")
 	} else {
 		parent := j.tempParent
 		if parent == "" {
@@ -67,9 +72,23 @@ func (j *jobService) open() (*jobs.Queue, error) {
 			return nil, err
 		}
 		j.temp = temp
-		o.Dir = filepath.Join(temp.path, jobsStore)
+		store.Dir = filepath.Join(temp.path, jobsStore)
 	}
-	queue, err := jobs.Open(s.base, o)
+	b, err := broker.Open(s.base, store)
+	if err != nil && !errors.Is(err, broker.ErrInUse) {
+		err = fmt.Errorf("the jobs in %s cannot be read: %w", store.Dir, err)
+	}
+	var queue *jobs.Queue
+	if err == nil {
+		if queue, err = jobs.Open(s.base, b, o); err == nil {
+			if j.bulk, err = s.openBulk(queue, b); err != nil {
+				err = errors.Join(err, queue.Close())
+			}
+		}
+		if err != nil {
+			err = errors.Join(err, b.Close())
+		}
+	}
 	if err != nil {
 		if j.temp != nil {
 			err = errors.Join(err, j.temp.Close())
@@ -77,7 +96,8 @@ func (j *jobService) open() (*jobs.Queue, error) {
 		}
 		return nil, err
 	}
-	j.queue = queue
+	j.queue, j.broker = queue, b
+	s.startBulk(queue, j.bulk)
 	j.worker.Go(func() {
 		queue.Run(s.accepting, s.base, jobs.Worker{
 			Admit: func(ctx context.Context) (func(), error) {
@@ -112,13 +132,14 @@ func (j *jobService) close() error {
 		return nil
 	}
 	j.mu.Lock()
-	queue, temp := j.queue, j.temp
-	j.queue, j.temp, j.closed = nil, nil, true
+	queue, b, temp := j.queue, j.broker, j.temp
+	j.queue, j.broker, j.bulk, j.temp, j.closed = nil, nil, nil, nil, true
 	j.mu.Unlock()
 	j.worker.Wait()
+	j.removing.Wait()
 	var err error
 	if queue != nil {
-		err = queue.Close()
+		err = errors.Join(queue.Close(), b.Close())
 	}
 	if temp != nil {
 		err = errors.Join(err, temp.Close())
@@ -133,6 +154,7 @@ func (s *Server) routeJobs() {
 	s.app.Get(pathJob, timeout, s.describeJob)
 	s.app.Get(pathJob+"/events", s.jobEvents)
 	s.app.Get(pathJob+"/model", timeout, s.jobModel)
+	s.app.Get(pathJob+"/results", timeout, s.jobResults)
 	s.app.Delete(pathJob, timeout, s.deleteJob)
 }
 
@@ -165,51 +187,31 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	fields := s.trainingFields()
 	fields["name"] = field{maxBytes: maxFieldBytes}
 	fields["callback_url"] = field{maxBytes: maxCallbackURL}
+	maps.Copy(fields, s.detectJobFields())
 	f, timer, err := s.receiveForm(c, workTrain, fields)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	name := f.text("name")
-	if name != "" {
-		if s.registry == nil {
-			return errNoRegistry
-		}
-		if err := registry.CheckName(name); err != nil {
-			return err
-		}
-	}
 	callback := f.text("callback_url")
 	if callback != "" {
 		if err := s.checkCallback(callback); err != nil {
 			return err
 		}
 	}
-	// Errors in the form are answered now, and not found when the job runs.
-	q, err := s.parseTraining(f)
+	var request jobs.Request
+	switch kind := f.text("kind"); kind {
+	case "", jobs.KindTrain:
+		request, err = s.trainRequest(f)
+	case kindDetect:
+		request, err = s.detectRequest(c, f)
+	default:
+		err = badRequest(fmt.Sprintf("The field kind is %.40q, expected train or detect", kind))
+	}
 	if err != nil {
 		return err
 	}
-	if err := q.images.Check(); err != nil {
-		return err
-	}
-	request := jobs.Request{Kind: jobKind, Name: name, Fields: map[string]string{}, Callback: callback, Caller: callerOf(c)}
-	for key := range f.memory {
-		switch key {
-		case "name", "callback_url": // in the request itself
-		case "baseModel":
-			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(f.memory[key])), Reader: bytes.NewReader(f.memory[key])})
-		default:
-			request.Fields[key] = f.text(key)
-		}
-	}
-	for key, file := range f.files {
-		info, err := file.Stat()
-		if err != nil {
-			return err
-		}
-		request.Files = append(request.Files, jobs.File{Name: key, Bytes: info.Size(), Reader: io.NewSectionReader(file, 0, info.Size())})
-	}
+	request.Callback, request.Caller = callback, callerOf(c)
 	queue, err := s.jobs.open()
 	if err != nil {
 		return err
@@ -224,6 +226,54 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	s.log.Info("job accepted", slog.String("id", requestID(c)), slog.String("job", job.ID))
 	c.Location(pathJobs + "/" + job.ID)
 	return c.Status(fiber.StatusAccepted).JSON(job)
+}
+
+// trainRequest returns the request of a job that trains a model.
+func (s *Server) trainRequest(f *form) (r jobs.Request, err error) {
+	name := f.text("name")
+	if name != "" {
+		if s.registry == nil {
+			return r, errNoRegistry
+		}
+		if err := registry.CheckName(name); err != nil {
+			return r, err
+		}
+	}
+	// Errors in the form are answered now, and not found when the job runs.
+	q, err := s.parseTraining(f)
+	if err != nil {
+		return r, err
+	}
+	if err := q.images.Check(); err != nil {
+		return r, err
+	}
+	r = jobs.Request{Kind: jobs.KindTrain, Name: name, Fields: map[string]string{}}
+	for key := range s.trainingFields() {
+		data, inMemory := f.memory[key]
+		switch {
+		case f.files[key] != nil:
+			upload, err := spooledFile(f, key)
+			if err != nil {
+				return r, err
+			}
+			r.Files = append(r.Files, upload)
+		case !inMemory:
+		case key == "baseModel" || key == "roiFile":
+			r.Files = append(r.Files, jobs.File{Name: key, Bytes: int64(len(data)), Reader: bytes.NewReader(data)})
+		default:
+			r.Fields[key] = f.text(key)
+		}
+	}
+	return r, nil
+}
+
+// spooledFile returns a spooled part as a file of a job.
+func spooledFile(f *form, name string) (jobs.File, error) {
+	info, err := f.files[name].Stat()
+	if err != nil {
+		return jobs.File{}, err
+	}
+	return jobs.File{Name: name, Bytes: info.Size(), Reader: io.NewSectionReader(f.files[name], 0, info.Size())}, nil
 }
 
 // listJobs answers GET /jobs. The order is that of the creations, whatever the clock does,
@@ -292,6 +342,7 @@ func (s *Server) deleteJob(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
+	s.removePieces(job)
 	if removed {
 		s.log.Info("job removed", slog.String("id", requestID(c)), slog.String("job", job.ID))
 	} else {
@@ -372,7 +423,7 @@ func (s *Server) readJob(ctx context.Context, t *jobs.Task, f *form) error {
 		if err != nil {
 			return err
 		}
-		if name == "baseModel" {
+		if name == "baseModel" || name == "roiFile" {
 			if f.memory[name], err = io.ReadAll(content); err != nil {
 				return err
 			}
@@ -402,9 +453,9 @@ func (s *Server) storeTrained(ctx context.Context, name, job string, bundle []by
 	if err := s.checkDisk(len(bundle)); err != nil {
 		return err
 	}
-	e, _, err := s.registry.Put(name, m, bundle, registry.Change{Reason: "trained by job " + job})
+	e, _, err := s.registry.Put(ctx, name, m, bundle, registry.Change{Reason: "trained by job " + job})
 	if err == nil {
-		s.named.of(name, e.SHA256)
+		s.named.monitors.Of(name, e.SHA256)
 	}
 	return err
 }

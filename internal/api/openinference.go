@@ -53,7 +53,7 @@ func (s *Server) inferenceReady(c *fiber.Ctx) error {
 // modelsRead reports whether the service has tried to read every model in its folder.
 // Broken models count as read.
 func (s *Server) modelsRead() bool {
-	return s.registry == nil || !slices.ContainsFunc(s.registry.List(), func(e registry.Entry) bool { return e.State == registry.Loading })
+	return s.registry == nil || s.registry.Loaded()
 }
 
 // inferenceEntry returns the entry of the model in the path. It returns a 404 problem for
@@ -65,7 +65,7 @@ func (s *Server) inferenceEntry(c *fiber.Ctx) (registry.Entry, error) {
 	if v := c.Params("version"); v != "" && v != inferenceVersion {
 		return registry.Entry{}, &problem{fiber.StatusNotFound, fmt.Sprintf("There is no version %.40q of the model, only %q", v, inferenceVersion)}
 	}
-	return s.registry.Look(modelName(c))
+	return s.registry.Look(s.base, modelName(c))
 }
 
 // tensorMetadata is the protocol's description of an input or an output.
@@ -86,7 +86,8 @@ func (s *Server) inferenceModel(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	images := []int{-1, models.InputChannels, e.Metadata.ImageSize, e.Metadata.ImageSize}
+	size := e.Metadata.Input()
+	images := []int{-1, models.InputChannels, size.H, size.W}
 	return c.JSON(fiber.Map{
 		"name": e.Name, "versions": []string{inferenceVersion}, "platform": inferencePlatform,
 		"inputs": []tensorMetadata{{network.ImageName, datatype, images}},
@@ -134,7 +135,7 @@ func (s *Server) infer(c *fiber.Ctx) error {
 	}
 	var r *inferRequest
 	if err := s.scheduler.Work(ctx, func() error {
-		r, err = parseInferRequest(body, c.Get(headerBinaryLength), e.Metadata.ImageSize, reservationOf(c).reserve)
+		r, err = parseInferRequest(body, c.Get(headerBinaryLength), e.Metadata.Input(), reservationOf(c).reserve)
 		return err
 	}); err != nil {
 		return err
@@ -164,7 +165,7 @@ func (s *Server) runInference(ctx context.Context, timer *stageTimer, e registry
 	}
 	defer release()
 	timer.done(stageLoad)
-	if d.Side() != e.Metadata.ImageSize {
+	if d.Size() != e.Metadata.Input() {
 		return nil, errSizeChanged
 	}
 	var reconstruction []float32
@@ -177,7 +178,7 @@ func (s *Server) runInference(ctx context.Context, timer *stageTimer, e registry
 	}
 	timer.done(stageInfer)
 	return map[string]tensor{
-		network.ReconstructionName: {[]int{len(scores), models.InputChannels, d.Side(), d.Side()}, reconstruction},
+		network.ReconstructionName: {[]int{len(scores), models.InputChannels, d.Size().H, d.Size().W}, reconstruction},
 		network.ErrorName:          {[]int{len(scores)}, scores},
 		network.MSEName:            {[]int{len(mses)}, mses},
 	}, nil

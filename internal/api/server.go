@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/broker"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
@@ -61,8 +63,24 @@ type Options struct {
 	// bytes and, for tensors, what is computed from them up to the answer. Loaded
 	// models do not count.
 	UploadBytes int64
-	// ModelsDir is the folder of the stored models; empty for none. StoredModels is
-	// the maximum number of models in it.
+	// Broker is the connection to the cluster that this server is a node of; nil, or a server
+	// inside the process, for none. It stays open after Shutdown. In a cluster, the stored
+	// models, their feedback and their verdicts are those of the cluster.
+	Broker *broker.Broker
+	// Role is the role of the node, one of the cluster.Role constants; empty for
+	// cluster.RoleServe.
+	Role string
+	// Work lists the kinds of work that this process does for the cluster.
+	Work []string
+	// StreamBytes is the maximum size of the images that wait in the stream of images, and that
+	// of its verdicts.
+	StreamBytes int64
+	// ModelCacheDir is the folder with copies of the files of a cluster's models, of at most
+	// ModelCacheBytes together; empty for one that Shutdown removes.
+	ModelCacheDir   string
+	ModelCacheBytes int64
+	// ModelsDir is the folder of the stored models; empty for none, and without effect in a
+	// cluster. StoredModels is the maximum number of models.
 	ModelsDir    string
 	StoredModels int
 	// ModelVersions is the maximum number of versions of a stored model, with the current
@@ -126,6 +144,8 @@ func DefaultOptions() Options {
 		Images:             imagefile.DefaultLimits(),
 		Dataset:            dataset.DefaultLimits(),
 		CacheBytes:         256 << 20,
+		ModelCacheBytes:    4 << 30,
+		StreamBytes:        1 << 30,
 		Batch:              inference.BatchOptions{Delay: inference.MaxBatchDelay},
 		RequestImages:      128 << 20,
 		UploadBytes:        1 << 30,
@@ -174,9 +194,10 @@ type Server struct {
 	app       *fiber.App
 	cache     *inference.Cache
 	scheduler *inference.Scheduler
-	registry  *registry.Registry // nil without a folder
-	named     *namedModels       // nil without a folder
-	loading   sync.WaitGroup     // reads the registry's models
+	registry  registry.Registry // nil without a folder or a cluster
+	named     *namedModels      // nil without a registry
+	node      *node             // nil without a cluster
+	loading   sync.WaitGroup    // reads the registry's models
 	jobs      *jobService
 	// spoolsBesideJobs reports whether uploads are on the disk of the jobs, which they
 	// must not fill.
@@ -217,6 +238,9 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	}
 	tempParent := o.TempDir
 	o.TempDir = dir.path
+	if o.ModelCacheDir == "" {
+		o.ModelCacheDir = filepath.Join(dir.path, "models")
+	}
 	s := &Server{
 		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir, defaultTime: defaultTime,
 		trainingSlots:  newSemaphore(1, o.WaitingTrainings),
@@ -228,6 +252,11 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.accepting, s.drain = context.WithCancelCause(s.base)
 	if err := s.openModels(); err != nil {
 		s.cancel(err)
+		if s.node != nil {
+			s.node.close()
+			s.named.close()
+			err = errors.Join(err, s.node.closeModels())
+		}
 		return nil, errors.Join(err, dir.Close())
 	}
 	s.jobs = &jobService{server: s, tempParent: tempParent, attached: jobs.NewAttached()}
@@ -259,7 +288,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.metrics.watchCache(s.cache.Stats)
 	s.metrics.watchJobs(s.jobs.stats)
 	if s.named != nil {
-		s.metrics.registry.MustRegister(driftCollector{s.named})
+		s.metrics.registry.MustRegister(driftCollector{s.named.monitors})
 	}
 	if err := s.route(); err != nil {
 		return nil, errors.Join(err, s.Shutdown(0))
@@ -300,6 +329,7 @@ func (s *Server) route() error {
 	s.app.Post("/detect"+heatmapSuffix, withTimeout(s.options.DetectTime), s.detect)
 	s.routeModels()
 	s.routeNamedModels()
+	s.app.Get("/cluster", withTimeout(s.options.DetectTime), s.describeCluster)
 	s.routeInference()
 	s.routeJobs()
 	if s.options.Page {
@@ -327,10 +357,12 @@ func (s *Server) Shutdown(grace time.Duration) error {
 	s.cancel(errShuttingDown)
 	s.loading.Wait()
 	err = errors.Join(err, s.jobs.close())
+	s.node.close()
 	s.cache.Close()
 	s.named.close()
 	if s.registry != nil {
 		err = errors.Join(err, s.registry.Close())
 	}
+	err = errors.Join(err, s.node.closeModels())
 	return errors.Join(err, s.temp.Close())
 }

@@ -1,4 +1,4 @@
-package jobs
+package broker
 
 import (
 	"context"
@@ -11,9 +11,6 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
-
-// startTimeout is the longest time to recover the store at the start.
-const startTimeout = 2 * time.Minute
 
 // startServer starts a NATS server without a socket, whose streams are in dir, and
 // connects to it.
@@ -41,7 +38,7 @@ func startServer(dir string, log *slog.Logger) (*server.Server, *nats.Conn, erro
 		if reason := l.fatal.Load(); reason != nil {
 			return nil, nil, errors.New(*reason)
 		}
-		return nil, nil, errors.New("jobs: JetStream does not start")
+		return nil, nil, errors.New("JetStream does not start")
 	}
 	conn, err := nats.Connect("", nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
 	if err != nil {

@@ -1,4 +1,4 @@
-package jobs
+package broker
 
 import (
 	"crypto/sha256"
@@ -8,19 +8,33 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
-func (failing) Read([]byte) (int, error) { return 0, errors.New("no more") }
+// openFiles returns a store in a folder.
+func openFiles(t *testing.T) *Files {
+	t.Helper()
+	b, err := Open(t.Context(), Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	f, err := b.Files(t.Context(), "things")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
 
 // A file is never in memory as a whole.
 func TestFiles_AreStreamed(t *testing.T) {
 	if testing.Short() {
 		t.Skip("stores 192 MB")
 	}
-	q, _ := open(t, options(t.TempDir()))
+	f := openFiles(t)
 	const size = 192 << 20
 	var peak uint64
 	watch := func() {
@@ -31,11 +45,11 @@ func TestFiles_AreStreamed(t *testing.T) {
 	runtime.GC()
 	watch()
 	before := peak
-	n, sum, err := q.files.put(t.Context(), "x/large", io.LimitReader(watched{watch}, size))
+	n, sum, err := f.Put(t.Context(), "x/large", io.LimitReader(watched{watch}, size))
 	if err != nil || n != size {
 		t.Fatal(n, err)
 	}
-	c, err := q.files.open(t.Context(), "x/large")
+	c, err := f.Open(t.Context(), "x/large")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,44 +77,42 @@ func (w watched) Read(p []byte) (int, error) {
 }
 
 func TestContent_FindsDamage(t *testing.T) {
-	q, _ := open(t, options(t.TempDir()))
-	if _, _, err := q.files.put(t.Context(), "x/y", strings.NewReader("abc")); err != nil {
+	f := openFiles(t)
+	if _, _, err := f.Put(t.Context(), "x/y", strings.NewReader("abc")); err != nil {
 		t.Fatal(err)
 	}
-	info, err := q.files.info(t.Context(), metaSubject("x/y"))
+	info, err := f.info(t.Context(), f.metaSubject("x/y"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := q.files.purge(t.Context(), chunkPrefix+info.NUID); err != nil {
+	if err := f.purge(t.Context(), f.chunkSubject(info.NUID)); err != nil {
 		t.Fatal(err)
 	}
-	if err := q.files.publish(t.Context(), message(chunkPrefix+info.NUID, "abd")); err != nil {
+	if err := f.publish(t.Context(), f.chunkSubject(info.NUID), []byte("abd"), "other"); err != nil {
 		t.Fatal(err)
 	}
-	c, err := q.files.open(t.Context(), "x/y")
+	c, err := f.Open(t.Context(), "x/y")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.ReadAll(c); !errors.Is(err, errDamaged) {
+	if _, err := io.ReadAll(c); !errors.Is(err, ErrDamaged) {
 		t.Error(err)
 	}
 	// The format is JetStream's own.
-	if err := q.files.remove(t.Context(), "x/y"); err != nil {
+	if err := f.Remove(t.Context(), "x/y"); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := q.files.put(t.Context(), "x/y", strings.NewReader("abc")); err != nil {
+	if _, _, err := f.Put(t.Context(), "x/y", strings.NewReader("abc")); err != nil {
 		t.Fatal(err)
 	}
-	store, err := q.js.ObjectStore(t.Context(), bucket)
+	store, err := f.b.JetStream.ObjectStore(t.Context(), f.bucket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if data, err := store.GetBytes(t.Context(), "x/y"); err != nil || string(data) != "abc" {
 		t.Errorf("%q, %v", data, err)
 	}
-	if _, err := q.files.open(t.Context(), "x/z"); !errors.Is(err, jetstream.ErrMsgNotFound) {
+	if _, err := f.Open(t.Context(), "x/z"); !errors.Is(err, ErrNotFound) {
 		t.Error(err)
 	}
 }
-
-func message(subject, data string) *nats.Msg { return &nats.Msg{Subject: subject, Data: []byte(data)} }
