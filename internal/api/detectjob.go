@@ -100,19 +100,11 @@ func readUpload(ctx context.Context, q *jobs.Queue, id string, limit int64) ([]b
 	return io.ReadAll(content)
 }
 
-// startBulk starts to coordinate jobs that judge images, and to judge their pieces.
-func (s *Server) startBulk(q *jobs.Queue, b *bulk.Bulk) {
-	s.jobs.worker.Go(func() {
-		q.Run(s.accepting, s.base, jobs.Worker{
-			Kind: kindDetect, Parallel: parallelDetections,
-			Admit: func(context.Context) (func(), error) { return func() {}, nil },
-			Run:   func(ctx context.Context, t *jobs.Task) (jobs.Result, error) { return s.runDetection(ctx, q, b, t) },
-			Ended: func(j jobs.Job) {
-				s.jobEnded(j)
-				s.removePieces(j)
-			},
-		})
-	})
+// judgePieces starts to judge the pieces of jobs, in a process that does such jobs.
+func (s *Server) judgePieces(b *bulk.Bulk) {
+	if !s.does(kindDetect) {
+		return
+	}
 	s.jobs.worker.Go(func() { b.Work(s.accepting, s.base) })
 	s.jobs.worker.Go(func() { b.Keep(s.accepting) })
 }
@@ -120,22 +112,22 @@ func (s *Server) startBulk(q *jobs.Queue, b *bulk.Bulk) {
 // removePieces removes the pieces of a job that has ended, in the background. What it does
 // not remove, another process or the next start does.
 func (s *Server) removePieces(j jobs.Job) {
-	b := s.jobs.pieces()
+	_, b := s.jobs.pieces()
 	if j.Kind != kindDetect || !j.State.Final() || b == nil {
 		return
 	}
-	s.jobs.removing.Go(func() {
+	s.jobs.background(func() {
 		if err := b.Remove(s.base, j.ID); err != nil && s.base.Err() == nil {
 			s.log.Warn("cannot remove the pieces of a job", slog.String("job", j.ID), slog.Any("error", err))
 		}
 	})
 }
 
-// pieces returns the pieces of the queue's jobs, or nil before the first job.
-func (j *jobService) pieces() *bulk.Bulk {
+// pieces returns the queue and its pieces, or nil before the first job.
+func (j *jobService) pieces() (*jobs.Queue, *bulk.Bulk) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.bulk
+	return j.queue, j.bulk
 }
 
 // detectRequest returns the request of a job that judges images. It contains the model's
@@ -201,7 +193,11 @@ func (s *Server) namedFile(ctx context.Context, name string) (registry.Entry, []
 
 // runDetection judges the images of a job. Its errors are sentences for the job's user, or
 // broker.ErrUnavailable for a job to be queued again.
-func (s *Server) runDetection(ctx context.Context, q *jobs.Queue, b *bulk.Bulk, t *jobs.Task) (r jobs.Result, err error) {
+func (s *Server) runDetection(ctx context.Context, t *jobs.Task) (r jobs.Result, err error) {
+	q, b := s.jobs.pieces()
+	if q == nil {
+		return r, fmt.Errorf("%w: %w", broker.ErrUnavailable, errShuttingDown)
+	}
 	if s.options.TrainTime > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, s.options.TrainTime, errDetectionTooLong)

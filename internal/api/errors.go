@@ -42,7 +42,6 @@ var (
 	errSlowClient    = &problem{fiber.StatusRequestTimeout, "The upload stopped for too long"}
 	errBusy          = &problem{fiber.StatusServiceUnavailable, "The service is busy, try again in a moment"}
 	errNoSpace       = &problem{fiber.StatusServiceUnavailable, "The service has no disk space left for this, try again later or send less"}
-	errNoServers     = &problem{fiber.StatusServiceUnavailable, "The NATS servers do not answer, try again in a moment"}
 	errShuttingDown  = &problem{fiber.StatusServiceUnavailable, "The service is shutting down, try again in a moment"}
 	errTooLong       = &problem{fiber.StatusServiceUnavailable, "The request took longer than this service allows; send less, or a training with max_seconds"}
 	errSlowUpload    = &problem{fiber.StatusRequestTimeout, "The upload took longer than this service allows"}
@@ -91,6 +90,7 @@ var callerErrors = []struct {
 	{jobs.ErrNoResults, fiber.StatusConflict},
 	{jobs.ErrExists, fiber.StatusConflict},
 	{jobs.ErrCancelled, fiber.StatusConflict},
+	{jobs.ErrKeyReused, fiber.StatusUnprocessableEntity},
 	{jobs.ErrFull, fiber.StatusInsufficientStorage},
 	{jobs.ErrNoSpace, fiber.StatusInsufficientStorage},
 	{jobs.ErrTooMany, fiber.StatusServiceUnavailable},
@@ -145,8 +145,8 @@ func callerStatus(err error) (status int, message string, ok bool) {
 	if errors.As(err, &p) {
 		return p.status, p.message, true
 	}
-	if errors.Is(err, broker.ErrUnavailable) {
-		return errNoServers.status, errNoServers.message, true
+	if errors.Is(err, broker.ErrUnavailable) { // without the servers' own words
+		return fiber.StatusServiceUnavailable, sentence(broker.ErrUnavailable), true
 	}
 	for _, known := range callerErrors {
 		if errors.Is(err, known.err) {

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +43,6 @@ type jobService struct {
 	bulk       *bulk.Bulk     // of the queue
 	temp       *tempDir       // of the queue; nil with Options.DataDir
 	worker     sync.WaitGroup
-	removing   sync.WaitGroup // removes pieces of jobs
 	closed     bool
 	attached   *jobs.Attached // the jobs of /train
 }
@@ -58,7 +58,67 @@ func (j *jobService) open() (*jobs.Queue, error) {
 		return nil, errShuttingDown
 	}
 	s := j.server
-	o := jobs.Options{MaxJobs: s.options.StoredJobs, MaxAge: s.options.JobAge, MaxBytes: s.options.JobBytes, Log: s.log}
+	b := s.options.Broker
+	if b == nil {
+		var err error
+		if b, err = j.openFolder(); err != nil {
+			return nil, err
+		}
+		j.broker = b
+	}
+	queue, err := jobs.Open(s.base, b, jobs.Options{MaxJobs: s.options.StoredJobs, MaxAge: s.options.JobAge, MaxBytes: s.options.JobBytes, Log: s.log})
+	if err != nil {
+		return nil, errors.Join(err, j.closeFolder())
+	}
+	if j.bulk, err = s.openBulk(queue, b); err != nil {
+		return nil, errors.Join(err, queue.Close(), j.closeFolder())
+	}
+	j.queue = queue
+	s.judgePieces(j.bulk)
+	for _, w := range s.workers() {
+		j.worker.Go(func() { queue.Run(s.accepting, s.base, w) })
+	}
+	if !s.options.ProbesOnly {
+		j.worker.Go(func() { queue.Notify(s.accepting, s.callBack) })
+		j.worker.Go(func() { queue.Keep(s.accepting) })
+	}
+	return queue, nil
+}
+
+// workers returns the workers of the kinds of jobs that this process does.
+func (s *Server) workers() []jobs.Worker {
+	all := []jobs.Worker{{
+		Kind: jobs.KindTrain,
+		Admit: func(ctx context.Context) (func(), error) {
+			return s.trainingSlots.release, s.trainingSlots.wait(ctx)
+		},
+		Run:      s.runJob,
+		Ended:    s.jobEnded,
+		Parallel: s.options.Parallel,
+	}, {
+		Kind:  kindDetect,
+		Admit: func(context.Context) (func(), error) { return func() {}, nil },
+		Run:   s.runDetection,
+		Ended: func(j jobs.Job) {
+			s.jobEnded(j)
+			s.removePieces(j)
+		},
+		Parallel: max(s.options.Parallel, parallelDetections),
+	}}
+	return slices.DeleteFunc(all, func(w jobs.Worker) bool { return !s.does(w.Kind) })
+}
+
+// does reports whether this process does jobs of a kind.
+func (s *Server) does(kind string) bool {
+	return s.options.Broker == nil || slices.Contains(s.options.Work, kind)
+}
+
+// JobKinds lists the kinds of what a worker may do.
+func JobKinds() []string { return []string{jobs.KindTrain, kindDetect, WorkStream} }
+
+// openFolder opens the store of the queue of a service alone.
+func (j *jobService) openFolder() (*broker.Broker, error) {
+	s := j.server
 	store := broker.Options{Log: s.log}
 	if s.options.DataDir != "" {
 		store.Dir = filepath.Join(s.options.DataDir, "jobs")
@@ -75,40 +135,35 @@ func (j *jobService) open() (*jobs.Queue, error) {
 		store.Dir = filepath.Join(temp.path, jobsStore)
 	}
 	b, err := broker.Open(s.base, store)
-	if err != nil && !errors.Is(err, broker.ErrInUse) {
+	if err == nil {
+		return b, nil
+	}
+	if !errors.Is(err, broker.ErrInUse) {
 		err = fmt.Errorf("the jobs in %s cannot be read: %w", store.Dir, err)
 	}
-	var queue *jobs.Queue
-	if err == nil {
-		if queue, err = jobs.Open(s.base, b, o); err == nil {
-			if j.bulk, err = s.openBulk(queue, b); err != nil {
-				err = errors.Join(err, queue.Close())
-			}
-		}
-		if err != nil {
-			err = errors.Join(err, b.Close())
-		}
+	return nil, errors.Join(err, j.closeFolder())
+}
+
+// closeFolder closes the store of a service alone.
+func (j *jobService) closeFolder() error {
+	var err error
+	if j.broker != nil {
+		err = j.broker.Close()
 	}
-	if err != nil {
-		if j.temp != nil {
-			err = errors.Join(err, j.temp.Close())
-			j.temp = nil
-		}
-		return nil, err
+	if j.temp != nil {
+		err = errors.Join(err, j.temp.Close())
 	}
-	j.queue, j.broker = queue, b
-	s.startBulk(queue, j.bulk)
-	j.worker.Go(func() {
-		queue.Run(s.accepting, s.base, jobs.Worker{
-			Admit: func(ctx context.Context) (func(), error) {
-				return s.trainingSlots.release, s.trainingSlots.wait(ctx)
-			},
-			Run:   s.runJob,
-			Ended: s.jobEnded,
-		})
-	})
-	j.worker.Go(func() { queue.Notify(s.accepting, s.callBack) })
-	return queue, nil
+	j.broker, j.temp = nil, nil
+	return err
+}
+
+// background runs f unless the queue is being closed, which waits for it.
+func (j *jobService) background(f func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.closed {
+		j.worker.Go(f)
+	}
 }
 
 // existing returns the queue, or nil before the first job.
@@ -132,19 +187,15 @@ func (j *jobService) close() error {
 		return nil
 	}
 	j.mu.Lock()
-	queue, b, temp := j.queue, j.broker, j.temp
-	j.queue, j.broker, j.bulk, j.temp, j.closed = nil, nil, nil, nil, true
+	queue := j.queue
+	j.queue, j.closed = nil, true
 	j.mu.Unlock()
 	j.worker.Wait()
-	j.removing.Wait()
 	var err error
 	if queue != nil {
-		err = errors.Join(queue.Close(), b.Close())
+		err = queue.Close()
 	}
-	if temp != nil {
-		err = errors.Join(err, temp.Close())
-	}
-	return err
+	return errors.Join(err, j.closeFolder())
 }
 
 func (s *Server) routeJobs() {
@@ -199,6 +250,10 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 			return err
 		}
 	}
+	key, err := idempotencyKey(c)
+	if err != nil {
+		return err
+	}
 	var request jobs.Request
 	switch kind := f.text("kind"); kind {
 	case "", jobs.KindTrain:
@@ -211,16 +266,19 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	request.Callback, request.Caller = callback, callerOf(c)
+	request.Callback, request.Caller, request.Key = callback, callerOf(c), key
 	queue, err := s.jobs.open()
 	if err != nil {
 		return err
 	}
 	ctx, done := s.workContext(c)
 	defer done()
-	job, err := queue.Submit(ctx, request)
+	job, before, err := queue.SubmitOnce(ctx, request)
 	if err != nil {
 		return s.shutdownError(err)
+	}
+	if before {
+		c.Set(headerReplayed, "true")
 	}
 	timer.done(stageQueue)
 	s.log.Info("job accepted", slog.String("id", requestID(c)), slog.String("job", job.ID))
@@ -247,24 +305,31 @@ func (s *Server) trainRequest(f *form) (r jobs.Request, err error) {
 	if err := q.images.Check(); err != nil {
 		return r, err
 	}
-	r = jobs.Request{Kind: jobs.KindTrain, Name: name, Fields: map[string]string{}}
+	r, err = s.requestOf(f)
+	r.Name = name
+	return r, err
+}
+
+// requestOf returns the fields and files of the form of a training as those of a job.
+func (s *Server) requestOf(f *form) (jobs.Request, error) {
+	request := jobs.Request{Kind: jobs.KindTrain, Fields: map[string]string{}}
 	for key := range s.trainingFields() {
 		data, inMemory := f.memory[key]
 		switch {
 		case f.files[key] != nil:
 			upload, err := spooledFile(f, key)
 			if err != nil {
-				return r, err
+				return request, err
 			}
-			r.Files = append(r.Files, upload)
+			request.Files = append(request.Files, upload)
 		case !inMemory:
-		case key == "baseModel" || key == "roiFile":
-			r.Files = append(r.Files, jobs.File{Name: key, Bytes: int64(len(data)), Reader: bytes.NewReader(data)})
+		case key == "baseModel":
+			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(data)), Reader: bytes.NewReader(data)})
 		default:
-			r.Fields[key] = f.text(key)
+			request.Fields[key] = f.text(key)
 		}
 	}
-	return r, nil
+	return request, nil
 }
 
 // spooledFile returns a spooled part as a file of a job.
@@ -276,12 +341,32 @@ func spooledFile(f *form, name string) (jobs.File, error) {
 	return jobs.File{Name: name, Bytes: info.Size(), Reader: io.NewSectionReader(f.files[name], 0, info.Size())}, nil
 }
 
+const (
+	// headerKey is what a client calls a submission. Another with the same key is the same job,
+	// so that a client that got no answer may send it again.
+	headerKey = "Idempotency-Key"
+	// headerReplayed is "true" in the answer to a submission that was accepted before.
+	headerReplayed = "Idempotent-Replayed"
+	maxKeyBytes    = 255
+)
+
+var errKey = badRequest("The header " + headerKey + " must have 1 to 255 visible ASCII characters, such as a random UUID")
+
+// idempotencyKey returns the key of a submission; empty for none.
+func idempotencyKey(c *fiber.Ctx) (string, error) {
+	key := strings.Clone(c.Get(headerKey))
+	if len(key) > maxKeyBytes || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) || key == "" && len(c.Request().Header.Peek(headerKey)) > 0 {
+		return "", errKey
+	}
+	return key, nil
+}
+
 // listJobs answers GET /jobs. The order is that of the creations, whatever the clock does,
 // among the jobs of a store.
 func (s *Server) listJobs(c *fiber.Ctx) error {
 	attached, stored := s.jobs.attached.List(), []jobs.Job{}
 	if q := s.jobs.existing(); q != nil {
-		stored = q.List()
+		stored = slices.DeleteFunc(q.List(), func(j jobs.Job) bool { return s.jobs.attached.Has(j.ID) })
 	}
 	list := make([]jobs.Job, 0, len(attached)+len(stored))
 	for len(attached)+len(stored) > 0 {
@@ -355,7 +440,8 @@ func (s *Server) deleteJob(c *fiber.Ctx) error {
 }
 
 // runJob trains the model of a job. Its errors are sentences for the job's user.
-func (s *Server) runJob(ctx context.Context, t *jobs.Task) (jobs.Result, error) {
+func (s *Server) runJob(queue context.Context, t *jobs.Task) (jobs.Result, error) {
+	ctx := queue
 	if s.options.TrainTime > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, s.options.TrainTime, errJobTooLong)
@@ -365,6 +451,9 @@ func (s *Server) runJob(ctx context.Context, t *jobs.Task) (jobs.Result, error) 
 	defer f.Close()
 	result, err := s.trainJob(ctx, t, f)
 	if err != nil {
+		if errors.Is(err, broker.ErrUnavailable) || queue.Err() != nil {
+			return jobs.Result{}, err // the job was stopped, or is done again
+		}
 		return jobs.Result{}, s.jobError(t.Job.ID, err)
 	}
 	return result, nil
@@ -382,8 +471,11 @@ func (s *Server) trainJob(ctx context.Context, t *jobs.Task, f *form) (r jobs.Re
 	if q.maxTime > 0 {
 		q.end = time.Now().Add(q.maxTime)
 	}
-	// Without a folder for data, there is no next process.
-	if s.options.CheckpointInterval > 0 && s.options.DataDir != "" {
+	if left, limited := t.Left(ctx); limited { // of a request, whose upload and time in the queue count
+		q.end = time.Now().Add(left)
+	}
+	// Without a folder for data or a cluster, there is no next process.
+	if s.options.CheckpointInterval > 0 && (s.options.DataDir != "" || s.options.Broker != nil) {
 		q.options.Checkpoints = &trainer.Checkpoints{
 			Save: t.SaveCheckpoint, Load: t.LoadCheckpoint, Interval: s.options.CheckpointInterval,
 			Failed: func(err error) {
@@ -402,14 +494,24 @@ func (s *Server) trainJob(ctx context.Context, t *jobs.Task, f *form) (r jobs.Re
 	r.Warnings = trainingWarnings(m, recalibration)
 	if t.Job.Name != "" {
 		// The name is set before the job has succeeded, so that a client may use it then.
+		if err := t.Check(ctx); err != nil {
+			return r, err
+		}
 		if err := s.storeTrained(ctx, t.Job.Name, t.Job.ID, bundle); err != nil {
 			if ctx.Err() != nil {
 				return r, context.Cause(ctx)
+			}
+			if errors.Is(err, broker.ErrUnavailable) {
+				return r, err
 			}
 			r.Warnings = append(r.Warnings, fmt.Sprintf("the model was not stored as %s: %v", t.Job.Name, s.jobError(t.Job.ID, err)))
 		}
 	}
 	r.Model = bytes.NewReader(bundle)
+	if t.Job.Attached {
+		r.Meta = map[string]string{}
+		trainingHeaders(m, recalibration, func(name, value string) { r.Meta[name] = value })
+	}
 	return r, nil
 }
 
@@ -423,7 +525,7 @@ func (s *Server) readJob(ctx context.Context, t *jobs.Task, f *form) error {
 		if err != nil {
 			return err
 		}
-		if name == "baseModel" || name == "roiFile" {
+		if name == "baseModel" {
 			if f.memory[name], err = io.ReadAll(content); err != nil {
 				return err
 			}
@@ -460,15 +562,26 @@ func (s *Server) storeTrained(ctx context.Context, name, job string, bundle []by
 	return err
 }
 
+// jobFailure is the reason why a job failed, with the status for a request that waits for it.
+type jobFailure struct {
+	status  int
+	message string
+}
+
+func (f *jobFailure) Error() string { return f.message }
+
+// Code implements jobs.Coded.
+func (f *jobFailure) Code() int { return f.status }
+
 // jobError returns an error whose text is the sentence for the user of a job. An error
 // of the service itself is logged, and the sentence has no detail.
 func (s *Server) jobError(id string, err error) error {
-	if _, message, ok := callerStatus(err); ok {
-		return errors.New(message)
+	if status, message, ok := callerStatus(err); ok {
+		return &jobFailure{status, message}
 	}
 	s.log.Error("job failed", slog.String("job", id), slog.Any("error", err))
 	if isFull(err) {
-		return errNoSpace
+		return &jobFailure{errNoSpace.status, errNoSpace.message}
 	}
 	return errors.New("The service failed; its log has the reason under the job " + id)
 }

@@ -85,8 +85,8 @@ func (n *node) start() (err error) {
 }
 
 func (n *node) role() string {
-	if r := n.server.options.Role; r != "" {
-		return r
+	if n.server.options.ProbesOnly {
+		return cluster.RoleWorker
 	}
 	return cluster.RoleServe
 }

@@ -63,15 +63,6 @@ type Options struct {
 	// bytes and, for tensors, what is computed from them up to the answer. Loaded
 	// models do not count.
 	UploadBytes int64
-	// Broker is the connection to the cluster that this server is a node of; nil, or a server
-	// inside the process, for none. It stays open after Shutdown. In a cluster, the stored
-	// models, their feedback and their verdicts are those of the cluster.
-	Broker *broker.Broker
-	// Role is the role of the node, one of the cluster.Role constants; empty for
-	// cluster.RoleServe.
-	Role string
-	// Work lists the kinds of work that this process does for the cluster.
-	Work []string
 	// StreamBytes is the maximum size of the images that wait in the stream of images, and that
 	// of its verdicts.
 	StreamBytes int64
@@ -99,8 +90,20 @@ type Options struct {
 	StoredJobs int
 	JobAge     time.Duration
 	JobBytes   int64
+	// Broker is the connection to a cluster, which must outlive the server; nil for a service
+	// alone. In a cluster DataDir and ModelsDir are not used: jobs, the stored models, their
+	// feedback and their verdicts are those of the cluster. The trainings of /train are done by
+	// workers.
+	Broker *broker.Broker
+	// Work lists the kinds of the jobs that this process of a cluster does, Parallel of each
+	// kind at once (0 means 1), and WorkStream for the stream of images; a service alone does all
+	// jobs. ProbesOnly reports whether it serves nothing but the endpoints for operators.
+	Work       []string
+	Parallel   int
+	ProbesOnly bool
 	// CheckpointInterval is the time between two checkpoints of the training of a job, from
-	// which another process continues it; 0 means none. Without DataDir there are none.
+	// which another process continues it; 0 means none. A service alone without DataDir makes
+	// none.
 	CheckpointInterval time.Duration
 	// CallbackHosts are the only hosts, names or addresses without a port, that jobs may
 	// have callbacks to. If it is empty, no job may have one.
@@ -243,7 +246,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	}
 	s := &Server{
 		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir, defaultTime: defaultTime,
-		trainingSlots:  newSemaphore(1, o.WaitingTrainings),
+		trainingSlots:  newSemaphore(max(1, o.Parallel), o.WaitingTrainings),
 		detectionSlots: newSemaphore(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
 		versionSlots:   newSemaphore(1, o.WaitingDetections),
 	}
@@ -260,9 +263,9 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 		return nil, errors.Join(err, dir.Close())
 	}
 	s.jobs = &jobService{server: s, tempParent: tempParent, attached: jobs.NewAttached()}
-	if o.DataDir != "" {
+	if o.DataDir != "" || o.Broker != nil {
 		_, err := s.jobs.open()
-		if err == nil {
+		if err == nil && o.Broker == nil {
 			s.spoolsBesideJobs, err = files.SameDisk(o.TempDir, o.DataDir)
 		}
 		if err != nil {
@@ -322,6 +325,9 @@ func (s *Server) route() error {
 	s.app.Get(pathLive, s.live)
 	s.app.Get(pathReady, s.ready)
 	s.app.Get(pathMetrics, s.metrics.scrape)
+	if s.options.ProbesOnly {
+		return nil
+	}
 	s.app.Get(pathOpenAPI, serveOpenAPI)
 	s.app.Post("/train", withTimeout(s.options.TrainTime), s.train)
 	s.app.Post("/calibrate", withTimeout(s.options.TrainTime), s.calibrate)

@@ -10,7 +10,6 @@ import (
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/internal/broker/brokertest"
-	"github.com/deepmed/anomaly/internal/cluster"
 	"github.com/deepmed/anomaly/internal/stream"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,7 +19,7 @@ import (
 func TestStreamed_AnswersAsHTTPDoes(t *testing.T) {
 	url := brokertest.InProcess(t).URL()
 	s := startNode(t, url, nil)
-	w := startNode(t, url, func(o *Options) { o.Role, o.Work = cluster.RoleWorker, []string{WorkStream} })
+	w := startNode(t, url, func(o *Options) { o.ProbesOnly, o.Work = true, []string{WorkStream} })
 	s.mustPut(t, "tiles-1.0", trained(t)[exporter.BundleFile])
 	client := brokertest.Open(t, url, nil)
 	eventually(t, "the worker reads the stream", func() bool {

@@ -57,8 +57,10 @@ func (q *Queue) takeOver(ctx context.Context, e *entry) error {
 	q.mu.Lock()
 	id, attempt, runner := e.record.ID, e.record.Attempts, e.record.Runner
 	q.mu.Unlock()
-	if runner != q.node && q.ask(ctx, runner, question{Job: id, Attempt: attempt}) {
-		return errElsewhere
+	if runner != q.node {
+		if lives, _ := q.ask(ctx, runner, question{Job: id, Attempt: attempt}); lives {
+			return errElsewhere
+		}
 	}
 	var uploads []string
 	var after record

@@ -156,7 +156,10 @@ func (k *keeper) removeMessage(ctx context.Context, kind, subject string) error 
 func (k *keeper) removeAttached(ctx context.Context) error {
 	q := k.q
 	for _, r := range q.records() {
-		if !r.Attached || q.ask(ctx, r.Owner, question{Job: r.ID}) || !k.since("owner "+r.ID, k.ownerAge) {
+		if !r.Attached {
+			continue
+		}
+		if waits, _ := q.ask(ctx, r.Owner, question{Job: r.ID}); waits || !k.since("owner "+r.ID, k.ownerAge) {
 			continue
 		}
 		q.o.Log.Warn("the request of a job is gone", slog.String("job", r.ID), slog.String("node", r.Owner))

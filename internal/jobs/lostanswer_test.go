@@ -160,7 +160,7 @@ func TestKeeper_RemovesAttachedJobsThatNoRequestWaitsFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.Attend(attended.ID)()
+	defer a.Attend(attended.ID, time.Time{})()
 	request = upload("abc")
 	request.Attached = true
 	left, err := a.Submit(t.Context(), request)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,7 +19,8 @@ type question struct {
 	Attempt int    `json:"attempt,omitempty"`
 }
 
-// answerYes is the answer to a question. Any other text is no.
+// answerYes is the first word of the answer to a question; any other is no. How many seconds the
+// request still waits follows, if it does not wait for any time.
 const answerYes = "yes"
 
 // askTimeout bounds how long a node waits for the answer of another.
@@ -35,7 +39,11 @@ func (q *Queue) answerNodes() error {
 		answer := "no"
 		q.mu.Lock()
 		e := q.jobs[asked.Job]
-		if asked.Attempt == 0 && q.attended[asked.Job] || asked.Attempt > 0 && e != nil && e.stop != nil && e.attempt == asked.Attempt {
+		end, attended := q.attended[asked.Job]
+		switch {
+		case asked.Attempt == 0 && attended && !end.IsZero():
+			answer = fmt.Sprintf("%s %.3f", answerYes, max(0, time.Until(end).Seconds()))
+		case asked.Attempt == 0 && attended, asked.Attempt > 0 && e != nil && e.stop != nil && e.attempt == asked.Attempt:
 			answer = answerYes
 		}
 		q.mu.Unlock()
@@ -44,35 +52,48 @@ func (q *Queue) answerNodes() error {
 	return err
 }
 
-// ask reports whether a node answers a question with yes.
-func (q *Queue) ask(ctx context.Context, node string, asked question) bool {
+// ask reports whether a node answers a question with yes, and returns what follows.
+func (q *Queue) ask(ctx context.Context, node string, asked question) (yes bool, more string) {
 	data, err := json.Marshal(asked)
 	if err != nil || node == "" {
-		return false
+		return false, ""
 	}
 	for range 2 { // the answer may be lost
 		limited, cancel := context.WithTimeout(ctx, askTimeout)
 		m, err := q.b.Conn.RequestWithContext(limited, nodeSubject(node), data)
 		cancel()
 		if err == nil {
-			return string(m.Data) == answerYes
+			word, more, _ := strings.Cut(string(m.Data), " ")
+			return word == answerYes, more
 		}
 		if errors.Is(err, nats.ErrNoResponders) {
-			return false
+			return false, ""
 		}
 	}
-	return false
+	return false, ""
 }
 
-// Attend marks a job as one that a request of this process waits for, until end is called.
-// Keep cancels and removes attached jobs that no request waits for.
-func (q *Queue) Attend(id string) (end func()) {
+// Attend marks a job as one that a request of this process waits for, until a time unless that
+// is zero, and until stop is called. Keep cancels and removes attached jobs that no request
+// waits for.
+func (q *Queue) Attend(id string, end time.Time) (stop func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.attended[id] = true
+	q.attended[id] = end
 	return func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		delete(q.attended, id)
 	}
+}
+
+// Left returns how long the request still waits for an attached job, and whether that is
+// limited. The node of the request measures the time, so that no two clocks are compared.
+func (t *Task) Left(ctx context.Context) (left time.Duration, limited bool) {
+	if !t.Job.Attached || t.q.b.Embedded() {
+		return 0, false
+	}
+	_, more := t.q.ask(ctx, t.owner, question{Job: t.Job.ID})
+	seconds, err := strconv.ParseFloat(more, 64)
+	return time.Duration(seconds * float64(time.Second)), err == nil
 }

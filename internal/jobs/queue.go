@@ -112,9 +112,9 @@ type Queue struct {
 	// jobs holds all jobs by id. In a folder, which only this process has open, it is always
 	// what is in the store. In a cluster it follows the store.
 	jobs     map[string]*entry
-	removed  map[string]uint64 // revisions of the removals of jobs in a cluster
-	current  bool              // all records of a cluster were read
-	attended map[string]bool   // ids of the jobs that a request of this process waits for
+	removed  map[string]uint64    // revisions of the removals of jobs in a cluster
+	current  bool                 // all records of a cluster were read
+	attended map[string]time.Time // the jobs that a request of this process waits for, and until when; zero for no limit
 	// reservedBytes and reservedJobs are those of submissions in progress.
 	reservedBytes int64
 	reservedJobs  int
@@ -317,6 +317,18 @@ func (q *Queue) result(ctx context.Context, id string, model bool) (*Content, er
 		err = ErrUnknown
 	}
 	return c, err
+}
+
+// Outcome returns Result.Meta of a job that has succeeded, or the code of the error of one that
+// has failed (see Coded), and 0 if it had none. It returns ErrUnknown.
+func (q *Queue) Outcome(id string) (meta map[string]string, code int, err error) {
+	e, err := q.entry(id)
+	if err != nil {
+		return nil, 0, err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return e.record.Meta, e.record.Code, nil
 }
 
 // errEnded is returned by changes of a job that has ended already.

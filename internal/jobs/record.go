@@ -40,6 +40,9 @@ type record struct {
 	// whose request waits for it.
 	Runner string `json:"runner,omitempty"`
 	Owner  string `json:"owner,omitempty"`
+	// Meta is what Result.Meta was, and Code the code of the error of a job that failed.
+	Meta map[string]string `json:"meta,omitempty"`
+	Code int               `json:"code,omitempty"`
 	// Change is different in each write of a cluster.
 	Change string `json:"change,omitempty"`
 

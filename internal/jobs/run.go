@@ -48,6 +48,14 @@ type Result struct {
 	// were away.
 	Model, Results io.Reader
 	Warnings       []string
+	// Meta is what Outcome returns to the process that waits for the job.
+	Meta map[string]string
+}
+
+// Coded is an error of Worker.Run with a code, which Outcome returns.
+type Coded interface {
+	error
+	Code() int
 }
 
 // Run does jobs of the worker's kind: the callers in turns, and the jobs of each caller in the
@@ -128,7 +136,7 @@ func (q *Queue) runMessage(accepting, working context.Context, w Worker, m jetst
 	}
 	e.stop, e.attempt = cancel, 0
 	ended := e.record.State.Final()
-	t := &Task{Job: e.record.Job, Fields: e.record.Fields, Files: slices.Clone(e.record.Files), q: q, uploads: e.record.Uploads}
+	t := &Task{Job: e.record.Job, Fields: e.record.Fields, Files: slices.Clone(e.record.Files), q: q, uploads: e.record.Uploads, owner: e.record.Owner}
 	q.mu.Unlock()
 	defer func() {
 		q.mu.Lock()
@@ -240,7 +248,10 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 		}
 	}
 	if err != nil && !errors.Is(err, errEnded) && !errors.Is(err, errLost) {
-		reason := err.Error()
+		reason, code := err.Error(), 0
+		if coded := Coded(nil); errors.As(err, &coded) {
+			code = coded.Code()
+		}
 		err = q.persist(ctx, func() error {
 			return q.finish(ctx, e, func(r *record) error {
 				if err := q.fence(r, t); err != nil {
@@ -248,6 +259,7 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 				}
 				t.describe(r)
 				r.end(Failed, reason)
+				r.Code = code
 				return nil
 			})
 		})
@@ -338,7 +350,7 @@ func (q *Queue) succeed(ctx context.Context, e *entry, t *Task, result Result) e
 			t.describe(r)
 			r.end(Succeeded, "")
 			r.Progress.Fraction = 1
-			r.ModelBytes, r.Result = size, t.resultOf()
+			r.ModelBytes, r.Result, r.Meta = size, t.resultOf(), result.Meta
 			if result.Results != nil {
 				r.ResultsSHA256 = &sum
 			} else {

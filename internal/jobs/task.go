@@ -14,6 +14,7 @@ type Task struct {
 
 	q        *Queue
 	uploads  string // record.Uploads
+	owner    string // record.Owner
 	mu       sync.Mutex
 	progress Progress
 	losses   []float64
