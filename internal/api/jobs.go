@@ -323,7 +323,7 @@ func (s *Server) requestOf(f *form) (jobs.Request, error) {
 			}
 			request.Files = append(request.Files, upload)
 		case !inMemory:
-		case key == "baseModel":
+		case key == "baseModel" || key == "roiFile":
 			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(data)), Reader: bytes.NewReader(data)})
 		default:
 			request.Fields[key] = f.text(key)
@@ -525,7 +525,7 @@ func (s *Server) readJob(ctx context.Context, t *jobs.Task, f *form) error {
 		if err != nil {
 			return err
 		}
-		if name == "baseModel" {
+		if name == "baseModel" || name == "roiFile" {
 			if f.memory[name], err = io.ReadAll(content); err != nil {
 				return err
 			}
