@@ -68,6 +68,13 @@ func run(ctx context.Context, args []string) error {
 				return m.write(*file)
 			})
 		},
+		"plan": func() error {
+			m, err := readMeasured(*file)
+			if err != nil {
+				return err
+			}
+			return plan(os.Stdout, m, *side, *seed)
+		},
 		"validate": func() error {
 			return inFolder(ctx, *tiles, func(b *bench) error { return b.validate(ctx, *side, *seconds, *seed) })
 		},

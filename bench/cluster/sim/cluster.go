@@ -3,7 +3,6 @@ package sim
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"slices"
 )
 
@@ -107,7 +106,7 @@ func (x *cluster) fill() {
 	kept := make([][]int, len(x.serves))
 	for k := range x.Models {
 		for i, s := range x.serves {
-			if o := x.owner(k, s); (o == nil || o == s) && len(kept[i]) < fit {
+			if o := x.owner(k); (len(o) == 0 || slices.Contains(o, s)) && len(kept[i]) < fit {
 				kept[i] = append(kept[i], k)
 			}
 		}
@@ -213,6 +212,9 @@ func (x *cluster) retry(d *detection) {
 
 func (x *cluster) reject(d *detection) {
 	x.result.Rejected++
+	if x.EndAtReject && x.loop.now > x.Warmup {
+		x.loop.events = nil
+	}
 	x.pending--
 	delete(x.inFlight, d)
 }
@@ -221,10 +223,9 @@ func (x *cluster) hit()     { x.result.Hits++ }
 func (x *cluster) loaded()  { x.result.Loads++ }
 func (x *cluster) forward() { x.result.Forwards++ }
 
-// owner returns the process that keeps a model, by the highest random weight among those
-// known to be alive: s itself if it is one of the owners, else the first one. It returns nil
-// if models have no owners.
-func (x *cluster) owner(model int, s *serve) *serve {
+// owner returns the processes that keep a model, the highest random weight first, among
+// those known to be alive; none if models have no owners.
+func (x *cluster) owner(model int) []*serve {
 	if x.Owners < 1 {
 		return nil
 	}
@@ -236,46 +237,38 @@ func (x *cluster) owner(model int, s *serve) *serve {
 		list = x.rank(model)
 		x.owners[model] = list
 	}
-	for _, o := range list {
-		if o == s {
-			return s
-		}
-	}
-	return list[0]
+	return list
 }
 
 // rank returns the owners of a model, the highest weight first.
 func (x *cluster) rank(model int) []*serve {
-	var list []*serve
-	for range min(x.Owners, len(x.serves)) {
-		var best *serve
-		var weight uint64
-		for _, s := range x.serves {
-			if !s.known || contains(list, s) {
-				continue
-			}
-			h := fnv.New64a()
-			_, _ = fmt.Fprintf(h, "%d/%d", model, s.index) // never fails
-			// The last bytes change only the low bits, which a multiplication spreads.
-			if w := h.Sum64() * 0x9e3779b97f4a7c15; best == nil || w > weight {
-				best, weight = s, w
-			}
+	list := make([]*serve, 0, x.Owners+1)
+	for _, s := range x.serves {
+		if !s.known {
+			continue
 		}
-		if best == nil {
-			break
+		i := len(list)
+		for i > 0 && weight(model, s.index) > weight(model, list[i-1].index) {
+			i--
 		}
-		list = append(list, best)
+		if i < x.Owners {
+			list = slices.Insert(list, i, s)
+			list = list[:min(len(list), x.Owners)]
+		}
 	}
 	return list
 }
 
-func contains(list []*serve, s *serve) bool {
-	for _, o := range list {
-		if o == s {
-			return true
-		}
+// weight returns the random weight of a process for a model (splitmix64).
+func weight(model, process int) uint64 {
+	z := uint64(model)<<32 | uint64(process)
+	for range 2 {
+		z += 0x9e3779b97f4a7c15
+		z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+		z = (z ^ z>>27) * 0x94d049bb133111eb
+		z ^= z >> 31
 	}
-	return false
+	return z
 }
 
 // fail ends a process and starts it again later.

@@ -99,6 +99,8 @@ type Config struct {
 	// From and Until bound the detections that are also counted in Result.Window, by the
 	// time of their start.
 	From, Until float64
+	// EndAtReject ends the simulation with the first rejected detection.
+	EndAtReject bool
 }
 
 // Kind is a kind of process.

@@ -157,10 +157,12 @@ func (m *Machine) share() {
 // complete ends the tasks whose work is done.
 func (m *Machine) complete() {
 	m.advance()
-	const tiny = 1e-12 // of rounding
+	// Late in a long simulation the least step of time is larger than what a task may have
+	// left, which would never end.
+	tiny := 1e-9 + m.loop.now*1e-15
 	var done []func()
 	for _, c := range m.classes {
-		for len(c.tasks) > 0 && c.tasks[0].finish <= c.clock+tiny+1e-12*c.clock {
+		for len(c.tasks) > 0 && c.tasks[0].finish <= c.clock+tiny {
 			done = append(done, heap.Pop(&c.tasks).(task).done)
 		}
 	}
@@ -212,6 +214,15 @@ func (s *Slots) Acquire(n int, then func()) {
 		return
 	}
 	s.waiting = append(s.waiting, slotWaiter{n, then})
+}
+
+// TryAcquire takes n slots if they are free, and reports whether they were.
+func (s *Slots) TryAcquire(n int) bool {
+	if len(s.waiting) > 0 || s.free < n {
+		return false
+	}
+	s.free -= n
+	return true
 }
 
 // Release frees n slots.

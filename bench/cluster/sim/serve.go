@@ -1,5 +1,7 @@
 package sim
 
+import "slices"
+
 // serve is a process of `anomaly serve`.
 type serve struct {
 	c       *cluster
@@ -12,7 +14,6 @@ type serve struct {
 	life int
 
 	admitted   Slots
-	admittedIn int // detections that run
 	waitingIn  int // detections that wait for admission
 	processors Slots
 	inFlight   int // images between their arrival and the end of their run
@@ -31,7 +32,7 @@ func (s *serve) reset() {
 	s.life++
 	s.admitted = Slots{free: detectionsPerThread * s.c.Cores}
 	s.processors = Slots{free: s.c.Cores}
-	s.admittedIn, s.waitingIn, s.inFlight = 0, 0, 0
+	s.waitingIn, s.inFlight = 0, 0
 	s.models = lru{room: s.c.CacheBytes}
 	s.loading, s.queues = map[int][]func(){}, map[int]*batchQueue{}
 }
@@ -55,10 +56,8 @@ func (s *serve) detect(d *detection) {
 		s.waitingIn++
 		s.admitted.Acquire(1, func() {
 			s.waitingIn--
-			s.admittedIn++
 			s.judge(d, func() {
 				s.machine.Run(s.c.Costs.Answer*d.factor, 1, false, func() {
-					s.admittedIn--
 					s.admitted.Release(1)
 					s.c.loop.After(s.c.Costs.Wait, d.answered)
 				})
@@ -75,31 +74,52 @@ func (s *serve) judge(d *detection, then func()) {
 		s.run(d, then)
 		return
 	}
-	owner := s.c.owner(d.model, s)
-	if owner == nil || owner == s {
+	owners := s.c.owner(d.model)
+	if len(owners) == 0 || slices.Contains(owners, s) {
+		s.load(d.model, func() { s.run(d, then) })
+		return
+	}
+	s.ask(d, owners, then)
+}
+
+// ask lets the first of some owners that has a free slot judge an image. If none has, or
+// does not answer in time, this process loads the model itself.
+func (s *serve) ask(d *detection, owners []*serve, then func()) {
+	if len(owners) == 0 {
 		s.load(d.model, func() { s.run(d, then) })
 		return
 	}
 	s.c.forward()
-	answered, life := false, owner.life
+	owner, answered, life := owners[0], false, owners[0].life
+	answer := func(do func()) func() {
+		return func() {
+			if !answered {
+				answered = true
+				do()
+			}
+		}
+	}
 	s.c.request(s.machine, s.c.Costs.ImageFile, func() {
 		if !owner.alive || owner.life != life {
 			return // nobody takes the message
 		}
+		if !owner.admitted.TryAcquire(1) {
+			s.c.loop.After(0, answer(func() { s.ask(d, owners[1:], then) }))
+			return
+		}
 		owner.take(d.model, func() {
 			owner.run(d, func() {
-				if !answered {
-					answered = true
-					then()
+				if owner.life == life {
+					owner.admitted.Release(1)
 				}
+				answer(then)()
 			})
 		})
 	})
 	mine := s.life
 	s.c.loop.After(forwardTimeout, func() {
-		if !answered && s.alive && s.life == mine {
-			answered = true
-			s.load(d.model, func() { s.run(d, then) })
+		if s.life == mine {
+			answer(func() { s.load(d.model, func() { s.run(d, then) }) })()
 		}
 	})
 }

@@ -108,6 +108,22 @@ func TestMachine_SlowsDownWhileItsCoresAreBusy(t *testing.T) {
 	}
 }
 
+func TestMachine_EndsTasksAfterManyDays(t *testing.T) {
+	l, n := &Loop{}, 0
+	m := NewMachine(l, 2)
+	var next func()
+	next = func() {
+		m.Run(0.0123456789, 2, false, func() { n++ })
+		m.Run(0.0023456789, 1, false, func() { n++ })
+		l.After(3600.1234567, next)
+	}
+	next()
+	l.Run(100 * 86400)
+	if want := 2 * 2400; n != want || l.Events() > uint64(6*want) {
+		t.Errorf("%d tasks of %d ended in %d events", n, want, l.Events())
+	}
+}
+
 func TestSerial_WaitsAsTheTheoryOfQueuesSays(t *testing.T) {
 	l, r := &Loop{}, rand.New(rand.NewPCG(3, 3))
 	d := Serial{loop: l}
