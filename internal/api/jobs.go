@@ -323,7 +323,7 @@ func (s *Server) requestOf(f *form) (jobs.Request, error) {
 			}
 			request.Files = append(request.Files, upload)
 		case !inMemory:
-		case key == "baseModel":
+		case key == "baseModel" || key == "roiFile":
 			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(data)), Reader: bytes.NewReader(data)})
 		default:
 			request.Fields[key] = f.text(key)
