@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -82,6 +83,10 @@ func unavailable(err error) bool {
 			return strings.Contains(api.Description, "closed") || strings.Contains(api.Description, "not current") || strings.Contains(api.Description, "raft")
 		}
 		return false
+	}
+	// The name of a server may be known only when it runs.
+	if dns := (*net.DNSError)(nil); errors.As(err, &dns) {
+		return true
 	}
 	text := err.Error()
 	return strings.Contains(text, "connection refused") || strings.Contains(text, "connection reset") || strings.Contains(text, "i/o timeout")
