@@ -50,6 +50,9 @@ func sheet(t testing.TB, seed int, defective bool) []byte {
 // sheets writes images of sheets into a folder of a data set.
 func sheets(t testing.TB, dir, folder string, n, first int, defective bool) (paths []string) {
 	t.Helper()
+	if err := os.MkdirAll(filepath.Join(dir, folder), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for i := range n {
 		paths = append(paths, write(t, filepath.Join(dir, folder), fmt.Sprintf("%02d.png", i), sheet(t, first+i, defective)))
 	}
