@@ -22,18 +22,20 @@ func TestCheckTiles_RejectsWhatCannotBeJudged(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Metadata){
-		"no tiles":               func(m *Metadata) { m.Preprocessing.Tiles = nil },
-		"no preprocessing":       func(m *Metadata) { m.Preprocessing = nil },
-		"a measure without":      func(m *Metadata) { m.Decision.Measure = MeasurePatchMahalanobis },
-		"mean squared error":     func(m *Metadata) { m.Decision = nil },
-		"no calibration":         func(m *Metadata) { m.Decision.Tiles = nil },
-		"a wide overlap":         func(m *Metadata) { m.Preprocessing.Tiles.Overlap = 33 },
-		"a negative overlap":     func(m *Metadata) { m.Preprocessing.Tiles.Overlap = -1 },
-		"a long side":            func(m *Metadata) { m.Preprocessing.Tiles.LongestSide = MaxLongestSide + 1 },
-		"other statistics":       func(m *Metadata) { m.Preprocessing.Tiles.Statistics = "each" },
-		"places of a texture":    func(m *Metadata) { m.Preprocessing.Tiles.Columns = 2 },
-		"no places":              func(m *Metadata) { m.Preprocessing.Tiles.Statistics = TilesByPlace },
-		"too many places":        func(m *Metadata) { *m.Preprocessing.Tiles = Tiles{Statistics: TilesByPlace, Columns: 1 << 40, Rows: 1 << 40} },
+		"no tiles":            func(m *Metadata) { m.Preprocessing.Tiles = nil },
+		"no preprocessing":    func(m *Metadata) { m.Preprocessing = nil },
+		"a measure without":   func(m *Metadata) { m.Decision.Measure = MeasurePatchMahalanobis },
+		"mean squared error":  func(m *Metadata) { m.Decision = nil },
+		"no calibration":      func(m *Metadata) { m.Decision.Tiles = nil },
+		"a wide overlap":      func(m *Metadata) { m.Preprocessing.Tiles.Overlap = 33 },
+		"a negative overlap":  func(m *Metadata) { m.Preprocessing.Tiles.Overlap = -1 },
+		"a long side":         func(m *Metadata) { m.Preprocessing.Tiles.LongestSide = MaxLongestSide + 1 },
+		"other statistics":    func(m *Metadata) { m.Preprocessing.Tiles.Statistics = "each" },
+		"places of a texture": func(m *Metadata) { m.Preprocessing.Tiles.Columns = 2 },
+		"no places":           func(m *Metadata) { m.Preprocessing.Tiles.Statistics = TilesByPlace },
+		"too many places": func(m *Metadata) {
+			*m.Preprocessing.Tiles = Tiles{Statistics: TilesByPlace, Columns: 1 << 40, Rows: 1 << 40}
+		},
 		"a gain without a value": func(m *Metadata) { v := math.NaN(); m.Preprocessing.Tiles.Gain = &v },
 		"a fit":                  func(m *Metadata) { m.Preprocessing.Fit = FitPad },
 	} {
