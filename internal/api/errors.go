@@ -60,6 +60,7 @@ var callerErrors = []struct {
 }{
 	{trainer.ErrLevel, fiber.StatusBadRequest},
 	{trainer.ErrImageSize, fiber.StatusBadRequest},
+	{trainer.ErrPreprocessing, fiber.StatusBadRequest},
 	{trainer.ErrFalseAlarmRate, fiber.StatusBadRequest},
 	{trainer.ErrBase, fiber.StatusUnprocessableEntity},
 	{dataset.ErrNoImages, fiber.StatusBadRequest},
@@ -86,6 +87,7 @@ var callerErrors = []struct {
 	{feedback.ErrFull, fiber.StatusConflict},
 	{jobs.ErrUnknown, fiber.StatusNotFound},
 	{jobs.ErrNoModel, fiber.StatusConflict},
+	{jobs.ErrNoResults, fiber.StatusConflict},
 	{jobs.ErrExists, fiber.StatusConflict},
 	{jobs.ErrCancelled, fiber.StatusConflict},
 	{jobs.ErrKeyReused, fiber.StatusUnprocessableEntity},

@@ -7,11 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
@@ -26,164 +25,9 @@ import (
 const (
 	pathJobs = "/jobs"
 	pathJob  = pathJobs + "/:id"
-	// jobKind is the kind of a job that trains a model.
-	jobKind = "train"
 )
 
 var errJobTooLong = &problem{fiber.StatusServiceUnavailable, "The job took longer than this service allows; send less, or set max_seconds"}
-
-// jobService is the queue of jobs and its worker. Without a folder for data, the queue
-// is opened with the first job: a service without jobs needs no memory for it.
-type jobService struct {
-	server     *Server
-	tempParent string
-	mu         sync.Mutex
-	queue      *jobs.Queue    // nil before the first job
-	broker     *broker.Broker // of the queue
-	temp       *tempDir       // of the queue; nil with Options.DataDir
-	worker     sync.WaitGroup
-	closed     bool
-	attached   *jobs.Attached // the jobs of /train
-}
-
-// open returns the queue, and opens it if necessary.
-func (j *jobService) open() (*jobs.Queue, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	switch {
-	case j.queue != nil:
-		return j.queue, nil
-	case j.closed:
-		return nil, errShuttingDown
-	}
-	s := j.server
-	b := s.options.Broker
-	if b == nil {
-		var err error
-		if b, err = j.openFolder(); err != nil {
-			return nil, err
-		}
-		j.broker = b
-	}
-	queue, err := jobs.Open(s.base, b, jobs.Options{MaxJobs: s.options.StoredJobs, MaxAge: s.options.JobAge, MaxBytes: s.options.JobBytes, Log: s.log})
-	if err != nil {
-		return nil, errors.Join(err, j.closeFolder())
-	}
-	j.queue = queue
-	for _, w := range s.workers() {
-		j.worker.Go(func() { queue.Run(s.accepting, s.base, w) })
-	}
-	if !s.options.ProbesOnly {
-		j.worker.Go(func() { queue.Notify(s.accepting, s.callBack) })
-		j.worker.Go(func() { queue.Keep(s.accepting) })
-	}
-	return queue, nil
-}
-
-// workers returns the workers of the kinds of jobs that this process does.
-func (s *Server) workers() []jobs.Worker {
-	all := []jobs.Worker{{
-		Kind: jobKind,
-		Admit: func(ctx context.Context) (func(), error) {
-			return s.trainingSlots.release, s.trainingSlots.wait(ctx)
-		},
-		Run:   s.runJob,
-		Ended: s.jobEnded,
-	}}
-	if s.options.Broker == nil {
-		return all
-	}
-	list := slices.DeleteFunc(all, func(w jobs.Worker) bool { return !slices.Contains(s.options.Work, w.Kind) })
-	for i := range list {
-		list[i].Parallel = max(s.options.Parallel, 1)
-	}
-	return list
-}
-
-// JobKinds lists the kinds of what a worker may do.
-func JobKinds() []string { return []string{jobKind, WorkStream} }
-
-// openFolder opens the store of the queue of a service alone.
-func (j *jobService) openFolder() (*broker.Broker, error) {
-	s := j.server
-	store := broker.Options{Log: s.log}
-	if s.options.DataDir != "" {
-		store.Dir = filepath.Join(s.options.DataDir, "jobs")
-	} else {
-		parent := j.tempParent
-		if parent == "" {
-			parent = os.TempDir()
-		}
-		temp, err := lockedTempDir(parent, jobsPrefix)
-		if err != nil {
-			return nil, err
-		}
-		j.temp = temp
-		store.Dir = filepath.Join(temp.path, jobsStore)
-	}
-	b, err := broker.Open(s.base, store)
-	if err == nil {
-		return b, nil
-	}
-	if !errors.Is(err, broker.ErrInUse) {
-		err = fmt.Errorf("the jobs in %s cannot be read: %w", store.Dir, err)
-	}
-	return nil, errors.Join(err, j.closeFolder())
-}
-
-// closeFolder closes the store of a service alone.
-func (j *jobService) closeFolder() error {
-	var err error
-	if j.broker != nil {
-		err = j.broker.Close()
-	}
-	if j.temp != nil {
-		err = errors.Join(err, j.temp.Close())
-	}
-	j.broker, j.temp = nil, nil
-	return err
-}
-
-// background runs f unless the queue is being closed, which waits for it.
-func (j *jobService) background(f func()) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if !j.closed {
-		j.worker.Go(f)
-	}
-}
-
-// existing returns the queue, or nil before the first job.
-func (j *jobService) existing() *jobs.Queue {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.queue
-}
-
-// stats returns the number of jobs in each state and the bytes that they have.
-func (j *jobService) stats() (map[jobs.State]int, int64) {
-	if q := j.existing(); q != nil {
-		return q.Stats()
-	}
-	return nil, 0
-}
-
-// close waits for the worker, which must have been stopped, and closes the queue.
-func (j *jobService) close() error {
-	if j == nil {
-		return nil
-	}
-	j.mu.Lock()
-	queue := j.queue
-	j.queue, j.closed = nil, true
-	j.mu.Unlock()
-	j.worker.Wait()
-	var err error
-	if queue != nil {
-		err = queue.Close()
-	}
-	return errors.Join(err, j.closeFolder())
-}
 
 func (s *Server) routeJobs() {
 	timeout := withTimeout(s.options.DetectTime)
@@ -192,6 +36,7 @@ func (s *Server) routeJobs() {
 	s.app.Get(pathJob, timeout, s.describeJob)
 	s.app.Get(pathJob+"/events", s.jobEvents)
 	s.app.Get(pathJob+"/model", timeout, s.jobModel)
+	s.app.Get(pathJob+"/results", timeout, s.jobResults)
 	s.app.Delete(pathJob, timeout, s.deleteJob)
 }
 
@@ -224,20 +69,12 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	fields := s.trainingFields()
 	fields["name"] = field{maxBytes: maxFieldBytes}
 	fields["callback_url"] = field{maxBytes: maxCallbackURL}
+	maps.Copy(fields, s.detectJobFields())
 	f, timer, err := s.receiveForm(c, workTrain, fields)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	name := f.text("name")
-	if name != "" {
-		if s.registry == nil {
-			return errNoRegistry
-		}
-		if err := registry.CheckName(name); err != nil {
-			return err
-		}
-	}
 	callback := f.text("callback_url")
 	if callback != "" {
 		if err := s.checkCallback(callback); err != nil {
@@ -248,19 +85,19 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	// Errors in the form are answered now, and not found when the job runs.
-	q, err := s.parseTraining(f)
+	var request jobs.Request
+	switch kind := f.text("kind"); kind {
+	case "", jobs.KindTrain:
+		request, err = s.trainRequest(f)
+	case kindDetect:
+		request, err = s.detectRequest(c, f)
+	default:
+		err = badRequest(fmt.Sprintf("The field kind is %.40q, expected train or detect", kind))
+	}
 	if err != nil {
 		return err
 	}
-	if err := q.images.Check(); err != nil {
-		return err
-	}
-	request, err := requestOf(f)
-	if err != nil {
-		return err
-	}
-	request.Name, request.Callback, request.Caller, request.Key = name, callback, callerOf(c), key
+	request.Callback, request.Caller, request.Key = callback, callerOf(c), key
 	queue, err := s.jobs.open()
 	if err != nil {
 		return err
@@ -280,26 +117,59 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	return c.Status(fiber.StatusAccepted).JSON(job)
 }
 
-// requestOf returns the fields and files of a form as those of a job.
-func requestOf(f *form) (jobs.Request, error) {
-	request := jobs.Request{Kind: jobKind, Fields: map[string]string{}}
-	for key := range f.memory {
-		switch key {
-		case "name", "callback_url": // in the request itself
-		case "baseModel":
-			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(f.memory[key])), Reader: bytes.NewReader(f.memory[key])})
+// trainRequest returns the request of a job that trains a model.
+func (s *Server) trainRequest(f *form) (r jobs.Request, err error) {
+	name := f.text("name")
+	if name != "" {
+		if s.registry == nil {
+			return r, errNoRegistry
+		}
+		if err := registry.CheckName(name); err != nil {
+			return r, err
+		}
+	}
+	// Errors in the form are answered now, and not found when the job runs.
+	q, err := s.parseTraining(f)
+	if err != nil {
+		return r, err
+	}
+	if err := q.images.Check(); err != nil {
+		return r, err
+	}
+	r, err = s.requestOf(f)
+	r.Name = name
+	return r, err
+}
+
+// requestOf returns the fields and files of the form of a training as those of a job.
+func (s *Server) requestOf(f *form) (jobs.Request, error) {
+	request := jobs.Request{Kind: jobs.KindTrain, Fields: map[string]string{}}
+	for key := range s.trainingFields() {
+		data, inMemory := f.memory[key]
+		switch {
+		case f.files[key] != nil:
+			upload, err := spooledFile(f, key)
+			if err != nil {
+				return request, err
+			}
+			request.Files = append(request.Files, upload)
+		case !inMemory:
+		case key == "baseModel" || key == "roiFile":
+			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(data)), Reader: bytes.NewReader(data)})
 		default:
 			request.Fields[key] = f.text(key)
 		}
 	}
-	for key, file := range f.files {
-		info, err := file.Stat()
-		if err != nil {
-			return request, err
-		}
-		request.Files = append(request.Files, jobs.File{Name: key, Bytes: info.Size(), Reader: io.NewSectionReader(file, 0, info.Size())})
-	}
 	return request, nil
+}
+
+// spooledFile returns a spooled part as a file of a job.
+func spooledFile(f *form, name string) (jobs.File, error) {
+	info, err := f.files[name].Stat()
+	if err != nil {
+		return jobs.File{}, err
+	}
+	return jobs.File{Name: name, Bytes: info.Size(), Reader: io.NewSectionReader(f.files[name], 0, info.Size())}, nil
 }
 
 const (
@@ -388,6 +258,7 @@ func (s *Server) deleteJob(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
+	s.removePieces(job)
 	if removed {
 		s.log.Info("job removed", slog.String("id", requestID(c)), slog.String("job", job.ID))
 	} else {

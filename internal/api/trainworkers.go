@@ -19,7 +19,7 @@ func (s *Server) trainByWorkers(ctx context.Context, c *fiber.Ctx, f *form, q tr
 	if err != nil {
 		return false, err
 	}
-	request, err := requestOf(f)
+	request, err := s.requestOf(f)
 	if err != nil {
 		return false, err
 	}

@@ -58,6 +58,17 @@ type Progress struct {
 	// Loss and SecondsLeft are nil while they are not known.
 	Loss        *float64 `json:"loss"`
 	SecondsLeft *float64 `json:"seconds_left"`
+	// Images are the images of a job that judges some; else nil.
+	Images *ImageProgress `json:"images,omitempty"`
+}
+
+// ImageProgress is the progress of a job that judges images: numbers of images. Those
+// with a verdict, among which the anomalous ones are, and those without one are done.
+type ImageProgress struct {
+	All        int `json:"all"`
+	Judged     int `json:"judged"`
+	Anomalous  int `json:"anomalous"`
+	Unreadable int `json:"unreadable"`
 }
 
 // omitNonFinite omits values that JSON has no numbers for.
@@ -73,7 +84,9 @@ func (p *Progress) omitNonFinite() {
 type Job struct {
 	ID   string `json:"id"`
 	Kind string `json:"kind"`
-	Name string `json:"name,omitempty"` // under which the model is stored; empty for none
+	// Name is the name under which the model is stored, or of the model that judges; empty for
+	// none.
+	Name string `json:"name,omitempty"`
 	// Attached reports whether a request waits for the job, which is removed with it.
 	Attached bool  `json:"attached,omitempty"`
 	State    State `json:"state"`
