@@ -12,6 +12,11 @@ FUZZTIME ?= 30s
 REQUESTS ?= 20000
 SOAK_TIME ?= 10m
 FAULT_ROUNDS ?= 50
+CLUSTER_FAULT_TIME ?= 15m
+# The time of model-faults.
+MODEL_FAULT_TIME ?= 2m
+# A binary of an earlier version, for cluster-upgrade.
+ANOMALY_PREVIOUS ?=
 TESTFLAGS ?= -timeout 40m
 DEMO_LEVEL ?= 1
 # Folders of data sets to measure quality on, in addition to the generated ones.
@@ -32,7 +37,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak quality quality-quick false-alarms ablation pictures interop proto fuzz fuzz-http faults page browser install clean
+.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak quality quality-quick false-alarms ablation pictures interop proto fuzz fuzz-http faults cluster-faults model-faults cluster-upgrade page browser install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -132,6 +137,15 @@ fuzz-http: build runtime ## send REQUESTS (20000) requests generated from the Op
 faults: runtime ## kill a service in FAULT_ROUNDS (50) rounds of jobs, set its clock, fill its disk
 	ANOMALY_FAULTS='$(FAULT_ROUNDS)' $(GO) test ./cmd/anomaly -v -count=1 -timeout 0 \
 		-run '^TestServe_(LosesNoJobWhenKilled|LosesNoJobOnAFullDisk|ContinuesATrainingThatWasKilled|RemovesTheJobsOfAKilledServer|GivesARunningJobBackAtSIGTERM)$$'
+
+cluster-faults: build runtime ## kill, stop and cut off the processes of a cluster for CLUSTER_FAULT_TIME (15m)
+	CLUSTER_FAULT_TIME='$(CLUSTER_FAULT_TIME)' $(GO) test ./bench/clusterfaults -run '^TestClusterFaults$$' -v -count=1 -timeout 0
+
+model-faults: ## kill and stop NATS servers while models change, for MODEL_FAULT_TIME (2m)
+	MODEL_FAULT_TIME='$(MODEL_FAULT_TIME)' $(GO) test ./internal/registry -run WhileServersFail -v -count=1 -timeout 0
+
+cluster-upgrade: build runtime ## run this version beside ANOMALY_PREVIOUS=binary, in a folder and in a cluster
+	ANOMALY_PREVIOUS='$(ANOMALY_PREVIOUS)' $(GO) test ./bench/clusterfaults -run '^TestUpgrade' -v -count=1 -timeout 0
 
 page: ## build the web page from web/src into web/dist
 	cd web && npm ci --no-audit --no-fund --silent && npm run --silent check && npm run --silent build

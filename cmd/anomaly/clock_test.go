@@ -24,7 +24,8 @@ var shownTimes = []string{
 	"cmd/anomaly/models.go Local",      // prints the times of models and versions
 	"internal/api/callback.go Unix",    // the receiver of a callback compares it with its own
 	"internal/feedback/folders.go UTC", // when feedback was given
-	"internal/monitor/monitor.go UTC",  // since when the alarm is on
+	"internal/feedback/shared.go UTC",
+	"internal/monitor/monitor.go UTC", // since when the alarm is on
 	// Orders the scores of several nodes for display.
 	"internal/monitor/monitor.go UnixMilli",
 }

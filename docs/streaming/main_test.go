@@ -68,3 +68,29 @@ func TestRun_PrintsAVerdictOnEachImage(t *testing.T) {
 		t.Errorf("%d verdicts", len(seen))
 	}
 }
+
+// The page shows the program's own code.
+func TestPage_ShowsTheCodeThatIsTested(t *testing.T) {
+	page, err := os.ReadFile("../streaming.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile("main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := 0
+	for rest := string(page); ; blocks++ {
+		_, after, found := strings.Cut(rest, "```go\n")
+		if !found {
+			break
+		}
+		var code string
+		if code, rest, found = strings.Cut(after, "```"); !found || !strings.Contains(string(program), code) {
+			t.Errorf("main.go does not have this code of the page:\n%s", code)
+		}
+	}
+	if blocks == 0 {
+		t.Error("the page has no code")
+	}
+}

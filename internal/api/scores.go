@@ -160,7 +160,7 @@ func (driftCollector) Describe(out chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (d driftCollector) Collect(out chan<- prometheus.Metric) {
 	for _, m := range d.monitors.All() {
-		s := d.monitors.Local(m)
+		s := d.monitors.Own(m)
 		if !s.Available {
 			continue
 		}

@@ -316,3 +316,20 @@ func TestCluster_RunsTheJobsOfEachKindByItsWorker(t *testing.T) {
 		t.Errorf("the training is %s without a worker of its kind", got.State)
 	}
 }
+
+// A client that has heard of the end of a job from one node may ask another for its model.
+func TestCluster_ReturnsTheModelBeforeTheNodeHasHeardOfTheEnd(t *testing.T) {
+	s := brokertest.InProcess(t)
+	a, b := join(t, s.URL()), join(t, s.URL())
+	j := submit(t, a, "abc")
+	a.endClean() // it follows no changes any more
+	end := run(b, double)
+	defer end()
+	until(t, b, j.ID, Succeeded)
+	if got, err := a.Get(j.ID); err != nil || got.State != Queued {
+		t.Fatalf("the node has heard of the end: %+v, %v", got, err)
+	}
+	if m := modelOf(t, a, j.ID); m != "abcabc" {
+		t.Errorf("the model is %q", m)
+	}
+}

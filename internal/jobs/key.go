@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -14,6 +15,31 @@ func idOfKey(r Request) string {
 	data, _ := json.Marshal([]string{r.Caller, r.Key}) // never fails
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:16])
+}
+
+// lockKey waits until no other submission of this process has the key's id.
+func (q *Queue) lockKey(ctx context.Context, id string) (unlock func(), err error) {
+	for {
+		q.mu.Lock()
+		other := q.keys[id]
+		if other == nil {
+			mine := make(chan struct{})
+			q.keys[id] = mine
+			q.mu.Unlock()
+			return func() {
+				q.mu.Lock()
+				defer q.mu.Unlock()
+				delete(q.keys, id)
+				close(mine)
+			}, nil
+		}
+		q.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // fingerprint returns the hash of what a request asks for. sums has the SHA-256 of its files.

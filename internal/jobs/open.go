@@ -24,7 +24,7 @@ const startTimeout = 2 * time.Minute
 // removed. In a cluster that is done while the queue is used; see Keep and Run.
 func Open(ctx context.Context, b *broker.Broker, o Options) (q *Queue, err error) {
 	q = &Queue{
-		o: o, b: b, node: b.Node(), jobs: map[string]*entry{}, removed: map[string]uint64{}, attended: map[string]time.Time{},
+		o: o, b: b, node: b.Node(), jobs: map[string]*entry{}, removed: map[string]uint64{}, attended: map[string]time.Time{}, keys: map[string]chan struct{}{},
 		work: map[string]jetstream.Stream{}, ended: make(chan struct{}, 1), arrived: make(chan struct{}),
 		ackWait: ackWait, heartbeat: heartbeat,
 	}

@@ -112,9 +112,10 @@ type Queue struct {
 	// jobs holds all jobs by id. In a folder, which only this process has open, it is always
 	// what is in the store. In a cluster it follows the store.
 	jobs     map[string]*entry
-	removed  map[string]uint64    // revisions of the removals of jobs in a cluster
-	current  bool                 // all records of a cluster were read
-	attended map[string]time.Time // the jobs that a request of this process waits for, and until when; zero for no limit
+	removed  map[string]uint64        // revisions of the removals of jobs in a cluster
+	current  bool                     // all records of a cluster were read
+	attended map[string]time.Time     // the jobs that a request of this process waits for, and until when; zero for no limit
+	keys     map[string]chan struct{} // ids of the submissions with a key in progress; closed at their ends
 	// reservedBytes and reservedJobs are those of submissions in progress.
 	reservedBytes int64
 	reservedJobs  int
@@ -302,6 +303,17 @@ func (q *Queue) result(ctx context.Context, id string, model bool) (*Content, er
 	q.mu.Lock()
 	r := e.record
 	q.mu.Unlock()
+	if !r.State.Final() && !q.b.Embedded() {
+		// The client may have heard of the end from another node.
+		if err := q.reload(ctx, id, e); errors.Is(err, jetstream.ErrKeyNotFound) {
+			return nil, ErrUnknown
+		} else if err != nil {
+			return nil, err
+		}
+		q.mu.Lock()
+		r = e.record
+		q.mu.Unlock()
+	}
 	missing := ErrNoModel
 	if !model {
 		missing = ErrNoResults

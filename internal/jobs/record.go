@@ -15,8 +15,8 @@ type record struct {
 	Job
 	Fields map[string]string `json:"fields,omitempty"`
 	Files  []string          `json:"files,omitempty"` // names of the uploads; none once the job has ended
-	// Uploads is the part between the id and the name in the stored names of Files. Two
-	// submissions of a job with the same key do not write the same files.
+	// Uploads is the part between the id and the name in the stored names of Files; empty for
+	// none. Two nodes that receive submissions with the same key do not write the same files.
 	Uploads     string `json:"uploads,omitempty"`
 	UploadBytes int64  `json:"upload_bytes,omitempty"` // of Files
 	ModelBytes  int64  `json:"model_bytes,omitempty"`  // of the result, of any kind

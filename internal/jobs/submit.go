@@ -32,6 +32,11 @@ func (q *Queue) Submit(ctx context.Context, r Request) (Job, error) {
 // SubmitOnce is Submit, and reports whether the job was accepted before.
 func (q *Queue) SubmitOnce(ctx context.Context, r Request) (job Job, before bool, err error) {
 	if r.Key != "" {
+		done, err := q.lockKey(ctx, idOfKey(r))
+		if err != nil {
+			return Job{}, false, err
+		}
+		defer done()
 		if job, found, err := q.submitted(r); found || err != nil {
 			return job, found, err
 		}
@@ -56,7 +61,10 @@ func (q *Queue) SubmitOnce(ctx context.Context, r Request) (job Job, before bool
 		rec.Owner = q.node
 	}
 	if r.Key != "" {
-		rec.Uploads, rec.ID = rec.ID, idOfKey(r)
+		if !q.b.Embedded() {
+			rec.Uploads = rec.ID // another node may store files for the key at the same time
+		}
+		rec.ID = idOfKey(r)
 	}
 	if r.ID != "" {
 		rec.ID = r.ID

@@ -220,8 +220,8 @@ func (s *Set) Reset(ctx context.Context, m *Monitor) (Drift, error) {
 	return summary.Drift, err
 }
 
-// Local returns the state of the test of a monitor, without that of other nodes.
-func (s *Set) Local(m *Monitor) Drift { return m.summary().Drift }
+// Own returns the state of the test of a monitor, without that of other nodes.
+func (s *Set) Own(m *Monitor) Drift { return m.summary().Drift }
 
 // Delete removes what is kept about a model that is deleted.
 func (s *Set) Delete(ctx context.Context, name, key string) error {
