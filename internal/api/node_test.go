@@ -142,6 +142,32 @@ func TestCluster_ServesAModelOnEveryNode(t *testing.T) {
 	}
 }
 
+// A version that a detection uses remains usable when it is replaced, pruned and deleted.
+func TestCluster_KeepsAVersionThatIsInUse(t *testing.T) {
+	url := brokertest.InProcess(t).URL()
+	one := func(o *Options) { o.ModelVersions, o.CacheBytes = 1, 1 }
+	a, b := startNode(t, url, one), startNode(t, url, one)
+	a.mustPut(t, "m", trained(t)[exporter.BundleFile])
+	image := tile(t, testCrack)
+	want := b.verdict(t, image)
+	d, release, err := b.namedDetector(t.Context(), "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if r := a.put(t, "m", trained(t)[models.CheckpointFile]); r.status != 200 {
+		t.Fatalf("status %d: %s", r.status, r.body)
+	}
+	if r := a.request(t, http.MethodDelete, "/models/m", nil); r.status != 204 {
+		t.Fatalf("status %d: %s", r.status, r.body)
+	}
+	eventually(t, "the model is gone", func() bool { return b.request(t, http.MethodGet, "/models/m", nil).status == 404 })
+	got, err := b.scheduler.Detect(t.Context(), d, inference.Task{Image: image, Limits: b.options.Images})
+	if err != nil || got.AnomalyScore != want.AnomalyScore || got.ModelSHA256 != want.ModelSHA256 {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+}
+
 func TestCluster_CombinesTheVerdictsOfItsNodes(t *testing.T) {
 	nodes := startNodes(t, 2) // both own every model
 	nodes[0].mustPut(t, "m", trained(t)[exporter.BundleFile])
