@@ -299,7 +299,7 @@ func (l *load) summary(t testing.TB, events []event, length time.Duration) {
 		}
 	}
 	t.Logf("%s: %d faults (%s)", length, len(events), fmt.Sprint(kinds))
-	t.Logf("%d jobs accepted, %d ended, %d of them cancelled, %d attempts beyond the first; %d images judged; %d trainings answered, %d lost with their service", len(l.accepted), len(l.ended), cancelled, l.deaths, l.judged, l.trains, l.broken)
+	t.Logf("%d jobs accepted, %d ended, %d of them cancelled, %d removed after their end, %d attempts beyond the first; %d images judged; %d trainings answered, %d lost with their service", len(l.accepted)+l.removed, len(l.ended)+l.removed, cancelled, l.removed, l.deaths, l.judged, l.trains, l.broken)
 	t.Logf("longest time without an answer of any service: %s, at %q", longest.answered.Round(10*time.Millisecond), longest.name)
 	t.Logf("longest time from a fault to the next end of a job: %s, at %q; longest time between two ends: %s", next.next.Round(100*time.Millisecond), next.name, l.longest.Round(100*time.Millisecond))
 }
