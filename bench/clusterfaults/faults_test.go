@@ -23,6 +23,7 @@ const (
 	faultLength = 30 * time.Second // of a stop and of a cut
 	faultPause  = 12 * time.Second // between the end of a fault and the next
 	restartWait = 2 * time.Second  // of a killed process
+	outage      = 20 * time.Second // of all NATS servers
 	sampleEvery = 5 * time.Second
 	settleTime  = 6 * time.Minute // for the jobs that are left at the end
 )
@@ -161,7 +162,7 @@ func nextFault(t testing.TB, random *rand.Rand, n int, c *brokertest.Cluster, se
 		}
 		return fault{"cut off " + p.name, faultLength, p.cut, p.mend}
 	}
-	switch n % 12 {
+	switch n % 13 {
 	case 0:
 		return of(mortal, "kill")
 	case 1:
@@ -184,8 +185,18 @@ func nextFault(t testing.TB, random *rand.Rand, n int, c *brokertest.Cluster, se
 		return nats(", leader of the files", leaderOf(t, c, "OBJ_jobs"), true)
 	case 10:
 		return of(service, "stop")
+	case 11:
+		return of(worker, "drop")
 	}
-	return of(worker, "drop")
+	return fault{"kill all NATS servers", outage, func() {
+		for i := range c.Len() {
+			c.Kill(i)
+		}
+	}, func() {
+		for i := range c.Len() {
+			c.Restart(i)
+		}
+	}}
 }
 
 // leaderOf returns the server that leads a stream, or 0.

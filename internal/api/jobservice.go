@@ -179,4 +179,3 @@ func (j *jobService) close() error {
 	}
 	return errors.Join(err, j.closeFolder())
 }
-
