@@ -20,8 +20,10 @@ import (
 
 // patchModel returns a small model of 32×32 pixels with
 // models.MeasurePatchMahalanobis and random weights and statistics.
-func patchModel(heads bool) *models.Model {
-	const side = 32
+func patchModel(heads bool) *models.Model { return patchModelOf(32, heads, nil) }
+
+// patchModelOf is patchModel for images or, unless tiles is nil, for tiles of a side.
+func patchModelOf(side int, heads bool, tiles *models.Tiles) *models.Model {
 	arch := models.Architecture{Channels: []int{3, 4, 6}}
 	m := &models.Model{Architecture: arch, ImageSize: side, Metadata: models.Metadata{Threshold: 1, ImageSize: side,
 		Decision: &models.Decision{Measure: models.MeasurePatchMahalanobis, Threshold: 1.5, Backbone: models.EmbeddedBackbone()}}}
@@ -38,7 +40,15 @@ func patchModel(heads bool) *models.Model {
 		return sd
 	}
 	m.Weights = draw(arch.Parameters(), func(string, int) (float64, float64) { return -0.5, 0.5 })
-	m.Reference = draw(models.PatchParameters(side, heads, 4), func(name string, axes int) (float64, float64) {
+	ps := models.PatchParameters(models.Square(side), heads, 4)
+	if tiles != nil {
+		m.Metadata.Preprocessing = models.StandardPreprocessing()
+		m.Metadata.Preprocessing.Tiles = tiles
+		m.Metadata.Decision.Measure = models.MeasureTiledPatchMahalanobis
+		m.Metadata.Decision.Tiles = &models.TileCalibration{Count: 6, Fewest: 6, Most: 6, Tail: 0.1}
+		ps = slices.Concat(models.PlaceParameters(models.Square(side), tiles.Places()), ps)
+	}
+	m.Reference = draw(ps, func(name string, axes int) (float64, float64) {
 		switch {
 		case name == "whitening":
 			return -0.2, 0.2
@@ -108,7 +118,7 @@ func TestPatchModel_HasTheSameScoresInEveryFormat(t *testing.T) {
 				if relativeDifference(score, want.ReconstructionError) > resizeTolerance || anomaly != (score > 1.5) {
 					t.Errorf("%s: %v and %v of the image model, %v of Detect", file, score, anomaly, want.ReconstructionError)
 				}
-				pixels, err := imagefile.Prepare(data[i], m.ImageSize, imagefile.Options{})
+				pixels, err := imagefile.Prepare(data[i], models.Square(m.ImageSize), imagefile.Options{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -148,7 +158,7 @@ func TestMembers_CombineToTheScore(t *testing.T) {
 	_, data := someTiles(t, 3)
 	var group sync.WaitGroup
 	for _, file := range data {
-		pixels, err := imagefile.Prepare(file, m.ImageSize, imagefile.Options{})
+		pixels, err := imagefile.Prepare(file, models.Square(m.ImageSize), imagefile.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +204,7 @@ func TestDetect_RefusesModelsWhoseMemberWeightsAddUpToZero(t *testing.T) {
 	if v, err := d.Detect(t.Context(), data[0], nil, imagefile.DefaultLimits()); !errors.Is(err, ErrNotFinite) {
 		t.Errorf("%+v, %v", v, err)
 	}
-	pixels, err := imagefile.Prepare(data[0], m.ImageSize, imagefile.Options{})
+	pixels, err := imagefile.Prepare(data[0], models.Square(m.ImageSize), imagefile.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,15 +80,15 @@ const (
 	defaultOnGPU    = 32
 )
 
-// size returns the largest batch of images with that side, in pixels.
-func (s *Scheduler) size(side int) int {
+// size returns the largest batch of images of that size.
+func (s *Scheduler) size(of models.Size) int {
 	switch {
 	case s.batch.Size > 0:
 		return s.batch.Size
 	case s.gpu:
 		return defaultOnGPU
 	}
-	return min(max(pixelsPerBatch/(side*side), 1), maxDefaultOnCPU)
+	return min(max(pixelsPerBatch/of.Area(), 1), maxDefaultOnCPU)
 }
 
 // delay returns the longest time that a batch waits for reserved jobs.
@@ -126,6 +126,9 @@ type Task struct {
 
 // Detect is like Detector.Detect, scheduled with other work.
 func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, error) {
+	if d.Tiled() {
+		return s.detectTiles(ctx, d, t)
+	}
 	j, err := s.judge(ctx, d, t, scoreSession, func(p *imagefile.Prepared) (*job, error) {
 		return &job{image: func(dst []float32) {
 			imagefile.Normalize(dst, p.Pix)
@@ -142,6 +145,13 @@ func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, e
 
 // Explain is like Detector.Explain, scheduled with other work.
 func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (x *Explanation, err error) {
+	if d.Tiled() {
+		err = s.tiles(ctx, mapSession, func(k sessionKind) (err error) {
+			x, err = d.explainTiles(ctx, t.Image, t.Metadata, t.Limits, t.Overlay)
+			return err
+		})
+		return x, err
+	}
 	var p *imagefile.Prepared
 	j, err := s.judge(ctx, d, t, mapSession, func(prepared *imagefile.Prepared) (*job, error) {
 		p = prepared
@@ -159,6 +169,28 @@ func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (x *Explan
 	return x, err
 }
 
+// detectTiles is Detect for a model of tiles.
+func (s *Scheduler) detectTiles(ctx context.Context, d *Detector, t Task) (v Verdict, err error) {
+	err = s.tiles(ctx, scoreSession, func(k sessionKind) (err error) {
+		v, err = d.detectTiles(ctx, t.Image, t.Metadata, t.Limits, k)
+		return err
+	})
+	return v, err
+}
+
+// tiles calls do when processors are free, with the kind of session that it must use. The
+// tiles of an image are batches already, so it does not wait for other images.
+func (s *Scheduler) tiles(ctx context.Context, k sessionKind, do func(k sessionKind) error) error {
+	s.inFlight.Add(1)
+	defer s.inFlight.Add(-1)
+	k, threads := s.share(k)
+	if err := s.processors.Acquire(ctx, threads); err != nil {
+		return context.Cause(ctx)
+	}
+	defer s.processors.Release(threads)
+	return do(k)
+}
+
 // judge decodes the task's image and runs the job that newJob returns for it. The
 // job is done if the error is nil.
 func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKind, newJob func(*imagefile.Prepared) (*job, error)) (*job, error) {
@@ -174,7 +206,7 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKin
 	}()
 	var p *imagefile.Prepared
 	err := s.Work(ctx, func() (err error) {
-		p, err = imagefile.PreparePooled(t.Image, d.Side(), d.ImageOptions(t.Limits))
+		p, err = imagefile.PreparePooled(t.Image, d.Size(), d.mapOptions(k, t.Limits, t.Overlay))
 		return err
 	})
 	if err != nil {
@@ -192,13 +224,13 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKin
 	return j, s.wait(d, k, []*job{j})
 }
 
-// Infer computes prepared images of 3·side·side values each. It returns the anomaly
+// Infer computes prepared images, of the values of the network's input. It returns the anomaly
 // score and the mean squared error of every image. Unless reconstructions is nil, it
 // must be as long as images and receives the reconstructions.
 func (s *Scheduler) Infer(ctx context.Context, d *Detector, images, reconstructions []float32) (scores, mses []float32, err error) {
 	n := d.floats()
 	if len(images)%n != 0 || (reconstructions != nil && len(reconstructions) != len(images)) {
-		return nil, nil, fmt.Errorf("inference: %d values for images of %d×%d pixels", len(images), d.Side(), d.Side())
+		return nil, nil, fmt.Errorf("inference: %d values for images of %v pixels", len(images), d.Size())
 	}
 	jobs := make([]*job, len(images)/n)
 	k := scoreSession
@@ -261,7 +293,7 @@ func (s *Scheduler) share(k sessionKind) (sessionKind, int64) {
 // work runs the jobs of a queue in batches until the queue is empty.
 func (s *Scheduler) work(d *Detector, k sessionKind) {
 	q := &d.queues[k]
-	size := s.size(d.Side())
+	size := s.size(d.Size())
 	for {
 		q.collect(size, s.delay())
 		// A worker without jobs must not wait for processors that others need.

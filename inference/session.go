@@ -31,19 +31,23 @@ const (
 
 // job is the computation of one image.
 type job struct {
-	// image writes the network's input: three planes of values in 0…1. It is called
+	// image writes the network's input: three planes of values in 0…1, and
+	// imagefile.Outside for pixels that are not judged. It is called
 	// at most once.
 	image func(dst []float32)
 	// reconstruction receives the reconstruction, in the layout of the input;
 	// reconstructionSession only.
 	reconstruction []float32
-	// anomaly receives the anomaly map, side×side values; mapSession only.
+	// anomaly receives the anomaly map, one value for each pixel; mapSession only.
 	anomaly []float32
 	// members receives the member scores; memberSession only.
 	members []float32
 
 	// frames is the number of frames in the image's DICOM file, else 0.
 	frames int
+	// place is the index of a tile in its image, and tiles the number of tiles of an
+	// image, for a model of tiles; else 0.
+	place, tiles int
 
 	mse float32
 	// score is the anomaly score; mse if the model has no other measure.
@@ -115,7 +119,14 @@ func (d *Detector) run(ctx context.Context, k sessionKind, jobs []*job) error {
 	if b.extra != nil {
 		outputs = append(outputs, b.extra)
 	}
-	if err := session.Run(ctx, []*ort.Tensor{b.image}, outputs); err != nil {
+	inputs := []*ort.Tensor{b.image}
+	if b.places != nil {
+		for i, j := range jobs {
+			b.places.Data()[i] = float32(j.place)
+		}
+		inputs = append(inputs, b.places)
+	}
+	if err := session.Run(ctx, inputs, outputs); err != nil {
 		return err
 	}
 	for i, j := range jobs {
@@ -141,6 +152,7 @@ func (d *Detector) run(ctx context.Context, k sessionKind, jobs []*job) error {
 // buffers is the memory of one run.
 type buffers struct {
 	image        *ort.Tensor
+	places       *ort.Tensor // nil unless the model has models.TilesByPlace
 	scores, mses *ort.Tensor
 	// extra receives the reconstructions, maps or member scores; nil for the
 	// sessions that compute none of them.
@@ -169,18 +181,21 @@ func (d *Detector) takeBuffers(n int, k sessionKind) (*buffers, error) {
 	}
 	b := &buffers{}
 	var err error
-	if b.image, err = ort.NewTensor(n, models.InputChannels, d.Side(), d.Side()); err == nil {
+	if b.image, err = ort.NewTensor(n, models.InputChannels, d.Size().H, d.Size().W); err == nil {
 		b.mses, err = ort.NewTensor(n)
 	}
 	if err == nil {
 		b.scores, err = ort.NewTensor(n)
+	}
+	if err == nil && models.PlaceCount(d.model.Reference) > 0 {
+		b.places, err = ort.NewTensor(n)
 	}
 	if err == nil {
 		switch k {
 		case reconstructionSession:
 			b.extra, err = ort.NewTensor(b.image.Shape()...)
 		case mapSession:
-			b.extra, err = ort.NewTensor(n, d.Side(), d.Side())
+			b.extra, err = ort.NewTensor(n, d.Size().H, d.Size().W)
 		case memberSession:
 			b.extra, err = ort.NewTensor(n, d.members(), 1, 1)
 		}
@@ -207,6 +222,7 @@ func (d *Detector) keepBuffers(b *buffers) {
 
 func (b *buffers) close() {
 	b.image.Close()
+	b.places.Close()
 	b.mses.Close()
 	b.scores.Close()
 	b.extra.Close()

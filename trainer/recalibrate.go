@@ -43,7 +43,13 @@ type Recalibration struct {
 	Warnings []string           `json:"warnings,omitempty"`
 }
 
-// LoadCalibrationImages reads calibration images, resized to o.ImageSize, with
+// ForModel returns the options for the calibration of a model.
+func (o Options) ForModel(m *models.Model) Options {
+	o.ImageSize, o.Input, o.Preprocessing = m.ImageSize, m.Input(), m.Metadata.InputPreprocessing()
+	return o
+}
+
+// LoadCalibrationImages reads calibration images, resized to o.Input, with
 // o.Preprocessing or, if it is nil, as Train reads its images. It returns
 // ErrTooFewCalibrationImages for fewer than calibration.MinImages images, before any is
 // decoded if there are too few files, ErrLayout for the training images of an evaluation,
@@ -60,13 +66,15 @@ func LoadCalibrationImages(ctx context.Context, engine *ort.Engine, src *dataset
 	load := o.dataset()
 	if o.Preprocessing != nil {
 		load.Images = imagefile.OptionsFor(o.Preprocessing, o.Images)
+		load.Tiles = o.Preprocessing.Tiles
+		load.KeepDepth = false
 		load.Images.MaxValue = cmp.Or(load.Images.MaxValue, imagefile.DefaultMaxValue)
 	}
 	data, err := dataset.Load(ctx, src, load)
 	if err != nil {
 		return nil, err
 	}
-	if n := data.Len(); n < calibration.MinImages {
+	if n := data.Count(); n < calibration.MinImages {
 		return nil, errors.Join(tooFew(n, len(data.Skipped)), data.Close())
 	}
 	return data, nil
@@ -83,6 +91,9 @@ func tooFew(images, skipped int) error {
 // forCalibration returns the options with defaults filled in for a model that is
 // trained already.
 func (o Options) forCalibration(engine *ort.Engine) Options {
+	if o.Input == (models.Size{}) {
+		o.Input = models.Square(o.ImageSize)
+	}
 	if o.Limits == (dataset.Limits{}) {
 		o.Limits = dataset.DefaultLimits()
 	}
@@ -117,10 +128,14 @@ func Recalibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data 
 	if err != nil {
 		return nil, nil, err
 	}
+	if data.Tiled() != nil {
+		return recalibrateTiles(ctx, m, data, d, g, o.forCalibration(engine))
+	}
 	return recalibrate(ctx, m, data, g, o.forCalibration(engine))
 }
 
-func recalibrate(ctx context.Context, m *models.Model, data *dataset.Dataset, g gauge, o Options) (*models.Model, *Recalibration, error) {
+// settleRate sets the false alarm rate of a calibration. It returns ErrFalseAlarmRate.
+func (o Options) settleRate(m *models.Model) (Options, error) {
 	if o.FalseAlarmRate == 0 {
 		o.FalseAlarmRate = DefaultFalseAlarmRate
 		if d := m.Metadata.Decision; d != nil && d.FalseAlarmRate > 0 && d.FalseAlarmRate < 1 {
@@ -128,7 +143,15 @@ func recalibrate(ctx context.Context, m *models.Model, data *dataset.Dataset, g 
 		}
 	}
 	if !(o.FalseAlarmRate > 0 && o.FalseAlarmRate < 1) {
-		return nil, nil, fmt.Errorf("%w: %v, expected a number between 0 and 1", ErrFalseAlarmRate, o.FalseAlarmRate)
+		return o, fmt.Errorf("%w: %v, expected a number between 0 and 1", ErrFalseAlarmRate, o.FalseAlarmRate)
+	}
+	return o, nil
+}
+
+func recalibrate(ctx context.Context, m *models.Model, data *dataset.Dataset, g gauge, o Options) (*models.Model, *Recalibration, error) {
+	o, err := o.settleRate(m)
+	if err != nil {
+		return nil, nil, err
 	}
 	o.begin(StageCalibrating)
 	images, err := g.scoreAll(ctx, data, o)
@@ -183,8 +206,8 @@ func newReport(m *models.Model, data *dataset.Dataset, c *calibration.Calibratio
 		r.Warnings = append(r.Warnings, fmt.Sprintf("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow",
 			r.Images, r.MinFalseAlarmRate, r.FalseAlarmRate))
 	}
-	if r.Images < data.Len() {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("there was time for %d of %d normal images", r.Images, data.Len()))
+	if r.Images < data.Count() {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("there was time for %d of %d normal images", r.Images, data.Count()))
 	}
 	return r
 }

@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,26 @@ type Options struct {
 	// ImageSize is the side in pixels of the square that images are resized to;
 	// 0 means DefaultImageSize.
 	ImageSize int
+	// Tiles is how images are cut into tiles of ImageSize×ImageSize pixels; nil means that
+	// whole images are resized, unless Base is a model of tiles. If its Statistics are
+	// empty, Train chooses them.
+	Tiles *models.Tiles
+	// Input is the width and height that images are resized to; 0×0 means a square of
+	// ImageSize. Settle sets both, and ImageSize to 0 for an input that is not square.
+	Input models.Size
+	// Fit is how images are brought to the aspect ratio of Input; empty means that of Base
+	// or models.FitSquash.
+	Fit models.Fit
+	// Window is the range of sample values that becomes 0…1; nil means that of Base or, if
+	// all images have more than 8 bits per sample, one chosen from their values.
+	Window *models.Window
+	// Region is the part of images to learn from and to judge; nil means that of Base or all.
+	Region *models.Region
+	// EightBits converts all images to 8 bits, if Window is nil.
+	EightBits bool
+	// mask and boxes are a Preparation's, from which Settle makes Region.
+	mask  []byte
+	boxes string
 	// Seed is the seed of all random numbers. Without MaxTime and Stop the same seed,
 	// images and options produce the same model.
 	Seed int64
@@ -120,17 +141,26 @@ type Progress struct {
 
 // Settle returns the options with defaults filled in, and the level. The default image
 // size is that of Base, if there is one. Settle returns ErrLevel, ErrImageSize,
-// ErrFalseAlarmRate and ErrBase.
+// ErrFalseAlarmRate, ErrTiles and ErrBase.
 func (o Options) Settle() (Options, Level, error) {
 	if o.Level == 0 {
 		o.Level = DefaultLevel
 	}
-	if o.ImageSize == 0 && o.Base != nil {
-		o.ImageSize = o.Base.ImageSize
+	if b := o.Base; b != nil {
+		if o.ImageSize == 0 && o.Input == (models.Size{}) {
+			o.Input = b.Input()
+		}
+		p := b.Metadata.InputPreprocessing()
+		o.Fit = cmp.Or(o.Fit, p.Fit)
+		o.Window, o.Region = cmp.Or(o.Window, p.Window), cmp.Or(o.Region, p.Region)
 	}
-	if o.ImageSize == 0 {
-		o.ImageSize = DefaultImageSize
+	if o.Fit == models.FitSquash {
+		o.Fit = "" // as in the metadata
 	}
+	if o.Input == (models.Size{}) {
+		o.Input = models.Square(cmp.Or(o.ImageSize, DefaultImageSize))
+	}
+	o.ImageSize = o.Input.Side()
 	if o.FalseAlarmRate == 0 {
 		o.FalseAlarmRate = DefaultFalseAlarmRate
 	}
@@ -148,18 +178,29 @@ func (o Options) Settle() (Options, Level, error) {
 		return o, Level{}, err
 	}
 	stride := models.DefaultArchitecture().Stride()
-	if o.ImageSize < MinImageSize || o.ImageSize > MaxImageSize || o.ImageSize%stride != 0 {
-		return o, Level{}, fmt.Errorf("%w: %d, expected a multiple of %d from %d to %d",
-			ErrImageSize, o.ImageSize, stride, MinImageSize, MaxImageSize)
+	for _, side := range []int{o.Input.W, o.Input.H} {
+		if side < MinImageSize || side > MaxImageSize || side%stride != 0 {
+			return o, Level{}, fmt.Errorf("%w: %d, expected a multiple of %d from %d to %d",
+				ErrImageSize, side, stride, MinImageSize, MaxImageSize)
+		}
+	}
+	o, err = o.withRegion()
+	if err != nil {
+		return o, Level{}, err
+	}
+	if err := o.checkPreprocessing(); err != nil {
+		return o, Level{}, err
 	}
 	if b := o.Base; b != nil {
 		if arch := models.DefaultArchitecture(); !b.Architecture.Equal(arch) {
 			return o, Level{}, fmt.Errorf("%w: its network is %s, expected %s", ErrBase, b.Architecture, arch)
 		}
-		if b.ImageSize != o.ImageSize {
-			return o, Level{}, fmt.Errorf("%w: its images are %d×%d pixels, expected %d×%d", ErrBase,
-				b.ImageSize, b.ImageSize, o.ImageSize, o.ImageSize)
+		if b.Input() != o.Input {
+			return o, Level{}, fmt.Errorf("%w: its images are %v pixels, expected %v", ErrBase, b.Input(), o.Input)
 		}
+	}
+	if err := o.settleTiles(); err != nil {
+		return o, Level{}, err
 	}
 	return o, level, nil
 }
@@ -219,7 +260,7 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 	}
 	epochs := func() (err error) {
 		o.begin(StageEpochs)
-		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began, learned.Decision != nil, checkpoints)
+		weights, fitted, err = fit(ctx, engine, arch, start, epochImages(data, o), level, o, began, learned.Decision != nil, checkpoints)
 		return err
 	}
 	// The decision comes first, because it matters more: MaxTime and Stop cut the epochs
@@ -247,12 +288,12 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 			ImageSize:      o.ImageSize,
 			TrainingLosses: fitted.losses,
 			ClassNames:     data.ClassNames,
-			FormatVersion:  models.FormatVersion,
 			Architecture:   &arch,
-			Preprocessing:  preprocessing(data),
+			Preprocessing:  preprocessing(data, o, learned.Tiles),
 			Training:       summarize(level, o, data, fitted),
 		},
 	}
+	m.Metadata.FormatVersion = m.Metadata.Preprocessing.FormatVersion()
 	m.Metadata.Training.HeadSteps = learned.HeadSteps
 	if m.Metadata.ClassNames == nil && o.Base != nil {
 		m.Metadata.ClassNames = o.Base.Metadata.Classes()
@@ -265,7 +306,7 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 		until = began.Add(calibrationEnd(o.MaxTime))
 	}
 	o.begin(StageCalibrating)
-	if err := calibrate(ctx, engine, m, data, streams.New(o.Seed, streams.Calibration).Perm(data.Len()), o, until); err != nil {
+	if err := calibrate(ctx, engine, m, data, streams.New(o.Seed, streams.Calibration).Perm(data.Count()), o, until); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -277,17 +318,19 @@ func (o Options) dataset() dataset.Options {
 	if o.Base != nil {
 		learned = o.Base.Metadata.InputPreprocessing()
 	}
+	images := imagefile.OptionsFor(learned, o.Images).WithRegion(o.Region)
+	images.Fit, images.Window = o.Fit, o.Window
 	return dataset.Options{
-		Side: o.ImageSize, Limits: o.Limits, Images: imagefile.OptionsFor(learned, o.Images), TempDir: o.TempDir, Workers: o.workers(),
+		Size: o.Input, Limits: o.Limits, Images: images, KeepDepth: o.Base == nil && !o.EightBits, TempDir: o.TempDir, Workers: o.workers(),
+		Tiles: o.Tiles,
 	}
 }
 
 // preprocessing returns the preprocessing of a model that was trained on the data.
-func preprocessing(data *dataset.Dataset) *models.Preprocessing {
-	p := models.StandardPreprocessing()
-	if !data.Upright {
-		p.Orientation = "" // A base of an earlier version has none.
-	}
+func preprocessing(data *dataset.Dataset, o Options, tiles *models.Tiles) *models.Preprocessing {
+	o.Window = data.Window
+	p := o.preprocessing(data.Upright)
+	p.Tiles = tiles
 	if data.MaxValue != imagefile.DefaultMaxValue {
 		p.MaxValue = data.MaxValue
 	}
@@ -297,7 +340,7 @@ func preprocessing(data *dataset.Dataset) *models.Preprocessing {
 // decision returns the options of decision.Learn.
 func (o Options) decision(level Level, began time.Time) decision.Options {
 	d := decision.Options{Seed: o.Seed, HeadSteps: level.HeadSteps, FalseAlarmRate: o.FalseAlarmRate,
-		Stop: o.Stop, Workers: o.workers(), Without: o.Without, Ablated: o.Ablated, Stage: o.Stage}
+		Stop: o.Stop, Workers: o.workers(), Without: o.Without, Ablated: o.Ablated, Stage: o.Stage, Tiles: o.Tiles}
 	if o.MaxTime > 0 {
 		d.Deadline = began.Add(o.MaxTime)
 	}
@@ -319,6 +362,14 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *d
 		return err
 	}
 	defer d.Close()
+	if data.Tiled() != nil {
+		errs, err := tileErrors(ctx, d, data, order, o, until)
+		if err != nil {
+			return err
+		}
+		setMSE(m, errs)
+		return nil
+	}
 	errs := make([]float64, len(order))
 	n, err := eachInTime(ctx, data, order, minCalibrated, until, o, func(running context.Context, i int, image []byte) (err error) {
 		errs[i], err = d.MSE(running, image)
@@ -327,12 +378,16 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *d
 	if err != nil {
 		return err
 	}
-	errs = errs[:n]
+	setMSE(m, errs[:n])
+	return nil
+}
+
+// setMSE sets the threshold of the mean squared error by those of the training images.
+func setMSE(m *models.Model, errs []float64) {
 	mean, std := calibration.MeanDeviation(errs)
 	m.Metadata.MeanError, m.Metadata.StdError = mean, std
 	m.Metadata.Threshold = mean + thresholdDeviations*std
 	m.Metadata.Training.Calibrated = len(errs)
-	return nil
 }
 
 // maxNamedSkips bounds the number of skipped files that are named in metadata.
@@ -347,7 +402,7 @@ func summarize(level Level, o Options, data *dataset.Dataset, f fitted) *models.
 	return &models.TrainingSummary{
 		Level: level.Number, Epochs: level.Epochs, BatchSize: level.BatchSize, LearningRate: level.LearningRate,
 		Steps: f.steps, PlannedSteps: f.planned, Ended: f.ended, MaxSeconds: o.MaxTime.Seconds(),
-		Seed: o.Seed, Base: base, Images: data.Len(), Skipped: len(data.Skipped),
+		Seed: o.Seed, Base: base, Images: data.Count(), Skipped: len(data.Skipped),
 		SkippedFiles: data.Skipped[:min(len(data.Skipped), maxNamedSkips)], Warnings: data.Warnings,
 	}
 }

@@ -19,11 +19,13 @@ import (
 	"github.com/deepmed/anomaly/internal/jobs"
 )
 
-// form is a training of the load, and the SHA-256 of its zip in an undisturbed run.
+// form is a request of the load: a training and the SHA-256 of its zip in an undisturbed run, or
+// images with the verdicts of the command line as CSV.
 type form struct {
-	body []byte
-	kind string
-	sum  string
+	body     []byte
+	kind     string
+	sum      string
+	verdicts []byte
 }
 
 // newForm returns a form with a zip.

@@ -50,6 +50,7 @@ func jobPath(id string) string { return "/jobs/" + url.PathEscape(id) }
 // submission are the flags of jobs submit.
 type submission struct {
 	options           trainer.Options
+	preparation       preparationFlags
 	kind              string
 	calibration, from string
 	name, callback    string
@@ -60,8 +61,9 @@ type submission struct {
 // trainingFlags are the flags of jobs submit and the fields of a training, and detectFlags
 // those of a detection.
 var (
-	trainingFlags = map[string]string{"level": "level", "image-size": "image_size", "false-alarm-rate": "false_alarm_rate", "max-time": "max_seconds"}
-	detectFlags   = []string{"model", "threshold"}
+	trainingFlags = map[string]string{"level": "level", "image-size": "image_size", "fit": "fit", "window": "window", "tile": "tile", "overlap": "overlap",
+		"longest-side": "longest_side", "tiles": "tiles", "false-alarm-rate": "false_alarm_rate", "max-time": "max_seconds"}
+	detectFlags = []string{"model", "threshold"}
 )
 
 func submitJobCommand() *cobra.Command {
@@ -100,7 +102,7 @@ func submitJobCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	client.add(c)
-	addTrainingFlags(c, &s.options)
+	addTrainingFlags(c, &s.options, &s.preparation)
 	_ = f.MarkHidden("seed") // the service's
 	f.StringVar(&s.kind, "kind", kindTrain, "what to do with the images: train or detect")
 	f.StringVar(&s.calibration, "calibration", "", "zip or folder of normal images that are not trained on, to set the threshold from (default: none)")
@@ -126,7 +128,7 @@ func (s *submission) form(c *cobra.Command, images string) (fields, paths [][2]s
 	}
 	switch s.kind {
 	case kindDetect:
-		flags := append(slices.Sorted(maps.Keys(trainingFlags)), "calibration", "from", "name")
+		flags := append(slices.Sorted(maps.Keys(trainingFlags)), "calibration", "from", "name", "roi")
 		if err := reject(flags...); err != nil {
 			return nil, nil, err
 		}
@@ -148,12 +150,14 @@ func (s *submission) form(c *cobra.Command, images string) (fields, paths [][2]s
 	if err := reject(detectFlags...); err != nil {
 		return nil, nil, err
 	}
-	if _, _, err := settle(c, s.options); err != nil {
+	if _, _, err := settle(c, s.options, &s.preparation); err != nil {
 		return nil, nil, err
 	}
 	fields = [][2]string{{"name", s.name}, {"callback_url", s.callback}}
 	values := map[string]string{
-		"level": strconv.Itoa(s.options.Level), "image-size": strconv.Itoa(s.options.ImageSize),
+		"level": strconv.Itoa(s.options.Level), "image-size": s.preparation.Size,
+		"fit": s.preparation.Fit, "window": s.preparation.Window, "tile": s.preparation.Tile, "overlap": s.preparation.Overlap,
+		"longest-side": s.preparation.LongestSide, "tiles": s.preparation.Statistics,
 		"false-alarm-rate": strconv.FormatFloat(s.options.FalseAlarmRate, 'f', -1, 64), "max-time": strconv.FormatFloat(s.options.MaxTime.Seconds(), 'f', -1, 64),
 	}
 	for flag, field := range trainingFlags {
@@ -161,7 +165,17 @@ func (s *submission) form(c *cobra.Command, images string) (fields, paths [][2]s
 			fields = append(fields, [2]string{field, values[flag]})
 		}
 	}
-	return fields, [][2]string{{"zipFile", images}, {"calibrationFile", s.calibration}, {"baseModel", s.from}}, nil
+	paths = [][2]string{{"zipFile", images}, {"calibrationFile", s.calibration}, {"baseModel", s.from}}
+	var region trainer.Preparation
+	if err := s.preparation.readRegion(&region); err != nil {
+		return nil, nil, err
+	}
+	if region.Boxes != "" {
+		fields = append(fields, [2]string{"roi", region.Boxes})
+	} else {
+		paths = append(paths, [2]string{"roiFile", s.preparation.region})
+	}
+	return fields, paths, nil
 }
 
 func listJobsCommand() *cobra.Command {

@@ -109,19 +109,26 @@ func (b *Broker) RetryFor(ctx context.Context, limit time.Duration, f func(ctx c
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
-			return errors.Join(context.Cause(ctx), err)
+			return ended(ctx, err)
 		case !unavailable(err):
 			return err
 		}
 		select {
 		case <-whole.Done():
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+			return ended(ctx, err)
 		case <-time.After(retryPause):
 		}
 	}
+}
+
+// ended returns the error of an operation whose time has ended, or that was cancelled; err is that
+// of the last try.
+func ended(ctx context.Context, err error) error {
+	// A cause of the caller's own is the caller's decision.
+	if cause := context.Cause(ctx); cause != nil && cause != context.DeadlineExceeded {
+		return errors.Join(cause, err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // Publish stores a message, once also if it is sent again: it must have an id

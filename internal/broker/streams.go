@@ -146,8 +146,9 @@ func isWrongRevision(err error) bool {
 	return api != nil && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
 
-// PurgeMarkers removes the markers of keys that were deleted longer ago than age, by the
-// servers' clocks.
+// PurgeMarkers removes the markers of keys that were deleted longer ago than age. It compares the
+// clocks of servers with that of this process; a marker that is removed too early is not missed
+// (see Watch).
 func (b *Broker) PurgeMarkers(ctx context.Context, kv jetstream.KeyValue, age time.Duration) error {
 	return b.RetryFor(ctx, purgeTimeout, func(ctx context.Context) error {
 		return kv.PurgeDeletes(ctx, jetstream.DeleteMarkersOlderThan(age))

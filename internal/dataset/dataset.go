@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -18,12 +19,16 @@ import (
 // Dataset holds the images of a Source as pixels, decoded and resized. It must be
 // closed.
 type Dataset struct {
-	// Side is the side of the images in pixels.
-	Side int
+	// Layout is the size of the images and how their bytes are laid out.
+	Layout imagefile.Layout
 	// Upright reports whether the EXIF orientation was applied, and MaxValue is the
 	// value of a 16-bit sample that became 255.
 	Upright  bool
 	MaxValue int
+	// Fit, Window and Region are those of the images; see imagefile.Options.
+	Fit    models.Fit
+	Window *models.Window
+	Region *models.Region
 	// ClassNames are the names in the YAML file; nil if there are none.
 	ClassNames []string
 	// Skipped are the images that could not be read.
@@ -34,6 +39,7 @@ type Dataset struct {
 	pixels *pixels
 	kept   []int // indexes in pixels of the images that could be read
 	deep   bool  // some images have 16-bit samples
+	tiled  []Tiled
 }
 
 // Warn adds a warning, formatted as by fmt.Sprintf.
@@ -44,7 +50,7 @@ func (d *Dataset) Warn(format string, values ...any) {
 // Len returns the number of images that could be read.
 func (d *Dataset) Len() int { return len(d.kept) }
 
-// Image returns image i, in the order of the files' names, as side×side×3 bytes. The
+// Image returns image i, in the order of the files' names, in the data set's layout. The
 // caller must not change them. An image on disk is read into the buffer, which Image
 // allocates if it is nil; the image is then valid until the next call with the same
 // buffer. Image returns ErrStorage, wrapped, if the image cannot be read from disk.
@@ -55,7 +61,8 @@ func (d *Dataset) Image(i int, buffer *[]byte) ([]byte, error) {
 // PreparedAs reports whether the images are what they would be with p.
 func (d *Dataset) PreparedAs(p *models.Preprocessing) bool {
 	o := imagefile.OptionsFor(p, imagefile.Limits{})
-	return d.Upright == o.Upright && (!d.deep || d.MaxValue == cmp.Or(o.MaxValue, imagefile.DefaultMaxValue))
+	return d.Upright == o.Upright && (!d.deep || d.MaxValue == cmp.Or(o.MaxValue, imagefile.DefaultMaxValue)) &&
+		d.Fit == o.Fit && reflect.DeepEqual(d.Window, o.Window) && reflect.DeepEqual(d.Region, o.Region)
 }
 
 // Close releases the memory and the temporary file.
@@ -63,46 +70,78 @@ func (d *Dataset) Close() error { return d.pixels.Close() }
 
 // Options of Load.
 type Options struct {
-	// Side is the side in pixels of the square that images are resized to.
-	Side int
+	// Size is the size in pixels that images are resized to.
+	Size models.Size
 	// Limits bounds the data set, and Images each of its files.
 	Limits Limits
 	// Images is how its files are decoded. If Images.MaxValue is 0, Load computes the
 	// value from the largest 16-bit sample of all images.
 	Images imagefile.Options
+	// KeepDepth chooses a window, if Images has none and all images have more than 8 bits
+	// per sample.
+	KeepDepth bool
 	// TempDir is the folder for images beyond Limits.MemoryBytes; empty means the
 	// system's folder for temporary files.
 	TempDir string
+	// Tiles is how images are cut into tiles of Side×Side pixels, each of which becomes an
+	// image of the data set; nil means that whole images are resized.
+	Tiles *models.Tiles
 	// Workers decode images concurrently.
 	Workers workers.Pool
 }
 
-// Load decodes the images of a source and resizes them to o.Side×o.Side pixels. It skips
+// Load decodes the images of a source and resizes them to o.Size. It skips
 // images that cannot be read. It returns ErrNoImages if no image is left, ErrTooLarge if
 // a limit is exceeded, ErrStorage if the prepared images cannot be stored, and the
 // context's cause if ctx ends.
 func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	o.Images.Limits = o.Images.OrDefault()
-	d := &Dataset{Side: o.Side, Upright: o.Images.Upright}
+	d := &Dataset{Layout: o.Images.Layout(o.Size), Upright: o.Images.Upright, Fit: o.Images.Fit, Window: o.Images.Window, Region: o.Images.Region}
 	images, yamls, err := d.candidates(src)
 	if err != nil {
 		return nil, err
 	}
-	size := d.Side * d.Side * models.InputChannels
-	if need := int64(len(images)) * int64(size); need > o.Limits.PreparedBytes {
-		return nil, fmt.Errorf("%w: %d images at %d px take %d bytes, at most %d are allowed; use fewer images or a smaller image size",
-			ErrTooLarge, len(images), d.Side, need, o.Limits.PreparedBytes)
+	if o.Tiles != nil {
+		if err := d.readClassNames(ctx, yamls); err != nil {
+			return nil, err
+		}
+		size := d.Layout.Bytes()
+		slots := int(o.Limits.PreparedBytes / int64(size))
+		if d.pixels, err = newPixels(slots, size, o.Limits.MemoryBytes, o.TempDir); err != nil {
+			return nil, err
+		}
+		if err := d.loadTiles(ctx, src, images, slots, o); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+		d.sortSkipped()
+		return d, nil
+	}
+	if err := d.checkBytes(len(images), o.Limits); err != nil {
+		return nil, err
 	}
 	if err := d.readClassNames(ctx, yamls); err != nil {
 		return nil, err
 	}
-	if d.pixels, err = newPixels(len(images), size, o.Limits.MemoryBytes, o.TempDir); err != nil {
+	if d.pixels, err = newPixels(len(images), d.Layout.Bytes(), o.Limits.MemoryBytes, o.TempDir); err != nil {
 		return nil, err
 	}
 	if err := d.prepare(ctx, src, images, o); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
+}
+
+// checkBytes returns ErrTooLarge, wrapped, if that number of images takes too many bytes.
+func (d *Dataset) checkBytes(images int, lim Limits) error {
+	if need := int64(images) * int64(d.Layout.Bytes()); need > lim.PreparedBytes {
+		of := fmt.Sprint(d.Layout.Size)
+		if side := d.Layout.Side(); side > 0 {
+			of = fmt.Sprint(side)
+		}
+		return fmt.Errorf("%w: %d images at %s px take %d bytes, at most %d are allowed; use fewer images or a smaller image size",
+			ErrTooLarge, images, of, need, lim.PreparedBytes)
+	}
+	return nil
 }
 
 // Check returns ErrNoImages, wrapped with what the source has instead, if none of its files
@@ -139,6 +178,10 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 	reasons := make([]string, len(images))
 	deep := make([]bool, len(images))
 	frames := make([]int, len(images))
+	var window windowFinder
+	if o.KeepDepth && o.Images.Window == nil {
+		o.Images.Probe, window.images = true, make([]probed, len(images))
+	}
 	var unpacked, largest atomic.Int64
 	group, running := errgroup.WithContext(ctx)
 	group.SetLimit(max(o.Workers.Threads, 1))
@@ -153,8 +196,9 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 					return err
 				}
 				var p *imagefile.Prepared
-				if p, err = imagefile.PrepareSized(data, d.Side, o.Images); err == nil {
+				if p, err = imagefile.PrepareSized(data, d.Layout.Size, o.Images); err == nil {
 					deep[i], frames[i] = p.Largest > 0, p.Frames
+					window.add(i, p)
 					raise(&largest, int64(p.Largest))
 					return d.pixels.put(i, p.Pix)
 				}
@@ -170,7 +214,17 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 		return err
 	}
 	d.deep = largest.Load() > 0
-	if d.MaxValue = o.Images.MaxValue; d.MaxValue == 0 {
+	if found := window.find(); found != nil {
+		if err := d.deepen(ctx, images, reasons, found, o); err != nil {
+			return err
+		}
+		d.MaxValue = imagefile.DefaultMaxValue
+	} else if window.floating(reasons) && d.Window == nil {
+		d.Warn("some images have floating-point samples and others have 8 bits: give the window of sample values to use both")
+	}
+	if d.Window != nil {
+		d.MaxValue = imagefile.DefaultMaxValue
+	} else if d.MaxValue = o.Images.MaxValue; d.MaxValue == 0 {
 		d.MaxValue = imagefile.MaxValueFor(int(largest.Load()))
 		if err := d.rescale(ctx, images, deep, o); err != nil {
 			return err
@@ -187,8 +241,12 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 	if d.Len() == 0 {
 		return d.noImages()
 	}
-	slices.SortStableFunc(d.Skipped, func(a, b models.SkippedFile) int { return strings.Compare(a.Name, b.Name) })
+	d.sortSkipped()
 	return nil
+}
+
+func (d *Dataset) sortSkipped() {
+	slices.SortStableFunc(d.Skipped, func(a, b models.SkippedFile) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // warnOfFrames adds a warning if files have more than one frame.
@@ -226,10 +284,16 @@ func (d *Dataset) rescale(ctx context.Context, images []entry, deep []bool, o Op
 		return nil
 	}
 	o.Images.MaxValue = d.MaxValue
+	return d.again(ctx, images, deep, o)
+}
+
+// again decodes images again.
+func (d *Dataset) again(ctx context.Context, images []entry, which []bool, o Options) error {
+	o.Images.Probe = false
 	group, running := errgroup.WithContext(ctx)
 	group.SetLimit(max(o.Workers.Threads, 1))
 	for i, e := range images {
-		if !deep[i] {
+		if !which[i] {
 			continue
 		}
 		group.Go(o.Workers.Wrap(func() error {
@@ -240,7 +304,7 @@ func (d *Dataset) rescale(ctx context.Context, images []entry, deep []bool, o Op
 			if err != nil {
 				return fmt.Errorf("%s: %w", shortened(e.name), err)
 			}
-			prepared, err := imagefile.Prepare(data, d.Side, o.Images)
+			prepared, err := imagefile.Prepare(data, d.Layout.Size, o.Images)
 			if err != nil {
 				return fmt.Errorf("%s: %w", shortened(e.name), err)
 			}

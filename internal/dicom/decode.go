@@ -18,8 +18,8 @@ type JPEG func(data []byte, convert bool) (w, h, components int, samples []byte,
 // Image is a decoded frame.
 type Image struct {
 	W, H int
-	// Frames is the number of frames in the file.
-	Frames int
+	// Frames is the number of frames in the file, Bits the number of bits of a sample.
+	Frames, Bits int
 	// Grey are 16-bit values of a grey image, rows from top to bottom: the values within
 	// the file's window, 0 is black. It is nil for a colour image.
 	Grey []uint16
@@ -57,6 +57,7 @@ func Decode(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	out.Bits = f.stored
 	switch {
 	case f.photometric == "PALETTE COLOR":
 		out.RGB = f.paletteRGB(samples)

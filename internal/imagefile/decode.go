@@ -44,6 +44,9 @@ type RGB struct {
 	largest int
 	// frames is the number of frames of a DICOM file, else 0.
 	frames int
+	// samples are those of an image of more than 8 bits per sample, if Options ask for
+	// them; Pix and plane are nil then, except with Options.Probe.
+	samples *samples
 }
 
 // spread sets Pix of a grey image from its plane.
@@ -230,7 +233,7 @@ func readTIFF(data []byte, o Options) (*RGB, error) {
 	if err := o.check(w, h); err != nil {
 		return nil, err
 	}
-	if err := dir.supported(); err != nil {
+	if err := dir.supported(o.Window != nil || o.Probe); err != nil {
 		return nil, err
 	}
 	o.inverted = dir.first(tagPhotometric) == whiteIsZero
@@ -310,6 +313,13 @@ func readDICOM(data []byte, o Options) (*RGB, error) {
 		return nil, fmt.Errorf("%w: %w", ErrImage, err)
 	}
 	img := &RGB{W: frame.W, H: frame.H, Pix: frame.RGB, frames: frame.Frames}
+	if frame.Grey != nil && frame.Bits > 8 && (o.Window != nil || o.Probe) {
+		grey := frame.Grey
+		img.samples = &samples{channels: 1, dx: 1, dy: frame.W, get: func(pixel, _ int) float32 { return float32(grey[pixel]) }}
+		if o.Window != nil {
+			return img, nil
+		}
+	}
 	if frame.Grey != nil {
 		img.plane = *borrow(frame.W * frame.H)
 		for i, v := range frame.Grey {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/deepmed/anomaly/models"
 )
 
 // dicomDir has DICOM files, and in expected.zip the pixels that pydicom reads from them.
@@ -135,7 +137,7 @@ func TestSniff_RecognizesDICOMWithoutPreambleOnlyIfSafe(t *testing.T) {
 }
 
 func TestPrepareSized_ReturnsTheNumberOfFrames(t *testing.T) {
-	p, err := PrepareSized(readDICOMFile(t, "explicit_frames.dcm"), 16, Options{})
+	p, err := PrepareSized(readDICOMFile(t, "explicit_frames.dcm"), models.Square(16), Options{})
 	if err != nil || p.Frames != 3 || p.Largest != 0 {
 		t.Errorf("%+v, %v, expected 3 frames and no largest sample", p, err)
 	}

@@ -119,7 +119,7 @@ func (k *keeper) repairMessages(ctx context.Context) error {
 				err = k.removeMessage(ctx, r.Kind, subject)
 			} else {
 				k.q.o.Log.Warn("a job had no message", slog.String("job", r.ID))
-				err = k.q.publish(ctx, &r)
+				err = k.q.publish(ctx, &r, r.ID+"."+k.q.nextChange()) // the first id may be known still
 			}
 			if err != nil {
 				return err

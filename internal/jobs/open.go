@@ -150,7 +150,7 @@ func (q *Queue) recover(ctx context.Context) error {
 		}
 		// The process ended between the creation of the job and its message.
 		if !e.record.State.Final() && waiting[workOf(&e.record)] == 0 {
-			if err := q.publish(ctx, &e.record); err != nil {
+			if err := q.publish(ctx, &e.record, id); err != nil {
 				return err
 			}
 		}

@@ -9,7 +9,7 @@ import (
 
 func TestDecode_ReadsTheCodestreamOfAJP2(t *testing.T) {
 	const name = "jpeg2000_mono2_8.dcm"
-	stream := streams(t)[name]
+	stream := codec.Streams(t)[name]
 	_, want, err := Decode(stream, small)
 	if err != nil {
 		t.Fatal(err)

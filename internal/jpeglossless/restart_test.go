@@ -97,7 +97,7 @@ func TestDecode_ReadsRestartsAndTheLargestDifference(t *testing.T) {
 		if restarts {
 			at := slices.Index(data, 0xdd)
 			data[at+4]++ // not a whole number of rows
-			if _, _, err := Decode(data, small); !expected(err) {
+			if _, _, err := Decode(data, small); !codec.Expected(err) {
 				t.Errorf("restarts within a row: %v", err)
 			}
 		}

@@ -20,7 +20,7 @@ type table [1 << 16]uint16
 func (d *decoder) huffman(b []byte) error {
 	for len(b) > 0 {
 		if len(b) < 17 {
-			return errTruncated
+			return failures.Truncated()
 		}
 		id, n := b[0], 0
 		for _, c := range b[1:17] {
@@ -30,7 +30,7 @@ func (d *decoder) huffman(b []byte) error {
 			return fmt.Errorf("%w: Huffman table %#x, expected 0 to 3", ErrDamaged, id)
 		}
 		if n > 256 || len(b) < 17+n {
-			return errTruncated
+			return failures.Truncated()
 		}
 		d.tables[id] = tableSpec{[16]byte(b[1:17]), b[17 : 17+n]}
 		b = b[17+n:]
@@ -190,7 +190,7 @@ func (r *reader) difference(t *table) (int, error) {
 		extra = 0
 	}
 	if length+extra > r.n {
-		return 0, errTruncated
+		return 0, failures.Truncated()
 	}
 	r.n -= length
 	switch category {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+
+	"github.com/deepmed/anomaly/internal/jpegmarkers"
 )
 
 // Errors of Decode.
@@ -15,153 +17,92 @@ var (
 	ErrUnsupported = errors.New("unsupported JPEG-LS")
 )
 
-var errTruncated = fmt.Errorf("%w: it is truncated", ErrDamaged)
+var failures = jpegmarkers.Errors{Damaged: ErrDamaged, Unsupported: ErrUnsupported}
 
 // Header is the size and the depth in the frame header.
-type Header struct {
-	W, H, Components int
-	// Bits is the number of bits of a sample, 2 to 16.
-	Bits int
-}
+type Header = jpegmarkers.Header
 
-const (
-	soi, eoi, sof55, lse, sos, dri = 0xd8, 0xd9, 0xf7, 0xf8, 0xda, 0xdd
-	maxComponents                  = 4
-)
+// Markers of JPEG-LS alone.
+const sof55, lse = 0xf7, 0xf8
 
 // preset are the coding parameters of T.87, C.2.4.1.1. Zeros mean the default.
 type preset struct{ maxVal, t1, t2, t3, reset int }
 
 type decoder struct {
-	data    []byte
-	header  Header
-	ids     [maxComponents]byte
+	jpegmarkers.Reader
+	frame   *jpegmarkers.Frame // nil before the frame header
 	preset  preset
 	samples []uint16
-	decoded [maxComponents]bool
 }
 
 // Decode decodes a JPEG-LS. It calls check with the header before it allocates memory for
 // the samples, and returns check's error. The samples of a pixel are adjacent. The errors
 // are ErrDamaged and ErrUnsupported, wrapped.
 func Decode(data []byte, check func(Header) error) (Header, []uint16, error) {
-	d := &decoder{data: data}
-	if len(data) < 2 || data[0] != 0xff || data[1] != soi {
-		return d.header, nil, fmt.Errorf("%w: it does not begin with the marker of a JPEG", ErrDamaged)
+	r, err := jpegmarkers.NewReader(data, failures)
+	if err != nil {
+		return Header{}, nil, err
 	}
-	d.data = data[2:]
+	d := &decoder{Reader: r}
+	h, err := d.decode(check)
+	if err != nil {
+		return h, nil, err
+	}
+	return h, d.samples, nil
+}
+
+// decode reads segments until all components are decoded.
+func (d *decoder) decode(check func(Header) error) (h Header, err error) {
 	for {
-		marker, body, err := d.segment()
+		marker, body, err := d.Next()
 		if err != nil {
-			return d.header, nil, err
+			return h, err
 		}
 		switch {
-		case marker == eoi:
+		case marker == jpegmarkers.EOI:
 			err = fmt.Errorf("%w: it ends before all components are decoded", ErrDamaged)
 		case marker == sof55:
-			if err = d.frame(body); err == nil {
-				err = check(d.header)
+			if d.frame != nil {
+				return h, fmt.Errorf("%w: it has two frame headers", ErrDamaged)
 			}
-			if err == nil {
-				d.samples = make([]uint16, d.header.W*d.header.H*d.header.Components)
+			if d.frame, err = jpegmarkers.ReadFrame(body, failures); err != nil {
+				return h, err
+			}
+			h = d.frame.Header
+			if err = check(h); err == nil {
+				d.samples = make([]uint16, h.Samples())
 			}
 		case marker == lse:
 			err = d.parameters(body)
-		case marker == dri:
+		case marker == jpegmarkers.DRI:
 			err = fmt.Errorf("%w: it has restarts", ErrUnsupported)
-		case marker == sos:
-			if err = d.scan(body); err == nil && d.complete() {
-				return d.header, d.samples, nil
+		case marker == jpegmarkers.SOS:
+			if err = d.scan(body); err == nil && d.frame.Complete() {
+				return h, nil
 			}
 		case 0xc0 <= marker && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc:
 			err = fmt.Errorf("%w: it is a JPEG of another process (SOF%d)", ErrUnsupported, marker-0xc0)
 		}
 		if err != nil {
-			return d.header, nil, err
+			return h, err
 		}
 	}
-}
-
-// segment returns the next marker and the content of its segment.
-func (d *decoder) segment() (marker byte, body []byte, err error) {
-	for len(d.data) >= 2 && d.data[0] == 0xff && d.data[1] == 0xff {
-		d.data = d.data[1:]
-	}
-	if len(d.data) < 2 {
-		return 0, nil, errTruncated
-	}
-	if d.data[0] != 0xff || d.data[1] < 0x80 {
-		return 0, nil, fmt.Errorf("%w: a marker is missing", ErrDamaged)
-	}
-	marker = d.data[1]
-	d.data = d.data[2:]
-	if marker == eoi {
-		return marker, nil, nil
-	}
-	if len(d.data) < 2 {
-		return 0, nil, errTruncated
-	}
-	n := int(binary.BigEndian.Uint16(d.data))
-	if n < 2 || n > len(d.data) {
-		return 0, nil, errTruncated
-	}
-	body, d.data = d.data[2:n], d.data[n:]
-	return marker, body, nil
-}
-
-// frame reads the frame header.
-func (d *decoder) frame(b []byte) error {
-	if d.samples != nil {
-		return fmt.Errorf("%w: it has two frame headers", ErrDamaged)
-	}
-	if len(b) < 6 {
-		return errTruncated
-	}
-	h := Header{Bits: int(b[0]), H: int(binary.BigEndian.Uint16(b[1:])), W: int(binary.BigEndian.Uint16(b[3:])), Components: int(b[5])}
-	d.header = h
-	switch {
-	case h.Bits < 2 || h.Bits > 16:
-		return fmt.Errorf("%w: %d bits per sample, expected 2 to 16", ErrDamaged, h.Bits)
-	case h.W < 1 || h.H < 1:
-		return fmt.Errorf("%w: %d×%d pixels", ErrUnsupported, h.W, h.H)
-	case h.Components < 1 || h.Components > maxComponents:
-		return fmt.Errorf("%w: %d components, expected 1 to %d", ErrUnsupported, h.Components, maxComponents)
-	case len(b) < 6+3*h.Components:
-		return errTruncated
-	}
-	for i := range h.Components {
-		d.ids[i] = b[6+3*i]
-		if b[7+3*i] != 0x11 && h.Components > 1 {
-			return fmt.Errorf("%w: its components have different sizes", ErrUnsupported)
-		}
-	}
-	return nil
 }
 
 // parameters reads an LSE segment.
 func (d *decoder) parameters(b []byte) error {
 	if len(b) < 1 {
-		return errTruncated
+		return d.Truncated()
 	}
 	if b[0] != 1 {
 		return fmt.Errorf("%w: it has a mapping table or more than 65535 pixels a side", ErrUnsupported)
 	}
 	if len(b) < 11 {
-		return errTruncated
+		return d.Truncated()
 	}
 	at := func(i int) int { return int(binary.BigEndian.Uint16(b[1+2*i:])) }
 	d.preset = preset{at(0), at(1), at(2), at(3), at(4)}
 	return nil
-}
-
-// complete reports whether all components are decoded.
-func (d *decoder) complete() bool {
-	for i := range d.header.Components {
-		if !d.decoded[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // How the components of a scan are interleaved.
@@ -173,32 +114,26 @@ const (
 
 // scan decodes one scan.
 func (d *decoder) scan(b []byte) error {
-	if d.samples == nil {
+	if d.frame == nil {
 		return fmt.Errorf("%w: it has no frame header", ErrDamaged)
 	}
 	if len(b) < 1 || len(b) < 4+2*int(b[0]) {
-		return errTruncated
+		return d.Truncated()
 	}
 	n := int(b[0])
-	if n < 1 || n > d.header.Components {
+	if n < 1 || n > d.frame.Components {
 		return fmt.Errorf("%w: a scan of %d components", ErrDamaged, n)
 	}
 	var components []int
 	for i := range n {
 		id, mapping := b[1+2*i], b[2+2*i]
-		at := -1
-		for c := range d.header.Components {
-			if d.ids[c] == id && !d.decoded[c] && at < 0 {
-				at = c
-			}
-		}
-		if at < 0 {
-			return fmt.Errorf("%w: a scan of an unknown component, or of one that was decoded before", ErrDamaged)
+		at, err := d.frame.Decode(id, failures)
+		if err != nil {
+			return err
 		}
 		if mapping != 0 {
 			return fmt.Errorf("%w: it has a mapping table", ErrUnsupported)
 		}
-		d.decoded[at] = true
 		components = append(components, at)
 	}
 	near, interleave, point := int(b[1+2*n]), int(b[2+2*n]), int(b[3+2*n]&15)
@@ -208,17 +143,17 @@ func (d *decoder) scan(b []byte) error {
 	if point != 0 {
 		return fmt.Errorf("%w: it has a point transform", ErrUnsupported)
 	}
-	m, err := newModel(d.preset, d.header.Bits, near)
+	m, err := newModel(d.preset, d.frame.Bits, near)
 	if err != nil {
 		return err
 	}
-	s := scan{model: m, w: d.header.W, h: d.header.H, stride: d.header.Components, components: components, samples: d.samples, r: reader{data: d.data}}
+	s := scan{model: m, w: d.frame.W, h: d.frame.H, stride: d.frame.Components, components: components, samples: d.samples, r: reader{data: d.Data}}
 	if n > 1 && interleave == bySample {
 		err = s.bySample()
 	} else {
 		err = s.byLine()
 	}
-	d.data = s.r.rest()
+	d.Data = s.r.rest()
 	return err
 }
 

@@ -1,6 +1,10 @@
 package jpegls
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/deepmed/anomaly/internal/jpegmarkers"
+)
 
 // context is the state of a regular context: the sum of absolute errors, the bias, its
 // correction and the count.
@@ -136,7 +140,7 @@ func (s *scan) bySample() error {
 // pixel decodes the samples of all components at x, or a run that begins there, and
 // returns the number of pixels.
 func (s *scan) pixel(lines []line, x int, run *int) (int, error) {
-	var regions [maxComponents]int
+	var regions [jpegmarkers.MaxComponents]int
 	flat := true
 	for i := range lines {
 		l := &lines[i]
@@ -346,7 +350,7 @@ func (r *reader) fill() {
 func (r *reader) bits(n int) (int, error) {
 	if r.n < n {
 		if r.fill(); r.n < n {
-			return 0, errTruncated
+			return 0, failures.Truncated()
 		}
 	}
 	r.n -= n

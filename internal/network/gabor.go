@@ -47,14 +47,16 @@ type Judgement struct {
 	// Parameters are the reference statistics, with the names and in the order of
 	// models.GaborParameters, followed by models.GaborHeadsParameters if there are
 	// defect heads; for models.MeasurePatchMahalanobis, in the order of
-	// models.PatchParameters.
+	// models.PlaceParameters and models.PatchParameters.
 	Parameters gorgonia.Nodes
+	// Place is the input with the index of the place of each tile, N; nil without places.
+	Place *gorgonia.Node
 	// Members are the member scores of models.MeasurePatchMahalanobis, N×M×1×1, in
 	// the order of models.Members; nil for models.MeasureBandMahalanobis.
 	Members *gorgonia.Node
 	// Score is the anomaly score of each image, N elements.
 	Score *gorgonia.Node
-	// Map is the anomaly score of each pixel, N×S×S; Score is about its maximum.
+	// Map is the anomaly score of each pixel, N×H×W; Score is about its maximum.
 	Map *gorgonia.Node
 }
 
@@ -62,7 +64,7 @@ type Judgement struct {
 // determine the kind of anomaly score.
 func (f *Forward) Judge(reference models.StateDict) (*Judgement, error) {
 	if models.HasPatches(reference) {
-		return f.judgePatches(models.HasHeads(reference), models.BankSize(reference))
+		return f.judgePatches(models.HasHeads(reference), models.BankSize(reference), models.PlaceCount(reference))
 	}
 	return f.judgeGabor(models.HasGaborHeads(reference))
 }
@@ -72,6 +74,9 @@ func (f *Forward) Judge(reference models.StateDict) (*Judgement, error) {
 func (f *Forward) judgeGabor(heads bool) (*Judgement, error) {
 	b := &builder{graph: f.Graph}
 	side := f.Image.Shape()[2]
+	if f.Masked || side != f.Image.Shape()[3] {
+		return nil, fmt.Errorf("network: %s exists for square images without a mask only", models.MeasureBandMahalanobis)
+	}
 	j := b.gaborFeatures(f.Image, side)
 	var peak *gorgonia.Node
 	var deviations gorgonia.Nodes
