@@ -181,6 +181,13 @@ func (j *jobService) stats() (map[jobs.State]int, int64) {
 	return nil, 0
 }
 
+func (j *jobService) loads() map[string]jobs.Load {
+	if q := j.existing(); q != nil {
+		return q.Loads()
+	}
+	return nil
+}
+
 // close waits for the worker, which must have been stopped, and closes the queue.
 func (j *jobService) close() error {
 	if j == nil {
