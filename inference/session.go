@@ -45,6 +45,8 @@ type job struct {
 
 	// frames is the number of frames in the image's DICOM file, else 0.
 	frames int
+	// shallow is imagefile.Prepared.Shallow.
+	shallow bool
 
 	mse float32
 	// score is the anomaly score; mse if the model has no other measure.
