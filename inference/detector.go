@@ -140,6 +140,9 @@ func (d *Detector) Close() {
 // model's own metadata. The errors are ErrImage, ErrImageTooLarge, ErrMeasure and
 // ErrNotFinite, wrapped.
 func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (Verdict, error) {
+	if d.Tiled() {
+		return d.detectTiles(ctx, image, meta, lim, scoreSession)
+	}
 	p, err := imagefile.PrepareSized(image, d.Size(), d.ImageOptions(lim))
 	if err != nil {
 		return Verdict{}, err
@@ -163,6 +166,9 @@ func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	if j.shallow {
 		w := d.model.Metadata.Preprocessing.Window
 		warnings = append(warnings, fmt.Sprintf("the image has 8 bits per sample and the model's window is %g to %g: judge images of the depth that it was trained on", w[0], w[1]))
+	}
+	if s := d.tileCalibration().Warning(j.tiles); j.tiles > 0 && s != "" {
+		warnings = append(warnings, s)
 	}
 	if meta == nil {
 		meta = &d.model.Metadata

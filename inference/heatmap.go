@@ -53,6 +53,9 @@ const maxRegions = 20
 // Explain is like Detect and also returns the evidence. ErrNoMap is returned,
 // wrapped, if the measure is the mean squared error.
 func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (*Explanation, error) {
+	if d.Tiled() {
+		return d.explainTiles(ctx, image, meta, lim, false)
+	}
 	p, err := imagefile.PreparePooled(image, d.Size(), d.mapOptions(mapSession, lim, false))
 	if err != nil {
 		return nil, err

@@ -40,7 +40,13 @@ func patchModelOf(heads bool, size models.Size, p *models.Preprocessing) *models
 		return sd
 	}
 	m.Weights = draw(arch.Parameters(), func(string, int) (float64, float64) { return -0.5, 0.5 })
-	m.Reference = draw(models.PatchParameters(size, heads, 4), func(name string, axes int) (float64, float64) {
+	ps := models.PatchParameters(size, heads, 4)
+	if p != nil && p.Tiles != nil {
+		m.Metadata.Decision.Measure = models.MeasureTiledPatchMahalanobis
+		m.Metadata.Decision.Tiles = &models.TileCalibration{Count: 6, Fewest: 6, Most: 6, Tail: 0.1}
+		ps = slices.Concat(models.PlaceParameters(size, p.Tiles.Places()), ps)
+	}
+	m.Reference = draw(ps, func(name string, axes int) (float64, float64) {
 		switch {
 		case name == "whitening":
 			return -0.2, 0.2

@@ -19,7 +19,7 @@ const pictureGain = 10
 // their absolute difference, side by side. The errors are ErrImage and
 // ErrImageTooLarge, wrapped.
 func (d *Detector) Picture(ctx context.Context, data []byte, lim ImageLimits) ([]byte, error) {
-	prepared, err := imagefile.Prepare(data, d.Size(), d.ImageOptions(lim))
+	prepared, err := d.pictured(ctx, data, lim)
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +46,19 @@ func (d *Detector) Picture(ctx context.Context, data []byte, lim ImageLimits) ([
 		return nil, fmt.Errorf("inference: draw the picture: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// pictured returns the network's input that a Picture shows: the whole image, or the tile
+// with the highest anomaly score.
+func (d *Detector) pictured(ctx context.Context, data []byte, lim ImageLimits) ([]byte, error) {
+	if !d.Tiled() {
+		return imagefile.Prepare(data, d.Size(), d.ImageOptions(lim))
+	}
+	_, image, err := d.judgeTiles(ctx, data, lim, scoreSession, 0, true)
+	if err != nil {
+		return nil, err
+	}
+	return image.worst, nil
 }
 
 // opaque returns the pixels of an image without transparency.

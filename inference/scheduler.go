@@ -126,6 +126,9 @@ type Task struct {
 
 // Detect is like Detector.Detect, scheduled with other work.
 func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, error) {
+	if d.Tiled() {
+		return s.detectTiles(ctx, d, t)
+	}
 	j, err := s.judge(ctx, d, t, scoreSession, func(p *imagefile.Prepared) (*job, error) {
 		return &job{image: func(dst []float32) {
 			imagefile.Normalize(dst, p.Pix)
@@ -142,6 +145,13 @@ func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, e
 
 // Explain is like Detector.Explain, scheduled with other work.
 func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (x *Explanation, err error) {
+	if d.Tiled() {
+		err = s.tiles(ctx, mapSession, func(k sessionKind) (err error) {
+			x, err = d.explainTiles(ctx, t.Image, t.Metadata, t.Limits, t.Overlay)
+			return err
+		})
+		return x, err
+	}
 	var p *imagefile.Prepared
 	j, err := s.judge(ctx, d, t, mapSession, func(prepared *imagefile.Prepared) (*job, error) {
 		p = prepared
@@ -157,6 +167,28 @@ func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (x *Explan
 		return err
 	})
 	return x, err
+}
+
+// detectTiles is Detect for a model of tiles.
+func (s *Scheduler) detectTiles(ctx context.Context, d *Detector, t Task) (v Verdict, err error) {
+	err = s.tiles(ctx, scoreSession, func(k sessionKind) (err error) {
+		v, err = d.detectTiles(ctx, t.Image, t.Metadata, t.Limits, k)
+		return err
+	})
+	return v, err
+}
+
+// tiles calls do when processors are free, with the kind of session that it must use. The
+// tiles of an image are batches already, so it does not wait for other images.
+func (s *Scheduler) tiles(ctx context.Context, k sessionKind, do func(k sessionKind) error) error {
+	s.inFlight.Add(1)
+	defer s.inFlight.Add(-1)
+	k, threads := s.share(k)
+	if err := s.processors.Acquire(ctx, threads); err != nil {
+		return context.Cause(ctx)
+	}
+	defer s.processors.Release(threads)
+	return do(k)
 }
 
 // judge decodes the task's image and runs the job that newJob returns for it. The

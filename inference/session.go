@@ -47,6 +47,9 @@ type job struct {
 	frames int
 	// shallow is imagefile.Prepared.Shallow.
 	shallow bool
+	// place is the index of a tile in its image, and tiles the number of tiles of an
+	// image, for a model of tiles; else 0.
+	place, tiles int
 
 	mse float32
 	// score is the anomaly score; mse if the model has no other measure.
@@ -118,7 +121,14 @@ func (d *Detector) run(ctx context.Context, k sessionKind, jobs []*job) error {
 	if b.extra != nil {
 		outputs = append(outputs, b.extra)
 	}
-	if err := session.Run(ctx, []*ort.Tensor{b.image}, outputs); err != nil {
+	inputs := []*ort.Tensor{b.image}
+	if b.places != nil {
+		for i, j := range jobs {
+			b.places.Data()[i] = float32(j.place)
+		}
+		inputs = append(inputs, b.places)
+	}
+	if err := session.Run(ctx, inputs, outputs); err != nil {
 		return err
 	}
 	for i, j := range jobs {
@@ -144,6 +154,7 @@ func (d *Detector) run(ctx context.Context, k sessionKind, jobs []*job) error {
 // buffers is the memory of one run.
 type buffers struct {
 	image        *ort.Tensor
+	places       *ort.Tensor // nil unless the model has models.TilesByPlace
 	scores, mses *ort.Tensor
 	// extra receives the reconstructions, maps or member scores; nil for the
 	// sessions that compute none of them.
@@ -178,6 +189,9 @@ func (d *Detector) takeBuffers(n int, k sessionKind) (*buffers, error) {
 	if err == nil {
 		b.scores, err = ort.NewTensor(n)
 	}
+	if err == nil && models.PlaceCount(d.model.Reference) > 0 {
+		b.places, err = ort.NewTensor(n)
+	}
 	if err == nil {
 		switch k {
 		case reconstructionSession:
@@ -210,6 +224,7 @@ func (d *Detector) keepBuffers(b *buffers) {
 
 func (b *buffers) close() {
 	b.image.Close()
+	b.places.Close()
 	b.mses.Close()
 	b.scores.Close()
 	b.extra.Close()

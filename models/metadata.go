@@ -90,6 +90,9 @@ type Decision struct {
 	// CalibratedOn describes the calibration images when they were given separately;
 	// nil when Threshold was computed from training images.
 	CalibratedOn *CalibrationSummary `json:"calibrated_on,omitempty"`
+	// Tiles relates the score to the number of tiles of an image, for
+	// MeasureTiledPatchMahalanobis; else nil.
+	Tiles *TileCalibration `json:"tiles,omitempty"`
 }
 
 // MaxScores is the largest number of quantiles in Decision.Scores: the percentiles
@@ -123,6 +126,9 @@ type Preprocessing struct {
 	// MaxValue is the value of a 16-bit sample that becomes 255, for training images
 	// of fewer bits in 16-bit files; 0 means 65535. Larger samples become 255.
 	MaxValue int `json:"max_value,omitempty"`
+	// Tiles is how the image is cut into tiles, which Resize then does not apply to; nil
+	// if the network's input is the whole image.
+	Tiles *Tiles `json:"tiles,omitempty"`
 
 	// Width and Height are those of an input that is not square, else 0. The metadata's
 	// image_size is 0 then.
@@ -217,6 +223,7 @@ func (m Metadata) InputPreprocessing() *Preprocessing {
 	if own := m.Preprocessing; own != nil {
 		p.Orientation, p.MaxValue = own.Orientation, own.MaxValue
 		p.Width, p.Height, p.Fit, p.Window, p.Region = own.Width, own.Height, own.Fit, own.Window, own.Region
+		p.Tiles = own.Tiles
 	}
 	return p
 }
@@ -454,7 +461,7 @@ func (m Metadata) Validate() error {
 	}
 	if m.Decision != nil {
 		switch m.Decision.Measure {
-		case MeasureMSE, MeasureBandMahalanobis, MeasurePatchMahalanobis:
+		case MeasureMSE, MeasureBandMahalanobis, MeasurePatchMahalanobis, MeasureTiledPatchMahalanobis:
 		default:
 			return fmt.Errorf("%w: it decides by %.60q, which this version does not support", ErrMetadata, m.Decision.Measure)
 		}
@@ -462,6 +469,9 @@ func (m Metadata) Validate() error {
 			return err
 		}
 		if err := validThreshold(m.Decision.Threshold); err != nil {
+			return err
+		}
+		if err := m.Decision.Tiles.validate(); err != nil {
 			return err
 		}
 		return validScores(m.Decision.Scores)

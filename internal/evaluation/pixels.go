@@ -169,24 +169,21 @@ func pixelFigures(good, bad *pixelMap) PixelFigures {
 func computeMaps(ctx context.Context, d *inference.Detector, files, masks []string, threads int) (*pixelMap, error) {
 	parts := make([]pixelMap, len(files))
 	err := eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte, err error) error {
-		var img *imagefile.Prepared
+		var values []float32
+		var frame models.Frame
 		if err == nil {
-			img, err = imagefile.PrepareSized(data, d.Size(), d.ImageOptions(imagefile.DefaultLimits()))
+			values, frame, err = d.ImageMap(ctx, data, imagefile.DefaultLimits())
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
 		}
 		var m *mask
 		if masks != nil {
-			if m, err = readMask(masks[i], img.W, img.H, d.ImageOptions(imagefile.DefaultLimits())); err != nil {
+			if m, err = readMask(masks[i], frame.Whole.W, frame.Whole.H, d.ImageOptions(imagefile.DefaultLimits())); err != nil {
 				return err
 			}
 		}
-		values, _, err := d.Map(ctx, img.Pix)
-		if err != nil {
-			return fmt.Errorf("%s: %w", files[i], err)
-		}
-		parts[i].add(values, img.Frame, m)
+		parts[i].add(values, frame, m)
 		return nil
 	})
 	if err != nil {
