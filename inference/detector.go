@@ -151,7 +151,7 @@ func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metada
 	if err != nil {
 		return Verdict{}, err
 	}
-	j.frames = p.Frames
+	j.frames, j.shallow = p.Frames, p.Shallow
 	return d.judge(j, meta)
 }
 
@@ -162,6 +162,10 @@ func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	warnings := models.OverrideWarnings(d.model, meta)
 	if j.frames > 1 {
 		warnings = append(warnings, fmt.Sprintf("the DICOM file has %d frames, of which only the first is judged", j.frames))
+	}
+	if j.shallow {
+		w := d.model.Metadata.Preprocessing.Window
+		warnings = append(warnings, fmt.Sprintf("the image has 8 bits per sample and the model's window is %g to %g: judge images of the depth that it was trained on", w[0], w[1]))
 	}
 	if s := d.tileCalibration().Warning(j.tiles); j.tiles > 0 && s != "" {
 		warnings = append(warnings, s)

@@ -65,7 +65,7 @@ func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metad
 	if err != nil {
 		return nil, err
 	}
-	j.frames = p.Frames
+	j.frames, j.shallow = p.Frames, p.Shallow
 	if err := d.run(ctx, mapSession, []*job{j}); err != nil {
 		return nil, err
 	}

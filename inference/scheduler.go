@@ -219,7 +219,7 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKin
 	if err != nil {
 		return nil, err
 	}
-	j.ctx, j.frames = ctx, p.Frames
+	j.ctx, j.frames, j.shallow = ctx, p.Frames, p.Shallow
 	reserved = false
 	return j, s.wait(d, k, []*job{j})
 }
