@@ -18,8 +18,6 @@ type JPEG func(data []byte, convert bool) (w, h, components int, samples []byte,
 // Image is a decoded frame.
 type Image struct {
 	W, H int
-	// Frames is the number of frames in the file.
-	Frames int
 	// Grey are 16-bit values of a grey image, rows from top to bottom: the values within
 	// the file's window, 0 is black. It is nil for a colour image.
 	Grey []uint16
@@ -35,20 +33,50 @@ const (
 	blank             = 1 << 20
 )
 
-// Decode decodes a frame, whose number begins at 0. It compares the size with the limits
-// and with the length of the file before it allocates memory for pixels. An error is a
-// sentence for the user, with no text of the file.
-func Decode(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
-	f, err := parse(data, frame, lim)
+// File is a DICOM file whose attributes were read. Goroutines may decode its frames
+// concurrently.
+type File struct{ f *file }
+
+// Open reads the attributes of a file and finds its frames. It compares the size and the
+// number of frames with the limits, and decodes no pixels. An error is a sentence for the
+// user, with no text of the file.
+func Open(data []byte, lim Limits) (*File, error) {
+	f, err := parse(data, lim)
 	if err != nil {
 		return nil, err
 	}
+	return &File{f}, nil
+}
+
+// Frames returns the number of frames, at least 1.
+func (f *File) Frames() int { return f.f.frames }
+
+// Decode decodes a frame, whose number begins at 0. It compares the size with the length
+// of the file before it allocates memory for pixels. The errors are like Open's.
+func (f *File) Decode(frame int, jpeg JPEG) (*Image, error) {
+	of, err := f.f.frame(frame)
+	if err != nil {
+		return nil, err
+	}
+	return of.decode(frame, jpeg)
+}
+
+// Decode is Open and File.Decode.
+func Decode(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
+	f, err := Open(data, lim)
+	if err != nil {
+		return nil, err
+	}
+	return f.Decode(frame, jpeg)
+}
+
+func (f *file) decode(frame int, jpeg JPEG) (*Image, error) {
 	encoded, err := f.encoded(frame)
 	if err != nil {
 		return nil, err
 	}
 	f.conform(encoded)
-	out := &Image{W: f.columns, H: f.rows, Frames: f.frames}
+	out := &Image{W: f.columns, H: f.rows}
 	if f.syntax.codec == codecJPEG && f.samples == 3 {
 		out.RGB, err = f.colourJPEG(encoded, jpeg)
 		return out, err

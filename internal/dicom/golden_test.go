@@ -68,10 +68,18 @@ func expected(t testing.TB, name string) []byte {
 }
 
 // testLimits are small enough for tests of memory.
-func testLimits() Limits {
-	return Limits{Bytes: 1 << 20, Size: func(w, h int) error {
-		if w < 1 || h < 1 || w*h > 1<<20 {
-			return fmt.Errorf("it is %d×%d pixels, at most %d are read", w, h, 1<<20)
+func testLimits() Limits { return limits(1<<20, 1<<20) }
+
+func limits(bytes int64, pixels int) Limits {
+	return Limits{Bytes: bytes, Size: func(w, h int) error {
+		if w < 1 || h < 1 || w*h > pixels {
+			return fmt.Errorf("it is %d×%d pixels, at most %d are read", w, h, pixels)
+		}
+		return nil
+	}, Frames: func(frames, w, h int) error {
+		const most = 2000
+		if frames > most || frames > 16*pixels/(w*h) {
+			return fmt.Errorf("it has %d frames of %d×%d pixels, at most %d are read", frames, w, h, most)
 		}
 		return nil
 	}}
@@ -123,12 +131,16 @@ func TestDecode_EqualsPydicom(t *testing.T) {
 			continue // internal/imagefile interpolates chroma
 		}
 		t.Run(g.File, func(t *testing.T) {
-			img, err := Decode(read(t, g.File), 0, testLimits(), testJPEG)
+			f, err := Open(read(t, g.File), testLimits())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if img.W != g.Width || img.H != g.Height || img.Frames != g.Frames {
-				t.Fatalf("%d×%d pixels, %d frames, expected %d×%d, %d", img.W, img.H, img.Frames, g.Width, g.Height, g.Frames)
+			img, err := f.Decode(0, testJPEG)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if img.W != g.Width || img.H != g.Height || f.Frames() != g.Frames {
+				t.Fatalf("%d×%d pixels, %d frames, expected %d×%d, %d", img.W, img.H, f.Frames(), g.Width, g.Height, g.Frames)
 			}
 			base := strings.TrimSuffix(g.File, ".dcm")
 			if g.Kind == "rgb" {
@@ -152,7 +164,11 @@ func TestDecode_EqualsPydicom(t *testing.T) {
 // exactly where the stored values are exact.
 func compareGrey(t *testing.T, g golden, base string, img *Image) {
 	t.Helper()
-	f, err := parse(read(t, g.File), 0, testLimits())
+	whole, err := parse(read(t, g.File), testLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := whole.frame(0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"image/jpeg"
 	"image/png"
 
-	"github.com/deepmed/anomaly/internal/dicom"
 	"golang.org/x/image/tiff"
 	"golang.org/x/image/webp"
 )
@@ -42,8 +41,6 @@ type RGB struct {
 	plane []byte
 	// largest is the largest sample of an image of more than 8 bits per sample, else 0.
 	largest int
-	// frames is the number of frames of a DICOM file, else 0.
-	frames int
 }
 
 // spread sets Pix of a grey image from its plane.
@@ -289,18 +286,22 @@ func readStillWebP(data []byte, o Options) (*RGB, error) {
 		o.webpToRGB)
 }
 
-// readDICOM reads the first frame of a DICOM file. Its grey values are within the file's
+// readDICOM reads a frame of a DICOM file, the first one unless the options are those of
+// Frames.Options. Its grey values are within the file's
 // window, so Options.MaxValue, the scale of values without a window, does not apply.
 func readDICOM(data []byte, o Options) (*RGB, error) {
-	lim := dicom.Limits{Bytes: o.MaxBytes, Size: o.check}
-	frame, err := dicom.Decode(data, 0, lim, o.dicomJPEG)
-	if err != nil {
-		if errors.Is(err, ErrImage) || errors.Is(err, ErrTooLarge) {
+	if o.opened == nil {
+		opened, err := openDICOM(data, o)
+		if err != nil {
 			return nil, err
 		}
-		return nil, fmt.Errorf("%w: %w", ErrImage, err)
+		o.opened = opened
 	}
-	img := &RGB{W: frame.W, H: frame.H, Pix: frame.RGB, frames: frame.Frames}
+	frame, err := o.opened.Decode(o.frame, o.dicomJPEG)
+	if err != nil {
+		return nil, dicomError(o.frameError(err))
+	}
+	img := &RGB{W: frame.W, H: frame.H, Pix: frame.RGB}
 	if frame.Grey != nil {
 		img.plane = *borrow(frame.W * frame.H)
 		for i, v := range frame.Grey {

@@ -18,9 +18,6 @@ type Prepared struct {
 	W, H int
 	// Largest is the largest sample of an image of 16-bit samples, at least 1; else 0.
 	Largest int
-	// Frames is the number of frames in a DICOM file, of which the first one was
-	// decoded; else 0.
-	Frames int
 	// Pix holds red, green and blue of every pixel, rows from top to bottom:
 	// side·side·3 bytes.
 	Pix []byte
@@ -73,7 +70,7 @@ func prepare(data []byte, side int, o Options, allocate func(n int) []byte) (Pre
 	}
 	defer giveBack(&img.Pix)
 	defer giveBack(&img.plane)
-	p := Prepared{W: img.W, H: img.H, Largest: img.largest, Frames: img.frames, Pix: allocate(channels * side * side)}
+	p := Prepared{W: img.W, H: img.H, Largest: img.largest, Pix: allocate(channels * side * side)}
 	img.resizeTo(p.Pix, side, side)
 	return p, nil
 }
