@@ -48,10 +48,38 @@ type Evidence struct {
 // everywhere can have hundreds.
 const maxRegions = 20
 
-// Explain is like Detect and also returns the evidence. ErrNoMap is returned,
-// wrapped, if the measure is the mean squared error.
+// Explain is like Detect and also returns the evidence, of the frame that the verdict is of.
+// ErrNoMap is returned, wrapped, if the measure is the mean squared error.
 func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (*Explanation, error) {
-	p, err := imagefile.PreparePooled(image, d.Side(), d.ImageOptions(lim))
+	f, err := d.Open(image, lim)
+	if err != nil {
+		return nil, err
+	}
+	return explainHighest(f, func(i int) (Verdict, error) { return d.DetectFrame(ctx, f, i, meta) },
+		func(i int) (*Explanation, error) { return d.ExplainFrame(ctx, f, i, meta) })
+}
+
+// explainHighest returns the explanation of the image with the highest score. Of several
+// images, it judges each, and explains only that one.
+func explainHighest(f *imagefile.Frames, judge func(i int) (Verdict, error), explain func(i int) (*Explanation, error)) (*Explanation, error) {
+	if f.Len() == 1 {
+		return explain(0)
+	}
+	v, err := eachFrame(f, judge)
+	if err != nil {
+		return nil, err
+	}
+	x, err := explain(v.Frame - 1)
+	if err != nil {
+		return nil, err
+	}
+	x.Verdict = v
+	return x, nil
+}
+
+// ExplainFrame is like Explain for image i, from 0, of a file.
+func (d *Detector) ExplainFrame(ctx context.Context, f *imagefile.Frames, i int, meta *models.Metadata) (*Explanation, error) {
+	p, err := imagefile.PreparePooled(f.Data(), d.Side(), f.Options(i))
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +88,6 @@ func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metad
 	if err != nil {
 		return nil, err
 	}
-	j.frames = p.Frames
 	if err := d.run(ctx, mapSession, []*job{j}); err != nil {
 		return nil, err
 	}

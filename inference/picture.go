@@ -16,10 +16,10 @@ import (
 const pictureGain = 10
 
 // Picture returns a PNG of the network's input, its reconstruction, and ten times
-// their absolute difference, side by side. The errors are ErrImage and
-// ErrImageTooLarge, wrapped.
-func (d *Detector) Picture(ctx context.Context, data []byte, lim ImageLimits) ([]byte, error) {
-	pixels, err := imagefile.Prepare(data, d.Side(), d.ImageOptions(lim))
+// their absolute difference, side by side, for image i, from 0, of a file. The errors are
+// ErrImage and ErrImageTooLarge, wrapped.
+func (d *Detector) Picture(ctx context.Context, f *imagefile.Frames, i int) ([]byte, error) {
+	pixels, err := imagefile.Prepare(f.Data(), d.Side(), f.Options(i))
 	if err != nil {
 		return nil, err
 	}

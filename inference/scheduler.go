@@ -126,7 +126,31 @@ type Task struct {
 
 // Detect is like Detector.Detect, scheduled with other work.
 func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, error) {
-	j, err := s.judge(ctx, d, t, scoreSession, func(p *imagefile.Prepared) (*job, error) {
+	f, err := s.open(ctx, d, t)
+	if err != nil {
+		return Verdict{}, err
+	}
+	return eachFrame(f, func(i int) (Verdict, error) { return s.detectFrame(ctx, d, t, f, i) })
+}
+
+// open returns the images in the task's file.
+func (s *Scheduler) open(ctx context.Context, d *Detector, t Task) (f *imagefile.Frames, err error) {
+	if format, _ := imagefile.Sniff(t.Image[:min(len(t.Image), imagefile.SniffBytes)]); format != imagefile.DICOM {
+		return d.Open(t.Image, t.Limits) // which costs nothing
+	}
+	err = s.Work(ctx, func() error {
+		f, err = d.Open(t.Image, t.Limits)
+		return err
+	})
+	return f, err
+}
+
+// detectFrame judges image i of the task's file.
+func (s *Scheduler) detectFrame(ctx context.Context, d *Detector, t Task, f *imagefile.Frames, i int) (Verdict, error) {
+	if i > 0 {
+		t.Decoded = nil // the other frames are decoded between runs
+	}
+	j, err := s.judge(ctx, d, t, f.Options(i), scoreSession, func(p *imagefile.Prepared) (*job, error) {
 		return &job{image: func(dst []float32) {
 			imagefile.Normalize(dst, p.Pix)
 			// Only the run can release the pixels: it may start after Detect returned
@@ -141,9 +165,22 @@ func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, e
 }
 
 // Explain is like Detector.Explain, scheduled with other work.
-func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (x *Explanation, err error) {
+func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (*Explanation, error) {
+	f, err := s.open(ctx, d, t)
+	if err != nil {
+		return nil, err
+	}
+	return explainHighest(f, func(i int) (Verdict, error) { return s.detectFrame(ctx, d, t, f, i) },
+		func(i int) (*Explanation, error) { return s.explainFrame(ctx, d, t, f, i) })
+}
+
+// explainFrame explains image i of the task's file.
+func (s *Scheduler) explainFrame(ctx context.Context, d *Detector, t Task, f *imagefile.Frames, i int) (x *Explanation, err error) {
+	if f.Len() > 1 {
+		t.Decoded = nil // it was called before
+	}
 	var p *imagefile.Prepared
-	j, err := s.judge(ctx, d, t, mapSession, func(prepared *imagefile.Prepared) (*job, error) {
+	j, err := s.judge(ctx, d, t, f.Options(i), mapSession, func(prepared *imagefile.Prepared) (*job, error) {
 		p = prepared
 		return d.mapJob(p.Pix)
 	})
@@ -159,9 +196,9 @@ func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (x *Explan
 	return x, err
 }
 
-// judge decodes the task's image and runs the job that newJob returns for it. The
-// job is done if the error is nil.
-func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKind, newJob func(*imagefile.Prepared) (*job, error)) (*job, error) {
+// judge decodes the task's image with options and runs the job that newJob returns for it.
+// The job is done if the error is nil.
+func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, o imagefile.Options, k sessionKind, newJob func(*imagefile.Prepared) (*job, error)) (*job, error) {
 	s.inFlight.Add(1)
 	defer s.inFlight.Add(-1)
 	q := &d.queues[k]
@@ -174,7 +211,7 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKin
 	}()
 	var p *imagefile.Prepared
 	err := s.Work(ctx, func() (err error) {
-		p, err = imagefile.PreparePooled(t.Image, d.Side(), d.ImageOptions(t.Limits))
+		p, err = imagefile.PreparePooled(t.Image, d.Side(), o)
 		return err
 	})
 	if err != nil {
@@ -187,7 +224,7 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKin
 	if err != nil {
 		return nil, err
 	}
-	j.ctx, j.frames = ctx, p.Frames
+	j.ctx = ctx
 	reserved = false
 	return j, s.wait(d, k, []*job{j})
 }

@@ -42,9 +42,6 @@ type job struct {
 	// members receives the member scores; memberSession only.
 	members []float32
 
-	// frames is the number of frames in the image's DICOM file, else 0.
-	frames int
-
 	mse float32
 	// score is the anomaly score; mse if the model has no other measure.
 	score float32

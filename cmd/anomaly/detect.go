@@ -82,17 +82,19 @@ func detectCommand() *cobra.Command {
 			}
 			defer d.Close()
 			step, end := fileProgress(c.ErrOrStderr(), len(inputs))
-			results := judgeFiles(c.Context(), inputs, e.Threads(), interruptGrace, func(ctx context.Context, i int) (*inference.Verdict, error) {
+			results, judged := judgeFiles(c.Context(), inputs, e.Threads(), interruptGrace, func(ctx context.Context, i int) []result {
 				defer step()
 				data, err := readImage(inputs[i], c.InOrStdin())
 				if err != nil {
-					return nil, err
+					return []result{{File: inputs[i].path, Error: printable(err)}}
 				}
-				v, err := d.Detect(ctx, data, meta, imagefile.DefaultLimits())
-				if err != nil {
-					return nil, err
-				}
-				return &v, folders.draw(ctx, d, meta, data, drawingName(i, inputs[i].path))
+				return judgeFrames(d, data, inputs[i].path, func(f *imagefile.Frames, k int, name string) (*inference.Verdict, error) {
+					v, err := d.DetectFrame(ctx, f, k, meta)
+					if err != nil {
+						return nil, err
+					}
+					return &v, folders.draw(ctx, d, meta, f, k, drawingName(i, name))
+				})
 			})
 			end()
 			warnings := c.OutOrStdout()
@@ -100,15 +102,12 @@ func detectCommand() *cobra.Command {
 				warnings = c.ErrOrStderr()
 				err = printJSON(c.OutOrStdout(), results)
 			} else {
-				err = printVerdicts(c.OutOrStdout(), results, len(inputs))
+				err = printVerdicts(c.OutOrStdout(), results, judged, len(inputs))
 			}
 			if err != nil {
 				return err
 			}
 			for _, s := range passedOver {
-				fmt.Fprintln(warnings, s)
-			}
-			if s := framesWarning(results); s != "" {
 				fmt.Fprintln(warnings, s)
 			}
 			if s := verdictShiftWarning(d, meta, results); s != "" {
@@ -118,9 +117,9 @@ func detectCommand() *cobra.Command {
 				measure, own := m.Metadata.Measure()
 				fmt.Fprintf(warnings, "judged by --threshold %g (%s); the model's own threshold is %g\n", threshold, measure, own)
 			}
-			if len(results) < len(inputs) {
+			if judged < len(inputs) {
 				if asJSON {
-					fmt.Fprintln(warnings, interruption(len(results), len(inputs)))
+					fmt.Fprintln(warnings, interruption(judged, len(inputs)))
 				}
 				return exitStatus(exitError)
 			}
@@ -140,18 +139,25 @@ func detectCommand() *cobra.Command {
 	return c
 }
 
-// framesWarning returns a sentence about DICOM files with several frames, or "".
-func framesWarning(results []result) string {
-	n := 0
-	for _, r := range results {
-		if r.Verdict != nil && r.Verdict.Frames > 1 {
-			n++
+// judgeFrames returns the results of a file: one, or one for each frame of a DICOM file of
+// several. It calls judge with the number of each image, from 0, and its name.
+func judgeFrames(d *inference.Detector, data []byte, path string, judge func(f *imagefile.Frames, i int, name string) (*inference.Verdict, error)) []result {
+	f, err := d.Open(data, imagefile.DefaultLimits())
+	if err != nil {
+		return []result{{File: path, Error: printable(err)}}
+	}
+	results := make([]result, f.Len())
+	for i := range results {
+		name := path
+		if f.Len() > 1 {
+			name = fmt.Sprintf("%s#%d", path, i+1)
+		}
+		v, err := judge(f, i, name)
+		if results[i] = (result{File: name, Verdict: v}); err != nil {
+			results[i] = result{File: name, Error: printable(err)}
 		}
 	}
-	if n == 0 {
-		return ""
-	}
-	return fmt.Sprintf("only the first frame is judged of each DICOM file with several (%d of the files)", n)
+	return results
 }
 
 // withThreshold returns a copy of a model's metadata with another threshold of the same
@@ -182,31 +188,28 @@ func readImage(i input, stdin io.Reader) ([]byte, error) {
 	return i.read()
 }
 
-// judgeFiles calls judge for the index of each file, parallel calls at a time, and
-// returns the results in the order of the files. When ctx ends, it returns the results so
-// far after grace at most: a read may hang.
-func judgeFiles(ctx context.Context, inputs []input, parallel int, grace time.Duration, judge func(ctx context.Context, i int) (*inference.Verdict, error)) []result {
+// judgeFiles calls judge for the index of each file, parallel calls at a time. It returns
+// the results in the order of the files, and the number of files that they are of. When ctx
+// ends, it returns the results so far after grace at most: a read may hang.
+func judgeFiles(ctx context.Context, inputs []input, parallel int, grace time.Duration, judge func(ctx context.Context, i int) []result) (results []result, files int) {
 	var mu sync.Mutex
-	judged := make([]*result, len(inputs))
+	judged := make([][]result, len(inputs))
 	var group errgroup.Group
 	group.SetLimit(parallel)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for i, in := range inputs {
+		for i := range inputs {
 			group.Go(func() error {
 				if ctx.Err() != nil {
 					return nil
 				}
-				v, err := judge(ctx, i)
-				r := &result{File: in.path, Verdict: v}
-				if err != nil {
-					r = &result{File: in.path, Error: printable(err)}
-				}
+				of := judge(ctx, i)
+				failed := slices.ContainsFunc(of, func(r result) bool { return r.Error != "" })
 				mu.Lock()
 				defer mu.Unlock()
-				if err == nil || ctx.Err() == nil { // else it was interrupted
-					judged[i] = r
+				if !failed || ctx.Err() == nil { // else it was interrupted
+					judged[i] = of
 				}
 				return nil
 			})
@@ -223,24 +226,24 @@ func judgeFiles(ctx context.Context, inputs []input, parallel int, grace time.Du
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	results := []result{} // in JSON, nil is null
-	for _, r := range judged {
-		if r != nil {
-			results = append(results, *r)
+	results = []result{} // in JSON, nil is null
+	for _, of := range judged {
+		if results = append(results, of...); of != nil {
+			files++
 		}
 	}
-	return results
+	return results, files
 }
 
 // drawingFolders are the folders for drawings of images. An empty one disables its
 // kind of drawing.
 type drawingFolders struct{ pictures, heatmaps string }
 
-// draw writes the drawings of an image under a name. meta is the metadata of the
+// draw writes the drawings of image i of a file under a name. meta is the metadata of the
 // verdict, because the colours of a heatmap depend on its threshold.
-func (f drawingFolders) draw(ctx context.Context, d *inference.Detector, meta *models.Metadata, image []byte, name string) error {
+func (f drawingFolders) draw(ctx context.Context, d *inference.Detector, meta *models.Metadata, images *imagefile.Frames, i int, name string) error {
 	if f.pictures != "" {
-		png, err := d.Picture(ctx, image, imagefile.DefaultLimits())
+		png, err := d.Picture(ctx, images, i)
 		if err == nil {
 			err = writeFile(filepath.Join(f.pictures, name), png)
 		}
@@ -251,7 +254,7 @@ func (f drawingFolders) draw(ctx context.Context, d *inference.Detector, meta *m
 	if f.heatmaps == "" {
 		return nil
 	}
-	x, err := d.Explain(ctx, image, meta, imagefile.DefaultLimits())
+	x, err := d.ExplainFrame(ctx, images, i, meta)
 	if err != nil {
 		return err
 	}
@@ -271,9 +274,9 @@ func interruption(judged, files int) string {
 	return fmt.Sprintf("interrupted after %d of %d images", judged, files)
 }
 
-// printVerdicts prints the results. There are fewer results than files if the command was
-// interrupted.
-func printVerdicts(w io.Writer, results []result, files int) error {
+// printVerdicts prints the results, which are of the number judged of the files. It is lower
+// if the command was interrupted.
+func printVerdicts(w io.Writer, results []result, judged, files int) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "IMAGE\tERROR\tTHRESHOLD\tVERDICT")
 	anomalous, failed := 0, 0
@@ -292,12 +295,12 @@ func printVerdicts(w io.Writer, results []result, files int) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	counted := fmt.Sprintf("%d images", files)
-	if files == 1 {
+	counted := fmt.Sprintf("%d images", len(results))
+	if len(results) == 1 {
 		counted = "1 image"
 	}
-	if len(results) < files {
-		counted = interruption(len(results), files)
+	if judged < files {
+		counted = interruption(judged, files)
 	}
 	_, err := fmt.Fprintf(w, "%s: %d normal, %d anomalous, %d not judged\n",
 		counted, len(results)-anomalous-failed, anomalous, failed)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"image"
 	"image/color"
 	"image/draw"
@@ -15,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -243,8 +245,8 @@ func TestDICOM_LeavesNothingOfThePatientInTheService(t *testing.T) {
 	}
 	frames := dicomOf(image.NewGray(image.Rect(0, 0, 8, 8)), "")
 	frames = bytes.Replace(frames, []byte(dicomElement(0x0028, 0x0010, "US", "\x08\x00")), []byte(dicomElement(0x0028, 0x0008, "IS", "2")+dicomElement(0x0028, 0x0010, "US", "\x04\x00")), 1)
-	if answer := post("/detect", http.StatusOK, map[string][]byte{"modelFile": model, "imageFile": frames}); !bytes.Contains(answer, []byte("has 2 frames, of which only the first is judged")) {
-		t.Errorf("%s, expected a warning of the frames", answer)
+	if answer := post("/detect", http.StatusOK, map[string][]byte{"modelFile": model, "imageFile": frames}); !bytes.Contains(answer, []byte(`"frames":[{"frame":1,`)) {
+		t.Errorf("%s, expected the frames", answer)
 	}
 	post("/detect", http.StatusUnprocessableEntity, map[string][]byte{"modelFile": model, "imageFile": crack[:len(crack)/2]})
 	post("/detect", http.StatusUnprocessableEntity, map[string][]byte{"modelFile": model, "imageFile": bytes.Replace(crack, []byte("MONOCHROME2 "), []byte("PLANTEDNAME "), 1)})
@@ -281,10 +283,118 @@ func TestDetect_JudgesADICOMAsTheSamePixelsInAPNG(t *testing.T) {
 	}
 }
 
-func TestDetect_WarnsOfSeveralFrames(t *testing.T) {
-	r := run(t, "detect", "--model", smallModel(t), "../../testdata/dicom/explicit_frames.dcm")
-	if r.status == exitError || !strings.Contains(r.stdout+r.stderr, "only the first frame is judged of each DICOM file with several (1 of the files)") {
-		t.Errorf("exit %d: %s%s", r.status, r.stdout, r.stderr)
+// squareTile returns the middle of a tile, 128 pixels a side.
+func squareTile(t testing.TB, path string) *image.Gray {
+	t.Helper()
+	tile, square := greyTile(t, path), image.NewGray(image.Rect(0, 0, 128, 128))
+	draw.Draw(square, square.Rect, tile, image.Pt(tile.Rect.Dx()/2-64, tile.Rect.Dy()/2-64), draw.Src)
+	return square
+}
+
+// dicomFrames returns a DICOM file of frames of one size.
+func dicomFrames(frames ...*image.Gray) []byte {
+	all := image.NewGray(image.Rect(0, 0, frames[0].Rect.Dx(), 0))
+	for _, m := range frames {
+		all.Pix = append(all.Pix, m.Pix...)
+	}
+	all.Rect.Max.Y = frames[0].Rect.Dy() * len(frames)
+	file := dicomOf(all, "")
+	rows := func(n int) []byte {
+		return []byte(dicomElement(0x0028, 0x0010, "US", string(binary.LittleEndian.AppendUint16(nil, uint16(n)))))
+	}
+	number := dicomElement(0x0028, 0x0008, "IS", strconv.Itoa(len(frames)))
+	return bytes.Replace(file, rows(all.Rect.Dy()), append([]byte(number), rows(frames[0].Rect.Dy())...), 1)
+}
+
+func TestDetect_JudgesEachFrameAsAnImage(t *testing.T) {
+	dir, heat := t.TempDir(), t.TempDir()
+	var frames []*image.Gray
+	for i, f := range append(tileFiles(t, "test/good", 2), tileFiles(t, "test/crack", 1)...) {
+		frames = append(frames, squareTile(t, f))
+		write(t, dir, string(rune('a'+i))+".png", encoded(t, frames[i]))
+	}
+	write(t, dir, "d.dcm", dicomFrames(frames...))
+	r := run(t, "detect", "--json", "--model", smallModel(t), "--heatmap", heat, dir)
+	list := entries(t, r)
+	if len(list) != 6 {
+		t.Fatalf("%d entries, expected 6: %s", len(list), r.stderr)
+	}
+	for i := range 3 {
+		e, same := list[3+i], list[i]
+		if e.Error != nil || e.File != fmt.Sprintf("%s#%d", filepath.Join(dir, "d.dcm"), i+1) || *e.Value != *same.Value {
+			t.Errorf("%+v, expected the verdict of %+v", e, same)
+		}
+		drawn := filepath.Join(heat, fmt.Sprintf("0004-d.dcm#%d.png", i+1))
+		if !bytes.Equal(read(t, drawn), read(t, filepath.Join(heat, fmt.Sprintf("%04d-%c.png.png", i+1, 'a'+i)))) {
+			t.Errorf("%s differs from the drawing of the same image", drawn)
+		}
+	}
+	if r := run(t, "detect", "--model", smallModel(t), filepath.Join(dir, "d.dcm")); !strings.Contains(r.stdout, "d.dcm#3 ") || !strings.Contains(r.stdout, "3 images: ") {
+		t.Errorf("%s%s", r.stdout, r.stderr)
+	}
+}
+
+func TestDetect_NamesTheFrameThatCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	data := read(t, "../../testdata/dicom/rle_frames.dcm")
+	data[bytes.LastIndex(data, []byte("\x02\x00\x00\x00\x40\x00\x00\x00"))] = 9 // segments
+	write(t, dir, "a.dcm", data)
+	r := run(t, "detect", "--json", "--model", smallModel(t), dir)
+	list := entries(t, r)
+	if r.status != exitError || len(list) != 3 || list[0].Error != nil || list[1].Error != nil || list[2].Error == nil || !strings.Contains(*list[2].Error, "frame 3 of 3") {
+		t.Errorf("exit %d: %s", r.status, r.stdout)
+	}
+}
+
+func TestTrain_LearnsFromEachFrame(t *testing.T) {
+	dir, out := t.TempDir(), t.TempDir()
+	var frames []*image.Gray
+	for i, f := range tileFiles(t, "train/good", 12) {
+		m := squareTile(t, f)
+		frames = append(frames, m)
+		write(t, dir, fmt.Sprintf("%02d.png", i), encoded(t, m))
+	}
+	score := map[string]float64{}
+	for name, files := range map[string]map[string][]byte{
+		"images": nil,
+		"frames": {"a.dcm": dicomFrames(frames[:5]...), "b": dicomFrames(frames[5:11]...), "c.dcm": dicomOf(frames[11], "")},
+	} {
+		from := dir
+		if files != nil {
+			from = t.TempDir()
+			for file, data := range files {
+				write(t, from, file, data)
+			}
+		}
+		model := filepath.Join(out, name+".zip")
+		r := run(t, "train", from, "--level", "1", "--image-size", "32", "--out", model)
+		if r.status != exitNormal || files != nil && !strings.Contains(r.stdout+r.stderr, "11 of the 12 images are frames of 2 DICOM files") {
+			t.Fatalf("exit %d: %s%s", r.status, r.stdout, r.stderr)
+		}
+		score[name] = *entries(t, run(t, "detect", "--json", "--model", model, filepath.Join(dir, "00.png")))[0].Value
+	}
+	if a, b := score["images"], score["frames"]; a != b || a == 0 {
+		t.Errorf("a model of images scores %v, one of the same frames %v", a, b)
+	}
+}
+
+func TestEvaluate_CountsEachFrame(t *testing.T) {
+	data, out := dicomData(t), t.TempDir()
+	var frames []*image.Gray
+	for _, f := range tileFiles(t, "test/crack", 4) {
+		frames = append(frames, squareTile(t, f))
+	}
+	write(t, filepath.Join(data, "test/crack"), "many.dcm", dicomFrames(frames...))
+	report := filepath.Join(out, "report.html")
+	r := run(t, "evaluate", data, "--json", "--model", smallModel(t), "--report", report)
+	var result struct {
+		Defects []struct{ Images int } `json:"defects"`
+	}
+	if err := json.Unmarshal([]byte(r.stdout), &result); err != nil || len(result.Defects) != 1 || result.Defects[0].Images != 10 {
+		t.Errorf("exit %d, %v: %s%s, expected 10 defective images", r.status, err, r.stdout, r.stderr)
+	}
+	if page := string(read(t, report)); !strings.Contains(page, "many.dcm#") {
+		t.Error("the report names no frame")
 	}
 }
 

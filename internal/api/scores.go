@@ -43,11 +43,22 @@ func (m *monitor) drift() driftState {
 	return s
 }
 
-// judged adds a verdict of a stored model to its monitor. It adds a warning to the verdict
+// judged adds a verdict of a stored model, or those of the frames of a file, to the model's
+// monitor. It adds a warning to the verdict
 // while the alarm is on. It reads and writes no file.
 func (s *Server) judged(name string, v *inference.Verdict) {
 	m := s.named.of(name, v.ModelSHA256)
-	if m != nil && m.observe(v.ModelSHA256, v.AnomalyScore) {
+	if m == nil {
+		return
+	}
+	alarm := false
+	for _, f := range v.Frames { // the highest of several scores is not like one score
+		alarm = m.observe(v.ModelSHA256, f.ReconstructionError)
+	}
+	if v.Frames == nil {
+		alarm = m.observe(v.ModelSHA256, v.AnomalyScore)
+	}
+	if alarm {
 		v.Warnings = append(v.Warnings[:len(v.Warnings):len(v.Warnings)], driftWarning)
 	}
 }

@@ -61,15 +61,6 @@ func (f *File) Decode(frame int, jpeg JPEG) (*Image, error) {
 	return of.decode(frame, jpeg)
 }
 
-// Decode is Open and File.Decode.
-func Decode(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
-	f, err := Open(data, lim)
-	if err != nil {
-		return nil, err
-	}
-	return f.Decode(frame, jpeg)
-}
-
 func (f *file) decode(frame int, jpeg JPEG) (*Image, error) {
 	encoded, err := f.encoded(frame)
 	if err != nil {

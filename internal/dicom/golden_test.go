@@ -125,6 +125,15 @@ func testJPEG(data []byte, convert bool) (w, h, components int, samples []byte, 
 	return c.Width, c.Height, 3, samples, nil
 }
 
+// decodeFrame is Open and File.Decode.
+func decodeFrame(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
+	f, err := Open(data, lim)
+	if err != nil {
+		return nil, err
+	}
+	return f.Decode(frame, jpeg)
+}
+
 func TestDecode_EqualsPydicom(t *testing.T) {
 	for _, g := range goldens(t) {
 		if strings.Contains(g.File, "ybr_full_422") && strings.HasPrefix(g.File, "jpeg_") {

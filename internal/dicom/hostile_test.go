@@ -285,7 +285,7 @@ func TestDecode_RefusesHostileFilesInBoundedMemoryAndTime(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			start := time.Now()
-			_, err := Decode(c.data, 0, serviceLimits(), testJPEG)
+			_, err := decodeFrame(c.data, 0, serviceLimits(), testJPEG)
 			took := time.Since(start)
 			runtime.ReadMemStats(&after)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -311,7 +311,7 @@ func TestDecode_RefusesHostileFilesInBoundedMemoryAndTime(t *testing.T) {
 func TestDecode_ReadsAWindowOfTheHighBits(t *testing.T) {
 	// Values of 4 bits below other bits, which do not count.
 	data := native(2, 1, map[tag]string{tagBitsStored: el(tagBitsStored, "US", us(4)), tagHighBit: el(tagHighBit, "US", us(5))}, "\xc3\xff")
-	img, err := Decode(data, 0, testLimits(), testJPEG)
+	img, err := decodeFrame(data, 0, testLimits(), testJPEG)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +333,7 @@ func TestDecode_ReadsWhatProgramsWriteAgainstTheStandard(t *testing.T) {
 		"no delimiter after the fragments":         inFile(runLength, attributes(4, 4, nil)+open(tagPixels, "OB")+item("")+item(runs(1, 64, "\xf1\x00"))),
 		"no bits stored, high bit or photometrics": native(4, 4, map[tag]string{tagBitsStored: "", tagHighBit: "", tagPhotometric: ""}, plain),
 	} {
-		if img, err := Decode(data, 0, testLimits(), testJPEG); err != nil || len(img.Grey) == 0 {
+		if img, err := decodeFrame(data, 0, testLimits(), testJPEG); err != nil || len(img.Grey) == 0 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -343,7 +343,7 @@ func TestDecode_RefusesTruncatedFiles(t *testing.T) {
 	for _, g := range goldens(t) {
 		data := read(t, g.File)
 		for cut := 0; cut < len(data)-40; cut += 1 + len(data)/23 {
-			if img, err := Decode(data[:cut], 0, testLimits(), testJPEG); err == nil {
+			if img, err := decodeFrame(data[:cut], 0, testLimits(), testJPEG); err == nil {
 				t.Errorf("%s cut at %d of %d: %d×%d pixels, expected an error", g.File, cut, len(data), img.W, img.H)
 			}
 		}
@@ -355,7 +355,7 @@ func TestDecode_ReturnsEachFrame(t *testing.T) {
 		data := read(t, name)
 		var first []uint16
 		for frame := range 3 {
-			img, err := Decode(data, frame, testLimits(), testJPEG)
+			img, err := decodeFrame(data, frame, testLimits(), testJPEG)
 			if err != nil {
 				t.Fatal(name, err)
 			}
@@ -365,7 +365,7 @@ func TestDecode_ReturnsEachFrame(t *testing.T) {
 				t.Errorf("%s: frame %d equals frame 0", name, frame)
 			}
 		}
-		if _, err := Decode(data, 3, testLimits(), testJPEG); err == nil {
+		if _, err := decodeFrame(data, 3, testLimits(), testJPEG); err == nil {
 			t.Errorf("%s: frame 3 of 3 was read", name)
 		}
 	}
@@ -381,7 +381,7 @@ func FuzzDecode(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		img, err := Decode(data, 0, testLimits(), testJPEG)
+		img, err := decodeFrame(data, 0, testLimits(), testJPEG)
 		if err != nil {
 			if err.Error() == "" || len(err.Error()) > 500 {
 				t.Errorf("%v", err)

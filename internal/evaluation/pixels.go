@@ -156,24 +156,30 @@ func pixelFigures(good, bad *pixelMap) PixelFigures {
 func computeMaps(ctx context.Context, d *inference.Detector, files, masks []string, threads int) (*pixelMap, error) {
 	parts := make([]pixelMap, len(files))
 	err := eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte, err error) error {
-		var img *imagefile.RGB
+		var frames *imagefile.Frames
 		if err == nil {
-			img, err = imagefile.Decode(data, d.ImageOptions(imagefile.DefaultLimits()))
+			frames, err = d.Open(data, imagefile.DefaultLimits())
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
 		}
-		var m *mask
-		if masks != nil {
-			if m, err = readMask(masks[i], img.W, img.H, d.ImageOptions(imagefile.DefaultLimits())); err != nil {
-				return err
+		for k := range frames.Len() {
+			img, err := imagefile.Decode(data, frames.Options(k))
+			if err != nil {
+				return fmt.Errorf("%s: %w", files[i], err)
 			}
+			var m *mask
+			if masks != nil {
+				if m, err = readMask(masks[i], img.W, img.H, d.ImageOptions(imagefile.DefaultLimits())); err != nil {
+					return err
+				}
+			}
+			values, _, err := d.Map(ctx, img.Resize(d.Side(), d.Side()).Pix)
+			if err != nil {
+				return fmt.Errorf("%s: %w", files[i], err)
+			}
+			parts[i].add(values, d.Side(), img.W, img.H, m)
 		}
-		values, _, err := d.Map(ctx, img.Resize(d.Side(), d.Side()).Pix)
-		if err != nil {
-			return fmt.Errorf("%s: %w", files[i], err)
-		}
-		parts[i].add(values, d.Side(), img.W, img.H, m)
 		return nil
 	})
 	if err != nil {
