@@ -98,7 +98,7 @@ func TestDecode_RefusesDICOMWithASentence(t *testing.T) {
 		"too many pixels":       {whole, Limits{MaxPixels: 100}, ErrTooLarge, "24×18 pixels"},
 		"too many bytes":        {whole, Limits{MaxBytes: 100}, ErrTooLarge, "more than 100 bytes"},
 		"a damaged JPEG inside": {bytes.Replace(readDICOMFile(t, "jpeg_baseline_rgb.dcm"), []byte("\xff\xc0"), []byte("\xff\xcf"), 1), Limits{}, ErrImage, "the JPEG baseline image of the DICOM file"},
-		"a JPEG of 12 bits":     {bytes.Replace(readDICOMFile(t, "jpeg_extended_monochrome2.dcm"), []byte("\xff\xc1\x00\x0b\x08"), []byte("\xff\xc1\x00\x0b\x0c"), 1), Limits{}, ErrImage, "more than 8 bits"},
+		"a JPEG of 12 bits":     {bytes.Replace(readDICOMFile(t, "jpeg_extended_monochrome2.dcm"), []byte("\xff\xc1\x00\x0b\x08"), []byte("\xff\xc1\x00\x0b\x0c"), 1), Limits{}, ErrImage, "states 8 bits allocated and its JPEG has 12"},
 		"no rows":               {bytes.Replace(whole, []byte("\x28\x00\x10\x00US\x02\x00\x12"), []byte("\x28\x00\x10\x00US\x02\x00\x00"), 1), Limits{}, ErrImage, "24×0 pixels"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -28,6 +28,7 @@ var decoders = map[string][]string{
 	"github.com/deepmed/anomaly/internal/dicom":        {"Open"},
 	"github.com/deepmed/anomaly/internal/jpeg2000":     {"Decode"},
 	"github.com/deepmed/anomaly/internal/jpegls":       {"Decode"},
+	"github.com/deepmed/anomaly/internal/jpegextended": {"Decode"},
 	"github.com/deepmed/anomaly/internal/jpeglossless": {"Decode"},
 }
 
@@ -36,6 +37,7 @@ var callers = map[string]string{
 	"github.com/deepmed/anomaly/internal/dicom":        "../../internal/imagefile/frames.go",
 	"github.com/deepmed/anomaly/internal/jpeg2000":     "../../internal/dicom/decode.go",
 	"github.com/deepmed/anomaly/internal/jpegls":       "../../internal/dicom/decode.go",
+	"github.com/deepmed/anomaly/internal/jpegextended": "../../internal/dicom/decode.go",
 	"github.com/deepmed/anomaly/internal/jpeglossless": "../../internal/dicom/decode.go",
 }
 
