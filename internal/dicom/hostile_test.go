@@ -19,7 +19,7 @@ func el(t tag, vr, value string) string {
 	b := head(t)
 	b = append(b, vr...)
 	switch vr {
-	case "OB", "OW", "SQ", "UN", "UT":
+	case "OB", "OV", "OW", "SQ", "UN", "UT":
 		b = binary.LittleEndian.AppendUint32(append(b, 0, 0), uint32(len(value)))
 	default:
 		b = binary.LittleEndian.AppendUint16(b, uint16(len(value)))
@@ -177,7 +177,8 @@ func corpus() []hostile {
 		return string([]byte{scod, 0, byte(layers >> 8), byte(layers), 0, levels, blocks, blocks, flags, 1}) + precincts
 	}
 	plain := style(1, 5, 4, 0, "")
-	return []hostile{
+	pixels := strings.Repeat("x", 16)
+	all := []hostile{
 		{name: "nothing after the preamble", data: inFile(explicitLittle, ""), want: "no image"},
 		{name: "no pixel data", data: inFile(explicitLittle, attributes(4, 4, nil)), want: "no image"},
 		{name: "an element longer than the file", data: inFile(explicitLittle, string(head(0x00091010))+"OB\x00\x00\xfe\xff\xff\xff"), want: "truncated"},
@@ -259,6 +260,7 @@ func corpus() []hostile {
 		{name: "a JPEG 2000 of 4×4 blocks without content", data: fragmented(jpeg+"90", 8000, 2000, nil, "", codestreamOf(8000, 2000, 8000, style(1, 1, 0, 0, ""))+strings.Repeat("\x80", 2000)), want: "too many blocks", most: 64 << 20},
 		{name: "a JPEG 2000 with high-throughput coding", data: fragmented(jpeg+"90", 100, 100, nil, "", codestreamOf(100, 100, 100, style(1, 5, 4, 64, ""))), want: "high-throughput"},
 	}
+	return append(append(all, tableCorpus(pixels)...), frameCorpus(pixels)...)
 }
 
 // with returns a map with one more entry.
@@ -277,8 +279,15 @@ func serviceLimits() Limits { return limits(32<<20, 64_000_000) }
 
 func TestDecode_RefusesHostileFilesInBoundedMemoryAndTime(t *testing.T) {
 	all := corpus()
-	if len(all) < 30 {
-		t.Fatalf("%d files, expected at least 30", len(all))
+	header := func(w, h int) string { return strings.Replace(frameHeader(0xc1, w, h), "\x0b\x08", "\x0b\x0c", 1) }
+	all = append(all,
+		hostile{name: "a JPEG of 12 bits of another size", data: deepJPEG(4, 4, header(65535, 65535)), want: "65535×65535"},
+		hostile{name: "a JPEG of 12 bits without content", data: deepJPEG(8000, 8000, header(8000, 8000)), want: "more pixels"},
+		hostile{name: "a JPEG of 12 bits without a scan", data: deepJPEG(4, 4, header(4, 4)+"\xff\xd9"), want: "damaged"},
+		hostile{name: "a JPEG of 12 bits of another process", data: deepJPEG(4, 4, strings.Replace(header(4, 4), "\xc1", "\xc2", 1)), want: "not read"},
+	)
+	if len(all) < 100 {
+		t.Fatalf("%d files, expected at least 100", len(all))
 	}
 	for _, c := range all {
 		t.Run(c.name, func(t *testing.T) {
