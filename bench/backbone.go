@@ -103,7 +103,7 @@ func newBackbonePass(threads int, with exporter.Operators) (*backbonePass, error
 		p.image.Data()[i] = float32(i%251) / 250
 	}
 	for _, t := range models.HeadTaps() {
-		x, err := ort.NewTensor(1, t.Channels, t.Patches(256), t.Patches(256))
+		x, err := ort.NewTensor(1, t.Channels, t.Patches(models.Square(256)).H, t.Patches(models.Square(256)).W)
 		if err != nil {
 			return nil, err
 		}

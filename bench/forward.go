@@ -42,7 +42,7 @@ func newForward(engine *ort.Engine, file, image []byte, threads int) (*forward, 
 		ort.SessionOptions{Threads: threads, SharedArena: true}); err != nil {
 		return nil, err
 	}
-	if f.image, err = ort.NewTensor(1, models.InputChannels, m.ImageSize, m.ImageSize); err != nil {
+	if f.image, err = ort.NewTensor(1, models.InputChannels, m.Input().H, m.Input().W); err != nil {
 		return nil, err
 	}
 	for range names {
@@ -52,7 +52,7 @@ func newForward(engine *ort.Engine, file, image []byte, threads int) (*forward, 
 		}
 		f.outputs = append(f.outputs, t)
 	}
-	if f.pixels, err = imagefile.Prepare(image, m.ImageSize, imagefile.OptionsFor(m.Metadata.Preprocessing, imagefile.Limits{})); err != nil {
+	if f.pixels, err = imagefile.Prepare(image, m.Input(), imagefile.OptionsFor(m.Metadata.Preprocessing, imagefile.Limits{})); err != nil {
 		return nil, err
 	}
 	imagefile.Normalize(f.image.Data(), f.pixels)

@@ -77,7 +77,7 @@ func checkpointMetadata(m *models.Model) (models.Metadata, error) {
 	if md.ImageSize == 0 {
 		md.ImageSize = m.ImageSize
 	}
-	if md.ImageSize != m.ImageSize || m.ImageSize < a.Stride() || m.ImageSize > models.MaxImageSize || m.ImageSize%a.Stride() != 0 {
+	if md.ImageSize != m.ImageSize || a.CheckInput(m.Input()) != nil {
 		return models.Metadata{}, fmt.Errorf("%w: the image size is %d, and %d in the metadata, expected a multiple of %d up to %d",
 			ErrUnwritable, m.ImageSize, md.ImageSize, a.Stride(), models.MaxImageSize)
 	}
@@ -91,7 +91,7 @@ func checkpointMetadata(m *models.Model) (models.Metadata, error) {
 		md.ModelType = models.ModelType
 	}
 	if md.FormatVersion == 0 {
-		md.FormatVersion = models.FormatVersion
+		md.FormatVersion = md.Preprocessing.FormatVersion()
 	}
 	if err := md.Validate(); err != nil {
 		return models.Metadata{}, unwritable(err)
@@ -118,6 +118,9 @@ func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateD
 	}
 	if input.MaxValue != 0 {
 		preprocessing = append(preprocessing, [2]any{"max_value", input.MaxValue})
+	}
+	if input.FormatVersion() != models.FormatVersion {
+		preprocessing = append(preprocessing, framedPreprocessing(input)...)
 	}
 	p := newPickler()
 	p.op('}', '(')
@@ -162,4 +165,22 @@ func checkpointPickle(m *models.Model, md models.Metadata, weights models.StateD
 	}
 	p.op('u', 'u', '.')
 	return p.out.Bytes(), nil
+}
+
+// framedPreprocessing returns the entries that version 2 of the format adds.
+func framedPreprocessing(p *models.Preprocessing) (entries [][2]any) {
+	if p.Width != 0 {
+		entries = append(entries, [2]any{"width", p.Width}, [2]any{"height", p.Height})
+	}
+	if p.Fit != "" {
+		entries = append(entries, [2]any{"fit", string(p.Fit)})
+	}
+	if p.Window != nil {
+		// As text, like all numbers that are not whole; see pickler.plain.
+		entries = append(entries, [2]any{"window", [][2]any{{"low", p.Window[0]}, {"high", p.Window[1]}}})
+	}
+	if r := p.Region; r != nil {
+		entries = append(entries, [2]any{"region", [][2]any{{"width", r.Width}, {"height", r.Height}, {"runs", r.Runs}}})
+	}
+	return entries
 }

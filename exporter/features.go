@@ -33,11 +33,11 @@ func FeaturesModel(side int, spec backbone.Spec, taps []int, with Operators) (*S
 	return l.features(features, taps)
 }
 
-// PatchFeaturesModel lowers the patch features of a model for images of side×side pixels.
-// Input: `image` (N×3×S×S in 0…1, any N). Outputs: FeaturesName of each block of
+// PatchFeaturesModel lowers the patch features of a model for images of that size. If
+// masked, pixels below 0 are outside. Input: `image` (N×3×H×W in 0…1, any N). Outputs: FeaturesName of each block of
 // models.HeadTaps.
-func PatchFeaturesModel(side int, with Operators) (*SessionModel, error) {
-	image, p, err := network.PatchFeatures(1, side)
+func PatchFeaturesModel(size models.Size, masked bool, with Operators) (*SessionModel, error) {
+	image, p, err := network.PatchFeatures(1, size, masked)
 	if err != nil {
 		return nil, err
 	}

@@ -7,28 +7,32 @@ import (
 )
 
 // HeadGradientModel lowers the forward and backward pass of defect head k for n images of
-// side×side pixels. Inputs: the features of each block of models.HeadTaps (see
-// FeaturesName), `target` (n×1×P×P), `weight` (scalar, the share of these images in their
+// that size. Inputs: the features of each block of models.HeadTaps (see
+// FeaturesName), `target` (n×1×P×P), if masked
+// `inside` (n×1×P×P, see network.HeadGradient), `weight` (scalar, the share of these images in their
 // batch), the parameters, and with Processor `version` (see VersionName). Outputs: `loss`
 // (scalar), then the gradient of each parameter.
-func HeadGradientModel(n, side, k int, with Operators) (*SessionModel, error) {
-	g, err := network.DifferentiateHead(n, side, k)
+func HeadGradientModel(n int, size models.Size, k int, masked bool, with Operators) (*SessionModel, error) {
+	g, err := network.DifferentiateHead(n, size, k, masked)
 	if err != nil {
 		return nil, err
 	}
 	l := newSessionLowering("head", with)
 	l.headInputs(g)
 	l.in(g.Target, network.TargetName)
+	if masked {
+		l.in(g.Inside, network.InsideName)
+	}
 	l.in(g.Weight, network.WeightName)
 	l.derivatives(g.Parameters, g.Loss, g.Gradients)
 	return l.finish("Forward and backward pass of a defect head.")
 }
 
-// HeadModel lowers the forward pass of defect head k for one image of side×side pixels.
+// HeadModel lowers the forward pass of defect head k for one image of that size.
 // Inputs: the features of each block of models.HeadTaps, then the parameters. Output:
 // `logits` (1×1×P×P).
-func HeadModel(side, k int, with Operators) (*SessionModel, error) {
-	g, err := network.DifferentiateHead(1, side, k)
+func HeadModel(size models.Size, k int, with Operators) (*SessionModel, error) {
+	g, err := network.DifferentiateHead(1, size, k, false)
 	if err != nil {
 		return nil, err
 	}

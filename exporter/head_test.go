@@ -12,19 +12,19 @@ import (
 
 func TestHeadModels_MatchGorgonia(t *testing.T) {
 	const n, side = 2, 32
-	g, err := network.DifferentiateHead(n, side, 1)
+	g, err := network.DifferentiateHead(n, models.Square(side), 1, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := rand.New(rand.NewPCG(7, 7))
 	taps := models.HeadTaps()
-	p := taps[0].Patches(side)
+	p := taps[0].Patches(models.Square(side)).W
 	shapes := map[string][]int{network.TargetName: {n, 1, p, p}, network.WeightName: {1}}
 	values := map[string][]float32{network.TargetName: randomValues(r, shapes[network.TargetName], 0, 1), network.WeightName: {0.5}}
 	inputs := map[*gorgonia.Node][]float32{g.Target: values[network.TargetName], g.Weight: values[network.WeightName]}
 	for i, tap := range taps {
 		name := FeaturesName(tap.Block)
-		shapes[name] = []int{n, tap.Channels, tap.Patches(side), tap.Patches(side)}
+		shapes[name] = []int{n, tap.Channels, tap.Patches(models.Square(side)).W, tap.Patches(models.Square(side)).W}
 		values[name] = randomValues(r, shapes[name], -2, 2)
 		inputs[g.Features[i]] = values[name]
 	}
@@ -36,7 +36,7 @@ func TestHeadModels_MatchGorgonia(t *testing.T) {
 	}
 	want := runGorgonia(t, g.Graph, inputs, append(gorgonia.Nodes{g.Loss, g.Logits}, g.Gradients...))
 	for name, with := range bothOperators {
-		m, err := HeadGradientModel(n, side, 1, with)
+		m, err := HeadGradientModel(n, models.Square(side), 1, false, with)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +49,7 @@ func TestHeadModels_MatchGorgonia(t *testing.T) {
 				t.Errorf("%s: %s differs by %v", name, output, d)
 			}
 		}
-		one, err := HeadModel(side, 1, with)
+		one, err := HeadModel(models.Square(side), 1, with)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,12 +10,12 @@ import (
 )
 
 // InferenceModel lowers a model to the ONNX file that users download, which this program can
-// also read. Input: `image` (N×3×S×S, RGB in 0…1, any N). Outputs: `reconstruction`
-// (N×3×S×S) and `reconstruction_error` (N, the anomaly score); if the model has reference
-// statistics, also `anomaly_map` (N×S×S) and `mse` (N). The file's metadata has the
+// also read. Input: `image` (N×3×H×W, RGB in 0…1, any N). Outputs: `reconstruction`
+// (N×3×H×W) and `reconstruction_error` (N, the anomaly score); if the model has reference
+// statistics, also `anomaly_map` (N×H×W) and `mse` (N). The file's metadata has the
 // threshold; see metadataProps. Equal models result in equal bytes.
 func InferenceModel(m *models.Model) ([]byte, error) {
-	f, err := network.Autoencoder(m.Architecture, 1, m.ImageSize, m.ImageSize)
+	f, err := network.AutoencoderOf(m, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ type Results struct {
 // only. ONNX Runtime computes every declared output, requested or not; the map takes 4 % of
 // a run. With Processor the model needs package kernels, so only this program can run it.
 func ServedModel(m *models.Model, also Results, with Operators) (*SessionModel, error) {
-	f, err := network.Autoencoder(m.Architecture, 1, m.ImageSize, m.ImageSize)
+	f, err := network.AutoencoderOf(m, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -79,14 +79,14 @@ func lower(f *network.Forward, m *models.Model, also Results, with Operators) (*
 	l.batch = "N"
 	l.processor, l.fixed = with == Processor, true
 	l.input(l.source(f.Image, network.ImageName),
-		fmt.Sprintf("RGB images of %d×%d pixels, resized as Pillow's bilinear does, divided by 255", m.ImageSize, m.ImageSize))
+		inputDoc(m))
 	l.weights(f, m.Weights)
 	if also.Images {
 		if err := l.result(f.Reconstruction, network.ReconstructionName, "what the autoencoder makes of the images, in 0…1"); err != nil {
 			return nil, err
 		}
 	}
-	if l.processor {
+	if l.processor && !f.Masked {
 		if err := l.reconstructionError(f); err != nil {
 			return nil, err
 		}
@@ -108,10 +108,35 @@ func lower(f *network.Forward, m *models.Model, also Results, with Operators) (*
 	return l, nil
 }
 
+// inputDoc describes the input of a model's network.
+func inputDoc(m *models.Model) string {
+	p := m.Metadata.Preprocessing
+	if p == nil || p.FormatVersion() == models.FormatVersion {
+		return fmt.Sprintf("RGB images of %v pixels, resized as Pillow's bilinear does, divided by 255", m.Input())
+	}
+	text := fmt.Sprintf("RGB images of %v pixels, ", m.Input())
+	switch p.Fit {
+	case models.FitPad:
+		text += "whole, with a border where their aspect ratio differs, "
+	case models.FitCrop:
+		text += "cropped in the middle to their aspect ratio, "
+	}
+	text += "resized as Pillow's bilinear does, "
+	if w := p.Window; w != nil {
+		text += fmt.Sprintf("with the sample values %g to %g as 0 to 1", w[0], w[1])
+	} else {
+		text += "divided by 255"
+	}
+	if p.Masked() {
+		text += "; -1 in every pixel that is not judged"
+	}
+	return text
+}
+
 // checkFits returns an error unless the weights of m fit network f.
 func checkFits(f *network.Forward, m *models.Model) error {
-	if s := f.Image.Shape(); len(s) != 4 || s[2] != m.ImageSize || s[3] != m.ImageSize {
-		return fmt.Errorf("exporter: the network takes images of shape %v, the model images of %d×%d pixels", s, m.ImageSize, m.ImageSize)
+	if s, size := f.Image.Shape(), m.Input(); len(s) != 4 || s[2] != size.H || s[3] != size.W || f.Masked != m.Masked() {
+		return fmt.Errorf("exporter: the network takes images of shape %v, the model images of %v pixels", s, size)
 	}
 	if len(f.Parameters) != len(m.Weights) {
 		return fmt.Errorf("exporter: the network has %d parameters, the model %d", len(f.Parameters), len(m.Weights))
@@ -189,7 +214,7 @@ func metadataProps(m *models.Model) ([][2]string, error) {
 		key   string
 		value any
 	}{
-		{"format_version", models.FormatVersion},
+		{"format_version", m.Metadata.Preprocessing.FormatVersion()},
 		{"image_size", m.ImageSize},
 		{"threshold", threshold},
 		{"class_names", m.Metadata.Classes()},

@@ -47,7 +47,7 @@ func acceptsNHWC(op gorgonia.Op, in []value) bool {
 	case network.ReLU, network.ReLUGrad, network.ReLU6:
 		return true
 	case network.ScoringOp:
-		return op.Kind == network.Softplus
+		return op.Kind == network.Softplus || op.Kind == network.Inside && op.Size == in[0].shape[1]
 	default:
 		name := fmt.Sprint(op)
 		return slices.ContainsFunc(elementwiseOperators, func(s string) bool { return strings.HasPrefix(name, s) }) ||

@@ -29,7 +29,7 @@ func patchModel(side int, heads bool) *models.Model {
 	r := rand.New(rand.NewPCG(uint64(side), 6))
 	m.ImageSize, m.Metadata.ImageSize = side, side
 	m.Metadata.Decision = &models.Decision{Measure: models.MeasurePatchMahalanobis, Threshold: 1, Backbone: models.EmbeddedBackbone()}
-	for _, p := range models.PatchParameters(side, heads, bankSize) {
+	for _, p := range models.PatchParameters(models.Square(side), heads, bankSize) {
 		low, high := -1.0, 1.0
 		switch name := p.Name[strings.LastIndexByte(p.Name, '.')+1:]; {
 		case name == "whitening":
@@ -163,8 +163,8 @@ func TestPatchModel_IsLoweredForEverySide(t *testing.T) {
 		if !models.Finite(got[2]...) || slices.Min(got[2]) == slices.Max(got[2]) {
 			t.Errorf("%d px: the map is constant or not finite", side)
 		}
-		in := models.BackboneInputOf(side)
-		if in.Side != side*in.Times+2*in.Border || in.Side%network.BackboneStride != 0 || in.Side < 128 {
+		in := models.BackboneInputOf(models.Square(side))
+		if in.Size.W != side*in.Times+2*in.Border.W || in.Size.W%network.BackboneStride != 0 || in.Size.W < 128 {
 			t.Errorf("%d px: %+v", side, in)
 		}
 	}

@@ -14,10 +14,17 @@ var patchRules = map[network.Kind]rule{
 	network.First: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		return l.op("Slice", n.Shape(), []value{in[0], l.ints(0), l.ints(sizeOf(n)), l.ints(0)}), nil
 	},
-	network.Crop: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
-		p, s := sizeOf(n), n.Shape()
-		return l.op("Slice", s, []value{in[0], l.ints(p, p), l.ints(p+s[2], p+s[3]), l.ints(2, 3)}), nil
+	network.Crop: lowerCrop, network.CropWidth: lowerCrop, network.CropHeight: lowerCrop,
+	network.Average: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+		return l.op("GlobalAveragePool", n.Shape(), in), nil
 	},
+}
+
+// lowerCrop lowers the removal of a border.
+func lowerCrop(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+	w, h := n.Op().(network.ScoringOp).Borders()
+	s := n.Shape()
+	return l.op("Slice", s, []value{in[0], l.ints(h, w), l.ints(h+s[2], w+s[3]), l.ints(2, 3)}), nil
 }
 
 // lowerWeightedMean lowers the mean over channels of ((x − offset)·slope)·weight, divided by
@@ -56,14 +63,14 @@ func (l *lowering) sumSquares(v value, axis int) value {
 // product.
 func lowerPatchDistance(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	x, s, rank := operandShape(n, 0), n.Shape(), operandShape(n, 4)[1]
-	images, c, p := x[0], x[1], x[2]
+	images, c, h, w, area := x[0], x[1], x[2], x[3], x[2]*x[3]
 	y := l.whiten(in[0], in[1], in[2], x)
-	columns := l.op("Reshape", []int{images, c, p * p, 1}, []value{y, l.ints(0, c, p*p, 1)})
-	patches := l.op("Transpose", []int{images, p * p, c, 1}, []value{columns}, intsAttr("perm", 0, 2, 1, 3))
-	along := l.op("MatMul", []int{images, p * p, rank, 1}, []value{in[4], patches})
+	columns := l.op("Reshape", []int{images, c, area, 1}, []value{y, l.ints(0, c, area, 1)})
+	patches := l.op("Transpose", []int{images, area, c, 1}, []value{columns}, intsAttr("perm", 0, 2, 1, 3))
+	along := l.op("MatMul", []int{images, area, rank, 1}, []value{in[4], patches})
 	// Both are sums of rows, whose order does not depend on the batch size.
-	length := l.op("Mul", s, []value{l.op("Reshape", s, []value{l.sumSquares(patches, 2), l.ints(0, 1, p, p)}), in[3]})
-	taken := l.op("Reshape", s, []value{l.sumSquares(along, 2), l.ints(0, 1, p, p)})
+	length := l.op("Mul", s, []value{l.op("Reshape", s, []value{l.sumSquares(patches, 2), l.ints(0, 1, h, w)}), in[3]})
+	taken := l.op("Reshape", s, []value{l.sumSquares(along, 2), l.ints(0, 1, h, w)})
 	return l.op("Relu", s, []value{l.op("Sub", s, []value{length, taken})}), nil
 }
 

@@ -10,10 +10,7 @@ import (
 // scoringRules are the rules for network.ScoringOp, the operators that compute an anomaly score
 // from features, by kind. patchRules has the rules for patch features.
 var scoringRules = map[network.Kind]rule{
-	network.PadEdge: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
-		p := sizeOf(n)
-		return l.op("Pad", n.Shape(), []value{in[0], l.ints(0, 0, p, p, 0, 0, p, p)}, textAttr("mode", "edge")), nil
-	},
+	network.PadEdge: lowerPad, network.PadWidth: lowerPad, network.PadHeight: lowerPad,
 	network.AveragePool: pool("AveragePool"),
 	network.MaxPool:     pool("MaxPool"),
 	network.Join:        concatChannels,
@@ -70,6 +67,9 @@ func lowerScoring(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		r, ok = patchRules[op.Kind]
 	}
 	if !ok {
+		r, ok = maskRules[op.Kind]
+	}
+	if !ok {
 		return value{}, fmt.Errorf("%w: %v", ErrNoLowering, op)
 	}
 	for i := range in {
@@ -80,6 +80,12 @@ func lowerScoring(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 
 // sizeOf returns the Size of a network.ScoringOp.
 func sizeOf(n *gorgonia.Node) int { return n.Op().(network.ScoringOp).Size }
+
+// lowerPad lowers a padding by the edge.
+func lowerPad(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+	w, h := n.Op().(network.ScoringOp).Borders()
+	return l.op("Pad", n.Shape(), []value{in[0], l.ints(0, 0, h, w, 0, 0, h, w)}, textAttr("mode", "edge")), nil
+}
 
 // pool returns a rule that lowers a pool over squares that do not overlap.
 func pool(op string) rule {

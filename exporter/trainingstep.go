@@ -13,7 +13,17 @@ import (
 // Outputs: `loss` (scalar, the mean squared error times weight), then the gradient of each
 // parameter.
 func GradientModel(arch models.Architecture, n, h, w int, with Operators) (*SessionModel, error) {
-	f, err := network.Autoencoder(arch, n, h, w)
+	return gradientModel(network.Autoencoder, arch, n, h, w, with)
+}
+
+// MaskedGradientModel is GradientModel for images with pixels outside; see
+// network.Forward.Masked.
+func MaskedGradientModel(arch models.Architecture, n, h, w int, with Operators) (*SessionModel, error) {
+	return gradientModel(network.MaskedAutoencoder, arch, n, h, w, with)
+}
+
+func gradientModel(build func(models.Architecture, int, int, int) (*network.Forward, error), arch models.Architecture, n, h, w int, with Operators) (*SessionModel, error) {
+	f, err := build(arch, n, h, w)
 	if err != nil {
 		return nil, err
 	}

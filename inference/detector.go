@@ -65,6 +65,7 @@ type Detector struct {
 	engine    *ort.Engine
 	threads   int
 	operators exporter.Operators
+	region    imagefile.Options // with the model's region, whose mask is read once
 
 	closing sync.RWMutex // read-locked by every run
 	closed  bool
@@ -94,7 +95,7 @@ func NewExportDetector(engine *Engine, m *models.Model, threads int) (*Detector,
 }
 
 func newDetector(engine *ort.Engine, m *models.Model, threads int, operators exporter.Operators) (*Detector, error) {
-	d := &Detector{model: m, engine: engine, threads: threads, operators: operators}
+	d := &Detector{model: m, engine: engine, threads: threads, operators: operators, region: imagefile.OptionsFor(m.Metadata.Preprocessing, ImageLimits{})}
 	if _, err := d.session(scoreSession); err != nil {
 		return nil, err
 	}
@@ -104,13 +105,22 @@ func newDetector(engine *ort.Engine, m *models.Model, threads int, operators exp
 // Model returns the detector's model.
 func (d *Detector) Model() *models.Model { return d.model }
 
-// Side returns the side of the network's square input, in pixels.
-func (d *Detector) Side() int { return d.model.ImageSize }
+// Size returns the width and height of the network's input, in pixels.
+func (d *Detector) Size() models.Size { return d.model.Input() }
+
+// Layout returns the layout of images prepared for the model.
+func (d *Detector) Layout() imagefile.Layout { return d.ImageOptions(ImageLimits{}).Layout(d.Size()) }
 
 // ImageOptions returns the options with which image files are decoded for the model:
 // the limits and the model's preprocessing.
 func (d *Detector) ImageOptions(lim ImageLimits) imagefile.Options {
-	return imagefile.OptionsFor(d.model.Metadata.Preprocessing, lim)
+	p := d.model.Metadata.Preprocessing
+	if p == nil || p.Region == nil {
+		return imagefile.OptionsFor(p, lim)
+	}
+	o := d.region
+	o.Limits = lim
+	return o
 }
 
 // Close waits for the current runs and releases the sessions. It may be called more
@@ -185,7 +195,7 @@ func (d *Detector) mapJob(pixels []byte) (*job, error) {
 		return nil, fmt.Errorf("%w: it decides by its mean squared error; train it again", ErrNoMap)
 	}
 	j := pixelJob(pixels)
-	j.anomaly = make([]float32, d.Side()*d.Side())
+	j.anomaly = make([]float32, d.Size().Area())
 	return j, nil
 }
 
@@ -198,7 +208,7 @@ func (d *Detector) score(ctx context.Context, pixels []byte) (*job, error) {
 	return j, d.run(ctx, scoreSession, []*job{j})
 }
 
-// Map returns the anomaly map of a prepared image, side×side values on the scale of
+// Map returns the anomaly map of a prepared image, one value for each pixel of the input, on the scale of
 // the anomaly score, and the image's anomaly score. ErrNoMap is returned, wrapped,
 // if the model's measure is the mean squared error.
 func (d *Detector) Map(ctx context.Context, pixels []byte) (values []float32, score float64, err error) {
@@ -218,7 +228,7 @@ func (d *Detector) Map(ctx context.Context, pixels []byte) (values []float32, sc
 	return j.anomaly, float64(j.score), nil
 }
 
-// Score returns the anomaly score of a prepared image (side×side×3 bytes).
+// Score returns the anomaly score of a prepared image, in the layout of Layout.
 func (d *Detector) Score(ctx context.Context, pixels []byte) (float64, error) {
 	j, err := d.score(ctx, pixels)
 	if err != nil {
@@ -264,8 +274,7 @@ func (d *Detector) Members(ctx context.Context, pixels []byte) (members []float6
 	return members, float64(j.score), float64(j.mse), nil
 }
 
-// MSE returns the mean squared error between a prepared image (side×side×3 bytes)
-// and its reconstruction, with values scaled to 0…1.
+// MSE returns the mean squared error between a prepared image and its reconstruction, with values scaled to 0…1.
 func (d *Detector) MSE(ctx context.Context, pixels []byte) (float64, error) {
 	j, err := d.score(ctx, pixels)
 	if err != nil {
@@ -274,14 +283,14 @@ func (d *Detector) MSE(ctx context.Context, pixels []byte) (float64, error) {
 	return float64(j.mse), nil
 }
 
-// Reconstruct returns the network's reconstruction of a prepared image, in the same
-// layout.
+// Reconstruct returns the network's reconstruction of a prepared image: red, green and blue
+// of each pixel, one byte each.
 func (d *Detector) Reconstruct(ctx context.Context, pixels []byte) ([]byte, error) {
 	if err := d.checkLength(pixels); err != nil {
 		return nil, err
 	}
 	j := pixelJob(pixels)
-	j.reconstruction = make([]float32, len(pixels))
+	j.reconstruction = make([]float32, d.floats())
 	if err := d.run(ctx, reconstructionSession, []*job{j}); err != nil {
 		return nil, err
 	}
@@ -289,11 +298,11 @@ func (d *Detector) Reconstruct(ctx context.Context, pixels []byte) ([]byte, erro
 }
 
 func (d *Detector) checkLength(pixels []byte) error {
-	if len(pixels) != d.floats() {
-		return fmt.Errorf("inference: %d bytes for an image of %d×%d pixels", len(pixels), d.Side(), d.Side())
+	if len(pixels) != d.Layout().Bytes() {
+		return fmt.Errorf("inference: %d bytes for an image of %v pixels", len(pixels), d.Size())
 	}
 	return nil
 }
 
 // floats returns the number of values of one image.
-func (d *Detector) floats() int { return models.InputChannels * d.Side() * d.Side() }
+func (d *Detector) floats() int { return models.InputChannels * d.Size().Area() }

@@ -133,16 +133,16 @@ func TestPicture_ShowsInputReconstructionAndDifference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b := img.Bounds(); b.Dx() != 3*d.Side() || b.Dy() != d.Side() {
+	if b := img.Bounds(); b.Dx() != 3*d.Size().W || b.Dy() != d.Size().W {
 		t.Errorf("the picture is %v", b)
 	}
 	// The first third is the input.
-	pixels, err := imagefile.Prepare(tile(t), d.Side(), imagefile.Options{})
+	pixels, err := imagefile.Prepare(tile(t), d.Size(), imagefile.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r, g, b, _ := img.At(5, 7).RGBA()
-	i := 3 * (7*d.Side() + 5)
+	i := 3 * (7*d.Size().W + 5)
 	if byte(r>>8) != pixels[i] || byte(g>>8) != pixels[i+1] || byte(b>>8) != pixels[i+2] {
 		t.Errorf("pixel %d %d %d of the picture, %v of the image", r>>8, g>>8, b>>8, pixels[i:i+3])
 	}

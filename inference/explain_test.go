@@ -91,16 +91,16 @@ func expectedExplanation(t *testing.T, d *Detector, file []byte, meta *models.Me
 	if err != nil {
 		t.Fatal(err)
 	}
-	pixels := img.Resize(d.Side(), d.Side()).Pix
+	pixels := img.Resize(d.Size().W, d.Size().W).Pix
 	values, _, err := d.Map(t.Context(), pixels)
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(values, d.Side(), img.W, img.H, v.Threshold)}}
+	x := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(values, models.FrameOf(d.Size(), "", img.W, img.H), v.Threshold)}}
 	if len(x.Regions) == 0 {
 		t.Fatal("no regions to compare")
 	}
-	if x.Heatmap, err = heatmap(pixels, values, d.Side(), v.Threshold); err != nil {
+	if x.Heatmap, err = heatmap(pixels, values, d.Size(), v.Threshold); err != nil {
 		t.Fatal(err)
 	}
 	return x

@@ -23,7 +23,7 @@ func (d *Detector) Open(image []byte, lim ImageLimits) (*imagefile.Frames, error
 
 // DetectFrame is like Detect for image i, from 0, of a file.
 func (d *Detector) DetectFrame(ctx context.Context, f *imagefile.Frames, i int, meta *models.Metadata) (Verdict, error) {
-	pixels, err := imagefile.Prepare(f.Data(), d.Side(), f.Options(i))
+	pixels, err := imagefile.Prepare(f.Data(), d.Size(), f.Options(i))
 	if err != nil {
 		return Verdict{}, err
 	}

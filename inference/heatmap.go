@@ -37,7 +37,9 @@ type Evidence struct {
 	// Regions are at most maxRegions regions, in descending order of their scores.
 	// Explain returns an empty list, not nil, for none: JSON has [] then.
 	Regions []Region `json:"regions"`
-	// Heatmap is a PNG of side×side pixels: the image in grey under the colours of
+	// Heatmap is a PNG, of the size of the network's input or, if the model has a fit, a
+	// region or an input that is not square, of the original image, or a half, a quarter and
+	// so on if that has more than maxHeatmapPixels: the image in grey under the colours of
 	// the anomaly map. The colour scale is the same for all images of a model: black
 	// at 0, red at the threshold, white at twice the threshold. JSON has it in base64.
 	// With Task.Overlay, the image is left out: the picture is transparent there.
@@ -79,7 +81,7 @@ func explainHighest(f *imagefile.Frames, judge func(i int) (Verdict, error), exp
 
 // ExplainFrame is like Explain for image i, from 0, of a file.
 func (d *Detector) ExplainFrame(ctx context.Context, f *imagefile.Frames, i int, meta *models.Metadata) (*Explanation, error) {
-	p, err := imagefile.PreparePooled(f.Data(), d.Side(), f.Options(i))
+	p, err := imagefile.PreparePooled(f.Data(), d.Size(), d.mapOptions(mapSession, f.Options(i), false))
 	if err != nil {
 		return nil, err
 	}
@@ -107,18 +109,23 @@ func (d *Detector) explain(j *job, p *imagefile.Prepared, meta *models.Metadata,
 	if v.Measure == models.MeasureMSE {
 		return nil, fmt.Errorf("%w: the metadata sent decides by the mean squared error", ErrNoMap)
 	}
-	e := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(j.anomaly, d.Side(), p.W, p.H, v.Threshold)}}
-	pixels := p.Pix
+	e := &Explanation{Verdict: v, Evidence: Evidence{Regions: regions(j.anomaly, p.Frame, v.Threshold)}}
+	values, size, pixels := j.anomaly, d.Size(), d.Layout().Colours(p.Pix)
+	if d.model.Metadata.Framed() {
+		size, pixels = heatmapSize(p.W, p.H), p.Original
+		values = spread(values, p.Frame, size)
+	}
 	if overlay {
 		pixels = nil
 	}
-	e.Heatmap, err = heatmap(pixels, j.anomaly, d.Side(), v.Threshold)
+	e.Heatmap, err = heatmap(pixels, values, size, v.Threshold)
 	return e, err
 }
 
-// regions returns the 4-connected parts of a side×side map that are above the
-// threshold, with bounding boxes in an image of width×height pixels.
-func regions(values []float32, side, width, height int, threshold float64) []Region {
+// regions returns the 4-connected parts of a map that are above the threshold, with bounding
+// boxes in the original image.
+func regions(values []float32, f models.Frame, threshold float64) []Region {
+	w, h := f.Input.W, f.Input.H
 	visited := make([]bool, len(values))
 	out := []Region{} // in JSON, nil is null
 	var stack []int
@@ -126,21 +133,21 @@ func regions(values []float32, side, width, height int, threshold float64) []Reg
 		if visited[start] || float64(v) <= threshold {
 			continue
 		}
-		box := image.Rectangle{Min: image.Pt(side, side)}
+		box := image.Rectangle{Min: image.Pt(w, h)}
 		highest := v
 		stack = append(stack[:0], start)
 		visited[start] = true
 		for len(stack) > 0 {
 			at := stack[len(stack)-1]
 			stack = stack[:len(stack)-1]
-			x, y := at%side, at/side
+			x, y := at%w, at/w
 			box.Min = image.Pt(min(box.Min.X, x), min(box.Min.Y, y))
 			box.Max = image.Pt(max(box.Max.X, x+1), max(box.Max.Y, y+1))
 			highest = max(highest, values[at])
 			for _, next := range [4]struct {
 				at int
 				ok bool
-			}{{at - 1, x > 0}, {at + 1, x < side-1}, {at - side, y > 0}, {at + side, y < side-1}} {
+			}{{at - 1, x > 0}, {at + 1, x < w-1}, {at - w, y > 0}, {at + w, y < h-1}} {
 				if next.ok && !visited[next.at] && float64(values[next.at]) > threshold {
 					visited[next.at] = true
 					stack = append(stack, next.at)
@@ -148,22 +155,84 @@ func regions(values []float32, side, width, height int, threshold float64) []Reg
 			}
 		}
 		// The box grows to whole pixels of the image.
-		x0, y0 := box.Min.X*width/side, box.Min.Y*height/side
-		x1, y1 := (box.Max.X*width+side-1)/side, (box.Max.Y*height+side-1)/side
-		out = append(out, Region{X: x0, Y: y0, Width: x1 - x0, Height: y1 - y0, Score: float64(highest)})
+		b := f.Original(models.Box{X0: box.Min.X, Y0: box.Min.Y, X1: box.Max.X, Y1: box.Max.Y})
+		out = append(out, Region{X: b.X0, Y: b.Y0, Width: b.X1 - b.X0, Height: b.Y1 - b.Y0, Score: float64(highest)})
 	}
 	slices.SortStableFunc(out, func(a, b Region) int { return cmp.Compare(b.Score, a.Score) })
 	return out[:min(len(out), maxRegions)]
 }
 
+// mapOptions returns the options o with which an image is decoded, completed for a session. A
+// heatmap of the original image's size needs its pixels.
+func (d *Detector) mapOptions(k sessionKind, o imagefile.Options, overlay bool) imagefile.Options {
+	if k == mapSession && !overlay && d.model.Metadata.Framed() {
+		o.Original = heatmapSize
+	}
+	return o
+}
+
+// maxHeatmapPixels bounds the pixels of a heatmap: a PNG of more takes seconds.
+const maxHeatmapPixels = 8 << 20
+
+// heatmapSize returns the size of the heatmap of an image.
+func heatmapSize(w, h int) models.Size {
+	n := 1
+	for (w/n)*(h/n) > maxHeatmapPixels {
+		n *= 2
+	}
+	return models.Size{W: max(w/n, 1), H: max(h/n, 1)}
+}
+
+// spread interpolates a map over the original image, which is size.W×size.H here. It is 0
+// where the input does not have the image.
+func spread(values []float32, f models.Frame, size models.Size) []float32 {
+	from, to := f.From, f.To.Size()
+	kept, whole := from.Size(), f.Whole
+	type sample struct {
+		lo, hi int
+		share  float32
+		ok     bool
+	}
+	axis := func(n, whole, first, kept, to0, to int) []sample {
+		out := make([]sample, n)
+		for i := range out {
+			at := (float64(i)+0.5)*float64(whole)/float64(n) - float64(first) // in the kept part
+			if at < 0 || at >= float64(kept) {
+				continue
+			}
+			v := max(at*float64(to)/float64(kept)-0.5, 0)
+			lo := min(int(v), to-1)
+			out[i] = sample{to0 + lo, to0 + min(lo+1, to-1), float32(v - float64(lo)), true}
+		}
+		return out
+	}
+	columns := axis(size.W, whole.W, from.X0, kept.W, f.To.X0, to.W)
+	rows := axis(size.H, whole.H, from.Y0, kept.H, f.To.Y0, to.H)
+	out := make([]float32, size.Area())
+	for y, r := range rows {
+		if !r.ok {
+			continue
+		}
+		top, bottom := values[r.lo*f.Input.W:][:f.Input.W], values[r.hi*f.Input.W:][:f.Input.W]
+		for x, c := range columns {
+			if c.ok {
+				a := top[c.lo]*(1-c.share) + top[c.hi]*c.share
+				b := bottom[c.lo]*(1-c.share) + bottom[c.hi]*c.share
+				out[y*size.W+x] = a*(1-r.share) + b*r.share
+			}
+		}
+	}
+	return out
+}
+
 // heatmap returns a PNG of the image in grey, covered by the colours of the map
 // where it is above a quarter of the colour scale. Without pixels, it returns the colours
 // alone, to be laid over the image: their opacity is that with which they cover it.
-func heatmap(pixels []byte, values []float32, side int, threshold float64) ([]byte, error) {
+func heatmap(pixels []byte, values []float32, size models.Size, threshold float64) ([]byte, error) {
 	colours := moreland.ExtendedBlackBody()
 	colours.SetMin(0)
 	colours.SetMax(1)
-	out := image.NewNRGBA(image.Rect(0, 0, side, side))
+	out := image.NewNRGBA(image.Rect(0, 0, size.W, size.H))
 	for i, v := range values {
 		share := min(float64(v)/max(2*threshold, 1e-9), 1)
 		c, err := colours.At(share)

@@ -92,7 +92,7 @@ func TestImageModel_ReturnsTheScoresOfDetect(t *testing.T) {
 func TestImageModel_AcceptsImagesOfAnySize(t *testing.T) {
 	d := goldenDetector(t)
 	m := newImageModel(t, d.Model())
-	s := d.Side()
+	s := d.Size().W
 	for _, size := range [][2]int{{1, 1}, {3, 200}, {s, s}, {s / 2, s / 3}, {s + 1, s - 1}, {9 * s, 2 * s}, {s, 17 * s}, {1000, 1}} {
 		picture := image.NewNRGBA(image.Rect(0, 0, size[0], size[1]))
 		for y := range size[1] {
@@ -139,7 +139,7 @@ func checkImageModel(t *testing.T, what string, d *Detector, m imageModel, file 
 // float32.
 func TestImageModel_DecidesAtTheThresholdLikeDetect(t *testing.T) {
 	d := goldenDetector(t)
-	img := &imagefile.RGB{W: d.Side(), H: d.Side(), Pix: make([]byte, 3*d.Side()*d.Side())}
+	img := &imagefile.RGB{W: d.Size().W, H: d.Size().W, Pix: make([]byte, 3*d.Size().W*d.Size().W)}
 	for i := range img.Pix {
 		img.Pix[i] = byte(i * 7)
 	}

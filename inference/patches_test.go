@@ -38,7 +38,7 @@ func patchModel(heads bool) *models.Model {
 		return sd
 	}
 	m.Weights = draw(arch.Parameters(), func(string, int) (float64, float64) { return -0.5, 0.5 })
-	m.Reference = draw(models.PatchParameters(side, heads, 4), func(name string, axes int) (float64, float64) {
+	m.Reference = draw(models.PatchParameters(models.Square(side), heads, 4), func(name string, axes int) (float64, float64) {
 		switch {
 		case name == "whitening":
 			return -0.2, 0.2
@@ -108,7 +108,7 @@ func TestPatchModel_HasTheSameScoresInEveryFormat(t *testing.T) {
 				if relativeDifference(score, want.ReconstructionError) > resizeTolerance || anomaly != (score > 1.5) {
 					t.Errorf("%s: %v and %v of the image model, %v of Detect", file, score, anomaly, want.ReconstructionError)
 				}
-				pixels, err := imagefile.Prepare(data[i], m.ImageSize, imagefile.Options{})
+				pixels, err := imagefile.Prepare(data[i], models.Square(m.ImageSize), imagefile.Options{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -148,7 +148,7 @@ func TestMembers_CombineToTheScore(t *testing.T) {
 	_, data := someTiles(t, 3)
 	var group sync.WaitGroup
 	for _, file := range data {
-		pixels, err := imagefile.Prepare(file, m.ImageSize, imagefile.Options{})
+		pixels, err := imagefile.Prepare(file, models.Square(m.ImageSize), imagefile.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,7 +194,7 @@ func TestDetect_RefusesModelsWhoseMemberWeightsAddUpToZero(t *testing.T) {
 	if v, err := d.Detect(t.Context(), data[0], nil, imagefile.DefaultLimits()); !errors.Is(err, ErrNotFinite) {
 		t.Errorf("%+v, %v", v, err)
 	}
-	pixels, err := imagefile.Prepare(data[0], m.ImageSize, imagefile.Options{})
+	pixels, err := imagefile.Prepare(data[0], models.Square(m.ImageSize), imagefile.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,23 +19,27 @@ const pictureGain = 10
 // their absolute difference, side by side, for image i, from 0, of a file. The errors are
 // ErrImage and ErrImageTooLarge, wrapped.
 func (d *Detector) Picture(ctx context.Context, f *imagefile.Frames, i int) ([]byte, error) {
-	pixels, err := imagefile.Prepare(f.Data(), d.Side(), f.Options(i))
+	prepared, err := imagefile.Prepare(f.Data(), d.Size(), f.Options(i))
 	if err != nil {
 		return nil, err
 	}
-	reconstruction, err := d.Reconstruct(ctx, pixels)
+	reconstruction, err := d.Reconstruct(ctx, prepared)
 	if err != nil {
 		return nil, err
 	}
+	pixels, mask := d.Layout().Colours(prepared), d.Layout().Mask(prepared)
 	difference := make([]byte, len(pixels))
 	for i := range pixels {
+		if mask != nil && mask[i/models.InputChannels] == 0 {
+			continue
+		}
 		v := int(pixels[i]) - int(reconstruction[i])
 		difference[i] = byte(min(max(v, -v)*pictureGain, 255))
 	}
-	side := d.Side()
-	sheet := imaging.New(3*side, side, image.Black)
+	size := d.Size()
+	sheet := imaging.New(3*size.W, size.H, image.Black)
 	for i, p := range [][]byte{pixels, reconstruction, difference} {
-		sheet = imaging.Paste(sheet, opaque(p, side), image.Pt(i*side, 0))
+		sheet = imaging.Paste(sheet, opaque(p, size), image.Pt(i*size.W, 0))
 	}
 	var out bytes.Buffer
 	if err := imaging.Encode(&out, sheet, imaging.PNG); err != nil {
@@ -44,10 +48,10 @@ func (d *Detector) Picture(ctx context.Context, f *imagefile.Frames, i int) ([]b
 	return out.Bytes(), nil
 }
 
-// opaque returns side×side×3 bytes as an image without transparency.
-func opaque(pixels []byte, side int) *image.NRGBA {
-	img := image.NewNRGBA(image.Rect(0, 0, side, side))
-	for i := range side * side {
+// opaque returns the pixels of an image without transparency.
+func opaque(pixels []byte, size models.Size) *image.NRGBA {
+	img := image.NewNRGBA(image.Rect(0, 0, size.W, size.H))
+	for i := range size.Area() {
 		copy(img.Pix[4*i:4*i+3], pixels[3*i:3*i+3])
 		img.Pix[4*i+3] = 255
 	}

@@ -23,7 +23,7 @@ func TestDetect_PreparesImagesAsTheModelLearned(t *testing.T) {
 		scores := map[float64]bool{}
 		for _, p := range []*models.Preprocessing{nil, {Orientation: models.OrientationEXIF, MaxValue: 4095}} {
 			d.model.Metadata.Preprocessing = p
-			pixels, err := imagefile.Prepare(data, d.Side(), imagefile.Options{Upright: p != nil, MaxValue: map[bool]int{true: 4095}[p != nil]})
+			pixels, err := imagefile.Prepare(data, d.Size(), imagefile.Options{Upright: p != nil, MaxValue: map[bool]int{true: 4095}[p != nil]})
 			if err != nil {
 				t.Fatal(err)
 			}

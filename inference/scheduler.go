@@ -80,15 +80,15 @@ const (
 	defaultOnGPU    = 32
 )
 
-// size returns the largest batch of images with that side, in pixels.
-func (s *Scheduler) size(side int) int {
+// size returns the largest batch of images of that size.
+func (s *Scheduler) size(of models.Size) int {
 	switch {
 	case s.batch.Size > 0:
 		return s.batch.Size
 	case s.gpu:
 		return defaultOnGPU
 	}
-	return min(max(pixelsPerBatch/(side*side), 1), maxDefaultOnCPU)
+	return min(max(pixelsPerBatch/of.Area(), 1), maxDefaultOnCPU)
 }
 
 // delay returns the longest time that a batch waits for reserved jobs.
@@ -211,7 +211,7 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, o imagefile.
 	}()
 	var p *imagefile.Prepared
 	err := s.Work(ctx, func() (err error) {
-		p, err = imagefile.PreparePooled(t.Image, d.Side(), o)
+		p, err = imagefile.PreparePooled(t.Image, d.Size(), d.mapOptions(k, o, t.Overlay))
 		return err
 	})
 	if err != nil {
@@ -229,13 +229,13 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, o imagefile.
 	return j, s.wait(d, k, []*job{j})
 }
 
-// Infer computes prepared images of 3·side·side values each. It returns the anomaly
+// Infer computes prepared images, of the values of the network's input. It returns the anomaly
 // score and the mean squared error of every image. Unless reconstructions is nil, it
 // must be as long as images and receives the reconstructions.
 func (s *Scheduler) Infer(ctx context.Context, d *Detector, images, reconstructions []float32) (scores, mses []float32, err error) {
 	n := d.floats()
 	if len(images)%n != 0 || (reconstructions != nil && len(reconstructions) != len(images)) {
-		return nil, nil, fmt.Errorf("inference: %d values for images of %d×%d pixels", len(images), d.Side(), d.Side())
+		return nil, nil, fmt.Errorf("inference: %d values for images of %v pixels", len(images), d.Size())
 	}
 	jobs := make([]*job, len(images)/n)
 	k := scoreSession
@@ -298,7 +298,7 @@ func (s *Scheduler) share(k sessionKind) (sessionKind, int64) {
 // work runs the jobs of a queue in batches until the queue is empty.
 func (s *Scheduler) work(d *Detector, k sessionKind) {
 	q := &d.queues[k]
-	size := s.size(d.Side())
+	size := s.size(d.Size())
 	for {
 		q.collect(size, s.delay())
 		// A worker without jobs must not wait for processors that others need.

@@ -289,7 +289,7 @@ func TestNewScheduler_ChecksTheBatchOptions(t *testing.T) {
 	}
 	s := scheduler(t, 2, BatchOptions{Delay: MaxBatchDelay})
 	for side, want := range map[int]int{16: 16, 32: 16, 64: 16, 128: 4, 256: 1, 384: 1, 1024: 1} {
-		if got := s.size(side); got != want || s.delay() != 0 {
+		if got := s.size(models.Square(side)); got != want || s.delay() != 0 {
 			t.Errorf("%d px: a batch of %d after %v, expected %d without delay", side, got, s.delay(), want)
 		}
 	}

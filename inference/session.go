@@ -31,13 +31,14 @@ const (
 
 // job is the computation of one image.
 type job struct {
-	// image writes the network's input: three planes of values in 0…1. It is called
+	// image writes the network's input: three planes of values in 0…1, and
+	// imagefile.Outside for pixels that are not judged. It is called
 	// at most once.
 	image func(dst []float32)
 	// reconstruction receives the reconstruction, in the layout of the input;
 	// reconstructionSession only.
 	reconstruction []float32
-	// anomaly receives the anomaly map, side×side values; mapSession only.
+	// anomaly receives the anomaly map, one value for each pixel; mapSession only.
 	anomaly []float32
 	// members receives the member scores; memberSession only.
 	members []float32
@@ -166,7 +167,7 @@ func (d *Detector) takeBuffers(n int, k sessionKind) (*buffers, error) {
 	}
 	b := &buffers{}
 	var err error
-	if b.image, err = ort.NewTensor(n, models.InputChannels, d.Side(), d.Side()); err == nil {
+	if b.image, err = ort.NewTensor(n, models.InputChannels, d.Size().H, d.Size().W); err == nil {
 		b.mses, err = ort.NewTensor(n)
 	}
 	if err == nil {
@@ -177,7 +178,7 @@ func (d *Detector) takeBuffers(n int, k sessionKind) (*buffers, error) {
 		case reconstructionSession:
 			b.extra, err = ort.NewTensor(b.image.Shape()...)
 		case mapSession:
-			b.extra, err = ort.NewTensor(n, d.Side(), d.Side())
+			b.extra, err = ort.NewTensor(n, d.Size().H, d.Size().W)
 		case memberSession:
 			b.extra, err = ort.NewTensor(n, d.members(), 1, 1)
 		}

@@ -70,6 +70,19 @@ func (a Architecture) Layers() int { return len(a.Channels) - 1 }
 // side must be a multiple of it.
 func (a Architecture) Stride() int { return 1 << a.Layers() }
 
+// CheckInput returns ErrMetadata, wrapped, unless the sides of the input are multiples of
+// the stride and at most MaxImageSize.
+func (a Architecture) CheckInput(s Size) error {
+	stride := a.Stride()
+	for _, side := range []int{s.W, s.H} {
+		if side < stride || side > MaxImageSize || side%stride != 0 {
+			return fmt.Errorf("%w: image_size is %d, expected a multiple of %d from %d to %d for a %s network",
+				ErrMetadata, side, stride, stride, MaxImageSize, a)
+		}
+	}
+	return nil
+}
+
 // Equal reports whether both describe the same network.
 func (a Architecture) Equal(b Architecture) bool { return slices.Equal(a.Channels, b.Channels) }
 

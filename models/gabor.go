@@ -190,7 +190,7 @@ func (m *Model) CheckReference() error {
 		}
 		return nil
 	}
-	if err := checkReferenceShapes(m.Reference, measure, m.ImageSize); err != nil {
+	if err := checkReferenceShapes(m.Reference, measure, m.Input()); err != nil {
 		return err
 	}
 	if name, ok := m.Reference.Finite(); !ok {
@@ -200,20 +200,20 @@ func (m *Model) CheckReference() error {
 }
 
 // checkReferenceShapes returns ErrArchitecture, wrapped, when names or shapes of the
-// tensors do not match the kind of anomaly score for images of side×side pixels.
-func checkReferenceShapes(sd StateDict, measure string, side int) error {
+// tensors do not match the kind of anomaly score for images of that size.
+func checkReferenceShapes(sd StateDict, measure string, size Size) error {
 	if patches := measure == MeasurePatchMahalanobis; patches != HasPatches(sd) {
 		return fmt.Errorf("%w: it decides by %s but has no tensors for that", ErrArchitecture, measure)
 	}
 	if n := BankSize(sd); HasPatches(sd) && (n < 1 || n > MaxNeighbours) {
 		return fmt.Errorf("%w: %d reference images, expected 1 to %d", ErrArchitecture, n, MaxNeighbours)
 	}
-	want := sd.expected(side)
+	want := sd.expected(size)
 	if len(want) == 0 {
-		return fmt.Errorf("%w: images of %[3]d×%[3]d pixels are too small for %[2]s", ErrArchitecture, measure, side)
+		return fmt.Errorf("%w: images of %[3]v pixels are too small for %[2]s", ErrArchitecture, measure, size)
 	}
 	if len(sd) != len(want) {
-		return fmt.Errorf("%w: %d tensors of reference statistics, expected %d for images of %d×%d pixels", ErrArchitecture, len(sd), len(want), side, side)
+		return fmt.Errorf("%w: %d tensors of reference statistics, expected %d for images of %v pixels", ErrArchitecture, len(sd), len(want), size)
 	}
 	for _, p := range want {
 		t, ok := sd.Get(p.Name)

@@ -78,12 +78,14 @@ func HasGaborHeads(reference StateDict) bool {
 	return slices.ContainsFunc(reference, func(t Tensor) bool { return strings.HasPrefix(t.Name, gaborHeadPrefix) })
 }
 
-// expected returns the parameters that reference statistics must have, for images of
-// side×side pixels; sd decides whether heads are among them.
-func (sd StateDict) expected(side int) []Parameter {
+// expected returns the parameters that reference statistics must have, for images of that
+// size; sd decides whether heads are among them. Gabor features exist for square images
+// only.
+func (sd StateDict) expected(size Size) []Parameter {
 	if HasPatches(sd) {
-		return PatchParameters(side, HasHeads(sd), BankSize(sd))
+		return PatchParameters(size, HasHeads(sd), BankSize(sd))
 	}
+	side := size.Side()
 	ps := GaborParameters(side)
 	if HasGaborHeads(sd) {
 		ps = append(ps, GaborHeadsParameters(side)...)

@@ -46,7 +46,7 @@ type Model struct {
 	// Weights are in the order of Architecture.Parameters.
 	Weights StateDict
 	// ImageSize is the side of the network's square input, in pixels. It is a
-	// multiple of Architecture.Stride.
+	// multiple of Architecture.Stride. It is 0 if the input is not square; see Input.
 	ImageSize int
 	// Reference holds the reference statistics in file order: the tensors of
 	// PatchParameters for MeasurePatchMahalanobis, of GaborParameters and then, with
@@ -61,6 +61,18 @@ type Model struct {
 	Format Format
 	SHA256 string
 }
+
+// Input returns the width and height of the network's input.
+func (m *Model) Input() Size {
+	if p := m.Metadata.Preprocessing; m.ImageSize == 0 && p != nil {
+		return Size{p.Width, p.Height}
+	}
+	return Square(m.ImageSize)
+}
+
+// Masked reports whether parts of the network's input may be neither learned from nor
+// judged; see Preprocessing.Masked.
+func (m *Model) Masked() bool { return m.Metadata.Preprocessing.Masked() }
 
 // Identity returns the SHA-256 of a model file's bytes in hexadecimal, which
 // identifies the model.

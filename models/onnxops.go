@@ -8,7 +8,7 @@ var plainOps = func() map[string]bool {
 	m := make(map[string]bool)
 	for _, op := range []string{
 		// Arithmetic, comparison and logic, element by element.
-		"Abs", "Add", "And", "Ceil", "Clip", "Div", "Equal", "Erf", "Exp", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN",
+		"Abs", "Add", "And", "Ceil", "Clip", "Div", "Equal", "Erf", "Exp", "Floor", "Greater", "GreaterOrEqual", "HardSigmoid", "IsInf", "IsNaN",
 		"Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round",
 		"Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Sum", "Where", "Xor",
 		// Reductions and products.

@@ -46,8 +46,11 @@ func tapOf(block int) Tap {
 	return Tap{block, t.Channels, t.Stride}
 }
 
-// Patches returns the number of patches along a side, for a model's image size.
-func (t Tap) Patches(side int) int { return BackboneInputOf(side).Side / t.Stride }
+// Patches returns the number of patches along each side, for a model's input.
+func (t Tap) Patches(input Size) Size {
+	s := BackboneInputOf(input).Size
+	return Size{s.W / t.Stride, s.H / t.Stride}
+}
 
 // minBackboneSide is the smallest side of the backbone's input, in pixels. The side
 // is a multiple of backboneStride, the stride of the last block.
@@ -57,19 +60,25 @@ const (
 )
 
 // BackboneInput describes how a model's image is converted to the backbone's input:
-// it is enlarged by the factor Times, then padded with its edge pixels by Border
-// pixels on each side, to Side×Side pixels.
-type BackboneInput struct{ Times, Border, Side int }
+// it is enlarged by the factor Times, then padded with its edge pixels by Border.W
+// pixels left and right and Border.H pixels above and below, to Size.
+type BackboneInput struct {
+	Times        int
+	Border, Size Size
+}
 
-// BackboneInputOf returns the conversion for images of side×side pixels, a multiple
-// of 16. Images of fewer than 128 pixels are enlarged because the backbone was trained
-// on objects of that size and larger.
-func BackboneInputOf(side int) BackboneInput {
+// BackboneInputOf returns the conversion for images of that size, whose sides are
+// multiples of 16. Images whose smaller side has fewer than 128 pixels are enlarged because
+// the backbone was trained on objects of that size and larger.
+func BackboneInputOf(size Size) BackboneInput {
+	side := min(size.W, size.H)
 	times := (minBackboneSide + side - 1) / side
-	in := BackboneInput{Times: times, Side: side * times}
-	if rest := in.Side % backboneStride; rest != 0 {
-		in.Border = (backboneStride - rest) / 2
-		in.Side += 2 * in.Border
+	in := BackboneInput{Times: times, Size: Size{size.W * times, size.H * times}}
+	for _, axis := range []struct{ side, border *int }{{&in.Size.W, &in.Border.W}, {&in.Size.H, &in.Border.H}} {
+		if rest := *axis.side % backboneStride; rest != 0 {
+			*axis.border = (backboneStride - rest) / 2
+			*axis.side += 2 * *axis.border
+		}
 	}
 	return in
 }
@@ -139,15 +148,15 @@ const (
 	memberPrefix    = referencePrefix + "member."
 )
 
-// Parameters returns the tensors of a member, for images of side×side pixels; Heads
-// has none here. With C channels, P patches along a side, R = PatchRank and bank
+// Parameters returns the tensors of a member, for images of that size; Heads
+// has none here. With C channels, P×Q patches, R = PatchRank and bank
 // normal images:
 //
-//	patch      mean        C×P×P     mean of the features of each patch
+//	patch      mean        C×P×Q     mean of the features of each patch
 //	           whitening   C×C×1×1   inverse of the Cholesky factor of the
 //	                                 covariance shared by all patches
-//	           scale       1×P×P     factor of the squared whitened deviation
-//	           directions  P²×R×C    directions in which a patch varies; the squared
+//	           scale       1×P×Q     factor of the squared whitened deviation
+//	           directions  PQ×R×C    directions in which a patch varies; the squared
 //	                                 deviation along them is subtracted
 //	pooled     mean        C×1×1     mean of the pooled features
 //	           precision   C×1×1     reciprocal of their standard deviation
@@ -156,17 +165,17 @@ const (
 //	neighbour  mean        C×1×1     mean of the pooled features
 //	           whitening   C×C×1×1   as for patch, for the pooled features
 //	           bank        bank×C    whitened pooled features of normal images
-func (m Member) Parameters(side, bank int) []Parameter {
+func (m Member) Parameters(size Size, bank int) []Parameter {
 	if m.Kind == Heads {
 		return nil
 	}
 	tap := tapOf(m.Block)
-	c, p := tap.Channels, tap.Patches(side)
+	c, p := tap.Channels, tap.Patches(size)
 	switch m.Kind {
 	case PatchGaussian:
 		return []Parameter{
-			m.parameter("mean", c, p, p), m.parameter("whitening", c, c, 1, 1),
-			m.parameter("scale", 1, p, p), m.parameter("directions", p*p, PatchRank, c),
+			m.parameter("mean", c, p.H, p.W), m.parameter("whitening", c, c, 1, 1),
+			m.parameter("scale", 1, p.H, p.W), m.parameter("directions", p.Area(), PatchRank, c),
 		}
 	case PooledGaussian:
 		return []Parameter{m.parameter("mean", c, 1, 1), m.parameter("precision", c, 1, 1), m.parameter("whitening", 1, c, c)}
@@ -225,10 +234,10 @@ func JoinParameters(heads bool) []Parameter {
 
 // PatchParameters returns the reference statistics of a model that decides by
 // MeasurePatchMahalanobis, in file order.
-func PatchParameters(side int, heads bool, bank int) []Parameter {
+func PatchParameters(size Size, heads bool, bank int) []Parameter {
 	var ps []Parameter
 	for _, m := range Members(heads) {
-		ps = append(ps, m.Parameters(side, bank)...)
+		ps = append(ps, m.Parameters(size, bank)...)
 	}
 	if heads {
 		for k := range HeadCount {

@@ -15,7 +15,7 @@ import (
 func patchModel(heads bool, bank int) *Model {
 	m := &Model{ImageSize: 16, Metadata: Metadata{Threshold: 1,
 		Decision: &Decision{Measure: MeasurePatchMahalanobis, Threshold: 1, Backbone: EmbeddedBackbone()}}}
-	for _, p := range PatchParameters(16, heads, bank) {
+	for _, p := range PatchParameters(Square(16), heads, bank) {
 		m.Reference = append(m.Reference, Tensor{Name: p.Name, Shape: p.Shape, Data: make([]float32, p.Size())})
 	}
 	return m
@@ -130,22 +130,24 @@ func TestParseMetadata_RejectsOtherBackbone(t *testing.T) {
 
 func TestBackboneInputOf_FitsEveryImageSize(t *testing.T) {
 	for side := 16; side <= MaxImageSize; side += 16 {
-		in := BackboneInputOf(side)
-		if in.Times < 1 || in.Border < 0 || in.Side != side*in.Times+2*in.Border || in.Side < minBackboneSide || in.Side%backboneStride != 0 || in.Side >= side*in.Times+backboneStride {
+		in := BackboneInputOf(Square(side))
+		if in.Times < 1 || in.Border.W < 0 || in.Size.W != side*in.Times+2*in.Border.W || in.Size.W < minBackboneSide || in.Size.W%backboneStride != 0 || in.Size.W >= side*in.Times+backboneStride {
 			t.Errorf("%d px: %+v", side, in)
 		}
-		finest := HeadTaps()[0].Patches(side)
+		finest := HeadTaps()[0].Patches(Square(side)).W
 		for _, tap := range HeadTaps() {
-			if p := tap.Patches(side); p*tap.Stride != in.Side || finest%p != 0 {
-				t.Errorf("%d px: %d patches of %d pixels in %d", side, p, tap.Stride, in.Side)
+			if p := tap.Patches(Square(side)).W; p*tap.Stride != in.Size.W || finest%p != 0 {
+				t.Errorf("%d px: %d patches of %d pixels in %d", side, p, tap.Stride, in.Size.W)
 			}
 		}
 		if side >= minBackboneSide && in.Times != 1 || side < minBackboneSide && side*(in.Times-1) >= minBackboneSide {
 			t.Errorf("%d px are enlarged %d times", side, in.Times)
 		}
 	}
-	for side, want := range map[int]BackboneInput{16: {8, 0, 128}, 48: {3, 8, 160}, 64: {2, 0, 128}, 144: {1, 8, 160}, 256: {1, 0, 256}} {
-		if got := BackboneInputOf(side); got != want {
+	for side, want := range map[int]BackboneInput{
+		16: {8, Square(0), Square(128)}, 48: {3, Square(8), Square(160)}, 64: {2, Square(0), Square(128)}, 144: {1, Square(8), Square(160)}, 256: {1, Square(0), Square(256)},
+	} {
+		if got := BackboneInputOf(Square(side)); got != want {
 			t.Errorf("%d px: %+v, expected %+v", side, got, want)
 		}
 	}
@@ -156,7 +158,7 @@ func TestBackboneInputOf_FitsEveryImageSize(t *testing.T) {
 func TestPatchParameters_HaveUniqueReadableNames(t *testing.T) {
 	for _, heads := range []bool{false, true} {
 		names := map[string]bool{}
-		for _, p := range PatchParameters(64, heads, 10) {
+		for _, p := range PatchParameters(Square(64), heads, 10) {
 			if names[p.Name] || !referenceName.MatchString(p.Name) {
 				t.Errorf("%s, a duplicate: %v", p.Name, names[p.Name])
 			}

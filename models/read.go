@@ -148,8 +148,8 @@ func Read(data []byte, lim Limits) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.ImageSize > lim.MaxSide {
-		return nil, fmt.Errorf("%w: its images are %d×%d pixels, at most %d×%d are allowed", ErrTooLarge, m.ImageSize, m.ImageSize, lim.MaxSide, lim.MaxSide)
+	if s := m.Input(); max(s.W, s.H) > lim.MaxSide {
+		return nil, fmt.Errorf("%w: its images are %v pixels, at most %v are allowed", ErrTooLarge, s, Square(lim.MaxSide))
 	}
 	m.Format, m.SHA256 = format, Identity(data)
 	return m, nil
@@ -193,18 +193,27 @@ func (c contents) model() (*Model, error) {
 	if size == 0 {
 		size = c.metadata.imageSize
 	}
-	if size == 0 {
-		size = DefaultImageSize
+	input := Size{}
+	if p := md.Preprocessing; p != nil {
+		input = Size{p.Width, p.Height}
 	}
-	if stride := c.architecture.Stride(); size < stride || size > MaxImageSize || size%stride != 0 {
-		return nil, fmt.Errorf("%w: image_size is %d, expected a multiple of %d from %d to %d for a %s network",
-			ErrMetadata, size, stride, stride, MaxImageSize, c.architecture)
+	switch {
+	case input != (Size{}) && size != 0:
+		return nil, fmt.Errorf("%w: image_size is %d and the input is %v pixels, expected one of the two", ErrMetadata, size, input)
+	case input == (Size{}):
+		if size == 0 {
+			size = DefaultImageSize
+		}
+		input = Square(size)
+	}
+	if err := c.architecture.CheckInput(input); err != nil {
+		return nil, err
 	}
 	if md.Architecture != nil && !md.Architecture.Equal(c.architecture) {
 		return nil, fmt.Errorf("%w: it describes a %.200s network, the weights are those of a %s network", ErrMetadata, md.Architecture, c.architecture)
 	}
 	md.ImageSize, md.ModelType = size, ModelType
-	reference, err := c.referenceFor(md, size)
+	reference, err := c.referenceFor(md, input)
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +222,7 @@ func (c contents) model() (*Model, error) {
 
 // referenceFor returns the reference statistics in file order, nil when the model
 // decides by MeasureMSE.
-func (c contents) referenceFor(md Metadata, size int) (StateDict, error) {
+func (c contents) referenceFor(md Metadata, size Size) (StateDict, error) {
 	measure, _ := md.Measure()
 	if measure == MeasureMSE {
 		return nil, nil

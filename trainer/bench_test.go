@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
@@ -28,7 +29,7 @@ func BenchmarkStep(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			s, err := newStepper(engine, arch, network.InitialWeights(arch.Parameters(), streams.New(0, streams.Weights)), c.side, c.side, Options{Threads: engine.Threads()})
+			s, err := newStepper(engine, arch, network.InitialWeights(arch.Parameters(), streams.New(0, streams.Weights)), imagefile.Layout{Size: models.Square(c.side)}, Options{Threads: engine.Threads()})
 			if err != nil {
 				b.Fatal(err)
 			}

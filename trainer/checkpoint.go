@@ -102,8 +102,8 @@ func fingerprint(ctx context.Context, engine *ort.Engine, data *dataset.Dataset,
 	h := sha256.New()
 	err := json.NewEncoder(h).Encode([]any{
 		checkpointVersion, revision, runtime.GOARCH, library, inference.Operators(engine), models.EmbeddedBackbone(),
-		o.Level, o.ImageSize, o.Seed, o.FalseAlarmRate, o.Without.Name, o.MaxTime > 0, base,
-		data.Len(), data.Side, data.Upright, data.MaxValue, data.ClassNames, data.Skipped, data.Warnings,
+		o.Level, o.Input, o.preprocessing(true), o.Seed, o.FalseAlarmRate, o.Without.Name, o.MaxTime > 0, base,
+		data.Len(), data.Layout, data.Upright, data.MaxValue, data.Window, data.ClassNames, data.Skipped, data.Warnings,
 	})
 	if err != nil {
 		return "", err
@@ -262,7 +262,7 @@ func (c *checkpointer) learn(data *dataset.Dataset, o Options, level Level, lear
 		return learn()
 	}
 	if h, tensors, ok := c.load(decisionCheckpoint); ok {
-		learned, err := h.learned(tensors, o.ImageSize, level)
+		learned, err := h.learned(tensors, o, level)
 		if err == nil {
 			data.Warnings = append(data.Warnings, h.Learned.Warnings...)
 			return learned, nil
@@ -278,12 +278,12 @@ func (c *checkpointer) learn(data *dataset.Dataset, o Options, level Level, lear
 }
 
 // learned returns the result of learning that a checkpoint has.
-func (h *header) learned(tensors models.StateDict, side int, level Level) (l decision.Learned, err error) {
+func (h *header) learned(tensors models.StateDict, o Options, level Level) (l decision.Learned, err error) {
 	x := h.Learned
 	if x == nil || x.HeadSteps < 0 || x.HeadSteps > level.HeadSteps {
 		return l, fmt.Errorf("%w: it has no decision", ErrCheckpoint)
 	}
-	m := models.Model{ImageSize: side, Reference: tensors, Metadata: models.Metadata{Decision: x.Decision}}
+	m := models.Model{ImageSize: o.ImageSize, Reference: tensors, Metadata: models.Metadata{Decision: x.Decision, Preprocessing: o.preprocessing(true)}}
 	if err := m.CheckReference(); err != nil {
 		return l, fmt.Errorf("%w: %w", ErrCheckpoint, err)
 	}

@@ -41,7 +41,7 @@ func loadInTime(ctx context.Context, src *dataset.Source, o Options, began time.
 func fit(ctx context.Context, engine *ort.Engine, arch models.Architecture, weights models.StateDict,
 	data *dataset.Dataset, level Level, o Options, began time.Time, hasDecision bool, c *checkpointer,
 ) (models.StateDict, fitted, error) {
-	s, err := newStepper(engine, arch, weights, data.Side, data.Side, o)
+	s, err := newStepper(engine, arch, weights, data.Layout, o)
 	if err != nil {
 		return nil, fitted{}, err
 	}

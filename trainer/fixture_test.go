@@ -38,7 +38,7 @@ func zipSource(t testing.TB, files map[string][]byte) *dataset.Source {
 // loadTiles returns the files as a data set of 32×32 pixels.
 func loadTiles(t *testing.T, files map[string][]byte) *dataset.Dataset {
 	t.Helper()
-	d, err := dataset.Load(t.Context(), zipSource(t, files), dataset.Options{Side: 32, Limits: dataset.DefaultLimits()})
+	d, err := dataset.Load(t.Context(), zipSource(t, files), dataset.Options{Size: models.Square(32), Limits: dataset.DefaultLimits()})
 	if err != nil {
 		t.Fatal(err)
 	}

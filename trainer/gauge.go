@@ -26,7 +26,7 @@ type scores struct {
 
 // gauge computes the scores of prepared images.
 type gauge struct {
-	// score returns the scores of a prepared image (side×side×3 bytes).
+	// score returns the scores of a prepared image.
 	score func(ctx context.Context, pixels []byte) (scores, error)
 	// weights are the members' weights in the anomaly score; nil means equal weights.
 	weights []float64

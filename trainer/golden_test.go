@@ -8,6 +8,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/models"
 )
@@ -75,7 +76,7 @@ func TestStep_MatchesPyTorch(t *testing.T) {
 	for _, c := range golden.Cases {
 		arch := models.Architecture{Channels: c.Channels}
 		t.Run(arch.String(), func(t *testing.T) {
-			s, err := newStepper(engine, arch, hashedWeights(arch), c.Height, c.Width, Options{Threads: engine.Threads()})
+			s, err := newStepper(engine, arch, hashedWeights(arch), imagefile.Layout{Size: models.Size{W: c.Width, H: c.Height}}, Options{Threads: engine.Threads()})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -43,7 +43,13 @@ type Recalibration struct {
 	Warnings []string           `json:"warnings,omitempty"`
 }
 
-// LoadCalibrationImages reads calibration images, resized to o.ImageSize, with
+// ForModel returns the options for the calibration of a model.
+func (o Options) ForModel(m *models.Model) Options {
+	o.ImageSize, o.Input, o.Preprocessing = m.ImageSize, m.Input(), m.Metadata.InputPreprocessing()
+	return o
+}
+
+// LoadCalibrationImages reads calibration images, resized to o.Input, with
 // o.Preprocessing or, if it is nil, as Train reads its images. It returns
 // ErrTooFewCalibrationImages for fewer than calibration.MinImages images, before any is
 // decoded if there are too few files, ErrLayout for the training images of an evaluation,
@@ -60,6 +66,7 @@ func LoadCalibrationImages(ctx context.Context, engine *ort.Engine, src *dataset
 	load := o.dataset()
 	if o.Preprocessing != nil {
 		load.Images = imagefile.OptionsFor(o.Preprocessing, o.Images)
+		load.KeepDepth = false
 		load.Images.MaxValue = cmp.Or(load.Images.MaxValue, imagefile.DefaultMaxValue)
 	}
 	data, err := dataset.Load(ctx, src, load)
@@ -83,6 +90,9 @@ func tooFew(images, skipped int) error {
 // forCalibration returns the options with defaults filled in for a model that is
 // trained already.
 func (o Options) forCalibration(engine *ort.Engine) Options {
+	if o.Input == (models.Size{}) {
+		o.Input = models.Square(o.ImageSize)
+	}
 	if o.Limits == (dataset.Limits{}) {
 		o.Limits = dataset.DefaultLimits()
 	}

@@ -29,18 +29,19 @@ type stepper struct {
 	options  Options // for threads and their niceness
 	arch     models.Architecture
 	h, w     int
+	masked   bool
 	gradient map[int]*ort.Session  // by size of the micro-batch
 	images   []map[int]*ort.Tensor // by index and size of the micro-batch
 }
 
 // newStepper returns a stepper that starts from the weights with Adam's moments at
 // zero. It must be closed.
-func newStepper(engine *ort.Engine, arch models.Architecture, weights models.StateDict, h, w int, o Options) (*stepper, error) {
+func newStepper(engine *ort.Engine, arch models.Architecture, weights models.StateDict, l imagefile.Layout, o Options) (*stepper, error) {
 	a, err := optimizer.New(engine, arch.Parameters(), weights, o.Threads)
 	if err != nil {
 		return nil, err
 	}
-	return &stepper{Adam: a, engine: engine, options: o, arch: arch, h: h, w: w, gradient: map[int]*ort.Session{}}, nil
+	return &stepper{Adam: a, engine: engine, options: o, arch: arch, h: l.H, w: l.W, masked: l.Masked, gradient: map[int]*ort.Session{}}, nil
 }
 
 // Close releases all tensors and sessions.
@@ -56,7 +57,7 @@ func (s *stepper) Close() {
 	}
 }
 
-// Step takes one step of Adam on a batch of prepared images (h×w×3 bytes each). It
+// Step takes one step of Adam on a batch of prepared images. It
 // returns the batch's loss before the step: the mean squared error over all its pixels
 // and channels. When ctx ends, Step returns the context's cause and leaves the weights
 // unchanged.
@@ -115,7 +116,11 @@ func (s *stepper) prepare(sizes []int) error {
 			s.images[i][n] = t
 		}
 		if s.gradient[n] == nil {
-			m, err := exporter.GradientModel(s.arch, n, s.h, s.w, inference.Operators(s.engine))
+			lower := exporter.GradientModel
+			if s.masked {
+				lower = exporter.MaskedGradientModel
+			}
+			m, err := lower(s.arch, n, s.h, s.w, inference.Operators(s.engine))
 			if err != nil {
 				return err
 			}

@@ -70,7 +70,7 @@ func detached(m *models.Model) *models.Model {
 	again := *m
 	again.Format, again.SHA256 = "", ""
 	md := &again.Metadata
-	md.ModelType, md.ImageSize, md.FormatVersion = models.ModelType, m.ImageSize, models.FormatVersion
+	md.ModelType, md.ImageSize, md.FormatVersion = models.ModelType, m.ImageSize, md.Preprocessing.FormatVersion()
 	md.Architecture, md.Preprocessing = &again.Architecture, m.Metadata.InputPreprocessing()
 	md.ClassNames, md.Files = m.Metadata.Classes(), nil
 	return &again

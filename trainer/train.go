@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,22 @@ type Options struct {
 	// ImageSize is the side in pixels of the square that images are resized to;
 	// 0 means DefaultImageSize.
 	ImageSize int
+	// Input is the width and height that images are resized to; 0×0 means a square of
+	// ImageSize. Settle sets both, and ImageSize to 0 for an input that is not square.
+	Input models.Size
+	// Fit is how images are brought to the aspect ratio of Input; empty means that of Base
+	// or models.FitSquash.
+	Fit models.Fit
+	// Window is the range of sample values that becomes 0…1; nil means that of Base or, if
+	// all images have more than 8 bits per sample, one chosen from their values.
+	Window *models.Window
+	// Region is the part of images to learn from and to judge; nil means that of Base or all.
+	Region *models.Region
+	// EightBits converts all images to 8 bits, if Window is nil.
+	EightBits bool
+	// mask and boxes are a Preparation's, from which Settle makes Region.
+	mask  []byte
+	boxes string
 	// Seed is the seed of all random numbers. Without MaxTime and Stop the same seed,
 	// images and options produce the same model.
 	Seed int64
@@ -125,12 +142,21 @@ func (o Options) Settle() (Options, Level, error) {
 	if o.Level == 0 {
 		o.Level = DefaultLevel
 	}
-	if o.ImageSize == 0 && o.Base != nil {
-		o.ImageSize = o.Base.ImageSize
+	if b := o.Base; b != nil {
+		if o.ImageSize == 0 && o.Input == (models.Size{}) {
+			o.Input = b.Input()
+		}
+		p := b.Metadata.InputPreprocessing()
+		o.Fit = cmp.Or(o.Fit, p.Fit)
+		o.Window, o.Region = cmp.Or(o.Window, p.Window), cmp.Or(o.Region, p.Region)
 	}
-	if o.ImageSize == 0 {
-		o.ImageSize = DefaultImageSize
+	if o.Fit == models.FitSquash {
+		o.Fit = "" // as in the metadata
 	}
+	if o.Input == (models.Size{}) {
+		o.Input = models.Square(cmp.Or(o.ImageSize, DefaultImageSize))
+	}
+	o.ImageSize = o.Input.Side()
 	if o.FalseAlarmRate == 0 {
 		o.FalseAlarmRate = DefaultFalseAlarmRate
 	}
@@ -148,17 +174,25 @@ func (o Options) Settle() (Options, Level, error) {
 		return o, Level{}, err
 	}
 	stride := models.DefaultArchitecture().Stride()
-	if o.ImageSize < MinImageSize || o.ImageSize > MaxImageSize || o.ImageSize%stride != 0 {
-		return o, Level{}, fmt.Errorf("%w: %d, expected a multiple of %d from %d to %d",
-			ErrImageSize, o.ImageSize, stride, MinImageSize, MaxImageSize)
+	for _, side := range []int{o.Input.W, o.Input.H} {
+		if side < MinImageSize || side > MaxImageSize || side%stride != 0 {
+			return o, Level{}, fmt.Errorf("%w: %d, expected a multiple of %d from %d to %d",
+				ErrImageSize, side, stride, MinImageSize, MaxImageSize)
+		}
+	}
+	o, err = o.withRegion()
+	if err != nil {
+		return o, Level{}, err
+	}
+	if err := o.checkPreprocessing(); err != nil {
+		return o, Level{}, err
 	}
 	if b := o.Base; b != nil {
 		if arch := models.DefaultArchitecture(); !b.Architecture.Equal(arch) {
 			return o, Level{}, fmt.Errorf("%w: its network is %s, expected %s", ErrBase, b.Architecture, arch)
 		}
-		if b.ImageSize != o.ImageSize {
-			return o, Level{}, fmt.Errorf("%w: its images are %d×%d pixels, expected %d×%d", ErrBase,
-				b.ImageSize, b.ImageSize, o.ImageSize, o.ImageSize)
+		if b.Input() != o.Input {
+			return o, Level{}, fmt.Errorf("%w: its images are %v pixels, expected %v", ErrBase, b.Input(), o.Input)
 		}
 	}
 	return o, level, nil
@@ -247,12 +281,12 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 			ImageSize:      o.ImageSize,
 			TrainingLosses: fitted.losses,
 			ClassNames:     data.ClassNames,
-			FormatVersion:  models.FormatVersion,
 			Architecture:   &arch,
-			Preprocessing:  preprocessing(data),
+			Preprocessing:  preprocessing(data, o),
 			Training:       summarize(level, o, data, fitted),
 		},
 	}
+	m.Metadata.FormatVersion = m.Metadata.Preprocessing.FormatVersion()
 	m.Metadata.Training.HeadSteps = learned.HeadSteps
 	if m.Metadata.ClassNames == nil && o.Base != nil {
 		m.Metadata.ClassNames = o.Base.Metadata.Classes()
@@ -277,17 +311,17 @@ func (o Options) dataset() dataset.Options {
 	if o.Base != nil {
 		learned = o.Base.Metadata.InputPreprocessing()
 	}
+	images := imagefile.OptionsFor(learned, o.Images).WithRegion(o.Region)
+	images.Fit, images.Window = o.Fit, o.Window
 	return dataset.Options{
-		Side: o.ImageSize, Limits: o.Limits, Images: imagefile.OptionsFor(learned, o.Images), TempDir: o.TempDir, Workers: o.workers(),
+		Size: o.Input, Limits: o.Limits, Images: images, KeepDepth: o.Base == nil && !o.EightBits, TempDir: o.TempDir, Workers: o.workers(),
 	}
 }
 
 // preprocessing returns the preprocessing of a model that was trained on the data.
-func preprocessing(data *dataset.Dataset) *models.Preprocessing {
-	p := models.StandardPreprocessing()
-	if !data.Upright {
-		p.Orientation = "" // A base of an earlier version has none.
-	}
+func preprocessing(data *dataset.Dataset, o Options) *models.Preprocessing {
+	o.Window = data.Window
+	p := o.preprocessing(data.Upright)
 	if data.MaxValue != imagefile.DefaultMaxValue {
 		p.MaxValue = data.MaxValue
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/heads"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/internal/testkit"
@@ -72,7 +73,7 @@ func TestStep_AddsUpMicroBatches(t *testing.T) {
 	for i := range images {
 		images[i] = hashedImage(i, 16*16*3)
 	}
-	whole, err := newStepper(e, arch, hashedWeights(arch), 16, 16, Options{Threads: e.Threads()})
+	whole, err := newStepper(e, arch, hashedWeights(arch), imagefile.Layout{Size: models.Square(16)}, Options{Threads: e.Threads()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +84,7 @@ func TestStep_AddsUpMicroBatches(t *testing.T) {
 	}
 	sum := 0.0
 	for i := range images {
-		one, err := newStepper(e, arch, hashedWeights(arch), 16, 16, Options{Threads: e.Threads()})
+		one, err := newStepper(e, arch, hashedWeights(arch), imagefile.Layout{Size: models.Square(16)}, Options{Threads: e.Threads()})
 		if err != nil {
 			t.Fatal(err)
 		}

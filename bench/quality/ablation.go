@@ -192,7 +192,7 @@ func memberScores(ctx context.Context, d *inference.Detector, files []string, th
 			if err != nil {
 				return err
 			}
-			pixels, err := imagefile.Prepare(data, d.Side(), d.ImageOptions(imagefile.DefaultLimits()))
+			pixels, err := imagefile.Prepare(data, d.Size(), d.ImageOptions(imagefile.DefaultLimits()))
 			if err != nil {
 				return fmt.Errorf("%s: %w", file, err)
 			}

@@ -163,7 +163,7 @@ func montage(ctx context.Context, d *inference.Detector, title string, judged []
 		if err != nil {
 			return nil, err
 		}
-		pixels, err := imagefile.Prepare(data, d.Side(), d.ImageOptions(imagefile.DefaultLimits()))
+		pixels, err := imagefile.Prepare(data, d.Size(), d.ImageOptions(imagefile.DefaultLimits()))
 		if err != nil {
 			return nil, err
 		}
@@ -176,7 +176,7 @@ func montage(ctx context.Context, d *inference.Detector, title string, judged []
 			return nil, err
 		}
 		at := image.Pt(gap+i%perRow*width, gap+lineHeight+i/perRow*height)
-		for k, img := range []image.Image{opaque(pixels, d.Side()), heat} {
+		for k, img := range []image.Image{opaque(d.Layout().Colours(pixels), d.Size().W, d.Size().H), heat} {
 			small := imaging.Resize(img, pictureSide, pictureSide, imaging.Lanczos)
 			sheet = imaging.Paste(sheet, small, at.Add(image.Pt(k*(pictureSide+seam), 0)))
 		}
@@ -185,10 +185,10 @@ func montage(ctx context.Context, d *inference.Detector, title string, judged []
 	return sheet, nil
 }
 
-// opaque converts side×side×3 bytes to an image.
-func opaque(pixels []byte, side int) *image.NRGBA {
-	img := image.NewNRGBA(image.Rect(0, 0, side, side))
-	for i := range side * side {
+// opaque converts w×h×3 bytes to an image.
+func opaque(pixels []byte, w, h int) *image.NRGBA {
+	img := image.NewNRGBA(image.Rect(0, 0, w, h))
+	for i := range w * h {
 		copy(img.Pix[4*i:4*i+3], pixels[3*i:3*i+3])
 		img.Pix[4*i+3] = 255
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/deepmed/anomaly/internal/evaluation"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -158,12 +159,12 @@ func (s *splitting) shrink(ctx context.Context, set, folder string) ([]string, e
 			if err != nil {
 				return err
 			}
-			pixels, err := imagefile.Prepare(data, side, imagefile.Options{Upright: true})
+			pixels, err := imagefile.Prepare(data, models.Square(side), imagefile.Options{Upright: true})
 			if err != nil {
 				return fmt.Errorf("%s: %w", original, err)
 			}
 			files[i] = filepath.Join(folder, fmt.Sprintf("%05d.png", i))
-			return save(opaque(pixels, side), files[i])
+			return save(opaque(pixels, side, side), files[i])
 		})
 	}
 	return files, group.Wait()

@@ -91,7 +91,7 @@ func calibrateCommand() *cobra.Command {
 
 // recalibrate calibrates a model on the images of a source.
 func recalibrate(ctx context.Context, e *ort.Engine, m *models.Model, src *dataset.Source, o trainer.Options) (*models.Model, *trainer.Recalibration, error) {
-	o.ImageSize, o.Preprocessing = m.ImageSize, m.Metadata.InputPreprocessing()
+	o = o.ForModel(m)
 	data, err := trainer.LoadCalibrationImages(ctx, e, src, o)
 	if err != nil {
 		return nil, nil, err

@@ -42,6 +42,8 @@ func evaluateCommand() *cobra.Command {
 		model   string
 		report  outputFlags
 		asJSON  bool
+
+		preparation preparationFlags
 	)
 	c := &cobra.Command{
 		Use:   "evaluate DATASET",
@@ -54,7 +56,7 @@ func evaluateCommand() *cobra.Command {
 			"With --report it also measures which synthetic anomalies on the normal images are found, by size and contrast.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			options, _, err := settle(c, options)
+			options, _, err := settle(c, options, &preparation)
 			if err != nil {
 				return err
 			}
@@ -129,7 +131,7 @@ func evaluateCommand() *cobra.Command {
 		},
 	}
 	engine.add(c)
-	addTrainingFlags(c, &options)
+	addTrainingFlags(c, &options, &preparation)
 	c.Flags().StringVar(&model, "model", "", "model to evaluate instead of training one")
 	report.add(c, "report", "", "HTML page to write, with plots and heatmaps")
 	addJSON(c, &asJSON)

@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"strconv"
+	"strings"
 
 	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/models"
 	"github.com/deepmed/anomaly/trainer"
@@ -42,12 +45,52 @@ func (f *engineFlags) open() (*ort.Engine, error) {
 	return ort.Open(ort.Options{Library: f.library, Provider: p, Threads: f.threads})
 }
 
+// preparationFlags are the flags of how a training prepares images.
+type preparationFlags struct {
+	trainer.Preparation
+	region string // a file or boxes
+}
+
+func (p *preparationFlags) add(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&p.Size, "image-size", strconv.Itoa(trainer.DefaultImageSize), fmt.Sprintf("`side` in pixels of the square that images are resized to, or a width and a height such as 512x128: multiples of %d from %d to %d",
+		models.DefaultArchitecture().Stride(), trainer.MinImageSize, trainer.MaxImageSize))
+	f.StringVar(&p.Fit, "fit", "", "how images of another aspect ratio are brought to that size: squash changes it, pad adds a border that is not judged, crop cuts off two sides (default: squash)")
+	f.StringVar(&p.Window, "window", "", "`LO,HI`: the lowest and the highest sample value, which become black and white without a conversion to 8 bits; or off for 8 bits (default: from the images, if all have more than 8 bits)")
+	f.StringVar(&p.region, "roi", "", "image `file` in which the part of all images to learn from and to judge is white, or boxes x,y,width,height as shares of the image with ; between them (default: all)")
+}
+
+// of returns the options with the preparation. An image size on the command line counts;
+// else it is that of the options' base, if there is one.
+func (p *preparationFlags) of(c *cobra.Command, o trainer.Options) (trainer.Options, error) {
+	given := p.Preparation
+	if !c.Flags().Changed("image-size") {
+		given.Size = ""
+	}
+	if err := p.readRegion(&given); err != nil {
+		return o, err
+	}
+	return o.Prepared(given)
+}
+
+// readRegion sets the mask or the boxes.
+func (p *preparationFlags) readRegion(to *trainer.Preparation) (err error) {
+	if p.region == "" {
+		return nil
+	}
+	if _, missing := os.Stat(p.region); missing != nil && strings.Contains(p.region, ",") {
+		to.Boxes = p.region
+		return nil
+	}
+	to.Mask, err = files.ReadAtMost(p.region, imagefile.DefaultLimits().MaxBytes)
+	return err
+}
+
 // addTrainingFlags adds the flags of every command that trains.
-func addTrainingFlags(c *cobra.Command, o *trainer.Options) {
+func addTrainingFlags(c *cobra.Command, o *trainer.Options, p *preparationFlags) {
 	f := c.Flags()
 	f.IntVar(&o.Level, "level", trainer.DefaultLevel, "preset, from 1 (fastest) to 5 (most thorough)")
-	f.IntVar(&o.ImageSize, "image-size", trainer.DefaultImageSize, fmt.Sprintf("side in pixels that images are resized to: a multiple of %d from %d to %d",
-		models.DefaultArchitecture().Stride(), trainer.MinImageSize, trainer.MaxImageSize))
+	p.add(c)
 	f.Int64Var(&o.Seed, "seed", 0, "random seed; equal seeds make equal models")
 	f.DurationVar(&o.MaxTime, "max-time", 0, "time budget of the training, such as 10m: it takes as many of the level's steps as fit (default: unlimited)")
 	addFalseAlarmRate(c, o, trainer.DefaultFalseAlarmRate, "")
@@ -69,14 +112,14 @@ func checkFalseAlarmRate(c *cobra.Command, o trainer.Options) error {
 
 // settle checks the training flags and fills in defaults. It rejects a 0 on the
 // command line, which trainer takes for the default.
-func settle(c *cobra.Command, o trainer.Options) (trainer.Options, trainer.Level, error) {
+func settle(c *cobra.Command, o trainer.Options, p *preparationFlags) (trainer.Options, trainer.Level, error) {
 	if c.Flags().Changed("level") && o.Level == 0 {
 		_, err := trainer.LevelOf(0)
 		return o, trainer.Level{}, err
 	}
-	if c.Flags().Changed("image-size") && o.ImageSize == 0 {
-		return o, trainer.Level{}, fmt.Errorf("%w: 0, expected a multiple of %d from %d to %d",
-			trainer.ErrImageSize, models.DefaultArchitecture().Stride(), trainer.MinImageSize, trainer.MaxImageSize)
+	o, err := p.of(c, o)
+	if err != nil {
+		return o, trainer.Level{}, err
 	}
 	if err := checkFalseAlarmRate(c, o); err != nil {
 		return o, trainer.Level{}, err

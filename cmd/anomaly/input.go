@@ -56,7 +56,7 @@ func readModelWith(path, metadata string, w io.Writer) (*models.Model, error) {
 	m.Metadata.Architecture = &m.Architecture
 	m.Metadata.Preprocessing = m.Metadata.InputPreprocessing()
 	m.Metadata.ClassNames = m.Metadata.Classes()
-	m.Metadata.FormatVersion = models.FormatVersion
+	m.Metadata.FormatVersion = m.Metadata.Preprocessing.FormatVersion()
 	m.Metadata.Files = nil
 	return m, nil
 }

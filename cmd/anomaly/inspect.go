@@ -66,7 +66,18 @@ func printModel(c *cobra.Command, m *models.Model) error {
 		count += p.Size()
 	}
 	row("parameters", count)
-	row("image size", fmt.Sprintf("%d×%d", m.ImageSize, m.ImageSize))
+	row("image size", m.Input())
+	if p := m.Metadata.Preprocessing; p != nil {
+		if p.Fit != "" {
+			row("fit", p.Fit)
+		}
+		if w := p.Window; w != nil {
+			row("window of sample values", fmt.Sprintf("%g to %g", w[0], w[1]))
+		}
+		if p.Region != nil {
+			row("region that is judged", fmt.Sprintf("%.1f %% of the image", 100*p.Region.Share()))
+		}
+	}
 	row("threshold", fmt.Sprintf("%g (%s)", threshold, measure))
 	row("mean squared error, mean and standard deviation", fmt.Sprintf("%g, %g", m.Metadata.MeanError, m.Metadata.StdError))
 	var classes []string

@@ -52,6 +52,7 @@ func submitJobCommand() *cobra.Command {
 		calibration, from string
 		name, callback    string
 		watch             bool
+		preparation       preparationFlags
 	)
 	c := &cobra.Command{
 		Use:   "submit ZIP|FOLDER",
@@ -60,7 +61,7 @@ func submitJobCommand() *cobra.Command {
 			"The job then ends even if the service is restarted. With --watch, submit goes on as watch.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if _, _, err := settle(c, options); err != nil {
+			if _, _, err := settle(c, options, &preparation); err != nil {
 				return err
 			}
 			if err := client.open(); err != nil {
@@ -69,7 +70,9 @@ func submitJobCommand() *cobra.Command {
 			fields := [][2]string{{"name", name}, {"callback_url", callback}}
 			for flag, field := range map[string][2]string{
 				"level":            {"level", strconv.Itoa(options.Level)},
-				"image-size":       {"image_size", strconv.Itoa(options.ImageSize)},
+				"image-size":       {"image_size", preparation.Size},
+				"fit":              {"fit", preparation.Fit},
+				"window":           {"window", preparation.Window},
 				"false-alarm-rate": {"false_alarm_rate", strconv.FormatFloat(options.FalseAlarmRate, 'f', -1, 64)},
 				"max-time":         {"max_seconds", strconv.FormatFloat(options.MaxTime.Seconds(), 'f', -1, 64)},
 			} {
@@ -77,7 +80,17 @@ func submitJobCommand() *cobra.Command {
 					fields = append(fields, field)
 				}
 			}
-			body, kind := uploadForm(fields, [][2]string{{"zipFile", args[0]}, {"calibrationFile", calibration}, {"baseModel", from}})
+			uploads := [][2]string{{"zipFile", args[0]}, {"calibrationFile", calibration}, {"baseModel", from}}
+			var region trainer.Preparation
+			if err := preparation.readRegion(&region); err != nil {
+				return err
+			}
+			if region.Boxes != "" {
+				fields = append(fields, [2]string{"roi", region.Boxes})
+			} else {
+				uploads = append(uploads, [2]string{"roiFile", preparation.region})
+			}
+			body, kind := uploadForm(fields, uploads)
 			defer body.Close()
 			job, err := client.job(c.Context(), http.MethodPost, "/jobs", http.Header{"Content-Type": {kind}}, body)
 			if err != nil {
@@ -92,7 +105,7 @@ func submitJobCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	client.add(c)
-	addTrainingFlags(c, &options)
+	addTrainingFlags(c, &options, &preparation)
 	_ = f.MarkHidden("seed") // the service's
 	f.StringVar(&calibration, "calibration", "", "zip or folder of normal images that are not trained on, to set the threshold from (default: none)")
 	f.StringVar(&from, "from", "", "model to continue from, at its image size, instead of random weights")

@@ -20,6 +20,8 @@ func trainCommand() *cobra.Command {
 		out     outputFlags
 		quiet   bool
 		from    string
+
+		preparation preparationFlags
 	)
 	c := &cobra.Command{
 		Use:   "train ZIP|FOLDER",
@@ -37,11 +39,8 @@ func trainCommand() *cobra.Command {
 					return err
 				}
 				options.Base = base
-				if !c.Flags().Changed("image-size") {
-					options.ImageSize = 0 // the base model's
-				}
 			}
-			options, level, err := settle(c, options)
+			options, level, err := settle(c, options, &preparation)
 			if err != nil {
 				return err
 			}
@@ -65,8 +64,8 @@ func trainCommand() *cobra.Command {
 			report := newTrainingReport(stderr)
 			defer report.end()
 			if !quiet {
-				fmt.Fprintf(stderr, "level %d: %d epochs, batch %d, learning rate %g, %d×%d pixels\n",
-					level.Number, level.Epochs, level.BatchSize, level.LearningRate, options.ImageSize, options.ImageSize)
+				fmt.Fprintf(stderr, "level %d: %d epochs, batch %d, learning rate %g, %v pixels\n",
+					level.Number, level.Epochs, level.BatchSize, level.LearningRate, options.Input)
 			}
 			// Learned is set when Train returns a model if it is stopped: it has begun to
 			// learn what is normal, or it has taken a step.
@@ -108,7 +107,7 @@ func trainCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	engine.add(c)
-	addTrainingFlags(c, &options)
+	addTrainingFlags(c, &options, &preparation)
 	out.add(c, "out", "model.zip", "model to write; its extension selects the format: .zip, .pt or .onnx")
 	f.StringVar(&from, "from", "", "model to continue from, at its image size, instead of random weights")
 	f.StringVar(&options.TempDir, "temp-dir", "", "folder for prepared images that do not fit in --dataset-memory (default: the system's)")

@@ -91,7 +91,7 @@ func (s *Server) parseCalibration(f *form) (m *models.Model, src *dataset.Source
 	if m, err = models.Read(f.memory["modelFile"], s.options.Models); err != nil {
 		return nil, nil, o, err
 	}
-	o.ImageSize = m.ImageSize
+	o = o.ForModel(m)
 	src, err = f.openZip("calibrationFile", o.Limits)
 	return m, src, o, err
 }

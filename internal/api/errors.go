@@ -59,6 +59,7 @@ var callerErrors = []struct {
 }{
 	{trainer.ErrLevel, fiber.StatusBadRequest},
 	{trainer.ErrImageSize, fiber.StatusBadRequest},
+	{trainer.ErrPreprocessing, fiber.StatusBadRequest},
 	{trainer.ErrFalseAlarmRate, fiber.StatusBadRequest},
 	{trainer.ErrBase, fiber.StatusUnprocessableEntity},
 	{dataset.ErrNoImages, fiber.StatusBadRequest},

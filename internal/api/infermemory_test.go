@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/deepmed/anomaly/models"
 )
 
 // An inference needs memory for its body, its input, its outputs and its answer. All of
@@ -39,7 +41,7 @@ func TestInfer_ReservesAllItsMemory(t *testing.T) {
 				body = appendFloats(body, images)
 			}
 			need := int64(len(body))
-			if _, err := parseInferRequest(body, length, 32, func(n int) error { need += int64(n); return nil }); err != nil {
+			if _, err := parseInferRequest(body, length, models.Square(32), func(n int) error { need += int64(n); return nil }); err != nil {
 				t.Fatal(err)
 			}
 			within := func(budget, held int64) answer {
@@ -168,7 +170,7 @@ func TestParseInferRequest_AllocatesNoMoreThanItReserves(t *testing.T) {
 			body := []byte(c.text)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			_, err := parseInferRequest(body, "", side, func(n int) error { reserved += n; return nil })
+			_, err := parseInferRequest(body, "", models.Square(side), func(n int) error { reserved += n; return nil })
 			runtime.ReadMemStats(&after)
 			if took := int(after.TotalAlloc - before.TotalAlloc); took > reserved+slack {
 				t.Errorf("%d bytes were allocated and %d reserved for a request of %d", took, reserved, len(body))

@@ -90,12 +90,12 @@ func errLongNumber[T ~string | ~[]byte](text T) error {
 	return badInfer("the number %.40s… is longer than %d bytes", text, maxNumberBytes)
 }
 
-// parseInferRequest parses a request for a model with images of side×side pixels.
+// parseInferRequest parses a request for a model with images of that size.
 // headerLength is the request's header with the length of the JSON that binary data
 // follows; empty if the whole body is JSON. Before allocating, parseInferRequest calls
 // reserve with the bytes that the request needs beyond its body: for the parsed input,
 // the outputs and the answer.
-func parseInferRequest(body []byte, headerLength string, side int, reserve func(bytes int) error) (*inferRequest, error) {
+func parseInferRequest(body []byte, headerLength string, size models.Size, reserve func(bytes int) error) (*inferRequest, error) {
 	header, data, err := splitBody(body, headerLength)
 	if err != nil {
 		return nil, err
@@ -105,11 +105,11 @@ func parseInferRequest(body []byte, headerLength string, side int, reserve func(
 		return nil, err
 	}
 	in := q.Inputs[0]
-	images, err := in.images(side)
+	images, err := in.images(size)
 	if err != nil {
 		return nil, err
 	}
-	imageValues := models.InputChannels * side * side
+	imageValues := models.InputChannels * size.Area()
 	// A value has two bytes of text or more. This rejects shapes that need much more
 	// memory than the request has, and those whose size overflows.
 	if images > len(body)/imageValues/2+1 {
@@ -172,8 +172,8 @@ func parseInferJSON(header []byte, reserve func(bytes int) error) (*inferJSON, e
 	return &q, nil
 }
 
-// images returns the number of images of an input, whose shape must be N×3×side×side.
-func (in *inputJSON) images(side int) (int, error) {
+// images returns the number of images of an input, whose shape must be N×3×H×W.
+func (in *inputJSON) images(size models.Size) (int, error) {
 	var shape []int
 	for _, text := range in.Shape {
 		if n, err := strconv.Atoi(string(text)); err == nil {
@@ -182,8 +182,8 @@ func (in *inputJSON) images(side int) (int, error) {
 			return 0, badInfer("the input's shape has %.40s, expected an integer", text)
 		}
 	}
-	if len(shape) != 4 || shape[0] < 1 || !slices.Equal(shape[1:], []int{models.InputChannels, side, side}) {
-		return 0, badInfer("the input's shape is %v, expected [N,%d,%d,%d]", shape, models.InputChannels, side, side)
+	if len(shape) != 4 || shape[0] < 1 || !slices.Equal(shape[1:], []int{models.InputChannels, size.H, size.W}) {
+		return 0, badInfer("the input's shape is %v, expected [N,%d,%d,%d]", shape, models.InputChannels, size.H, size.W)
 	}
 	return shape[0], nil
 }

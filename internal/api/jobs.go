@@ -197,7 +197,7 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	for key := range f.memory {
 		switch key {
 		case "name", "callback_url": // in the request itself
-		case "baseModel":
+		case "baseModel", "roiFile":
 			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(f.memory[key])), Reader: bytes.NewReader(f.memory[key])})
 		default:
 			request.Fields[key] = f.text(key)
@@ -372,7 +372,7 @@ func (s *Server) readJob(ctx context.Context, t *jobs.Task, f *form) error {
 		if err != nil {
 			return err
 		}
-		if name == "baseModel" {
+		if name == "baseModel" || name == "roiFile" {
 			if f.memory[name], err = io.ReadAll(content); err != nil {
 				return err
 			}

@@ -86,7 +86,8 @@ func (s *Server) inferenceModel(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	images := []int{-1, models.InputChannels, e.Metadata.ImageSize, e.Metadata.ImageSize}
+	size := e.Metadata.Input()
+	images := []int{-1, models.InputChannels, size.H, size.W}
 	return c.JSON(fiber.Map{
 		"name": e.Name, "versions": []string{inferenceVersion}, "platform": inferencePlatform,
 		"inputs": []tensorMetadata{{network.ImageName, datatype, images}},
@@ -134,7 +135,7 @@ func (s *Server) infer(c *fiber.Ctx) error {
 	}
 	var r *inferRequest
 	if err := s.scheduler.Work(ctx, func() error {
-		r, err = parseInferRequest(body, c.Get(headerBinaryLength), e.Metadata.ImageSize, reservationOf(c).reserve)
+		r, err = parseInferRequest(body, c.Get(headerBinaryLength), e.Metadata.Input(), reservationOf(c).reserve)
 		return err
 	}); err != nil {
 		return err
@@ -164,7 +165,7 @@ func (s *Server) runInference(ctx context.Context, timer *stageTimer, e registry
 	}
 	defer release()
 	timer.done(stageLoad)
-	if d.Side() != e.Metadata.ImageSize {
+	if d.Size() != e.Metadata.Input() {
 		return nil, errSizeChanged
 	}
 	var reconstruction []float32
@@ -177,7 +178,7 @@ func (s *Server) runInference(ctx context.Context, timer *stageTimer, e registry
 	}
 	timer.done(stageInfer)
 	return map[string]tensor{
-		network.ReconstructionName: {[]int{len(scores), models.InputChannels, d.Side(), d.Side()}, reconstruction},
+		network.ReconstructionName: {[]int{len(scores), models.InputChannels, d.Size().H, d.Size().W}, reconstruction},
 		network.ErrorName:          {[]int{len(scores)}, scores},
 		network.MSEName:            {[]int{len(mses)}, mses},
 	}, nil

@@ -15,6 +15,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/models"
 )
 
 // startInference runs a server that stores the model tiles, of 32×32 pixels. It returns
@@ -25,7 +26,7 @@ func startInference(t testing.TB) (s *service, images []float32, errs []float64)
 	s.mustPut(t, "tiles", trained(t)["anomaly_detection_model.zip"])
 	for _, f := range tileFiles(t, testCrack, 2) {
 		image := read(t, f)
-		pixels, err := imagefile.Prepare(image, 32, imagefile.Options{})
+		pixels, err := imagefile.Prepare(image, models.Square(32), imagefile.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -154,7 +154,7 @@ func (s *Server) calibrateByName(c *fiber.Ctx) error {
 	}
 	defer release()
 	m := d.Model()
-	o.ImageSize, o.Preprocessing = m.ImageSize, m.Metadata.InputPreprocessing()
+	o = o.ForModel(m)
 	data, err := trainer.LoadCalibrationImages(ctx, s.engine, src, o)
 	if err != nil {
 		return err

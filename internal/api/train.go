@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -120,7 +121,7 @@ func (s *Server) trainReporting(ctx context.Context, q trainingRequest, sink pro
 	}
 	summary := m.Metadata.Training
 	s.log.With(ids...).Info("model trained", slog.Int("images", summary.Images),
-		slog.Int("skipped", summary.Skipped), slog.Int("level", q.options.Level), slog.Int("image_size", q.options.ImageSize),
+		slog.Int("skipped", summary.Skipped), slog.Int("level", q.options.Level), slog.Int("image_size", q.options.ImageSize), slog.Any("input", q.options.Input),
 		slog.Any("warnings", summary.Warnings), slog.Any("skipped_files", summary.SkippedFiles),
 		slog.Float64("threshold", m.Metadata.Threshold), slog.Duration("took", time.Since(started)))
 	return m, r, nil
@@ -143,6 +144,11 @@ func (s *Server) trainingFields() map[string]field {
 		"zipFile":     {maxBytes: s.options.BodyBytes, spool: true},
 		"level":       {maxBytes: maxFieldBytes},
 		"image_size":  {maxBytes: maxFieldBytes},
+		"imageSize":   {maxBytes: maxFieldBytes},
+		"fit":         {maxBytes: maxFieldBytes},
+		"window":      {maxBytes: maxFieldBytes},
+		"roi":         {maxBytes: maxBoxesBytes},
+		"roiFile":     {maxBytes: s.options.Images.OrDefault().MaxBytes},
 		"max_seconds": {maxBytes: maxFieldBytes},
 		"baseModel":   {maxBytes: s.options.Models.MaxBytes},
 
@@ -150,6 +156,9 @@ func (s *Server) trainingFields() map[string]field {
 		"false_alarm_rate": {maxBytes: maxFieldBytes},
 	}
 }
+
+// maxBoxesBytes bounds the field with the boxes of a region, in bytes.
+const maxBoxesBytes = 8 << 10
 
 // trainingRequest is a parsed form of a training.
 type trainingRequest struct {
@@ -169,7 +178,9 @@ func (s *Server) parseTraining(f *form) (q trainingRequest, err error) {
 	if o.Level, err = parseNumber(f.text("level"), trainer.DefaultLevel, trainer.ErrLevel); err != nil {
 		return q, err
 	}
-	if o.ImageSize, err = parseNumber(f.text("image_size"), 0, trainer.ErrImageSize); err != nil {
+	if o, err = o.Prepared(trainer.Preparation{
+		Size: cmp.Or(f.text("image_size"), f.text("imageSize")), Fit: f.text("fit"), Window: f.text("window"), Boxes: f.text("roi"), Mask: f.memory["roiFile"],
+	}); err != nil {
 		return q, err
 	}
 	if q.maxTime, err = parseSeconds(f.text("max_seconds")); err != nil {
@@ -186,7 +197,7 @@ func (s *Server) parseTraining(f *form) (q trainingRequest, err error) {
 	if q.options, _, err = o.Settle(); err != nil {
 		return q, err
 	}
-	if size, limit := q.options.ImageSize, s.options.Models.MaxSide; size > limit {
+	if size, limit := max(q.options.Input.W, q.options.Input.H), s.options.Models.MaxSide; size > limit {
 		return q, fmt.Errorf("%w: %d, this service trains at %d at most", trainer.ErrImageSize, size, limit)
 	}
 	if q.images, err = f.openZip("zipFile", q.options.Limits); err != nil {

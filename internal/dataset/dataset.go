@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -17,12 +18,16 @@ import (
 // Dataset holds the images of a Source as pixels, decoded and resized. It must be
 // closed.
 type Dataset struct {
-	// Side is the side of the images in pixels.
-	Side int
+	// Layout is the size of the images and how their bytes are laid out.
+	Layout imagefile.Layout
 	// Upright reports whether the EXIF orientation was applied, and MaxValue is the
 	// value of a 16-bit sample that became 255.
 	Upright  bool
 	MaxValue int
+	// Fit, Window and Region are those of the images; see imagefile.Options.
+	Fit    models.Fit
+	Window *models.Window
+	Region *models.Region
 	// ClassNames are the names in the YAML file; nil if there are none.
 	ClassNames []string
 	// Skipped are the images that could not be read.
@@ -43,7 +48,7 @@ func (d *Dataset) Warn(format string, values ...any) {
 // Len returns the number of images that could be read.
 func (d *Dataset) Len() int { return len(d.kept) }
 
-// Image returns image i, in the order of the files' names, as side×side×3 bytes. The
+// Image returns image i, in the order of the files' names, in the data set's layout. The
 // caller must not change them. An image on disk is read into the buffer, which Image
 // allocates if it is nil; the image is then valid until the next call with the same
 // buffer. Image returns ErrStorage, wrapped, if the image cannot be read from disk.
@@ -54,7 +59,8 @@ func (d *Dataset) Image(i int, buffer *[]byte) ([]byte, error) {
 // PreparedAs reports whether the images are what they would be with p.
 func (d *Dataset) PreparedAs(p *models.Preprocessing) bool {
 	o := imagefile.OptionsFor(p, imagefile.Limits{})
-	return d.Upright == o.Upright && (!d.deep || d.MaxValue == cmp.Or(o.MaxValue, imagefile.DefaultMaxValue))
+	return d.Upright == o.Upright && (!d.deep || d.MaxValue == cmp.Or(o.MaxValue, imagefile.DefaultMaxValue)) &&
+		d.Fit == o.Fit && reflect.DeepEqual(d.Window, o.Window) && reflect.DeepEqual(d.Region, o.Region)
 }
 
 // Close releases the memory and the temporary file.
@@ -62,13 +68,16 @@ func (d *Dataset) Close() error { return d.pixels.Close() }
 
 // Options of Load.
 type Options struct {
-	// Side is the side in pixels of the square that images are resized to.
-	Side int
+	// Size is the size in pixels that images are resized to.
+	Size models.Size
 	// Limits bounds the data set, and Images each of its files.
 	Limits Limits
 	// Images is how its files are decoded. If Images.MaxValue is 0, Load computes the
 	// value from the largest 16-bit sample of all images.
 	Images imagefile.Options
+	// KeepDepth chooses a window, if Images has none and all images have more than 8 bits
+	// per sample.
+	KeepDepth bool
 	// TempDir is the folder for images beyond Limits.MemoryBytes; empty means the
 	// system's folder for temporary files.
 	TempDir string
@@ -76,13 +85,13 @@ type Options struct {
 	Workers workers.Pool
 }
 
-// Load decodes the images of a source and resizes them to o.Side×o.Side pixels. It skips
+// Load decodes the images of a source and resizes them to o.Size. It skips
 // images that cannot be read. It returns ErrNoImages if no image is left, ErrTooLarge if
 // a limit is exceeded, ErrStorage if the prepared images cannot be stored, and the
 // context's cause if ctx ends.
 func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	o.Images.Limits = o.Images.OrDefault()
-	d := &Dataset{Side: o.Side, Upright: o.Images.Upright}
+	d := &Dataset{Layout: o.Images.Layout(o.Size), Upright: o.Images.Upright, Fit: o.Images.Fit, Window: o.Images.Window, Region: o.Images.Region}
 	images, yamls, err := d.candidates(src)
 	if err != nil {
 		return nil, err
@@ -90,21 +99,32 @@ func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	if images, err = d.expand(ctx, src, images, o); err != nil {
 		return nil, err
 	}
-	size := d.Side * d.Side * models.InputChannels
-	if need := int64(len(images)) * int64(size); need > o.Limits.PreparedBytes {
-		return nil, fmt.Errorf("%w: %d images at %d px take %d bytes, at most %d are allowed; use fewer images or a smaller image size",
-			ErrTooLarge, len(images), d.Side, need, o.Limits.PreparedBytes)
+	if err := d.checkBytes(len(images), o.Limits); err != nil {
+		return nil, err
 	}
 	if err := d.readClassNames(ctx, yamls); err != nil {
 		return nil, err
 	}
-	if d.pixels, err = newPixels(len(images), size, o.Limits.MemoryBytes, o.TempDir); err != nil {
+	if d.pixels, err = newPixels(len(images), d.Layout.Bytes(), o.Limits.MemoryBytes, o.TempDir); err != nil {
 		return nil, err
 	}
 	if err := d.prepare(ctx, src, images, o); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
+}
+
+// checkBytes returns ErrTooLarge, wrapped, if that number of images takes too many bytes.
+func (d *Dataset) checkBytes(images int, lim Limits) error {
+	if need := int64(images) * int64(d.Layout.Bytes()); need > lim.PreparedBytes {
+		of := fmt.Sprint(d.Layout.Size)
+		if side := d.Layout.Side(); side > 0 {
+			of = fmt.Sprint(side)
+		}
+		return fmt.Errorf("%w: %d images at %s px take %d bytes, at most %d are allowed; use fewer images or a smaller image size",
+			ErrTooLarge, images, of, need, lim.PreparedBytes)
+	}
+	return nil
 }
 
 // Check returns ErrNoImages, wrapped with what the source has instead, if none of its files
@@ -140,6 +160,10 @@ func (d *Dataset) candidates(src *Source) (images, yamls []entry, err error) {
 func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Options) error {
 	reasons := make([]string, len(images))
 	deep := make([]bool, len(images))
+	var window windowFinder
+	if o.KeepDepth && o.Images.Window == nil {
+		o.Images.Probe, window.images = true, make([]probed, len(images))
+	}
 	var unpacked, largest atomic.Int64
 	all := func(int) bool { return true }
 	err := eachImage(ctx, images, o, all, func(i int, data []byte, options imagefile.Options, err error) error {
@@ -150,8 +174,9 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 		}
 		if err == nil {
 			var p *imagefile.Prepared
-			if p, err = imagefile.PrepareSized(data, d.Side, options); err == nil {
+			if p, err = imagefile.PrepareSized(data, d.Layout.Size, options); err == nil {
 				deep[i] = p.Largest > 0
+				window.add(i, p)
 				raise(&largest, int64(p.Largest))
 				return d.pixels.put(i, p.Pix)
 			}
@@ -163,7 +188,17 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 		return err
 	}
 	d.deep = largest.Load() > 0
-	if d.MaxValue = o.Images.MaxValue; d.MaxValue == 0 {
+	if found := window.find(); found != nil {
+		if err := d.deepen(ctx, images, reasons, found, o); err != nil {
+			return err
+		}
+		d.MaxValue = imagefile.DefaultMaxValue
+	} else if window.floating(reasons) && d.Window == nil {
+		d.Warn("some images have floating-point samples and others have 8 bits: give the window of sample values to use both")
+	}
+	if d.Window != nil {
+		d.MaxValue = imagefile.DefaultMaxValue
+	} else if d.MaxValue = o.Images.MaxValue; d.MaxValue == 0 {
 		d.MaxValue = imagefile.MaxValueFor(int(largest.Load()))
 		if err := d.rescale(ctx, images, deep, o); err != nil {
 			return err
@@ -202,11 +237,17 @@ func (d *Dataset) rescale(ctx context.Context, images []entry, deep []bool, o Op
 		return nil
 	}
 	o.Images.MaxValue = d.MaxValue
-	isDeep := func(i int) bool { return deep[i] }
-	return eachImage(ctx, images, o, isDeep, func(i int, data []byte, options imagefile.Options, err error) error {
+	return d.again(ctx, images, deep, o)
+}
+
+// again decodes images again.
+func (d *Dataset) again(ctx context.Context, images []entry, which []bool, o Options) error {
+	o.Images.Probe = false
+	wanted := func(i int) bool { return which[i] }
+	return eachImage(ctx, images, o, wanted, func(i int, data []byte, options imagefile.Options, err error) error {
 		var prepared []byte
 		if err == nil {
-			prepared, err = imagefile.Prepare(data, d.Side, options)
+			prepared, err = imagefile.Prepare(data, d.Layout.Size, options)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", images[i].title(), err)

@@ -17,6 +17,7 @@ import (
 	"github.com/deepmed/anomaly/internal/hostile"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/testkit"
+	"github.com/deepmed/anomaly/models"
 )
 
 var imageLimits imagefile.Options
@@ -61,7 +62,7 @@ func dot(t testing.TB, c color.Color) []byte {
 }
 
 // at16 are options for images of 16×16 pixels.
-var at16 = Options{Side: 16, Limits: DefaultLimits(), Images: imageLimits}
+var at16 = Options{Size: models.Square(16), Limits: DefaultLimits(), Images: imageLimits}
 
 // images returns copies of all images of a data set.
 func images(t testing.TB, d *Dataset) [][]byte {
@@ -192,7 +193,7 @@ func TestLoad_RejectsDataSetsBeyondTheLimits(t *testing.T) {
 	}
 	lim = DefaultLimits()
 	lim.PreparedBytes = 16*16*3*2 - 1
-	if _, err := Load(t.Context(), zipSource(t, files), Options{Side: 16, Limits: lim, Images: imageLimits}); !errors.Is(err, ErrTooLarge) {
+	if _, err := Load(t.Context(), zipSource(t, files), Options{Size: models.Square(16), Limits: lim, Images: imageLimits}); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("too much memory: %v", err)
 	}
 	// 288 MiB of zeros compress to a few hundred kilobytes.
@@ -272,7 +273,7 @@ func FuzzOpenZip(f *testing.F) {
 		if err != nil {
 			return
 		}
-		_, _ = Load(t.Context(), src, Options{Side: 16, Limits: lim, Images: imagefile.Options{Limits: imagefile.Limits{MaxBytes: 1 << 20, MaxPixels: 1 << 20}}})
+		_, _ = Load(t.Context(), src, Options{Size: models.Square(16), Limits: lim, Images: imagefile.Options{Limits: imagefile.Limits{MaxBytes: 1 << 20, MaxPixels: 1 << 20}}})
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/models"
 )
 
 // dicomFile returns a file of testdata/dicom.
@@ -33,7 +34,7 @@ func TestLoad_HasEachFrameOfADICOMFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range f.Len() {
-			pix, err := imagefile.Prepare(data, 16, f.Options(i))
+			pix, err := imagefile.Prepare(data, models.Square(16), f.Options(i))
 			if err != nil {
 				t.Fatal(err)
 			}

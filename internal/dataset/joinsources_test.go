@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/testkit"
+	"github.com/deepmed/anomaly/models"
 )
 
 func TestJoinSources_KeepsTheLimits(t *testing.T) {
@@ -47,7 +48,7 @@ func TestLoad_IsIdenticalFromFolderAndZip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := Options{Side: 32, Limits: DefaultLimits(), Images: imageLimits}
+	o := Options{Size: models.Square(32), Limits: DefaultLimits(), Images: imageLimits}
 	a, err := Load(t.Context(), src, o)
 	if err != nil {
 		t.Fatal(err)

@@ -9,10 +9,11 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/testkit"
+	"github.com/deepmed/anomaly/models"
 )
 
 func TestDataset_IsIdenticalInMemoryAndOnDisk(t *testing.T) {
-	o := Options{Side: 32, Limits: DefaultLimits(), Images: imageLimits}
+	o := Options{Size: models.Square(32), Limits: DefaultLimits(), Images: imageLimits}
 	all, err := Load(t.Context(), zipSource(t, testkit.Tiles(t, 18)), o)
 	if err != nil {
 		t.Fatal(err)

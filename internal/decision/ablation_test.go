@@ -75,7 +75,7 @@ func TestAblated_ScoresAsAModelTrainedWithIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	members := membersOf(t, engine, whole, data.Side, image)
+	members := membersOf(t, engine, whole, data.Layout.W, image)
 	measured := map[string]bool{}
 	for _, a := range Ablations() {
 		if a.Name != "as it is" && a.Name != "no heads" && a.Name != "no features of stride 16" {
@@ -86,7 +86,7 @@ func TestAblated_ScoresAsAModelTrainedWithIt(t *testing.T) {
 			t.Fatalf("%s: not computed", a.Name)
 		}
 		without := learnFrom(t, data, fewSteps, 2, Options{Without: a})
-		d := detectorOf(t, engine, without, data.Side)
+		d := detectorOf(t, engine, without, data.Layout.W)
 		want, err := d.Score(t.Context(), image)
 		if err != nil {
 			t.Fatal(err)

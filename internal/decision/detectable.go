@@ -18,7 +18,7 @@ const perCell = 6
 // detectable measures which synthetic anomalies are found. Each is painted on a normal
 // image and scored by statistics and a head that were fitted without this image.
 func (x *reference) detectable(ctx context.Context, e *extractor.Extractor, s *statistics, h *heads.Heads, c *calibration.Calibration, o Options) (*models.Detectability, error) {
-	plan, err := detectability.NewPlan(detectability.Images{Count: x.len(), Side: x.data.Side, At: x.image},
+	plan, err := detectability.NewPlan(detectability.Images{Count: x.len(), Layout: x.data.Layout, At: x.image},
 		perCell, streams.New(o.Seed, streams.Detectability))
 	if err != nil {
 		return nil, err
@@ -53,9 +53,9 @@ func (x *reference) detectable(ctx context.Context, e *extractor.Extractor, s *s
 				return err
 			}
 			k := plan.Image(i)
-			members := s.members(k%x.folds, maps)
+			members := s.members(k%x.folds, maps, x.insideOf(k))
 			if scorer != nil {
-				peak, err := scorer.Peak(running, heads.Unseen(k), maps)
+				peak, err := scorer.Peak(running, heads.Unseen(k), maps, x.finestOf(k))
 				if err != nil {
 					return err
 				}

@@ -106,7 +106,7 @@ func Learn(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Opt
 		until = time.Now().Add(time.Duration(featureShare * float64(left)))
 	}
 	o.begin(StageExtractingFeatures)
-	e, err := extractor.New(engine, data.Side)
+	e, err := extractor.New(engine, data.Layout)
 	if err != nil {
 		return Learned{}, err
 	}
@@ -147,7 +147,7 @@ func Learn(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Opt
 	if d.MinFalseAlarmRate > d.FalseAlarmRate {
 		data.Warn("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow", x.len(), d.MinFalseAlarmRate, d.FalseAlarmRate)
 	}
-	out := Learned{Tensors: s.tensors(data.Side, h, lowered(c, excess)), Decision: &d}
+	out := Learned{Tensors: s.tensors(data.Layout.Size, h, lowered(c, excess)), Decision: &d}
 	if h != nil {
 		out.HeadSteps = h.Steps
 	}
@@ -161,7 +161,7 @@ func Learn(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Opt
 // drawImages returns the indexes of the images to learn from, in random order.
 func drawImages(data *dataset.Dataset, seed int64) []int {
 	floats := 0
-	for _, m := range extractor.MapsOf(data.Side) {
+	for _, m := range extractor.MapsOf(data.Layout.Size) {
 		floats += m.Floats()
 	}
 	order := streams.New(seed, streams.ReferenceImages).Perm(data.Len())
@@ -173,7 +173,7 @@ func drawImages(data *dataset.Dataset, seed int64) []int {
 func (x *reference) crossFit(ctx context.Context, s *statistics, o Options) ([][]float64, error) {
 	members := make([][]float64, x.len())
 	return members, o.Workers.Each(ctx, x.len(), func(_ context.Context, k int) error {
-		members[k] = s.members(k%x.folds, x.features[k])
+		members[k] = s.members(k%x.folds, x.features[k], x.insideOf(k))
 		return nil
 	})
 }
@@ -233,10 +233,10 @@ func (x *reference) trainHeads(ctx context.Context, engine *ort.Engine, e *extra
 		return nil, nil
 	}
 	o.begin(StageTrainingHeads)
-	images := heads.Images{Side: x.data.Side, Features: x.features, Maps: x.maps, At: x.image}
+	images := heads.Images{Layout: x.data.Layout, Features: x.features, Maps: x.maps, Inside: x.insideFinest(), At: x.image}
 	h, err := heads.Train(ctx, engine, e, images, heads.Options{
 		Steps: o.HeadSteps, Seed: o.Seed, Left: left, Stop: o.Stop, Workers: o.Workers,
-		Describe: func(k int, maps [][]float32) []float64 { return s.members(k%x.folds, maps) },
+		Describe: func(k int, maps [][]float32) []float64 { return s.members(k%x.folds, maps, x.insideOf(k)) },
 	})
 	if err == nil && h == nil {
 		reason := "there was no time for %d steps of each"

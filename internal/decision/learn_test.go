@@ -37,7 +37,7 @@ func readTiles(t *testing.T, files map[string][]byte) *dataset.Dataset {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := dataset.Load(t.Context(), src, dataset.Options{Side: 32, Limits: dataset.DefaultLimits(), Workers: workers.Pool{Threads: 2}})
+	d, err := dataset.Load(t.Context(), src, dataset.Options{Size: models.Square(32), Limits: dataset.DefaultLimits(), Workers: workers.Pool{Threads: 2}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestLearn_AcceptsIdenticalImages(t *testing.T) {
 		}
 		data := readTiles(t, files)
 		learned := learnFrom(t, data, fewSteps, 2, Options{})
-		m := modelOf(t, learned, data.Side)
+		m := modelOf(t, learned, data.Layout.W)
 		for _, open := range []func(*ort.Engine, *models.Model, int) (*inference.Detector, error){inference.NewDetector, inference.NewExportDetector} {
 			d, err := open(orttest.Open(t), m, 1)
 			if err != nil {
@@ -201,7 +201,7 @@ func TestLearn_ThresholdHoldsForNewImages(t *testing.T) {
 	data := readTiles(t, training)
 	// Heads of some steps overfit to their images.
 	learned := learnFrom(t, data, 20, 2, Options{FalseAlarmRate: rate})
-	m := modelOf(t, learned, data.Side)
+	m := modelOf(t, learned, data.Layout.W)
 	d, err := inference.NewDetector(orttest.Open(t), m, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -244,7 +244,7 @@ func TestLearn_ThresholdHoldsForNewImages(t *testing.T) {
 func TestExcess_IsWhatLaterImagesScoreLess(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 0))
 	side, first := 64, firstTap()
-	maps := extractor.MapsOf(side)
+	maps := extractor.MapsOf(models.Square(side))
 	image := func() [][]float32 {
 		out := make([][]float32, len(maps))
 		for i := first; i < len(maps); i++ {
@@ -284,7 +284,7 @@ func TestExcess_IsWhatLaterImagesScoreLess(t *testing.T) {
 		want[i], standardError[i] = mean, deviation/math.Sqrt(n)
 	}
 	for range later {
-		for i, v := range s.members(x.folds, image()) {
+		for i, v := range s.members(x.folds, image(), nil) {
 			want[i] -= v / later
 		}
 	}
@@ -313,7 +313,7 @@ func TestMembers_MatchTrainingAndScore(t *testing.T) {
 	engine := orttest.Open(t)
 	data := readTiles(t, testkit.Tiles(t, 19))
 	learned := learnFrom(t, data, fewSteps, 2, Options{})
-	m := modelOf(t, learned, data.Side)
+	m := modelOf(t, learned, data.Layout.W)
 	d, err := inference.NewDetector(engine, m, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -323,7 +323,7 @@ func TestMembers_MatchTrainingAndScore(t *testing.T) {
 	c := calibration.Calibration{Offsets: join[0].Data, Slopes: join[1].Data, Weights: join[2].Data}
 
 	// The statistics fitted to all images.
-	e, err := extractor.New(engine, data.Side)
+	e, err := extractor.New(engine, data.Layout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +356,7 @@ func TestMembers_MatchTrainingAndScore(t *testing.T) {
 		if joined := c.Join(members); math.Abs(joined-anomaly) > 1e-5*max(1, anomaly) {
 			t.Errorf("image %d: the joined members are %v, the score %v", k, joined, anomaly)
 		}
-		want := s.members(x.folds, x.features[k])
+		want := s.members(x.folds, x.features[k], nil)
 		want = withHead(want, members[models.PatchMembers(false)])
 		for i, v := range members {
 			// The nearest neighbour of a training image is the image itself. The rest is

@@ -24,6 +24,7 @@ type reference struct {
 	order    []int         // of the images, random
 	features [][][]float32 // by image and feature map
 	maps     []extractor.Map
+	inside   [][][]bool // by image and map: the patches that are judged; nil for all
 	folds    int
 }
 
@@ -61,7 +62,52 @@ func (x *reference) extract(ctx context.Context, e *extractor.Extractor, o Optio
 	}
 	x.order = order
 	x.folds = x.foldCount()
+	return x.setInside()
+}
+
+// setInside sets the patches of each image that are judged, if images have masks.
+func (x *reference) setInside() error {
+	l := x.data.Layout
+	if !l.Masked {
+		return nil
+	}
+	var buffer []byte
+	for k := range x.len() {
+		image, err := x.image(k, &buffer)
+		if err != nil {
+			return err
+		}
+		var of [][]bool
+		for _, m := range x.maps {
+			of = append(of, extractor.Inside(m, l.Size, l.Mask(image)))
+		}
+		x.inside = append(x.inside, of)
+	}
 	return nil
+}
+
+// insideOf returns the patches of image k that are judged, by map; nil for all.
+func (x *reference) insideOf(k int) [][]bool {
+	if x.inside == nil {
+		return nil
+	}
+	return x.inside[k]
+}
+
+// finestOf returns the patches of the finest map of image k that are judged; nil for all.
+func (x *reference) finestOf(k int) []bool {
+	if x.inside == nil {
+		return nil
+	}
+	return x.inside[k][0]
+}
+
+// insideFinest returns finestOf of all images; nil for all patches.
+func (x *reference) insideFinest() (out [][]bool) {
+	for _, of := range x.inside {
+		out = append(out, of[0])
+	}
+	return out
 }
 
 // foldCount returns the number of folds.

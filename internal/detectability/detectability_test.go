@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -28,7 +29,7 @@ func normalImages(n, side int) (Images, [][]byte) {
 			}
 		}
 	}
-	return Images{n, side, func(i int, _ *[]byte) ([]byte, error) { return all[i], nil }}, all
+	return Images{n, imagefile.Layout{Size: models.Square(side)}, func(i int, _ *[]byte) ([]byte, error) { return all[i], nil }}, all
 }
 
 // deviation returns a ScoreFunc that computes the mean absolute deviation from the
@@ -162,9 +163,9 @@ func TestMeasure_SkipsWholeRoundsOverBudget(t *testing.T) {
 func TestMeasure_ReturnsErrorsOfImagesAndScores(t *testing.T) {
 	good, _ := normalImages(2, 32)
 	short := good
-	short.Side = 33
+	short.Layout.W = 33
 	lost := errors.New("lost")
-	broken := Images{2, 32, func(int, *[]byte) ([]byte, error) { return nil, lost }}
+	broken := Images{2, imagefile.Layout{Size: models.Square(32)}, func(int, *[]byte) ([]byte, error) { return nil, lost }}
 	never := func(context.Context, int, []byte) (float64, error) { return 0, nil }
 	ended, end := context.WithCancelCause(t.Context())
 	end(lost)
@@ -175,8 +176,8 @@ func TestMeasure_ReturnsErrorsOfImagesAndScores(t *testing.T) {
 		o      Options
 		want   error
 	}{
-		"none":                     {t.Context(), Images{0, 32, good.At}, never, Options{}, ErrImages},
-		"of no pixels":             {t.Context(), Images{2, 0, good.At}, never, Options{}, ErrImages},
+		"none":                     {t.Context(), Images{0, good.Layout, good.At}, never, Options{}, ErrImages},
+		"of no pixels":             {t.Context(), Images{2, imagefile.Layout{}, good.At}, never, Options{}, ErrImages},
 		"of another size":          {t.Context(), short, never, Options{}, ErrImages},
 		"with a negative PerCell":  {t.Context(), good, never, Options{PerCell: -1}, ErrImages},
 		"that cannot be read":      {t.Context(), broken, never, Options{}, lost},
@@ -218,7 +219,7 @@ func TestResult_UsesCompleteRoundsOnly(t *testing.T) {
 
 func TestDiameters_AscendForAnySide(t *testing.T) {
 	for side, want := range map[int][]float64{16: {1, 2, 4}, 64: {1, 2, 4, 8, 16}, 256: {4, 8, 16, 32, 64}, 1024: {16, 32, 64, 128, 256}, 1: {1}} {
-		if got := diameters(side); !slices.Equal(got, want) {
+		if got := diameters(float64(side)); !slices.Equal(got, want) {
 			t.Errorf("side %d: %v, expected %v", side, got, want)
 		}
 	}

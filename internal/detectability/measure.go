@@ -21,7 +21,7 @@ var ErrScore = errors.New("detectability: the score is not a finite number")
 // error of 0.14.
 const DefaultPerCell = 12
 
-// ScoreFunc returns the anomaly score of a prepared image, side×side×3 bytes, which it
+// ScoreFunc returns the anomaly score of a prepared image, which it
 // must not retain. image is the index of the normal image that the pixels are derived
 // from. The model must not have been trained on that image, since more anomalies are
 // detected on training images than on new ones. ScoreFunc is called concurrently.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/synthetic"
 	"github.com/deepmed/anomaly/models"
 )
@@ -30,10 +31,11 @@ var (
 	contrasts = []float64{8, 16, 32, 64, 128}
 )
 
-// Images are Count prepared normal images of Side×Side pixels.
+// Images are Count prepared normal images.
 type Images struct {
-	Count, Side int
-	// At returns image i as Side×Side×3 bytes, which the caller does not change. It
+	Count  int
+	Layout imagefile.Layout
+	// At returns image i in this layout, which the caller does not change. It
 	// may return the buffer's memory, which the next call with the same buffer
 	// overwrites. It is called concurrently with different buffers.
 	At func(i int, buffer *[]byte) ([]byte, error)
@@ -71,11 +73,11 @@ type Plan struct {
 // NewPlan returns a plan of perCell rounds. The samples depend only on the images and the
 // random numbers. It returns ErrImages, wrapped, when there are no images or rounds.
 func NewPlan(images Images, perCell int, r *rand.Rand) (*Plan, error) {
-	if images.Count < 1 || images.Side < 1 || perCell < 1 {
-		return nil, fmt.Errorf("%w: %d images of %d pixels a side, %d for each size and contrast; expected at least 1 of each",
-			ErrImages, images.Count, images.Side, perCell)
+	if images.Count < 1 || images.Layout.Area() < 1 || perCell < 1 {
+		return nil, fmt.Errorf("%w: %d images of %v pixels, %d for each size and contrast; expected at least 1 of each",
+			ErrImages, images.Count, images.Layout.Size, perCell)
 	}
-	p := &Plan{images: images, diameters: diameters(images.Side), contrasts: contrasts, perCell: perCell}
+	p := &Plan{images: images, diameters: diameters(math.Sqrt(float64(images.Layout.Area()))), contrasts: contrasts, perCell: perCell}
 	for c := range p.contrasts {
 		for d := range p.diameters {
 			p.cells = append(p.cells, cell{offset, c, d})
@@ -92,12 +94,12 @@ func NewPlan(images Images, perCell int, r *rand.Rand) (*Plan, error) {
 	return p, nil
 }
 
-// diameters returns the diameters for an image side, in whole pixels, without
+// diameters returns the diameters for an image side, the geometric mean of width and height, in whole pixels, without
 // duplicates.
-func diameters(side int) []float64 {
+func diameters(side float64) []float64 {
 	var out []float64
 	for _, d := range referenceDiameters {
-		out = append(out, max(1, math.Round(d*float64(side)/referenceSide)))
+		out = append(out, max(1, math.Round(d*side/referenceSide)))
 	}
 	return slices.Compact(out)
 }
@@ -123,7 +125,9 @@ func (p *Plan) Image(i int) int {
 // concurrently, and each call overwrites the previous sample. It returns ErrImages,
 // wrapped, for an image of the wrong size, and errors of Images.At.
 func (p *Plan) Painter() func(i int) ([]byte, error) {
-	out := make([]byte, models.InputChannels*p.images.Side*p.images.Side)
+	l := p.images.Layout
+	out := make([]byte, l.Bytes())
+	painted := make([]byte, models.InputChannels*l.Area())
 	var buffer, second []byte
 	at := func(i int, buffer *[]byte) ([]byte, error) {
 		image, err := p.images.At(i, buffer)
@@ -144,23 +148,25 @@ func (p *Plan) Painter() func(i int) ([]byte, error) {
 		r := rand.New(rand.NewPCG(p.seed, uint64(k)))
 		// In six rounds, each form is brighter once and darker once.
 		form := synthetic.Form(round % int(synthetic.Forms))
-		generator, diameter := synthetic.NewGenerator(r, p.images.Side), p.diameters[cell.diameter]
+		generator, diameter := synthetic.NewGenerator(r, l.W, l.H, l.Mask(image)), p.diameters[cell.diameter]
+		before := l.Colours(image)
 		switch cell.kind {
 		case offset:
 			contrast := p.contrasts[cell.contrast]
 			if round%2 == 1 {
 				contrast = -contrast
 			}
-			generator.GenerateOffset(out, image, form, diameter, contrast)
+			generator.GenerateOffset(painted, before, form, diameter, contrast)
 		case cutPaste:
 			other, err := at(r.IntN(p.images.Count), &second)
 			if err != nil {
 				return nil, err
 			}
-			generator.GenerateCutPaste(out, image, other, form, diameter)
+			generator.GenerateCutPaste(painted, before, l.Colours(other), form, diameter)
 		case blur:
-			generator.GenerateBlur(out, image, form, diameter)
+			generator.GenerateBlur(painted, before, form, diameter)
 		}
+		l.Paint(out, image, before, painted)
 		return out, nil
 	}
 }

@@ -19,6 +19,8 @@ type JPEG func(data []byte, convert bool) (w, h, components int, samples []byte,
 // Image is a decoded frame.
 type Image struct {
 	W, H int
+	// Bits is the number of bits of a sample.
+	Bits int
 	// Grey are 16-bit values of a grey image, rows from top to bottom: the values within
 	// the file's window, 0 is black. It is nil for a colour image.
 	Grey []uint16
@@ -78,6 +80,7 @@ func (f *file) decode(frame int, jpeg JPEG) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	out.Bits = f.stored
 	switch {
 	case f.photometric == "PALETTE COLOR":
 		out.RGB = f.paletteRGB(samples)

@@ -133,6 +133,7 @@ func (s *Set) images(folder string) ([]string, error) {
 // and ErrMask, wrapped, when a mask is unusable.
 func (s *Set) Check(ctx context.Context, p *models.Preprocessing, threads int) error {
 	o := imagefile.OptionsFor(p, imagefile.DefaultLimits())
+	o.Probe = o.Window == nil // a training may choose a window for floating-point samples
 	good, _, err := s.readable(ctx, s.Good, nil, o, threads)
 	if err != nil {
 		return err

@@ -39,7 +39,7 @@ func Detectability(ctx context.Context, d *inference.Detector, s *Set, threads i
 	}
 	err := eachFile(ctx, files, threads, func(_ context.Context, i int, data []byte, err error) error {
 		if err == nil {
-			prepared[i], err = imagefile.Prepare(data, d.Side(), d.ImageOptions(imagefile.DefaultLimits()))
+			prepared[i], err = imagefile.Prepare(data, d.Size(), d.ImageOptions(imagefile.DefaultLimits()))
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
@@ -55,7 +55,7 @@ func Detectability(ctx context.Context, d *inference.Detector, s *Set, threads i
 		score = d.MSE
 	}
 	return detectability.Measure(ctx,
-		detectability.Images{Count: n, Side: d.Side(), At: func(i int, _ *[]byte) ([]byte, error) { return prepared[i], nil }},
+		detectability.Images{Count: n, Layout: d.Layout(), At: func(i int, _ *[]byte) ([]byte, error) { return prepared[i], nil }},
 		func(ctx context.Context, _ int, pixels []byte) (float64, error) { return score(ctx, pixels) },
 		threshold, rand.New(rand.NewPCG(detectabilitySeed, 0)),
 		detectability.Options{PerCell: detectabilityPerCell, Threads: threads, Budget: detectabilityBudget})

@@ -61,7 +61,7 @@ type mask struct {
 // that of the image. Pixels that are not black are defective. It returns ErrMask,
 // wrapped.
 func readMask(file string, width, height int, o imagefile.Options) (*mask, error) {
-	o.MaxValue = maskMaxValue
+	o.MaxValue, o.Window = maskMaxValue, nil
 	data, err := readFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMask, err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/models"
 )
 
 // proLimit is the false positive rate of pixels up to which the per-region overlap is
@@ -46,26 +47,37 @@ type pixelMap struct {
 	sizes []int // number of pixels of each region
 }
 
-// add adds the side×side values of an anomaly map of an image of width×height pixels. m
-// is nil for a normal image.
-func (p *pixelMap) add(values []float32, side, width, height int, m *mask) {
-	if m == nil {
-		columns, rows := spans(width, side), spans(height, side)
+// add adds the values of an anomaly map of an image in that frame. m is nil for a normal
+// image. Pixels that a crop cuts off have the value 0.
+func (p *pixelMap) add(values []float32, f models.Frame, m *mask) {
+	cropped := f.From.Size() != f.Whole
+	if m == nil && !cropped {
+		columns, rows := spans(f.Whole.W, f.To.X0, f.To.Size().W, f.Input.W), spans(f.Whole.H, f.To.Y0, f.To.Size().H, f.Input.H)
 		for i, v := range values {
-			if n := columns[i%side] * rows[i/side]; n > 0 {
+			if n := columns[i%f.Input.W] * rows[i/f.Input.W]; n > 0 {
 				p.cells = append(p.cells, cell{v, int32(n), 0})
 			}
 		}
 		return
 	}
 	first := int32(len(p.sizes))
-	p.sizes = append(p.sizes, m.sizes...)
+	if m != nil {
+		p.sizes = append(p.sizes, m.sizes...)
+	}
 	// Pixels of the same element and region are combined.
 	type part struct{ element, region int32 }
+	const none = -1 // the element of pixels that are cut off
 	counts := make(map[part]int32, len(values))
-	for y := range height {
-		for x := range width {
-			counts[part{int32(elementAt(y, height, side)*side + elementAt(x, width, side)), m.region[y*width+x]}]++
+	for y := range f.Whole.H {
+		for x := range f.Whole.W {
+			of := part{element: none}
+			if at, ok := f.At(x, y); ok {
+				of.element = int32(at)
+			}
+			if m != nil {
+				of.region = m.region[y*f.Whole.W+x]
+			}
+			counts[of]++
 		}
 	}
 	for at, n := range counts {
@@ -73,19 +85,20 @@ func (p *pixelMap) add(values []float32, side, width, height int, m *mask) {
 		if region > 0 {
 			region += first
 		}
-		p.cells = append(p.cells, cell{values[at.element], n, region})
+		value := float32(0)
+		if at.element != none {
+			value = values[at.element]
+		}
+		p.cells = append(p.cells, cell{value, n, region})
 	}
 }
 
-// elementAt returns the index of the map's element at a pixel's centre. The map has side
-// elements along the image's length pixels.
-func elementAt(pixel, length, side int) int { return (2*pixel + 1) * side / (2 * length) }
-
-// spans returns the number of pixels along a side of each element.
-func spans(length, side int) []int {
-	out := make([]int, side)
+// spans returns the number of pixels along a side of each of n elements, of which the side's
+// length pixels take `to` elements from the first on.
+func spans(length, first, to, n int) []int {
+	out := make([]int, n)
 	for pixel := range length {
-		out[elementAt(pixel, length, side)]++
+		out[first+(2*pixel+1)*to/(2*length)]++
 	}
 	return out
 }
@@ -164,7 +177,7 @@ func computeMaps(ctx context.Context, d *inference.Detector, files, masks []stri
 			return fmt.Errorf("%s: %w", files[i], err)
 		}
 		for k := range frames.Len() {
-			img, err := imagefile.Decode(data, frames.Options(k))
+			img, err := imagefile.PrepareSized(data, d.Size(), frames.Options(k))
 			if err != nil {
 				return fmt.Errorf("%s: %w", files[i], err)
 			}
@@ -174,11 +187,11 @@ func computeMaps(ctx context.Context, d *inference.Detector, files, masks []stri
 					return err
 				}
 			}
-			values, _, err := d.Map(ctx, img.Resize(d.Side(), d.Side()).Pix)
+			values, _, err := d.Map(ctx, img.Pix)
 			if err != nil {
 				return fmt.Errorf("%s: %w", files[i], err)
 			}
-			parts[i].add(values, d.Side(), img.W, img.H, m)
+			parts[i].add(values, img.Frame, m)
 		}
 		return nil
 	})

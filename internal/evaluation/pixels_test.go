@@ -13,6 +13,7 @@ import (
 
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/imagefile"
+	"github.com/deepmed/anomaly/models"
 	"github.com/disintegration/imaging"
 )
 
@@ -38,11 +39,11 @@ func TestPixelFigures_MatchReference(t *testing.T) {
 	for i, c := range cases {
 		good, bad := &pixelMap{}, &pixelMap{}
 		for _, values := range c.Good {
-			good.add(values, c.Side, c.Width, c.Height, nil)
+			good.add(values, models.FrameOf(models.Square(c.Side), "", c.Width, c.Height), nil)
 		}
 		for _, b := range c.Bad {
 			one := &pixelMap{}
-			one.add(b.Values, c.Side, c.Width, c.Height, maskOf(b.Mask, c.Width))
+			one.add(b.Values, models.FrameOf(models.Square(c.Side), "", c.Width, c.Height), maskOf(b.Mask, c.Width))
 			bad.join(one)
 		}
 		good.sort()
@@ -91,7 +92,7 @@ func TestPixelFigures_MatchHandComputedCases(t *testing.T) {
 		"odd sizes": {3, 2, []float32{9, 5, 0, 5, 5, 5, 9, 5, 0}, "1000", PixelFigures{2.5 / 3, 0.45, 1}},
 	} {
 		bad := &pixelMap{}
-		bad.add(c.values, c.side, c.width, len(c.mask)/c.width, maskOf(c.mask, c.width))
+		bad.add(c.values, models.FrameOf(models.Square(c.side), "", c.width, len(c.mask)/c.width), maskOf(c.mask, c.width))
 		bad.sort()
 		got := pixelFigures(&pixelMap{}, bad)
 		if math.Abs(got.AUROC-c.want.AUROC) > 1e-12 || math.Abs(got.PRO-c.want.PRO) > 1e-12 || got.Regions != c.want.Regions {
@@ -208,7 +209,7 @@ func drawMask(t *testing.T, d *inference.Detector, file string, highest bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	values, _, err := d.Map(t.Context(), img.Resize(d.Side(), d.Side()).Pix)
+	values, _, err := d.Map(t.Context(), img.Resize(d.Size().W, d.Size().W).Pix)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +219,7 @@ func drawMask(t *testing.T, d *inference.Detector, file string, highest bool) {
 			at = i
 		}
 	}
-	x, y := at%d.Side()*img.W/d.Side(), at/d.Side()*img.H/d.Side()
+	x, y := at%d.Size().W*img.W/d.Size().W, at/d.Size().W*img.H/d.Size().W
 	mask := imaging.New(img.W, img.H, color.Black)
 	mask = imaging.Paste(mask, imaging.New(img.W/16, img.H/16, color.White), image.Pt(max(x-img.W/32, 0), max(y-img.H/32, 0)))
 	defect := filepath.Base(filepath.Dir(file))

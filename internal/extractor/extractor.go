@@ -18,18 +18,21 @@ import (
 	"github.com/deepmed/anomaly/models"
 )
 
-// Map is the shape of a feature map of one image: Channels×Side×Side.
-type Map struct{ Block, Channels, Side int }
+// Map is the shape of a feature map of one image: Channels×H×W.
+type Map struct {
+	Block, Channels int
+	models.Size
+}
 
 // Floats returns the number of elements of the map.
-func (m Map) Floats() int { return m.Channels * m.Side * m.Side }
+func (m Map) Floats() int { return m.Channels * m.Area() }
 
-// MapsOf returns the feature maps of models.HeadTaps for an image of side×side pixels, the
-// finest first.
-func MapsOf(side int) []Map {
+// MapsOf returns the feature maps of models.HeadTaps for an image of that size, the finest
+// first.
+func MapsOf(size models.Size) []Map {
 	var ms []Map
 	for _, t := range models.HeadTaps() {
-		ms = append(ms, Map{t.Block, t.Channels, t.Patches(side)})
+		ms = append(ms, Map{t.Block, t.Channels, t.Patches(size)})
 	}
 	return ms
 }
@@ -38,13 +41,13 @@ func MapsOf(side int) []Map {
 // each with its own Observer. It must be closed.
 type Extractor struct {
 	session *ort.Session
-	side    int
+	layout  imagefile.Layout
 	maps    []Map
 }
 
-// New returns an extractor for images of side×side pixels. side must be a multiple of 16.
-func New(engine *ort.Engine, side int) (*Extractor, error) {
-	m, err := exporter.PatchFeaturesModel(side, inference.Operators(engine))
+// New returns an extractor for images of that layout, whose sides must be multiples of 16.
+func New(engine *ort.Engine, l imagefile.Layout) (*Extractor, error) {
+	m, err := exporter.PatchFeaturesModel(l.Size, l.Masked, inference.Operators(engine))
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +55,7 @@ func New(engine *ort.Engine, side int) (*Extractor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Extractor{session: session, side: side, maps: MapsOf(side)}, nil
+	return &Extractor{session: session, layout: l, maps: MapsOf(l.Size)}, nil
 }
 
 // Maps returns the shapes of the feature maps in the order of Observer.See.
@@ -70,13 +73,13 @@ type Observer struct {
 
 // Observer returns a new Observer.
 func (e *Extractor) Observer() (*Observer, error) {
-	in, err := ort.NewTensor(1, models.InputChannels, e.side, e.side)
+	in, err := ort.NewTensor(1, models.InputChannels, e.layout.H, e.layout.W)
 	if err != nil {
 		return nil, err
 	}
 	o := &Observer{extractor: e, in: in}
 	for _, m := range e.maps {
-		t, err := ort.NewTensor(1, m.Channels, m.Side, m.Side)
+		t, err := ort.NewTensor(1, m.Channels, m.H, m.W)
 		if err != nil {
 			o.Close()
 			return nil, err
@@ -86,7 +89,7 @@ func (e *Extractor) Observer() (*Observer, error) {
 	return o, nil
 }
 
-// See returns the feature maps of a prepared image of side×side×3 bytes. Maps with an index
+// See returns the feature maps of a prepared image. Maps with an index
 // below first are nil. The maps are copies.
 func (o *Observer) See(ctx context.Context, image []byte, first int) ([][]float32, error) {
 	imagefile.Normalize(o.in.Data(), image)
@@ -118,7 +121,7 @@ type Request struct {
 	// images. Zero means no limit.
 	Until   time.Time
 	AtLeast int
-	// Painter returns a function that returns image i, of side×side×3 bytes. It is called
+	// Painter returns a function that returns image i, prepared. It is called
 	// once in each goroutine. The function may reuse the memory of the previous image.
 	Painter func() func(i int) ([]byte, error)
 }
@@ -152,9 +155,50 @@ func (e *Extractor) ObserveAll(ctx context.Context, pool workers.Pool, r Request
 	return maps, err
 }
 
-// PatchOf returns the index, along one axis, of the patch of m that contains pixel x of an
-// image of side×side pixels.
-func PatchOf(m Map, side, x int) int {
-	in := models.BackboneInputOf(side)
-	return (x*in.Times + in.Times/2 + in.Border) * m.Side / in.Side
+// PatchOf returns the index of the patch of m that contains the pixel at x, y of an image of
+// that size.
+func PatchOf(m Map, size models.Size, x, y int) int {
+	in := models.BackboneInputOf(size)
+	column := (x*in.Times + in.Times/2 + in.Border.W) * m.W / in.Size.W
+	row := (y*in.Times + in.Times/2 + in.Border.H) * m.H / in.Size.H
+	return row*m.W + column
+}
+
+// Inside returns which patches of m have a pixel that is judged, by the mask of an image of
+// that size, as network.Forward.Judge decides. It returns nil for a nil mask.
+func Inside(m Map, size models.Size, mask []byte) []bool {
+	if mask == nil {
+		return nil
+	}
+	in := models.BackboneInputOf(size)
+	// The first and the last patch of each pixel, along one axis. The border repeats the
+	// pixels of the edge.
+	axis := func(n, border, whole, patches int) (first, last []int) {
+		for i := range n {
+			from, to := i*in.Times+border, (i+1)*in.Times+border-1
+			if i == 0 {
+				from = 0
+			}
+			if i == n-1 {
+				to = whole - 1
+			}
+			first, last = append(first, from*patches/whole), append(last, to*patches/whole)
+		}
+		return first, last
+	}
+	left, right := axis(size.W, in.Border.W, in.Size.W, m.W)
+	top, bottom := axis(size.H, in.Border.H, in.Size.H, m.H)
+	out := make([]bool, m.Area())
+	for i, v := range mask {
+		if v == 0 {
+			continue
+		}
+		x, y := i%size.W, i/size.W
+		for row := top[y]; row <= bottom[y]; row++ {
+			for column := left[x]; column <= right[x]; column++ {
+				out[row*m.W+column] = true
+			}
+		}
+	}
+	return out
 }

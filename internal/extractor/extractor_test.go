@@ -26,12 +26,12 @@ func noise(side int) []byte {
 func TestObserver_ReturnsFeatureMapsOfGraph(t *testing.T) {
 	engine := orttest.Open(t)
 	for _, side := range []int{16, 48, 144} {
-		e, err := New(engine, side)
+		e, err := New(engine, imagefile.Layout{Size: models.Square(side)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer e.Close()
-		if !slices.Equal(e.Maps(), MapsOf(side)) || len(e.Maps()) != len(models.HeadTaps()) {
+		if !slices.Equal(e.Maps(), MapsOf(models.Square(side))) || len(e.Maps()) != len(models.HeadTaps()) {
 			t.Fatalf("%d px: maps %v", side, e.Maps())
 		}
 		o, err := e.Observer()
@@ -45,7 +45,7 @@ func TestObserver_ReturnsFeatureMapsOfGraph(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Compare with ONNX's operators.
-		m, err := exporter.PatchFeaturesModel(side, exporter.Portable)
+		m, err := exporter.PatchFeaturesModel(models.Square(side), false, exporter.Portable)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +58,7 @@ func TestObserver_ReturnsFeatureMapsOfGraph(t *testing.T) {
 		imagefile.Normalize(in.Data(), image)
 		var out []*ort.Tensor
 		for _, f := range e.Maps() {
-			out = append(out, orttest.Tensor(t, nil, 1, f.Channels, f.Side, f.Side))
+			out = append(out, orttest.Tensor(t, nil, 1, f.Channels, f.H, f.W))
 		}
 		if err := s.Run(t.Context(), []*ort.Tensor{in}, out); err != nil {
 			t.Fatal(err)
@@ -91,7 +91,7 @@ func TestObserver_ReturnsFeatureMapsOfGraph(t *testing.T) {
 
 func TestObserver_IsSafeBesideOthers(t *testing.T) {
 	const side = 32
-	e, err := New(orttest.Open(t), side)
+	e, err := New(orttest.Open(t), imagefile.Layout{Size: models.Square(side)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,9 +129,13 @@ func TestPatchOf_CountsFromBackboneInput(t *testing.T) {
 		{144, 4, 0, 1}, {144, 4, 7, 1}, {144, 4, 8, 2}, {144, 4, 143, 18}, {144, 10, 7, 0}, {144, 10, 8, 1}, {144, 12, 143, 4},
 		{256, 4, 255, 31}, {256, 12, 31, 0}, {256, 12, 32, 1},
 	} {
-		i := slices.IndexFunc(MapsOf(c.side), func(m Map) bool { return m.Block == c.block })
-		if got := PatchOf(MapsOf(c.side)[i], c.side, c.x); got != c.want {
+		i := slices.IndexFunc(MapsOf(models.Square(c.side)), func(m Map) bool { return m.Block == c.block })
+		m, size := MapsOf(models.Square(c.side))[i], models.Square(c.side)
+		if got := PatchOf(m, size, c.x, 0) % m.W; got != c.want {
 			t.Errorf("%d px, block %d: pixel %d is in patch %d, want %d", c.side, c.block, c.x, got, c.want)
+		}
+		if got := PatchOf(m, size, 0, c.x) / m.W; got != c.want {
+			t.Errorf("%d px, block %d: pixel %d is in row %d, want %d", c.side, c.block, c.x, got, c.want)
 		}
 	}
 }

@@ -2,12 +2,14 @@ package heads
 
 import (
 	"context"
+	"math"
 	"slices"
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/extractor"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/optimizer"
 	"github.com/deepmed/anomaly/internal/ort"
 	"github.com/deepmed/anomaly/internal/workers"
@@ -29,13 +31,23 @@ const (
 
 // Images are the normal images that heads learn from.
 type Images struct {
-	// Side is their side in pixels.
-	Side int
+	// Layout is that of the prepared images.
+	Layout imagefile.Layout
 	// Features are the feature maps, by image and map. Maps are their shapes.
 	Features [][][]float32
 	Maps     []extractor.Map
-	// At returns image k as side×side×3 bytes. It may store them in the buffer.
+	// Inside are the patches of the finest map that are judged, by image; nil for all.
+	Inside [][]bool
+	// At returns image k, prepared. It may store them in the buffer.
 	At func(k int, buffer *[]byte) ([]byte, error)
+}
+
+// inside returns the patches of the finest map that are judged in image k; nil for all.
+func (x Images) inside(k int) []bool {
+	if x.Inside == nil {
+		return nil
+	}
+	return x.Inside[k]
 }
 
 // Options of the training of heads.
@@ -67,9 +79,9 @@ type Heads struct {
 	// Steps is the smallest number of steps that a head took.
 	Steps int
 
-	engine    *ort.Engine
-	maps      []extractor.Map
-	imageSide int
+	engine *ort.Engine
+	maps   []extractor.Map
+	size   models.Size
 }
 
 // learnsFrom returns the head that learns from normal image k.
@@ -85,7 +97,7 @@ func Unseen(k int) int { return (k + 1) % models.HeadCount }
 // for each other at the end of each step.
 func Train(ctx context.Context, engine *ort.Engine, e *extractor.Extractor, x Images, o Options) (*Heads, error) {
 	began := time.Now()
-	h := &Heads{engine: engine, maps: x.Maps, imageSide: x.Side, Peaks: make([]float64, len(x.Features)), Steps: o.Steps}
+	h := &Heads{engine: engine, maps: x.Maps, size: x.Layout.Size, Peaks: make([]float64, len(x.Features)), Steps: o.Steps}
 	var steps [models.HeadCount]int
 	var anomalies [models.HeadCount][][]float64
 	own := o
@@ -133,7 +145,7 @@ func (h *Heads) setPeaks(ctx context.Context, x Images, pool workers.Pool) error
 		}
 		defer s.Close()
 		for k := worker; k < len(h.Peaks); k += threads {
-			if h.Peaks[k], err = s.Peak(running, Unseen(k), x.Features[k]); err != nil {
+			if h.Peaks[k], err = s.Peak(running, Unseen(k), x.Features[k], x.inside(k)); err != nil {
 				return err
 			}
 		}
@@ -161,7 +173,7 @@ func (h *Heads) Scorer() (*Scorer, error) {
 		return fail(err)
 	}
 	for k, ts := range h.Tensors {
-		m, err := exporter.HeadModel(h.imageSide, k, inference.Operators(h.engine))
+		m, err := exporter.HeadModel(h.size, k, inference.Operators(h.engine))
 		if err != nil {
 			return fail(err)
 		}
@@ -177,22 +189,32 @@ func (h *Heads) Scorer() (*Scorer, error) {
 			s.inputs[k] = append(s.inputs[k], x)
 		}
 	}
-	p := h.maps[0].Side
-	if s.logits, err = ort.NewTensor(1, 1, p, p); err != nil {
+	p := h.maps[0]
+	if s.logits, err = ort.NewTensor(1, 1, p.H, p.W); err != nil {
 		return fail(err)
 	}
 	return s, nil
 }
 
-// Peak returns twice the highest logit of an image by one head.
-func (s *Scorer) Peak(ctx context.Context, head int, maps [][]float32) (float64, error) {
+// Peak returns twice the highest logit of an image by one head, of the patches inside; nil
+// means all.
+func (s *Scorer) Peak(ctx context.Context, head int, maps [][]float32, inside []bool) (float64, error) {
 	for i, m := range maps {
 		copy(s.features[i].Data(), m)
 	}
 	if err := s.sessions[head].Run(ctx, slices.Concat(s.features, s.inputs[head]), []*ort.Tensor{s.logits}); err != nil {
 		return 0, err
 	}
-	return 2 * float64(slices.Max(s.logits.Data())), nil
+	if inside == nil {
+		return 2 * float64(slices.Max(s.logits.Data())), nil
+	}
+	highest := float32(math.Inf(-1))
+	for p, v := range s.logits.Data() {
+		if inside[p] {
+			highest = max(highest, v)
+		}
+	}
+	return 2 * float64(highest), nil
 }
 
 // Close releases all sessions and tensors.
@@ -209,7 +231,7 @@ func (s *Scorer) Close() {
 func featureTensors(maps []extractor.Map, images int) ([]*ort.Tensor, error) {
 	var ts []*ort.Tensor
 	for _, m := range maps {
-		t, err := ort.NewTensor(images, m.Channels, m.Side, m.Side)
+		t, err := ort.NewTensor(images, m.Channels, m.H, m.W)
 		if err != nil {
 			closeAll(ts)
 			return nil, err

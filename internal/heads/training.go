@@ -69,6 +69,7 @@ type training struct {
 	gradient        *ort.Session
 	features        [microBatches][]*ort.Tensor // by micro-batch and map
 	target          [microBatches]*ort.Tensor
+	inside          [microBatches]*ort.Tensor // nil unless images have masks
 }
 
 // own returns the indexes of the images that the head learns from.
@@ -123,7 +124,7 @@ var errStopped = errors.New("heads: stopped")
 // suffice, and none if it is stopped.
 func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) error {
 	finest := t.images.Maps[0]
-	bytes := 4 * finest.Side * finest.Side
+	bytes := 4 * finest.Area()
 	for _, m := range t.images.Maps {
 		bytes += 4 * m.Floats()
 	}
@@ -132,10 +133,11 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 	if !deadline.IsZero() {
 		until = began.Add(time.Duration(paintingShare * float64(deadline.Sub(began))))
 	}
-	own, side := t.own(), t.images.Side
+	own, l := t.own(), t.images.Layout
 	samples := make([]sample, n)
 	features, err := t.extractor.ObserveAll(ctx, t.options.Workers, extractor.Request{Images: n, Until: until, Painter: func() func(int) ([]byte, error) {
-		image, mask := make([]byte, side*side*models.InputChannels), make([]float32, side*side)
+		image, mask := make([]byte, l.Bytes()), make([]float32, l.Area())
+		painted := make([]byte, models.InputChannels*l.Area())
 		var buffer, second []byte
 		return func(i int) ([]byte, error) {
 			if workers.Closed(t.options.Stop) {
@@ -151,8 +153,10 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 			if err != nil {
 				return nil, err
 			}
-			synthetic.NewGenerator(random, side).Generate(image, mask, original, other)
-			samples[i] = sample{image: k, target: maxPool(mask, side, finest)}
+			before := l.Colours(original)
+			synthetic.NewGenerator(random, l.W, l.H, l.Mask(original)).Generate(painted, mask, before, l.Colours(other))
+			l.Paint(image, original, before, painted)
+			samples[i] = sample{image: k, target: maxPool(mask, l.Size, finest)}
 			return image, nil
 		}
 	}})
@@ -170,13 +174,13 @@ func (t *training) paint(ctx context.Context, n int, began, deadline time.Time) 
 }
 
 // maxPool returns the largest value of the mask in each patch of map m.
-func maxPool(mask []float32, side int, m extractor.Map) []float32 {
-	out, at := make([]float32, m.Side*m.Side), make([]int, side)
-	for x := range at {
-		at[x] = extractor.PatchOf(m, side, x)
-	}
+func maxPool(mask []float32, size models.Size, m extractor.Map) []float32 {
+	out := make([]float32, m.Area())
 	for i, v := range mask {
-		p := at[i/side]*m.Side + at[i%side]
+		if v <= 0 {
+			continue
+		}
+		p := extractor.PatchOf(m, size, i%size.W, i/size.W)
 		out[p] = max(out[p], v)
 	}
 	return out
@@ -186,7 +190,7 @@ func maxPool(mask []float32, side int, m extractor.Map) []float32 {
 // channel over all patches of the images that the head learns from.
 func (t *training) standardize() {
 	for i, m := range t.images.Maps {
-		area := m.Side * m.Side
+		area := m.Area()
 		for c := range m.Channels {
 			n, sum, squares := 0.0, 0.0, 0.0
 			for _, k := range t.own() {
@@ -222,7 +226,7 @@ func (t *training) folded(sd models.StateDict) models.StateDict {
 
 // allocate creates the tensors and sessions of the steps.
 func (t *training) allocate() error {
-	side := t.images.Side
+	l := t.images.Layout
 	ps := models.HeadParameters(t.number)
 	start := network.InitialWeights(ps, streams.New(t.options.Seed, streams.HeadWeights(t.number)))
 	var err error
@@ -232,19 +236,25 @@ func (t *training) allocate() error {
 	if err := t.Prepare(microBatches); err != nil {
 		return err
 	}
-	m, err := exporter.HeadGradientModel(microBatchSize, side, t.number, inference.Operators(t.engine))
+	m, err := exporter.HeadGradientModel(microBatchSize, l.Size, t.number, l.Masked, inference.Operators(t.engine))
 	if err != nil {
 		return err
 	}
 	if t.gradient, err = optimizer.NewSession(t.engine, m, 1); err != nil {
 		return err
 	}
-	p := t.images.Maps[0].Side
+	p := t.images.Maps[0]
 	for i := range microBatches {
 		if t.features[i], err = featureTensors(t.images.Maps, microBatchSize); err != nil {
 			return err
 		}
-		if t.target[i], err = ort.NewTensor(microBatchSize, 1, p, p); err != nil {
+		if t.target[i], err = ort.NewTensor(microBatchSize, 1, p.H, p.W); err != nil {
+			return err
+		}
+		if !l.Masked {
+			continue
+		}
+		if t.inside[i], err = ort.NewTensor(microBatchSize, 1, p.H, p.W); err != nil {
 			return err
 		}
 	}
@@ -259,6 +269,7 @@ func (t *training) Close() {
 	for i := range microBatches {
 		closeAll(t.features[i])
 		t.target[i].Close()
+		t.inside[i].Close()
 	}
 	t.gradient.Close()
 }
@@ -283,8 +294,15 @@ func (t *training) step(ctx context.Context, rate float64, random *rand.Rand) er
 		for i, s := range batches[k] {
 			t.load(features, i, s.maps)
 			copy(target.Data()[i*area:], s.target)
+			if t.inside[k] != nil {
+				weigh(t.inside[k].Data()[i*area:(i+1)*area], t.images.inside(s.image))
+			}
 		}
-		return t.Backward(running, t.gradient, k, 1.0/microBatches, append(slices.Clip(features), target)...)
+		inputs := append(slices.Clip(features), target)
+		if t.inside[k] != nil {
+			inputs = append(inputs, t.inside[k])
+		}
+		return t.Backward(running, t.gradient, k, 1.0/microBatches, inputs...)
 	})
 	if err != nil {
 		return err
@@ -295,11 +313,27 @@ func (t *training) step(ctx context.Context, rate float64, random *rand.Rand) er
 	return nil
 }
 
+// weigh sets the weights of an image's patches in the loss; see network.HeadGradient.Inside.
+func weigh(to []float32, inside []bool) {
+	n := 0
+	for _, in := range inside {
+		if in {
+			n++
+		}
+	}
+	for p, in := range inside {
+		to[p] = 0
+		if in {
+			to[p] = float32(len(inside)) / float32(n)
+		}
+	}
+}
+
 // load stores an image's standardized feature maps as image i of the inputs.
 func (t *training) load(inputs []*ort.Tensor, i int, maps [][]float32) {
 	channel := 0
 	for k, m := range t.images.Maps {
-		area := m.Side * m.Side
+		area := m.Area()
 		out := inputs[k].Data()[i*m.Floats() : (i+1)*m.Floats()]
 		for c := range m.Channels {
 			mean, precision := t.mean[channel], t.precision[channel]

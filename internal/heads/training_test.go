@@ -14,12 +14,12 @@ import (
 
 func TestTraining_FoldsStandardizationIntoTheFirstLayer(t *testing.T) {
 	const side = 32
-	maps := extractor.MapsOf(side)
+	maps := extractor.MapsOf(models.Square(side))
 	r := rand.New(rand.NewPCG(1, 1))
 	h := &training{images: Images{Maps: maps}}
 	var raw, standardized [][]float32
 	for _, m := range maps {
-		area := m.Side * m.Side
+		area := m.Area()
 		a, b := make([]float32, m.Floats()), make([]float32, m.Floats())
 		for c := range m.Channels {
 			mean, precision := float32(r.NormFloat64()), float32(0.2+2*r.Float64())
@@ -34,7 +34,7 @@ func TestTraining_FoldsStandardizationIntoTheFirstLayer(t *testing.T) {
 	weights := network.InitialWeights(models.HeadParameters(0), r)
 	engine := orttest.Open(t)
 	scorer := func(sd models.StateDict) *Scorer {
-		s, err := (&Heads{engine: engine, maps: maps, imageSide: side, Tensors: [models.HeadCount]models.StateDict{sd, sd}}).Scorer()
+		s, err := (&Heads{engine: engine, maps: maps, size: models.Square(side), Tensors: [models.HeadCount]models.StateDict{sd, sd}}).Scorer()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +42,7 @@ func TestTraining_FoldsStandardizationIntoTheFirstLayer(t *testing.T) {
 		return s
 	}
 	logits := func(s *Scorer, features [][]float32) []float32 {
-		if _, err := s.Peak(t.Context(), 0, features); err != nil {
+		if _, err := s.Peak(t.Context(), 0, features, nil); err != nil {
 			t.Fatal(err)
 		}
 		return slices.Clone(s.logits.Data())
@@ -61,13 +61,13 @@ func TestTraining_FoldsStandardizationIntoTheFirstLayer(t *testing.T) {
 
 func TestMaxPool_MarksThePatchOfAPixel(t *testing.T) {
 	for _, side := range []int{16, 48, 144, 256} {
-		in := models.BackboneInputOf(side)
-		for _, m := range extractor.MapsOf(side) {
-			stride := in.Side / m.Side
+		in := models.BackboneInputOf(models.Square(side))
+		for _, m := range extractor.MapsOf(models.Square(side)) {
+			stride := in.Size.W / m.W
 			for _, at := range [][2]int{{0, 0}, {side / 3, side / 2}, {side - 1, side - 1}, {5, side - 2}} {
 				mask := make([]float32, side*side)
 				mask[at[1]*side+at[0]] = 0.75
-				target := maxPool(mask, side, m)
+				target := maxPool(mask, models.Square(side), m)
 				marked := 0
 				for p, v := range target {
 					if v == 0 {
@@ -75,8 +75,8 @@ func TestMaxPool_MarksThePatchOfAPixel(t *testing.T) {
 					}
 					marked++
 					// The center of the pixel in the backbone's input must be in the patch.
-					for axis, patch := range []int{p % m.Side, p / m.Side} {
-						middle := (float64(at[axis])+0.5)*float64(in.Times) + float64(in.Border)
+					for axis, patch := range []int{p % m.W, p / m.W} {
+						middle := (float64(at[axis])+0.5)*float64(in.Times) + float64(in.Border.W)
 						if v != 0.75 || middle < float64(patch*stride) || middle > float64((patch+1)*stride) {
 							t.Errorf("%d px, block %d: pixel %v marks patch %d with %v", side, m.Block, at, p, v)
 						}

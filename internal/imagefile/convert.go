@@ -20,6 +20,12 @@ func (o Options) toRGB(m image.Image) (*RGB, error) {
 		}
 		return out, nil
 	}
+	if o.Window != nil || o.Probe {
+		out.samples = o.deepSamples(m)
+		if _, float := m.(*floatImage); float || out.samples != nil && o.Window != nil {
+			return out, nil
+		}
+	}
 	// Every byte is written below. Prepare returns the memory to the pool.
 	out.Pix = *borrow(3 * out.W * out.H)
 	switch m := m.(type) {

@@ -41,6 +41,9 @@ type RGB struct {
 	plane []byte
 	// largest is the largest sample of an image of more than 8 bits per sample, else 0.
 	largest int
+	// samples are those of an image of more than 8 bits per sample, if Options ask for
+	// them; Pix and plane are nil then, except with Options.Probe.
+	samples *samples
 }
 
 // spread sets Pix of a grey image from its plane.
@@ -218,7 +221,7 @@ func readTIFF(data []byte, o Options) (*RGB, error) {
 	if err := o.check(w, h); err != nil {
 		return nil, err
 	}
-	if err := dir.supported(); err != nil {
+	if err := dir.supported(o.Window != nil || o.Probe); err != nil {
 		return nil, err
 	}
 	o.inverted = dir.first(tagPhotometric) == whiteIsZero
@@ -302,6 +305,13 @@ func readDICOM(data []byte, o Options) (*RGB, error) {
 		return nil, dicomError(o.frameError(err))
 	}
 	img := &RGB{W: frame.W, H: frame.H, Pix: frame.RGB}
+	if frame.Grey != nil && frame.Bits > 8 && (o.Window != nil || o.Probe) {
+		grey := frame.Grey
+		img.samples = &samples{channels: 1, dx: 1, dy: frame.W, get: func(pixel, _ int) float32 { return float32(grey[pixel]) }}
+		if o.Window != nil {
+			return img, nil
+		}
+	}
 	if frame.Grey != nil {
 		img.plane = *borrow(frame.W * frame.H)
 		for i, v := range frame.Grey {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/deepmed/anomaly/models"
 )
 
 // dicomDir has DICOM files, and in expected.zip the pixels that pydicom reads from them.
@@ -142,7 +144,7 @@ func TestOpenFrames_DecodesEachFrameFromOneOpening(t *testing.T) {
 	}
 	var all [][]byte
 	for i := range f.Len() {
-		pix, err := Prepare(f.Data(), 16, f.Options(i))
+		pix, err := Prepare(f.Data(), models.Square(16), f.Options(i))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +155,7 @@ func TestOpenFrames_DecodesEachFrameFromOneOpening(t *testing.T) {
 		}
 		all = append(all, pix)
 	}
-	if first, err := Prepare(data, 16, Options{}); err != nil || !bytes.Equal(first, all[0]) {
+	if first, err := Prepare(data, models.Square(16), Options{}); err != nil || !bytes.Equal(first, all[0]) {
 		t.Errorf("without a frame, the pixels are not those of the first: %v", err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/deepmed/anomaly/models"
 )
 
 // The reader of unusual sampling must equal Pillow for usual JPEGs, too.
@@ -117,7 +119,7 @@ func TestPrepare_ReturnsTheLargestDeepSample(t *testing.T) {
 		"16 bits of an upright PNG":    {deepPNG(t, false, 77), 77},
 		"a JPEG, whatever its quality": {readInput(t, "jpeg_grey.jpg"), 0},
 	} {
-		p, err := PreparePooled(c.data, 16, Options{Upright: true})
+		p, err := PreparePooled(c.data, models.Square(16), Options{Upright: true})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -297,7 +299,7 @@ func TestPrepare_ReadsFilesOfUsersAsPillow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := PrepareSized(data, 16, Options{Upright: true, MaxValue: 4095})
+		p, err := PrepareSized(data, models.Square(16), Options{Upright: true, MaxValue: 4095})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

@@ -24,6 +24,23 @@ type Options struct {
 	// 255, too. A value outside 1 to 65535 means 65535.
 	MaxValue int
 
+	// Fit is how images are brought to the input's aspect ratio; empty means
+	// models.FitSquash.
+	Fit models.Fit
+	// Window is the range of sample values that becomes 0…1, of all images and without a
+	// conversion to 8 bits; nil means 8 bits.
+	Window *models.Window
+	// Region is the part of images that is judged; nil means all.
+	Region *models.Region
+	// Probe also returns values of images of more than 8 bits per sample, and accepts
+	// floating-point samples, whose pixels are black.
+	Probe bool
+
+	// Original returns the size of Prepared.Original, which is nil if Original is nil.
+	Original func(w, h int) models.Size
+
+	// mask is the mask of Region.
+	mask []bool
 	// inverted is set for a TIFF whose grey counts from white. The library subtracts
 	// its samples from 65535, whatever their scale.
 	inverted bool
@@ -37,9 +54,25 @@ type Options struct {
 func OptionsFor(p *models.Preprocessing, lim Limits) Options {
 	o := Options{Limits: lim}
 	if p != nil {
-		o.Upright, o.MaxValue = p.Orientation == models.OrientationEXIF, p.MaxValue
+		o.Upright, o.MaxValue = p.Upright(), p.MaxValue
+		o.Fit, o.Window = p.Fit, p.Window
+		o = o.WithRegion(p.Region)
 	}
 	return o
+}
+
+// WithRegion returns the options with a region, which must be valid or nil.
+func (o Options) WithRegion(r *models.Region) Options {
+	o.Region, o.mask = r, nil
+	if r != nil {
+		o.mask, _ = r.Mask() // validated when it was read
+	}
+	return o
+}
+
+// Layout returns the layout of images that are prepared for an input of that size.
+func (o Options) Layout(size models.Size) Layout {
+	return Layout{Size: size, Deep: o.Window != nil, Masked: o.Region != nil || o.Fit == models.FitPad}
 }
 
 // scale returns the 8-bit value of every 16-bit sample: v·256/(MaxValue+1), rounded

@@ -6,10 +6,19 @@ func (img *RGB) oriented(orientation int) *RGB {
 	if orientation < 2 || orientation > 8 {
 		return img
 	}
-	img.spread()
 	w, h := img.W, img.H
+	if img.samples != nil {
+		img.samples.orient(w, h, orientation)
+		if img.Pix == nil && img.plane == nil {
+			if orientation >= 5 {
+				img.W, img.H = h, w
+			}
+			return img
+		}
+	}
+	img.spread()
 	swap := orientation >= 5
-	out := &RGB{W: w, H: h, Pix: *borrow(3 * w * h), largest: img.largest}
+	out := &RGB{W: w, H: h, Pix: *borrow(3 * w * h), largest: img.largest, samples: img.samples}
 	if swap {
 		out.W, out.H = h, w
 	}

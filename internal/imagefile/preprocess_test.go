@@ -16,7 +16,7 @@ func TestPrepare_MatchesPillow(t *testing.T) {
 		if g.w != 16 || g.h != 16 || exempt[g.input] != "" {
 			continue
 		}
-		got, err := Prepare(readInput(t, g.input), 16, g.options())
+		got, err := Prepare(readInput(t, g.input), models.Square(16), g.options())
 		if err != nil {
 			t.Errorf("%s: %v", g.input, err)
 			continue
@@ -50,7 +50,7 @@ func TestDecode_ScalesSixteenBitGrey(t *testing.T) {
 func TestPreparePooled_ReturnsThePixelsOfPrepareAndTheOriginalSize(t *testing.T) {
 	for _, name := range []string{"rgb.png", "grey16.png", "jpeg_420_48x32.jpg", "plain.gif"} {
 		data := readInput(t, name)
-		want, err := Prepare(data, 16, Options{})
+		want, err := Prepare(data, models.Square(16), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +58,7 @@ func TestPreparePooled_ReturnsThePixelsOfPrepareAndTheOriginalSize(t *testing.T)
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := PreparePooled(data, 16, Options{})
+		p, err := PreparePooled(data, models.Square(16), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func TestPreparePooled_ReturnsThePixelsOfPrepareAndTheOriginalSize(t *testing.T)
 			t.Errorf("%s: Pix is set after Release", name)
 		}
 	}
-	if p, err := PreparePooled([]byte("prose"), 16, Options{}); p != nil || !errors.Is(err, ErrImage) {
+	if p, err := PreparePooled([]byte("prose"), models.Square(16), Options{}); p != nil || !errors.Is(err, ErrImage) {
 		t.Errorf("%v, %v, expected ErrImage", p, err)
 	}
 }
@@ -79,11 +79,11 @@ func TestPreparePooled_ReturnsThePixelsOfPrepareAndTheOriginalSize(t *testing.T)
 func TestPrepare_RefusesSidesOutsideTheRange(t *testing.T) {
 	data := readInput(t, "rgb.png")
 	for _, side := range []int{-1, 0, models.MaxImageSize + 1} {
-		if _, err := Prepare(data, side, Options{}); !errors.Is(err, ErrSide) {
+		if _, err := Prepare(data, models.Square(side), Options{}); !errors.Is(err, ErrSide) {
 			t.Errorf("side %d: %v, expected ErrSide", side, err)
 		}
 	}
-	if _, err := Prepare(data[:20], 16, Options{}); !errors.Is(err, ErrImage) {
+	if _, err := Prepare(data[:20], models.Square(16), Options{}); !errors.Is(err, ErrImage) {
 		t.Errorf("%v, expected ErrImage", err)
 	}
 }
@@ -135,7 +135,7 @@ func BenchmarkPrepare(b *testing.B) {
 		b.Run(name+" 1024x768 to 256", func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := Prepare(data, 256, Options{}); err != nil {
+				if _, err := Prepare(data, models.Square(256), Options{}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -159,7 +159,7 @@ func TestPrepare_AllocatesNoMoreThanThePixels(t *testing.T) {
 		if err := png.Encode(&file, image.NewNRGBA(image.Rect(0, 0, size, size))); err != nil {
 			t.Fatal(err)
 		}
-		pixels, err := Prepare(file.Bytes(), 64, Options{})
+		pixels, err := Prepare(file.Bytes(), models.Square(64), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"sync"
+
+	"github.com/deepmed/anomaly/models"
 )
 
 // precisionBits is the number of fractional bits of a coefficient, Pillow's
@@ -26,36 +28,18 @@ type weights struct {
 type window struct{ first, n, coeff int }
 
 // newWeights is Pillow's precompute_coeffs and normalize_coeffs_8bpc for the bilinear
-// filter. The float64 conversions of products prevent fused multiply-adds (on arm64),
-// which would round differently.
+// filter.
 func newWeights(in, out int) weights {
-	scale := float64(in) / float64(out)
-	support := max(scale, 1) // half the width of the triangle; it grows with the reduction
-	inverse := 1 / support
 	w := weights{windows: make([]window, out)}
-	norm := make([]float64, 0, 2*int(math.Ceil(support))+1)
-	w.coeffs = make([]uint32, 0, min(out*cap(norm), 2*in+4*out))
-	for i := range w.windows {
-		center := float64((float64(i) + 0.5) * scale)
-		first := max(int(center-support+0.5), 0)
-		end := min(int(center+support+0.5), in)
-		norm = norm[:0]
-		sum := 0.0
-		for x := first; x < end; x++ {
-			// Pillow's bilinear_filter: a triangle between -1 and 1.
-			v := max(1-math.Abs(float64((float64(x)-center+0.5)*inverse)), 0)
-			norm = append(norm, v)
-			sum += v
-		}
-		w.windows[i] = window{first: first, n: end - first, coeff: len(w.coeffs)}
+	support := max(float64(in)/float64(out), 1)
+	w.coeffs = make([]uint32, 0, min(out*(2*int(math.Ceil(support))+1), 2*in+4*out))
+	triangles(in, out, func(i, first int, norm []float64) {
+		w.windows[i] = window{first: first, n: len(norm), coeff: len(w.coeffs)}
 		for _, v := range norm {
-			if sum != 0 {
-				v /= sum
-			}
 			// No value is negative, so adding 0.5 rounds.
 			w.coeffs = append(w.coeffs, uint32(0.5+float64(v*(1<<precisionBits))))
 		}
-	}
+	})
 	return w
 }
 
@@ -136,7 +120,52 @@ func (img *RGB) resize(dst, src []byte, w, h, samples int, row func(dst, src []b
 // height loses more than twice as many pixels as the width. Earlier versions always
 // resize the width first. The order changes results by at most 1 of 255.
 func (img *RGB) verticalFirst(w, h int) bool {
-	return h < img.H && img.H-h > 2*(img.W-w)
+	return verticalFirst(models.Size{W: img.W, H: img.H}, models.Size{W: w, H: h})
+}
+
+func verticalFirst(from, to models.Size) bool {
+	return to.H < from.H && from.H-to.H > 2*(from.W-to.W)
+}
+
+// frameTo writes the part of the image that the frame keeps, resized, to the pixels of the
+// frame's input. The others become black.
+func (img *RGB) frameTo(pix []byte, f models.Frame) {
+	from, to := f.From.Size(), f.To.Size()
+	if from.W != img.W || from.H != img.H {
+		img = img.cropped(f.From)
+		defer giveBack(&img.Pix)
+		defer giveBack(&img.plane)
+	}
+	if to == f.Input {
+		img.resizeTo(pix, to.W, to.H)
+		return
+	}
+	buf := borrow(channels * to.Area())
+	img.resizeTo(*buf, to.W, to.H)
+	clear(pix)
+	for y := range to.H {
+		copy(pix[channels*((f.To.Y0+y)*f.Input.W+f.To.X0):], (*buf)[channels*y*to.W:channels*(y+1)*to.W])
+	}
+	giveBack(buf)
+}
+
+// cropped returns a copy of a box of the image.
+func (img *RGB) cropped(b models.Box) *RGB {
+	size := b.Size()
+	out := &RGB{W: size.W, H: size.H}
+	rows := func(src []byte, n int) []byte {
+		dst := *borrow(n * size.Area())
+		for y := range size.H {
+			copy(dst[n*y*size.W:n*(y+1)*size.W], src[n*((b.Y0+y)*img.W+b.X0):])
+		}
+		return dst
+	}
+	if img.plane != nil {
+		out.plane = rows(img.plane, 1)
+	} else {
+		out.Pix = rows(img.Pix, channels)
+	}
+	return out
 }
 
 // pool holds buffers of images.

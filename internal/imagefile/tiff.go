@@ -189,15 +189,20 @@ func (d tiffDirectory) samples() int {
 	return d.or(tagSamplesPerPixel, max(1, int(min(d.entries[tagBitsPerSample].count, 64))))
 }
 
+// float reports whether the samples are numbers of floating point.
+func (d tiffDirectory) float() bool { return d.first(tagSampleFormat) == 3 }
+
 // supported returns ErrImage, wrapped, for a kind of TIFF that is not read. It names
-// the kind and the remedy.
-func (d tiffDirectory) supported() error {
+// the kind and the remedy. Floating-point samples are read only for a window.
+func (d tiffDirectory) supported(window bool) error {
 	for i := range min(d.entries[tagSampleFormat].count, 16) {
 		switch d.at(tagSampleFormat, i) {
 		case 2:
 			return notRead("a TIFF of signed samples")
 		case 3:
-			return notRead("a TIFF of floating-point samples")
+			if !window {
+				return notRead("a TIFF of floating-point samples, without a window of sample values,")
+			}
 		case 5, 6:
 			return notRead("a TIFF of complex samples")
 		}
@@ -229,7 +234,11 @@ func (d tiffDirectory) supported() error {
 	default:
 		return notRead(fmt.Sprintf("a TIFF of photometric interpretation %d", p))
 	}
-	if b := d.or(tagBitsPerSample, 1); b < 1 || b > 16 {
+	if b := d.or(tagBitsPerSample, 1); d.float() && (b != 32 || d.first(tagCompression) == compressionJPEG) {
+		return notRead(fmt.Sprintf("a TIFF of floating-point samples of %d bits", b))
+	} else if d.float() {
+		return nil
+	} else if b < 1 || b > 16 {
 		return notRead(fmt.Sprintf("a TIFF of %d bits per sample", b))
 	}
 	return nil
@@ -245,7 +254,7 @@ func (d tiffDirectory) ownReader() bool {
 		grey = 3
 	}
 	alpha := d.first(tagExtraSamples)
-	return d.big || d.first(tagCompression) == compressionJPEG || d.or(tagPlanar, 1) == 2 && samples > 1 || d.first(tagPhotometric) == photometricInks ||
+	return d.big || d.float() || d.first(tagCompression) == compressionJPEG || d.or(tagPlanar, 1) == 2 && samples > 1 || d.first(tagPhotometric) == photometricInks ||
 		bits != 1 && bits != 8 && bits != 16 ||
 		samples != grey && !(grey == 3 && samples == 4 && (alpha == 1 || alpha == 2))
 }

@@ -9,6 +9,7 @@ import (
 	"image"
 	"image/color"
 	"io"
+	"math"
 	"slices"
 
 	"golang.org/x/image/tiff/lzw"
@@ -16,7 +17,7 @@ import (
 
 // readOwnTIFF reads the kinds of TIFF that the library does not, see
 // tiffDirectory.ownReader. The result is an image.Gray, Gray16, Paletted, NRGBA,
-// NRGBA64 or CMYK. Alpha and other extra samples are dropped; associated alpha is kept
+// NRGBA64, CMYK or floatImage. Alpha and other extra samples are dropped; associated alpha is kept
 // for RGB (image.RGBA, RGBA64).
 func (d tiffDirectory) readOwnTIFF(data []byte, c image.Config, lim Limits) (image.Image, error) {
 	r, err := d.newTIFFReader(data, c)
@@ -121,6 +122,12 @@ func (r *tiffReader) newImage(w, h int) error {
 	d, be, all := r.d, binary.BigEndian, image.Rect(0, 0, w, h)
 	most := uint32(1)<<r.bits - 1
 	switch p := d.first(tagPhotometric); {
+	case d.float() && p == blackIsZero && r.samples == 1, d.float() && p == photometricRGB && r.samples == 3:
+		r.keep = r.samples
+		m := &floatImage{rect: all, channels: r.samples, pix: make([]float32, w*h*r.samples)}
+		r.m, r.set = m, func(at, s int, v uint32) { m.pix[m.channels*at+s] = math.Float32frombits(v) }
+	case d.float():
+		return notRead(fmt.Sprintf("a TIFF of photometric interpretation %d with %d floating-point samples", p, r.samples))
 	case (p == photometricRGB || p == photometricYCbCr) && r.samples >= 3 && (r.bits == 8 || r.bits == 16):
 		r.keep = 3
 		associated := r.samples > 3 && d.first(tagExtraSamples) == 1
@@ -332,6 +339,8 @@ func (r *tiffReader) put(row []byte, x, y, n, plane int) {
 				v = uint32(row[k])
 			case 16:
 				v = uint32(r.d.order.Uint16(row[2*k:]))
+			case 32:
+				v = r.d.order.Uint32(row[4*k:])
 			default:
 				v = bitsAt(row, k*r.bits, r.bits)
 			}

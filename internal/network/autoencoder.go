@@ -32,12 +32,30 @@ type Forward struct {
 	// Map is the squared error of each pixel, averaged over its channels,
 	// N×H×W. Error is its mean.
 	Map *gorgonia.Node
+	// Masked reports whether pixels below 0 are outside: the network takes them for
+	// black, and Error is the mean over the other pixels. Map is 0 there.
+	Masked bool
 }
 
 // Autoencoder builds the convolutional autoencoder of an architecture for
 // batches of n images of h×w pixels, both multiples of the architecture's
 // stride. Every layer is followed by a ReLU, the last one by a sigmoid.
 func Autoencoder(arch models.Architecture, n, h, w int) (*Forward, error) {
+	return autoencoder(arch, n, h, w, false)
+}
+
+// MaskedAutoencoder is like Autoencoder, with pixels below 0 outside; see Forward.Masked.
+func MaskedAutoencoder(arch models.Architecture, n, h, w int) (*Forward, error) {
+	return autoencoder(arch, n, h, w, true)
+}
+
+// AutoencoderOf builds the network of a model for batches of n images.
+func AutoencoderOf(m *models.Model, n int) (*Forward, error) {
+	size := m.Input()
+	return autoencoder(m.Architecture, n, size.H, size.W, m.Masked())
+}
+
+func autoencoder(arch models.Architecture, n, h, w int, masked bool) (*Forward, error) {
 	if err := arch.Validate(); err != nil {
 		return nil, err
 	}
@@ -47,12 +65,16 @@ func Autoencoder(arch models.Architecture, n, h, w int) (*Forward, error) {
 	b := newBuilder()
 	f := &Forward{
 		Graph: b.graph,
-		Image: b.input(ImageName, n, models.InputChannels, h, w),
+		Image: b.input(ImageName, n, models.InputChannels, h, w), Masked: masked,
 	}
 	for _, p := range arch.Parameters() {
 		f.Parameters = append(f.Parameters, b.input(p.Name, p.Shape...))
 	}
-	x := f.Image
+	image := f.Image
+	if masked {
+		image = b.node(Rectify(f.Image))
+	}
+	x := image
 	layers := len(f.Parameters) / 2
 	for i := range layers {
 		weight, bias := f.Parameters[2*i], f.Parameters[2*i+1]
@@ -66,11 +88,20 @@ func Autoencoder(arch models.Architecture, n, h, w int) (*Forward, error) {
 		}
 	}
 	f.Reconstruction = b.node(gorgonia.Sigmoid(b.checked(x)))
-	difference := b.node(gorgonia.Sub(f.Reconstruction, f.Image))
+	difference := b.node(gorgonia.Sub(f.Reconstruction, image))
+	var inside *gorgonia.Node
+	if masked {
+		inside = b.apply(Inside, models.InputChannels, f.Image)
+		difference = b.node(gorgonia.HadamardProd(difference, inside))
+	}
 	square := b.node(gorgonia.Square(difference))
 	// By rows first: a single float32 sum over a large image loses precision.
 	rows := b.node(gorgonia.Mean(square, 3))
 	f.Error = b.node(gorgonia.Mean(b.checked(rows), 1, 2))
+	if masked {
+		share := b.node(gorgonia.Mean(b.node(gorgonia.Mean(b.checked(inside), 3)), 1, 2))
+		f.Error = b.node(gorgonia.HadamardDiv(f.Error, share))
+	}
 	f.Map = b.node(gorgonia.Mean(square, 1))
 	if b.err != nil {
 		return nil, fmt.Errorf("network: %w", b.err)

@@ -54,7 +54,7 @@ type Judgement struct {
 	Members *gorgonia.Node
 	// Score is the anomaly score of each image, N elements.
 	Score *gorgonia.Node
-	// Map is the anomaly score of each pixel, N×S×S; Score is about its maximum.
+	// Map is the anomaly score of each pixel, N×H×W; Score is about its maximum.
 	Map *gorgonia.Node
 }
 
@@ -72,6 +72,9 @@ func (f *Forward) Judge(reference models.StateDict) (*Judgement, error) {
 func (f *Forward) judgeGabor(heads bool) (*Judgement, error) {
 	b := &builder{graph: f.Graph}
 	side := f.Image.Shape()[2]
+	if f.Masked || side != f.Image.Shape()[3] {
+		return nil, fmt.Errorf("network: %s exists for square images without a mask only", models.MeasureBandMahalanobis)
+	}
 	j := b.gaborFeatures(f.Image, side)
 	var peak *gorgonia.Node
 	var deviations gorgonia.Nodes

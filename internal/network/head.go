@@ -11,6 +11,10 @@ import (
 // training of a defect head.
 const TargetName = "target"
 
+// InsideName is the name of the input with the weights of patches in the training of a
+// defect head.
+const InsideName = "inside"
+
 // inputs adds parameters as inputs of the graph.
 func (b *builder) inputs(ps []models.Parameter) gorgonia.Nodes {
 	nodes := make(gorgonia.Nodes, len(ps))
@@ -45,6 +49,9 @@ type HeadGradient struct {
 	// the P of the finest features: 1 in a synthetic anomaly, 0 elsewhere.
 	Features gorgonia.Nodes
 	Target   *gorgonia.Node
+	// Inside, N×1×P×P, weights the loss of each patch: 1 for one that is judged, times the
+	// reciprocal of their share, and 0 for others. It is nil unless masked.
+	Inside *gorgonia.Node
 	// Weight is the micro-batch's fraction of the batch.
 	Weight *gorgonia.Node
 	// Parameters are in the order of models.HeadParameters, with the same names.
@@ -55,22 +62,26 @@ type HeadGradient struct {
 	Gradients gorgonia.Nodes
 }
 
-// DifferentiateHead builds defect head k for n images of the given side, and
-// differentiates its loss.
-func DifferentiateHead(n, side, k int) (*HeadGradient, error) {
+// DifferentiateHead builds defect head k for n images of that size, and differentiates its
+// loss. If masked, patches outside do not count in the loss.
+func DifferentiateHead(n int, size models.Size, k int, masked bool) (*HeadGradient, error) {
 	b := newBuilder()
 	taps := models.HeadTaps()
-	p := taps[0].Patches(side)
+	p := taps[0].Patches(size)
 	g := &HeadGradient{
-		Graph: b.graph, Target: b.input(TargetName, n, 1, p, p),
+		Graph: b.graph, Target: b.input(TargetName, n, 1, p.H, p.W),
 		Weight: b.input(WeightName), Parameters: b.inputs(models.HeadParameters(k)),
 	}
 	for _, t := range taps {
-		p := t.Patches(side)
-		g.Features = append(g.Features, b.input(fmt.Sprintf("features.%d", t.Block), n, t.Channels, p, p))
+		p := t.Patches(size)
+		g.Features = append(g.Features, b.input(fmt.Sprintf("features.%d", t.Block), n, t.Channels, p.H, p.W))
 	}
 	g.Logits = b.head(b.joinTaps(g.Features), g.Parameters)
 	loss := b.node(gorgonia.ApplyOp(LogisticLoss{}, b.checked(g.Logits), g.Target))
+	if masked {
+		g.Inside = b.input(InsideName, n, 1, p.H, p.W)
+		loss = b.node(gorgonia.HadamardProd(b.checked(loss), g.Inside))
+	}
 	rows := b.node(gorgonia.Mean(b.checked(loss), 3)) // by rows first, as in Autoencoder
 	images := b.node(gorgonia.Mean(b.checked(rows), 1, 2))
 	g.Loss = b.node(gorgonia.HadamardProd(b.node(gorgonia.Mean(b.checked(images))), g.Weight))

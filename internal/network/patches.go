@@ -21,28 +21,63 @@ type Patches struct {
 	Features gorgonia.Nodes
 }
 
-// PatchFeatures builds the graph that computes the patch features of n images
-// (N×3×S×S in 0…1).
-func PatchFeatures(n, side int) (image *gorgonia.Node, p *Patches, err error) {
+// PatchFeatures builds the graph that computes the patch features of n images of that size
+// (N×3×H×W in 0…1). If masked, pixels below 0 are outside; see Forward.Masked.
+func PatchFeatures(n int, size models.Size, masked bool) (image *gorgonia.Node, p *Patches, err error) {
 	b := newBuilder()
-	image = b.input(ImageName, n, models.InputChannels, side, side)
-	p = b.patches(image, side)
+	image = b.input(ImageName, n, models.InputChannels, size.H, size.W)
+	p = b.patches(image, masked)
 	if b.err != nil {
 		return nil, nil, fmt.Errorf("network: %w", b.err)
 	}
 	return image, p, nil
 }
 
+// sizeOf returns the width and height of images.
+func sizeOf(image *gorgonia.Node) models.Size {
+	s := image.Shape()
+	return models.Size{W: s[3], H: s[2]}
+}
+
+// pad adds the border of the backbone's input.
+func (b *builder) pad(x *gorgonia.Node, border models.Size) *gorgonia.Node {
+	if border.W == border.H && border.W > 0 {
+		return b.apply(PadEdge, border.W, x)
+	}
+	if border.W > 0 {
+		x = b.apply(PadWidth, border.W, x)
+	}
+	if border.H > 0 {
+		x = b.apply(PadHeight, border.H, x)
+	}
+	return x
+}
+
+// crop removes the border of the backbone's input.
+func (b *builder) crop(x *gorgonia.Node, border models.Size) *gorgonia.Node {
+	if border.W == border.H && border.W > 0 {
+		return b.apply(Crop, border.W, x)
+	}
+	if border.W > 0 {
+		x = b.apply(CropWidth, border.W, x)
+	}
+	if border.H > 0 {
+		x = b.apply(CropHeight, border.H, x)
+	}
+	return x
+}
+
 // patches resizes images for the backbone, and adds the backbone.
-func (b *builder) patches(image *gorgonia.Node, side int) *Patches {
-	in := models.BackboneInputOf(side)
+func (b *builder) patches(image *gorgonia.Node, masked bool) *Patches {
+	in := models.BackboneInputOf(sizeOf(image))
 	x := image
+	if masked {
+		x = b.node(Rectify(image))
+	}
 	if in.Times > 1 {
 		x = b.apply(Enlarge, in.Times, x)
 	}
-	if in.Border > 0 {
-		x = b.apply(PadEdge, in.Border, x)
-	}
+	x = b.pad(x, in.Border)
 	var blocks []int
 	for _, t := range models.HeadTaps() {
 		blocks = append(blocks, t.Block)
@@ -62,10 +97,13 @@ func (b *builder) patches(image *gorgonia.Node, side int) *Patches {
 
 // judgePatches adds the scoring graph of models.MeasurePatchMahalanobis, with or
 // without defect heads, and with a bank of the features of `bank` normal images.
+//
+// With f.Masked, a patch is judged if any of its pixels is inside. Others do not count
+// in pooled features.
 func (f *Forward) judgePatches(heads bool, bank int) (*Judgement, error) {
 	b := &builder{graph: f.Graph}
-	side := f.Image.Shape()[2]
-	features := b.patches(f.Image, side)
+	size := sizeOf(f.Image)
+	features := b.patches(f.Image, f.Masked)
 	if b.err != nil {
 		return nil, fmt.Errorf("network: %w", b.err)
 	}
@@ -75,25 +113,26 @@ func (f *Forward) judgePatches(heads bool, bank int) (*Judgement, error) {
 		j.Parameters = append(j.Parameters, ns...)
 		return ns
 	}
-	ofBlock := map[int]*gorgonia.Node{}
+	ofBlock, inside := map[int]*gorgonia.Node{}, map[int]*gorgonia.Node{}
 	for i, t := range models.HeadTaps() {
 		ofBlock[t.Block] = features.Features[i]
+		inside[t.Block] = b.patchesInside(f, t)
 	}
 	var scores, maps gorgonia.Nodes
 	headMember := -1 // index of the defect heads among the members
 	for i, m := range models.Members(heads) {
-		ps := inputs(m.Parameters(side, bank))
+		ps := inputs(m.Parameters(size, bank))
 		x := ofBlock[m.Block]
 		switch m.Kind {
 		case models.PatchGaussian:
-			distance := b.apply(PatchDistance, 0, x, ps[0], ps[1], ps[2], ps[3])
+			distance := b.within(0, b.apply(PatchDistance, 0, x, ps[0], ps[1], ps[2], ps[3]), inside[m.Block])
 			maps = append(maps, b.apply(Logarithm, 0, distance))
 			scores = append(scores, b.logarithm(b.apply(Peak, 0, distance)))
 		case models.PooledGaussian:
-			pooled := b.apply(AveragePool, x.Shape()[2], x)
+			pooled := b.pooled(x, inside[m.Block])
 			scores = append(scores, b.logarithm(b.apply(Mahalanobis, 1, pooled, ps[0], ps[1], ps[2])))
 		case models.PooledNeighbour:
-			pooled := b.apply(AveragePool, x.Shape()[2], x)
+			pooled := b.pooled(x, inside[m.Block])
 			scores = append(scores, b.logarithm(b.apply(Nearest, 0, pooled, ps[0], ps[1], ps[2])))
 		case models.Heads:
 			headMember = i
@@ -114,6 +153,7 @@ func (f *Forward) judgePatches(heads bool, bank int) (*Judgement, error) {
 				logits = b.node(gorgonia.Add(b.checked(logits), b.checked(l)))
 			}
 		}
+		logits = b.within(outsideLogit, logits, inside[models.HeadTaps()[0].Block])
 		maps[headMember], scores[headMember] = logits, b.apply(Peak, 0, logits)
 	}
 	join := inputs(models.JoinParameters(heads))
@@ -125,7 +165,7 @@ func (f *Forward) judgePatches(heads bool, bank int) (*Judgement, error) {
 	// Whole vectors for each image, as in judgeGabor.
 	z := b.apply(Enlarge, vectorSide, b.apply(WeightedMean, 0, members, join[0], join[1], join[2]))
 	j.Score = b.apply(Single, 0, b.apply(Peak, 0, b.apply(Softplus, 0, z)))
-	j.Map = b.anomalyMap(maps, join, side)
+	j.Map = b.anomalyMap(f, maps, join)
 	if b.err != nil {
 		return nil, fmt.Errorf("network: %w", b.err)
 	}
@@ -140,7 +180,7 @@ func (b *builder) logarithm(x *gorgonia.Node) *gorgonia.Node {
 
 // anomalyMap adds the weighted mean of the members that score patches, enlarged to
 // the finest patches, and then to the pixels of the image.
-func (b *builder) anomalyMap(maps, join gorgonia.Nodes, side int) *gorgonia.Node {
+func (b *builder) anomalyMap(f *Forward, maps, join gorgonia.Nodes) *gorgonia.Node {
 	finest := 0
 	for _, m := range maps {
 		finest = max(finest, b.checked(m).Shape()[2])
@@ -161,15 +201,16 @@ func (b *builder) anomalyMap(maps, join gorgonia.Nodes, side int) *gorgonia.Node
 		local[i] = b.apply(First, len(maps), n)
 	}
 	z := b.apply(WeightedMean, 0, joined, local[0], local[1], local[2])
-	in := models.BackboneInputOf(side)
-	x := b.apply(Enlarge, in.Side/finest, z)
-	if in.Border > 0 {
-		x = b.apply(Crop, in.Border, x)
-	}
+	in := models.BackboneInputOf(sizeOf(f.Image))
+	x := b.crop(b.apply(Enlarge, in.Size.H/finest, z), in.Border)
 	if in.Times > 1 {
 		x = b.apply(AveragePool, in.Times, x)
 	}
-	return b.apply(Plane, 0, b.apply(Softplus, 0, x))
+	x = b.apply(Softplus, 0, x)
+	if f.Masked {
+		x = b.within(0, x, b.apply(Inside, 1, f.Image))
+	}
+	return b.apply(Plane, 0, x)
 }
 
 // joinTaps concatenates the features of several blocks or scales along the

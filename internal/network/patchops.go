@@ -25,8 +25,13 @@ const (
 	WeightedMean Kind = "WeightedMean"
 	// First is the first Size elements of a tensor (M×1×1) along its first axis.
 	First Kind = "First"
-	// Crop removes Size pixels from each side.
-	Crop Kind = "Crop"
+	// Crop removes Size pixels from each side, CropWidth left and right, CropHeight
+	// above and below.
+	Crop       Kind = "Crop"
+	CropWidth  Kind = "CropWidth"
+	CropHeight Kind = "CropHeight"
+	// Average is the mean over all pixels of each channel, N×C×1×1.
+	Average Kind = "Average"
 )
 
 // patchRules returns the rules of these kinds.
@@ -34,12 +39,12 @@ func patchRules() map[Kind]scoringRule {
 	return map[Kind]scoringRule{
 		PatchDistance: {[]int{4, 3, 4, 3, 3}, 4, func(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 			x, d := in[0], in[4]
-			c, p := x[1], x[2]
-			if x[3] != p || !in[1].Eq(tensor.Shape{c, p, p}) || !in[2].Eq(tensor.Shape{c, c, 1, 1}) ||
-				!in[3].Eq(tensor.Shape{1, p, p}) || d[0] != p*p || d[2] != c {
+			c, h, w := x[1], x[2], x[3]
+			if !in[1].Eq(tensor.Shape{c, h, w}) || !in[2].Eq(tensor.Shape{c, c, 1, 1}) ||
+				!in[3].Eq(tensor.Shape{1, h, w}) || d[0] != h*w || d[2] != c {
 				return nil, fmt.Errorf("features of shape %v, mean %v, whitening %v, scale %v and directions %v do not match", x, in[1], in[2], in[3], d)
 			}
-			return tensor.Shape{x[0], 1, p, p}, nil
+			return tensor.Shape{x[0], 1, h, w}, nil
 		}, patchDistance},
 		Nearest: {[]int{4, 3, 4, 2}, 4, func(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 			x, c := in[0], in[0][1]
@@ -61,13 +66,10 @@ func patchRules() map[Kind]scoringRule {
 			}
 			return tensor.Shape{op.Size, in[0][1], in[0][2]}, nil
 		}, func(_ ScoringOp, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) { copy(out, in[0]) }},
-		Crop: {[]int{4}, 4, func(op ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
-			s := in[0]
-			if 2*op.Size >= s[2] || 2*op.Size >= s[3] {
-				return nil, fmt.Errorf("%d pixels off each side of shape %v", op.Size, s)
-			}
-			return tensor.Shape{s[0], s[1], s[2] - 2*op.Size, s[3] - 2*op.Size}, nil
-		}, crop},
+		Crop: cropRule, CropWidth: cropRule, CropHeight: cropRule,
+		Average: {[]int{4}, 4, func(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
+			return tensor.Shape{in[0][0], in[0][1], 1, 1}, nil
+		}, average},
 	}
 }
 
@@ -146,10 +148,31 @@ func weightedMean(_ ScoringOp, out []float32, _ tensor.Shape, in [][]float32, sh
 	}
 }
 
+var cropRule = scoringRule{[]int{4}, 4, func(op ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
+	s := in[0]
+	w, h := op.Borders()
+	if 2*h >= s[2] || 2*w >= s[3] {
+		return nil, fmt.Errorf("%d pixels off each side of shape %v", op.Size, s)
+	}
+	return tensor.Shape{s[0], s[1], s[2] - 2*h, s[3] - 2*w}, nil
+}, crop}
+
+func average(_ ScoringOp, out []float32, _ tensor.Shape, in [][]float32, _ []tensor.Shape) {
+	n := len(in[0]) / len(out)
+	for i := range out {
+		sum := 0.0
+		for _, v := range in[0][i*n : (i+1)*n] {
+			sum += float64(v)
+		}
+		out[i] = float32(sum / float64(n))
+	}
+}
+
 func crop(op ScoringOp, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
 	h, w := shapes[0][2], shapes[0][3]
+	left, top := op.Borders()
 	for i := range out {
 		x, y, plane := i%s[3], i/s[3]%s[2], i/s[3]/s[2]
-		out[i] = in[0][(plane*h+y+op.Size)*w+x+op.Size]
+		out[i] = in[0][(plane*h+y+top)*w+x+left]
 	}
 }

@@ -25,8 +25,11 @@ type Kind string
 
 // The kinds of scoring operators. Images and maps are N×C×H×W.
 const (
-	// PadEdge pads each side by Size pixels, which repeat the edge.
-	PadEdge Kind = "PadEdge"
+	// PadEdge pads each side by Size pixels, which repeat the edge. PadWidth pads left
+	// and right, PadHeight above and below.
+	PadEdge   Kind = "PadEdge"
+	PadWidth  Kind = "PadWidth"
+	PadHeight Kind = "PadHeight"
 	// AveragePool and MaxPool are the mean and the maximum over windows of
 	// Size×Size pixels, with a stride of Size.
 	AveragePool Kind = "AveragePool"
@@ -118,9 +121,7 @@ var scoringRules map[Kind]scoringRule
 
 func init() { // a table literal would be an initialization cycle
 	scoringRules = map[Kind]scoringRule{
-		PadEdge: {[]int{4}, 4, func(op ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
-			return tensor.Shape{in[0][0], in[0][1], in[0][2] + 2*op.Size, in[0][3] + 2*op.Size}, nil
-		}, padEdge},
+		PadEdge: padRule, PadWidth: padRule, PadHeight: padRule,
 		AveragePool: {[]int{4}, 4, pooled, func(op ScoringOp, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
 			pool(op.Size, out, s, in[0], shapes[0], 0, func(a, x float32) float32 { return a + x })
 			for i := range out {
@@ -202,6 +203,7 @@ func init() { // a table literal would be an initialization cycle
 		})},
 	}
 	maps.Copy(scoringRules, patchRules())
+	maps.Copy(scoringRules, maskRules())
 }
 
 // apply adds a scoring operator to the graph.
@@ -287,11 +289,29 @@ func (op ScoringOp) Hashcode() uint32 { return hashcode(op) }
 
 func (op ScoringOp) String() string { return fmt.Sprintf("%s %d", op.Kind, op.Size) }
 
+// Borders returns the pixels that a padding or cropping operator adds or removes left and
+// right, and above and below.
+func (op ScoringOp) Borders() (w, h int) {
+	switch op.Kind {
+	case PadWidth, CropWidth:
+		return op.Size, 0
+	case PadHeight, CropHeight:
+		return 0, op.Size
+	}
+	return op.Size, op.Size
+}
+
+var padRule = scoringRule{[]int{4}, 4, func(op ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
+	w, h := op.Borders()
+	return tensor.Shape{in[0][0], in[0][1], in[0][2] + 2*h, in[0][3] + 2*w}, nil
+}, padEdge}
+
 func padEdge(op ScoringOp, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
 	h, w := shapes[0][2], shapes[0][3]
+	left, top := op.Borders()
 	for i := range out {
 		x, y, plane := i%s[3], i/s[3]%s[2], i/s[3]/s[2]
-		x, y = min(max(x-op.Size, 0), w-1), min(max(y-op.Size, 0), h-1)
+		x, y = min(max(x-left, 0), w-1), min(max(y-top, 0), h-1)
 		out[i] = in[0][(plane*h+y)*w+x]
 	}
 }

@@ -17,7 +17,8 @@ type Gradient struct {
 	// Weight is the micro-batch's fraction of the batch, n/batch: the gradients
 	// of the micro-batches add up to the gradient of the batch.
 	Weight *gorgonia.Node
-	// Loss is Weight times the mean squared error over the images.
+	// Loss is Weight times the mean squared error over the images; with Forward.Masked,
+	// times the mean over the images of Error.
 	Loss *gorgonia.Node
 	// Gradients are in the order of Parameters, and have their shapes.
 	Gradients gorgonia.Nodes
@@ -27,18 +28,26 @@ type Gradient struct {
 func Differentiate(f *Forward) (*Gradient, error) {
 	b := &builder{graph: f.Graph}
 	g := &Gradient{Forward: f, Weight: b.input(WeightName)}
+	if f.Masked {
+		g.Loss = b.node(gorgonia.HadamardProd(b.node(gorgonia.Mean(f.Error)), g.Weight))
+		return g, b.differentiate(g)
+	}
 	// A single mean, not the mean of the images' errors: it does not depend on
 	// the memory layout of the pixels, so that a lowering may choose one.
 	square := b.node(gorgonia.Square(b.node(gorgonia.Sub(f.Reconstruction, f.Image))))
 	g.Loss = b.node(gorgonia.HadamardProd(b.node(gorgonia.Mean(b.checked(square))), g.Weight))
+	return g, b.differentiate(g)
+}
+
+// differentiate sets the gradients of the loss.
+func (b *builder) differentiate(g *Gradient) (err error) {
 	if b.err != nil {
-		return nil, fmt.Errorf("network: the loss: %w", b.err)
+		return fmt.Errorf("network: the loss: %w", b.err)
 	}
-	var err error
-	if g.Gradients, err = gorgonia.Grad(g.Loss, f.Parameters...); err != nil {
-		return nil, fmt.Errorf("network: differentiating the loss: %w", err)
+	if g.Gradients, err = gorgonia.Grad(g.Loss, g.Parameters...); err != nil {
+		return fmt.Errorf("network: differentiating the loss: %w", err)
 	}
-	return g, nil
+	return nil
 }
 
 // Adam's constants, PyTorch's defaults (Kingma and Ba, "Adam: A Method for

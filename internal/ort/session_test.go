@@ -14,7 +14,7 @@ import (
 // registrations in it fail.
 func TestNewSession_RegistersCustomOperatorsConcurrently(t *testing.T) {
 	engine := orttest.Open(t)
-	m, err := exporter.HeadModel(16, 0, exporter.Processor)
+	m, err := exporter.HeadModel(models.Square(16), 0, exporter.Processor)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func TestNewSession_RegistersCustomOperatorsConcurrently(t *testing.T) {
 		})
 	}
 	// Sessions without custom operators need no lock.
-	plain, err := exporter.HeadModel(16, 0, exporter.Portable)
+	plain, err := exporter.HeadModel(models.Square(16), 0, exporter.Portable)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,13 +50,13 @@ func TestNewSession_RegistersCustomOperatorsConcurrently(t *testing.T) {
 		defer s.Close()
 		var in []*ort.Tensor
 		for _, tap := range models.HeadTaps() {
-			p := tap.Patches(16)
+			p := tap.Patches(models.Square(16)).W
 			in = append(in, orttest.Tensor(t, nil, 1, tap.Channels, p, p))
 		}
 		for _, p := range models.HeadParameters(0) {
 			in = append(in, orttest.Tensor(t, nil, p.Shape...))
 		}
-		p := models.HeadTaps()[0].Patches(16)
+		p := models.HeadTaps()[0].Patches(models.Square(16)).W
 		if err := s.Run(t.Context(), in, []*ort.Tensor{orttest.Tensor(t, nil, 1, 1, p, p)}); err != nil {
 			t.Error(err)
 		}

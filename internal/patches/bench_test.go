@@ -47,7 +47,7 @@ func synthetic(m Map, n int, seed uint64) [][]float32 {
 	return images
 }
 
-var benchMaps = []Map{{112, 16}, {192, 8}}
+var benchMaps = []Map{{112, 16, 16}, {192, 8, 8}}
 
 func BenchmarkFitGaussians(b *testing.B) {
 	for _, n := range []int{100, 200, 780} {
@@ -55,7 +55,7 @@ func BenchmarkFitGaussians(b *testing.B) {
 			images := synthetic(m, n, 1)
 			b.Run(fmt.Sprintf("n=%d/C=%d", n, m.Channels), func(b *testing.B) {
 				for b.Loop() {
-					if _, err := FitGaussians(context.Background(), m, images, 5, 16, workers.Pool{Threads: 2}); err != nil {
+					if _, err := FitGaussians(context.Background(), m, images, nil, 5, 16, workers.Pool{Threads: 2}); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -67,14 +67,14 @@ func BenchmarkFitGaussians(b *testing.B) {
 func BenchmarkPeak(b *testing.B) {
 	for _, m := range benchMaps {
 		images := synthetic(m, 40, 1)
-		g, err := FitGaussians(context.Background(), m, images, 0, 16, workers.Pool{Threads: 2})
+		g, err := FitGaussians(context.Background(), m, images, nil, 0, 16, workers.Pool{Threads: 2})
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.Run(fmt.Sprintf("C=%d", m.Channels), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				g[0].Peak(images[0])
+				g[0].Peak(images[0], nil)
 			}
 		})
 	}
@@ -84,7 +84,7 @@ func BenchmarkFitPooled(b *testing.B) {
 	m := benchMaps[1]
 	images := synthetic(m, 200, 1)
 	for b.Loop() {
-		if _, err := FitPooled(m, images, 5, workers.Pool{Threads: 2}); err != nil {
+		if _, err := FitPooled(m, images, nil, 5, workers.Pool{Threads: 2}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -94,7 +94,7 @@ func BenchmarkFitNeighbours(b *testing.B) {
 	m := benchMaps[1]
 	images := synthetic(m, 200, 1)
 	for b.Loop() {
-		if _, err := FitNeighbours(m, images, 5, 100, workers.Pool{Threads: 2}); err != nil {
+		if _, err := FitNeighbours(m, images, nil, 5, 100, workers.Pool{Threads: 2}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -31,13 +31,17 @@ const (
 // shared covariance. Its largest eigenvalues and their eigenvectors are kept, and the
 // other eigenvalues are replaced by their mean (Moghaddam and Pentland, 1997).
 //
+// inside are the patches that count, by image; nil means all. An image without a patch has
+// no deviation there. A patch that no image has, has a distance of 0 from anything.
+//
 // FitGaussians returns ErrTooFew if a fit has fewer than 2 images, ErrValues if a feature
 // is not finite, and ctx's error if ctx ends.
-func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank int, pool workers.Pool) ([]*Gaussian, error) {
+func FitGaussians(ctx context.Context, m Map, images [][]float32, inside [][]bool, folds, rank int, pool workers.Pool) ([]*Gaussian, error) {
 	p, err := check(m, images, folds)
 	if err != nil {
 		return nil, err
 	}
+	images, seen := imputed(m, images, inside)
 	out := make([]*Gaussian, p.fits())
 	for i := range out {
 		g := &Gaussian{Map: m, Rank: min(max(rank, 0), m.Channels-1)}
@@ -46,7 +50,7 @@ func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank in
 		g.Directions = make([]float32, m.Patches()*g.Rank*m.Channels)
 		out[i] = g
 	}
-	whitening, err := fitShared(ctx, m, images, p, pool, out)
+	whitening, err := fitShared(ctx, m, images, seen.share(), p, pool, out)
 	if err != nil {
 		return nil, err
 	}
@@ -88,13 +92,16 @@ func FitGaussians(ctx context.Context, m Map, images [][]float32, folds, rank in
 	if err != nil {
 		return nil, err
 	}
+	for _, g := range out {
+		g.forget(seen)
+	}
 	return out, nil
 }
 
 // fitShared returns each fit's whitening by the covariance that all patches share, and
 // stores the means. The caller sums each patch's second moments again; storing them would
-// take too much memory.
-func fitShared(ctx context.Context, m Map, images [][]float32, p partition, pool workers.Pool, out []*Gaussian) ([][]float64, error) {
+// take too much memory. share is the share of the images' patches that count.
+func fitShared(ctx context.Context, m Map, images [][]float32, share float64, p partition, pool workers.Pool, out []*Gaussian) ([][]float64, error) {
 	c := m.Channels
 	blocks := (m.Patches() + blockSize - 1) / blockSize
 	perPartial := (blocks + maxPartials - 1) / maxPartials // blocks in a partial sum
@@ -137,7 +144,7 @@ func fitShared(ctx context.Context, m Map, images [][]float32, p partition, pool
 			for _, partial := range partials { // in the same order on any number of threads
 				floats.Add(shared, partial[fit])
 			}
-			floats.Scale(1/float64(m.Patches()*(p.size(fit)-1)), shared)
+			floats.Scale(1/(float64(m.Patches())*share*float64(p.size(fit)-1)), shared)
 			mean := 0.0
 			for i := range c {
 				mean += shared[i*c+i] / float64(c)

@@ -17,12 +17,12 @@ type Gaussian struct {
 	Map
 	// Rank is the number of directions of each patch.
 	Rank int
-	// Mean is the mean of each feature, Channels×Side×Side.
+	// Mean is the mean of each feature, Channels×H×W.
 	Mean []float32
 	// Whitening is the inverse of the lower Cholesky factor of the covariance that all
 	// patches share, Channels×Channels, row by row, with zeros above the diagonal.
 	Whitening []float32
-	// Scale is the precision of each patch outside of its own directions, Side×Side.
+	// Scale is the precision of each patch outside of its own directions, H×W.
 	Scale []float32
 	// Directions are each patch's directions of largest variance, Patches×Rank×Channels.
 	// The squared norm of a direction is the difference between Scale and the precision
@@ -34,10 +34,14 @@ type Gaussian struct {
 var scratch = sync.Pool{New: func() any { return new([]float32) }}
 
 // Peak returns the largest squared Mahalanobis distance of the patches of feature map x,
-// Channels×Side×Side. It is safe for concurrent use.
-func (g *Gaussian) Peak(x []float32) float64 {
+// Channels×H×W, of the patches inside; nil means all. It is safe for concurrent use.
+func (g *Gaussian) Peak(x []float32, inside []bool) float64 {
 	highest := 0.0
-	g.each(x, func(_ int, d float64) { highest = max(highest, d) })
+	g.each(x, func(p int, d float64) {
+		if inside == nil || inside[p] {
+			highest = max(highest, d)
+		}
+	})
 	return highest
 }
 

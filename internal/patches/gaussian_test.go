@@ -93,7 +93,7 @@ func direct(t *testing.T, m Map, images [][]float32, rank int, x []float32) []fl
 
 func fit(t *testing.T, m Map, images [][]float32, folds, rank, threads int) []*Gaussian {
 	t.Helper()
-	g, err := FitGaussians(context.Background(), m, images, folds, rank, workers.Pool{Threads: threads})
+	g, err := FitGaussians(context.Background(), m, images, nil, folds, rank, workers.Pool{Threads: threads})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,17 +123,17 @@ func TestFitGaussians_AgreesWithFullDecompositions(t *testing.T) {
 		m              Map
 		n, folds, rank int
 	}{
-		{Map{6, 3}, 23, 4, 2},
-		{Map{6, 3}, 23, 0, 2},
-		{Map{6, 3}, 9, 3, 5},
-		{Map{6, 3}, 4, 2, 5}, // fewer images than directions
-		{Map{6, 3}, 9, 2, 0},
-		{Map{6, 3}, 9, 2, 9},
-		{Map{2, 1}, 5, 1 + 1, 1},
-		{Map{1, 4}, 5, 2, 1},
-		{Map{40, 4}, 60, 3, 16},
-		{Map{40, 4}, 12, 3, 16},
-		{Map{112, 2}, 50, 0, 16},
+		{Map{6, 3, 3}, 23, 4, 2},
+		{Map{6, 3, 3}, 23, 0, 2},
+		{Map{6, 3, 3}, 9, 3, 5},
+		{Map{6, 3, 3}, 4, 2, 5}, // fewer images than directions
+		{Map{6, 3, 3}, 9, 2, 0},
+		{Map{6, 3, 3}, 9, 2, 9},
+		{Map{2, 1, 1}, 5, 1 + 1, 1},
+		{Map{1, 4, 4}, 5, 2, 1},
+		{Map{40, 4, 4}, 60, 3, 16},
+		{Map{40, 4, 4}, 12, 3, 16},
+		{Map{112, 2, 2}, 50, 0, 16},
 	} {
 		images := synthetic(c.m, c.n, 3)
 		others := synthetic(c.m, 3, 4)
@@ -146,41 +146,41 @@ func TestFitGaussians_AgreesWithFullDecompositions(t *testing.T) {
 				for p, v := range out {
 					near(t, "distance", float64(v), want[p], 1e-4)
 				}
-				near(t, "peak", g.Peak(x), slices.Max(want), 1e-4)
+				near(t, "peak", g.Peak(x, nil), slices.Max(want), 1e-4)
 			}
 		}
 	}
 }
 
 func TestFits_LeaveTheirFoldOut(t *testing.T) {
-	m := Map{12, 5}
+	m := Map{12, 5, 5}
 	images := synthetic(m, 31, 5)
 	const folds = 5
-	pooled, err := FitPooled(m, images, folds, workers.Pool{Threads: 2})
+	pooled, err := FitPooled(m, images, nil, folds, workers.Pool{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	neighbours, err := FitNeighbours(m, images, folds, 10, workers.Pool{Threads: 2})
+	neighbours, err := FitNeighbours(m, images, nil, folds, 10, workers.Pool{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for fold, g := range fit(t, m, images, folds, 4, 2) {
 		rest := without(images, folds, fold)
 		alone := fit(t, m, rest, 0, 4, 1)[0]
-		p, err := FitPooled(m, rest, 0, workers.Pool{Threads: 1})
+		p, err := FitPooled(m, rest, nil, 0, workers.Pool{Threads: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
-		q, err := FitNeighbours(m, rest, 0, 10, workers.Pool{Threads: 1})
+		q, err := FitNeighbours(m, rest, nil, 0, 10, workers.Pool{Threads: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for k, x := range images {
-			near(t, "peak", g.Peak(x), alone.Peak(x), 1e-4)
-			if got, want := pooled[fold].Distance(x), p[0].Distance(x); got != want {
+			near(t, "peak", g.Peak(x, nil), alone.Peak(x, nil), 1e-4)
+			if got, want := pooled[fold].Distance(x, nil), p[0].Distance(x, nil); got != want {
 				t.Errorf("pooled, fold %d, image %d: %v, want %v", fold, k, got, want)
 			}
-			if got, want := neighbours[fold].Distance(x), q[0].Distance(x); got != want {
+			if got, want := neighbours[fold].Distance(x, nil), q[0].Distance(x, nil); got != want {
 				t.Errorf("neighbours, fold %d, image %d: %v, want %v", fold, k, got, want)
 			}
 		}
@@ -188,13 +188,13 @@ func TestFits_LeaveTheirFoldOut(t *testing.T) {
 }
 
 func TestFits_AreIdenticalOnAnyNumberOfThreads(t *testing.T) {
-	m := Map{20, 7}
+	m := Map{20, 7, 7}
 	images := synthetic(m, 40, 6)
-	one, err := FitNeighbours(m, images, 3, 11, workers.Pool{Threads: 1})
+	one, err := FitNeighbours(m, images, nil, 3, 11, workers.Pool{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := FitPooled(m, images, 3, workers.Pool{Threads: 1})
+	p, err := FitPooled(m, images, nil, 3, workers.Pool{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,10 +203,10 @@ func TestFits_AreIdenticalOnAnyNumberOfThreads(t *testing.T) {
 		if !reflect.DeepEqual(g, fit(t, m, images, 3, 6, threads)) {
 			t.Errorf("Gaussians differ on %d threads", threads)
 		}
-		if other, err := FitNeighbours(m, images, 3, 11, workers.Pool{Threads: threads}); err != nil || !reflect.DeepEqual(one, other) {
+		if other, err := FitNeighbours(m, images, nil, 3, 11, workers.Pool{Threads: threads}); err != nil || !reflect.DeepEqual(one, other) {
 			t.Errorf("neighbours differ on %d threads, %v", threads, err)
 		}
-		if other, err := FitPooled(m, images, 3, workers.Pool{Threads: threads}); err != nil || !reflect.DeepEqual(p, other) {
+		if other, err := FitPooled(m, images, nil, 3, workers.Pool{Threads: threads}); err != nil || !reflect.DeepEqual(p, other) {
 			t.Errorf("pooled Gaussians differ on %d threads, %v", threads, err)
 		}
 	}
@@ -223,7 +223,7 @@ func finite(t *testing.T, what string, x ...float64) {
 }
 
 func TestFits_AcceptIdenticalImages(t *testing.T) {
-	m := Map{8, 4}
+	m := Map{8, 4, 4}
 	for name, value := range map[string]func(i, k int) float32{
 		"zero":              func(int, int) float32 { return 0 },
 		"constant":          func(int, int) float32 { return 1e4 / 3. },
@@ -241,11 +241,11 @@ func TestFits_AcceptIdenticalImages(t *testing.T) {
 				images[k][i] = value(i, k)
 			}
 		}
-		p, err := FitPooled(m, images, 3, workers.Pool{Threads: 2})
+		p, err := FitPooled(m, images, nil, 3, workers.Pool{Threads: 2})
 		if err != nil {
 			t.Fatal(name, err)
 		}
-		q, err := FitNeighbours(m, images, 3, 4, workers.Pool{Threads: 2})
+		q, err := FitNeighbours(m, images, nil, 3, 4, workers.Pool{Threads: 2})
 		if err != nil {
 			t.Fatal(name, err)
 		}
@@ -256,17 +256,17 @@ func TestFits_AcceptIdenticalImages(t *testing.T) {
 				for _, v := range out {
 					finite(t, name, float64(v))
 				}
-				finite(t, name, g.Peak(x), p[fold].Distance(x), q[fold].Distance(x))
+				finite(t, name, g.Peak(x, nil), p[fold].Distance(x, nil), q[fold].Distance(x, nil))
 			}
-			if name == "identical images" && g.Peak(images[0]) > 1e-3 {
-				t.Errorf("one of identical images has distance %v", g.Peak(images[0]))
+			if name == "identical images" && g.Peak(images[0], nil) > 1e-3 {
+				t.Errorf("one of identical images has distance %v", g.Peak(images[0], nil))
 			}
 		}
 	}
 }
 
 func TestFits_RejectUnusableImages(t *testing.T) {
-	m := Map{3, 2}
+	m := Map{3, 2, 2}
 	bad := synthetic(m, 6, 1)
 	bad[4][7] = float32(math.NaN())
 	infinite := synthetic(m, 6, 1)
@@ -287,16 +287,16 @@ func TestFits_RejectUnusableImages(t *testing.T) {
 		"short":            {short, 2, nil},
 		"folds below none": {synthetic(m, 3, 1), -1, nil},
 	} {
-		_, gaussians := FitGaussians(context.Background(), m, c.images, c.folds, 2, workers.Pool{Threads: 2})
-		_, pooled := FitPooled(m, c.images, c.folds, workers.Pool{Threads: 2})
-		_, neighbours := FitNeighbours(m, c.images, c.folds, 3, workers.Pool{Threads: 2})
+		_, gaussians := FitGaussians(context.Background(), m, c.images, nil, c.folds, 2, workers.Pool{Threads: 2})
+		_, pooled := FitPooled(m, c.images, nil, c.folds, workers.Pool{Threads: 2})
+		_, neighbours := FitNeighbours(m, c.images, nil, c.folds, 3, workers.Pool{Threads: 2})
 		for _, err := range []error{gaussians, pooled, neighbours} {
 			if err == nil || c.want != nil && !errors.Is(err, c.want) {
 				t.Errorf("%s: %v, want %v", name, err, c.want)
 			}
 		}
 	}
-	if _, err := FitNeighbours(m, synthetic(m, 5, 1), 2, 0, workers.Pool{}); err == nil {
+	if _, err := FitNeighbours(m, synthetic(m, 5, 1), nil, 2, 0, workers.Pool{}); err == nil {
 		t.Error("a bank of size 0 is accepted")
 	}
 }
@@ -304,23 +304,23 @@ func TestFits_RejectUnusableImages(t *testing.T) {
 func TestFitGaussians_EndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	m := Map{3, 4}
-	if _, err := FitGaussians(ctx, m, synthetic(m, 9, 1), 2, 2, workers.Pool{Threads: 2}); !errors.Is(err, context.Canceled) {
+	m := Map{3, 4, 4}
+	if _, err := FitGaussians(ctx, m, synthetic(m, 9, 1), nil, 2, 2, workers.Pool{Threads: 2}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
 
 func TestPeak_IsSafeForConcurrentUse(t *testing.T) {
-	m := Map{10, 6}
+	m := Map{10, 6, 6}
 	images := synthetic(m, 20, 8)
 	g := fit(t, m, images, 0, 3, 1)[0]
 	want := make([]float64, len(images))
 	for k, x := range images {
-		want[k] = g.Peak(x)
+		want[k] = g.Peak(x, nil)
 	}
 	err := workers.Pool{Threads: 4}.EachWith(context.Background(), 200, func(context.Context) func(int) error {
 		return func(task int) error {
-			if k := task % len(images); g.Peak(images[k]) != want[k] {
+			if k := task % len(images); g.Peak(images[k], nil) != want[k] {
 				return errors.New("different distance")
 			}
 			return nil

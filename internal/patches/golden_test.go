@@ -25,13 +25,13 @@ func TestDistances_MatchNumPy(t *testing.T) {
 	if err := json.Unmarshal(data, &golden); err != nil {
 		t.Fatal(err)
 	}
-	m := Map{golden.Channels, golden.Side}
+	m := Map{golden.Channels, golden.Side, golden.Side}
 	gaussians := fit(t, m, golden.Images, golden.Folds, golden.Rank, 2)
-	pooled, err := FitPooled(m, golden.Images, golden.Folds, workers.Pool{Threads: 2})
+	pooled, err := FitPooled(m, golden.Images, nil, golden.Folds, workers.Pool{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	neighbours, err := FitNeighbours(m, golden.Images, golden.Folds, golden.Most, workers.Pool{Threads: 2})
+	neighbours, err := FitNeighbours(m, golden.Images, nil, golden.Folds, golden.Most, workers.Pool{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,14 +48,14 @@ func TestDistances_MatchNumPy(t *testing.T) {
 			for p, v := range out {
 				near(t, "Gaussian", float64(v), want.Gaussian[k][p], 1e-5)
 			}
-			near(t, "pooled", pooled[i].Distance(x), want.Pooled[k], 1e-5)
-			near(t, "neighbours", neighbours[i].Distance(x), want.Neighbours[k], 1e-5)
+			near(t, "pooled", pooled[i].Distance(x, nil), want.Pooled[k], 1e-5)
+			near(t, "neighbours", neighbours[i].Distance(x, nil), want.Neighbours[k], 1e-5)
 		}
 	}
 }
 
 func TestTensors_DefineTheDistances(t *testing.T) {
-	m := Map{6, 3}
+	m := Map{6, 3, 3}
 	images := synthetic(m, 15, 2)
 	for _, g := range fit(t, m, images, 2, 2, 2) {
 		c, patches := m.Channels, m.Patches()

@@ -32,13 +32,13 @@ type Neighbours struct {
 // see the package documentation. A bank has at most size images. If a fit has more, the
 // bank is a core-set chosen by the greedy k-center algorithm (Sener and Savarese, 2018;
 // PatchCore; Roth et al., 2022), starting with the image closest to the mean.
-// FitNeighbours returns ErrTooFew if a fit has fewer than 2 images, and ErrValues if a
+// inside are the patches that count, by image; nil means all. FitNeighbours returns ErrTooFew if a fit has fewer than 2 images, and ErrValues if a
 // feature is not finite.
-func FitNeighbours(m Map, images [][]float32, folds, size int, pool workers.Pool) ([]*Neighbours, error) {
+func FitNeighbours(m Map, images [][]float32, inside [][]bool, folds, size int, pool workers.Pool) ([]*Neighbours, error) {
 	if size < 1 {
 		return nil, fmt.Errorf("patches: a bank of %d images, expected at least 1", size)
 	}
-	return fitVectors(m, images, folds, pool, func(v vectors) (*Neighbours, error) {
+	return fitVectors(m, images, inside, folds, pool, func(v vectors) (*Neighbours, error) {
 		w, err := whitenSpectrum(v, m.Channels)
 		if err != nil {
 			return nil, err
@@ -124,11 +124,11 @@ func coreSet(q [][]float64, size int) []int {
 	}
 }
 
-// Distance returns the squared distance of feature map x, Channels×Side×Side, to its
-// nearest neighbour. It is safe for concurrent use.
-func (g *Neighbours) Distance(x []float32) float64 {
+// Distance returns the squared distance of feature map x, Channels×H×W, to its
+// nearest neighbour, by the patches inside; nil means all. It is safe for concurrent use.
+func (g *Neighbours) Distance(x []float32, inside []bool) float64 {
 	c := len(g.Mean)
-	f := average(x, c)
+	f := average(x, c, inside)
 	for i := range f {
 		f[i] -= float64(g.Mean[i])
 	}

@@ -37,12 +37,12 @@ const (
 	roundingFloor = 1e-4
 )
 
-// Map is the shape of an image's feature map, Channels×Side×Side. Patches are numbered
-// row by row.
-type Map struct{ Channels, Side int }
+// Map is the shape of an image's feature map, Channels×H×W. Patches are numbered row by
+// row.
+type Map struct{ Channels, W, H int }
 
 // Patches returns the number of patches of the map.
-func (m Map) Patches() int { return m.Side * m.Side }
+func (m Map) Patches() int { return m.W * m.H }
 
 // Len returns the number of features of the map.
 func (m Map) Len() int { return m.Channels * m.Patches() }
@@ -73,8 +73,8 @@ func (p partition) has(fit, image int) bool { return fit == p.folds || image%p.f
 // check returns the partition of the images, or an error if they cannot be fitted.
 func check(m Map, images [][]float32, folds int) (partition, error) {
 	p := partition{len(images), folds}
-	if m.Channels < 1 || m.Side < 1 || folds < 0 {
-		return p, fmt.Errorf("patches: cannot fit %d×%d×%d features in %d folds", m.Channels, m.Side, m.Side, folds)
+	if m.Channels < 1 || m.W < 1 || m.H < 1 || folds < 0 {
+		return p, fmt.Errorf("patches: cannot fit %d×%d×%d features in %d folds", m.Channels, m.H, m.W, folds)
 	}
 	// The sizes of groups differ by one at most, and the first is the largest.
 	if p.size(0) < 2 {
@@ -82,7 +82,7 @@ func check(m Map, images [][]float32, folds int) (partition, error) {
 	}
 	for k, image := range images {
 		if len(image) != m.Len() {
-			return p, fmt.Errorf("patches: image %d has %d features, not %d×%d×%d", k, len(image), m.Channels, m.Side, m.Side)
+			return p, fmt.Errorf("patches: image %d has %d features, not %d×%d×%d", k, len(image), m.Channels, m.H, m.W)
 		}
 		for i, v := range image {
 			if v-v != 0 { // NaN or an infinity

@@ -27,10 +27,11 @@ type Pooled struct {
 }
 
 // FitPooled cross-fits Gaussians to the images' features, pooled over all patches; see
-// the package documentation. It returns ErrTooFew if a fit has fewer than 2 images, and
+// the package documentation. inside are the patches that count, by image; nil means all. It
+// returns ErrTooFew if a fit has fewer than 2 images, and
 // ErrValues if a feature is not finite.
-func FitPooled(m Map, images [][]float32, folds int, pool workers.Pool) ([]*Pooled, error) {
-	return fitVectors(m, images, folds, pool, func(v vectors) (*Pooled, error) {
+func FitPooled(m Map, images [][]float32, inside [][]bool, folds int, pool workers.Pool) ([]*Pooled, error) {
+	return fitVectors(m, images, inside, folds, pool, func(v vectors) (*Pooled, error) {
 		c := m.Channels
 		for i := range c {
 			for j := range i {
@@ -56,10 +57,10 @@ func FitPooled(m Map, images [][]float32, folds int, pool workers.Pool) ([]*Pool
 }
 
 // Distance returns the squared Mahalanobis distance of feature map x,
-// Channels×Side×Side. It is safe for concurrent use.
-func (g *Pooled) Distance(x []float32) float64 {
+// Channels×H×W, by the patches inside; nil means all. It is safe for concurrent use.
+func (g *Pooled) Distance(x []float32, inside []bool) float64 {
 	c := len(g.Mean)
-	z := average(x, c)
+	z := average(x, c, inside)
 	for i := range z {
 		z[i] = (z[i] - float64(g.Mean[i])) * float64(g.Precision[i])
 	}
@@ -80,7 +81,7 @@ type vectors struct {
 }
 
 // fitVectors calls fit with the pooled features of each fit.
-func fitVectors[T any](m Map, images [][]float32, folds int, pool workers.Pool, fit func(vectors) (T, error)) ([]T, error) {
+func fitVectors[T any](m Map, images [][]float32, inside [][]bool, folds int, pool workers.Pool, fit func(vectors) (T, error)) ([]T, error) {
 	p, err := check(m, images, folds)
 	if err != nil {
 		return nil, err
@@ -88,7 +89,7 @@ func fitVectors[T any](m Map, images [][]float32, folds int, pool workers.Pool, 
 	c := m.Channels
 	x := make([][]float64, p.n)
 	for k, image := range images {
-		x[k] = average(image, c)
+		x[k] = average(image, c, insideOf(inside, k))
 	}
 	out := make([]T, p.fits())
 	err = pool.EachWith(context.Background(), len(out), func(context.Context) func(int) error {
@@ -131,8 +132,11 @@ func fitVectors[T any](m Map, images [][]float32, folds int, pool workers.Pool, 
 	return out, nil
 }
 
-// average returns the mean of each of c channels over all patches.
-func average(x []float32, c int) []float64 {
+// average returns the mean of each of c channels over the patches inside; nil means all.
+func average(x []float32, c int, inside []bool) []float64 {
+	if inside != nil {
+		return averageInside(x, c, inside)
+	}
 	patches := len(x) / c
 	f := make([]float64, c)
 	for i := range f {

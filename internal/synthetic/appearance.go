@@ -115,26 +115,26 @@ func (gen *Generator) cutPaste(other []byte) texture {
 // shifted returns the pixels of an image that is shifted cyclically by a random
 // distance and rotated by a random multiple of 90°.
 func (gen *Generator) shifted(other []byte) func(x, y int) []byte {
-	n := gen.side
-	dx, dy, turn := gen.r.IntN(n), gen.r.IntN(n), gen.r.IntN(4)
+	w, h := gen.w, gen.h
+	dx, dy, turn := gen.r.IntN(w), gen.r.IntN(h), gen.r.IntN(4)
 	return func(x, y int) []byte {
-		x, y = (x+dx)%n, (y+dy)%n
-		switch turn {
+		x, y = (x+dx)%w, (y+dy)%h
+		switch turn { // an image that is not square is repeated
 		case 1:
-			x, y = y, n-1-x
+			x, y = y%w, h-1-x%h
 		case 2:
-			x, y = n-1-x, n-1-y
+			x, y = w-1-x, h-1-y
 		case 3:
-			x, y = n-1-y, x
+			x, y = w-1-y%w, x%h
 		}
-		return other[(y*n+x)*channels:][:channels]
+		return other[(y*w+x)*channels:][:channels]
 	}
 }
 
 // smoothing blurs the image.
 func (gen *Generator) smoothing(out []byte) texture {
 	deviation := max(sharpestBlur, gen.between(sharpestBlur, softestBlur)*gen.scale)
-	at := gen.blur.of(out, gen.side, gen.stencil.box, deviation)
+	at := gen.blur.of(out, gen.w, gen.h, gen.stencil.box, deviation)
 	return func(x, y int, _, _, _ float32) (float32, float32, float32) {
 		v := at(x, y)
 		return v[0], v[1], v[2]
@@ -145,10 +145,10 @@ func (gen *Generator) smoothing(out []byte) texture {
 func (gen *Generator) displacement(out []byte) texture {
 	gen.before = append(gen.before[:0], out...)
 	by := func() int { return int(math.Round(gen.between(-longestShift, longestShift) * gen.scale)) }
-	dx, dy, last := by(), by(), gen.side-1
+	dx, dy := by(), by()
 	return func(x, y int, _, _, _ float32) (float32, float32, float32) {
-		x, y = min(max(x+dx, 0), last), min(max(y+dy, 0), last)
-		v := gen.before[(y*gen.side+x)*channels:]
+		x, y = min(max(x+dx, 0), gen.w-1), min(max(y+dy, 0), gen.h-1)
+		v := gen.before[(y*gen.w+x)*channels:]
 		return float32(v[0]), float32(v[1]), float32(v[2])
 	}
 }

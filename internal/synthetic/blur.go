@@ -17,18 +17,18 @@ type blur struct {
 // so that the standard deviation is exact (extended box filters; Gwosdek et al., 2011).
 const boxBlurs = 3
 
-// of blurs an image of side×side×3 bytes with a standard deviation in pixels. The
+// of blurs an image of imageW×imageH×3 bytes with a standard deviation in pixels. The
 // returned function returns the blurred pixel at a point of the box, and is valid until
 // the next call of of.
-func (b *blur) of(pixels []byte, side int, box image.Rectangle, deviation float64) func(x, y int) []float32 {
+func (b *blur) of(pixels []byte, imageW, imageH int, box image.Rectangle, deviation float64) func(x, y int) []float32 {
 	reach, rest := window(deviation)
-	part := box.Inset(-boxBlurs * (reach + 1)).Intersect(image.Rect(0, 0, side, side))
+	part := box.Inset(-boxBlurs * (reach + 1)).Intersect(image.Rect(0, 0, imageW, imageH))
 	w, h := part.Dx(), part.Dy()
 	row := w * channels
 	b.upright, b.turned = grown(b.upright, h*row), grown(b.turned, h*row)
 	for y := range h {
 		line := b.upright[y*row:][:row]
-		for i, v := range pixels[((y+part.Min.Y)*side+part.Min.X)*channels:][:row] {
+		for i, v := range pixels[((y+part.Min.Y)*imageW+part.Min.X)*channels:][:row] {
 			line[i] = float32(v)
 		}
 	}

@@ -13,7 +13,7 @@ func TestBlur_IsNearlyGaussian(t *testing.T) {
 	point[(centre*side+centre)*3+1] = 255
 	for _, deviation := range []float64{0.8, 1.5, 3, 6} {
 		var b blur
-		at := b.of(point, side, image.Rect(0, 0, side, side), deviation)
+		at := b.of(point, side, side, image.Rect(0, 0, side, side), deviation)
 		sum, across, down := 0.0, 0.0, 0.0
 		for y := range side {
 			for x := range side {
@@ -46,7 +46,7 @@ func TestBlur_OfPartEqualsPartOfWhole(t *testing.T) {
 	img := uniformImage(3, side)
 	var whole, part blur
 	box := image.Rect(0, 20, 31, 64)
-	a, b := whole.of(img, side, image.Rect(0, 0, side, side), 2.5), part.of(img, side, box, 2.5)
+	a, b := whole.of(img, side, side, image.Rect(0, 0, side, side), 2.5), part.of(img, side, side, box, 2.5)
 	for y := box.Min.Y; y < box.Max.Y; y++ {
 		for x := box.Min.X; x < box.Max.X; x++ {
 			for c := range 3 {

@@ -7,7 +7,7 @@
 // from another normal image is CutPaste (Li et al., 2021), between images as in NSA
 // (Schlüter et al., 2022); a thin piece is CutPaste's scar.
 //
-// Images are side×side×3 bytes, rows of red, green and blue. The package must not
+// Images are width×height×3 bytes, rows of red, green and blue. The package must not
 // depend on features, training or file formats.
 package synthetic
 

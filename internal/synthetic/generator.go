@@ -8,13 +8,16 @@ import (
 
 const (
 	// referenceSide is the image side, in pixels, for which lengths are specified. They
-	// are proportional to the side.
+	// are proportional to the side, which is the geometric mean of width and height.
 	referenceSide = 128
 	// secondAnomaly is the share of images with two anomalies.
 	secondAnomaly = 0.3
 	// visibleTries is the maximum number of attempts to generate a visible anomaly. A
 	// black spot on black is invisible.
 	visibleTries = 6
+	// insideTries is the factor of the numbers of attempts if only a part of the image may
+	// have anomalies.
+	insideTries = 10
 )
 
 // anomaly describes a generated anomaly.
@@ -26,9 +29,11 @@ type anomaly struct {
 
 // Generator is a synthetic anomaly generator. It must not be used concurrently.
 type Generator struct {
-	r     *rand.Rand
-	side  int
-	scale float64 // side divided by referenceSide
+	r      *rand.Rand
+	w, h   int
+	side   float64 // geometric mean of w and h
+	scale  float64 // side divided by referenceSide
+	inside []byte  // by pixel: 0 where there may be no anomaly; nil for none
 
 	anomalies []anomaly // of the latest image
 	stencil   stencil   // of the current anomaly
@@ -40,18 +45,34 @@ type Generator struct {
 	columns   []int32
 }
 
-// NewGenerator returns a Generator for images of side×side pixels. Its results depend only
-// on the random numbers and the images.
-func NewGenerator(r *rand.Rand, side int) *Generator {
-	return &Generator{r: r, side: side, scale: float64(side) / referenceSide}
+// NewGenerator returns a Generator for images of w×h pixels. Its results depend only on the
+// random numbers and the images. Unless inside is nil, it has w·h bytes, and anomalies are
+// only where it is not 0.
+func NewGenerator(r *rand.Rand, w, h int, inside []byte) *Generator {
+	side := math.Sqrt(float64(w * h))
+	return &Generator{r: r, w: w, h: h, side: side, scale: side / referenceSide, inside: inside}
 }
 
-// Generate copies image into out, adds one or two anomalies, and sets mask (side×side) to
+// tries returns the number of attempts.
+func (gen *Generator) tries(n int) int {
+	if gen.inside != nil {
+		n *= insideTries
+	}
+	return n
+}
+
+// bounds returns the rectangle of the image.
+func (gen *Generator) bounds() image.Rectangle { return image.Rect(0, 0, gen.w, gen.h) }
+
+// allowed reports whether there may be an anomaly at a pixel.
+func (gen *Generator) allowed(x, y int) bool { return gen.inside == nil || gen.inside[y*gen.w+x] != 0 }
+
+// Generate copies image into out, adds one or two anomalies, and sets mask (w×h) to
 // the visibility, 0…1, of the change at each pixel. other is another normal image, the
-// source of pasted texture. Images are side×side×3 bytes; out must not overlap the
+// source of pasted texture. Images are w×h×3 bytes; out must not overlap the
 // others. The mask is 0 everywhere when no attempt resulted in a visible anomaly.
 func (gen *Generator) Generate(out []byte, mask []float32, image, other []byte) {
-	for range visibleTries {
+	for range gen.tries(visibleTries) {
 		copy(out, image)
 		gen.anomalies = gen.anomalies[:0]
 		gen.add(out, other)
@@ -78,9 +99,9 @@ func (gen *Generator) add(out, other []byte) {
 func (gen *Generator) apply(out []byte, at texture) {
 	box, i := gen.stencil.box, 0
 	for y := box.Min.Y; y < box.Max.Y; y++ {
-		v := out[(y*gen.side+box.Min.X)*channels:]
+		v := out[(y*gen.w+box.Min.X)*channels:]
 		for x := box.Min.X; x < box.Max.X; x++ {
-			if a := gen.stencil.opacity[i]; a > 0 {
+			if a := gen.stencil.opacity[i]; a > 0 && gen.allowed(x, y) {
 				r, g, b := float32(v[0]), float32(v[1]), float32(v[2])
 				cr, cg, cb := at(x, y, r, g, b)
 				v[0], v[1], v[2] = level8(r+a*(cr-r)), level8(g+a*(cg-g)), level8(b+a*(cb-b))

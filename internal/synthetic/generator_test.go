@@ -51,7 +51,7 @@ func uniformImage(seed uint64, side int) []byte {
 
 // generatorOf returns a Generator with a seed.
 func generatorOf(seed uint64, side int) *Generator {
-	return NewGenerator(rand.New(rand.NewPCG(seed, 1)), side)
+	return NewGenerator(rand.New(rand.NewPCG(seed, 1)), side, side, nil)
 }
 
 // Defect heads depend on every generated pixel, so a change here changes the models of a

@@ -37,7 +37,7 @@ const (
 // anomaly has the given form, a largest extent of diameter pixels (at least 1) and a
 // random position, inside of the image if it fits. The sign of the contrast is
 // reversed when clipping leaves less than half of it on average, as for a brighter
-// anomaly on white, and less than the reversed contrast. Images are side×side×3 bytes;
+// anomaly on white, and less than the reversed contrast. Images are w×h×3 bytes;
 // out and image must not overlap.
 func (gen *Generator) GenerateOffset(out, image []byte, form Form, diameter, contrast float64) {
 	copy(out, image)
@@ -67,36 +67,57 @@ func (gen *Generator) GenerateCutPaste(out, image, other []byte, form Form, diam
 func (gen *Generator) GenerateBlur(out, image []byte, form Form, diameter float64) {
 	copy(out, image)
 	gen.drawGraded(form, diameter)
-	at := gen.blur.of(out, gen.side, gen.stencil.box, max(sharpestBlur, softestBlur*gen.scale))
+	at := gen.blur.of(out, gen.w, gen.h, gen.stencil.box, max(sharpestBlur, softestBlur*gen.scale))
 	gen.apply(out, func(x, y int, _, _, _ float32) (float32, float32, float32) {
 		v := at(x, y)
 		return v[0], v[1], v[2]
 	})
 }
 
+// mostlyInside is the share of a graded anomaly that must be where anomalies are allowed, if
+// an attempt succeeds.
+const mostlyInside = 0.8
+
 // drawGraded draws a shape of this form and extent into the stencil.
 func (gen *Generator) drawGraded(form Form, diameter float64) {
 	diameter = max(diameter, 1)
-	switch form {
-	case Scratch:
-		gen.gradedScratch(diameter)
-	case Square:
-		gen.gradedSquare(diameter)
-	default:
-		gen.gradedBlob(diameter)
+	for range gen.tries(visibleTries) {
+		switch form {
+		case Scratch:
+			gen.gradedScratch(diameter)
+		case Square:
+			gen.gradedSquare(diameter)
+		default:
+			gen.gradedBlob(diameter)
+		}
+		if gen.inside == nil || gen.shareAllowed() >= mostlyInside {
+			return
+		}
 	}
 }
 
-// within returns a random start for an interval of this length, which is inside of the
-// image if it fits.
-func (gen *Generator) within(length float64) float64 {
-	return gen.between(0, max(0, float64(gen.side)-length))
+// shareAllowed returns the share of the stencil that is where anomalies are allowed.
+func (gen *Generator) shareAllowed() float32 {
+	box := gen.stencil.box
+	sum, all := float32(0), float32(0)
+	for i, a := range gen.stencil.opacity {
+		if all += a; gen.allowed(box.Min.X+i%box.Dx(), box.Min.Y+i/box.Dx()) {
+			sum += a
+		}
+	}
+	return sum / max(all, 1e-6)
+}
+
+// within returns a random start for an interval of this length in a side of the image,
+// which is inside of the image if it fits.
+func (gen *Generator) within(side int, length float64) float64 {
+	return gen.between(0, max(0, float64(side)-length))
 }
 
 // gradedBlob draws an ellipse.
 func (gen *Generator) gradedBlob(diameter float64) {
 	radius := diameter / 2
-	cx, cy := gen.within(diameter)+radius, gen.within(diameter)+radius
+	cx, cy := gen.within(gen.w, diameter)+radius, gen.within(gen.h, diameter)+radius
 	sin, cos := math.Sincos(gen.between(0, math.Pi))
 	flat := gen.between(gradedFlattest, 1)
 	reach := radius + rimEnd*sharpRim
@@ -117,7 +138,7 @@ func (gen *Generator) gradedScratch(length float64) {
 	dx, dy := between*cos, between*sin
 	reach := width/2 + 0.5 // half a pixel more for partly covered pixels
 	w, h := math.Abs(dx)+width, math.Abs(dy)+width
-	x0, y0 := gen.within(w)+width/2, gen.within(h)+width/2
+	x0, y0 := gen.within(gen.w, w)+width/2, gen.within(gen.h, h)+width/2
 	if dx < 0 {
 		x0 -= dx
 	}
@@ -129,7 +150,7 @@ func (gen *Generator) gradedScratch(length float64) {
 // gradedSquare draws a square aligned with the pixels.
 func (gen *Generator) gradedSquare(extent float64) {
 	n := math.Round(extent)
-	x, y := math.Floor(gen.within(n)), math.Floor(gen.within(n))
+	x, y := math.Floor(gen.within(gen.w, n)), math.Floor(gen.within(gen.h, n))
 	t := gen.clearStencil(x, y, x+n, y+n)
 	// The stencil is one pixel larger than the square.
 	w := t.box.Dx()
@@ -148,7 +169,7 @@ func (gen *Generator) fitting(image []byte, contrast float64) float64 {
 	for y := box.Min.Y; y < box.Max.Y; y++ {
 		for x := box.Min.X; x < box.Max.X; x++ {
 			a := float64(gen.stencil.opacity[i])
-			for _, v := range image[(y*gen.side+x)*channels:][:channels] {
+			for _, v := range image[(y*gen.w+x)*channels:][:channels] {
 				sum += a * math.Abs(min(max(float64(v)+contrast, 0), 255)-float64(v))
 			}
 			weight += channels * a

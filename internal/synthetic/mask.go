@@ -23,12 +23,12 @@ func (gen *Generator) setMask(mask []float32, before, after []byte) bool {
 		return false
 	}
 	reach := int(visibleWindow * gen.scale / 2)
-	box := area.Inset(-reach).Intersect(image.Rect(0, 0, gen.side, gen.side))
+	box := area.Inset(-reach).Intersect(gen.bounds())
 	w, h := box.Dx(), box.Dy()
 	gen.changed = grown(gen.changed, w*h)
 	i := 0
 	for y := box.Min.Y; y < box.Max.Y; y++ {
-		at := (y*gen.side + box.Min.X) * channels
+		at := (y*gen.w + box.Min.X) * channels
 		a, b := before[at:][:w*channels], after[at:][:w*channels]
 		for k := 0; k < len(a); k += channels {
 			gen.changed[i] = abs(int32(a[k])-int32(b[k])) + abs(int32(a[k+1])-int32(b[k+1])) + abs(int32(a[k+2])-int32(b[k+2]))
@@ -55,12 +55,12 @@ func (gen *Generator) setMask(mask []float32, before, after []byte) bool {
 		slide(row+reach, 1)
 		slide(row-reach-1, -1)
 		y := row + box.Min.Y
-		rows := min(y+reach, gen.side-1) - max(y-reach, 0) + 1
+		rows := min(y+reach, gen.h-1) - max(y-reach, 0) + 1
 		sum := int32(0)
 		for _, v := range gen.columns[:min(reach, w)] {
 			sum += v
 		}
-		line := mask[y*gen.side+box.Min.X:][:w]
+		line := mask[y*gen.w+box.Min.X:][:w]
 		for column := range line {
 			if in := column + reach; in < w {
 				sum += gen.columns[in]
@@ -72,7 +72,10 @@ func (gen *Generator) setMask(mask []float32, before, after []byte) bool {
 				continue
 			}
 			x := column + box.Min.X
-			counted := rows * (min(x+reach, gen.side-1) - max(x-reach, 0) + 1) * channels
+			if !gen.allowed(x, y) {
+				continue
+			}
+			counted := rows * (min(x+reach, gen.w-1) - max(x-reach, 0) + 1) * channels
 			if mean := float32(sum) / float32(counted); mean > invisibleLevels {
 				line[column] = min(1, mean/clearLevels)
 				visible = true

@@ -65,7 +65,7 @@ type stencil struct {
 
 // draw draws a random shape into the stencil.
 func (gen *Generator) draw() (drawn shape) {
-	for range shapeTries {
+	for range gen.tries(shapeTries) {
 		drawn = shape(gen.r.IntN(int(shapes)))
 		switch drawn {
 		case scratch:
@@ -77,8 +77,9 @@ func (gen *Generator) draw() (drawn shape) {
 		case islands:
 			gen.islands()
 		}
-		for _, a := range gen.stencil.opacity {
-			if a > denseEnough {
+		box := gen.stencil.box
+		for i, a := range gen.stencil.opacity {
+			if a > denseEnough && gen.allowed(box.Min.X+i%box.Dx(), box.Min.Y+i/box.Dx()) {
 				return drawn
 			}
 		}
@@ -91,7 +92,7 @@ func (gen *Generator) draw() (drawn shape) {
 func (gen *Generator) clearStencil(left, top, right, bottom float64) *stencil {
 	box := image.Rect(int(math.Floor(left)), int(math.Floor(top)), int(math.Ceil(right))+1, int(math.Ceil(bottom))+1)
 	t := &gen.stencil
-	t.box = box.Intersect(image.Rect(0, 0, gen.side, gen.side))
+	t.box = box.Intersect(gen.bounds())
 	t.opacity = grown(t.opacity, t.box.Dx()*t.box.Dy())
 	clear(t.opacity)
 	return t
@@ -99,8 +100,7 @@ func (gen *Generator) clearStencil(left, top, right, bottom float64) *stencil {
 
 // centre returns a random point of the image, in pixels.
 func (gen *Generator) centre() (x, y float64) {
-	side := float64(gen.side)
-	return gen.between(0, side), gen.between(0, side)
+	return gen.between(0, float64(gen.w)), gen.between(0, float64(gen.h))
 }
 
 // scratch draws a wobbly line.
@@ -108,7 +108,7 @@ func (gen *Generator) scratch() {
 	var xs, ys [scratchPieces + 1]float64
 	xs[0], ys[0] = gen.centre()
 	angle, wobble := gen.between(0, 2*math.Pi), gen.between(0, strongestWobble)
-	piece := gen.logUniform(shortestScratch, longestScratch) * float64(gen.side) / scratchPieces
+	piece := gen.logUniform(shortestScratch, longestScratch) * gen.side / scratchPieces
 	for i := range scratchPieces {
 		angle += gen.r.NormFloat64() * wobble
 		xs[i+1], ys[i+1] = xs[i]+math.Cos(angle)*piece, ys[i]+math.Sin(angle)*piece
@@ -149,7 +149,7 @@ func (t *stencil) stroke(x0, y0, x1, y1, reach, most float64) {
 
 // ellipse draws an ellipse with a smooth or noisy outline and a sharp or soft rim.
 func (gen *Generator) ellipse() {
-	radius := gen.logUniform(smallestEllipse, largestEllipse) * float64(gen.side)
+	radius := gen.logUniform(smallestEllipse, largestEllipse) * gen.side
 	cx, cy := gen.centre()
 	sin, cos := math.Sincos(gen.between(0, math.Pi))
 	flat := gen.between(flattestEllipse, 1)
@@ -180,7 +180,7 @@ func (gen *Generator) ellipse() {
 
 // rectangle draws a rectangle aligned with the pixels, like a missing part or a label.
 func (gen *Generator) rectangle() {
-	side := float64(gen.side)
+	side := gen.side
 	w, h := gen.logUniform(shortestRectangle, longestRectangle)*side, gen.logUniform(shortestRectangle, longestRectangle)*side
 	x, y := gen.centre()
 	t := gen.clearStencil(math.Floor(x), math.Floor(y), math.Floor(x+w), math.Floor(y+h))
@@ -192,7 +192,7 @@ func (gen *Generator) rectangle() {
 // islands draws a frayed region with specks around it.
 func (gen *Generator) islands() {
 	size := [...]float64{3, 6, 12}[gen.r.IntN(3)] * gen.scale
-	radius := gen.between(smallestWindow, largestWindow) * float64(gen.side)
+	radius := gen.between(smallestWindow, largestWindow) * gen.side
 	cx, cy := gen.centre()
 	// Beyond end radii the window is below 0.8 % of its height, and noise limited to
 	// furthest stays below islandLevel.

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/deepmed/anomaly/exporter"
 	"github.com/deepmed/anomaly/inference"
@@ -38,14 +39,14 @@ const (
 const PatternName = "(pattern)"
 
 // Tolerance returns the largest relative difference allowed between the scores of
-// an image of side×side pixels.
+// an image of that size.
 //
 // ONNX Runtime adds the squared errors of all pixels in one float32, so its
 // rounding error grows with their number. Measured on noise, relative to the sum in
 // float64: 7e-7 at 256 pixels, 1e-5 at 512, 8e-5 at 1024. Gorgonia adds axis by
 // axis and stays below 3e-7.
-func Tolerance(side int) float64 {
-	return BaseTolerance * max(1, float64(side*side)/(BaseSide*BaseSide))
+func Tolerance(size models.Size) float64 {
+	return BaseTolerance * max(1, float64(size.Area())/(BaseSide*BaseSide))
 }
 
 // Result is the outcome of Verify. Its JSON is printed by `anomaly verify --json`.
@@ -108,7 +109,7 @@ func Verify(ctx context.Context, e *ort.Engine, m *models.Model, paths []string,
 	if err != nil {
 		return nil, err
 	}
-	r := &Result{ModelSHA256: m.SHA256, Tolerance: Tolerance(m.ImageSize)}
+	r := &Result{ModelSHA256: m.SHA256, Tolerance: Tolerance(m.Input())}
 	if r.SameGraph, err = sameGraph(export, m); err != nil {
 		return nil, err
 	}
@@ -118,7 +119,7 @@ func Verify(ctx context.Context, e *ort.Engine, m *models.Model, paths []string,
 	}
 	defer c.close()
 	if len(paths) == 0 {
-		scores, err := c.compare(ctx, pattern(c.exported.Side()))
+		scores, err := c.compare(ctx, pattern(c.exported.Layout()))
 		r.add(PatternName, scores, err)
 	}
 	for _, file := range paths {
@@ -192,7 +193,7 @@ func newComparer(e *ort.Engine, m *models.Model, export []byte) (c *comparer, er
 	if c.served, err = inference.NewDetector(e, m, 0); err != nil {
 		return nil, err
 	}
-	c.planes = make([]float32, models.InputChannels*c.exported.Side()*c.exported.Side())
+	c.planes = make([]float32, models.InputChannels*c.exported.Size().Area())
 	return c, nil
 }
 
@@ -227,14 +228,14 @@ func (c *comparer) compareFile(ctx context.Context, file string) (*Scores, error
 	if err != nil {
 		return nil, err
 	}
-	pixels, err := imagefile.Prepare(data, c.exported.Side(), c.exported.ImageOptions(imagefile.DefaultLimits()))
+	pixels, err := imagefile.Prepare(data, c.exported.Size(), c.exported.ImageOptions(imagefile.DefaultLimits()))
 	if err != nil {
 		return nil, err
 	}
 	return c.compare(ctx, pixels)
 }
 
-// compare takes the pixels of an image that is resized already, S×S×3 bytes.
+// compare takes a prepared image.
 func (c *comparer) compare(ctx context.Context, pixels []byte) (*Scores, error) {
 	var s Scores
 	var err error
@@ -259,12 +260,24 @@ func (c *comparer) compare(ctx context.Context, pixels []byte) (*Scores, error) 
 	return &s, nil
 }
 
-// pattern returns the test pattern, S×S×3 bytes: noise from a fixed seed.
-func pattern(side int) []byte {
+// pattern returns the test pattern, prepared: noise from a fixed seed. If the layout has a
+// mask, the pixels of the upper left quarter are not judged.
+func pattern(l imagefile.Layout) []byte {
 	r := rand.New(rand.NewPCG(1, 2))
-	pixels := make([]byte, models.InputChannels*side*side)
+	pixels := make([]byte, models.InputChannels*l.Area())
 	for i := range pixels {
 		pixels[i] = byte(r.UintN(256))
 	}
-	return pixels
+	if !l.Deep && !l.Masked {
+		return pixels
+	}
+	out := make([]byte, l.Bytes())
+	mask := l.Mask(out)
+	for i := range mask {
+		if i%l.W >= l.W/2 || i/l.W >= l.H/2 {
+			mask[i] = 1
+		}
+	}
+	l.Paint(out, slices.Clone(out), make([]byte, len(pixels)), pixels)
+	return out
 }

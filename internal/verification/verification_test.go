@@ -114,7 +114,7 @@ func TestResult_AgreesOnlyWhenEverythingDoes(t *testing.T) {
 		{"no image with scores", Result{SameGraph: true, Images: []Image{unread}}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.r.Tolerance = Tolerance(32)
+			c.r.Tolerance = Tolerance(models.Square(32))
 			c.r.conclude()
 			if c.r.Agrees != c.agrees {
 				t.Errorf("agrees: %t", c.r.Agrees)
@@ -131,7 +131,7 @@ func TestResult_AgreesOnlyWhenEverythingDoes(t *testing.T) {
 
 func TestTolerance_GrowsWithTheNumberOfPixels(t *testing.T) {
 	for side, want := range map[int]float64{16: 1e-5, 256: 1e-5, 512: 4e-5, 1024: 16e-5} {
-		if got := Tolerance(side); got != want {
+		if got := Tolerance(models.Square(side)); got != want {
 			t.Errorf("%d×%d pixels: %v, want %v", side, side, got, want)
 		}
 	}
