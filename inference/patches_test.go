@@ -20,10 +20,12 @@ import (
 
 // patchModel returns a small model of 32×32 pixels with
 // models.MeasurePatchMahalanobis and random weights and statistics.
-func patchModel(heads bool) *models.Model {
-	const side = 32
+func patchModel(heads bool) *models.Model { return patchModelOf(heads, models.Square(32), nil) }
+
+// patchModelOf is patchModel for another size and preprocessing.
+func patchModelOf(heads bool, size models.Size, p *models.Preprocessing) *models.Model {
 	arch := models.Architecture{Channels: []int{3, 4, 6}}
-	m := &models.Model{Architecture: arch, ImageSize: side, Metadata: models.Metadata{Threshold: 1, ImageSize: side,
+	m := &models.Model{Architecture: arch, ImageSize: size.Side(), Metadata: models.Metadata{Threshold: 1, ImageSize: size.Side(), Preprocessing: p,
 		Decision: &models.Decision{Measure: models.MeasurePatchMahalanobis, Threshold: 1.5, Backbone: models.EmbeddedBackbone()}}}
 	r := rand.New(rand.NewPCG(2, 2))
 	draw := func(ps []models.Parameter, bounds func(name string, axes int) (low, high float64)) (sd models.StateDict) {
@@ -38,7 +40,7 @@ func patchModel(heads bool) *models.Model {
 		return sd
 	}
 	m.Weights = draw(arch.Parameters(), func(string, int) (float64, float64) { return -0.5, 0.5 })
-	m.Reference = draw(models.PatchParameters(models.Square(side), heads, 4), func(name string, axes int) (float64, float64) {
+	m.Reference = draw(models.PatchParameters(size, heads, 4), func(name string, axes int) (float64, float64) {
 		switch {
 		case name == "whitening":
 			return -0.2, 0.2
