@@ -11,7 +11,6 @@ import (
 	"image/draw"
 	"io"
 	"io/fs"
-	"math"
 	"mime/multipart"
 	"net/http"
 	"os"
@@ -395,57 +394,5 @@ func TestEvaluate_CountsEachFrame(t *testing.T) {
 	}
 	if page := string(read(t, report)); !strings.Contains(page, "many.dcm#") {
 		t.Error("the report names no frame")
-	}
-}
-
-func TestPredict_ReadsDICOMAsDetect(t *testing.T) {
-	s := newScript(t)
-	if finish(t, s.python(t, "import pydicom.pixels")).status != 0 {
-		t.Skip("pydicom is not installed in the Python of " + envPython)
-	}
-	files, err := filepath.Glob("../../testdata/dicom/*.dcm")
-	if err != nil || len(files) < 100 {
-		t.Fatalf("%d files, %v", len(files), err)
-	}
-	var images []string
-	for _, f := range files {
-		// Others need further packages, or have a lossy codec or no preamble.
-		base := filepath.Base(f)
-		for _, prefix := range []string{"explicit_", "implicit_", "big_", "deflated_", "rle_"} {
-			if strings.HasPrefix(base, prefix) {
-				images = append(images, f)
-			}
-		}
-	}
-	ours := entries(t, run(t, append([]string{"detect", "--json", "--model", filepath.Join(s.dir, "autoencoder.onnx")}, images...)...))
-	theirs := entries(t, s.run(t, append([]string{"--json"}, images...)...))
-	if len(ours) != len(images) || len(theirs) != len(images) || len(images) < 40 {
-		t.Fatalf("%d and %d entries of %d images", len(ours), len(theirs), len(images))
-	}
-	for i, x := range ours {
-		y := theirs[i]
-		if x.Error != nil || y.Error != nil {
-			message := ""
-			if y.Error != nil {
-				message = *y.Error
-			}
-			t.Errorf("%s: detect has %+v, predict.py %s", x.File, x, message)
-			continue
-		}
-		if math.Abs(*x.Value-*y.Value) > 1e-4**x.Value || math.Abs(*x.MSE-*y.MSE) > 1e-4**x.MSE {
-			t.Errorf("%s: detect has %v, predict.py %v", x.File, *x.Value, *y.Value)
-		}
-	}
-}
-
-func TestPredict_NamesPydicomWhereItIsMissing(t *testing.T) {
-	s := newScript(t)
-	without := t.TempDir()
-	write(t, without, "pydicom.py", []byte("raise ImportError('none')\n"))
-	s.env = append(s.env, "PYTHONPATH="+without)
-	r := s.run(t, "--json", "../../testdata/dicom/explicit_mono2_8.dcm")
-	var list []struct{ Error string }
-	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil || len(list) != 1 || !strings.Contains(list[0].Error, "DICOM images need pydicom 3: pip install pydicom") || r.status != exitError {
-		t.Errorf("exit %d, %v: %s%s", r.status, err, r.stdout, r.stderr)
 	}
 }

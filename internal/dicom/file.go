@@ -186,7 +186,9 @@ func (f *file) take(s *source, e element, p place, value []byte) error {
 	case voiTable:
 		return f.voi.take(s, e, value)
 	case transformationGroup:
-		f.modality = lut{} // its rescale replaces the table of the file
+		if e.tag == tagSlope {
+			f.modality = lut{} // its rescale replaces the table of the file
+		}
 	case voiGroup:
 		if e.tag == tagWindowCenter {
 			f.voi = lut{} // its window replaces the table of the file
