@@ -67,7 +67,8 @@ def several_frames(m):
     odd = np.stack([m.scene(0, 255, 24, 18, frame)[4:9, 3:10] for frame in range(3)])
     for short, syntax in (("implicit", uid.ImplicitVRLittleEndian), ("explicit", uid.ExplicitVRLittleEndian), ("big", uid.ExplicitVRBigEndian), ("deflated", uid.DeflatedExplicitVRLittleEndian)):
         m.add(f"{short}_odd_frames", m.written(m.grey(odd, 8, 8), syntax))
-    bits = np.packbits((odd > 120).astype(np.uint8).ravel(), bitorder="little").tobytes()
+    frame, y, x = np.indices((3, 5, 7))
+    bits = np.packbits(((5 * frame + 3 * y + x * x) % 4 < 2).astype(np.uint8).ravel(), bitorder="little").tobytes()
     ds = m.new("MONOCHROME2", 1, 7, 5, 1, 1, 0, False, bits)
     ds.NumberOfFrames = 3
     m.add("explicit_1bit_frames", m.written(ds, uid.ExplicitVRLittleEndian))
@@ -142,3 +143,16 @@ def twelve_bits(m):
         part = smooth[:height, :width] if width > 1 else smooth[25:26, 35:36]
         syntax, stream = m.dcmtk_streams(m.grey(part, 16, 12), "+ee", "+bt", "+sr")
         add(f"jpeg_12_size_{width}x{height}", m.with_stream(m.grey(part, 16, 12), syntax, stream))
+    colours = np.stack([(2048 + 1500 * np.sin(x / (9 + i)) * np.cos(y / 7)).round() for i in range(3)], axis=2).astype("<u2")
+    ds = m.new("RGB", 3, 70, 53, 16, 12, 11, False, colours.tobytes())
+    ds.PlanarConfiguration = 0
+    syntax, stream = m.dcmtk_streams(ds, "+ee", "+bt", "+cr", "+sr")
+    add("jpeg_12_rgb", m.with_stream(ds, syntax, stream))
+
+
+def full_chroma(m):
+    """Lossless files that state YBR_FULL_422 and have all chroma, which the codecs cannot halve."""
+    for name, syntax in (("rle", uid.RLELossless), ("jpegls", uid.JPEGLSLossless), ("jpeg2000", uid.JPEG2000Lossless)):
+        made = pydicom.dcmread(io.BytesIO(m.compressed(m.colour(m.colours().tobytes(), "YBR_FULL", 0), syntax)))
+        stream = next(generate_frames(made.PixelData, number_of_frames=1))
+        m.add(f"{name}_ybr_full_422", m.with_stream(m.colour(b"", "YBR_FULL_422", 0), syntax, stream))

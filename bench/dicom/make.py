@@ -478,6 +478,8 @@ this = sys.modules[__name__]
 frames.tables(this)
 frames.several_frames(this)
 frames.twelve_bits(this)
+WIDTH, HEIGHT = 40, 36
+frames.full_chroma(this)
 with zipfile.ZipFile(OUT / "expected.zip", "w", zipfile.ZIP_DEFLATED) as z:
     for name, content in expected.items():
         z.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)

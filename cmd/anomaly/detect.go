@@ -43,7 +43,8 @@ func detectCommand() *cobra.Command {
 		Use:   "detect --model MODEL IMAGE|FOLDER|-...",
 		Short: "Judge images: exit 0 if all are normal, 1 if some are anomalous, 2 on an error",
 		Long: "Prints a verdict for each image, as a table or as JSON. An image that cannot be read, for instance because its\n" +
-			"format is not (HEIC), has an entry with the reason, and the exit status is 2.\n" +
+			"format is not (HEIC), has an entry with the reason, and the exit status is 2. Each frame of a DICOM file is an\n" +
+			"image, with its number after the name: scan.dcm#7.\n" +
 			"The image named - is read from standard input. Of 20 images or more, reports when their scores differ from those\n" +
 			"of the model's calibration. An interrupt (Ctrl-C) prints the verdicts so far and exits with 2; a second ends at once.",
 		SuggestFor: []string{"predict", "infer", "judge", "score"},

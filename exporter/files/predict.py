@@ -369,7 +369,10 @@ def read_dicom(data, frame, deep=False):
     from pydicom.pixels import apply_color_lut, pixel_array
 
     with without_patient():
-        values = pixel_array(data, index=frame)
+        if int(data.BitsAllocated) == 1 and int(data.get("NumberOfFrames") or 1) > 1:
+            values = data.pixel_array[frame]  # pydicom 3.0 cannot decode a single frame that begins within a byte
+        else:
+            values = pixel_array(data, index=frame)
         stored, kind = int(data.BitsStored), data.PhotometricInterpretation
         if int(data.HighBit) != stored - 1:
             raise Problem("its high bit is not the last of its stored bits: convert it to an uncompressed file (Explicit VR Little Endian)")

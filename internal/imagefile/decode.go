@@ -98,7 +98,8 @@ func (l Limits) check(w, h int) error {
 }
 
 // Decode decodes a PNG, JPEG, GIF, BMP, TIFF, WebP or DICOM image, recognized by its content.
-// Of an animation or a document it decodes the first frame or page. The result is that
+// Of an animation or a document it decodes the first frame or page; OpenFrames has the
+// frames of a DICOM file. The result is that
 // of Pillow's Image.open(f).convert("RGB"): alpha and a palette's transparency are
 // dropped without compositing, CMYK is converted without a colour profile, a TIFF's
 // orientation is applied, and the EXIF orientation if o asks for it.
