@@ -70,6 +70,30 @@ func dicomOf(m *image.Gray, extra string) []byte {
 		dicomElement(0x7fe0, 0x0010, "OB", pixels.String()))
 }
 
+// dicomSequence returns a sequence of items.
+func dicomSequence(group, number uint16, items ...string) string {
+	var b strings.Builder
+	for _, item := range items {
+		b.WriteString("\xfe\xff\x00\xe0" + string(binary.LittleEndian.AppendUint32(nil, uint32(len(item)))) + item)
+	}
+	return dicomElement(group, number, "SQ", b.String())
+}
+
+// plantedGroups returns a file of two frames, whose functional groups and look-up table have
+// attributes of a patient beside a window with that center.
+func plantedGroups(t testing.TB, center string) []byte {
+	t.Helper()
+	entries := strings.Repeat("\x00\x80", 256)
+	table := dicomSequence(0x0028, 0x3010, dicomElement(0x0028, 0x3002, "US", "\x00\x01\x00\x00\x10\x00")+
+		dicomElement(0x0028, 0x3003, "LO", "PLANTEDPRIVATE")+dicomElement(0x0028, 0x3006, "US", entries))
+	window := dicomElement(0x0028, 0x1050, "DS", center) + dicomElement(0x0028, 0x1051, "DS", "256") + dicomElement(0x0028, 0x1055, "LO", "PLANTEDNESTED")
+	group := dicomSequence(0x0020, 0x9111, dicomElement(0x0010, 0x0010, "PN", "PLANTEDNAME")) + dicomSequence(0x0028, 0x9132, window)
+	tile := squareTile(t, tileFiles(t, "test/good", 1)[0])
+	pixels := "\xe0\x7f\x10\x00OB"
+	extra := table + dicomSequence(0x5200, 0x9229, dicomElement(0x0010, 0x0020, "LO", "PLANTEDID")) + dicomSequence(0x5200, 0x9230, group, group)
+	return bytes.Replace(dicomFrames(tile, tile), []byte(pixels), []byte(extra+pixels), 1)
+}
+
 // greyTile returns the pixels of a tile.
 func greyTile(t testing.TB, path string) *image.Gray {
 	t.Helper()
@@ -160,6 +184,11 @@ func TestDICOM_LeavesNothingOfThePatientInAnyOutput(t *testing.T) {
 	write(t, damaged, "photometric.dcm", bytes.Replace(whole, []byte("MONOCHROME2 "), []byte("PLANTEDNAME "), 1))
 	write(t, damaged, "syntax.dcm", bytes.Replace(whole, []byte("1.2.840.10008.1.2.1\x00"), []byte("PLANTEDID PLANTEDID "), 1))
 	write(t, damaged, "frames.dcm", dicomOf(image.NewGray(image.Rect(0, 0, 4, 4)), dicomElement(0x0028, 0x1050, "DS", "PLANTEDID")))
+	write(t, damaged, "table.dcm", dicomOf(image.NewGray(image.Rect(0, 0, 4, 4)), dicomSequence(0x0028, 0x3010,
+		dicomElement(0x0028, 0x3003, "LO", "PLANTEDPRIVATE")+dicomElement(0x0028, 0x3002, "US", "PLANTE"))))
+	write(t, damaged, "groups.dcm", plantedGroups(t, "PLANTEDID"))
+	write(t, filepath.Join(data, "test/good"), "groups.dcm", plantedGroups(t, "100"))
+	write(t, filepath.Join(data, "train/good"), "groups.dcm", plantedGroups(t, "100"))
 	model := filepath.Join(out, "model.zip")
 	for _, c := range []struct {
 		status int
