@@ -12,6 +12,9 @@ FUZZTIME ?= 30s
 REQUESTS ?= 20000
 SOAK_TIME ?= 10m
 FAULT_ROUNDS ?= 50
+CLUSTER_FAULT_TIME ?= 15m
+# A binary of an earlier version, for cluster-upgrade.
+ANOMALY_PREVIOUS ?=
 TESTFLAGS ?= -timeout 40m
 DEMO_LEVEL ?= 1
 # Folders of data sets to measure quality on, in addition to the generated ones.
@@ -32,7 +35,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak quality quality-quick false-alarms ablation pictures interop proto fuzz fuzz-http faults page browser install clean
+.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak quality quality-quick false-alarms ablation pictures interop proto fuzz fuzz-http faults cluster-faults cluster-upgrade deploy-check scaling scaling-validate page browser install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -132,6 +135,21 @@ fuzz-http: build runtime ## send REQUESTS (20000) requests generated from the Op
 faults: runtime ## kill a service in FAULT_ROUNDS (50) rounds of jobs, set its clock, fill its disk
 	ANOMALY_FAULTS='$(FAULT_ROUNDS)' $(GO) test ./cmd/anomaly -v -count=1 -timeout 0 \
 		-run '^TestServe_(LosesNoJobWhenKilled|LosesNoJobOnAFullDisk|ContinuesATrainingThatWasKilled|RemovesTheJobsOfAKilledServer|GivesARunningJobBackAtSIGTERM)$$'
+
+deploy-check: ## validate what is in deploy: compose, Helm, NATS, Prometheus, Grafana
+	@GO='$(GO)' scripts/deploy-check.sh
+
+scaling: runtime ## measure service times, and simulate how many machines the service needs
+	$(GO) run ./bench/cluster measure && $(GO) run ./bench/cluster plan
+
+scaling-validate: runtime ## compare the simulation with real processes, on an idle machine
+	$(GO) run ./bench/cluster validate
+
+cluster-faults: build runtime ## kill, stop and cut off the processes of a cluster for CLUSTER_FAULT_TIME (15m)
+	CLUSTER_FAULT_TIME='$(CLUSTER_FAULT_TIME)' $(GO) test ./bench/clusterfaults -run '^TestClusterFaults$$' -v -count=1 -timeout 0
+
+cluster-upgrade: build runtime ## run this version beside ANOMALY_PREVIOUS=binary, in a folder and in a cluster
+	ANOMALY_PREVIOUS='$(ANOMALY_PREVIOUS)' $(GO) test ./bench/clusterfaults -run '^TestUpgrade' -v -count=1 -timeout 0
 
 page: ## build the web page from web/src into web/dist
 	cd web && npm ci --no-audit --no-fund --silent && npm run --silent check && npm run --silent build

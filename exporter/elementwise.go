@@ -36,5 +36,6 @@ func lowerReLUGrad(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 	return l.op("Mul", shape, []value{l.expand(in[1], shape), mask}).stored(in[0].nhwc), nil
 }
 
-// floatType is TensorProto.FLOAT as the value of Cast's attribute "to".
-const floatType = 1
+// floatType and int64Type are TensorProto.FLOAT and INT64 as the value of Cast's attribute
+// "to".
+const floatType, int64Type = 1, 7

@@ -20,6 +20,9 @@ const verdictName = "is_anomaly"
 // element), `anomaly_map` (H×W, the score of each pixel of the network's input), and `mse` (1 element) if the model
 // has reference statistics. Equal models result in equal bytes.
 func ImageModel(m *models.Model) ([]byte, error) {
+	if m.Tiles() != nil {
+		return tiledImageModel(m)
+	}
 	size := m.Input()
 	f, err := network.AutoencoderOf(m, 1)
 	if err != nil {

@@ -48,6 +48,9 @@ func ServedModel(m *models.Model, also Results, with Operators) (*SessionModel, 
 		return nil, err
 	}
 	s := &SessionModel{ONNX: b, Inputs: []string{network.ImageName}, Outputs: []string{network.ErrorName}, Kernels: l.kernels}
+	if models.PlaceCount(m.Reference) > 0 {
+		s.Inputs = append(s.Inputs, network.PlaceName)
+	}
 	if m.Reference != nil {
 		s.Outputs = append(s.Outputs, network.MSEName)
 	}
@@ -161,6 +164,9 @@ func (l *lowering) scoreOutputs(f *network.Forward, m *models.Model) (*network.J
 	j, err := f.Judge(m.Reference)
 	if err != nil {
 		return nil, err
+	}
+	if j.Place != nil {
+		l.input(l.source(j.Place, network.PlaceName), "the index of each tile in its image, row by row, from 0")
 	}
 	if err := l.referenceStatistics(j, m.Reference); err != nil {
 		return nil, err

@@ -18,6 +18,13 @@ var patchRules = map[network.Kind]rule{
 	network.Average: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
 		return l.op("GlobalAveragePool", n.Shape(), in), nil
 	},
+	network.PlaceDeviation: func(l *lowering, n *gorgonia.Node, in []value) (value, error) {
+		s := n.Shape()
+		place := l.op("Cast", []int{s[0]}, []value{in[1]}, intAttr("to", int64Type))
+		mean := l.op("Gather", s, []value{in[2], place})
+		scale := l.op("Gather", []int{s[0], 1, s[2], s[3]}, []value{in[3], place})
+		return l.op("Mul", s, []value{l.op("Sub", s, []value{in[0], mean}), scale}), nil
+	},
 }
 
 // lowerCrop lowers the removal of a border.

@@ -136,6 +136,9 @@ func (c *Cache) fill(key string, load func() (*Detector, error)) (err error) {
 	return nil
 }
 
+// Has reports whether the model file with that SHA-256 is loaded. It does not count as a use.
+func (c *Cache) Has(sha256 string) bool { return c.has(sha256) }
+
 func (c *Cache) has(key string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -155,6 +155,9 @@ func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metada
 // wrapped.
 func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	warnings := models.OverrideWarnings(d.model, meta)
+	if s := d.tileCalibration().Warning(j.tiles); j.tiles > 0 && s != "" {
+		warnings = append(warnings, s)
+	}
 	if meta == nil {
 		meta = &d.model.Metadata
 	}

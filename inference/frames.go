@@ -12,6 +12,7 @@ type FrameVerdict struct {
 	// Frame is the number of the frame, from 1.
 	Frame               int     `json:"frame"`
 	ReconstructionError float64 `json:"reconstruction_error"`
+	MSE                 float64 `json:"mse"`
 	IsAnomaly           bool    `json:"is_anomaly"`
 }
 
@@ -23,6 +24,9 @@ func (d *Detector) Open(image []byte, lim ImageLimits) (*imagefile.Frames, error
 
 // DetectFrame is like Detect for image i, from 0, of a file.
 func (d *Detector) DetectFrame(ctx context.Context, f *imagefile.Frames, i int, meta *models.Metadata) (Verdict, error) {
+	if d.Tiled() {
+		return d.detectTiles(ctx, f, i, meta, scoreSession)
+	}
 	pixels, err := imagefile.Prepare(f.Data(), d.Size(), f.Options(i))
 	if err != nil {
 		return Verdict{}, err
@@ -47,7 +51,7 @@ func eachFrame(f *imagefile.Frames, judge func(i int) (Verdict, error)) (Verdict
 		if err != nil {
 			return Verdict{}, err
 		}
-		frames[i] = FrameVerdict{i + 1, v.ReconstructionError, v.IsAnomaly}
+		frames[i] = FrameVerdict{i + 1, v.ReconstructionError, v.MSE, v.IsAnomaly}
 		if i == 0 || v.ReconstructionError > highest.ReconstructionError {
 			highest = v
 			highest.Frame = i + 1

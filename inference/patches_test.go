@@ -22,6 +22,13 @@ import (
 // models.MeasurePatchMahalanobis and random weights and statistics.
 func patchModel(heads bool) *models.Model { return patchModelOf(heads, models.Square(32), nil) }
 
+// tiledPatchModel is patchModel for tiles of a side.
+func tiledPatchModel(side int, heads bool, tiles *models.Tiles) *models.Model {
+	p := models.StandardPreprocessing()
+	p.Tiles = tiles
+	return patchModelOf(heads, models.Square(side), p)
+}
+
 // patchModelOf is patchModel for another size and preprocessing.
 func patchModelOf(heads bool, size models.Size, p *models.Preprocessing) *models.Model {
 	arch := models.Architecture{Channels: []int{3, 4, 6}}
@@ -40,7 +47,13 @@ func patchModelOf(heads bool, size models.Size, p *models.Preprocessing) *models
 		return sd
 	}
 	m.Weights = draw(arch.Parameters(), func(string, int) (float64, float64) { return -0.5, 0.5 })
-	m.Reference = draw(models.PatchParameters(size, heads, 4), func(name string, axes int) (float64, float64) {
+	ps := models.PatchParameters(size, heads, 4)
+	if p != nil && p.Tiles != nil {
+		m.Metadata.Decision.Measure = models.MeasureTiledPatchMahalanobis
+		m.Metadata.Decision.Tiles = &models.TileCalibration{Count: 6, Fewest: 6, Most: 6, Tail: 0.1}
+		ps = slices.Concat(models.PlaceParameters(size, p.Tiles.Places()), ps)
+	}
+	m.Reference = draw(ps, func(name string, axes int) (float64, float64) {
 		switch {
 		case name == "whitening":
 			return -0.2, 0.2

@@ -19,7 +19,7 @@ const pictureGain = 10
 // their absolute difference, side by side, for image i, from 0, of a file. The errors are
 // ErrImage and ErrImageTooLarge, wrapped.
 func (d *Detector) Picture(ctx context.Context, f *imagefile.Frames, i int) ([]byte, error) {
-	prepared, err := imagefile.Prepare(f.Data(), d.Size(), f.Options(i))
+	prepared, err := d.pictured(ctx, f, i)
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +46,19 @@ func (d *Detector) Picture(ctx context.Context, f *imagefile.Frames, i int) ([]b
 		return nil, fmt.Errorf("inference: draw the picture: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// pictured returns the network's input that a Picture shows: the whole image, or the tile
+// with the highest anomaly score.
+func (d *Detector) pictured(ctx context.Context, f *imagefile.Frames, i int) ([]byte, error) {
+	if !d.Tiled() {
+		return imagefile.Prepare(f.Data(), d.Size(), f.Options(i))
+	}
+	_, image, err := d.judgeTiles(ctx, f, i, scoreSession, 0, true)
+	if err != nil {
+		return nil, err
+	}
+	return image.worst, nil
 }
 
 // opaque returns the pixels of an image without transparency.

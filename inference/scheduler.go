@@ -147,6 +147,9 @@ func (s *Scheduler) open(ctx context.Context, d *Detector, t Task) (f *imagefile
 
 // detectFrame judges image i of the task's file.
 func (s *Scheduler) detectFrame(ctx context.Context, d *Detector, t Task, f *imagefile.Frames, i int) (Verdict, error) {
+	if d.Tiled() {
+		return s.detectTiles(ctx, d, t, f, i)
+	}
 	if i > 0 {
 		t.Decoded = nil // the other frames are decoded between runs
 	}
@@ -176,6 +179,13 @@ func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (*Explanat
 
 // explainFrame explains image i of the task's file.
 func (s *Scheduler) explainFrame(ctx context.Context, d *Detector, t Task, f *imagefile.Frames, i int) (x *Explanation, err error) {
+	if d.Tiled() {
+		err = s.tiles(ctx, mapSession, func(k sessionKind) (err error) {
+			x, err = d.explainTiles(ctx, f, i, t.Metadata, t.Overlay)
+			return err
+		})
+		return x, err
+	}
 	if f.Len() > 1 {
 		t.Decoded = nil // it was called before
 	}
@@ -194,6 +204,28 @@ func (s *Scheduler) explainFrame(ctx context.Context, d *Detector, t Task, f *im
 		return err
 	})
 	return x, err
+}
+
+// detectTiles judges image i of the task's file with a model of tiles.
+func (s *Scheduler) detectTiles(ctx context.Context, d *Detector, t Task, f *imagefile.Frames, i int) (v Verdict, err error) {
+	err = s.tiles(ctx, scoreSession, func(k sessionKind) (err error) {
+		v, err = d.detectTiles(ctx, f, i, t.Metadata, k)
+		return err
+	})
+	return v, err
+}
+
+// tiles calls do when processors are free, with the kind of session that it must use. The
+// tiles of an image are batches already, so it does not wait for other images.
+func (s *Scheduler) tiles(ctx context.Context, k sessionKind, do func(k sessionKind) error) error {
+	s.inFlight.Add(1)
+	defer s.inFlight.Add(-1)
+	k, threads := s.share(k)
+	if err := s.processors.Acquire(ctx, threads); err != nil {
+		return context.Cause(ctx)
+	}
+	defer s.processors.Release(threads)
+	return do(k)
 }
 
 // judge decodes the task's image with options and runs the job that newJob returns for it.

@@ -43,6 +43,10 @@ type job struct {
 	// members receives the member scores; memberSession only.
 	members []float32
 
+	// place is the index of a tile in its image, and tiles the number of tiles of an
+	// image, for a model of tiles; else 0.
+	place, tiles int
+
 	mse float32
 	// score is the anomaly score; mse if the model has no other measure.
 	score float32
@@ -113,7 +117,14 @@ func (d *Detector) run(ctx context.Context, k sessionKind, jobs []*job) error {
 	if b.extra != nil {
 		outputs = append(outputs, b.extra)
 	}
-	if err := session.Run(ctx, []*ort.Tensor{b.image}, outputs); err != nil {
+	inputs := []*ort.Tensor{b.image}
+	if b.places != nil {
+		for i, j := range jobs {
+			b.places.Data()[i] = float32(j.place)
+		}
+		inputs = append(inputs, b.places)
+	}
+	if err := session.Run(ctx, inputs, outputs); err != nil {
 		return err
 	}
 	for i, j := range jobs {
@@ -139,6 +150,7 @@ func (d *Detector) run(ctx context.Context, k sessionKind, jobs []*job) error {
 // buffers is the memory of one run.
 type buffers struct {
 	image        *ort.Tensor
+	places       *ort.Tensor // nil unless the model has models.TilesByPlace
 	scores, mses *ort.Tensor
 	// extra receives the reconstructions, maps or member scores; nil for the
 	// sessions that compute none of them.
@@ -173,6 +185,9 @@ func (d *Detector) takeBuffers(n int, k sessionKind) (*buffers, error) {
 	if err == nil {
 		b.scores, err = ort.NewTensor(n)
 	}
+	if err == nil && models.PlaceCount(d.model.Reference) > 0 {
+		b.places, err = ort.NewTensor(n)
+	}
 	if err == nil {
 		switch k {
 		case reconstructionSession:
@@ -205,6 +220,7 @@ func (d *Detector) keepBuffers(b *buffers) {
 
 func (b *buffers) close() {
 	b.image.Close()
+	b.places.Close()
 	b.mses.Close()
 	b.scores.Close()
 	b.extra.Close()

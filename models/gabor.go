@@ -130,7 +130,7 @@ func GaborParameters(side int) []Parameter {
 // referenceName matches the tensor names of reference statistics, of current and
 // earlier models.
 var referenceName = regexp.MustCompile(`^normality\.(\d{1,3}\.(mean|precision|whitening|offset|slope)|marker\.(\d\.\d\.(weight|bias)|offset|slope)|` +
-	`(patch|pooled|neighbour)\.\d{1,2}\.(mean|precision|whitening|scale|directions|bank)|head\.\d\.\d\.(weight|bias)|member\.(offset|slope|weight))$`)
+	`(patch|pooled|neighbour|place)\.\d{1,2}\.(mean|precision|whitening|scale|directions|bank)|head\.\d\.\d\.(weight|bias)|member\.(offset|slope|weight))$`)
 
 // checkReference returns ErrArchitecture, wrapped, when a name or shape cannot be
 // that of reference statistics, and ErrTooLarge, wrapped, when there are more
@@ -173,6 +173,8 @@ func (m *Model) referenceMeasure() string {
 	switch {
 	case m.Reference == nil:
 		return MeasureMSE
+	case HasPatches(m.Reference) && m.Tiles() != nil:
+		return MeasureTiledPatchMahalanobis
 	case HasPatches(m.Reference):
 		return MeasurePatchMahalanobis
 	}
@@ -184,13 +186,16 @@ func (m *Model) referenceMeasure() string {
 // errors are ErrMetadata, ErrArchitecture and ErrFormat, wrapped.
 func (m *Model) CheckReference() error {
 	measure, _ := m.Metadata.Measure()
+	if err := m.Metadata.checkTiles(m.Input()); err != nil {
+		return err
+	}
 	if measure == MeasureMSE {
 		if m.Reference != nil {
 			return fmt.Errorf("%w: reference statistics in a model that decides by %s", ErrMetadata, measure)
 		}
 		return nil
 	}
-	if err := checkReferenceShapes(m.Reference, measure, m.Input()); err != nil {
+	if err := checkReferenceShapes(m.Reference, measure, m.Input(), m.Metadata.Preprocessing.places()); err != nil {
 		return err
 	}
 	if name, ok := m.Reference.Finite(); !ok {
@@ -200,13 +205,17 @@ func (m *Model) CheckReference() error {
 }
 
 // checkReferenceShapes returns ErrArchitecture, wrapped, when names or shapes of the
-// tensors do not match the kind of anomaly score for images of that size.
-func checkReferenceShapes(sd StateDict, measure string, size Size) error {
-	if patches := measure == MeasurePatchMahalanobis; patches != HasPatches(sd) {
+// tensors do not match the kind of anomaly score for images of that size and the
+// number of places of tiles.
+func checkReferenceShapes(sd StateDict, measure string, size Size, places int) error {
+	if patches := decidesByPatches(measure); patches != HasPatches(sd) {
 		return fmt.Errorf("%w: it decides by %s but has no tensors for that", ErrArchitecture, measure)
 	}
 	if n := BankSize(sd); HasPatches(sd) && (n < 1 || n > MaxNeighbours) {
 		return fmt.Errorf("%w: %d reference images, expected 1 to %d", ErrArchitecture, n, MaxNeighbours)
+	}
+	if n := PlaceCount(sd); n != places {
+		return fmt.Errorf("%w: statistics of %d places, expected %d", ErrArchitecture, n, places)
 	}
 	want := sd.expected(size)
 	if len(want) == 0 {

@@ -83,7 +83,7 @@ func HasGaborHeads(reference StateDict) bool {
 // only.
 func (sd StateDict) expected(size Size) []Parameter {
 	if HasPatches(sd) {
-		return PatchParameters(size, HasHeads(sd), BankSize(sd))
+		return slices.Concat(PlaceParameters(size, PlaceCount(sd)), PatchParameters(size, HasHeads(sd), BankSize(sd)))
 	}
 	side := size.Side()
 	ps := GaborParameters(side)

@@ -90,6 +90,9 @@ type Decision struct {
 	// CalibratedOn describes the calibration images when they were given separately;
 	// nil when Threshold was computed from training images.
 	CalibratedOn *CalibrationSummary `json:"calibrated_on,omitempty"`
+	// Tiles relates the score to the number of tiles of an image, for
+	// MeasureTiledPatchMahalanobis; else nil.
+	Tiles *TileCalibration `json:"tiles,omitempty"`
 }
 
 // MaxScores is the largest number of quantiles in Decision.Scores: the percentiles
@@ -123,6 +126,9 @@ type Preprocessing struct {
 	// MaxValue is the value of a 16-bit sample that becomes 255, for training images
 	// of fewer bits in 16-bit files; 0 means 65535. Larger samples become 255.
 	MaxValue int `json:"max_value,omitempty"`
+	// Tiles is how the image is cut into tiles, which Resize then does not apply to; nil
+	// if the network's input is the whole image.
+	Tiles *Tiles `json:"tiles,omitempty"`
 
 	// Width and Height are those of an input that is not square, else 0. The metadata's
 	// image_size is 0 then.
@@ -217,6 +223,7 @@ func (m Metadata) InputPreprocessing() *Preprocessing {
 	if own := m.Preprocessing; own != nil {
 		p.Orientation, p.MaxValue = own.Orientation, own.MaxValue
 		p.Width, p.Height, p.Fit, p.Window, p.Region = own.Width, own.Height, own.Fit, own.Window, own.Region
+		p.Tiles = own.Tiles
 	}
 	return p
 }
@@ -454,7 +461,7 @@ func (m Metadata) Validate() error {
 	}
 	if m.Decision != nil {
 		switch m.Decision.Measure {
-		case MeasureMSE, MeasureBandMahalanobis, MeasurePatchMahalanobis:
+		case MeasureMSE, MeasureBandMahalanobis, MeasurePatchMahalanobis, MeasureTiledPatchMahalanobis:
 		default:
 			return fmt.Errorf("%w: it decides by %.60q, which this version does not support", ErrMetadata, m.Decision.Measure)
 		}
@@ -462,6 +469,9 @@ func (m Metadata) Validate() error {
 			return err
 		}
 		if err := validThreshold(m.Decision.Threshold); err != nil {
+			return err
+		}
+		if err := m.Decision.Tiles.validate(); err != nil {
 			return err
 		}
 		return validScores(m.Decision.Scores)
@@ -511,6 +521,22 @@ func OverrideWarnings(m *Model, meta *Metadata) []string {
 	}
 	return []string{fmt.Sprintf("the metadata names no decision: the verdict is by %s, not by the model's %s; "+
 		"to change only the threshold, send the model's own metadata.json with another decision.threshold", MeasureMSE, own)}
+}
+
+// WithThreshold returns a copy with another threshold of the same measure. It returns false
+// if the threshold is not a finite number of 0 or more.
+func (m Metadata) WithThreshold(threshold float64) (*Metadata, bool) {
+	if !(threshold >= 0) || math.IsInf(threshold, 0) {
+		return nil, false
+	}
+	if m.Decision == nil {
+		m.Threshold = threshold
+		return &m, true
+	}
+	d := *m.Decision
+	d.Threshold = threshold
+	m.Decision = &d
+	return &m, true
 }
 
 // Classes returns the class names, or the generic ones when there are none.

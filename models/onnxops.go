@@ -19,7 +19,7 @@ var plainOps = func() map[string]bool {
 		// Types, shapes and indexing.
 		"Cast", "CastLike", "CenterCropPad", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Expand", "Flatten", "Gather",
 		"GatherElements", "GatherND", "Identity", "NonZero", "Pad", "Range", "Reshape", "ReverseSequence", "Shape", "Size", "Slice",
-		"SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+		"ScatterElements", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 		// Convolutions of the autoencoder, the backbone and the heads.
 		"Conv", "ConvTranspose",
 	} {

@@ -289,7 +289,7 @@ func EmbeddedBackbone() *Backbone {
 // checkBackbone returns ErrMetadata, wrapped, when the decision requires another
 // backbone than the embedded one.
 func (d *Decision) checkBackbone() error {
-	if d.Measure != MeasurePatchMahalanobis {
+	if !decidesByPatches(d.Measure) {
 		return nil
 	}
 	own := EmbeddedBackbone()

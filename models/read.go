@@ -224,10 +224,13 @@ func (c contents) model() (*Model, error) {
 // decides by MeasureMSE.
 func (c contents) referenceFor(md Metadata, size Size) (StateDict, error) {
 	measure, _ := md.Measure()
+	if err := md.checkTiles(size); err != nil {
+		return nil, err
+	}
 	if measure == MeasureMSE {
 		return nil, nil
 	}
-	if err := checkReferenceShapes(c.reference, measure, size); err != nil {
+	if err := checkReferenceShapes(c.reference, measure, size, md.Preprocessing.places()); err != nil {
 		return nil, err
 	}
 	if name, ok := c.reference.Finite(); !ok {

@@ -102,7 +102,7 @@ func fingerprint(ctx context.Context, engine *ort.Engine, data *dataset.Dataset,
 	h := sha256.New()
 	err := json.NewEncoder(h).Encode([]any{
 		checkpointVersion, revision, runtime.GOARCH, library, inference.Operators(engine), models.EmbeddedBackbone(),
-		o.Level, o.Input, o.preprocessing(true), o.Seed, o.FalseAlarmRate, o.Without.Name, o.MaxTime > 0, base,
+		o.Level, o.Input, o.preprocessing(true), o.Seed, o.FalseAlarmRate, o.Without.Name, o.MaxTime > 0, base, o.Tiles,
 		data.Len(), data.Layout, data.Upright, data.MaxValue, data.Window, data.ClassNames, data.Skipped, data.Warnings,
 	})
 	if err != nil {
@@ -139,6 +139,7 @@ type learnedHeader struct {
 	Decision      *models.Decision      `json:"decision"`
 	Detectability *models.Detectability `json:"detectability"`
 	HeadSteps     int                   `json:"head_steps"`
+	Tiles         *models.Tiles         `json:"tiles,omitempty"`
 	Warnings      []string              `json:"warnings"` // of learning
 }
 
@@ -272,7 +273,7 @@ func (c *checkpointer) learn(data *dataset.Dataset, o Options, level Level, lear
 	before := len(data.Warnings)
 	learned, err := learn()
 	if err == nil && !workers.Closed(o.Stop) {
-		c.save(decisionCheckpoint, header{Learned: &learnedHeader{learned.Decision, learned.Detectability, learned.HeadSteps, data.Warnings[before:]}}, learned.Tensors)
+		c.save(decisionCheckpoint, header{Learned: &learnedHeader{learned.Decision, learned.Detectability, learned.HeadSteps, learned.Tiles, data.Warnings[before:]}}, learned.Tensors)
 	}
 	return learned, err
 }
@@ -283,11 +284,13 @@ func (h *header) learned(tensors models.StateDict, o Options, level Level) (l de
 	if x == nil || x.HeadSteps < 0 || x.HeadSteps > level.HeadSteps {
 		return l, fmt.Errorf("%w: it has no decision", ErrCheckpoint)
 	}
-	m := models.Model{ImageSize: o.ImageSize, Reference: tensors, Metadata: models.Metadata{Decision: x.Decision, Preprocessing: o.preprocessing(true)}}
+	p := o.preprocessing(true)
+	p.Tiles = x.Tiles
+	m := models.Model{ImageSize: o.ImageSize, Reference: tensors, Metadata: models.Metadata{Decision: x.Decision, Preprocessing: p}}
 	if err := m.CheckReference(); err != nil {
 		return l, fmt.Errorf("%w: %w", ErrCheckpoint, err)
 	}
-	return decision.Learned{Tensors: tensors, Decision: x.Decision, Detectability: x.Detectability, HeadSteps: x.HeadSteps}, nil
+	return decision.Learned{Tensors: tensors, Decision: x.Decision, Detectability: x.Detectability, HeadSteps: x.HeadSteps, Tiles: x.Tiles}, nil
 }
 
 // The prefixes of the names of the tensors of the epochs.

@@ -32,10 +32,14 @@ type Preparation struct {
 	// Mask is an image file, in which the brighter pixels are the part to learn from and
 	// to judge. It excludes Boxes.
 	Mask []byte
+
+	// Tile is the side of the tiles that images are cut into, such as "256"; it excludes
+	// Size. Overlap, LongestSide and Statistics describe them further; see models.Tiles.
+	Tile, Overlap, LongestSide, Statistics string
 }
 
-// Prepared returns the options with a preparation. It returns ErrImageSize and
-// ErrPreprocessing, wrapped. Settle checks the mask and the boxes, which depend on the size.
+// Prepared returns the options with a preparation. It returns ErrImageSize,
+// ErrPreprocessing and ErrTiles, wrapped. Settle checks the mask and the boxes, which depend on the size.
 func (o Options) Prepared(p Preparation) (Options, error) {
 	if p.Size != "" {
 		size, err := models.ParseSize(p.Size)
@@ -44,6 +48,9 @@ func (o Options) Prepared(p Preparation) (Options, error) {
 				ErrImageSize, p.Size, models.DefaultArchitecture().Stride(), MinImageSize, MaxImageSize)
 		}
 		o.Input, o.ImageSize = size, size.Side()
+	}
+	if err := o.cutInto(p); err != nil {
+		return o, err
 	}
 	if p.Fit != "" {
 		var err error

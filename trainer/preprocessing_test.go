@@ -37,7 +37,7 @@ func TestPreprocessing_RecordsOrientationAndScale(t *testing.T) {
 		{dataset.Dataset{Upright: true, MaxValue: 4095}, models.OrientationEXIF, 4095},
 		{dataset.Dataset{MaxValue: 65535}, "", 0},
 	} {
-		if p := preprocessing(&c.data, Options{ImageSize: 32}); p.Orientation != c.orientation || p.MaxValue != c.most || p.ColorMode != "RGB" {
+		if p := preprocessing(&c.data, Options{ImageSize: 32}, nil); p.Orientation != c.orientation || p.MaxValue != c.most || p.ColorMode != "RGB" {
 			t.Errorf("%+v", p)
 		}
 	}

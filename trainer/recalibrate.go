@@ -66,6 +66,7 @@ func LoadCalibrationImages(ctx context.Context, engine *ort.Engine, src *dataset
 	load := o.dataset()
 	if o.Preprocessing != nil {
 		load.Images = imagefile.OptionsFor(o.Preprocessing, o.Images)
+		load.Tiles = o.Preprocessing.Tiles
 		load.KeepDepth = false
 		load.Images.MaxValue = cmp.Or(load.Images.MaxValue, imagefile.DefaultMaxValue)
 	}
@@ -73,7 +74,7 @@ func LoadCalibrationImages(ctx context.Context, engine *ort.Engine, src *dataset
 	if err != nil {
 		return nil, err
 	}
-	if n := data.Len(); n < calibration.MinImages {
+	if n := data.Count(); n < calibration.MinImages {
 		return nil, errors.Join(tooFew(n, len(data.Skipped)), data.Close())
 	}
 	return data, nil
@@ -127,10 +128,14 @@ func Recalibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data 
 	if err != nil {
 		return nil, nil, err
 	}
+	if data.Tiled() != nil {
+		return recalibrateTiles(ctx, m, data, d, g, o.forCalibration(engine))
+	}
 	return recalibrate(ctx, m, data, g, o.forCalibration(engine))
 }
 
-func recalibrate(ctx context.Context, m *models.Model, data *dataset.Dataset, g gauge, o Options) (*models.Model, *Recalibration, error) {
+// settleRate sets the false alarm rate of a calibration. It returns ErrFalseAlarmRate.
+func (o Options) settleRate(m *models.Model) (Options, error) {
 	if o.FalseAlarmRate == 0 {
 		o.FalseAlarmRate = DefaultFalseAlarmRate
 		if d := m.Metadata.Decision; d != nil && d.FalseAlarmRate > 0 && d.FalseAlarmRate < 1 {
@@ -138,7 +143,15 @@ func recalibrate(ctx context.Context, m *models.Model, data *dataset.Dataset, g 
 		}
 	}
 	if !(o.FalseAlarmRate > 0 && o.FalseAlarmRate < 1) {
-		return nil, nil, fmt.Errorf("%w: %v, expected a number between 0 and 1", ErrFalseAlarmRate, o.FalseAlarmRate)
+		return o, fmt.Errorf("%w: %v, expected a number between 0 and 1", ErrFalseAlarmRate, o.FalseAlarmRate)
+	}
+	return o, nil
+}
+
+func recalibrate(ctx context.Context, m *models.Model, data *dataset.Dataset, g gauge, o Options) (*models.Model, *Recalibration, error) {
+	o, err := o.settleRate(m)
+	if err != nil {
+		return nil, nil, err
 	}
 	o.begin(StageCalibrating)
 	images, err := g.scoreAll(ctx, data, o)
@@ -193,8 +206,8 @@ func newReport(m *models.Model, data *dataset.Dataset, c *calibration.Calibratio
 		r.Warnings = append(r.Warnings, fmt.Sprintf("%d normal images support a false alarm rate of %.3f at best, not %.3f: the threshold is the highest they allow",
 			r.Images, r.MinFalseAlarmRate, r.FalseAlarmRate))
 	}
-	if r.Images < data.Len() {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("there was time for %d of %d normal images", r.Images, data.Len()))
+	if r.Images < data.Count() {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("there was time for %d of %d normal images", r.Images, data.Count()))
 	}
 	return r
 }

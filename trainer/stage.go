@@ -11,6 +11,7 @@ const (
 	StageReadingImages          Stage = "reading images"
 	StageExtractingFeatures           = decision.StageExtractingFeatures
 	StageTrainingHeads                = decision.StageTrainingHeads
+	StageScoringTiles                 = decision.StageScoringTiles
 	StageMeasuringDetectability       = decision.StageMeasuringDetectability
 	StageEpochs                 Stage = "training the autoencoder"
 	StageCalibrating            Stage = "calibrating"

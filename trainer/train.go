@@ -50,6 +50,10 @@ type Options struct {
 	// ImageSize is the side in pixels of the square that images are resized to;
 	// 0 means DefaultImageSize.
 	ImageSize int
+	// Tiles is how images are cut into tiles of ImageSize×ImageSize pixels; nil means that
+	// whole images are resized, unless Base is a model of tiles. If its Statistics are
+	// empty, Train chooses them.
+	Tiles *models.Tiles
 	// Input is the width and height that images are resized to; 0×0 means a square of
 	// ImageSize. Settle sets both, and ImageSize to 0 for an input that is not square.
 	Input models.Size
@@ -137,7 +141,7 @@ type Progress struct {
 
 // Settle returns the options with defaults filled in, and the level. The default image
 // size is that of Base, if there is one. Settle returns ErrLevel, ErrImageSize,
-// ErrFalseAlarmRate and ErrBase.
+// ErrFalseAlarmRate, ErrTiles and ErrBase.
 func (o Options) Settle() (Options, Level, error) {
 	if o.Level == 0 {
 		o.Level = DefaultLevel
@@ -194,6 +198,9 @@ func (o Options) Settle() (Options, Level, error) {
 		if b.Input() != o.Input {
 			return o, Level{}, fmt.Errorf("%w: its images are %v pixels, expected %v", ErrBase, b.Input(), o.Input)
 		}
+	}
+	if err := o.settleTiles(); err != nil {
+		return o, Level{}, err
 	}
 	return o, level, nil
 }
@@ -253,7 +260,7 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 	}
 	epochs := func() (err error) {
 		o.begin(StageEpochs)
-		weights, fitted, err = fit(ctx, engine, arch, start, data, level, o, began, learned.Decision != nil, checkpoints)
+		weights, fitted, err = fit(ctx, engine, arch, start, epochImages(data, o), level, o, began, learned.Decision != nil, checkpoints)
 		return err
 	}
 	// The decision comes first, because it matters more: MaxTime and Stop cut the epochs
@@ -282,7 +289,7 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 			TrainingLosses: fitted.losses,
 			ClassNames:     data.ClassNames,
 			Architecture:   &arch,
-			Preprocessing:  preprocessing(data, o),
+			Preprocessing:  preprocessing(data, o, learned.Tiles),
 			Training:       summarize(level, o, data, fitted),
 		},
 	}
@@ -299,7 +306,7 @@ func train(ctx context.Context, engine *ort.Engine, src *dataset.Source, o Optio
 		until = began.Add(calibrationEnd(o.MaxTime))
 	}
 	o.begin(StageCalibrating)
-	if err := calibrate(ctx, engine, m, data, streams.New(o.Seed, streams.Calibration).Perm(data.Len()), o, until); err != nil {
+	if err := calibrate(ctx, engine, m, data, streams.New(o.Seed, streams.Calibration).Perm(data.Count()), o, until); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -315,13 +322,15 @@ func (o Options) dataset() dataset.Options {
 	images.Fit, images.Window = o.Fit, o.Window
 	return dataset.Options{
 		Size: o.Input, Limits: o.Limits, Images: images, KeepDepth: o.Base == nil && !o.EightBits, TempDir: o.TempDir, Workers: o.workers(),
+		Tiles: o.Tiles,
 	}
 }
 
 // preprocessing returns the preprocessing of a model that was trained on the data.
-func preprocessing(data *dataset.Dataset, o Options) *models.Preprocessing {
+func preprocessing(data *dataset.Dataset, o Options, tiles *models.Tiles) *models.Preprocessing {
 	o.Window = data.Window
 	p := o.preprocessing(data.Upright)
+	p.Tiles = tiles
 	if data.MaxValue != imagefile.DefaultMaxValue {
 		p.MaxValue = data.MaxValue
 	}
@@ -331,7 +340,7 @@ func preprocessing(data *dataset.Dataset, o Options) *models.Preprocessing {
 // decision returns the options of decision.Learn.
 func (o Options) decision(level Level, began time.Time) decision.Options {
 	d := decision.Options{Seed: o.Seed, HeadSteps: level.HeadSteps, FalseAlarmRate: o.FalseAlarmRate,
-		Stop: o.Stop, Workers: o.workers(), Without: o.Without, Ablated: o.Ablated, Stage: o.Stage}
+		Stop: o.Stop, Workers: o.workers(), Without: o.Without, Ablated: o.Ablated, Stage: o.Stage, Tiles: o.Tiles}
 	if o.MaxTime > 0 {
 		d.Deadline = began.Add(o.MaxTime)
 	}
@@ -353,6 +362,14 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *d
 		return err
 	}
 	defer d.Close()
+	if data.Tiled() != nil {
+		errs, err := tileErrors(ctx, d, data, order, o, until)
+		if err != nil {
+			return err
+		}
+		setMSE(m, errs)
+		return nil
+	}
 	errs := make([]float64, len(order))
 	n, err := eachInTime(ctx, data, order, minCalibrated, until, o, func(running context.Context, i int, image []byte) (err error) {
 		errs[i], err = d.MSE(running, image)
@@ -361,12 +378,16 @@ func calibrate(ctx context.Context, engine *ort.Engine, m *models.Model, data *d
 	if err != nil {
 		return err
 	}
-	errs = errs[:n]
+	setMSE(m, errs[:n])
+	return nil
+}
+
+// setMSE sets the threshold of the mean squared error by those of the training images.
+func setMSE(m *models.Model, errs []float64) {
 	mean, std := calibration.MeanDeviation(errs)
 	m.Metadata.MeanError, m.Metadata.StdError = mean, std
 	m.Metadata.Threshold = mean + thresholdDeviations*std
 	m.Metadata.Training.Calibrated = len(errs)
-	return nil
 }
 
 // maxNamedSkips bounds the number of skipped files that are named in metadata.
@@ -381,7 +402,7 @@ func summarize(level Level, o Options, data *dataset.Dataset, f fitted) *models.
 	return &models.TrainingSummary{
 		Level: level.Number, Epochs: level.Epochs, BatchSize: level.BatchSize, LearningRate: level.LearningRate,
 		Steps: f.steps, PlannedSteps: f.planned, Ended: f.ended, MaxSeconds: o.MaxTime.Seconds(),
-		Seed: o.Seed, Base: base, Images: data.Len(), Skipped: len(data.Skipped),
+		Seed: o.Seed, Base: base, Images: data.Count(), Skipped: len(data.Skipped),
 		SkippedFiles: data.Skipped[:min(len(data.Skipped), maxNamedSkips)], Warnings: data.Warnings,
 	}
 }

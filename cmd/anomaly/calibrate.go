@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/calibration"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/ort"
@@ -141,12 +140,8 @@ func shiftWarning(meta *models.Metadata, scores []float64) string {
 		"calibrate it on normal images: anomaly calibrate MODEL NORMAL_IMAGES --out calibrated.zip", s.Images, s)
 }
 
-// verdictShiftWarning is shiftWarning for verdicts. meta is the metadata that they
-// were made with, nil for the model's own.
-func verdictShiftWarning(d *inference.Detector, meta *models.Metadata, results []result) string {
-	if meta == nil {
-		meta = &d.Model().Metadata
-	}
+// verdictShiftWarning is shiftWarning for verdicts that were made with the metadata.
+func verdictShiftWarning(meta *models.Metadata, results []result) string {
 	var scores []float64
 	for _, r := range results {
 		if r.Verdict != nil {

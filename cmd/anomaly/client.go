@@ -107,9 +107,26 @@ func download(res *http.Response, path string) error {
 	})
 }
 
+// formFile is a file of a form.
+type formFile struct {
+	part, name string
+	write      func(io.Writer) error // writes its content
+}
+
 // uploadForm returns the body of a form and its content type. Files are read while they
 // are sent; those without a path are left out. The caller must close the body.
 func uploadForm(fields, paths [][2]string) (io.ReadCloser, string) {
+	var list []formFile
+	for _, path := range paths {
+		if path[1] != "" {
+			list = append(list, formFile{path[0], filepath.Base(path[1]), func(w io.Writer) error { return sendFile(w, path[1]) }})
+		}
+	}
+	return formOf(fields, list)
+}
+
+// formOf is uploadForm with files that need not be on disk.
+func formOf(fields [][2]string, list []formFile) (io.ReadCloser, string) {
 	r, w := io.Pipe()
 	form := multipart.NewWriter(w)
 	go func() {
@@ -119,13 +136,10 @@ func uploadForm(fields, paths [][2]string) (io.ReadCloser, string) {
 					return err
 				}
 			}
-			for _, path := range paths {
-				if path[1] == "" {
-					continue
-				}
-				part, err := form.CreateFormFile(path[0], filepath.Base(path[1]))
+			for _, f := range list {
+				part, err := form.CreateFormFile(f.part, f.name)
 				if err == nil {
-					err = sendFile(part, path[1])
+					err = f.write(part)
 				}
 				if err != nil {
 					return err

@@ -21,10 +21,13 @@ var (
 // shownTimes are the uses of the wall clock that are shown to people or to other machines,
 // and decide nothing here.
 var shownTimes = []string{
-	"cmd/anomaly/models.go Local",    // prints the times of models and versions
-	"internal/api/callback.go Unix",  // the receiver of a callback compares it with its own
-	"internal/api/named.go UTC",      // since when the alarm is on
-	"internal/feedback/store.go UTC", // when feedback was given
+	"cmd/anomaly/models.go Local",      // prints the times of models and versions
+	"internal/api/callback.go Unix",    // the receiver of a callback compares it with its own
+	"internal/feedback/folders.go UTC", // when feedback was given
+	"internal/feedback/shared.go UTC",
+	"internal/monitor/monitor.go UTC", // since when the alarm is on
+	// Orders the scores of several nodes for display.
+	"internal/monitor/monitor.go UnixMilli",
 }
 
 // The wall clock may be set while the service runs. A test cannot set it, so this one

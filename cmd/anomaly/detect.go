@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -13,130 +12,69 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/bulk"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 )
 
-// result is one entry of `detect --json`: a verdict, or the reason why there is
-// none.
-type result struct {
-	File string `json:"file"`
-	*inference.Verdict
-	Error string `json:"error,omitempty"`
-}
+// result is one entry of `detect --json`.
+type result = bulk.Line
 
 // stdinName is the name of an image that is read from standard input.
 const stdinName = "-"
 
+// detectOptions are the flags of detect.
+type detectOptions struct {
+	engine          engineFlags
+	client          serviceClient
+	model, metadata string
+	threshold       float64
+	moved           bool // threshold is set
+	asJSON, asCSV   bool
+	folders         drawingFolders
+}
+
 func detectCommand() *cobra.Command {
-	var (
-		engine    engineFlags
-		model     string
-		metadata  string
-		threshold float64
-		asJSON    bool
-		folders   drawingFolders
-	)
+	var o detectOptions
 	c := &cobra.Command{
 		Use:   "detect --model MODEL IMAGE|FOLDER|-...",
 		Short: "Judge images: exit 0 if all are normal, 1 if some are anomalous, 2 on an error",
-		Long: "Prints a verdict for each image, as a table or as JSON. An image that cannot be read, for instance because its\n" +
+		Long: "Prints a verdict for each image, as a table, as JSON or as CSV. An image that cannot be read, for instance because its\n" +
 			"format is not (HEIC), has an entry with the reason, and the exit status is 2. Each frame of a DICOM file is an\n" +
 			"image, with its number after the name: scan.dcm#7.\n" +
 			"The image named - is read from standard input. Of 20 images or more, reports when their scores differ from those\n" +
-			"of the model's calibration. An interrupt (Ctrl-C) prints the verdicts so far and exits with 2; a second ends at once.",
+			"of the model's calibration. An interrupt (Ctrl-C) prints the verdicts so far and exits with 2; a second ends at once.\n" +
+			"With --server, a service judges the images of one folder as a job, by its model of the name MODEL, and the output is\n" +
+			"the same. The job is removed afterwards, and cancelled by an interrupt.",
 		SuggestFor: []string{"predict", "infer", "judge", "score"},
 		Args:       cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			m, meta, err := readModel(model, metadata)
-			if err != nil {
-				return err
+			o.moved = c.Flags().Changed("threshold")
+			if o.client.server != "" {
+				return o.judgeThere(c, args)
 			}
-			for _, s := range models.OverrideWarnings(m, meta) {
-				printRemarks(c.ErrOrStderr(), nil, []string{s + ", or use --threshold"})
-			}
-			if c.Flags().Changed("threshold") {
-				if meta, err = withThreshold(m.Metadata, threshold); err != nil {
-					return err
-				}
-			}
-			inputs, passedOver, err := imageFiles(args)
-			if err != nil {
-				return err
-			}
-			if i := slices.IndexFunc(inputs, input.isStdin); i >= 0 && slices.ContainsFunc(inputs[i+1:], input.isStdin) {
-				return errors.New("- is named twice; standard input holds one image")
-			}
-			e, err := engine.open()
-			if err != nil {
-				return err
-			}
-			threads := 0 // all threads for a single image, one thread for each of several
-			if len(inputs) > 1 {
-				threads = 1
-			}
-			d, err := inference.NewDetector(e, m, threads)
-			if err != nil {
-				return err
-			}
-			defer d.Close()
-			step, end := fileProgress(c.ErrOrStderr(), len(inputs))
-			results, judged := judgeFiles(c.Context(), inputs, e.Threads(), interruptGrace, func(ctx context.Context, i int) []result {
-				defer step()
-				data, err := readImage(inputs[i], c.InOrStdin())
-				if err != nil {
-					return []result{{File: inputs[i].path, Error: printable(err)}}
-				}
-				return judgeFrames(d, data, inputs[i].path, func(f *imagefile.Frames, k int, name string) (*inference.Verdict, error) {
-					v, err := d.DetectFrame(ctx, f, k, meta)
-					if err != nil {
-						return nil, err
-					}
-					return &v, folders.draw(ctx, d, meta, f, k, drawingName(i, name))
-				})
-			})
-			end()
-			warnings := c.OutOrStdout()
-			if asJSON {
-				warnings = c.ErrOrStderr()
-				err = printJSON(c.OutOrStdout(), results)
-			} else {
-				err = printVerdicts(c.OutOrStdout(), results, judged, len(inputs))
-			}
-			if err != nil {
-				return err
-			}
-			for _, s := range passedOver {
-				fmt.Fprintln(warnings, s)
-			}
-			if s := verdictShiftWarning(d, meta, results); s != "" {
-				fmt.Fprintln(warnings, s)
-			}
-			if c.Flags().Changed("threshold") {
-				measure, own := m.Metadata.Measure()
-				fmt.Fprintf(warnings, "judged by --threshold %g (%s); the model's own threshold is %g\n", threshold, measure, own)
-			}
-			if judged < len(inputs) {
-				if asJSON {
-					fmt.Fprintln(warnings, interruption(judged, len(inputs)))
-				}
-				return exitStatus(exitError)
-			}
-			return verdictStatus(results)
+			return o.judgeHere(c, args)
 		},
 	}
 	f := c.Flags()
-	engine.add(c)
-	f.StringVar(&model, "model", "", "model: a zip of a training, a .pt or an .onnx")
-	f.StringVar(&metadata, "metadata", "", "metadata.json to judge by instead of the model's own: measure, threshold and class names")
-	f.Float64Var(&threshold, "threshold", 0, "threshold of the model's own measure to judge by, 0 or more; excludes --metadata (default: the model's)")
-	addJSON(c, &asJSON)
-	f.StringVar(&folders.heatmaps, "heatmap", "", "folder for a PNG per image: the image under its anomaly map, in colours that have the same meaning for all images of a model")
-	f.StringVar(&folders.pictures, "pictures", "", "folder for a PNG per image: the network's input, the autoencoder's reconstruction, and ten times their difference")
+	o.engine.add(c)
+	f.StringVar(&o.model, "model", "", "model: a zip of a training, a .pt or an .onnx; with --server the name of one")
+	f.StringVar(&o.metadata, "metadata", "", "metadata.json to judge by instead of the model's own: measure, threshold and class names")
+	f.Float64Var(&o.threshold, "threshold", 0, "threshold of the model's own measure to judge by, 0 or more; excludes --metadata (default: the model's)")
+	addJSON(c, &o.asJSON)
+	f.BoolVar(&o.asCSV, "csv", false, "print CSV")
+	f.StringVar(&o.folders.heatmaps, "heatmap", "", "folder for a PNG per image: the image under its anomaly map, in colours that have the same meaning for all images of a model")
+	f.StringVar(&o.folders.pictures, "pictures", "", "folder for a PNG per image: the network's input, the autoencoder's reconstruction, and ten times their difference")
+	f.StringVar(&o.client.server, "server", "", "`URL` of a service that judges the images of one folder (default: they are judged here)")
+	f.StringVar(&o.client.tokenFile, "token-file", "", "file with the service's token (default: no token)")
 	_ = c.MarkFlagRequired("model") // fails only for an unknown flag
 	c.MarkFlagsMutuallyExclusive("metadata", "threshold")
+	c.MarkFlagsMutuallyExclusive("json", "csv")
+	for _, flag := range []string{"metadata", "heatmap", "pictures"} {
+		c.MarkFlagsMutuallyExclusive("server", flag)
+	}
 	return c
 }
 
@@ -149,10 +87,7 @@ func judgeFrames(d *inference.Detector, data []byte, path string, judge func(f *
 	}
 	results := make([]result, f.Len())
 	for i := range results {
-		name := path
-		if f.Len() > 1 {
-			name = fmt.Sprintf("%s#%d", path, i+1)
-		}
+		name := bulk.FrameName(path, i, f.Len())
 		v, err := judge(f, i, name)
 		if results[i] = (result{File: name, Verdict: v}); err != nil {
 			results[i] = result{File: name, Error: printable(err)}
@@ -161,20 +96,114 @@ func judgeFrames(d *inference.Detector, data []byte, path string, judge func(f *
 	return results
 }
 
-// withThreshold returns a copy of a model's metadata with another threshold of the same
-// measure.
-func withThreshold(meta models.Metadata, threshold float64) (*models.Metadata, error) {
-	if !(threshold >= 0) || math.IsInf(threshold, 0) {
-		return nil, fmt.Errorf("--threshold is %v, expected a finite number of 0 or more", threshold)
+// judgeHere judges images in this process.
+func (o *detectOptions) judgeHere(c *cobra.Command, args []string) error {
+	m, meta, err := readModel(o.model, o.metadata)
+	if err != nil {
+		return err
 	}
-	if meta.Decision == nil {
-		meta.Threshold = threshold
-		return &meta, nil
+	for _, s := range models.OverrideWarnings(m, meta) {
+		printRemarks(c.ErrOrStderr(), nil, []string{s + ", or use --threshold"})
 	}
-	d := *meta.Decision
-	d.Threshold = threshold
-	meta.Decision = &d
-	return &meta, nil
+	if o.moved {
+		if meta, err = o.moveThreshold(m.Metadata); err != nil {
+			return err
+		}
+	}
+	inputs, remarks, err := imageFiles(args)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(inputs, input.isStdin); i >= 0 && slices.ContainsFunc(inputs[i+1:], input.isStdin) {
+		return errors.New("- is named twice; standard input holds one image")
+	}
+	e, err := o.engine.open()
+	if err != nil {
+		return err
+	}
+	threads := 0 // all threads for a single image, one thread for each of several
+	if len(inputs) > 1 {
+		threads = 1
+	}
+	d, err := inference.NewDetector(e, m, threads)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	step, end := fileProgress(c.ErrOrStderr(), len(inputs))
+	results, judged := judgeFiles(c.Context(), inputs, e.Threads(), interruptGrace, func(ctx context.Context, i int) []result {
+		defer step()
+		data, err := readImage(inputs[i], c.InOrStdin())
+		if err != nil {
+			return []result{{File: inputs[i].path, Error: printable(err)}}
+		}
+		return judgeFrames(d, data, inputs[i].path, func(f *imagefile.Frames, k int, name string) (*inference.Verdict, error) {
+			v, err := d.DetectFrame(ctx, f, k, meta)
+			if err != nil {
+				return nil, err
+			}
+			return &v, o.folders.draw(ctx, d, meta, f, k, drawingName(i, name))
+		})
+	})
+	end()
+	if meta == nil {
+		meta = &m.Metadata
+	}
+	return o.report(c, results, judged, len(inputs), remarks, &m.Metadata, meta)
+}
+
+// moveThreshold returns the metadata with the threshold of --threshold.
+func (o *detectOptions) moveThreshold(own models.Metadata) (*models.Metadata, error) {
+	meta, ok := own.WithThreshold(o.threshold)
+	if !ok {
+		return nil, fmt.Errorf("--threshold is %v, expected a finite number of 0 or more", o.threshold)
+	}
+	return meta, nil
+}
+
+// report prints the results and remarks about them, and returns the exit status. own is the
+// model's metadata, and meta those that the results were judged by. The results are of judged
+// files, fewer than files if the command was interrupted.
+func (o *detectOptions) report(c *cobra.Command, results []result, judged, files int, remarks []string, own, meta *models.Metadata) error {
+	to, err := c.ErrOrStderr(), error(nil)
+	switch {
+	case o.asJSON:
+		err = printJSON(c.OutOrStdout(), results)
+	case o.asCSV:
+		err = printCSV(c.OutOrStdout(), results)
+	default:
+		to, err = c.OutOrStdout(), printVerdicts(c.OutOrStdout(), results, judged, files)
+	}
+	if err != nil {
+		return err
+	}
+	if s := verdictShiftWarning(meta, results); s != "" {
+		remarks = append(remarks, s)
+	}
+	for _, s := range remarks {
+		fmt.Fprintln(to, s)
+	}
+	if o.moved {
+		measure, threshold := own.Measure()
+		fmt.Fprintf(to, "judged by --threshold %g (%s); the model's own threshold is %g\n", o.threshold, measure, threshold)
+	}
+	if judged < files {
+		if o.asJSON || o.asCSV {
+			fmt.Fprintln(to, interruption(judged, files))
+		}
+		return exitStatus(exitError)
+	}
+	return verdictStatus(results)
+}
+
+func printCSV(w io.Writer, results []result) error {
+	csv := bulk.NewCSVWriter(w)
+	for _, r := range results {
+		if err := csv.Write(r); err != nil {
+			return err
+		}
+	}
+	return csv.Flush()
 }
 
 // isStdin reports whether the command line names standard input.

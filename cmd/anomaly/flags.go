@@ -57,6 +57,11 @@ func (p *preparationFlags) add(c *cobra.Command) {
 		models.DefaultArchitecture().Stride(), trainer.MinImageSize, trainer.MaxImageSize))
 	f.StringVar(&p.Fit, "fit", "", "how images of another aspect ratio are brought to that size: squash changes it, pad adds a border that is not judged, crop cuts off two sides (default: squash)")
 	f.StringVar(&p.Window, "window", "", "`LO,HI`: the lowest and the highest sample value, which become black and white without a conversion to 8 bits; or off for 8 bits (default: from the images, if all have more than 8 bits)")
+	f.StringVar(&p.Tile, "tile", "", fmt.Sprintf("`side` in pixels of the tiles that large images are judged by, at their own scale: a multiple of %d from %d to %d; replaces --image-size (default: none, whole images are resized)",
+		models.DefaultArchitecture().Stride(), models.MinTileSide, trainer.MaxImageSize))
+	f.StringVar(&p.Overlap, "overlap", "", "`pixels` by which tiles overlap at least, up to half of their side (default: an eighth)")
+	f.StringVar(&p.LongestSide, "longest-side", "", "`pixels` that the longest side of images is scaled to before they are cut into tiles (default: their own size)")
+	f.StringVar(&p.Statistics, "tiles", "", "reference statistics of tiles: same, for textures, or places, for images of one layout (default: chosen by the images)")
 	f.StringVar(&p.region, "roi", "", "image `file` in which the part of all images to learn from and to judge is white, or boxes x,y,width,height as shares of the image with ; between them (default: all)")
 }
 

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -23,7 +25,7 @@ import (
 func jobsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "jobs",
-		Short: "Train in a running service, without an open request",
+		Short: "Train or judge images in a running service, without an open request",
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return unknownCommand(c, args[0])
@@ -32,7 +34,7 @@ func jobsCommand() *cobra.Command {
 		},
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(submitJobCommand(), listJobsCommand(), watchJobCommand(), getJobCommand(), cancelJobCommand())
+	c.AddCommand(submitJobCommand(), listJobsCommand(), watchJobCommand(), getJobCommand(), jobResultsCommand(), cancelJobCommand())
 	return c
 }
 
@@ -45,52 +47,47 @@ func (s *serviceClient) job(ctx context.Context, method, path string, header htt
 // jobPath returns the path of a job.
 func jobPath(id string) string { return "/jobs/" + url.PathEscape(id) }
 
+// submission are the flags of jobs submit.
+type submission struct {
+	options           trainer.Options
+	preparation       preparationFlags
+	kind              string
+	calibration, from string
+	name, callback    string
+	model             string
+	threshold         float64
+}
+
+// trainingFlags are the flags of jobs submit and the fields of a training, and detectFlags
+// those of a detection.
+var (
+	trainingFlags = map[string]string{"level": "level", "image-size": "image_size", "fit": "fit", "window": "window", "tile": "tile", "overlap": "overlap",
+		"longest-side": "longest_side", "tiles": "tiles", "false-alarm-rate": "false_alarm_rate", "max-time": "max_seconds"}
+	detectFlags = []string{"model", "threshold"}
+)
+
 func submitJobCommand() *cobra.Command {
 	var (
-		client            serviceClient
-		options           trainer.Options
-		calibration, from string
-		name, callback    string
-		watch             bool
-		preparation       preparationFlags
+		client serviceClient
+		s      submission
+		watch  bool
 	)
 	c := &cobra.Command{
 		Use:   "submit ZIP|FOLDER",
-		Short: "Submit a training and print the id of its job",
-		Long: "Uploads a zip or a folder of normal images, and prints the id of the job when the service has stored the upload.\n" +
-			"The job then ends even if the service is restarted. With --watch, submit goes on as watch.",
+		Short: "Submit a training or a detection and print the id of its job",
+		Long: "Uploads a zip or a folder, of normal images to train on, or with --kind detect of images to judge, and prints the id of\n" +
+			"the job when the service has stored the upload. The job then ends even if the service is restarted. With --watch,\n" +
+			"submit goes on as watch.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if _, _, err := settle(c, options, &preparation); err != nil {
+			fields, paths, err := s.form(c, args[0])
+			if err != nil {
 				return err
 			}
 			if err := client.open(); err != nil {
 				return err
 			}
-			fields := [][2]string{{"name", name}, {"callback_url", callback}}
-			for flag, field := range map[string][2]string{
-				"level":            {"level", strconv.Itoa(options.Level)},
-				"image-size":       {"image_size", preparation.Size},
-				"fit":              {"fit", preparation.Fit},
-				"window":           {"window", preparation.Window},
-				"false-alarm-rate": {"false_alarm_rate", strconv.FormatFloat(options.FalseAlarmRate, 'f', -1, 64)},
-				"max-time":         {"max_seconds", strconv.FormatFloat(options.MaxTime.Seconds(), 'f', -1, 64)},
-			} {
-				if c.Flags().Changed(flag) {
-					fields = append(fields, field)
-				}
-			}
-			uploads := [][2]string{{"zipFile", args[0]}, {"calibrationFile", calibration}, {"baseModel", from}}
-			var region trainer.Preparation
-			if err := preparation.readRegion(&region); err != nil {
-				return err
-			}
-			if region.Boxes != "" {
-				fields = append(fields, [2]string{"roi", region.Boxes})
-			} else {
-				uploads = append(uploads, [2]string{"roiFile", preparation.region})
-			}
-			body, kind := uploadForm(fields, uploads)
+			body, kind := uploadForm(fields, paths)
 			defer body.Close()
 			job, err := client.job(c.Context(), http.MethodPost, "/jobs", http.Header{"Content-Type": {kind}}, body)
 			if err != nil {
@@ -105,14 +102,80 @@ func submitJobCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	client.add(c)
-	addTrainingFlags(c, &options, &preparation)
+	addTrainingFlags(c, &s.options, &s.preparation)
 	_ = f.MarkHidden("seed") // the service's
-	f.StringVar(&calibration, "calibration", "", "zip or folder of normal images that are not trained on, to set the threshold from (default: none)")
-	f.StringVar(&from, "from", "", "model to continue from, at its image size, instead of random weights")
-	f.StringVar(&name, "name", "", "name under which the service stores the model (default: none)")
-	f.StringVar(&callback, "callback", "", "`URL` to which the service posts the job when it has ended (default: none)")
+	f.StringVar(&s.kind, "kind", kindTrain, "what to do with the images: train or detect")
+	f.StringVar(&s.calibration, "calibration", "", "zip or folder of normal images that are not trained on, to set the threshold from (default: none)")
+	f.StringVar(&s.from, "from", "", "model to continue from, at its image size, instead of random weights")
+	f.StringVar(&s.name, "name", "", "name under which the service stores the model (default: none)")
+	f.StringVar(&s.model, "model", "", "with --kind detect: name of the model of the service that judges")
+	f.Float64Var(&s.threshold, "threshold", 0, "with --kind detect: threshold of the model's own measure to judge by, 0 or more (default: the model's)")
+	f.StringVar(&s.callback, "callback", "", "`URL` to which the service posts the job when it has ended (default: none)")
 	f.BoolVar(&watch, "watch", false, "wait for the end of the job, as watch does")
 	return c
+}
+
+// form returns the fields and the paths of the files of the job's form.
+func (s *submission) form(c *cobra.Command, images string) (fields, paths [][2]string, err error) {
+	// reject returns an error if a flag of the other kind is set.
+	reject := func(flags ...string) error {
+		for _, flag := range flags {
+			if c.Flags().Changed(flag) {
+				return fmt.Errorf("--%s is not for --kind %s", flag, s.kind)
+			}
+		}
+		return nil
+	}
+	switch s.kind {
+	case kindDetect:
+		flags := append(slices.Sorted(maps.Keys(trainingFlags)), "calibration", "from", "name", "roi")
+		if err := reject(flags...); err != nil {
+			return nil, nil, err
+		}
+		if s.model == "" {
+			return nil, nil, errors.New("--kind detect needs --model, the name of a model of the service")
+		}
+		var threshold *float64
+		if c.Flags().Changed("threshold") {
+			if err := usableThreshold(s.threshold); err != nil {
+				return nil, nil, err
+			}
+			threshold = &s.threshold
+		}
+		return append(detectFields(s.model, threshold), [2]string{"callback_url", s.callback}), [][2]string{{"images", images}}, nil
+	case kindTrain:
+	default:
+		return nil, nil, fmt.Errorf("--kind is %q, expected train or detect", s.kind)
+	}
+	if err := reject(detectFlags...); err != nil {
+		return nil, nil, err
+	}
+	if _, _, err := settle(c, s.options, &s.preparation); err != nil {
+		return nil, nil, err
+	}
+	fields = [][2]string{{"name", s.name}, {"callback_url", s.callback}}
+	values := map[string]string{
+		"level": strconv.Itoa(s.options.Level), "image-size": s.preparation.Size,
+		"fit": s.preparation.Fit, "window": s.preparation.Window, "tile": s.preparation.Tile, "overlap": s.preparation.Overlap,
+		"longest-side": s.preparation.LongestSide, "tiles": s.preparation.Statistics,
+		"false-alarm-rate": strconv.FormatFloat(s.options.FalseAlarmRate, 'f', -1, 64), "max-time": strconv.FormatFloat(s.options.MaxTime.Seconds(), 'f', -1, 64),
+	}
+	for flag, field := range trainingFlags {
+		if c.Flags().Changed(flag) {
+			fields = append(fields, [2]string{field, values[flag]})
+		}
+	}
+	paths = [][2]string{{"zipFile", images}, {"calibrationFile", s.calibration}, {"baseModel", s.from}}
+	var region trainer.Preparation
+	if err := s.preparation.readRegion(&region); err != nil {
+		return nil, nil, err
+	}
+	if region.Boxes != "" {
+		fields = append(fields, [2]string{"roi", region.Boxes})
+	} else {
+		paths = append(paths, [2]string{"roiFile", s.preparation.region})
+	}
+	return fields, paths, nil
 }
 
 func listJobsCommand() *cobra.Command {
@@ -136,9 +199,9 @@ func listJobsCommand() *cobra.Command {
 				return printJSON(c.OutOrStdout(), list.Jobs)
 			}
 			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "id\tstate\tcreated\tdone\tname")
+			fmt.Fprintln(w, "id\tkind\tstate\tcreated\tdone\tname")
 			for _, j := range list.Jobs {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%.0f %%\t%s\n", escaped(j.ID), escaped(string(j.State)), j.CreatedAt.Format(time.RFC3339), 100*j.Progress.Fraction, escaped(j.Name))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.0f %%\t%s\n", escaped(j.ID), escaped(j.Kind), escaped(string(j.State)), j.CreatedAt.Format(time.RFC3339), 100*j.Progress.Fraction, escaped(j.Name))
 			}
 			return w.Flush()
 		},
@@ -169,28 +232,38 @@ func watchJobCommand() *cobra.Command {
 // watchPause is the pause before watch connects again.
 const watchPause = time.Second
 
-// watch prints the progress of a job until it ends. It connects again when the stream
-// ends early, or the service cannot be reached.
+// watch prints the progress of a job until it ends.
 func (s *serviceClient) watch(c *cobra.Command, id string) error {
-	last, line := "", ""
+	line := ""
+	job, err := s.await(c.Context(), id, func(job jobs.Job) {
+		if text := describeJob(job); text != line {
+			line = text
+			fmt.Fprintln(c.ErrOrStderr(), line)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return jobOutcome(c, job)
+}
+
+// await calls changed with each change of a job, and returns the job when it has ended. It
+// connects again when the stream ends early, or the service cannot be reached.
+func (s *serviceClient) await(ctx context.Context, id string, changed func(jobs.Job)) (jobs.Job, error) {
+	last := ""
 	for first := true; ; first = false {
-		job, err := s.follow(c.Context(), id, &last, func(job jobs.Job) {
-			if text := describeJob(job); text != line {
-				line = text
-				fmt.Fprintln(c.ErrOrStderr(), line)
-			}
-		})
+		job, err := s.follow(ctx, id, &last, changed)
 		var answered *serviceError
 		switch {
 		case err == nil && job.State.Final():
-			return jobOutcome(c, job)
-		case c.Context().Err() != nil:
-			return context.Cause(c.Context())
+			return job, nil
+		case ctx.Err() != nil:
+			return job, context.Cause(ctx)
 		case err != nil && (first || errors.As(err, &answered) && answered.status < http.StatusInternalServerError):
-			return err
+			return job, err
 		}
 		select {
-		case <-c.Context().Done():
+		case <-ctx.Done():
 		case <-time.After(watchPause):
 		}
 	}
@@ -282,6 +355,43 @@ func getJobCommand() *cobra.Command {
 	}
 	client.add(c)
 	out.add(c, "out", exporter.BundleFile, "zip to write")
+	return c
+}
+
+// resultFormats are the formats of the results of a job.
+var resultFormats = []string{"jsonl", "csv"}
+
+func jobResultsCommand() *cobra.Command {
+	var (
+		client serviceClient
+		out    outputFlags
+		format string
+	)
+	c := &cobra.Command{
+		Use:   "results ID --out FILE",
+		Short: "Download the results of a job of kind detect",
+		Long: "Writes a line for each image, in the order of the zip: an object as in the output of detect --json (jsonl), or a row of\n" +
+			"a table (csv).",
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if !slices.Contains(resultFormats, format) {
+				return fmt.Errorf("--format is %q, expected one of %s", format, strings.Join(resultFormats, ", "))
+			}
+			if err := errors.Join(client.open(), out.check()); err != nil {
+				return err
+			}
+			res, err := client.do(c.Context(), http.MethodGet, jobPath(args[0])+"/results?format="+format, nil, nil)
+			if err != nil {
+				return err
+			}
+			defer res.Body.Close()
+			return download(res, out.path)
+		},
+	}
+	client.add(c)
+	out.add(c, "out", "", "file to write")
+	c.Flags().StringVar(&format, "format", "jsonl", "format of the file: "+strings.Join(resultFormats, ", "))
+	_ = c.MarkFlagRequired("out") // fails only for an unknown flag
 	return c
 }
 

@@ -77,7 +77,7 @@ func rootCommand() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(helpCommand())
-	root.AddCommand(serveCommand(), modelsCommand(), jobsCommand(), trainCommand(), detectCommand(), evaluateCommand(), calibrateCommand(), inspectCommand(), convertCommand(), exportCommand(), verifyCommand(), healthCommand())
+	root.AddCommand(serveCommand(), workerCommand(), modelsCommand(), jobsCommand(), trainCommand(), detectCommand(), evaluateCommand(), calibrateCommand(), inspectCommand(), convertCommand(), exportCommand(), verifyCommand(), healthCommand())
 	return root
 }
 

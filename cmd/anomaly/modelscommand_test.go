@@ -7,13 +7,23 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/deepmed/anomaly/internal/broker/brokertest"
 	"github.com/deepmed/anomaly/internal/feedback"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
 )
 
 func TestModels_ChangesANamedModelOfAService(t *testing.T) {
-	s := serve(t, nil, "--addr", "127.0.0.1:0", "--models", t.TempDir())
+	t.Run("with a folder", func(t *testing.T) {
+		changeNamedModel(t, serve(t, nil, "--addr", "127.0.0.1:0", "--models", t.TempDir()))
+	})
+	t.Run("in a cluster", func(t *testing.T) {
+		changeNamedModel(t, serve(t, nil, "--addr", "127.0.0.1:0", "--nats", brokertest.InProcess(t).URL(), "--replicas", "1"))
+	})
+}
+
+func changeNamedModel(t *testing.T, s *serving) {
+	t.Helper()
 	server := "http://" + s.address
 	call := func(status int, args ...string) ran {
 		t.Helper()

@@ -57,15 +57,18 @@ func serveCommand() *cobra.Command {
 		pprofAddr  string
 		grace      time.Duration
 		noPage     bool
+		cluster    natsFlags
 		options    = api.DefaultOptions()
 	)
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve training and detection over HTTP",
 		Long: "Serves HTTP until SIGTERM or an interrupt. Requests that run then may end within --grace; after that they are\n" +
-			"cancelled and answered 503. A running job is given back to its queue. Sizes are in bytes, durations as 90s or 2m.",
+			"cancelled and answered 503. A running job is given back to its queue. Sizes are in bytes, durations as 90s or 2m.\n\n" +
+			"With --nats the service is one of a cluster: jobs and models are in the NATS servers, workers (anomaly worker) do the\n" +
+			"jobs, and any number of services may run beside each other.",
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: func(c *cobra.Command, _ []string) (err error) {
 			log, err := logs.open()
 			if err != nil {
 				return err
@@ -95,8 +98,20 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			options.Page = !noPage
+			if cluster.url != "" && options.ModelsDir != "" {
+				return errors.New("--models and --nats exclude each other: with --nats the models are in the NATS servers; anomaly models put stores them there")
+			}
 			if options.ModelsDir == "" && options.DataDir != "" {
 				options.ModelsDir = filepath.Join(options.DataDir, "models")
+			}
+			if cluster.url != "" {
+				if options.DataDir != "" {
+					return fmt.Errorf("--data and --nats exclude each other: with --nats the jobs are in the NATS servers")
+				}
+				if options.Broker, err = cluster.open(c.Context(), "anomaly serve", log); err != nil {
+					return err
+				}
+				defer func() { err = errors.Join(err, options.Broker.Close()) }()
 			}
 			server, err := api.New(e, log, options)
 			if err != nil {
@@ -139,6 +154,7 @@ func serveCommand() *cobra.Command {
 	f.BoolVar(&noPage, "no-page", false, "do not serve the web page at /")
 	f.StringSliceVar(&options.CallbackHosts, "callback-allow", nil, "`HOST[,HOST]` that jobs may have a callback_url at; may be repeated (default: no callbacks)")
 	f.StringVar(&secretFile, "callback-secret-file", "", "file with the secret by which callbacks are signed (default: not signed)")
+	cluster.add(f)
 	addLimits(f, &options)
 	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads and for prepared images that do not fit in memory (default: the system's)")
 	f.Int64Var(&options.Seed, "seed", 0, "random seed of every training")

@@ -54,12 +54,14 @@ OTHER_FORMATS = [
 BATCH = 8  # images in one run of the network
 MAX_REGIONS = 20
 MAX_FRAMES = 2000  # of a DICOM file
+MAX_MAP = 4 << 20  # values of the anomaly map of an image of tiles
 MODEL = Path(__file__).with_name("autoencoder.onnx")
 
 # measure takes N×3×height×width images, -1 in pixels that are not judged, and returns their mean
 # squared errors, their scores by the model's other measure and, with maps, their anomaly maps.
 # Scores and maps are None if the model has no other measure. size is the width and the height.
-# other_measure is the other measure's name, or None.
+# other_measure is the other measure's name, or None. first_place is the index of the first of
+# these tiles in its image.
 Model = collections.namedtuple("Model", "measure size metadata other_measure")
 
 
@@ -84,14 +86,18 @@ def load_onnx(path):
     text = about.get("metadata_json")
     outputs = [o.name for o in session.get_outputs()]
     other_measure = about.get("measure") if "mse" in outputs else None
+    by_place = "place" in [i.name for i in session.get_inputs()]
 
-    def measure(images, with_maps):
+    def measure(images, with_maps, first_place=0):
+        inputs = {"image": images}
+        if by_place:
+            inputs["place"] = np.arange(first_place, first_place + len(images), dtype=np.float32)
         if other_measure is None:
-            return session.run(["reconstruction_error"], {"image": images})[0], None, None
+            return session.run(["reconstruction_error"], inputs)[0], None, None
         names = ["mse", "reconstruction_error"]
         if with_maps and "anomaly_map" in outputs:
-            return session.run(names + ["anomaly_map"], {"image": images})
-        return session.run(names, {"image": images}) + [None]
+            return session.run(names + ["anomaly_map"], inputs)
+        return session.run(names, inputs) + [None]
 
     return Model(measure, (image.shape[3], image.shape[2]), json.loads(text) if text else None, other_measure)
 
@@ -121,7 +127,7 @@ def load_checkpoint(path):
     else:  # a checkpoint without metadata: the same defaults as in the service
         metadata = {"threshold": float(config.get("threshold", 0.02)), "class_names": config.get("class_names")}
 
-    def measure(images, with_maps):
+    def measure(images, with_maps, first_place=0):
         images = torch.from_numpy(images)
         with torch.no_grad():
             if (images >= 0).all():
@@ -244,21 +250,8 @@ def prepare(path, size, preprocessing, opened=None, frame_number=0):
     The image is 3×height×width in 0…1, and -1 in pixels that are not judged. opened is what
     open_dicom returned for a DICOM file, of which the frame with that number, from 0, is taken.
     """
-    upright = str(preprocessing.get("orientation", "")).startswith("exif")
     window = preprocessing.get("window")
-    try:
-        if opened is not None:
-            read = read_dicom(opened, frame_number, window is not None)
-        else:
-            with Image.open(path, formats=list(FORMATS)) as image:
-                read = to_rgb(image, path, preprocessing.get("max_value"), window is not None)
-                turn = upright and image.format != "TIFF"  # Pillow rotates a TIFF itself
-                if turn and isinstance(read, Image.Image):
-                    read = ImageOps.exif_transpose(read)
-                elif turn:
-                    read = transposed(read, image)
-    except UnidentifiedImageError:
-        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM image, or it is damaged")
+    read = decode(path, preprocessing, opened, frame_number)
     if window is None:
         channels = [read]
     else:
@@ -279,6 +272,127 @@ def prepare(path, size, preprocessing, opened=None, frame_number=0):
         whole[:, top:bottom, left:right] = planes
         planes = whole
     return planes, frame
+
+
+def decode(path, preprocessing, opened=None, frame_number=0):
+    """Return the decoded image, upright if the training's images were.
+
+    It has 8 bits per channel, or is height×width×3 values if the model has a window. opened is
+    what open_dicom returned for a DICOM file, of which the frame with that number, from 0, is
+    taken.
+    """
+    upright = str(preprocessing.get("orientation", "")).startswith("exif")
+    window = preprocessing.get("window")
+    try:
+        if opened is not None:
+            read = read_dicom(opened, frame_number, window is not None)
+        else:
+            with Image.open(path, formats=list(FORMATS)) as image:
+                read = to_rgb(image, path, preprocessing.get("max_value"), window is not None)
+                turn = upright and image.format != "TIFF"  # Pillow rotates a TIFF itself
+                if turn and isinstance(read, Image.Image):
+                    read = ImageOps.exif_transpose(read)
+                elif turn:
+                    read = transposed(read, image)
+    except UnidentifiedImageError:
+        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM image, or it is damaged")
+    return read
+
+
+class Tiling:
+    """The tiles of one image, and the plane that their maps are joined to.
+
+    Tiles are evenly spaced and overlap by at least as much as the model says. What is beyond a
+    small image are its last pixels. The plane has the image's size, divided by the smallest
+    whole number with which it has at most MAX_MAP values. Its values are weighted means of the
+    tiles that overlap there; a tile's weight falls to zero towards its edges.
+    """
+
+    def __init__(self, rgb, side, tiles):
+        self.size, self.side = rgb.size, side
+        longest = tiles.get("longest_side") or 0
+        if longest:
+            width, height = rgb.size
+            short = lambda a, b: max((2 * a * longest + b) // (2 * b), 1)
+            scaled = (longest, short(height, width)) if width >= height else (short(width, height), longest)
+            rgb = rgb if scaled == rgb.size else rgb.resize(scaled, Image.Resampling.BILINEAR)
+        self.pixels = np.asarray(rgb)
+        height, width = self.pixels.shape[:2]
+        self.xs, self.ys = self.starts(width, tiles["overlap"]), self.starts(height, tiles["overlap"])
+        if tiles["statistics"] == "places" and (len(self.xs), len(self.ys)) != (tiles["columns"], tiles["rows"]):
+            raise Problem(f"its {width}×{height} pixels are {len(self.xs)}×{len(self.ys)} tiles, expected {tiles['columns']}×{tiles['rows']}: use an image of the size of the training images")
+        by = 1
+        while -(-self.size[0] // by) * -(-self.size[1] // by) > MAX_MAP:
+            by += 1
+        self.plane = np.zeros((-(-self.size[1] // by), -(-self.size[0] // by)), np.float32)
+        self.columns = self.axes(self.xs, width, self.plane.shape[1])
+        self.rows = self.axes(self.ys, height, self.plane.shape[0])
+
+    def __len__(self):
+        return len(self.xs) * len(self.ys)
+
+    def frame(self):
+        """Return how the image is placed in the plane."""
+        plane = (self.plane.shape[1], self.plane.shape[0])
+        return Frame(plane, self.size, (0, 0, *self.size), (0, 0, *plane))
+
+    def starts(self, n, overlap):
+        if n <= self.side:
+            return [0]
+        step = self.side - overlap
+        count = (n - overlap + step - 1) // step
+        return [(i * (n - self.side) + (count - 1) // 2) // (count - 1) for i in range(count)]
+
+    def tile(self, i):
+        """Return tile i, 3×side×side in 0…1. Tiles are numbered row by row."""
+        left, top = self.xs[i % len(self.xs)], self.ys[i // len(self.xs)]
+        cut = self.pixels[top:top + self.side, left:left + self.side]
+        cut = np.pad(cut, ((0, self.side - cut.shape[0]), (0, self.side - cut.shape[1]), (0, 0)), mode="edge")
+        return cut.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
+
+    def axes(self, starts, n, values):
+        """Return for each tile the values of the plane that it covers along an axis, its pixels there, and its weights."""
+        pixels = (2 * np.arange(values) + 1) * n // (2 * values)
+        ramps, within = [], np.arange(self.side) + 0.5
+        for i, start in enumerate(starts):
+            before = starts[i - 1] + self.side - start if i else 0
+            after = start + self.side - starts[i + 1] if i + 1 < len(starts) else 0
+            ramp = np.minimum(within / max(before, 0.5), (self.side - within) / max(after, 0.5))
+            ramps.append(np.minimum(ramp, 1).astype(np.float32))
+        covers = [np.nonzero((pixels >= s) & (pixels < s + self.side))[0] for s in starts]
+        sums = np.zeros(values, np.float32)
+        for start, ramp, where in zip(starts, ramps, covers):
+            sums[where] += ramp[pixels[where] - start]
+        return [(where, pixels[where] - start, ramp[pixels[where] - start] / sums[where]) for start, ramp, where in zip(starts, ramps, covers)]
+
+    def add(self, i, anomaly_map):
+        """Add the map of tile i to the plane."""
+        columns, x, across = self.columns[i % len(self.xs)]
+        rows, y, down = self.rows[i // len(self.xs)]
+        if len(columns) and len(rows):
+            self.plane[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1] += anomaly_map[np.ix_(y, x)] * np.outer(down, across)
+
+
+def judge_tiles(model, path, preprocessing, threshold, with_regions, opened=None, frame_number=0):
+    """Return the mean squared error, the other score and the regions of an image of tiles.
+
+    The score is the highest of the tiles', less what more of them than in the calibration's
+    images raise it by. The regions are None without with_regions.
+    """
+    image = Tiling(decode(path, preprocessing, opened, frame_number), model.size[0], preprocessing["tiles"])
+    errors, scores = [], []
+    for first in range(0, len(image), BATCH):
+        tiles = np.stack([image.tile(i) for i in range(first, min(first + BATCH, len(image)))])
+        mse, other, maps = model.measure(tiles, with_regions, first)
+        errors.extend(mse)
+        scores.extend(mse if other is None else other)
+        for i, anomaly_map in enumerate(() if maps is None else maps):
+            image.add(first + i, anomaly_map)
+    calibration = ((model.metadata or {}).get("decision") or {}).get("tiles")
+    more = calibration["tail"] * math.log(len(image) / calibration["count"]) if calibration else 0.0
+    score = float(np.float32(max(float(max(scores)) - more, 0)))
+    found = regions(image.plane, max(threshold + more, 0), image.frame()) if with_regions else None
+    return float(np.mean(errors, dtype=np.float64)), score, found
 
 
 def transposed(values, image):
@@ -557,6 +671,20 @@ def judge(model, decision, paths, with_regions=False):
     measure, threshold, class_names, preprocessing = decision
     with_regions = with_regions and measure != "mse"
     images = each_image(paths)
+    if preprocessing.get("tiles"):
+        for name, path, opened, number in images:
+            result = {"file": name}
+            try:
+                if isinstance(opened, Exception):
+                    raise opened
+                plain, other, found = judge_tiles(model, path, preprocessing, threshold, with_regions, opened, number)
+                complete(result, plain, plain if measure == "mse" else other, decision)
+                if found is not None:
+                    result["regions"] = found
+            except Exception as problem:  # Pillow raises many types
+                result["error"] = str(problem) or repr(problem)
+            yield result
+        return
     while batch := list(itertools.islice(images, BATCH)):
         results, tensors, frames = [], [], []
         for name, path, opened, number in batch:
@@ -574,13 +702,19 @@ def judge(model, decision, paths, with_regions=False):
         for result in results:
             if "error" not in result:
                 plain, score, anomaly_map, frame = next(scores)
-                result.update(
-                    reconstruction_error=float(score), anomaly_score=float(score), threshold=threshold,
-                    is_anomaly=float(score) > threshold, class_names=class_names, measure=measure, mse=float(plain),
-                )
+                complete(result, plain, score, decision)
                 if anomaly_map is not None:
                     result["regions"] = regions(anomaly_map, threshold, frame)
             yield result
+
+
+def complete(result, plain, score, decision):
+    """Add the verdict to a result."""
+    measure, threshold, class_names, _ = decision
+    result.update(
+        reconstruction_error=float(score), anomaly_score=float(score), threshold=threshold,
+        is_anomaly=float(score) > threshold, class_names=class_names, measure=measure, mse=float(plain),
+    )
 
 
 def regions(anomaly_map, threshold, frame):
@@ -672,7 +806,7 @@ def detect_anomaly(image_path, model_path=None, metadata_path=None):
     if len(results) == 1:
         return results[0]
     highest = max(range(len(results)), key=lambda i: results[i]["reconstruction_error"])
-    frames = [{"frame": i + 1, "reconstruction_error": r["reconstruction_error"], "is_anomaly": r["is_anomaly"]} for i, r in enumerate(results)]
+    frames = [{"frame": i + 1, "reconstruction_error": r["reconstruction_error"], "mse": r["mse"], "is_anomaly": r["is_anomaly"]} for i, r in enumerate(results)]
     return {**results[highest], "file": str(image_path), "frame": highest + 1, "frames": frames}
 
 

@@ -140,8 +140,8 @@ func corsHandler(origins []string) (fiber.Handler, error) {
 	return cors.New(cors.Config{
 		AllowOrigins: list,
 		AllowMethods: "GET,HEAD,POST,PUT,PATCH,DELETE",
-		AllowHeaders: strings.Join([]string{fiber.HeaderAuthorization, fiber.HeaderContentType, fiber.HeaderXRequestID, headerBinaryLength, headerLastEventID, headerJobID}, ","),
-		ExposeHeaders: strings.Join([]string{fiber.HeaderXRequestID, fiber.HeaderRetryAfter, fiber.HeaderLocation, fiber.HeaderETag, fiber.HeaderContentDisposition, headerJobID, headerTrainingEnded, headerTrainingEpochs, headerTrainingWarnings,
+		AllowHeaders: strings.Join([]string{fiber.HeaderAuthorization, fiber.HeaderContentType, fiber.HeaderXRequestID, headerBinaryLength, headerLastEventID, headerJobID, headerKey}, ","),
+		ExposeHeaders: strings.Join([]string{fiber.HeaderXRequestID, fiber.HeaderRetryAfter, fiber.HeaderLocation, fiber.HeaderETag, fiber.HeaderContentDisposition, headerJobID, headerReplayed, headerTrainingEnded, headerTrainingEpochs, headerTrainingWarnings,
 			headerCalibrationImages, headerCalibrationFalseAlarms, headerCalibrationShift, headerCalibrationWarnings, headerBinaryLength}, ","),
 		MaxAge: day,
 	}), nil

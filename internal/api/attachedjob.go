@@ -33,7 +33,7 @@ func (s *Server) attachJob(c *fiber.Ctx) (*jobs.AttachedJob, error) {
 			}
 		}
 	}
-	job, ctx, err := s.jobs.attached.Begin(s.base, id, jobKind)
+	job, ctx, err := s.jobs.attached.Begin(s.base, id, jobs.KindTrain)
 	if err != nil {
 		return nil, err
 	}

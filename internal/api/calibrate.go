@@ -75,7 +75,7 @@ func (s *Server) calibrate(c *fiber.Ctx) error {
 	s.log.Info("model calibrated", slog.String("id", requestID(c)), slog.Int("images", r.Images), slog.Int("skipped", r.Skipped),
 		slog.Any("warnings", r.Warnings), slog.Any("skipped_files", r.SkippedFiles),
 		slog.Float64("threshold", r.After), slog.Duration("took", time.Since(started)))
-	setCalibrationHeaders(c, r)
+	setCalibrationHeaders(c.Set, r)
 	return nil
 }
 
@@ -96,13 +96,13 @@ func (s *Server) parseCalibration(f *form) (m *models.Model, src *dataset.Source
 	return m, src, o, err
 }
 
-func setCalibrationHeaders(c *fiber.Ctx, r *trainer.Recalibration) {
-	c.Set(headerCalibrationImages, strconv.Itoa(r.Images))
-	c.Set(headerCalibrationFalseAlarms, fmt.Sprintf("%.4f", r.AboveBefore.Share))
+func setCalibrationHeaders(set func(name, value string), r *trainer.Recalibration) {
+	set(headerCalibrationImages, strconv.Itoa(r.Images))
+	set(headerCalibrationFalseAlarms, fmt.Sprintf("%.4f", r.AboveBefore.Share))
 	if r.Shift != nil {
-		c.Set(headerCalibrationShift, fmt.Sprintf("%.2f", r.Shift.Deviations))
+		set(headerCalibrationShift, fmt.Sprintf("%.2f", r.Shift.Deviations))
 	}
-	setWarnings(c, headerCalibrationWarnings, r.Warnings, r.Skipped, r.SkippedFiles)
+	setWarnings(set, headerCalibrationWarnings, r.Warnings, r.Skipped, r.SkippedFiles)
 }
 
 // bundleOf returns the zip of a model.

@@ -28,7 +28,7 @@ func (s *Server) detect(c *fiber.Ctx) error {
 	if len(model) == 0 || !f.hasImage() {
 		return errNoModelImage
 	}
-	return s.detectImages(c, timer, f, func(ctx context.Context) (*inference.Detector, func(), error) {
+	return s.detectImages(c, timer, f, func(ctx context.Context) (judge, string, error) {
 		loaded := false
 		d, release, err := s.cache.Get(ctx, f.hashes["modelFile"], func() (*inference.Detector, error) {
 			loaded = true
@@ -42,8 +42,11 @@ func (s *Server) detect(c *fiber.Ctx) error {
 			}
 			f.markReusable("modelFile")
 		}
-		return d, release, err
-	}, nil)
+		if err != nil {
+			return nil, "", err
+		}
+		return &localJudge{server: s, d: d, free: release}, "", nil
+	})
 }
 
 // loadDetector returns a detector for a model file.
@@ -89,10 +92,10 @@ type imageResult struct {
 	Error string `json:"error,omitempty"`
 }
 
-// detectImages answers with the results of the form's images. It gets the detector from
-// open, after the request is admitted. It calls judged, which may be nil, with each verdict
-// by the model's own metadata.
-func (s *Server) detectImages(c *fiber.Ctx, timer *stageTimer, f *form, open func(context.Context) (*inference.Detector, func(), error), judged func(*inference.Verdict)) error {
+// detectImages answers with the results of the form's images. It gets the judge from open,
+// after the request is admitted, and the SHA-256 of the judge's model for the answer's header;
+// empty for none.
+func (s *Server) detectImages(c *fiber.Ctx, timer *stageTimer, f *form, open func(context.Context) (j judge, version string, err error)) error {
 	var meta *models.Metadata
 	if data := f.memory["metadataFile"]; len(bytes.TrimSpace(data)) > 0 {
 		m, err := models.ParseMetadata(data)
@@ -112,18 +115,17 @@ func (s *Server) detectImages(c *fiber.Ctx, timer *stageTimer, f *form, open fun
 	}
 	defer s.detectionSlots.release()
 	timer.done(stageQueue)
-	d, release, err := open(ctx)
+	j, version, err := open(ctx)
 	if err != nil {
 		return s.shutdownError(err)
 	}
-	defer release()
+	defer j.release()
 	timer.done(stageLoad)
+	if version != "" {
+		c.Set(headerModelSHA256, version)
+	}
 	detect := func(ctx context.Context, image upload) (imageResult, error) {
-		r, err := s.detectImage(ctx, *timer, d, image.data, meta, explain)
-		if err == nil && judged != nil && meta == nil {
-			judged(r.Verdict)
-		}
-		return r, err
+		return j.judge(ctx, *timer, image.data, meta, explain)
 	}
 	images := f.lists["imageFile"]
 	if len(images) > 1 {

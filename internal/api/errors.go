@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/broker"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/feedback"
 	"github.com/deepmed/anomaly/internal/imagefile"
@@ -76,6 +77,7 @@ var callerErrors = []struct {
 	{registry.ErrBroken, fiber.StatusUnprocessableEntity},
 	{registry.ErrChanged, fiber.StatusConflict},
 	{registry.ErrFull, fiber.StatusConflict},
+	{registry.ErrTooLarge, fiber.StatusUnprocessableEntity},
 	{registry.ErrNoVersion, fiber.StatusNotFound},
 	{trainer.ErrThreshold, fiber.StatusBadRequest},
 	{trainer.ErrNoScores, fiber.StatusUnprocessableEntity},
@@ -85,8 +87,10 @@ var callerErrors = []struct {
 	{feedback.ErrFull, fiber.StatusConflict},
 	{jobs.ErrUnknown, fiber.StatusNotFound},
 	{jobs.ErrNoModel, fiber.StatusConflict},
+	{jobs.ErrNoResults, fiber.StatusConflict},
 	{jobs.ErrExists, fiber.StatusConflict},
 	{jobs.ErrCancelled, fiber.StatusConflict},
+	{jobs.ErrKeyReused, fiber.StatusUnprocessableEntity},
 	{jobs.ErrFull, fiber.StatusInsufficientStorage},
 	{jobs.ErrNoSpace, fiber.StatusInsufficientStorage},
 	{jobs.ErrTooMany, fiber.StatusServiceUnavailable},
@@ -141,6 +145,9 @@ func callerStatus(err error) (status int, message string, ok bool) {
 	if errors.As(err, &p) {
 		return p.status, p.message, true
 	}
+	if errors.Is(err, broker.ErrUnavailable) { // without the servers' own words
+		return fiber.StatusServiceUnavailable, sentence(broker.ErrUnavailable), true
+	}
 	for _, known := range callerErrors {
 		if errors.Is(err, known.err) {
 			if errors.Is(err, trainer.ErrLevel) {
@@ -154,7 +161,7 @@ func callerStatus(err error) (status int, message string, ok bool) {
 
 // isFull reports whether an error is one of a full disk.
 func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+	return broker.IsNoSpace(err) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
 // fiberStatus returns the status and the message of a client error that Fiber found,

@@ -81,8 +81,8 @@ func (s *Server) addFeedback(c *fiber.Ctx) error {
 	if err != nil {
 		return s.shutdownError(err)
 	}
-	r.Score, r.Scores = &v.AnomalyScore, s.scoresOf(name, v.ModelSHA256)
-	if r, err = s.storeFeedback(name, r, image.data); err != nil {
+	r.Score, r.Scores = &v.AnomalyScore, s.scoresOf(ctx, name, v.ModelSHA256)
+	if r, err = s.storeFeedback(ctx, name, r, image.data); err != nil {
 		return err
 	}
 	s.log.Info("feedback stored", slog.String("id", requestID(c)), slog.String("name", name), slog.String("image", r.ID), slog.String("label", string(r.Label)))
@@ -119,8 +119,8 @@ func (s *Server) judgeFeedback(ctx context.Context, name string, image []byte, t
 }
 
 // scoresOf returns the identity of the scores of a model's version.
-func (s *Server) scoresOf(name, sha256 string) string {
-	list, err := s.registry.Versions(name)
+func (s *Server) scoresOf(ctx context.Context, name, sha256 string) string {
+	list, err := s.registry.Versions(ctx, name)
 	if err == nil {
 		for _, v := range list {
 			if v.SHA256 == sha256 {
@@ -132,16 +132,16 @@ func (s *Server) scoresOf(name, sha256 string) string {
 }
 
 // storeFeedback stores an image unless its model was deleted meanwhile.
-func (s *Server) storeFeedback(name string, r feedback.Record, image []byte) (feedback.Record, error) {
-	s.named.folders.RLock()
-	defer s.named.folders.RUnlock()
-	if _, err := s.registry.Look(name); err != nil {
+func (s *Server) storeFeedback(ctx context.Context, name string, r feedback.Record, image []byte) (feedback.Record, error) {
+	defer s.registry.Hold()()
+	e, err := s.registry.Look(ctx, name)
+	if err != nil {
 		return r, err
 	}
 	if err := s.checkDisk(len(image)); err != nil {
 		return r, err
 	}
-	return s.named.feedback.Add(s.registry.Folder(name), r, image)
+	return s.named.feedback.Add(ctx, e.Key, r, image)
 }
 
 // cleanFilename returns the last element of a file name that a client sent, without control
@@ -173,15 +173,15 @@ func (s *Server) currentFeedback(ctx context.Context, name string) (registry.Ent
 		if err != nil {
 			return e, nil, err
 		}
-		id, dir := s.scoresOf(name, e.SHA256), s.registry.Folder(name)
-		records, err := s.named.feedback.List(dir)
+		id := s.scoresOf(ctx, name, e.SHA256)
+		records, err := s.named.feedback.List(ctx, e.Key)
 		if err != nil {
 			return e, nil, err
 		}
 		if len(scoredByOthers(records, id)) == 0 {
 			return e, records, nil
 		}
-		if err := s.rescore(ctx, name, id); err != nil {
+		if err := s.rescore(ctx, e, id); err != nil {
 			return e, nil, err
 		}
 	}
@@ -193,16 +193,15 @@ func scoredByOthers(records []feedback.Record, id string) []feedback.Record {
 	return slices.DeleteFunc(slices.Clone(records), func(r feedback.Record) bool { return r.Scores == id })
 }
 
-// rescore computes the missing scores of feedback by the current version of a model, if its
-// scores are those of id. Scores that are done are stored even if ctx ends. It runs once at a
+// rescore computes the missing scores of feedback by the current version of a model, which
+// is e, if its scores are those of id. Scores that are done are stored even if ctx ends. It runs once at a
 // time: requests for the same model wait and find the scores, and few images are in memory.
-func (s *Server) rescore(ctx context.Context, name, id string) error {
+func (s *Server) rescore(ctx context.Context, e registry.Entry, id string) error {
 	if err := s.versionSlots.acquire(ctx); err != nil {
 		return err
 	}
 	defer s.versionSlots.release()
-	dir := s.registry.Folder(name)
-	records, err := s.named.feedback.List(dir)
+	records, err := s.named.feedback.List(ctx, e.Key)
 	if err != nil {
 		return err
 	}
@@ -213,12 +212,12 @@ func (s *Server) rescore(ctx context.Context, name, id string) error {
 		return err
 	}
 	defer s.detectionSlots.release()
-	d, release, err := s.namedDetector(ctx, name)
+	d, release, err := s.namedDetector(ctx, e.Name)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if s.scoresOf(name, d.Model().SHA256) != id {
+	if s.scoresOf(ctx, e.Name, d.Model().SHA256) != id {
 		return nil // replaced meanwhile: the caller looks again
 	}
 	var mu sync.Mutex
@@ -231,7 +230,7 @@ func (s *Server) rescore(ctx context.Context, name, id string) error {
 				return context.Cause(groupCtx)
 			}
 			var score *float64
-			_, image, err := s.named.feedback.Image(dir, r.ID)
+			_, image, err := s.named.feedback.Image(groupCtx, e.Key, r.ID)
 			if err == nil {
 				var v inference.Verdict
 				if v, err = s.scheduler.Detect(groupCtx, d, inference.Task{Image: image, Limits: s.options.Images}); err == nil {
@@ -249,12 +248,11 @@ func (s *Server) rescore(ctx context.Context, name, id string) error {
 		})
 	}
 	err = group.Wait()
-	s.named.folders.RLock()
-	defer s.named.folders.RUnlock()
-	if _, gone := s.registry.Look(name); gone != nil {
+	defer s.registry.Hold()()
+	if _, gone := s.registry.Look(s.base, e.Name); gone != nil {
 		return gone
 	}
-	return errors.Join(err, s.named.feedback.SetScores(dir, id, scores))
+	return errors.Join(err, s.named.feedback.SetScores(s.base, e.Key, id, scores))
 }
 
 // summarize returns the summary of feedback at a threshold, or at the model's own for nil.
@@ -313,10 +311,13 @@ func (s *Server) feedbackImage(c *fiber.Ctx) error {
 		return errNoRegistry
 	}
 	name := modelName(c)
-	if _, err := s.registry.Look(name); err != nil {
+	ctx, done := s.workContext(c)
+	defer done()
+	e, err := s.registry.Look(ctx, name)
+	if err != nil {
 		return err
 	}
-	r, image, err := s.named.feedback.Image(s.registry.Folder(name), strings.Clone(c.Params("id")))
+	r, image, err := s.named.feedback.Image(ctx, e.Key, strings.Clone(c.Params("id")))
 	if err != nil {
 		return err
 	}
@@ -339,20 +340,20 @@ func (s *Server) deleteFeedback(c *fiber.Ctx) error {
 		return errNoRegistry
 	}
 	name, id := modelName(c), strings.Clone(c.Params("id"))
+	ctx, done := s.workContext(c)
+	defer done()
 	err := func() error {
-		s.named.folders.RLock()
-		defer s.named.folders.RUnlock()
-		if _, err := s.registry.Look(name); err != nil {
+		defer s.registry.Hold()()
+		e, err := s.registry.Look(ctx, name)
+		if err != nil {
 			return err
 		}
-		return s.named.feedback.Remove(s.registry.Folder(name), id)
+		return s.named.feedback.Remove(ctx, e.Key, id)
 	}()
 	if err != nil {
 		return err
 	}
 	s.log.Info("feedback deleted", slog.String("id", requestID(c)), slog.String("name", name), slog.String("image", id))
-	ctx, done := s.workContext(c)
-	defer done()
 	e, records, err := s.currentFeedback(ctx, name)
 	if err != nil {
 		return s.shutdownError(err)

@@ -214,7 +214,7 @@ func TestFeedback_IsDeletedWithItsModel(t *testing.T) {
 	if a := s.request(t, http.MethodDelete, "/models/m", nil); a.status != 204 {
 		t.Fatalf("status %d: %s", a.status, a.body)
 	}
-	s.named.save()
+	s.named.monitors.Save()
 	if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
 		t.Errorf("%v, %v", list, err)
 	}

@@ -231,13 +231,14 @@ func (f *form) readPart(name string, part io.Reader, known field) error {
 		}
 		r = again
 	}
-	data := pooledBuffer(min(f.remaining, known.maxBytes, maxPrealloc))
+	expected := min(f.remaining, known.maxBytes)
+	data := pooledBuffer(min(expected, maxPrealloc))
 	r = reservingReader{r, f.reservation}
 	sum := sha256.New()
 	if known.hash {
 		r = io.TeeReader(r, sum)
 	}
-	_, err := data.ReadFrom(r)
+	data, err := readExpecting(data, r, expected)
 	f.remaining -= int64(data.Len())
 	f.memory[name], f.pooled[name] = data.Bytes(), data
 	if err != nil {
@@ -247,6 +248,31 @@ func (f *form) readPart(name string, part io.Reader, known field) error {
 		f.hashes[name] = hex.EncodeToString(sum.Sum(nil))
 	}
 	return checkSize(name, int64(data.Len()), known.maxBytes)
+}
+
+// readExpecting reads all of r into an empty buffer, or into a larger one, which it returns.
+// The capacity grows to the expected number of bytes, but at most fourfold at once: the rest
+// of a body that a client announces need not arrive. bytes.Buffer would double it, and half
+// of the memory of large models would be unused.
+func readExpecting(b *bytes.Buffer, r io.Reader, expected int64) (*bytes.Buffer, error) {
+	data := b.AvailableBuffer()
+	for {
+		if len(data) == cap(data) {
+			size := max(2*cap(data), bytes.MinRead)
+			if want := int(expected) + bytes.MinRead; want > cap(data) {
+				size = min(want, 2*size)
+			}
+			data = append(make([]byte, 0, size), data...)
+		}
+		n, err := r.Read(data[len(data):cap(data)])
+		if data = data[:len(data)+n]; err == nil {
+			continue
+		}
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return bytes.NewBuffer(data), err
+	}
 }
 
 // appendPart reads one of several parts of a name into memory.

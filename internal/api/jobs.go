@@ -7,13 +7,17 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/deepmed/anomaly/exporter"
+	"github.com/deepmed/anomaly/internal/broker"
+	"github.com/deepmed/anomaly/internal/bulk"
 	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
@@ -24,8 +28,6 @@ import (
 const (
 	pathJobs = "/jobs"
 	pathJob  = pathJobs + "/:id"
-	// jobKind is the kind of a job that trains a model.
-	jobKind = "train"
 )
 
 var errJobTooLong = &problem{fiber.StatusServiceUnavailable, "The job took longer than this service allows; send less, or set max_seconds"}
@@ -36,8 +38,10 @@ type jobService struct {
 	server     *Server
 	tempParent string
 	mu         sync.Mutex
-	queue      *jobs.Queue // nil before the first job
-	temp       *tempDir    // of the queue; nil with Options.DataDir
+	queue      *jobs.Queue    // nil before the first job
+	broker     *broker.Broker // of the queue
+	bulk       *bulk.Bulk     // of the queue
+	temp       *tempDir       // of the queue; nil with Options.DataDir
 	worker     sync.WaitGroup
 	closed     bool
 	attached   *jobs.Attached // the jobs of /train
@@ -54,9 +58,70 @@ func (j *jobService) open() (*jobs.Queue, error) {
 		return nil, errShuttingDown
 	}
 	s := j.server
-	o := jobs.Options{MaxJobs: s.options.StoredJobs, MaxAge: s.options.JobAge, MaxBytes: s.options.JobBytes, Log: s.log}
+	b := s.options.Broker
+	if b == nil {
+		var err error
+		if b, err = j.openFolder(); err != nil {
+			return nil, err
+		}
+		j.broker = b
+	}
+	queue, err := jobs.Open(s.base, b, jobs.Options{MaxJobs: s.options.StoredJobs, MaxAge: s.options.JobAge, MaxBytes: s.options.JobBytes, Log: s.log})
+	if err != nil {
+		return nil, errors.Join(err, j.closeFolder())
+	}
+	if j.bulk, err = s.openBulk(queue, b); err != nil {
+		return nil, errors.Join(err, queue.Close(), j.closeFolder())
+	}
+	j.queue = queue
+	s.judgePieces(j.bulk)
+	for _, w := range s.workers() {
+		j.worker.Go(func() { queue.Run(s.accepting, s.base, w) })
+	}
+	if !s.options.ProbesOnly {
+		j.worker.Go(func() { queue.Notify(s.accepting, s.callBack) })
+		j.worker.Go(func() { queue.Keep(s.accepting) })
+	}
+	return queue, nil
+}
+
+// workers returns the workers of the kinds of jobs that this process does.
+func (s *Server) workers() []jobs.Worker {
+	all := []jobs.Worker{{
+		Kind: jobs.KindTrain,
+		Admit: func(ctx context.Context) (func(), error) {
+			return s.trainingSlots.release, s.trainingSlots.wait(ctx)
+		},
+		Run:      s.runJob,
+		Ended:    s.jobEnded,
+		Parallel: s.options.Parallel,
+	}, {
+		Kind:  kindDetect,
+		Admit: func(context.Context) (func(), error) { return func() {}, nil },
+		Run:   s.runDetection,
+		Ended: func(j jobs.Job) {
+			s.jobEnded(j)
+			s.removePieces(j)
+		},
+		Parallel: max(s.options.Parallel, parallelDetections),
+	}}
+	return slices.DeleteFunc(all, func(w jobs.Worker) bool { return !s.does(w.Kind) })
+}
+
+// does reports whether this process does jobs of a kind.
+func (s *Server) does(kind string) bool {
+	return s.options.Broker == nil || slices.Contains(s.options.Work, kind)
+}
+
+// JobKinds lists the kinds of what a worker may do.
+func JobKinds() []string { return []string{jobs.KindTrain, kindDetect, WorkStream} }
+
+// openFolder opens the store of the queue of a service alone.
+func (j *jobService) openFolder() (*broker.Broker, error) {
+	s := j.server
+	store := broker.Options{Log: s.log}
 	if s.options.DataDir != "" {
-		o.Dir = filepath.Join(s.options.DataDir, "jobs")
+		store.Dir = filepath.Join(s.options.DataDir, "jobs")
 	} else {
 		parent := j.tempParent
 		if parent == "" {
@@ -67,28 +132,38 @@ func (j *jobService) open() (*jobs.Queue, error) {
 			return nil, err
 		}
 		j.temp = temp
-		o.Dir = filepath.Join(temp.path, jobsStore)
+		store.Dir = filepath.Join(temp.path, jobsStore)
 	}
-	queue, err := jobs.Open(s.base, o)
-	if err != nil {
-		if j.temp != nil {
-			err = errors.Join(err, j.temp.Close())
-			j.temp = nil
-		}
-		return nil, err
+	b, err := broker.Open(s.base, store)
+	if err == nil {
+		return b, nil
 	}
-	j.queue = queue
-	j.worker.Go(func() {
-		queue.Run(s.accepting, s.base, jobs.Worker{
-			Admit: func(ctx context.Context) (func(), error) {
-				return s.trainingSlots.release, s.trainingSlots.wait(ctx)
-			},
-			Run:   s.runJob,
-			Ended: s.jobEnded,
-		})
-	})
-	j.worker.Go(func() { queue.Notify(s.accepting, s.callBack) })
-	return queue, nil
+	if !errors.Is(err, broker.ErrInUse) {
+		err = fmt.Errorf("the jobs in %s cannot be read: %w", store.Dir, err)
+	}
+	return nil, errors.Join(err, j.closeFolder())
+}
+
+// closeFolder closes the store of a service alone.
+func (j *jobService) closeFolder() error {
+	var err error
+	if j.broker != nil {
+		err = j.broker.Close()
+	}
+	if j.temp != nil {
+		err = errors.Join(err, j.temp.Close())
+	}
+	j.broker, j.temp = nil, nil
+	return err
+}
+
+// background runs f unless the queue is being closed, which waits for it.
+func (j *jobService) background(f func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.closed {
+		j.worker.Go(f)
+	}
 }
 
 // existing returns the queue, or nil before the first job.
@@ -112,18 +187,15 @@ func (j *jobService) close() error {
 		return nil
 	}
 	j.mu.Lock()
-	queue, temp := j.queue, j.temp
-	j.queue, j.temp, j.closed = nil, nil, true
+	queue := j.queue
+	j.queue, j.closed = nil, true
 	j.mu.Unlock()
 	j.worker.Wait()
 	var err error
 	if queue != nil {
 		err = queue.Close()
 	}
-	if temp != nil {
-		err = errors.Join(err, temp.Close())
-	}
-	return err
+	return errors.Join(err, j.closeFolder())
 }
 
 func (s *Server) routeJobs() {
@@ -133,6 +205,7 @@ func (s *Server) routeJobs() {
 	s.app.Get(pathJob, timeout, s.describeJob)
 	s.app.Get(pathJob+"/events", s.jobEvents)
 	s.app.Get(pathJob+"/model", timeout, s.jobModel)
+	s.app.Get(pathJob+"/results", timeout, s.jobResults)
 	s.app.Delete(pathJob, timeout, s.deleteJob)
 }
 
@@ -165,60 +238,47 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	fields := s.trainingFields()
 	fields["name"] = field{maxBytes: maxFieldBytes}
 	fields["callback_url"] = field{maxBytes: maxCallbackURL}
+	maps.Copy(fields, s.detectJobFields())
 	f, timer, err := s.receiveForm(c, workTrain, fields)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	name := f.text("name")
-	if name != "" {
-		if s.registry == nil {
-			return errNoRegistry
-		}
-		if err := registry.CheckName(name); err != nil {
-			return err
-		}
-	}
 	callback := f.text("callback_url")
 	if callback != "" {
 		if err := s.checkCallback(callback); err != nil {
 			return err
 		}
 	}
-	// Errors in the form are answered now, and not found when the job runs.
-	q, err := s.parseTraining(f)
+	key, err := idempotencyKey(c)
 	if err != nil {
 		return err
 	}
-	if err := q.images.Check(); err != nil {
+	var request jobs.Request
+	switch kind := f.text("kind"); kind {
+	case "", jobs.KindTrain:
+		request, err = s.trainRequest(f)
+	case kindDetect:
+		request, err = s.detectRequest(c, f)
+	default:
+		err = badRequest(fmt.Sprintf("The field kind is %.40q, expected train or detect", kind))
+	}
+	if err != nil {
 		return err
 	}
-	request := jobs.Request{Kind: jobKind, Name: name, Fields: map[string]string{}, Callback: callback, Caller: callerOf(c)}
-	for key := range f.memory {
-		switch key {
-		case "name", "callback_url": // in the request itself
-		case "baseModel", "roiFile":
-			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(f.memory[key])), Reader: bytes.NewReader(f.memory[key])})
-		default:
-			request.Fields[key] = f.text(key)
-		}
-	}
-	for key, file := range f.files {
-		info, err := file.Stat()
-		if err != nil {
-			return err
-		}
-		request.Files = append(request.Files, jobs.File{Name: key, Bytes: info.Size(), Reader: io.NewSectionReader(file, 0, info.Size())})
-	}
+	request.Callback, request.Caller, request.Key = callback, callerOf(c), key
 	queue, err := s.jobs.open()
 	if err != nil {
 		return err
 	}
 	ctx, done := s.workContext(c)
 	defer done()
-	job, err := queue.Submit(ctx, request)
+	job, before, err := queue.SubmitOnce(ctx, request)
 	if err != nil {
 		return s.shutdownError(err)
+	}
+	if before {
+		c.Set(headerReplayed, "true")
 	}
 	timer.done(stageQueue)
 	s.log.Info("job accepted", slog.String("id", requestID(c)), slog.String("job", job.ID))
@@ -226,12 +286,87 @@ func (s *Server) submitJob(c *fiber.Ctx) error {
 	return c.Status(fiber.StatusAccepted).JSON(job)
 }
 
+// trainRequest returns the request of a job that trains a model.
+func (s *Server) trainRequest(f *form) (r jobs.Request, err error) {
+	name := f.text("name")
+	if name != "" {
+		if s.registry == nil {
+			return r, errNoRegistry
+		}
+		if err := registry.CheckName(name); err != nil {
+			return r, err
+		}
+	}
+	// Errors in the form are answered now, and not found when the job runs.
+	q, err := s.parseTraining(f)
+	if err != nil {
+		return r, err
+	}
+	if err := q.images.Check(); err != nil {
+		return r, err
+	}
+	r, err = s.requestOf(f)
+	r.Name = name
+	return r, err
+}
+
+// requestOf returns the fields and files of the form of a training as those of a job.
+func (s *Server) requestOf(f *form) (jobs.Request, error) {
+	request := jobs.Request{Kind: jobs.KindTrain, Fields: map[string]string{}}
+	for key := range s.trainingFields() {
+		data, inMemory := f.memory[key]
+		switch {
+		case f.files[key] != nil:
+			upload, err := spooledFile(f, key)
+			if err != nil {
+				return request, err
+			}
+			request.Files = append(request.Files, upload)
+		case !inMemory:
+		case key == "baseModel" || key == "roiFile":
+			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(data)), Reader: bytes.NewReader(data)})
+		default:
+			request.Fields[key] = f.text(key)
+		}
+	}
+	return request, nil
+}
+
+// spooledFile returns a spooled part as a file of a job.
+func spooledFile(f *form, name string) (jobs.File, error) {
+	info, err := f.files[name].Stat()
+	if err != nil {
+		return jobs.File{}, err
+	}
+	return jobs.File{Name: name, Bytes: info.Size(), Reader: io.NewSectionReader(f.files[name], 0, info.Size())}, nil
+}
+
+const (
+	// headerKey is what a client calls a submission. Another with the same key is the same job,
+	// so that a client that got no answer may send it again.
+	headerKey = "Idempotency-Key"
+	// headerReplayed is "true" in the answer to a submission that was accepted before.
+	headerReplayed = "Idempotent-Replayed"
+	maxKeyBytes    = 255
+)
+
+var errKey = badRequest("The header " + headerKey + " must have 1 to 255 visible ASCII characters, such as a random UUID")
+
+// idempotencyKey returns the key of a submission; empty for none.
+func idempotencyKey(c *fiber.Ctx) (string, error) {
+	key := strings.Clone(c.Get(headerKey))
+	if len(key) > maxKeyBytes || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) || key == "" && len(c.Request().Header.Peek(headerKey)) > 0 {
+		return "", errKey
+	}
+	return key, nil
+}
+
 // listJobs answers GET /jobs. The order is that of the creations, whatever the clock does,
 // among the jobs of a store.
 func (s *Server) listJobs(c *fiber.Ctx) error {
 	attached, stored := s.jobs.attached.List(), []jobs.Job{}
 	if q := s.jobs.existing(); q != nil {
-		stored = q.List()
+		stored = slices.DeleteFunc(q.List(), func(j jobs.Job) bool { return s.jobs.attached.Has(j.ID) })
 	}
 	list := make([]jobs.Job, 0, len(attached)+len(stored))
 	for len(attached)+len(stored) > 0 {
@@ -292,6 +427,7 @@ func (s *Server) deleteJob(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
+	s.removePieces(job)
 	if removed {
 		s.log.Info("job removed", slog.String("id", requestID(c)), slog.String("job", job.ID))
 	} else {
@@ -304,7 +440,8 @@ func (s *Server) deleteJob(c *fiber.Ctx) error {
 }
 
 // runJob trains the model of a job. Its errors are sentences for the job's user.
-func (s *Server) runJob(ctx context.Context, t *jobs.Task) (jobs.Result, error) {
+func (s *Server) runJob(queue context.Context, t *jobs.Task) (jobs.Result, error) {
+	ctx := queue
 	if s.options.TrainTime > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, s.options.TrainTime, errJobTooLong)
@@ -314,6 +451,9 @@ func (s *Server) runJob(ctx context.Context, t *jobs.Task) (jobs.Result, error) 
 	defer f.Close()
 	result, err := s.trainJob(ctx, t, f)
 	if err != nil {
+		if errors.Is(err, broker.ErrUnavailable) || queue.Err() != nil {
+			return jobs.Result{}, err // the job was stopped, or is done again
+		}
 		return jobs.Result{}, s.jobError(t.Job.ID, err)
 	}
 	return result, nil
@@ -331,8 +471,11 @@ func (s *Server) trainJob(ctx context.Context, t *jobs.Task, f *form) (r jobs.Re
 	if q.maxTime > 0 {
 		q.end = time.Now().Add(q.maxTime)
 	}
-	// Without a folder for data, there is no next process.
-	if s.options.CheckpointInterval > 0 && s.options.DataDir != "" {
+	if left, limited := t.Left(ctx); limited { // of a request, whose upload and time in the queue count
+		q.end = time.Now().Add(left)
+	}
+	// Without a folder for data or a cluster, there is no next process.
+	if s.options.CheckpointInterval > 0 && (s.options.DataDir != "" || s.options.Broker != nil) {
 		q.options.Checkpoints = &trainer.Checkpoints{
 			Save: t.SaveCheckpoint, Load: t.LoadCheckpoint, Interval: s.options.CheckpointInterval,
 			Failed: func(err error) {
@@ -351,14 +494,24 @@ func (s *Server) trainJob(ctx context.Context, t *jobs.Task, f *form) (r jobs.Re
 	r.Warnings = trainingWarnings(m, recalibration)
 	if t.Job.Name != "" {
 		// The name is set before the job has succeeded, so that a client may use it then.
+		if err := t.Check(ctx); err != nil {
+			return r, err
+		}
 		if err := s.storeTrained(ctx, t.Job.Name, t.Job.ID, bundle); err != nil {
 			if ctx.Err() != nil {
 				return r, context.Cause(ctx)
+			}
+			if errors.Is(err, broker.ErrUnavailable) {
+				return r, err
 			}
 			r.Warnings = append(r.Warnings, fmt.Sprintf("the model was not stored as %s: %v", t.Job.Name, s.jobError(t.Job.ID, err)))
 		}
 	}
 	r.Model = bytes.NewReader(bundle)
+	if t.Job.Attached {
+		r.Meta = map[string]string{}
+		trainingHeaders(m, recalibration, func(name, value string) { r.Meta[name] = value })
+	}
 	return r, nil
 }
 
@@ -372,7 +525,7 @@ func (s *Server) readJob(ctx context.Context, t *jobs.Task, f *form) error {
 		if err != nil {
 			return err
 		}
-		if name == "baseModel" || name == "roiFile" {
+		if name == "baseModel" {
 			if f.memory[name], err = io.ReadAll(content); err != nil {
 				return err
 			}
@@ -402,22 +555,33 @@ func (s *Server) storeTrained(ctx context.Context, name, job string, bundle []by
 	if err := s.checkDisk(len(bundle)); err != nil {
 		return err
 	}
-	e, _, err := s.registry.Put(name, m, bundle, registry.Change{Reason: "trained by job " + job})
+	e, _, err := s.registry.Put(ctx, name, m, bundle, registry.Change{Reason: "trained by job " + job})
 	if err == nil {
-		s.named.of(name, e.SHA256)
+		s.named.monitors.Of(name, e.SHA256)
 	}
 	return err
 }
 
+// jobFailure is the reason why a job failed, with the status for a request that waits for it.
+type jobFailure struct {
+	status  int
+	message string
+}
+
+func (f *jobFailure) Error() string { return f.message }
+
+// Code implements jobs.Coded.
+func (f *jobFailure) Code() int { return f.status }
+
 // jobError returns an error whose text is the sentence for the user of a job. An error
 // of the service itself is logged, and the sentence has no detail.
 func (s *Server) jobError(id string, err error) error {
-	if _, message, ok := callerStatus(err); ok {
-		return errors.New(message)
+	if status, message, ok := callerStatus(err); ok {
+		return &jobFailure{status, message}
 	}
 	s.log.Error("job failed", slog.String("job", id), slog.Any("error", err))
 	if isFull(err) {
-		return errNoSpace
+		return &jobFailure{errNoSpace.status, errNoSpace.message}
 	}
 	return errors.New("The service failed; its log has the reason under the job " + id)
 }

@@ -49,6 +49,7 @@ type metrics struct {
 	panics    prometheus.Counter
 	trainings *prometheus.CounterVec // by outcome
 	jobs      *prometheus.CounterVec // ended, by state
+	forwards  *prometheus.CounterVec // by result
 	training  struct{ epoch, epochs, step, steps, loss, remaining prometheus.Gauge }
 }
 
@@ -72,6 +73,8 @@ func newMetrics() *metrics {
 			Help: "Number of trainings by outcome: complete, max_seconds or failed (includes cancelled)."}, []string{"ended"}),
 		jobs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "anomaly_jobs_ended_total",
 			Help: "Number of jobs that have ended, by state: succeeded, failed or cancelled."}, []string{"state"}),
+		forwards: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "anomaly_forwarded_images_total",
+			Help: "Number of images that another node of the cluster was asked to judge, by result: answered, declined or failed."}, []string{"result"}),
 	}
 	for gauge, o := range map[*prometheus.Gauge]prometheus.GaugeOpts{
 		&m.training.epoch:     {Name: "anomaly_training_epoch", Help: "Current epoch of the running training, from 1; 0 if none runs."},
@@ -84,7 +87,7 @@ func newMetrics() *metrics {
 		*gauge = prometheus.NewGauge(o)
 		m.registry.MustRegister(*gauge)
 	}
-	m.registry.MustRegister(m.requests, m.latency, m.inFlight, m.stages, m.batches, m.panics, m.trainings, m.jobs,
+	m.registry.MustRegister(m.requests, m.latency, m.inFlight, m.stages, m.batches, m.panics, m.trainings, m.jobs, m.forwards,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -147,6 +150,9 @@ func (m *metrics) batch(images int) { m.batches.Observe(float64(images)) }
 func (m *metrics) stage(work, stage string, took time.Duration) {
 	m.stages.WithLabelValues(work, stage).Observe(took.Seconds())
 }
+
+// forwarded counts an image that another node was asked to judge.
+func (m *metrics) forwarded(result string) { m.forwards.WithLabelValues(result).Inc() }
 
 // stageTimer times the consecutive stages of a request. It must not be used by several
 // goroutines at once; a copy continues independently.

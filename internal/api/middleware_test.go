@@ -152,7 +152,7 @@ func TestReady_WaitsForTheModelFolder(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "tiles.pt"), trained(t)["autoencoder.pt"], 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if s.registry, err = registry.Open(dir, models.DefaultLimits(), registry.Options{MaxModels: 10}, s.log); err != nil {
+	if s.registry, err = registry.OpenFolder(dir, models.DefaultLimits(), registry.Options{MaxModels: 10}, s.log); err != nil {
 		t.Fatal(err)
 	}
 	status := func(path string) int {

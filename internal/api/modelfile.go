@@ -89,7 +89,7 @@ func (s *Server) modelFile(c *fiber.Ctx) error {
 		return errNoRegistry
 	}
 	name := modelName(c)
-	if _, err := s.registry.Look(name); err != nil {
+	if _, err := s.registry.Look(s.base, name); err != nil {
 		return err
 	}
 	format, err := parseModelFormat(strings.Clone(c.Query("format")))
@@ -131,7 +131,7 @@ func (s *Server) readOrWriteModel(ctx context.Context, name string, format model
 		if format.name != string(models.FormatBundle) || e.Format != models.FormatBundle {
 			break
 		}
-		file, err := s.registry.Bytes(e)
+		file, err := s.registry.Bytes(ctx, e)
 		if errors.Is(err, registry.ErrChanged) && try < maxReloads {
 			continue
 		}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
-	"github.com/deepmed/anomaly/internal/feedback"
 	"github.com/deepmed/anomaly/internal/registry"
 	"github.com/deepmed/anomaly/models"
 	"github.com/gofiber/fiber/v2"
@@ -22,7 +21,7 @@ var (
 )
 
 // openModels creates the scheduler, the cache and the registry, and starts to read the
-// models in the registry's folder.
+// models in the registry's folder or cluster.
 func (s *Server) openModels() error {
 	var err error
 	batch := s.options.Batch
@@ -35,20 +34,20 @@ func (s *Server) openModels() error {
 	if s.scheduler, err = inference.NewScheduler(s.engine, batch); err != nil {
 		return err
 	}
-	if s.options.ModelsDir != "" {
-		s.registry, err = registry.Open(s.options.ModelsDir, s.options.Models, registry.Options{
-			MaxModels: s.options.StoredModels, MaxVersions: s.options.ModelVersions, VersionBytes: s.options.VersionBytes,
-		}, s.log)
-		if err != nil {
+	s.cache = inference.NewCache(s.options.CacheBytes)
+	switch {
+	case s.clustered():
+		if err := s.openCluster(); err != nil {
 			return err
 		}
-		s.named = newNamedModels(s.registry, feedback.Limits{Images: s.options.FeedbackImages, Bytes: s.options.FeedbackBytes}, s.log)
-	}
-	s.cache = inference.NewCache(s.options.CacheBytes)
-	if s.registry != nil {
+		return s.node.start()
+	case s.options.ModelsDir != "":
+		if err := s.openFolder(); err != nil {
+			return err
+		}
 		s.loading.Go(func() {
 			s.registry.Load(s.base, s.preload)
-			s.named.openAll()
+			s.named.monitors.OpenAll()
 		})
 	}
 	return nil
@@ -93,7 +92,9 @@ func (s *Server) describeModel(c *fiber.Ctx) error {
 	if s.registry == nil {
 		return errNoRegistry
 	}
-	e, err := s.registry.Look(modelName(c))
+	ctx, done := s.workContext(c)
+	defer done()
+	e, err := s.registry.Look(ctx, modelName(c))
 	if err != nil {
 		return err
 	}
@@ -165,7 +166,9 @@ func (s *Server) deleteModel(c *fiber.Ctx) error {
 	if s.registry == nil {
 		return errNoRegistry
 	}
-	if err := s.named.delete(modelName(c)); err != nil {
+	ctx, done := s.workContext(c)
+	defer done()
+	if err := s.named.delete(ctx, modelName(c), s.log); err != nil {
 		return err
 	}
 	s.log.Info("model deleted", slog.String("id", requestID(c)), slog.String("name", modelName(c)))
@@ -182,7 +185,7 @@ func (s *Server) acceptForModel(c *fiber.Ctx) (name string, err error) {
 	if s.registry == nil {
 		return "", s.rejectUnread(c, errNoRegistry)
 	}
-	if _, err := s.registry.Look(name); err != nil {
+	if _, err := s.registry.Look(s.base, name); err != nil {
 		return "", s.rejectUnread(c, err)
 	}
 	return name, nil
@@ -206,9 +209,7 @@ func (s *Server) detectByName(c *fiber.Ctx) error {
 	if !f.hasImage() {
 		return errNoImage
 	}
-	return s.detectImages(c, timer, f, func(ctx context.Context) (*inference.Detector, func(), error) {
-		return s.namedDetector(ctx, name)
-	}, func(v *inference.Verdict) { s.judged(name, v) })
+	return s.detectImages(c, timer, f, func(ctx context.Context) (judge, string, error) { return s.namedJudge(ctx, name) })
 }
 
 // maxReloads bounds how often a request looks up a model that is replaced each time.
@@ -223,7 +224,7 @@ func (s *Server) namedDetector(ctx context.Context, name string) (*inference.Det
 			return nil, nil, err
 		}
 		d, release, err := s.cache.Get(ctx, e.SHA256, func() (*inference.Detector, error) {
-			file, err := s.registry.Bytes(e)
+			file, err := s.registry.Bytes(s.base, e)
 			if err != nil {
 				return nil, err
 			}

@@ -53,7 +53,7 @@ func (s *Server) inferenceReady(c *fiber.Ctx) error {
 // modelsRead reports whether the service has tried to read every model in its folder.
 // Broken models count as read.
 func (s *Server) modelsRead() bool {
-	return s.registry == nil || !slices.ContainsFunc(s.registry.List(), func(e registry.Entry) bool { return e.State == registry.Loading })
+	return s.registry == nil || s.registry.Loaded()
 }
 
 // inferenceEntry returns the entry of the model in the path. It returns a 404 problem for
@@ -65,7 +65,7 @@ func (s *Server) inferenceEntry(c *fiber.Ctx) (registry.Entry, error) {
 	if v := c.Params("version"); v != "" && v != inferenceVersion {
 		return registry.Entry{}, &problem{fiber.StatusNotFound, fmt.Sprintf("There is no version %.40q of the model, only %q", v, inferenceVersion)}
 	}
-	return s.registry.Look(modelName(c))
+	return s.registry.Look(s.base, modelName(c))
 }
 
 // tensorMetadata is the protocol's description of an input or an output.

@@ -1,6 +1,9 @@
 package api
 
-import "github.com/gofiber/fiber/v2"
+import (
+	"github.com/deepmed/anomaly/internal/broker"
+	"github.com/gofiber/fiber/v2"
+)
 
 // The paths of the endpoints for operators.
 const (
@@ -43,10 +46,14 @@ func (s *Server) ready(c *fiber.Ctx) error {
 	return c.JSON(fiber.Map{"status": "ready"})
 }
 
-// checkReady returns errShuttingDown or errNotReady if the service is not ready.
+// checkReady returns errShuttingDown, errNotReady or broker.ErrUnavailable if the service is not
+// ready.
 func (s *Server) checkReady() error {
 	if s.draining.Load() {
 		return errShuttingDown
+	}
+	if s.options.ProbesOnly && !s.options.Broker.Conn.IsConnected() {
+		return broker.ErrUnavailable // a worker can do nothing
 	}
 	if !s.modelsRead() {
 		return errNotReady

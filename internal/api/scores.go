@@ -8,6 +8,7 @@ import (
 	"github.com/deepmed/anomaly/internal/calibration"
 	"github.com/deepmed/anomaly/internal/drift"
 	"github.com/deepmed/anomaly/internal/feedback"
+	"github.com/deepmed/anomaly/internal/monitor"
 	"github.com/gofiber/fiber/v2"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -29,15 +30,10 @@ type driftState struct {
 	Available bool `json:"available"`
 }
 
-// drift returns the state of the test. The caller has the lock mu.
-func (m *monitor) drift() driftState {
-	s := driftState{Level: drift.Level}
-	if m.test == nil {
-		return s
-	}
-	s.Available, s.Alarm, s.Images, s.Log10Evidence = true, m.test.Alarm(), m.test.Images(), m.test.Log10Evidence()
+func newDriftState(d monitor.Drift) driftState {
+	s := driftState{Level: drift.Level, Available: d.Available, Alarm: d.Alarm, Images: d.Images, Log10Evidence: d.Log10Evidence}
 	if s.Alarm {
-		at, message := m.alarmSince, driftWarning
+		at, message := d.Since, driftWarning
 		s.Since, s.Message = &at, &message
 	}
 	return s
@@ -47,16 +43,16 @@ func (m *monitor) drift() driftState {
 // monitor. It adds a warning to the verdict
 // while the alarm is on. It reads and writes no file.
 func (s *Server) judged(name string, v *inference.Verdict) {
-	m := s.named.of(name, v.ModelSHA256)
+	m := s.named.monitors.Of(name, v.ModelSHA256)
 	if m == nil {
 		return
 	}
 	alarm := false
 	for _, f := range v.Frames { // the highest of several scores is not like one score
-		alarm = m.observe(v.ModelSHA256, f.ReconstructionError)
+		alarm = m.Observe(v.ModelSHA256, f.ReconstructionError)
 	}
 	if v.Frames == nil {
-		alarm = m.observe(v.ModelSHA256, v.AnomalyScore)
+		alarm = m.Observe(v.ModelSHA256, v.AnomalyScore)
 	}
 	if alarm {
 		v.Warnings = append(v.Warnings[:len(v.Warnings):len(v.Warnings)], driftWarning)
@@ -107,33 +103,35 @@ func (s *Server) describeScores(c *fiber.Ctx) error {
 	for _, r := range records {
 		a.Feedback = append(a.Feedback, scoreMark{r.ID, r.Label, r.Score})
 	}
-	if m := s.named.of(name, e.SHA256); m != nil {
-		m.mu.Lock()
-		a.Recent.Count, a.Recent.Scores = m.scores()
-		a.Drift = m.drift()
-		m.mu.Unlock()
+	if m := s.named.monitors.Of(name, e.SHA256); m != nil {
+		summary, err := s.named.monitors.Summary(ctx, m)
+		if err != nil {
+			return s.shutdownError(err)
+		}
+		a.Recent = scoreList{summary.Count, summary.Recent}
+		a.Drift = newDriftState(summary.Drift)
 	}
 	return c.JSON(a)
 }
 
 // resetDrift answers POST /models/{name}/drift/reset.
 func (s *Server) resetDrift(c *fiber.Ctx) error {
-	m, err := s.currentMonitor(c)
+	ctx, done := s.workContext(c)
+	defer done()
+	m, err := s.currentMonitor(ctx, c)
 	if err != nil {
 		return err
 	}
-	m.reset()
-	if err := s.named.saveMonitor(m); err != nil {
+	d, err := s.named.monitors.Reset(ctx, m)
+	if err != nil {
 		return err
 	}
-	s.log.Info("drift alarm reset", "id", requestID(c), "name", m.name)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return c.JSON(m.drift())
+	s.log.Info("drift alarm reset", "id", requestID(c), "name", m.Name())
+	return c.JSON(newDriftState(d))
 }
 
 // currentMonitor returns the monitor of the model in the request's path.
-func (s *Server) currentMonitor(c *fiber.Ctx) (*monitor, error) {
+func (s *Server) currentMonitor(ctx context.Context, c *fiber.Ctx) (*monitor.Monitor, error) {
 	switch {
 	case s.draining.Load():
 		return nil, errShuttingDown
@@ -141,14 +139,12 @@ func (s *Server) currentMonitor(c *fiber.Ctx) (*monitor, error) {
 		return nil, errNoRegistry
 	}
 	name := modelName(c)
-	ctx, done := s.workContext(c)
-	defer done()
 	for range maxReloads {
 		e, err := s.registry.Get(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		if m := s.named.of(name, e.SHA256); m != nil {
+		if m := s.named.monitors.Of(name, e.SHA256); m != nil {
 			return m, nil
 		}
 		if ctx.Err() != nil {
@@ -159,7 +155,7 @@ func (s *Server) currentMonitor(c *fiber.Ctx) (*monitor, error) {
 }
 
 // driftCollector has the metrics of the models' tests.
-type driftCollector struct{ named *namedModels }
+type driftCollector struct{ monitors *monitor.Set }
 
 var (
 	driftAlarm    = prometheus.NewDesc("anomaly_drift_alarm", "1 while the scores of a stored model's images are higher than its calibration's, else 0.", []string{"model"}, nil)
@@ -174,12 +170,8 @@ func (driftCollector) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (d driftCollector) Collect(out chan<- prometheus.Metric) {
-	d.named.mu.RLock()
-	defer d.named.mu.RUnlock()
-	for name, m := range d.named.monitors {
-		m.mu.Lock()
-		s := m.drift()
-		m.mu.Unlock()
+	for _, m := range d.monitors.All() {
+		s := d.monitors.Own(m)
 		if !s.Available {
 			continue
 		}
@@ -187,7 +179,7 @@ func (d driftCollector) Collect(out chan<- prometheus.Metric) {
 		if s.Alarm {
 			alarm = 1
 		}
-		out <- prometheus.MustNewConstMetric(driftAlarm, prometheus.GaugeValue, alarm, name)
-		out <- prometheus.MustNewConstMetric(driftEvidence, prometheus.GaugeValue, s.Log10Evidence, name)
+		out <- prometheus.MustNewConstMetric(driftAlarm, prometheus.GaugeValue, alarm, m.Name())
+		out <- prometheus.MustNewConstMetric(driftEvidence, prometheus.GaugeValue, s.Log10Evidence, m.Name())
 	}
 }

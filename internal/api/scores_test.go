@@ -175,7 +175,7 @@ func TestVerdicts_SurviveARestart(t *testing.T) {
 	if before.Recent.Count == 0 {
 		t.Fatal("no verdict")
 	}
-	path := filepath.Join(dir, ".history", "m", verdictsFile)
+	path := filepath.Join(dir, ".history", "m", "verdicts.json")
 	whole := read(t, path)
 	for name, state := range map[string][]byte{"whole": whole, "cut off": whole[:len(whole)/2], "other": []byte(`{"count": -1}`),
 		"inconsistent": []byte(strings.Replace(string(whole), `"images":`, `"images":9`, 1))} {
@@ -205,29 +205,5 @@ func BenchmarkServer_Judged(b *testing.B) {
 	for b.Loop() {
 		judged := v
 		s.judged("m", &judged)
-	}
-}
-
-func TestMonitor_KeepsTheLastScoresInOrder(t *testing.T) {
-	s, _ := startWithModels(t, nil)
-	s.mustPut(t, "m", trained(t)[exporter.BundleFile])
-	e := s.entry(t)
-	m := s.named.of("m", e.SHA256)
-	const n = recentScores + 300
-	for i := range n {
-		m.observe(e.SHA256, float64(i))
-	}
-	if m.observe(models.Identity(nil), 7); m.count != n {
-		t.Errorf("a verdict of another version was counted")
-	}
-	for range 2 {
-		got := s.scores(t).Recent
-		if got.Count != n || len(got.Scores) != recentScores || got.Scores[0] != n-recentScores || got.Scores[recentScores-1] != n-1 || !slices.IsSorted(got.Scores) {
-			t.Errorf("%d scores of %d from %v to %v", len(got.Scores), got.Count, got.Scores[0], got.Scores[len(got.Scores)-1])
-		}
-		s.named.save()
-		s.named.mu.Lock()
-		delete(s.named.monitors, "m") // so that it is read again
-		s.named.mu.Unlock()
 	}
 }

@@ -46,6 +46,16 @@ func (s *semaphore) wait(ctx context.Context) error {
 	}
 }
 
+// tryAcquire takes a slot if one is free.
+func (s *semaphore) tryAcquire() bool {
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
 func (s *semaphore) release() { <-s.slots }
 
 // running returns the number of slots in use.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/broker"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/files"
 	"github.com/deepmed/anomaly/internal/imagefile"
@@ -61,8 +63,15 @@ type Options struct {
 	// bytes and, for tensors, what is computed from them up to the answer. Loaded
 	// models do not count.
 	UploadBytes int64
-	// ModelsDir is the folder of the stored models; empty for none. StoredModels is
-	// the maximum number of models in it.
+	// StreamBytes is the maximum size of the images that wait in the stream of images, and that
+	// of its verdicts.
+	StreamBytes int64
+	// ModelCacheDir is the folder with copies of the files of a cluster's models, of at most
+	// ModelCacheBytes together; empty for one that Shutdown removes.
+	ModelCacheDir   string
+	ModelCacheBytes int64
+	// ModelsDir is the folder of the stored models; empty for none, and without effect in a
+	// cluster. StoredModels is the maximum number of models.
 	ModelsDir    string
 	StoredModels int
 	// ModelVersions is the maximum number of versions of a stored model, with the current
@@ -81,8 +90,20 @@ type Options struct {
 	StoredJobs int
 	JobAge     time.Duration
 	JobBytes   int64
+	// Broker is the connection to a cluster, which must outlive the server; nil for a service
+	// alone. In a cluster DataDir and ModelsDir are not used: jobs, the stored models, their
+	// feedback and their verdicts are those of the cluster. The trainings of /train are done by
+	// workers.
+	Broker *broker.Broker
+	// Work lists the kinds of the jobs that this process of a cluster does, Parallel of each
+	// kind at once (0 means 1), and WorkStream for the stream of images; a service alone does all
+	// jobs. ProbesOnly reports whether it serves nothing but the endpoints for operators.
+	Work       []string
+	Parallel   int
+	ProbesOnly bool
 	// CheckpointInterval is the time between two checkpoints of the training of a job, from
-	// which another process continues it; 0 means none. Without DataDir there are none.
+	// which another process continues it; 0 means none. A service alone without DataDir makes
+	// none.
 	CheckpointInterval time.Duration
 	// CallbackHosts are the only hosts, names or addresses without a port, that jobs may
 	// have callbacks to. If it is empty, no job may have one.
@@ -126,6 +147,8 @@ func DefaultOptions() Options {
 		Images:             imagefile.DefaultLimits(),
 		Dataset:            dataset.DefaultLimits(),
 		CacheBytes:         256 << 20,
+		ModelCacheBytes:    4 << 30,
+		StreamBytes:        1 << 30,
 		Batch:              inference.BatchOptions{Delay: inference.MaxBatchDelay},
 		RequestImages:      128 << 20,
 		UploadBytes:        1 << 30,
@@ -174,9 +197,10 @@ type Server struct {
 	app       *fiber.App
 	cache     *inference.Cache
 	scheduler *inference.Scheduler
-	registry  *registry.Registry // nil without a folder
-	named     *namedModels       // nil without a folder
-	loading   sync.WaitGroup     // reads the registry's models
+	registry  registry.Registry // nil without a folder or a cluster
+	named     *namedModels      // nil without a registry
+	node      *node             // nil without a cluster
+	loading   sync.WaitGroup    // reads the registry's models
 	jobs      *jobService
 	// spoolsBesideJobs reports whether uploads are on the disk of the jobs, which they
 	// must not fill.
@@ -217,9 +241,12 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	}
 	tempParent := o.TempDir
 	o.TempDir = dir.path
+	if o.ModelCacheDir == "" {
+		o.ModelCacheDir = filepath.Join(dir.path, "models")
+	}
 	s := &Server{
 		engine: engine, log: log, options: o, metrics: newMetrics(), temp: dir, defaultTime: defaultTime,
-		trainingSlots:  newSemaphore(1, o.WaitingTrainings),
+		trainingSlots:  newSemaphore(max(1, o.Parallel), o.WaitingTrainings),
 		detectionSlots: newSemaphore(detectionsPerThread*max(engine.Threads(), 1), o.WaitingDetections),
 		versionSlots:   newSemaphore(1, o.WaitingDetections),
 	}
@@ -228,12 +255,17 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.accepting, s.drain = context.WithCancelCause(s.base)
 	if err := s.openModels(); err != nil {
 		s.cancel(err)
+		if s.node != nil {
+			s.node.close()
+			s.named.close()
+			err = errors.Join(err, s.node.closeModels())
+		}
 		return nil, errors.Join(err, dir.Close())
 	}
 	s.jobs = &jobService{server: s, tempParent: tempParent, attached: jobs.NewAttached()}
-	if o.DataDir != "" {
+	if o.DataDir != "" || o.Broker != nil {
 		_, err := s.jobs.open()
-		if err == nil {
+		if err == nil && o.Broker == nil {
 			s.spoolsBesideJobs, err = files.SameDisk(o.TempDir, o.DataDir)
 		}
 		if err != nil {
@@ -259,7 +291,7 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.metrics.watchCache(s.cache.Stats)
 	s.metrics.watchJobs(s.jobs.stats)
 	if s.named != nil {
-		s.metrics.registry.MustRegister(driftCollector{s.named})
+		s.metrics.registry.MustRegister(driftCollector{s.named.monitors})
 	}
 	if err := s.route(); err != nil {
 		return nil, errors.Join(err, s.Shutdown(0))
@@ -293,6 +325,9 @@ func (s *Server) route() error {
 	s.app.Get(pathLive, s.live)
 	s.app.Get(pathReady, s.ready)
 	s.app.Get(pathMetrics, s.metrics.scrape)
+	if s.options.ProbesOnly {
+		return nil
+	}
 	s.app.Get(pathOpenAPI, serveOpenAPI)
 	s.app.Post("/train", withTimeout(s.options.TrainTime), s.train)
 	s.app.Post("/calibrate", withTimeout(s.options.TrainTime), s.calibrate)
@@ -300,6 +335,7 @@ func (s *Server) route() error {
 	s.app.Post("/detect"+heatmapSuffix, withTimeout(s.options.DetectTime), s.detect)
 	s.routeModels()
 	s.routeNamedModels()
+	s.app.Get("/cluster", withTimeout(s.options.DetectTime), s.describeCluster)
 	s.routeInference()
 	s.routeJobs()
 	if s.options.Page {
@@ -327,10 +363,12 @@ func (s *Server) Shutdown(grace time.Duration) error {
 	s.cancel(errShuttingDown)
 	s.loading.Wait()
 	err = errors.Join(err, s.jobs.close())
+	s.node.close()
 	s.cache.Close()
 	s.named.close()
 	if s.registry != nil {
 		err = errors.Join(err, s.registry.Close())
 	}
+	err = errors.Join(err, s.node.closeModels())
 	return errors.Join(err, s.temp.Close())
 }

@@ -36,8 +36,9 @@ const calibrationShare = 0.1
 
 // train answers POST /train with the zip of the trained model. The training is a job that
 // the request waits for: its progress can be read, and it can be cancelled, like that of
-// other jobs. Its uploads are the temporary files of the request. They are not copied to
-// the queue of jobs, because the client of a training that was interrupted is gone.
+// other jobs. Its uploads are the temporary files of the request. A service alone does not
+// copy them to the queue of jobs, because the client of a training that was interrupted is
+// gone; in a cluster a worker needs them.
 func (s *Server) train(c *fiber.Ctx) (err error) {
 	if s.draining.Load() {
 		return errShuttingDown
@@ -72,6 +73,11 @@ func (s *Server) train(c *fiber.Ctx) (err error) {
 	ctx, done := s.workContext(c)
 	defer done()
 	job.Progress(jobs.Progress{Phase: "waiting for other trainings"}, nil)
+	if s.options.Broker != nil {
+		timer.done(stageQueue)
+		sending, err = s.trainByWorkers(ctx, c, f, q, job)
+		return err
+	}
 	if err := s.admitTraining(ctx, q.end); err != nil {
 		return err
 	}
@@ -93,16 +99,21 @@ func (s *Server) train(c *fiber.Ctx) (err error) {
 	if err := job.Succeed(hex.EncodeToString(sum[:]), trainingWarnings(m, r)); err != nil {
 		return err
 	}
-	summary := m.Metadata.Training
-	c.Set(headerTrainingEnded, string(summary.Ended))
-	c.Set(headerTrainingEpochs, fmt.Sprintf("%.2f/%d", summary.EpochsDone(), summary.Epochs))
-	setWarnings(c, headerTrainingWarnings, summary.Warnings, summary.Skipped, summary.SkippedFiles)
-	if r != nil {
-		setCalibrationHeaders(c, r)
-	}
+	trainingHeaders(m, r, c.Set)
 	sendBundle(c, &closingBody{bytes.NewReader(bundle), job.Release}, len(bundle))
 	sending = true
 	return nil
+}
+
+// trainingHeaders sets the headers of the answer with a trained model. r may be nil.
+func trainingHeaders(m *models.Model, r *trainer.Recalibration, set func(name, value string)) {
+	summary := m.Metadata.Training
+	set(headerTrainingEnded, string(summary.Ended))
+	set(headerTrainingEpochs, fmt.Sprintf("%.2f/%d", summary.EpochsDone(), summary.Epochs))
+	setWarnings(set, headerTrainingWarnings, summary.Warnings, summary.Skipped, summary.SkippedFiles)
+	if r != nil {
+		setCalibrationHeaders(set, r)
+	}
 }
 
 // trainReporting is runTraining with its progress reported to a sink, and its result to

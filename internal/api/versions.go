@@ -36,7 +36,9 @@ func (s *Server) listVersions(c *fiber.Ctx) error {
 	if s.registry == nil {
 		return errNoRegistry
 	}
-	list, err := s.registry.Versions(modelName(c))
+	ctx, done := s.workContext(c)
+	defer done()
+	list, err := s.registry.Versions(ctx, modelName(c))
 	if err != nil {
 		return err
 	}
@@ -61,7 +63,7 @@ func (s *Server) restoreVersion(c *fiber.Ctx) error {
 		return err
 	}
 	defer s.versionSlots.release()
-	v, file, err := s.registry.VersionBytes(name, strings.Clone(c.Params("sha256")))
+	v, file, err := s.registry.VersionBytes(ctx, name, strings.Clone(c.Params("sha256")))
 	if err != nil {
 		return err
 	}
@@ -95,10 +97,10 @@ func (s *Server) storeFile(ctx context.Context, name string, file []byte, change
 	if err := s.checkDisk(len(file)); err != nil {
 		return e, false, err
 	}
-	if e, replaced, err = s.registry.Put(name, m, file, change); err != nil {
+	if e, replaced, err = s.registry.Put(ctx, name, m, file, change); err != nil {
 		return e, replaced, err
 	}
-	s.named.of(name, e.SHA256)
+	s.named.monitors.Of(name, e.SHA256)
 	return e, replaced, nil
 }
 

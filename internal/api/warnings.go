@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/deepmed/anomaly/models"
-	"github.com/gofiber/fiber/v2"
 )
 
 const (
@@ -24,9 +23,9 @@ const (
 
 // setWarnings sets a header to the warnings and, if files were skipped, to a sentence about
 // them. It sets no header if there are none.
-func setWarnings(c *fiber.Ctx, header string, warnings []string, skipped int, files []models.SkippedFile) {
+func setWarnings(set func(name, value string), header string, warnings []string, skipped int, files []models.SkippedFile) {
 	if warnings = allWarnings(warnings, skipped, files); len(warnings) > 0 {
-		c.Set(header, encodeWarnings(warnings))
+		set(header, encodeWarnings(warnings))
 	}
 }
 

@@ -38,6 +38,7 @@ type Dataset struct {
 	pixels *pixels
 	kept   []int // indexes in pixels of the images that could be read
 	deep   bool  // some images have 16-bit samples
+	tiled  []Tiled
 }
 
 // Warn adds a warning, formatted as by fmt.Sprintf.
@@ -81,6 +82,9 @@ type Options struct {
 	// TempDir is the folder for images beyond Limits.MemoryBytes; empty means the
 	// system's folder for temporary files.
 	TempDir string
+	// Tiles is how images are cut into tiles of Side×Side pixels, each of which becomes an
+	// image of the data set; nil means that whole images are resized.
+	Tiles *models.Tiles
 	// Workers decode images concurrently.
 	Workers workers.Pool
 }
@@ -98,6 +102,21 @@ func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	}
 	if images, err = d.expand(ctx, src, images, o); err != nil {
 		return nil, err
+	}
+	if o.Tiles != nil {
+		if err := d.readClassNames(ctx, yamls); err != nil {
+			return nil, err
+		}
+		size := d.Layout.Bytes()
+		slots := int(o.Limits.PreparedBytes / int64(size))
+		if d.pixels, err = newPixels(slots, size, o.Limits.MemoryBytes, o.TempDir); err != nil {
+			return nil, err
+		}
+		if err := d.loadTiles(ctx, src, images, slots, o); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+		d.sortSkipped()
+		return d, nil
 	}
 	if err := d.checkBytes(len(images), o.Limits); err != nil {
 		return nil, err
@@ -214,8 +233,12 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 	if d.Len() == 0 {
 		return d.noImages()
 	}
-	slices.SortStableFunc(d.Skipped, func(a, b models.SkippedFile) int { return strings.Compare(a.Name, b.Name) })
+	d.sortSkipped()
 	return nil
+}
+
+func (d *Dataset) sortSkipped() {
+	slices.SortStableFunc(d.Skipped, func(a, b models.SkippedFile) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // noImages returns ErrNoImages, wrapped with what the data set has instead.

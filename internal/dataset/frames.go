@@ -16,9 +16,9 @@ import (
 // dicomExtensions are those of DICOM files.
 var dicomExtensions = []string{".dcm", ".dicom"}
 
-// mayBeDICOM reports whether a file of images is a DICOM file by its name, or may be one
+// MayBeDICOM reports whether a file of images is a DICOM file by its name, or may be one
 // by its content.
-func mayBeDICOM(name string) bool {
+func MayBeDICOM(name string) bool {
 	return slices.Contains(dicomExtensions, strings.ToLower(path.Ext(name))) || classify(name) == unclearFile
 }
 
@@ -31,7 +31,7 @@ func (d *Dataset) expand(ctx context.Context, src *Source, images []entry, o Opt
 	group, running := errgroup.WithContext(ctx)
 	group.SetLimit(max(o.Workers.Threads, 1))
 	for i, e := range images {
-		if counts[i] = 1; !mayBeDICOM(e.name) {
+		if counts[i] = 1; !MayBeDICOM(e.name) {
 			continue
 		}
 		group.Go(o.Workers.Wrap(func() error {

@@ -80,6 +80,8 @@ type entry struct {
 	name string
 	yaml bool
 	open func() (io.ReadCloser, error)
+	// size is the unpacked size that a zip states, in bytes; 0 in a folder.
+	size uint64
 	// refusal is why the file cannot be read, if that is known before it is read.
 	refusal string
 	// frame is the number of the frame, from 0, that the entry is of a DICOM file of
@@ -114,6 +116,16 @@ func refusalOf(f *zip.File) string {
 // readable while the source is used; of a data set in the layout of an evaluation those
 // of its training images. It returns ErrNotZip, ErrTooLarge and ErrLayout.
 func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
+	s, err := readZip(r, size, lim)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.arrange()
+}
+
+// readZip returns the images and YAML files of a zip, in the order of its directory. It
+// returns ErrNotZip and ErrTooLarge.
+func readZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
 	z, err := listZip(r, size, lim)
 	if errors.Is(err, ErrTooLarge) {
 		return nil, err
@@ -135,7 +147,7 @@ func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
 		if f.FileInfo().IsDir() || hidden(name) || c == otherFile {
 			continue
 		}
-		e := entry{name: name, yaml: c == yamlFile, open: f.Open, refusal: refusalOf(f)}
+		e := entry{name: name, yaml: c == yamlFile, open: f.Open, refusal: refusalOf(f), size: f.UncompressedSize64}
 		if c == unclearFile {
 			k := noImage
 			if heads++; heads <= maxHeads && e.refusal == "" {
@@ -163,7 +175,7 @@ func OpenZip(r io.ReaderAt, size int64, lim Limits) (*Source, error) {
 		}
 		s.entries = append(s.entries, e)
 	}
-	return s, s.arrange()
+	return s, nil
 }
 
 // OpenFolder returns the images and YAML files in a folder and its subfolders, of a data

@@ -53,7 +53,7 @@ func (x *reference) detectable(ctx context.Context, e *extractor.Extractor, s *s
 				return err
 			}
 			k := plan.Image(i)
-			members := s.members(k%x.folds, maps, x.insideOf(k))
+			members := s.members(k%x.folds, x.deviations(k, k%x.folds, maps), x.insideOf(k))
 			if scorer != nil {
 				peak, err := scorer.Peak(running, heads.Unseen(k), maps, x.finestOf(k))
 				if err != nil {

@@ -44,6 +44,7 @@ type Stage string
 const (
 	StageExtractingFeatures     Stage = "extracting features"
 	StageTrainingHeads          Stage = "training defect heads"
+	StageScoringTiles           Stage = "scoring tiles" // of images that are cut into tiles only
 	StageMeasuringDetectability Stage = "measuring detectability"
 )
 
@@ -59,6 +60,9 @@ type Options struct {
 	// Stop, when closed, ends the training of heads and leaves them out.
 	Stop    <-chan struct{}
 	Workers workers.Pool
+	// Tiles is how the images are cut into tiles; nil if they are not. Its Statistics may be
+	// empty: Learn then chooses them.
+	Tiles *models.Tiles
 	// Without is the ingredient to leave out; the zero value leaves out nothing.
 	Without Ablation
 	// Ablated, if not nil, is called with each ablation that shares the statistics of
@@ -88,12 +92,18 @@ type Learned struct {
 	Detectability *models.Detectability
 	// HeadSteps is the smallest number of training steps of a head; 0 without heads.
 	HeadSteps int
+	// Tiles is Options.Tiles with the statistics that were chosen.
+	Tiles *models.Tiles
 }
 
 // Learn fits the reference statistics, trains the heads and calibrates the threshold.
 // With fewer than calibration.MinImages images it returns the zero value and adds a
-// warning to the data set.
+// warning to the data set, or calibration.ErrTooFew, wrapped, for images that are cut into
+// tiles. ErrPlaces is returned, wrapped, if the images have no statistics by place.
 func Learn(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, o Options) (Learned, error) {
+	if o.Tiles != nil {
+		return learnTiles(ctx, engine, data, o)
+	}
 	order := drawImages(data, o.Seed)
 	if len(order) < calibration.MinImages {
 		data.Warn("%d images are too few to learn what is normal, at least %d are needed: the model decides by its mean squared error, which finds few defects", len(order), calibration.MinImages)
@@ -236,7 +246,9 @@ func (x *reference) trainHeads(ctx context.Context, engine *ort.Engine, e *extra
 	images := heads.Images{Layout: x.data.Layout, Features: x.features, Maps: x.maps, Inside: x.insideFinest(), At: x.image}
 	h, err := heads.Train(ctx, engine, e, images, heads.Options{
 		Steps: o.HeadSteps, Seed: o.Seed, Left: left, Stop: o.Stop, Workers: o.Workers,
-		Describe: func(k int, maps [][]float32) []float64 { return s.members(k%x.folds, maps, x.insideOf(k)) },
+		Describe: func(k int, maps [][]float32) []float64 {
+			return s.members(k%x.folds, x.deviations(k, k%x.folds, maps), x.insideOf(k))
+		},
 	})
 	if err == nil && h == nil {
 		reason := "there was no time for %d steps of each"
@@ -284,6 +296,11 @@ func headWeight(normal, anomalous [][]float64, o Options) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
+	return headWeightBy(c, normal, anomalous, weights), nil
+}
+
+// headWeightBy is headWeight by a calibration of the other members, with their weights.
+func headWeightBy(c *calibration.Calibration, normal, anomalous [][]float64, weights []float64) float64 {
 	missed := 0
 	for _, members := range anomalous {
 		if c.Join(members) <= c.Threshold {
@@ -302,7 +319,7 @@ func headWeight(normal, anomalous [][]float64, o Options) (float64, error) {
 	for _, w := range weights {
 		sum += w
 	}
-	return headGain * share * share * deviation * sum, nil
+	return headGain * share * share * deviation * sum
 }
 
 // logarithm returns the member score of a squared distance.

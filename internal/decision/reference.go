@@ -26,6 +26,18 @@ type reference struct {
 	maps     []extractor.Map
 	inside   [][][]bool // by image and map: the patches that are judged; nil for all
 	folds    int
+	// centred returns the feature maps of image k that statistics without the fold apply
+	// to; nil means the maps themselves.
+	centred func(k, fold int, maps [][]float32) [][]float32
+}
+
+// deviations returns the feature maps that statistics without the fold apply to, by the
+// feature maps of image k or of a synthetic anomaly on it.
+func (x *reference) deviations(k, fold int, maps [][]float32) [][]float32 {
+	if x.centred == nil {
+		return maps
+	}
+	return x.centred(k, fold, maps)
 }
 
 func (x *reference) len() int { return len(x.order) }

@@ -30,6 +30,7 @@ type Test struct {
 	// empty before the first verdict.
 	log   []float64
 	alarm bool
+	share float64 // of Level
 }
 
 // State is the state of a Test, for a file. Its size does not depend on the number of
@@ -43,8 +44,16 @@ type State struct {
 
 // New returns a test that has seen no verdict. The seed breaks ties of ranks.
 func New(r Reference, seed uint64) *Test {
-	return &Test{reference: r, seed: seed, counts: make([]int64, len(r.low)+1), tree: make(tree, len(r.low)+2)}
+	return &Test{reference: r, seed: seed, counts: make([]int64, len(r.low)+1), tree: make(tree, len(r.low)+2), share: 1}
 }
+
+// SetShare makes the test one of several of the same model, on different verdicts: its alarm is
+// at the capital 1/(Level·share). If the shares of all tests sum up to at most 1, the
+// probability that any of them ever raises an alarm is at most Level. This is a union bound,
+// which needs no independence: the tests share the scores of the calibration, so that the mean
+// of their capitals is no martingale. It must be called before the first verdict, or right after
+// Resume.
+func (t *Test) SetShare(share float64) { t.share = share }
 
 // Resume returns a test in a state that State returned for the same reference and seed. It
 // returns ErrState.
@@ -131,7 +140,7 @@ func (t *Test) bet(logP float64) {
 		t.log[i] = capital + math.Log(e) + (e-1)*logP
 	}
 	t.images++
-	t.alarm = t.alarm || t.logCapital() >= -math.Log(Level)
+	t.alarm = t.alarm || t.logCapital() >= -math.Log(Level*t.share)
 }
 
 // logCapital returns the logarithm of the capital.
@@ -154,9 +163,9 @@ func logAdd(a, b float64) float64 {
 // Images returns the number of verdicts.
 func (t *Test) Images() int64 { return t.images }
 
-// Log10Evidence returns the decimal logarithm of the capital: 0 at the start, and 2 or more
-// at an alarm.
-func (t *Test) Log10Evidence() float64 { return t.logCapital() / math.Ln10 }
+// Log10Evidence returns the decimal logarithm of the capital times the share: 0 at the start
+// without a share, and 2 or more at an alarm.
+func (t *Test) Log10Evidence() float64 { return (t.logCapital() + math.Log(t.share)) / math.Ln10 }
 
-// Alarm reports whether the capital has ever reached 1/Level.
+// Alarm reports whether the capital has ever reached 1/Level, or 1/(Level·share).
 func (t *Test) Alarm() bool { return t.alarm }

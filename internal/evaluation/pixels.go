@@ -177,21 +177,17 @@ func computeMaps(ctx context.Context, d *inference.Detector, files, masks []stri
 			return fmt.Errorf("%s: %w", files[i], err)
 		}
 		for k := range frames.Len() {
-			img, err := imagefile.PrepareSized(data, d.Size(), frames.Options(k))
+			values, frame, err := d.ImageMap(ctx, frames, k)
 			if err != nil {
 				return fmt.Errorf("%s: %w", files[i], err)
 			}
 			var m *mask
 			if masks != nil {
-				if m, err = readMask(masks[i], img.W, img.H, d.ImageOptions(imagefile.DefaultLimits())); err != nil {
+				if m, err = readMask(masks[i], frame.Whole.W, frame.Whole.H, d.ImageOptions(imagefile.DefaultLimits())); err != nil {
 					return err
 				}
 			}
-			values, _, err := d.Map(ctx, img.Pix)
-			if err != nil {
-				return fmt.Errorf("%s: %w", files[i], err)
-			}
-			parts[i].add(values, img.Frame, m)
+			parts[i].add(values, frame, m)
 		}
 		return nil
 	})

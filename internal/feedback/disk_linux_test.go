@@ -20,15 +20,15 @@ func TestStore_KeepsNothingOfAnImageWithoutARecord(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	s := NewStore(Limits{Images: 10, Bytes: 1 << 20})
+	s := NewFolders(Limits{Images: 10, Bytes: 1 << 20}, asPath)
 	// The image takes the whole disk; its record has no place.
-	if _, err := s.Add(dir, Record{Label: Normal}, make([]byte, size)); !errors.Is(err, syscall.ENOSPC) {
+	if _, err := s.Add(t.Context(), dir, Record{Label: Normal}, make([]byte, size)); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("%v", err)
 	}
 	if files, err := os.ReadDir(filepath.Join(dir, imagesDir)); err != nil || len(files) > 0 {
 		t.Errorf("%v, %v", files, err)
 	}
-	if _, err := s.Add(dir, Record{Label: Normal}, []byte("image")); err != nil {
+	if _, err := s.Add(t.Context(), dir, Record{Label: Normal}, []byte("image")); err != nil {
 		t.Errorf("with space left: %v", err)
 	}
 }

@@ -15,38 +15,38 @@ func score(v float64) *float64 { return &v }
 
 func TestStore_KeepsEachImageOnceWithItsNewestLabel(t *testing.T) {
 	dir := t.TempDir()
-	s := NewStore(Limits{Images: 10, Bytes: 1000})
-	if list, err := s.List(filepath.Join(dir, "none")); err != nil || len(list) != 0 {
+	s := NewFolders(Limits{Images: 10, Bytes: 1000}, asPath)
+	if list, err := s.List(t.Context(), filepath.Join(dir, "none")); err != nil || len(list) != 0 {
 		t.Errorf("%v, %v", list, err)
 	}
-	a, err := s.Add(dir, Record{Label: Normal, Filename: "a.png", Score: score(1), Scores: "m"}, []byte("image a"))
+	a, err := s.Add(t.Context(), dir, Record{Label: Normal, Filename: "a.png", Score: score(1), Scores: "m"}, []byte("image a"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Add(dir, Record{Label: Normal, Filename: "b.png", Score: score(2), Scores: "m"}, []byte("image b")); err != nil {
+	if _, err := s.Add(t.Context(), dir, Record{Label: Normal, Filename: "b.png", Score: score(2), Scores: "m"}, []byte("image b")); err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.Add(dir, Record{Label: Anomalous, Filename: "c.png", Score: score(1), Scores: "m"}, []byte("image a"))
+	again, err := s.Add(t.Context(), dir, Record{Label: Anomalous, Filename: "c.png", Score: score(1), Scores: "m"}, []byte("image a"))
 	if err != nil || again.ID != a.ID {
 		t.Errorf("%+v, %v", again, err)
 	}
-	list, err := s.List(dir)
+	list, err := s.List(t.Context(), dir)
 	if err != nil || len(list) != 2 || list[0].Filename != "c.png" || list[0].Label != Anomalous || list[1].Filename != "b.png" {
 		t.Errorf("%+v, %v", list, err)
 	}
-	if r, data, err := s.Image(dir, a.ID); err != nil || string(data) != "image a" || r.Label != Anomalous {
+	if r, data, err := s.Image(t.Context(), dir, a.ID); err != nil || string(data) != "image a" || r.Label != Anomalous {
 		t.Errorf("%+v, %q, %v", r, data, err)
 	}
-	if err := s.SetScores(dir, "n", map[string]*float64{a.ID: score(7), strings.Repeat("0", 64): score(1)}); err != nil {
+	if err := s.SetScores(t.Context(), dir, "n", map[string]*float64{a.ID: score(7), strings.Repeat("0", 64): score(1)}); err != nil {
 		t.Fatal(err)
 	}
-	if list, _ = s.List(dir); len(list) != 2 || *list[0].Score != 7 || list[0].Scores != "n" || list[1].Scores != "m" {
+	if list, _ = s.List(t.Context(), dir); len(list) != 2 || *list[0].Score != 7 || list[0].Scores != "n" || list[1].Scores != "m" {
 		t.Errorf("%+v", list)
 	}
-	if err := s.Remove(dir, a.ID); err != nil {
+	if err := s.Remove(t.Context(), dir, a.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.Image(dir, a.ID); !errors.Is(err, ErrUnknown) {
+	if _, _, err := s.Image(t.Context(), dir, a.ID); !errors.Is(err, ErrUnknown) {
 		t.Errorf("%v", err)
 	}
 	if files, err := os.ReadDir(filepath.Join(dir, imagesDir)); err != nil || len(files) != 1 {
@@ -56,15 +56,15 @@ func TestStore_KeepsEachImageOnceWithItsNewestLabel(t *testing.T) {
 
 func TestStore_RejectsUnknownIDs(t *testing.T) {
 	dir := t.TempDir()
-	s := NewStore(Limits{Images: 10, Bytes: 1000})
-	if _, err := s.Add(dir, Record{Label: Normal}, []byte("image")); err != nil {
+	s := NewFolders(Limits{Images: 10, Bytes: 1000}, asPath)
+	if _, err := s.Add(t.Context(), dir, Record{Label: Normal}, []byte("image")); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"", "..", "../feedback.json", "a/b", strings.Repeat("0", 64)} {
-		if err := s.Remove(dir, id); !errors.Is(err, ErrUnknown) {
+		if err := s.Remove(t.Context(), dir, id); !errors.Is(err, ErrUnknown) {
 			t.Errorf("%q: %v", id, err)
 		}
-		if _, _, err := s.Image(dir, id); !errors.Is(err, ErrUnknown) {
+		if _, _, err := s.Image(t.Context(), dir, id); !errors.Is(err, ErrUnknown) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
@@ -73,17 +73,17 @@ func TestStore_RejectsUnknownIDs(t *testing.T) {
 func TestStore_IsBounded(t *testing.T) {
 	for name, l := range map[string]Limits{"in images": {2, 1000}, "in bytes": {10, 8}} {
 		dir := t.TempDir()
-		s := NewStore(l)
+		s := NewFolders(l, asPath)
 		for i, image := range []string{"1234", "5678", "9"} {
-			_, err := s.Add(dir, Record{Label: Normal}, []byte(image))
+			_, err := s.Add(t.Context(), dir, Record{Label: Normal}, []byte(image))
 			if full := i == 2; errors.Is(err, ErrFull) != full {
 				t.Errorf("%s: image %d: %v", name, i, err)
 			}
 		}
-		if _, err := s.Add(dir, Record{Label: Anomalous}, []byte("1234")); err != nil {
+		if _, err := s.Add(t.Context(), dir, Record{Label: Anomalous}, []byte("1234")); err != nil {
 			t.Errorf("%s: the label of a stored image: %v", name, err)
 		}
-		if list, err := s.List(dir); err != nil || len(list) != 2 {
+		if list, err := s.List(t.Context(), dir); err != nil || len(list) != 2 {
 			t.Errorf("%s: %v, %v", name, list, err)
 		}
 	}
@@ -91,7 +91,7 @@ func TestStore_IsBounded(t *testing.T) {
 
 func TestStore_AddsNothingToAnIndexThatCouldNotBeReadAgain(t *testing.T) {
 	dir := t.TempDir()
-	s := NewStore(Limits{Images: 1 << 20, Bytes: 1 << 30})
+	s := NewFolders(Limits{Images: 1 << 20, Bytes: 1 << 30}, asPath)
 	name := strings.Repeat("<", 255) // six bytes each in JSON
 	var records []Record
 	for i := range maxIndexBytes/(6*len(name)+350) + 1 {
@@ -109,17 +109,17 @@ func TestStore_AddsNothingToAnIndexThatCouldNotBeReadAgain(t *testing.T) {
 	if err := write(dir, records); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Add(dir, Record{Label: Normal, Filename: name}, []byte("image")); !errors.Is(err, ErrFull) {
+	if _, err := s.Add(t.Context(), dir, Record{Label: Normal, Filename: name}, []byte("image")); !errors.Is(err, ErrFull) {
 		t.Errorf("Add returned %v", err)
 	}
-	if list, err := s.List(dir); err != nil || len(list) != len(records) {
+	if list, err := s.List(t.Context(), dir); err != nil || len(list) != len(records) {
 		t.Errorf("%d images, %v", len(list), err)
 	}
 }
 
 func TestStore_RemovesWhatAKilledProcessLeft(t *testing.T) {
 	dir := t.TempDir()
-	s := NewStore(Limits{Images: 10, Bytes: 1000})
+	s := NewFolders(Limits{Images: 10, Bytes: 1000}, asPath)
 	if err := os.MkdirAll(filepath.Join(dir, imagesDir), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestStore_RemovesWhatAKilledProcessLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Add(dir, Record{Label: Normal}, []byte("image")); err != nil {
+	if _, err := s.Add(t.Context(), dir, Record{Label: Normal}, []byte("image")); err != nil {
 		t.Fatal(err)
 	}
 	if files, err := os.ReadDir(filepath.Join(dir, imagesDir)); err != nil || len(files) != 1 {
@@ -141,11 +141,11 @@ func TestStore_ReportsADamagedIndex(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, indexFile), []byte(`{"feedback": [`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := NewStore(Limits{Images: 10, Bytes: 1000})
-	if _, err := s.List(dir); err == nil {
+	s := NewFolders(Limits{Images: 10, Bytes: 1000}, asPath)
+	if _, err := s.List(t.Context(), dir); err == nil {
 		t.Error("no error")
 	}
-	if _, err := s.Add(dir, Record{Label: Normal}, []byte("image")); err == nil {
+	if _, err := s.Add(t.Context(), dir, Record{Label: Normal}, []byte("image")); err == nil {
 		t.Error("the index was overwritten")
 	}
 }
@@ -204,3 +204,6 @@ func TestParseLabel_AcceptsTheTwoLabels(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// asPath is for folders whose paths are the keys.
+func asPath(key string) string { return key }

@@ -85,6 +85,15 @@ func (l Limits) OrDefault() Limits {
 	return l
 }
 
+// CheckBytes returns ErrTooLarge, wrapped, if an encoded image of n bytes exceeds the
+// limits.
+func (l Limits) CheckBytes(n int64) error {
+	if limit := l.OrDefault().MaxBytes; n > limit {
+		return fmt.Errorf("%w: more than %d bytes, which is the most that are read", ErrTooLarge, limit)
+	}
+	return nil
+}
+
 // check returns an error if the dimensions, in pixels, are outside the limits.
 func (l Limits) check(w, h int) error {
 	if w < 1 || h < 1 {
@@ -122,8 +131,8 @@ func Decode(data []byte, o Options) (*RGB, error) {
 // decode is Decode without spread: the Pix of a grey image is nil.
 func decode(data []byte, o Options) (img *RGB, err error) {
 	o = o.orDefault()
-	if int64(len(data)) > o.MaxBytes {
-		return nil, fmt.Errorf("%w: more than %d bytes, which is the most that are read", ErrTooLarge, o.MaxBytes)
+	if err := o.CheckBytes(int64(len(data))); err != nil {
+		return nil, err
 	}
 	format, _ := Sniff(data)
 	c := codecs[format]

@@ -44,6 +44,20 @@ func (c *chroma) row(y int) []byte {
 
 // ycbcrToRGB writes the colours of a decoded JPEG to out.
 func ycbcrToRGB(out *RGB, m *image.YCbCr) error {
+	row, err := ycbcrRows(m)
+	if err != nil {
+		return err
+	}
+	for y := range out.H {
+		row(out.Pix[3*y*out.W:3*(y+1)*out.W], y)
+	}
+	return nil
+}
+
+// ycbcrRows returns a function that writes the colours of row y of a decoded JPEG. It must
+// not be used concurrently.
+func ycbcrRows(m *image.YCbCr) (func(dst []byte, y int), error) {
+	width, height := m.Rect.Dx(), m.Rect.Dy()
 	var sx, sy int
 	switch m.SubsampleRatio {
 	case image.YCbCrSubsampleRatio444:
@@ -59,9 +73,9 @@ func ycbcrToRGB(out *RGB, m *image.YCbCr) error {
 	case image.YCbCrSubsampleRatio410:
 		sx, sy = 4, 2
 	default:
-		return fmt.Errorf("%w: a JPEG of unknown chroma subsampling %v", ErrImage, m.SubsampleRatio)
+		return nil, fmt.Errorf("%w: a JPEG of unknown chroma subsampling %v", ErrImage, m.SubsampleRatio)
 	}
-	cw, ch := (out.W+sx-1)/sx, (out.H+sy-1)/sy
+	cw, ch := (width+sx-1)/sx, (height+sy-1)/sy
 	plane := func(pix []byte) *chroma {
 		return &chroma{
 			pix: pix, stride: m.CStride, w: cw, h: ch, xStep: sx, yStep: sy,
@@ -73,16 +87,15 @@ func ycbcrToRGB(out *RGB, m *image.YCbCr) error {
 	cb, cr := plane(m.Cb), plane(m.Cr)
 	// Interpolated rows have whole steps, so they can be longer than the image's.
 	cbRow, crRow := make([]byte, cw*sx), make([]byte, cw*sx)
-	for y := range out.H {
+	return func(dst []byte, y int) {
 		b, r := cb.row(y), cr.row(y)
 		if sx != 1 || sy != 1 {
 			cb.upsample(cbRow, y)
 			cr.upsample(crRow, y)
 			b, r = cbRow, crRow
 		}
-		yccRow(out.Pix[3*y*out.W:3*(y+1)*out.W], m.Y[y*m.YStride:y*m.YStride+out.W], b, r)
-	}
-	return nil
+		yccRow(dst, m.Y[y*m.YStride:y*m.YStride+width], b, r)
+	}, nil
 }
 
 // yccRow converts one row of full-size planes.

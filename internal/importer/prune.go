@@ -1,6 +1,8 @@
 package importer
 
 import (
+	"slices"
+
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/onnx"
 	"google.golang.org/protobuf/proto"
@@ -52,6 +54,7 @@ func pruneToAutoencoder(data []byte) []byte {
 		nodes = append([]*onnx.NodeProto{n}, nodes...)
 	}
 	g.Node = nodes
+	g.Input = slices.DeleteFunc(g.Input, func(v *onnx.ValueInfoProto) bool { return v.GetName() == network.PlaceName })
 	var initializers []*onnx.TensorProto
 	for _, t := range g.Initializer {
 		if needed[t.GetName()] {

@@ -34,7 +34,7 @@ func checkpointed(found chan<- string) Worker {
 func saved(t *testing.T, q *Queue) []string {
 	t.Helper()
 	q.cleaning.Wait()
-	list, err := filepath.Glob(filepath.Join(q.o.Dir, checkpointsDir, "*"))
+	list, err := filepath.Glob(filepath.Join(q.b.Dir(), checkpointsDir, "*"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,7 @@
-// Package jobs is a durable queue of jobs. It runs one job at a time and keeps the
-// states, uploads and models of jobs in NATS JetStream, which runs inside the process
-// and stores them in a folder. A job that Submit has accepted survives the end of the
-// process in any way, and ends exactly once.
+// Package jobs is a durable queue of jobs. It keeps the states, uploads and results of jobs in
+// NATS JetStream: in a folder of this process, or in a cluster whose nodes share the queue. A
+// job that Submit has accepted survives the end of any process in any way, and ends exactly
+// once.
 //
 // What a job computes is the caller's Worker. HTTP, training and models must not be
 // here.

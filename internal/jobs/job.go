@@ -2,8 +2,11 @@ package jobs
 
 import (
 	"errors"
+	"io"
 	"math"
 	"time"
+
+	"github.com/deepmed/anomaly/internal/broker"
 )
 
 // Errors of the queue.
@@ -19,7 +22,11 @@ var (
 	// ErrTooMany is returned when as many jobs wait as the queue may keep.
 	ErrTooMany = errors.New("too many jobs are waiting, try again later")
 	// ErrInUse is returned when another process has the folder open.
-	ErrInUse = errors.New("another service keeps its jobs in this folder")
+	ErrInUse = broker.ErrInUse
+	// ErrNoResults is returned when a job has no results, or none yet.
+	ErrNoResults = errors.New("the job has no results")
+	// ErrKeyReused is returned when the key of a submission was used for another request.
+	ErrKeyReused = errors.New("this key was used for a job with other fields or files: use a new key for a new job")
 	// ErrCancelled is the cause of the context of a job that Delete has cancelled.
 	ErrCancelled = errors.New("the job was cancelled")
 )
@@ -51,6 +58,17 @@ type Progress struct {
 	// Loss and SecondsLeft are nil while they are not known.
 	Loss        *float64 `json:"loss"`
 	SecondsLeft *float64 `json:"seconds_left"`
+	// Images are the images of a job that judges some; else nil.
+	Images *ImageProgress `json:"images,omitempty"`
+}
+
+// ImageProgress is the progress of a job that judges images: numbers of images. Those
+// with a verdict, among which the anomalous ones are, and those without one are done.
+type ImageProgress struct {
+	All        int `json:"all"`
+	Judged     int `json:"judged"`
+	Anomalous  int `json:"anomalous"`
+	Unreadable int `json:"unreadable"`
 }
 
 // omitNonFinite omits values that JSON has no numbers for.
@@ -66,8 +84,10 @@ func (p *Progress) omitNonFinite() {
 type Job struct {
 	ID   string `json:"id"`
 	Kind string `json:"kind"`
-	Name string `json:"name,omitempty"` // under which the model is stored; empty for none
-	// Attached reports whether a request waits for the job, which is then in memory only.
+	// Name is the name under which the model is stored, or of the model that judges; empty for
+	// none.
+	Name string `json:"name,omitempty"`
+	// Attached reports whether a request waits for the job, which is removed with it.
 	Attached bool  `json:"attached,omitempty"`
 	State    State `json:"state"`
 
@@ -86,6 +106,8 @@ type Job struct {
 	Warnings []string `json:"warnings"` // never nil
 	// ModelSHA256 is the SHA-256 of the model's file, in hexadecimal.
 	ModelSHA256 *string `json:"model_sha256"`
+	// ResultsSHA256 is that of the results of a job that makes no model.
+	ResultsSHA256 *string `json:"results_sha256,omitempty"`
 }
 
 // Request is a job to be done.
@@ -97,35 +119,13 @@ type Request struct {
 	Callback string
 	// Caller is who submits the job. Jobs of several callers are run in turns.
 	Caller string
-}
-
-// record is what is stored of a job. Its JSON is the value of the job's key.
-type record struct {
-	Job
-	Fields      map[string]string `json:"fields,omitempty"`
-	Files       []string          `json:"files,omitempty"`        // names of the uploads; none once the job has ended
-	UploadBytes int64             `json:"upload_bytes,omitempty"` // of Files
-	ModelBytes  int64             `json:"model_bytes,omitempty"`
-	Callback    string            `json:"callback,omitempty"` // that is not delivered yet
-	// Deaths is how often the process ended while the job was running, without giving
-	// it back.
-	Deaths int `json:"deaths,omitempty"`
-	// Turn is the name of the caller in subjects.
-	Turn string `json:"turn"`
-	// Number is the place of the job in the order of submissions, and EndNumber in the
-	// order of ends; both from the same counter. The times are those of a clock that may
-	// be set.
-	Number    uint64 `json:"number"`
-	EndNumber uint64 `json:"end_number,omitempty"`
-}
-
-// bytes returns the bytes that the job has in the store, and those that it may still
-// need for its model.
-func (r *record) bytes() int64 {
-	if r.State.Final() {
-		return r.UploadBytes + r.ModelBytes
-	}
-	return r.UploadBytes + modelReserve
+	// Key, if not empty, is what the caller calls the request: another with the same key is
+	// the same job.
+	Key string
+	// ID is the id of the job; empty for a random one, or one that belongs to Key.
+	ID string
+	// Attached reports whether a request of this process waits for the job; see Attend.
+	Attached bool
 }
 
 // end sets the final state. It must not be called for a job that has ended.
@@ -142,7 +142,15 @@ func (j *Job) end(s State, reason string) {
 	j.Progress.SecondsLeft = nil
 }
 
-// requeue sets the state of a job that waits for another attempt.
-func (j *Job) requeue() {
-	j.State, j.StartedAt, j.Progress, j.Losses = Queued, nil, Progress{}, []float64{}
+// File is a file of a request.
+type File struct {
+	Name  string
+	Bytes int64 // its size
+	io.Reader
 }
+
+// Content reads a stored file; see broker.Content.
+type Content = broker.Content
+
+// ContentMemory is an estimate of the memory of a Content that is read, in bytes.
+const ContentMemory = broker.ContentMemory

@@ -36,8 +36,13 @@ type delivered struct {
 // Notify calls deliver with each job that has ended and has a callback, until deliver
 // returns nil or maxDeliveries tries have failed. It calls deliver for up to maxDelivering
 // jobs at once. A job is delivered at least once, also if the process ends in between.
-// Notify returns when ctx has ended and no deliver runs.
+// Notify returns when ctx has ended and no deliver runs. In a cluster one of the nodes that call
+// it delivers at a time.
 func (q *Queue) Notify(ctx context.Context, deliver func(ctx context.Context, url string, j Job) error) {
+	q.b.Lead(ctx, "jobs-notify", func(ctx context.Context) { q.notify(ctx, deliver) })
+}
+
+func (q *Queue) notify(ctx context.Context, deliver func(ctx context.Context, url string, j Job) error) {
 	pending := map[string]*delivery{}
 	results, sending := make(chan delivered), 0
 	for ctx.Err() == nil {

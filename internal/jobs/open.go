@@ -1,83 +1,135 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/internal/broker"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Open opens the queue in a folder. Jobs that were running when the process ended are
-// queued again, and uploads that were not accepted are removed. Open returns ErrInUse,
-// wrapped, when another process has the folder open.
-func Open(ctx context.Context, o Options) (q *Queue, err error) {
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, err
+// startTimeout is the longest time to read all records.
+const startTimeout = 2 * time.Minute
+
+// Open opens the queue in the store of a broker, which must outlive it. In a folder, jobs that
+// were running when the process ended are queued again, and uploads that were not accepted are
+// removed. In a cluster that is done while the queue is used; see Keep and Run.
+func Open(ctx context.Context, b *broker.Broker, o Options) (q *Queue, err error) {
+	q = &Queue{
+		o: o, b: b, node: b.Node(), jobs: map[string]*entry{}, removed: map[string]uint64{}, attended: map[string]time.Time{}, keys: map[string]chan struct{}{},
+		work: map[string]jetstream.Stream{}, ended: make(chan struct{}, 1), arrived: make(chan struct{}),
+		ackWait: ackWait, heartbeat: heartbeat,
 	}
-	lock, err := os.Open(o.Dir)
-	if err != nil {
-		return nil, err
+	if !b.Embedded() {
+		q.ackWait = clusterAckWait
 	}
-	q = &Queue{o: o, lock: lock, jobs: map[string]*entry{}, ended: make(chan struct{}, 1), submitted: make(chan struct{}, 1)}
 	q.clean, q.endClean = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, q.Close())
 		}
 	}()
-	if err := files.TryLock(lock); err != nil {
-		if errors.Is(err, files.ErrLocked) {
-			err = fmt.Errorf("%w: %s", ErrInUse, o.Dir)
-		}
-		return q, err
+	if err = q.openStores(ctx); err == nil && b.Embedded() {
+		err = q.recover(ctx)
+	} else if err == nil {
+		err = q.join(ctx)
 	}
-	if q.server, q.conn, err = startServer(o.Dir, o.Log); err != nil {
-		return q, fmt.Errorf("the jobs in %s cannot be read: %w", o.Dir, err)
+	if err != nil && b.Embedded() {
+		return q, fmt.Errorf("the jobs in %s cannot be read: %w", b.Dir(), err)
 	}
-	if err := q.openStreams(ctx); err != nil {
-		return q, fmt.Errorf("the jobs in %s cannot be read: %w", o.Dir, err)
-	}
-	if err := q.recover(ctx); err != nil {
-		return q, fmt.Errorf("the jobs in %s cannot be read: %w", o.Dir, err)
+	if err != nil {
+		return q, fmt.Errorf("the jobs cannot be read: %w", err)
 	}
 	return q, nil
 }
 
-// openStreams creates the streams, or opens those of an earlier process.
-func (q *Queue) openStreams(ctx context.Context) (err error) {
+// openStores creates the streams, or opens those of earlier processes.
+func (q *Queue) openStores(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if q.js, err = jetstream.New(q.conn, jetstream.WithDefaultTimeout(time.Minute)); err != nil {
+	if _, err = q.stream(ctx, KindTrain); err != nil {
 		return err
 	}
-	if q.work, err = q.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: workStream, Subjects: []string{workSubject + "*.*"}, Retention: jetstream.WorkQueuePolicy, Storage: jetstream.FileStorage,
-		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true,
-	}); err != nil {
+	if q.states, err = q.b.KeyValue(ctx, jetstream.KeyValueConfig{Bucket: bucket}); err != nil {
 		return err
 	}
-	if q.states, err = q.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: bucket, Storage: jetstream.FileStorage}); err != nil {
+	if q.files, err = q.b.Files(ctx, bucket); err != nil {
 		return err
 	}
-	if q.values, err = q.js.Stream(ctx, "KV_"+bucket); err != nil {
+	if !q.b.Embedded() {
+		q.saved, err = q.b.Files(ctx, checkpointsBucket)
 		return err
 	}
-	if _, err = q.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{Bucket: bucket, Storage: jetstream.FileStorage}); err != nil {
-		return err
-	}
-	stream, err := q.js.Stream(ctx, "OBJ_"+bucket)
-	q.files = &fileStore{q.js, stream}
+	q.values, err = q.b.JetStream.Stream(ctx, "KV_"+bucket)
 	return err
+}
+
+// streamOf returns the name of the stream with the messages of a kind, which is also the first
+// part of their subjects.
+func streamOf(kind string) string {
+	if kind == "" || kind == KindTrain {
+		return workStream
+	}
+	return workStream + "-" + kind
+}
+
+// stream returns the stream with the messages of a kind, and creates it if necessary.
+func (q *Queue) stream(ctx context.Context, kind string) (jetstream.Stream, error) {
+	kind = cmp.Or(kind, KindTrain)
+	q.mu.Lock()
+	s := q.work[kind]
+	q.mu.Unlock()
+	if s != nil {
+		return s, nil
+	}
+	s, err := q.b.Stream(ctx, jetstream.StreamConfig{
+		Name: streamOf(kind), Subjects: []string{workPrefix(kind) + "*.*"}, Retention: jetstream.WorkQueuePolicy,
+		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.work[kind] = s
+	return s, nil
+}
+
+// waiting returns the subjects of the messages of the kinds of all jobs.
+func (q *Queue) waiting(ctx context.Context) (map[string]uint64, error) {
+	kinds := []string{KindTrain}
+	q.mu.Lock()
+	for _, e := range q.jobs {
+		if kind := cmp.Or(e.record.Kind, KindTrain); !slices.Contains(kinds, kind) {
+			kinds = append(kinds, kind)
+		}
+	}
+	q.mu.Unlock()
+	all := map[string]uint64{}
+	for _, kind := range kinds {
+		s, err := q.stream(ctx, kind)
+		if err != nil {
+			return nil, err
+		}
+		subjects, _, err := q.b.Subjects(ctx, s, ">")
+		if err != nil {
+			return nil, err
+		}
+		for subject, n := range subjects {
+			all[subject] = n
+			turn, _ := splitWork(subject)
+			q.addTurn(turn)
+		}
+	}
+	return all, nil
 }
 
 // recover reads the jobs of an earlier process and repairs what it left undone.
@@ -85,13 +137,9 @@ func (q *Queue) recover(ctx context.Context) error {
 	if err := q.readJobs(ctx); err != nil {
 		return err
 	}
-	waiting, err := subjectsOf(ctx, q.work)
+	waiting, err := q.waiting(ctx)
 	if err != nil {
 		return err
-	}
-	for subject := range waiting {
-		turn, _ := splitWork(subject)
-		q.addTurn(turn)
 	}
 	for id, e := range q.jobs {
 		if e.record.State == Running {
@@ -110,10 +158,9 @@ func (q *Queue) recover(ctx context.Context) error {
 	if err := q.tidyCheckpoints(ctx); err != nil {
 		return err
 	}
-	removed, err := q.files.tidy(ctx, func(name string) bool {
-		id, file, _ := strings.Cut(name, "/")
-		e := q.jobs[id]
-		return e != nil && (slices.Contains(e.record.Files, file) || file == modelFile && e.record.State == Succeeded)
+	removed, err := q.files.Tidy(ctx, func(name string) bool {
+		e := q.jobs[idOf(name)]
+		return e != nil && e.record.keeps(name)
 	})
 	if removed > 0 {
 		q.o.Log.Warn("removed files of jobs that were not accepted or have ended", slog.Int("removed", removed))
@@ -125,7 +172,7 @@ func (q *Queue) recover(ctx context.Context) error {
 func died(r *record) error {
 	if r.Deaths++; r.Deaths >= maxDeaths {
 		r.end(Failed, fmt.Sprintf("The service ended %d times during this job, which was not tried again", r.Deaths))
-		r.Files, r.UploadBytes = nil, 0
+		r.Files, r.UploadBytes, r.Runner = nil, 0, ""
 		return nil
 	}
 	r.requeue()
@@ -162,20 +209,19 @@ func (q *Queue) readJobs(ctx context.Context) error {
 			return err
 		}
 		q.jobs[id] = e
-		q.number = max(q.number, e.record.Number, e.record.EndNumber)
 		if e.record.State.Final() {
-			e.ended, e.agedBefore = time.Now(), wallAge(*e.record.EndedAt)
+			e.agedBefore = wallAge(*e.record.EndedAt)
 		}
 	}
 	return nil
 }
 
-// reload reads the record of a job from the store. The job may have ended there, by a
-// change that was stored although its answer was late.
+// reload reads the record of a job from the store. The job may have ended there, by another
+// node, or by a change that was stored although its answer was late.
 func (q *Queue) reload(ctx context.Context, id string, e *entry) error {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	v, err := q.states.Get(ctx, id)
+	v, err := q.b.Get(ctx, q.states, id)
 	if err != nil {
 		return err
 	}
@@ -185,33 +231,18 @@ func (q *Queue) reload(ctx context.Context, id string, e *entry) error {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	e.record, e.revision = r, v.Revision()
-	if r.State.Final() {
-		if e.ended.IsZero() {
-			e.ended = time.Now()
-		}
-		if r.State == Cancelled && e.stop != nil {
-			e.stop(ErrCancelled)
-		}
-		q.wakeNotify()
+	if v.Revision() > e.revision || q.b.Embedded() {
+		q.set(e, r, v.Revision())
 	}
-	e.notify()
 	return nil
 }
 
-// Close stops the queue and releases its folder. Run and Notify must have returned.
-// Files that are not removed yet are removed by the next Open.
+// Close stops the queue. Run, Notify and Keep must have returned. Files that are not removed
+// yet are removed by the next Open, or by Keep.
 func (q *Queue) Close() error {
 	q.endClean()
 	q.cleaning.Wait()
-	if q.conn != nil {
-		q.conn.Close()
-	}
-	if q.server != nil {
-		q.server.Shutdown()
-		q.server.WaitForShutdown()
-	}
-	return q.lock.Close()
+	return nil
 }
 
 // IsStore reports whether a folder holds a queue and nothing else.

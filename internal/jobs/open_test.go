@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/deepmed/anomaly/internal/broker"
 )
 
 // die leaves a queue as a process that is killed while a job runs.
@@ -88,14 +90,14 @@ func TestOpen_RepairsAnInterruptedSubmission(t *testing.T) {
 	q, stop := open(t, options(dir))
 	kept := submit(t, q, "kept")
 	// Chunks without a description, and files without a record.
-	if err := q.files.publish(t.Context(), message(chunkPrefix+"half", "half")); err != nil {
+	if _, err := q.b.JetStream.Publish(t.Context(), "$O.jobs.C.half", []byte("half")); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := q.files.put(t.Context(), "nobody/zipFile", strings.NewReader("whole")); err != nil {
+	if _, _, err := q.files.Put(t.Context(), "nobody/zipFile", strings.NewReader("whole")); err != nil {
 		t.Fatal(err)
 	}
 	// A record without a message.
-	if err := q.work.Purge(t.Context()); err != nil {
+	if err := q.work[KindTrain].Purge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	stop()
@@ -111,7 +113,7 @@ func TestOpen_RepairsAnInterruptedSubmission(t *testing.T) {
 func TestOpen_RejectsAFolderInUse(t *testing.T) {
 	dir := t.TempDir()
 	open(t, options(dir))
-	if _, err := Open(t.Context(), options(dir)); !errors.Is(err, ErrInUse) {
+	if _, err := broker.Open(t.Context(), broker.Options{Dir: dir}); !errors.Is(err, ErrInUse) {
 		t.Error(err)
 	}
 }

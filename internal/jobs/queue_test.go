@@ -15,22 +15,34 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/deepmed/anomaly/internal/broker"
 )
 
+// folder is a queue in a folder.
+type folder struct {
+	Options
+	Dir string
+}
+
 // options returns options for small tests in a folder.
-func options(dir string) Options {
-	return Options{Dir: dir, MaxJobs: 100, MaxBytes: 10 << 30, Log: slog.New(slog.DiscardHandler)}
+func options(dir string) folder {
+	return folder{Options{MaxJobs: 100, MaxBytes: 10 << 30, Log: slog.New(slog.DiscardHandler)}, dir}
 }
 
 // open opens a queue until the test ends or the returned function is called.
-func open(t testing.TB, o Options) (*Queue, func()) {
+func open(t testing.TB, o folder) (*Queue, func()) {
 	t.Helper()
-	q, err := Open(t.Context(), o)
+	b, err := broker.Open(t.Context(), broker.Options{Dir: o.Dir, Log: o.Log})
 	if err != nil {
 		t.Fatal(err)
 	}
+	q, err := Open(t.Context(), b, o.Options)
+	if err != nil {
+		t.Fatal(errors.Join(err, b.Close()))
+	}
 	stop := sync.OnceFunc(func() {
-		if err := q.Close(); err != nil {
+		if err := errors.Join(q.Close(), b.Close()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -110,7 +122,11 @@ func until(t testing.TB, q *Queue, id string, s State) Job {
 func stored(t testing.TB, q *Queue) int {
 	t.Helper()
 	q.cleaning.Wait()
-	list, err := subjectsOf(t.Context(), q.files.stream)
+	stream, err := q.b.JetStream.Stream(t.Context(), "OBJ_"+bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, _, err := q.b.Subjects(t.Context(), stream, ">")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +200,7 @@ func TestQueue_FailsAJobWithTheReason(t *testing.T) {
 		"Too dark": {Run: func(context.Context, *Task) (Result, error) { return Result{}, errors.New("Too dark") }},
 		"The service failed; its log has the reason under the job": {Run: func(context.Context, *Task) (Result, error) { panic("bug") }},
 		"The service failed; its log": {Run: func(context.Context, *Task) (Result, error) {
-			return Result{Model: io.MultiReader(bytes.NewReader(make([]byte, 2*chunkBytes)), failing{})}, nil
+			return Result{Model: io.MultiReader(bytes.NewReader(make([]byte, 1<<20)), failing{})}, nil
 		}},
 	} {
 		end := run(q, w)
@@ -200,6 +216,8 @@ func TestQueue_FailsAJobWithTheReason(t *testing.T) {
 }
 
 type failing struct{}
+
+func (failing) Read([]byte) (int, error) { return 0, errors.New("no more") }
 
 func TestQueue_RunsOneJobAtATimeInTheirOrder(t *testing.T) {
 	q, _ := open(t, options(t.TempDir()))

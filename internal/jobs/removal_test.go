@@ -42,7 +42,7 @@ func TestRun_EndsSoonWithAStoreThatDoesNotAnswer(t *testing.T) {
 	begun := make(chan Job)
 	end := run(q, block(begun))
 	<-begun
-	q.server.Shutdown()
+	q.b.Server().Shutdown()
 	began := time.Now()
 	end()
 	stop()

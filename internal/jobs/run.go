@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/internal/broker"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -24,11 +25,16 @@ const (
 	retryPause = time.Second
 )
 
-// Worker does the jobs of a queue.
+// Worker does the jobs of a kind.
 type Worker struct {
+	// Kind is the kind of the jobs; empty for KindTrain.
+	Kind string
+	// Parallel is the number of jobs that run at once; 0 means 1.
+	Parallel int
 	// Admit waits until a job may run. It returns a function to call after the job.
 	Admit func(ctx context.Context) (release func(), err error)
-	// Run does a job. The text of its error is the sentence for the job's user.
+	// Run does a job. The text of its error is the sentence for the job's user, except for
+	// broker.ErrUnavailable: such a job is queued again.
 	Run func(ctx context.Context, t *Task) (Result, error)
 	// Ended, if not nil, is called with each job that Run has ended: not with those that
 	// Delete cancelled.
@@ -37,74 +43,73 @@ type Worker struct {
 
 // Result is what a job has made.
 type Result struct {
-	Model    io.Reader // the model's file
-	Warnings []string
+	// Model is the model's file of a job of KindTrain, and Results that of another kind. In a
+	// cluster they should be io.Seekers, so that they can be written again when the servers
+	// were away.
+	Model, Results io.Reader
+	Warnings       []string
+	// Meta is what Outcome returns to the process that waits for the job.
+	Meta map[string]string
 }
 
-// Task is a job that runs.
-type Task struct {
-	Job    Job
-	Fields map[string]string
-	Files  []string // names
-
-	q        *Queue
-	mu       sync.Mutex
-	progress Progress
-	losses   []float64
-	set      bool // the two above
-	pending  bool // the two above were not written since they were set
+// Coded is an error of Worker.Run with a code, which Outcome returns.
+type Coded interface {
+	error
+	Code() int
 }
 
-// Open returns a reader of a file of the request, which is usable until ctx ends.
-func (t *Task) Open(ctx context.Context, name string) (*Content, error) {
-	return t.q.files.open(ctx, t.Job.ID+"/"+name)
-}
-
-// Progress sets the job's progress and the loss of each epoch so far, which it copies. It
-// does not wait: progress is written once a second.
-func (t *Task) Progress(p Progress, losses []float64) {
-	p.omitNonFinite()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.progress, t.losses, t.set, t.pending = p, append(t.losses[:0], losses...), true, true
-}
-
-// takePending reports whether there is progress to write, and marks it as written.
-func (t *Task) takePending() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	pending := t.pending
-	t.pending = false
-	return pending
-}
-
-// describe sets the progress of a record to that of the task.
-func (t *Task) describe(r *record) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.set {
-		r.Progress, r.Losses = t.progress, append([]float64{}, t.losses...)
-	}
-}
-
-// Run does jobs, one at a time: the callers in turns, and the jobs of each caller in the
+// Run does jobs of the worker's kind: the callers in turns, and the jobs of each caller in the
 // order of their submission. It returns when accepting has ended and no job runs. When
-// working ends, the running job is given back to the queue.
+// working ends, running jobs are given back to the queue. It must be called once for each kind.
 func (q *Queue) Run(accepting, working context.Context, w Worker) {
+	w.Kind = cmp.Or(w.Kind, KindTrain)
+	p := &puller{q: q, kind: w.Kind, most: max(w.Parallel, 1)}
+	var loops sync.WaitGroup
+	for i := range max(w.Parallel, 1) {
+		if i > 0 {
+			// The first has removed the consumers of an earlier process.
+			loops.Go(func() { q.runLoop(accepting, working, w, p, false) })
+			continue
+		}
+		ready := make(chan struct{})
+		loops.Go(func() {
+			if err := p.reset(accepting); err != nil && accepting.Err() == nil {
+				q.o.Log.Warn("the queue is not ready", slog.Any("error", err))
+			}
+			close(ready)
+			q.runLoop(accepting, working, w, p, w.Parallel <= 1)
+		})
+		<-ready
+	}
+	loops.Wait()
+}
+
+// runLoop does jobs one after the other, also after failures of the store. alone reports whether
+// no other loop has messages of the puller.
+func (q *Queue) runLoop(accepting, working context.Context, w Worker, p *puller, alone bool) {
 	failed := false
 	for accepting.Err() == nil {
-		err := q.runJobs(accepting, working, w)
+		err := q.runJobs(accepting, working, w, p)
 		if err == nil || accepting.Err() != nil {
 			failed = false
 			continue
 		}
-		if !failed {
+		switch {
+		case failed:
+		case q.b.Embedded():
 			q.o.Log.Error("no jobs can be taken from the queue; if the disk was full, restart the service when there is space again", slog.Any("error", err))
+		default:
+			q.o.Log.Warn("no jobs can be taken from the queue until the NATS servers answer", slog.Any("error", err))
 		}
 		failed = true
 		select {
 		case <-accepting.Done():
 		case <-time.After(retryPause):
+		}
+		if alone || !q.b.Embedded() {
+			if err := p.reset(accepting); err != nil && accepting.Err() == nil {
+				q.o.Log.Debug("the queue is not ready", slog.Any("error", err))
+			}
 		}
 	}
 }
@@ -114,41 +119,59 @@ func (q *Queue) Run(accepting, working context.Context, w Worker) {
 func (q *Queue) runMessage(accepting, working context.Context, w Worker, m jetstream.Msg) error {
 	_, id := splitWork(m.Subject())
 	e, err := q.entry(id)
-	if err != nil { // the job was removed
+	if errors.Is(err, ErrUnknown) { // the job was removed
 		return q.ack(working, m)
+	}
+	if err != nil {
+		return errors.Join(err, m.Nak())
 	}
 	ctx, cancel := context.WithCancelCause(working)
 	defer cancel(nil)
 	q.mu.Lock()
-	e.stop = cancel
+	if e.stop != nil {
+		// The job still runs here, but the servers have not heard of that for too long.
+		e.stop(errLost)
+		q.mu.Unlock()
+		return m.NakWithDelay(retryPause)
+	}
+	e.stop, e.attempt = cancel, 0
 	ended := e.record.State.Final()
-	t := &Task{Job: e.record.Job, Fields: e.record.Fields, Files: slices.Clone(e.record.Files), q: q}
+	t := &Task{Job: e.record.Job, Fields: e.record.Fields, Files: slices.Clone(e.record.Files), q: q, uploads: e.record.Uploads, owner: e.record.Owner}
 	q.mu.Unlock()
 	defer func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		e.stop = nil
+		e.stop, e.attempt = nil, 0
 	}()
 	if ended {
 		return q.ack(working, m)
 	}
-	stop := q.keepAlive(t, e, m)
+	stop := q.keepAlive(t, e, m, cancel)
 	err = q.runJob(accepting, ctx, w, t, e)
 	stop()
+	if !q.b.Embedded() && (errors.Is(err, errLost) || errors.Is(context.Cause(ctx), errLost)) {
+		q.lost(t, e)
+		return nil
+	}
+	if errors.Is(err, errElsewhere) {
+		// Its runner keeps the message alive; this delivery was a mistake of the servers.
+		return m.NakWithDelay(q.ackWait)
+	}
 	// A job that is cancelled may have saved a checkpoint after it had ended. Uploads remain
-	// if the store answered too late that the job has ended, and so does a model without
+	// if the store answered too late that the job has ended, and so does a result without
 	// the state Succeeded.
-	if got, unknown := q.Get(id); unknown != nil || got.State.Final() {
-		rest := t.Files
-		if got.State != Succeeded {
-			rest = append(rest, modelFile)
+	q.mu.Lock()
+	got, gone := e.record, e.revision == 0
+	q.mu.Unlock()
+	if gone || got.State.Final() {
+		rest := t.storedFiles()
+		if name := t.resultName(); got.State != Succeeded || got.result() != name {
+			rest = append(rest, name)
 		}
 		q.removeLater(id, rest)
 	}
-	if err == nil && w.Ended != nil {
-		if job, unknown := q.Get(id); unknown == nil {
-			w.Ended(job)
-		}
+	if err == nil && w.Ended != nil && !gone {
+		w.Ended(got.Job)
 	}
 	if errors.Is(err, errEnded) || errors.Is(err, jetstream.ErrKeyNotFound) {
 		err = nil // cancelled, and perhaps removed
@@ -162,56 +185,34 @@ func (q *Queue) runMessage(accepting, working context.Context, w Worker, m jetst
 	return q.ack(working, m)
 }
 
-// ack acknowledges a message and waits until that is durable.
+// ack acknowledges a message and waits until that is durable. In a cluster a message that is
+// not acknowledged comes again, and is acknowledged then.
 func (q *Queue) ack(ctx context.Context, m jetstream.Msg) error {
-	ctx, cancel := withTimeout(context.WithoutCancel(ctx))
-	defer cancel()
-	return m.DoubleAck(ctx)
-}
-
-// keepAlive writes the progress of a job and reports that it is in progress, until stop
-// is called.
-func (q *Queue) keepAlive(t *Task, e *entry, m jetstream.Msg) (stop func()) {
-	id, done := t.Job.ID, make(chan struct{})
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		defer close(done)
-		write, alive := time.NewTicker(progressInterval), time.NewTicker(heartbeat)
-		defer write.Stop()
-		defer alive.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-alive.C:
-				if err := m.InProgress(); err != nil {
-					q.o.Log.Warn("cannot report that a job is in progress", slog.String("job", id), slog.Any("error", err))
-				}
-			case <-write.C:
-				if !t.takePending() {
-					continue
-				}
-				err := q.change(ctx, e, func(r *record) error {
-					if r.State != Running {
-						return errEnded
-					}
-					t.describe(r)
-					return nil
-				})
-				if err != nil && ctx.Err() == nil && !errors.Is(err, errEnded) && !errors.Is(err, jetstream.ErrKeyNotFound) {
-					q.o.Log.Warn("cannot write the progress of a job", slog.String("job", id), slog.Any("error", err))
-				}
-			}
-		}
-	}()
-	return func() {
-		cancel()
-		<-done
+	err := q.b.Retry(context.WithoutCancel(ctx), m.DoubleAck)
+	if err != nil && !q.b.Embedded() && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) {
+		q.o.Log.Debug("a message was not acknowledged", slog.String("subject", m.Subject()), slog.Any("error", err))
 	}
+	if !q.b.Embedded() {
+		return nil
+	}
+	return err
 }
 
-// errGivenBack is returned for a job that is in the queue again.
-var errGivenBack = errors.New("jobs: the job was given back")
+// Causes why a job does not end in this process.
+var (
+	// errGivenBack is returned for a job that is in the queue again.
+	errGivenBack = errors.New("jobs: the job was given back")
+	// errLost is the cause of the context of a job that another node runs now, or may run
+	// because this one could not report that it does.
+	errLost = errors.New("the job is left to another node")
+	// errElsewhere is returned for a job that another node runs, which has answered.
+	errElsewhere = errors.New("jobs: another node runs the job")
+)
+
+// stopped reports whether a job was stopped without being cancelled.
+func stopped(ctx context.Context) bool {
+	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrCancelled)
+}
 
 // runJob does a job and ends it. It returns nil if the job has a final state then.
 func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *entry) error {
@@ -229,41 +230,51 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 		return err
 	}
 	defer release()
-	err = q.change(ctx, e, func(r *record) error {
-		if r.State.Final() {
-			return errEnded
-		}
-		now := wallTime(r.CreatedAt)
-		r.State, r.StartedAt, r.Progress, r.Losses = Running, &now, Progress{}, []float64{}
-		r.Attempts++
-		t.Job = r.Job
-		return nil
-	})
-	if err != nil {
+	if err := q.start(ctx, e, t); err != nil {
 		return err
 	}
 	result, err := q.call(ctx, w, t)
-	if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrCancelled) {
-		return q.giveBack(ctx, e)
+	if err != nil && (stopped(ctx) || errors.Is(err, broker.ErrUnavailable)) {
+		return q.giveBack(ctx, e, t)
 	}
 	if err == nil {
 		err = q.succeed(ctx, e, t, result)
-		if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrCancelled) {
-			return q.giveBack(ctx, e)
+		if err != nil && (stopped(ctx) || errors.Is(err, broker.ErrUnavailable)) {
+			return q.giveBack(ctx, e, t)
 		}
-		if err != nil && !errors.Is(err, errEnded) && !errors.Is(err, ErrNoSpace) {
-			q.o.Log.Error("the model of a job cannot be stored", slog.String("job", t.Job.ID), slog.Any("error", err))
+		if err != nil && !errors.Is(err, errEnded) && !errors.Is(err, errLost) && !errors.Is(err, ErrNoSpace) {
+			q.o.Log.Error("the result of a job cannot be stored", slog.String("job", t.Job.ID), slog.Any("error", err))
 			err = serviceFailed(t.Job.ID)
 		}
 	}
-	if err != nil && !errors.Is(err, errEnded) {
-		reason := err.Error()
-		err = q.finish(ctx, e, func(r *record) {
-			t.describe(r)
-			r.end(Failed, reason)
+	if err != nil && !errors.Is(err, errEnded) && !errors.Is(err, errLost) {
+		reason, code := err.Error(), 0
+		if coded := Coded(nil); errors.As(err, &coded) {
+			code = coded.Code()
+		}
+		err = q.persist(ctx, func() error {
+			return q.finish(ctx, e, func(r *record) error {
+				if err := q.fence(r, t); err != nil {
+					return err
+				}
+				t.describe(r)
+				r.end(Failed, reason)
+				r.Code = code
+				return nil
+			})
 		})
 	}
 	return err
+}
+
+// persist repeats f while the servers of a cluster do not answer and the job is not lost.
+func (q *Queue) persist(ctx context.Context, f func() error) error {
+	for {
+		err := f()
+		if !errors.Is(err, broker.ErrUnavailable) || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // giveBackTime is the longest time to give a job back, so that a store that does not
@@ -271,12 +282,22 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 const giveBackTime = 3 * time.Second
 
 // giveBack queues a running job again.
-func (q *Queue) giveBack(ctx context.Context, e *entry) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTime)
+func (q *Queue) giveBack(ctx context.Context, e *entry, t *Task) error {
+	if errors.Is(context.Cause(ctx), errLost) {
+		return errLost
+	}
+	limit := giveBackTime
+	if ctx.Err() == nil {
+		limit = q.ackWait
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	err := q.change(ctx, e, func(r *record) error {
 		if r.State.Final() {
 			return errEnded
+		}
+		if err := q.fence(r, t); err != nil {
+			return err
 		}
 		r.requeue()
 		return nil
@@ -304,25 +325,54 @@ func serviceFailed(id string) error {
 	return fmt.Errorf("The service failed; its log has the reason under the job %s", id)
 }
 
-// succeed stores the model of a job and ends the job. The state is final only when the
-// model is durable. On an error the model remains: a store that does not answer in time may
-// have stored the state. runMessage removes a model without it.
+// succeed stores the result of a job and ends the job. The state is final only when the
+// result is durable. On an error the result remains: a store that does not answer in time may
+// have stored the state. runMessage removes a result without it.
 func (q *Queue) succeed(ctx context.Context, e *entry, t *Task, result Result) error {
-	name := t.Job.ID + "/" + modelFile
-	if free, err := files.FreeSpace(q.o.Dir); err != nil {
+	if free, err := q.b.Space(); err != nil {
 		return err
 	} else if free < SpareDisk {
 		return ErrNoSpace
 	}
-	size, sum, err := q.files.put(ctx, name, result.Model)
-	if err != nil {
-		return err
+	file := result.Model
+	if cmp.Or(t.Job.Kind, KindTrain) != KindTrain {
+		file = result.Results
 	}
-	return q.finish(ctx, e, func(r *record) {
-		t.describe(r)
-		r.end(Succeeded, "")
-		r.Progress.Fraction = 1
-		r.ModelBytes, r.ModelSHA256 = size, &sum
-		r.Warnings = append([]string{}, result.Warnings...)
+	size, sum, err := q.putResult(ctx, t, file)
+	if err != nil {
+		return noSpace(err)
+	}
+	return q.persist(ctx, func() error {
+		return q.finish(ctx, e, func(r *record) error {
+			if err := q.fence(r, t); err != nil {
+				return err
+			}
+			t.describe(r)
+			r.end(Succeeded, "")
+			r.Progress.Fraction = 1
+			r.ModelBytes, r.Result, r.Meta = size, t.resultOf(), result.Meta
+			if result.Results != nil {
+				r.ResultsSHA256 = &sum
+			} else {
+				r.ModelSHA256 = &sum
+			}
+			r.Warnings = append([]string{}, result.Warnings...)
+			return nil
+		})
 	})
+}
+
+// putResult stores the result of a job. It tries again while the servers of a cluster do not
+// answer, if the result can be read again.
+func (q *Queue) putResult(ctx context.Context, t *Task, file io.Reader) (size int64, sum string, err error) {
+	for {
+		size, sum, err = q.files.Put(ctx, t.resultName(), file)
+		again, ok := file.(io.Seeker)
+		if !errors.Is(err, broker.ErrUnavailable) || ctx.Err() != nil || !ok {
+			return size, sum, err
+		}
+		if _, err := again.Seek(0, io.SeekStart); err != nil {
+			return 0, "", err
+		}
+	}
 }

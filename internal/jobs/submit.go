@@ -7,25 +7,47 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
-	"github.com/deepmed/anomaly/internal/files"
+	"github.com/deepmed/anomaly/internal/broker"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Submit accepts a job. The job and its files are durable when Submit returns. It
-// returns ErrFull, ErrNoSpace and ErrTooMany, and on any error nothing is kept.
+// returns ErrFull, ErrNoSpace and ErrTooMany, and on any error nothing is kept, except for
+// broker.ErrUnavailable: then the job may have been accepted. With Request.Key the same
+// submission may be made again: Submit returns the job of the first, or ErrKeyReused if that
+// was another request.
 func (q *Queue) Submit(ctx context.Context, r Request) (Job, error) {
+	job, _, err := q.SubmitOnce(ctx, r)
+	return job, err
+}
+
+// SubmitOnce is Submit, and reports whether the job was accepted before.
+func (q *Queue) SubmitOnce(ctx context.Context, r Request) (job Job, before bool, err error) {
+	if r.Key != "" {
+		done, err := q.lockKey(ctx, idOfKey(r))
+		if err != nil {
+			return Job{}, false, err
+		}
+		defer done()
+		if job, found, err := q.submitted(r); found || err != nil {
+			return job, found, err
+		}
+	}
 	total := int64(0)
 	for _, f := range r.Files {
 		total += f.Bytes
 	}
 	q.sweep(ctx)
 	if err := q.reserve(ctx, total); err != nil {
-		return Job{}, err
+		return Job{}, false, err
 	}
 	defer func() {
 		q.mu.Lock()
@@ -33,27 +55,63 @@ func (q *Queue) Submit(ctx context.Context, r Request) (Job, error) {
 		q.reservedBytes -= total + modelReserve
 		q.reservedJobs--
 	}()
-	rec := record{Job: Job{ID: newID(), Kind: r.Kind, Name: r.Name, State: Queued, CreatedAt: wallTime(time.Time{}), Losses: []float64{}, Warnings: []string{}},
+	rec := record{Job: Job{ID: newID(), Kind: r.Kind, Name: r.Name, Attached: r.Attached, State: Queued, CreatedAt: wallTime(time.Time{}), Losses: []float64{}, Warnings: []string{}},
 		Fields: r.Fields, Callback: r.Callback, Turn: turnOf(r.Caller), Number: q.nextNumber()}
-	if err := q.store(ctx, &rec, r.Files); err != nil {
-		clean, cancel := withTimeout(context.WithoutCancel(ctx))
-		defer cancel()
-		return Job{}, errors.Join(err, q.removeFiles(clean, rec.ID, rec.Files))
+	if r.Attached {
+		rec.Owner = q.node
 	}
-	return rec.Job, nil
+	if r.Key != "" {
+		if !q.b.Embedded() {
+			rec.Uploads = rec.ID // another node may store files for the key at the same time
+		}
+		rec.ID = idOfKey(r)
+	}
+	if r.ID != "" {
+		rec.ID = r.ID
+	}
+	err = q.store(ctx, &rec, r)
+	if err != nil {
+		uploads := rec.uploads()
+		q.cleaning.Go(func() {
+			clean, cancel := withTimeout(q.clean)
+			defer cancel()
+			_ = q.removeFiles(clean, uploads) // else Open or Keep removes them
+		})
+	}
+	if r.Key != "" && errors.Is(err, jetstream.ErrKeyExists) {
+		// Another request with the key was faster.
+		if job, found, again := q.submitted(r); found || again != nil {
+			return job, found, again
+		}
+	}
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		err = ErrExists
+	}
+	if err != nil {
+		return Job{}, false, err
+	}
+	return rec.Job, false, nil
 }
 
 // store stores the files of a job, then its record, then its message. A process that
 // ends in between leaves files without a record, or a record without a message, which
-// Open repairs.
-func (q *Queue) store(ctx context.Context, r *record, list []File) error {
-	for _, f := range list {
+// Open or Keep repairs.
+func (q *Queue) store(ctx context.Context, r *record, request Request) error {
+	sums := map[string]string{}
+	for _, f := range request.Files {
 		r.Files = append(r.Files, f.Name)
-		n, _, err := q.files.put(ctx, r.ID+"/"+f.Name, f)
+		n, sum, err := q.files.Put(ctx, r.upload(f.Name), f)
 		if err != nil {
-			return err
+			return noSpace(err)
 		}
 		r.UploadBytes += n
+		sums[f.Name] = sum
+	}
+	if request.Key != "" {
+		r.Fingerprint = fingerprint(request, sums)
+	}
+	if !q.b.Embedded() {
+		r.Change = q.nextChange()
 	}
 	data, err := json.Marshal(r)
 	if err != nil {
@@ -62,21 +120,39 @@ func (q *Queue) store(ctx context.Context, r *record, list []File) error {
 	// From here on the job is accepted, even if the client leaves.
 	ctx, cancel := withTimeout(context.WithoutCancel(ctx))
 	defer cancel()
-	revision, err := q.states.Create(ctx, r.ID, data)
+	revision, err := q.b.Update(ctx, q.states, r.ID, data, 0)
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		return err
+	}
 	if err == nil {
 		// The worker may receive the message before publish returns.
 		q.mu.Lock()
-		q.jobs[r.ID] = &entry{record: *r, revision: revision, changed: make(chan struct{})}
+		if e := q.jobs[r.ID]; e == nil {
+			q.jobs[r.ID] = &entry{record: *r, revision: revision, changed: make(chan struct{})}
+		}
 		q.mu.Unlock()
 		err = q.publish(ctx, r)
+		if err != nil && !q.b.Embedded() {
+			// The record is durable, so that the job is accepted: Keep sends the message.
+			q.o.Log.Warn("the message of a job is sent later", slog.String("job", r.ID), slog.Any("error", err))
+			return nil
+		}
 	}
 	if err != nil {
 		q.mu.Lock()
 		delete(q.jobs, r.ID)
 		q.mu.Unlock()
-		return errors.Join(err, q.values.Purge(ctx, jetstream.WithPurgeSubject(keySubject(r.ID))))
+		return errors.Join(noSpace(err), q.purge(ctx, r.ID, 0))
 	}
 	return nil
+}
+
+// noSpace returns ErrNoSpace, wrapped, for the error of a server that may not store more.
+func noSpace(err error) error {
+	if broker.IsNoSpace(err) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
 }
 
 // keySubject returns the subject of a job's record.
@@ -86,20 +162,28 @@ func keySubject(id string) string { return "$KV." + bucket + "." + id }
 func (q *Queue) publish(ctx context.Context, r *record) error {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	if _, err := q.js.Publish(ctx, workOf(r), nil, jetstream.WithMsgID(r.ID)); err != nil {
+	if _, err := q.stream(ctx, r.Kind); err != nil {
 		return err
 	}
-	q.addTurn(r.Turn)
-	select {
-	case q.submitted <- struct{}{}:
-	default:
+	m := &nats.Msg{Subject: workOf(r), Header: nats.Header{jetstream.MsgIDHeader: {r.ID}}}
+	if _, err := q.b.Publish(ctx, m); err != nil && !isWaiting(err) {
+		return err
 	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.addTurnLocked(r.Turn)
+	q.wakeRun()
 	return nil
+}
+
+// isWaiting reports whether an error is that of a message whose job has one already.
+func isWaiting(err error) bool {
+	return strings.Contains(err.Error(), "maximum messages per subject")
 }
 
 // reserve reserves the place of a job with uploads of n bytes.
 func (q *Queue) reserve(ctx context.Context, n int64) error {
-	free, err := files.FreeSpace(q.o.Dir)
+	free, err := q.b.Space()
 	if err != nil {
 		return err
 	}
@@ -150,8 +234,15 @@ func (q *Queue) finished() []*entry {
 // sweepInterval is the time between two searches for jobs that are too old.
 const sweepInterval = time.Minute
 
-// sweep removes the jobs that ended more than MaxAge ago.
+// sweep removes the jobs that ended more than MaxAge ago. In a cluster Keep does that.
 func (q *Queue) sweep(ctx context.Context) {
+	if q.b.Embedded() {
+		q.removeOld(ctx)
+	}
+}
+
+// removeOld removes the jobs that ended more than MaxAge ago, unless that was done a moment ago.
+func (q *Queue) removeOld(ctx context.Context) {
 	q.mu.Lock()
 	now := time.Now()
 	due := q.o.MaxAge > 0 && now.Sub(q.swept) >= min(sweepInterval, q.o.MaxAge)

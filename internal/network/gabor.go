@@ -47,8 +47,10 @@ type Judgement struct {
 	// Parameters are the reference statistics, with the names and in the order of
 	// models.GaborParameters, followed by models.GaborHeadsParameters if there are
 	// defect heads; for models.MeasurePatchMahalanobis, in the order of
-	// models.PatchParameters.
+	// models.PlaceParameters and models.PatchParameters.
 	Parameters gorgonia.Nodes
+	// Place is the input with the index of the place of each tile, N; nil without places.
+	Place *gorgonia.Node
 	// Members are the member scores of models.MeasurePatchMahalanobis, N×M×1×1, in
 	// the order of models.Members; nil for models.MeasureBandMahalanobis.
 	Members *gorgonia.Node
@@ -62,7 +64,7 @@ type Judgement struct {
 // determine the kind of anomaly score.
 func (f *Forward) Judge(reference models.StateDict) (*Judgement, error) {
 	if models.HasPatches(reference) {
-		return f.judgePatches(models.HasHeads(reference), models.BankSize(reference))
+		return f.judgePatches(models.HasHeads(reference), models.BankSize(reference), models.PlaceCount(reference))
 	}
 	return f.judgeGabor(models.HasGaborHeads(reference))
 }

@@ -41,6 +41,11 @@ func (f *Forward) JudgingMachine(weights, reference models.StateDict) (*Machine,
 			return nil, err
 		}
 	}
+	if j.Place != nil { // the first place
+		if err := let(j.Place, make([]float32, j.Place.Shape().TotalSize())); err != nil {
+			return nil, err
+		}
+	}
 	return f.machine(weights, j.Score)
 }
 

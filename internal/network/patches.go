@@ -12,6 +12,10 @@ import (
 // models.MeasurePatchMahalanobis.
 const MembersName = "members"
 
+// PlaceName is the name of the input with the index of the place of each tile, for models
+// with models.TilesByPlace.
+const PlaceName = "place"
+
 // Patches is the patch features of images.
 type Patches struct {
 	// Backbone is the weights of the backbone.
@@ -96,11 +100,12 @@ func (b *builder) patches(image *gorgonia.Node, masked bool) *Patches {
 }
 
 // judgePatches adds the scoring graph of models.MeasurePatchMahalanobis, with or
-// without defect heads, and with a bank of the features of `bank` normal images.
+// without defect heads, with a bank of the features of `bank` normal images, and with the
+// statistics of places if there are any.
 //
 // With f.Masked, a patch is judged if any of its pixels is inside. Others do not count
 // in pooled features.
-func (f *Forward) judgePatches(heads bool, bank int) (*Judgement, error) {
+func (f *Forward) judgePatches(heads bool, bank, places int) (*Judgement, error) {
 	b := &builder{graph: f.Graph}
 	size := sizeOf(f.Image)
 	features := b.patches(f.Image, f.Masked)
@@ -117,6 +122,13 @@ func (f *Forward) judgePatches(heads bool, bank int) (*Judgement, error) {
 	for i, t := range models.HeadTaps() {
 		ofBlock[t.Block] = features.Features[i]
 		inside[t.Block] = b.patchesInside(f, t)
+	}
+	if places > 0 {
+		j.Place = b.input(PlaceName, f.Image.Shape()[0])
+		ps := inputs(models.PlaceParameters(size, places))
+		for i, t := range models.Taps() {
+			ofBlock[t.Block] = b.apply(PlaceDeviation, 0, ofBlock[t.Block], j.Place, ps[2*i], ps[2*i+1])
+		}
 	}
 	var scores, maps gorgonia.Nodes
 	headMember := -1 // index of the defect heads among the members

@@ -32,6 +32,10 @@ const (
 	CropHeight Kind = "CropHeight"
 	// Average is the mean over all pixels of each channel, N×C×1×1.
 	Average Kind = "Average"
+	// PlaceDeviation is (features − mean)·scale with the mean and the scale of the place of
+	// each image, N×C×P×P. Its operands are features (N×C×P×P), the indexes of their places
+	// (N), means (K×C×P×P) and scales (K×1×P×P) of K places.
+	PlaceDeviation Kind = "PlaceDeviation"
 )
 
 // patchRules returns the rules of these kinds.
@@ -70,6 +74,13 @@ func patchRules() map[Kind]scoringRule {
 		Average: {[]int{4}, 4, func(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
 			return tensor.Shape{in[0][0], in[0][1], 1, 1}, nil
 		}, average},
+		PlaceDeviation: {[]int{4, 1, 4, 4}, 4, func(_ ScoringOp, in []tensor.Shape) (tensor.Shape, error) {
+			x, m := in[0], in[2]
+			if in[1][0] != x[0] || !m.Eq(tensor.Shape{m[0], x[1], x[2], x[3]}) || !in[3].Eq(tensor.Shape{m[0], 1, x[2], x[3]}) {
+				return nil, fmt.Errorf("features of shape %v, %d places, means %v and scales %v do not match", x, in[1][0], m, in[3])
+			}
+			return x.Clone(), nil
+		}, placeDeviation},
 	}
 }
 
@@ -129,6 +140,15 @@ func nearest(_ ScoringOp, out []float32, _ tensor.Shape, in [][]float32, shapes 
 			least = min(least, sum)
 		}
 		out[i] = float32(least)
+	}
+}
+
+func placeDeviation(_ ScoringOp, out []float32, s tensor.Shape, in [][]float32, shapes []tensor.Shape) {
+	c, patches, places := s[1], s[2]*s[3], shapes[2][0]
+	for i, v := range in[0] {
+		n, channel, p := i/(c*patches), i/patches%c, i%patches
+		place := min(max(int(in[1][n]), 0), places-1)
+		out[i] = (v - in[2][(place*c+channel)*patches+p]) * in[3][place*patches+p]
 	}
 }
 

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +38,7 @@ func lockDir(dir string) (*os.File, error) {
 // reports whether it replaced another model, which is kept as an earlier version. A model
 // with the same bytes as the current one changes nothing. On success the model is durable;
 // on an error nothing has changed. It returns ErrName, ErrFull and ErrChanged, wrapped.
-func (r *Registry) Put(name string, m *models.Model, data []byte, change Change) (e Entry, replaced bool, err error) {
+func (r *Folder) Put(_ context.Context, name string, m *models.Model, data []byte, change Change) (e Entry, replaced bool, err error) {
 	if err := CheckName(name); err != nil {
 		return Entry{}, false, err
 	}
@@ -88,7 +89,7 @@ func (r *Registry) Put(name string, m *models.Model, data []byte, change Change)
 		}
 	}
 	r.prune(name, kept)
-	e = Entry{Name: name, Modified: now, file: file}
+	e = Entry{Key: name, Name: name, Modified: now, file: file}
 	e.describe(m, int64(len(data)))
 	rec = &record{entry: e, read: make(chan struct{})}
 	close(rec.read)
@@ -99,13 +100,13 @@ func (r *Registry) Put(name string, m *models.Model, data []byte, change Change)
 }
 
 // unchanged reports whether the file of an entry has the entry's bytes.
-func (r *Registry) unchanged(e Entry) bool {
+func (r *Folder) unchanged(e Entry) bool {
 	data, err := r.bytes(e.file)
 	return err == nil && models.Identity(data) == e.SHA256
 }
 
 // write writes a file atomically.
-func (r *Registry) write(file string, data []byte) error {
+func (r *Folder) write(file string, data []byte) error {
 	err := files.WriteAtomic(filepath.Join(r.dir, file), func(w io.Writer) error {
 		_, err := w.Write(data)
 		return err
@@ -123,7 +124,9 @@ func (r *Registry) write(file string, data []byte) error {
 
 // Delete removes a model, its versions and its folder. Bytes that were read before remain
 // usable. It returns ErrName and ErrUnknown, wrapped.
-func (r *Registry) Delete(name string) error {
+func (r *Folder) Delete(_ context.Context, name string) error {
+	r.deleting.Lock()
+	defer r.deleting.Unlock()
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	if _, err := r.record(name); err != nil {
@@ -150,7 +153,7 @@ func (r *Registry) Delete(name string) error {
 
 // Bytes returns the file of an entry. It returns ErrChanged, wrapped, when the file has
 // been replaced or removed.
-func (r *Registry) Bytes(e Entry) ([]byte, error) {
+func (r *Folder) Bytes(_ context.Context, e Entry) ([]byte, error) {
 	data, err := r.bytes(e.file)
 	if errors.Is(err, fs.ErrNotExist) || (err == nil && models.Identity(data) != e.SHA256) {
 		// Put and Delete change the file first and the entry later, before they release
@@ -171,6 +174,6 @@ func (r *Registry) Bytes(e Entry) ([]byte, error) {
 
 // bytes returns the content of a file, truncated to one byte more than the limit, which
 // models.Read then rejects as too large.
-func (r *Registry) bytes(file string) ([]byte, error) {
+func (r *Folder) bytes(file string) ([]byte, error) {
 	return files.ReadAtMost(filepath.Join(r.dir, file), r.limits.MaxBytes)
 }

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -82,12 +83,12 @@ const (
 
 var validSHA256 = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// Folder returns the folder for what is kept about a model besides its file. It may not
+// Path returns the folder for what is kept about a model besides its file. It may not
 // exist. Delete removes it. The name must be valid.
-func (r *Registry) Folder(name string) string { return filepath.Join(r.dir, historyDir, name) }
+func (r *Folder) Path(name string) string { return filepath.Join(r.dir, historyDir, name) }
 
 // openHistory removes what an earlier process left incomplete.
-func (r *Registry) openHistory() error {
+func (r *Folder) openHistory() error {
 	root := filepath.Join(r.dir, historyDir)
 	list, err := os.ReadDir(root)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -132,13 +133,13 @@ func removeTemporary(dir string) error {
 
 // Versions returns the versions of a model, the newest first. It returns ErrName and
 // ErrUnknown, wrapped.
-func (r *Registry) Versions(name string) ([]Version, error) {
-	if _, err := r.Look(name); err != nil { // it may wait for the file to be read
+func (r *Folder) Versions(_ context.Context, name string) ([]Version, error) {
+	if _, err := r.look(name); err != nil { // it may wait for the file to be read
 		return nil, err
 	}
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	e, err := r.Look(name)
+	e, err := r.look(name)
 	if err != nil {
 		return nil, err
 	}
@@ -155,8 +156,8 @@ func (r *Registry) Versions(name string) ([]Version, error) {
 
 // Current returns the version of a model's file. The model must be Ready. It returns
 // ErrName, ErrUnknown and ErrBroken, wrapped.
-func (r *Registry) Current(name string) (Version, error) {
-	list, err := r.Versions(name)
+func (r *Folder) Current(ctx context.Context, name string) (Version, error) {
+	list, err := r.Versions(ctx, name)
 	if err != nil {
 		return Version{}, err
 	}
@@ -177,7 +178,7 @@ func (v storedVersion) version(current Entry) Version {
 // versions returns the versions of a model whose files exist, the newest first. A current
 // file that versions.json does not have is the newest: it was copied into the folder, or
 // stored by an earlier version of the program. The caller has the lock writing.
-func (r *Registry) versions(e Entry) ([]storedVersion, error) {
+func (r *Folder) versions(e Entry) ([]storedVersion, error) {
 	list, err := r.readVersions(e)
 	if err != nil {
 		return nil, err
@@ -207,8 +208,8 @@ func (r *Registry) versions(e Entry) ([]storedVersion, error) {
 // readVersions reads versions.json. It replaces a damaged one by a list that
 // is made from the files of the versions. An error of the disk is returned: Put must not take the versions for none
 // and remove their files.
-func (r *Registry) readVersions(e Entry) ([]storedVersion, error) {
-	path := filepath.Join(r.Folder(e.Name), versionsFile)
+func (r *Folder) readVersions(e Entry) ([]storedVersion, error) {
+	path := filepath.Join(r.Path(e.Name), versionsFile)
 	data, err := files.ReadAtMost(path, maxVersionsFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -235,8 +236,8 @@ func (r *Registry) readVersions(e Entry) ([]storedVersion, error) {
 
 // recoverVersions returns a version for each file of one, the newest first. Reasons are
 // lost.
-func (r *Registry) recoverVersions(name string) ([]storedVersion, error) {
-	dir := filepath.Join(r.Folder(name), versionsDir)
+func (r *Folder) recoverVersions(name string) ([]storedVersion, error) {
+	dir := filepath.Join(r.Path(name), versionsDir)
 	found, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("registry: %w", err)
@@ -265,12 +266,12 @@ func (r *Registry) recoverVersions(name string) ([]storedVersion, error) {
 }
 
 // writeVersions writes versions.json.
-func (r *Registry) writeVersions(name string, list []storedVersion) error {
+func (r *Folder) writeVersions(name string, list []storedVersion) error {
 	data, err := encodeVersions(list)
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(r.Folder(name), versionsFile), data)
+	return writeFile(filepath.Join(r.Path(name), versionsFile), data)
 }
 
 func encodeVersions(list []storedVersion) ([]byte, error) {
@@ -281,14 +282,14 @@ func encodeVersions(list []storedVersion) ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-func (r *Registry) versionPath(name, sha256 string) string {
-	return filepath.Join(r.Folder(name), versionsDir, sha256)
+func (r *Folder) versionPath(name, sha256 string) string {
+	return filepath.Join(r.Path(name), versionsDir, sha256)
 }
 
 // VersionBytes returns the file of a version. It returns ErrName, ErrUnknown and
 // ErrNoVersion, wrapped.
-func (r *Registry) VersionBytes(name, sha256 string) (Version, []byte, error) {
-	if _, err := r.Look(name); err != nil { // it may wait for the file to be read
+func (r *Folder) VersionBytes(_ context.Context, name, sha256 string) (Version, []byte, error) {
+	if _, err := r.look(name); err != nil { // it may wait for the file to be read
 		return Version{}, nil, err
 	}
 	missing := fmt.Errorf("%w of %s: %.80q; GET /models/%s/versions lists them", ErrNoVersion, name, sha256, name)
@@ -297,7 +298,7 @@ func (r *Registry) VersionBytes(name, sha256 string) (Version, []byte, error) {
 	}
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	e, err := r.Look(name)
+	e, err := r.look(name)
 	if err != nil {
 		return Version{}, nil, err
 	}
@@ -325,7 +326,7 @@ func (r *Registry) VersionBytes(name, sha256 string) (Version, []byte, error) {
 
 // keep stores the current file of a model as a version, before another replaces it. The
 // caller has the lock writing. It returns the model's versions.
-func (r *Registry) keep(e Entry, name string) ([]storedVersion, error) {
+func (r *Folder) keep(e Entry, name string) ([]storedVersion, error) {
 	if e.State == Loading {
 		if m, size, err := r.read(e.file); err == nil {
 			e.describe(m, size)
@@ -376,7 +377,7 @@ func writeFile(path string, data []byte) error {
 // recordVersion writes versions.json with a new version, and returns it with those before that
 // are kept: at most MaxVersions, of at most VersionBytes together. The new one is kept in
 // any case.
-func (r *Registry) recordVersion(name string, v storedVersion, before []storedVersion) ([]storedVersion, error) {
+func (r *Folder) recordVersion(name string, v storedVersion, before []storedVersion) ([]storedVersion, error) {
 	kept := []storedVersion{v}
 	total := v.Bytes
 	for _, old := range before {
@@ -401,8 +402,8 @@ func (r *Registry) recordVersion(name string, v storedVersion, before []storedVe
 
 // prune removes the files of versions that are not kept. A file that cannot be removed
 // is only worth a warning.
-func (r *Registry) prune(name string, kept []storedVersion) {
-	dir := filepath.Join(r.Folder(name), versionsDir)
+func (r *Folder) prune(name string, kept []storedVersion) {
+	dir := filepath.Join(r.Path(name), versionsDir)
 	list, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.log.Warn("cannot remove the earlier versions of a model", slog.String("name", name), slog.Any("error", err))
@@ -420,8 +421,8 @@ func (r *Registry) prune(name string, kept []storedVersion) {
 
 // deleteHistory removes the folder of a model. It renames the folder first, so that a
 // crash leaves all of it or nothing that a later model of the name could find.
-func (r *Registry) deleteHistory(name string) error {
-	from := r.Folder(name)
+func (r *Folder) deleteHistory(name string) error {
+	from := r.Path(name)
 	to := filepath.Join(filepath.Dir(from), deletedPrefix+name)
 	if err := os.RemoveAll(to); err != nil {
 		return fmt.Errorf("registry: %w", err)

@@ -31,12 +31,12 @@ func withThreshold(t *testing.T, threshold float64) (*models.Model, []byte) {
 }
 
 // open opens a folder and reads its models.
-func open(t *testing.T, dir string, o Options) *Registry {
+func open(t *testing.T, dir string, o Options) *Folder {
 	t.Helper()
 	if o.MaxModels == 0 {
 		o.MaxModels = 10
 	}
-	r, err := Open(dir, models.DefaultLimits(), o, slog.New(slog.DiscardHandler))
+	r, err := OpenFolder(dir, models.DefaultLimits(), o, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,10 +46,10 @@ func open(t *testing.T, dir string, o Options) *Registry {
 }
 
 // put stores the model with a threshold and returns its SHA-256.
-func put(t *testing.T, r *Registry, threshold float64, change Change) string {
+func put(t *testing.T, r *Folder, threshold float64, change Change) string {
 	t.Helper()
 	m, data := withThreshold(t, threshold)
-	e, _, err := r.Put("m", m, data, change)
+	e, _, err := r.Put(t.Context(), "m", m, data, change)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,13 +58,13 @@ func put(t *testing.T, r *Registry, threshold float64, change Change) string {
 
 // listed returns the thresholds of a model's versions, the newest first, and fails the
 // test unless exactly the current one is marked.
-func listed(t *testing.T, r *Registry) []float64 {
+func listed(t *testing.T, r *Folder) []float64 {
 	t.Helper()
-	list, err := r.Versions("m")
+	list, err := r.Versions(t.Context(), "m")
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := r.Look("m")
+	e, err := r.Look(t.Context(), "m")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestVersions_AreListedAndReadAfterARestart(t *testing.T) {
 		if got := listed(t, r); !slices.Equal(got, []float64{3, 2, 1}) {
 			t.Errorf("versions %v", got)
 		}
-		list, _ := r.Versions("m")
+		list, _ := r.Versions(t.Context(), "m")
 		if list[1].Scores != first || list[2].Scores != first || list[0].Scores != list[0].SHA256 || !list[1].Since.Equal(list[2].Since) || list[0].Since.Equal(list[1].Since) {
 			t.Errorf("%+v", list)
 		}
@@ -100,7 +100,7 @@ func TestVersions_AreListedAndReadAfterARestart(t *testing.T) {
 		}
 		for i, v := range list {
 			_, want := withThreshold(t, float64(3-i))
-			if _, data, err := r.VersionBytes("m", v.SHA256); err != nil || !slices.Equal(data, want) {
+			if _, data, err := r.VersionBytes(t.Context(), "m", v.SHA256); err != nil || !slices.Equal(data, want) {
 				t.Errorf("version %d: %d bytes, %v", i, len(data), err)
 			}
 		}
@@ -112,7 +112,7 @@ func TestVersions_AreListedAndReadAfterARestart(t *testing.T) {
 	if got := listed(t, r); !slices.Equal(got, []float64{1, 3, 2}) {
 		t.Errorf("versions %v", got)
 	}
-	if list, _ := r.Versions("m"); list[0].Scores != first || list[0].Since.Equal(list[2].Since) {
+	if list, _ := r.Versions(t.Context(), "m"); list[0].Scores != first || list[0].Since.Equal(list[2].Since) {
 		t.Errorf("%+v", list)
 	}
 }
@@ -138,7 +138,7 @@ func TestVersions_AreBounded(t *testing.T) {
 			if got := listed(t, r); !slices.Equal(got, c.want) {
 				t.Errorf("versions %v, expected %v", got, c.want)
 			}
-			kept, _ := os.ReadDir(filepath.Join(r.Folder("m"), versionsDir))
+			kept, _ := os.ReadDir(filepath.Join(r.Path("m"), versionsDir))
 			if len(kept) != len(c.want)-1 {
 				t.Errorf("%d files", len(kept))
 			}
@@ -151,10 +151,10 @@ func TestPut_RejectsAChangeOfAnotherVersion(t *testing.T) {
 	first := put(t, r, 1, Change{})
 	second := put(t, r, 2, Change{Of: first})
 	m, data := withThreshold(t, 3)
-	if _, _, err := r.Put("m", m, data, Change{Of: first}); !errors.Is(err, ErrChanged) {
+	if _, _, err := r.Put(t.Context(), "m", m, data, Change{Of: first}); !errors.Is(err, ErrChanged) {
 		t.Errorf("%v", err)
 	}
-	if e, err := r.Look("m"); err != nil || e.SHA256 != second {
+	if e, err := r.Look(t.Context(), "m"); err != nil || e.SHA256 != second {
 		t.Errorf("%+v, %v", e, err)
 	}
 }
@@ -213,7 +213,7 @@ func TestOpen_ReadsTheModelAfterACrash(t *testing.T) {
 			put(t, r, 1, Change{})
 			put(t, r, 2, Change{})
 			r.Close()
-			c.crash(t, dir, r.Folder("m"))
+			c.crash(t, dir, r.Path("m"))
 			r = open(t, dir, manyVersions())
 			if got := listed(t, r); !slices.Equal(got, c.want) {
 				t.Errorf("versions %v, expected %v", got, c.want)
@@ -240,7 +240,7 @@ func TestPut_KeepsTheVersionsWhenTheirListCannotBeRead(t *testing.T) {
 	r := open(t, t.TempDir(), manyVersions())
 	put(t, r, 1, Change{})
 	put(t, r, 2, Change{})
-	path := filepath.Join(r.Folder("m"), versionsFile)
+	path := filepath.Join(r.Path("m"), versionsFile)
 	if err := os.Rename(path, path+".aside"); err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +248,7 @@ func TestPut_KeepsTheVersionsWhenTheirListCannotBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, data := withThreshold(t, 3)
-	if _, _, err := r.Put("m", m, data, Change{}); !errors.Is(err, syscall.ELOOP) {
+	if _, _, err := r.Put(t.Context(), "m", m, data, Change{}); !errors.Is(err, syscall.ELOOP) {
 		t.Errorf("Put returned %v", err)
 	}
 	if err := os.Rename(path+".aside", path); err != nil {
@@ -276,14 +276,14 @@ func TestVersions_HaveTheFileThatAUserCopied(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := open(t, dir, manyVersions())
-	if list, err := r.Versions("m"); err != nil || len(list) != 1 || list[0].Reason != copiedReason || !list[0].Current || list[0].Threshold != 1 {
+	if list, err := r.Versions(t.Context(), "m"); err != nil || len(list) != 1 || list[0].Reason != copiedReason || !list[0].Current || list[0].Threshold != 1 {
 		t.Errorf("%+v, %v", list, err)
 	}
 	put(t, r, 2, Change{})
 	if got := listed(t, r); !slices.Equal(got, []float64{2, 1}) {
 		t.Errorf("versions %v", got)
 	}
-	if _, got, err := r.VersionBytes("m", models.Identity(data)); err != nil || !slices.Equal(got, data) {
+	if _, got, err := r.VersionBytes(t.Context(), "m", models.Identity(data)); err != nil || !slices.Equal(got, data) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
@@ -294,14 +294,14 @@ func TestVersionBytes_RejectsWhatIsNoVersion(t *testing.T) {
 	first := put(t, r, 1, Change{})
 	put(t, r, 2, Change{})
 	for _, id := range []string{"", "..", "../versions.json", strings.Repeat("0", 64), strings.ToUpper(first), first + "/"} {
-		if _, _, err := r.VersionBytes("m", id); !errors.Is(err, ErrNoVersion) {
+		if _, _, err := r.VersionBytes(t.Context(), "m", id); !errors.Is(err, ErrNoVersion) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
 	if err := os.WriteFile(r.versionPath("m", first), []byte("other"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := r.VersionBytes("m", first); !errors.Is(err, ErrNoVersion) {
+	if _, _, err := r.VersionBytes(t.Context(), "m", first); !errors.Is(err, ErrNoVersion) {
 		t.Errorf("a changed file: %v", err)
 	}
 }
@@ -311,10 +311,10 @@ func TestDelete_RemovesAllOfAModel(t *testing.T) {
 	r := open(t, dir, manyVersions())
 	put(t, r, 1, Change{})
 	put(t, r, 2, Change{})
-	if err := os.WriteFile(filepath.Join(r.Folder("m"), "feedback.json"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(r.Path("m"), "feedback.json"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Delete("m"); err != nil {
+	if err := r.Delete(t.Context(), "m"); err != nil {
 		t.Fatal(err)
 	}
 	list, err := os.ReadDir(dir)

@@ -24,7 +24,7 @@ func TestLoad_ReadsNoFileAfterContextEnds(t *testing.T) {
 		}
 	}
 	var log bytes.Buffer
-	r, err := Open(dir, models.DefaultLimits(), Options{MaxModels: 10}, slog.New(slog.NewTextHandler(&log, nil)))
+	r, err := OpenFolder(dir, models.DefaultLimits(), Options{MaxModels: 10}, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,16 +79,16 @@ func TestLoad_DoesNotBlameModelReadWhenContextEnds(t *testing.T) {
 		cancel() // on the first log line
 		return a
 	}})
-	r, err := Open(dir, models.DefaultLimits(), Options{MaxModels: 10}, slog.New(handler))
+	r, err := OpenFolder(dir, models.DefaultLimits(), Options{MaxModels: 10}, slog.New(handler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
 	r.Load(ctx, nil)
-	if first, err := r.Look("a"); err != nil || strings.Contains(first.Error, context.Canceled.Error()) {
+	if first, err := r.Look(t.Context(), "a"); err != nil || strings.Contains(first.Error, context.Canceled.Error()) {
 		t.Errorf("%+v, %v", first, err)
 	}
-	if second, err := r.Look("b"); err != nil || second.Error != context.Canceled.Error() {
+	if second, err := r.Look(t.Context(), "b"); err != nil || second.Error != context.Canceled.Error() {
 		t.Errorf("%+v, %v", second, err)
 	}
 	if n := strings.Count(log.String(), "a model cannot be used"); n != 1 {

@@ -16,6 +16,7 @@ const (
 	ReferenceImages Use = 4
 	heads           Use = 5 // HeadSteps and HeadWeights of two heads
 	Detectability   Use = 9
+	Tiles           Use = 10
 )
 
 // headCount is the number of heads that the numbers above allow.

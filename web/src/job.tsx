@@ -5,7 +5,8 @@ import { ApiError, follow, request, requestBlob, requestJSON } from './api';
 import { LossChart } from './chart';
 import { download } from './files';
 import { duration, when } from './format';
-import { jobTitle, remaining, StateBadge } from './joblist';
+import { DetectionResults, imagesSoFar } from './detection';
+import { jobTitle, judges, remaining, StateBadge } from './joblist';
 import { setSource } from './judging';
 import { go } from './store';
 import type { Job } from './types';
@@ -84,6 +85,8 @@ export function JobView({ id, keepsModels }: { id: string; keepsModels: boolean 
     return error !== undefined ? <ErrorBox error={error} /> : <Loading what="the training" />;
   }
   const p = job.progress;
+  const detects = judges(job);
+  const word = detects ? 'detection' : 'training';
   return (
     <div class="stack narrow">
       <a class="back" href="#/train">
@@ -91,18 +94,18 @@ export function JobView({ id, keepsModels }: { id: string; keepsModels: boolean 
       </a>
       <header class="view-head row">
         <h1>{jobTitle(job)}</h1>
-        <StateBadge state={job.state} />
+        <StateBadge job={job} />
       </header>
       {error !== undefined && <ErrorBox error={error} />}
       {!connected && !final(job) && (
         <Notice kind="warn">
-          <p>The connection to the service was lost. The training goes on; this page connects again by itself.</p>
+          <p>The connection to the service was lost. The {word} goes on; this page connects again by itself.</p>
         </Notice>
       )}
       {job.state === 'queued' && (
         <div class="card">
           <p>
-            The images are stored safely. The training begins when the ones before it have ended. You can close this page and come back.
+            The images are stored safely. The {word} begins when the ones before it have ended. You can close this page and come back.
           </p>
           <Progress value={null} label="Waiting" />
         </div>
@@ -115,7 +118,7 @@ export function JobView({ id, keepsModels }: { id: string; keepsModels: boolean 
                 {capital(p.phase || 'starting')}
               </p>
               <p class="hint">
-                {[p.epochs > 0 ? `epoch ${p.epoch} of ${p.epochs}` : '', job.attempts > 1 ? `attempt ${job.attempts}` : ''].filter(Boolean).join(' · ') ||
+                {[imagesSoFar(p), p.epochs > 0 ? `epoch ${p.epoch} of ${p.epochs}` : '', job.attempts > 1 ? `attempt ${job.attempts}` : ''].filter(Boolean).join(' · ') ||
                   (job.attached ? 'A program waits for this training.' : 'You can close this page and come back.')}
               </p>
             </div>
@@ -124,14 +127,14 @@ export function JobView({ id, keepsModels }: { id: string; keepsModels: boolean 
               <small> %</small>
             </p>
           </div>
-          <Progress value={p.fraction} label="Progress of the training" />
-          <p class="hint">{remaining(job) || 'The time left is known once the epochs run.'}</p>
+          <Progress value={p.fraction} label={`Progress of the ${word}`} />
+          <p class="hint">{remaining(job) || (detects ? '' : 'The time left is known once the epochs run.')}</p>
         </section>
       )}
-      {job.state === 'failed' && <ErrorBox error={new Error(job.error ?? 'The training failed.')} title="The training failed" />}
+      {job.state === 'failed' && <ErrorBox error={new Error(job.error ?? `The ${word} failed.`)} title={`The ${word} failed`} />}
       {job.state === 'cancelled' && (
         <Notice>
-          <p>This training was cancelled. It left no model.</p>
+          <p>{detects ? 'This detection was cancelled. It left no results.' : 'This training was cancelled. It left no model.'}</p>
         </Notice>
       )}
       {job.state === 'succeeded' && job.attached && (
@@ -139,7 +142,8 @@ export function JobView({ id, keepsModels }: { id: string; keepsModels: boolean 
           <p>This training has ended. Its model went to the program that asked for it.</p>
         </Notice>
       )}
-      {job.state === 'succeeded' && !job.attached && (
+      {job.state === 'succeeded' && detects && <DetectionResults job={job} acting={acting} act={act} />}
+      {job.state === 'succeeded' && !job.attached && !detects && (
         <section class="card stack success">
           <div class="row">
             <span class="success-mark">
@@ -181,7 +185,7 @@ export function JobView({ id, keepsModels }: { id: string; keepsModels: boolean 
         </section>
       )}
       <Warnings list={job.warnings} />
-      {(losses.length > 0 || job.state === 'running') && (
+      {!detects && (losses.length > 0 || job.state === 'running') && (
         <section class="card">
           <h2>Learning curve</h2>
           <p class="hint">The error of the reconstruction falls while the model learns.</p>
@@ -192,12 +196,12 @@ export function JobView({ id, keepsModels }: { id: string; keepsModels: boolean 
         {final(job) ? (
           <ConfirmButton
             small
-            label="Remove this training"
-            question={job.name ? 'The training and its zip are removed. The model under its name stays.' : 'The training and its model are removed.'}
+            label={`Remove this ${word}`}
+            question={detects ? 'The detection and its results are removed.' : job.name ? 'The training and its zip are removed. The model under its name stays.' : 'The training and its model are removed.'}
             onConfirm={() => void act(async () => (await remove(), go('train')))}
           />
         ) : (
-          <ConfirmButton small label="Cancel the training" question="What it has learned so far is lost." onConfirm={() => void act(async () => setJob((await (await remove()).json()) as Job))} />
+          <ConfirmButton small label={`Cancel the ${word}`} question={detects ? 'The results so far are lost.' : 'What it has learned so far is lost.'} onConfirm={() => void act(async () => setJob((await (await remove()).json()) as Job))} />
         )}
       </footer>
     </div>

@@ -14,11 +14,16 @@ export const stateNames: Record<Job['state'], string> = {
   cancelled: 'Cancelled',
 };
 
-export function StateBadge({ state }: { state: Job['state'] }) {
-  return <span class={`badge ${state}`}>{stateNames[state]}</span>;
+/** Whether a job judges images; the others train. */
+export const judges = (job: Job) => job.kind === 'detect';
+
+export function StateBadge({ job }: { job: Job }) {
+  const names = judges(job) ? { ...stateNames, running: 'Judging', succeeded: 'Done' } : stateNames;
+  return <span class={`badge ${job.state}`}>{names[job.state]}</span>;
 }
 
 export function jobTitle(job: Job): string {
+  if (judges(job)) return `Images judged by ${job.name ?? 'a model'}`;
   return job.name ?? `Training ${job.id.slice(0, 6)}`;
 }
 
@@ -70,7 +75,7 @@ export function JobList() {
             <li key={job.id}>
               <a href={`#/jobs/${job.id}`}>
                 <span class="job-name">{jobTitle(job)}</span>
-                <StateBadge state={job.state} />
+                <StateBadge job={job} />
                 <span class="hint">
                   {job.state === 'running'
                     ? [capital(job.progress.phase || 'starting'), remaining(job)].filter(Boolean).join(' · ')

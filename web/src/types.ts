@@ -9,6 +9,8 @@ export interface JobProgress {
   epochs: number;
   loss: number | null;
   seconds_left: number | null;
+  /** Of a job of kind detect: the images of the zip, and those judged so far. */
+  images?: { all: number; judged: number; anomalous: number; unreadable: number };
 }
 
 export interface Job {

@@ -1,0 +1,314 @@
+package sim
+
+import "slices"
+
+// bulkState holds the jobs, their pieces and the trainings.
+type bulkState struct {
+	pieces               []*piece // the queue
+	jobs                 []*bulkJob
+	trainings            []*training
+	running              int // pieces, jobs and trainings that a worker has
+	stored, storedBefore float64
+}
+
+// waiting returns the number of pieces and trainings that have not ended.
+func (b *bulkState) waiting() int { return len(b.pieces) + len(b.jobs) + len(b.trainings) + b.running }
+
+// bulkJob is a job of kind detect.
+type bulkJob struct {
+	images, next int // next is the first image that is in no piece yet
+	pieces, done int
+	waiting      int // pieces that are stored without a result
+	model        int
+	began        float64
+	cut, storing bool // all pieces are stored; one is being stored
+}
+
+type piece struct {
+	job    *bulkJob
+	images int
+	judged bool // its result is stored
+}
+
+type training struct {
+	began float64
+	left  float64 // work, less what a checkpoint has saved
+}
+
+// pieceSlots is the number of pieces that a worker has at once.
+const pieceSlots = 2
+
+// resultBytes is the size of a line of the result of a bulk job, for an image.
+const resultBytes = 200
+
+// worker is a process of `anomaly worker`.
+type worker struct {
+	c       *cluster
+	index   int
+	machine *Machine
+	alive   bool
+	life    int
+	trains  bool
+	models  lru
+	// Those that are given to another worker when this one ends.
+	pieces   []*piece
+	jobs     []*bulkJob
+	training *training
+}
+
+func newWorker(x *cluster, index int, m *Machine) *worker {
+	return &worker{c: x, index: index, machine: m, alive: true, models: lru{room: x.CacheBytes}}
+}
+
+// startBulk schedules the bulk jobs and the trainings.
+func (x *cluster) startBulk() {
+	poisson := func(rate float64, do func()) {
+		if rate <= 0 {
+			return
+		}
+		var next func()
+		next = func() {
+			do()
+			x.loop.After(x.draws.ExpFloat64()/rate, next)
+		}
+		x.loop.After(x.draws.ExpFloat64()/rate, next)
+	}
+	if x.BulkAtOnce {
+		x.loop.After(0, x.submit)
+	} else if x.BulkRate > 0 {
+		poisson(x.BulkRate/float64(x.JobImages), x.submit)
+	}
+	poisson(x.Trainings, func() {
+		x.bulk.trainings = append(x.bulk.trainings, &training{x.loop.now, x.Costs.Train})
+		x.wakeWorkers()
+	})
+}
+
+// submit is a client with a zip of images: a serving process stores it and publishes the
+// work.
+func (x *cluster) submit() {
+	j := &bulkJob{images: x.JobImages, model: x.draws.model(), began: x.loop.now}
+	j.pieces = (j.images + x.PieceImages - 1) / x.PieceImages
+	bytes := float64(j.images) * x.Costs.ImageFile
+	x.bulk.running++
+	x.put(objectJobs, bytes, func() {
+		x.publish(keysJobs, 1000, func() {
+			x.publish(streamJobs, 0, func() {
+				x.bulk.running--
+				x.bulk.jobs = append(x.bulk.jobs, j)
+				x.wakeWorkers()
+			})
+		})
+	})
+}
+
+// wakeWorkers lets all workers look for work.
+func (x *cluster) wakeWorkers() {
+	for i := range x.workers {
+		// Each begins with another one, so that the first is not always the coordinator.
+		x.workers[(i+int(x.loop.count))%len(x.workers)].look()
+	}
+}
+
+// look takes work that waits, as much as the worker may have.
+func (w *worker) look() {
+	b := &w.c.bulk
+	if !w.alive {
+		return
+	}
+	if len(b.jobs) > 0 && len(w.jobs) == 0 {
+		j := b.jobs[0]
+		b.jobs = b.jobs[1:]
+		b.running++
+		w.jobs = append(w.jobs, j)
+		w.coordinate(j)
+	}
+	if len(b.trainings) > 0 && !w.trains {
+		t := b.trainings[0]
+		b.trainings = b.trainings[1:]
+		b.running++
+		w.train(t)
+	}
+	for len(b.pieces) > 0 && len(w.pieces) < pieceSlots {
+		p := b.pieces[0]
+		b.pieces = b.pieces[1:]
+		b.running++
+		w.judge(p)
+	}
+}
+
+// guard returns a function that calls f if the worker has not ended meanwhile.
+func (w *worker) guard(f func()) func() {
+	life := w.life
+	return func() {
+		if w.life == life {
+			f()
+		}
+	}
+}
+
+// window returns how many pieces of a job may be stored without a result: one more than all
+// workers can have.
+func (x *cluster) window() int { return min(max(len(x.workers)*pieceSlots+1, 3), 64) }
+
+// coordinate reads a job's zip, and then stores its pieces.
+func (w *worker) coordinate(j *bulkJob) {
+	j.storing = false
+	bytes := float64(j.images) * w.c.Costs.ImageFile
+	w.c.read(objectJobs, bytes, w.guard(func() {
+		w.machine.Run(bytes*w.c.Costs.ByteWork, 1, false, w.guard(func() { w.fill(j) }))
+	}))
+}
+
+// fill stores pieces up to the window, one after the other.
+func (w *worker) fill(j *bulkJob) {
+	if j.next >= j.images {
+		j.cut = true
+		w.join(j)
+		return
+	}
+	if j.storing || j.waiting >= w.c.window() {
+		return
+	}
+	n := min(w.c.PieceImages, j.images-j.next)
+	bytes := float64(n) * w.c.Costs.ImageFile
+	j.storing = true
+	w.machine.Run(bytes*w.c.Costs.ByteWork, 1, false, w.guard(func() {
+		w.c.publish(streamPieces, bytes, w.guard(func() {
+			j.storing = false
+			j.next += n
+			j.waiting++
+			w.c.bulk.pieces = append(w.c.bulk.pieces, &piece{job: j, images: n})
+			w.c.wakeWorkers()
+			w.fill(j)
+		}))
+	}))
+}
+
+// join ends a job whose pieces have been judged: it reads their results, and stores one.
+func (w *worker) join(j *bulkJob) {
+	if !j.cut || j.done < j.pieces {
+		return
+	}
+	bytes := float64(j.images) * resultBytes
+	w.c.read(streamResults, bytes, w.guard(func() {
+		w.c.put(objectJobs, bytes, w.guard(func() {
+			w.c.publish(keysJobs, 1000, w.guard(func() {
+				x := w.c
+				if j.began >= x.Warmup {
+					x.result.JobTime.Add(x.loop.now - j.began)
+				}
+				x.bulk.running--
+				w.jobs = slices.DeleteFunc(w.jobs, func(other *bulkJob) bool { return other == j })
+				w.look()
+			}))
+		}))
+	}))
+}
+
+// judge judges the images of a piece, on all cores.
+func (w *worker) judge(p *piece) {
+	w.pieces = append(w.pieces, p)
+	x := w.c
+	run := w.guard(func() {
+		work := 0.0
+		for range p.images {
+			work += (x.Costs.Decode + x.Costs.Infer) * x.draws.factor()
+		}
+		left := x.Cores
+		part := w.guard(func() {
+			if left--; left > 0 {
+				return
+			}
+			x.publish(streamResults, float64(p.images)*resultBytes, w.guard(func() { w.judged(p) }))
+		})
+		for range x.Cores {
+			w.machine.Run(work/float64(x.Cores), 1, false, part)
+		}
+	})
+	x.fetch(streamPieces, float64(p.images)*x.Costs.ImageFile, w.guard(func() {
+		if w.models.has(p.job.model) {
+			x.hit()
+			run()
+			return
+		}
+		x.loaded()
+		x.read(objectModels, x.Costs.ModelFile, w.guard(func() {
+			w.machine.Run(x.Costs.Load, 1, false, w.guard(func() {
+				w.models.add(p.job.model, x.Costs.ModelMemory)
+				run()
+			}))
+		}))
+	}))
+}
+
+// judged ends a piece whose result is stored. A piece that was judged twice has one result.
+func (w *worker) judged(p *piece) {
+	x := w.c
+	w.pieces = slices.DeleteFunc(w.pieces, func(other *piece) bool { return other == p })
+	x.bulk.running--
+	if !p.judged {
+		p.judged = true
+		p.job.waiting--
+		if x.loop.now >= x.Warmup {
+			x.result.Pieces++
+			x.result.BulkImages += p.images
+		}
+		p.job.done++
+		for _, other := range x.workers {
+			if !other.alive || !slices.Contains(other.jobs, p.job) {
+				continue
+			}
+			if other.join(p.job); !p.job.cut {
+				other.fill(p.job)
+			}
+		}
+	}
+	w.look()
+}
+
+// train trains a model on all cores, at a lower priority than detections.
+func (w *worker) train(t *training) {
+	w.trains, w.training = true, t
+	x := w.c
+	w.machine.Run(t.left, x.Cores, true, w.guard(func() {
+		x.put(objectModels, x.Costs.ModelFile, w.guard(func() {
+			w.trains, w.training = false, nil
+			x.bulk.running--
+			if t.began >= x.Warmup {
+				x.result.Trained++
+				x.result.TrainTime.Add(x.loop.now - t.began)
+			}
+			w.look()
+		}))
+	}))
+}
+
+// fail ends a worker for some time. What it had is delivered again.
+func (w *worker) fail(seconds float64) {
+	x := w.c
+	w.alive = false
+	w.life++
+	w.machine.Fail()
+	pieces, jobs, t := w.pieces, w.jobs, w.training
+	w.trains, w.pieces, w.jobs, w.training = false, nil, nil, nil
+	w.models = lru{room: x.CacheBytes}
+	x.loop.After(redelivery, func() {
+		x.bulk.pieces = append(pieces, x.bulk.pieces...)
+		again := len(pieces)
+		if t != nil {
+			x.bulk.trainings = append([]*training{t}, x.bulk.trainings...)
+			again++
+		}
+		x.bulk.jobs = append(jobs, x.bulk.jobs...)
+		again += len(jobs)
+		x.bulk.running -= again
+		x.result.Redelivered += again
+		x.wakeWorkers()
+	})
+	x.loop.After(seconds, func() {
+		w.machine.Recover()
+		w.alive = true
+		w.look()
+	})
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/deepmed/anomaly/bench/cluster/sim"
+)
+
+// goal is the largest difference between the simulation and the processes, as a share.
+const goal = 0.15
+
+// setup is running processes, and the same in the simulation.
+type setup struct {
+	name   string
+	load   load
+	config sim.Config
+	stop   func()
+}
+
+// row compares one load.
+type row struct {
+	setup, load string
+	// got are of the processes, want of the simulation: detections a second, p50 and p99 in
+	// seconds. A 0 in want is not compared.
+	got, want [3]float64
+	others    float64 // share of the processors that other programs used
+}
+
+// ratio returns the simulated value divided by the measured one, or 0.
+func (r *row) ratio(i int) float64 {
+	if r.want[i] == 0 || r.got[i] == 0 {
+		return 0
+	}
+	return r.want[i] / r.got[i]
+}
+
+// validate measures the service times, and then compares the simulation with the processes.
+func (b *bench) validate(ctx context.Context, side int, seconds float64, seed int64) error {
+	began := time.Now()
+	m := &measured{Date: began.Format(time.DateOnly), Machine: machine()}
+	s, err := b.size(ctx, side, 300)
+	if err != nil {
+		return err
+	}
+	n, err := b.measureNATS(ctx, 3, runtime.NumCPU())
+	if err != nil {
+		return err
+	}
+	m.Sizes, m.NATS = []sizeCosts{*s}, *n
+	costs, err := m.costs(side)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s, %s, %d px: decode %.2f ms, infer %.2f, on all threads %.2f of it, the rest %.2f, all cores busy ×%.2f\n\n",
+		m.Date, m.Machine, side, costs.Decode*1e3, costs.Infer*1e3, costs.AllThreads, (costs.Receive+costs.Answer)*1e3, costs.Contention)
+	model, err := os.ReadFile(b.modelPath(side))
+	if err != nil {
+		return err
+	}
+	var rows []row
+	for _, open := range b.setups() {
+		x, err := open(ctx, model, costs)
+		if err != nil {
+			return err
+		}
+		got, err := x.compare(ctx, seconds, seed)
+		x.stop()
+		if err != nil {
+			return fmt.Errorf("%s: %w", x.name, err)
+		}
+		rows = append(rows, got...)
+	}
+	fmt.Printf("\n%s\nin %v\n", table(rows), time.Since(began).Round(time.Second))
+	return judge(rows)
+}
+
+// setups returns functions that start processes.
+func (b *bench) setups() []func(context.Context, []byte, sim.Costs) (*setup, error) {
+	return []func(context.Context, []byte, sim.Costs) (*setup, error){b.one}
+}
+
+// base returns the simulation of this machine.
+func base(costs sim.Costs) sim.Config {
+	return sim.Config{Costs: costs, Serve: 1, Servers: 1, Replicas: 1, Cores: runtime.NumCPU(), ServerCores: 1, Shared: true,
+		Models: 1, CacheBytes: 256 << 20, BatchSize: 1}
+}
+
+// one is a single `anomaly serve`, with its jobs and models in folders.
+func (b *bench) one(ctx context.Context, model []byte, costs sim.Costs) (*setup, error) {
+	p, l, err := b.serving(ctx, "one", model)
+	if err != nil {
+		return nil, err
+	}
+	return &setup{name: "one process", load: l, config: base(costs), stop: p.stop}, nil
+}
+
+// compare runs all loads.
+func (x *setup) compare(ctx context.Context, seconds float64, seed int64) ([]row, error) {
+	if _, err := x.load.closed(ctx, 4, 50); err != nil { // warm
+		return nil, err
+	}
+	var rows []row
+	// Clients without a pause, and how much the simulation says that there can be.
+	capacity := 0.0
+	for _, clients := range []int{1, 4, 16} {
+		c := x.config
+		c.Seed, c.Clients, c.Seconds, c.Warmup = seed, clients, 120, 10
+		r, err := sim.Run(c)
+		if err != nil {
+			return nil, err
+		}
+		rate := float64(r.Detections) / r.Seconds
+		capacity = max(capacity, rate)
+		got, err := x.row(fmt.Sprintf("%d clients", clients), func() (*observed, error) {
+			return x.load.closed(ctx, clients, max(int(rate*seconds), 50))
+		}, r, rate)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, *got)
+	}
+	for i, share := range []float64{0.3, 0.6, 0.8} {
+		arrivals := poisson(capacity*share, seconds, uint64(seed)+uint64(i))
+		c := x.config
+		c.Seed, c.Arrivals, c.Seconds = seed, arrivals, seconds+60
+		r, err := sim.Run(c)
+		if err != nil {
+			return nil, err
+		}
+		got, err := x.row(fmt.Sprintf("%.0f %% of the capacity", share*100), func() (*observed, error) {
+			return x.load.open(ctx, arrivals)
+		}, r, float64(len(arrivals))/seconds)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, *got)
+	}
+	return rows, nil
+}
+
+// poisson returns the times of independent arrivals.
+func poisson(rate, seconds float64, seed uint64) (list []float64) {
+	r := rand.New(rand.NewPCG(seed, 1))
+	for t := r.ExpFloat64() / rate; t < seconds; t += r.ExpFloat64() / rate {
+		list = append(list, t)
+	}
+	return list
+}
+
+// row runs one load and compares it with a simulation.
+func (x *setup) row(name string, run func() (*observed, error), r sim.Result, rate float64) (*row, error) {
+	before, own := busyCores(), treeWork()
+	o, err := run()
+	if err != nil {
+		return nil, err
+	}
+	if o.failed > 0 {
+		return nil, fmt.Errorf("%s: %d detections failed: %w", name, o.failed, o.why)
+	}
+	others := max((busyCores()-before)-(treeWork()-own), 0) / (o.seconds * float64(runtime.NumCPU()))
+	out := &row{setup: x.name, load: name, others: others,
+		got:  [3]float64{o.rate(), o.quantile(0.5), o.quantile(0.99)},
+		want: [3]float64{rate, r.Latency.At(0.5), r.Latency.At(0.99)}}
+	fmt.Printf("%s, %s: %.1f a second, p50 %.2f ms, p99 %.2f; simulated %.1f, %.2f, %.2f; others used %.0f %%\n", x.name, name,
+		out.got[0], out.got[1]*1e3, out.got[2]*1e3, out.want[0], out.want[1]*1e3, out.want[2]*1e3, others*100)
+	return out, nil
+}
+
+// table writes the rows as text.
+func table(rows []row) string {
+	var s strings.Builder
+	w := tabwriter.NewWriter(&s, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "PROCESSES\tLOAD\ta second\tp50, ms\tp99, ms\tsimulated\t\t\tratios\t\t\tothers")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%.1f\t%.2f\t%.2f\t%.1f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f %%\n", r.setup, r.load, r.got[0], r.got[1]*1e3, r.got[2]*1e3,
+			r.want[0], r.want[1]*1e3, r.want[2]*1e3, r.ratio(0), r.ratio(1), r.ratio(2), r.others*100)
+	}
+	w.Flush()
+	return s.String()
+}
+
+// judge returns an error if throughputs or p99 differ by more than the goal.
+func judge(rows []row) error {
+	var bad []string
+	for _, r := range rows {
+		for i, what := range map[int]string{0: "throughput", 2: "p99"} {
+			if q := r.ratio(i); q != 0 && math.Abs(q-1) > goal {
+				bad = append(bad, fmt.Sprintf("%s, %s: %s %.2f", r.setup, r.load, what, q))
+			}
+		}
+	}
+	if len(bad) > 0 {
+		return fmt.Errorf("beyond %.0f %%: %s", goal*100, strings.Join(bad, "; "))
+	}
+	fmt.Printf("all throughputs and p99 are within %.0f %%\n", goal*100)
+	return nil
+}
+
+// busyCores returns the busy time of all cores of this machine, in seconds.
+func busyCores() float64 {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	sum := 0.0
+	for i, field := range strings.Fields(line) {
+		if i == 0 || i == 4 || i == 5 || i > 8 { // the name, idle, waiting for devices, guests
+			continue
+		}
+		v, _ := strconv.ParseFloat(field, 64)
+		sum += v / 100
+	}
+	return sum
+}
+
+// treeWork returns the CPU time of this process and of those that it started.
+func treeWork() float64 {
+	sum := 0.0
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0
+	}
+	me := os.Getpid()
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err == nil && (pid == me || parent(pid) == me) {
+			sum += workOf(pid)
+		}
+	}
+	return sum
+}
+
+func parent(pid int) int {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return 0
+	}
+	n, _ := strconv.Atoi(fields[1])
+	return n
+}
