@@ -26,7 +26,7 @@ func rowsOf(data []byte, o Options) (*RGB, error) {
 		return nil, err
 	}
 	img := newRGB(r.w, r.h)
-	img.largest, img.frames = r.largest, r.frames
+	img.largest = r.largest
 	for y := range r.h {
 		if err := r.read(img.Pix[3*y*r.w : 3*(y+1)*r.w]); err != nil {
 			return nil, err
@@ -129,7 +129,7 @@ func TestOpenRows_ReturnsThePixelsOfDecode(t *testing.T) {
 				}
 				continue
 			}
-			if got.W != want.W || got.H != want.H || got.largest != want.largest || got.frames != want.frames || !bytes.Equal(got.Pix, want.Pix) {
+			if got.W != want.W || got.H != want.H || got.largest != want.largest || !bytes.Equal(got.Pix, want.Pix) {
 				t.Errorf("%s, %+v: other pixels than Decode's", name, o)
 			}
 		}
