@@ -178,7 +178,11 @@ func (q *Queue) publish(ctx context.Context, r *record, id string) error {
 		return err
 	}
 	m := &nats.Msg{Subject: workOf(r), Header: nats.Header{jetstream.MsgIDHeader: {id}}}
-	if _, err := q.b.Publish(ctx, m); err != nil && !isWaiting(err) {
+	if q.b.Embedded() {
+		if _, err := q.b.Publish(ctx, m); err != nil && !isWaiting(err) {
+			return err
+		}
+	} else if err := q.b.PublishFirst(ctx, m); err != nil && !isWaiting(err) {
 		return err
 	}
 	q.mu.Lock()
