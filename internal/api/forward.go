@@ -125,7 +125,7 @@ func (j *remoteJudge) ask(ctx context.Context, image []byte, explain explanation
 			q.Header.Set(questionExplain, explainOverlay)
 		}
 	}
-	left := forwardTime
+	left := j.node.patience
 	if at, ok := ctx.Deadline(); ok {
 		left = min(left, time.Until(at)/2)
 	}
