@@ -28,8 +28,14 @@ var ErrUnavailable = errors.New("the NATS servers do not answer, try again in a 
 
 // Codes of JetStream's errors.
 const (
+	codeIncomplete      = 10004 // of a request to several servers
 	codeTemporary       = 10008 // JetStream is temporarily not available
 	codeNoLeader        = 10009
+	codeNotEnabled      = 10076 // while a server starts or ends
+	codeInProcess       = 10158 // an earlier try of the message is being stored
+	codeNotReady        = 10163 // the new leader does not know the revision of a key yet
+	codeStreamStarts    = 10194 // a stream is offline, and its text has the reason
+	codeConsumerStarts  = 10195
 	codeResources       = 10023
 	codeMemory          = 10028
 	codeStorage         = 10047
@@ -76,7 +82,8 @@ func unavailable(err error) bool {
 	}
 	if api := apiError(err); api != nil {
 		switch api.ErrorCode {
-		case codeTemporary, codeNoLeader, codeStreamOffline, codeConsumerOffline:
+		case codeIncomplete, codeTemporary, codeNoLeader, codeNotEnabled, codeInProcess, codeNotReady,
+			codeStreamOffline, codeConsumerOffline, codeStreamStarts, codeConsumerStarts:
 			return true
 		case codeStoreFailed:
 			// The text of a store that is just not ready; limits are final.

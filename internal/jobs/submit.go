@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/internal/broker"
+	"github.com/deepmed/anomaly/internal/telemetry"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -41,6 +42,8 @@ func (q *Queue) SubmitOnce(ctx context.Context, r Request) (job Job, before bool
 			return job, found, err
 		}
 	}
+	ctx, span := telemetry.BeginProducer(ctx, "job submit")
+	defer func() { span.End(err) }()
 	total := int64(0)
 	for _, f := range r.Files {
 		total += f.Bytes
@@ -69,6 +72,8 @@ func (q *Queue) SubmitOnce(ctx context.Context, r Request) (job Job, before bool
 	if r.ID != "" {
 		rec.ID = r.ID
 	}
+	rec.Trace = telemetry.Stored(ctx)
+	span.String("job.id", rec.ID)
 	unknown, err := q.store(ctx, &rec, r)
 	if err != nil && !unknown {
 		uploads := rec.uploads()
@@ -173,7 +178,11 @@ func (q *Queue) publish(ctx context.Context, r *record, id string) error {
 		return err
 	}
 	m := &nats.Msg{Subject: workOf(r), Header: nats.Header{jetstream.MsgIDHeader: {id}}}
-	if _, err := q.b.Publish(ctx, m); err != nil && !isWaiting(err) {
+	if q.b.Embedded() {
+		if _, err := q.b.Publish(ctx, m); err != nil && !isWaiting(err) {
+			return err
+		}
+	} else if err := q.b.PublishFirst(ctx, m); err != nil && !isWaiting(err) {
 		return err
 	}
 	q.mu.Lock()
