@@ -128,7 +128,7 @@ func (j *remoteJudge) ask(ctx context.Context, image []byte, explain explanation
 		}
 	}
 	telemetry.Inject(ctx, telemetry.Headers(q.Header))
-	left := forwardTime
+	left := j.node.patience
 	if at, ok := ctx.Deadline(); ok {
 		left = min(left, time.Until(at)/2)
 	}
