@@ -54,7 +54,7 @@ func LineBytes(classes []string) int {
 }
 
 // maxResults is the largest size of the results of a job, in bytes.
-const maxResults = 4 << 30
+const maxResults = 1 << 30
 
 // CheckResults returns dataset.ErrTooLarge, wrapped, if the results of images may be larger
 // than is allowed, with lines of LineBytes.
