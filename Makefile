@@ -37,7 +37,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak quality quality-quick false-alarms ablation pictures interop proto fuzz fuzz-http faults cluster-faults model-faults cluster-upgrade deploy-check scaling scaling-validate page browser install clean
+.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak quality quality-quick false-alarms scratches ablation pictures interop proto fuzz fuzz-http faults cluster-faults model-faults cluster-upgrade deploy-check scaling scaling-validate page browser install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -103,6 +103,11 @@ quality-quick: runtime ## measure quality at level 1 only; fails below the floor
 
 false-alarms: runtime ## measure the false alarm rate over random splits; fails off the target
 	scripts/quality.sh splits
+
+scratches: build runtime ## measure small scratches on large photos, squeezed and in tiles
+	$(GO) run ./bench/quality scratches .cache/quality/scratches
+	bin/anomaly evaluate .cache/quality/scratches --level 1 --image-size 256
+	bin/anomaly evaluate .cache/quality/scratches --level 1 --tile 256
 
 ablation: runtime ## measure quality without each ingredient of the measure
 	scripts/quality.sh ablation

@@ -31,6 +31,10 @@ const shownWarnings = 10
 // readmeView is the data of the README's template.
 type readmeView struct {
 	ImageSize int
+	// Tiles is nil unless images are cut into tiles, of ImageSize×ImageSize pixels, and
+	// TileCount what the calibration recorded about their number.
+	Tiles     *models.Tiles
+	TileCount *models.TileCalibration
 	// Measure is the kind of anomaly score, Threshold its threshold.
 	Measure   string
 	Threshold float64
@@ -63,7 +67,7 @@ type readmeView struct {
 func bundleReadme(m *models.Model) ([]byte, error) {
 	measure, threshold := m.Metadata.Measure()
 	view := readmeView{
-		ImageSize: m.ImageSize, Measure: measure, Threshold: threshold,
+		ImageSize: m.ImageSize, Tiles: m.Tiles(), Measure: measure, Threshold: threshold,
 		Decision: m.Metadata.Decision != nil, Heads: models.HasHeads(m.Reference), GaborHeads: models.HasGaborHeads(m.Reference),
 		MeanError: m.Metadata.MeanError, StdError: m.Metadata.StdError,
 		Losses: m.Metadata.TrainingLosses, Training: m.Metadata.Training, Classes: m.Metadata.Classes(),
@@ -73,6 +77,9 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 	}
 	if t := m.Metadata.Training; t != nil {
 		view.Warnings = append(view.Warnings, t.Warnings...)
+	}
+	if d := m.Metadata.Decision; d != nil {
+		view.TileCount = d.Tiles
 	}
 	if d := m.Metadata.Decision; d != nil && d.CalibratedOn != nil {
 		view.Warnings = append(view.Warnings, d.CalibratedOn.Warnings...)
@@ -91,7 +98,22 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 }
 
 // Patches reports whether the anomaly score is computed from patch features.
-func (v readmeView) Patches() bool { return v.Measure == models.MeasurePatchMahalanobis }
+func (v readmeView) Patches() bool {
+	return v.Measure == models.MeasurePatchMahalanobis || v.Measure == models.MeasureTiledPatchMahalanobis
+}
+
+// Places reports whether tiles have statistics by their place in the image.
+func (v readmeView) Places() bool { return v.Tiles.Places() > 0 }
+
+// BatchMegabytes returns the working memory of a tile in a batch, in MB: measured as 13 MB
+// for 256×256 pixels.
+func (v readmeView) BatchMegabytes() int {
+	const side, megabytes = 256, 13
+	return max(megabytes*v.ImageSize*v.ImageSize/(side*side), 1)
+}
+
+// Step returns the largest distance between two tiles, in pixels.
+func (v readmeView) Step() int { return v.ImageSize - v.Tiles.Overlap }
 
 // ByPatch reports whether the anomaly score is computed patch by patch, and is not the mean
 // squared error.

@@ -21,7 +21,7 @@ import (
 // imageModel runs the exported graph whose input is the decoded image.
 type imageModel struct {
 	session *onnxruntime.DynamicAdvancedSession
-	side    int
+	size    models.Size
 }
 
 func newImageModel(t *testing.T, m *models.Model) imageModel {
@@ -36,12 +36,18 @@ func newImageModel(t *testing.T, m *models.Model) imageModel {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Destroy() })
-	return imageModel{s, m.ImageSize}
+	return imageModel{s, m.Input()}
 }
 
 func (m imageModel) run(t *testing.T, img *imagefile.RGB) (score float64, anomaly bool, perPixel []float32) {
 	t.Helper()
-	in, err := onnxruntime.NewTensor(onnxruntime.NewShape(int64(img.H), int64(img.W), 3), img.Pix)
+	return runImage(t, m, img.W, img.H, img.Pix)
+}
+
+// runImage runs the graph on samples of one byte or of float32.
+func runImage[T uint8 | float32](t *testing.T, m imageModel, w, h int, samples []T) (score float64, anomaly bool, perPixel []float32) {
+	t.Helper()
+	in, err := onnxruntime.NewTensor(onnxruntime.NewShape(int64(h), int64(w), 3), samples)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +60,7 @@ func (m imageModel) run(t *testing.T, img *imagefile.RGB) (score float64, anomal
 		defer v.Destroy()
 	}
 	errs, verdict, plane := out[0].(*onnxruntime.Tensor[float32]), out[1].(*onnxruntime.Tensor[bool]), out[2].(*onnxruntime.Tensor[float32])
-	if s := plane.GetShape(); len(errs.GetData()) != 1 || len(verdict.GetData()) != 1 || len(s) != 2 || int(s[0]) != m.side || int(s[1]) != m.side {
+	if s := plane.GetShape(); len(errs.GetData()) != 1 || len(verdict.GetData()) != 1 || len(s) != 2 || int(s[0]) != m.size.H || int(s[1]) != m.size.W {
 		t.Fatalf("shapes %v, %v, %v", errs.GetShape(), verdict.GetShape(), s)
 	}
 	return float64(errs.GetData()[0]), verdict.GetData()[0], append([]float32(nil), plane.GetData()...)

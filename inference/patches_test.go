@@ -20,12 +20,19 @@ import (
 
 // patchModel returns a small model of 32×32 pixels with
 // models.MeasurePatchMahalanobis and random weights and statistics.
-func patchModel(heads bool) *models.Model { return patchModelOf(32, heads, nil) }
+func patchModel(heads bool) *models.Model { return patchModelOf(heads, models.Square(32), nil) }
 
-// patchModelOf is patchModel for images or, unless tiles is nil, for tiles of a side.
-func patchModelOf(side int, heads bool, tiles *models.Tiles) *models.Model {
+// tiledPatchModel is patchModel for tiles of a side.
+func tiledPatchModel(side int, heads bool, tiles *models.Tiles) *models.Model {
+	p := models.StandardPreprocessing()
+	p.Tiles = tiles
+	return patchModelOf(heads, models.Square(side), p)
+}
+
+// patchModelOf is patchModel for another size and preprocessing.
+func patchModelOf(heads bool, size models.Size, p *models.Preprocessing) *models.Model {
 	arch := models.Architecture{Channels: []int{3, 4, 6}}
-	m := &models.Model{Architecture: arch, ImageSize: side, Metadata: models.Metadata{Threshold: 1, ImageSize: side,
+	m := &models.Model{Architecture: arch, ImageSize: size.Side(), Metadata: models.Metadata{Threshold: 1, ImageSize: size.Side(), Preprocessing: p,
 		Decision: &models.Decision{Measure: models.MeasurePatchMahalanobis, Threshold: 1.5, Backbone: models.EmbeddedBackbone()}}}
 	r := rand.New(rand.NewPCG(2, 2))
 	draw := func(ps []models.Parameter, bounds func(name string, axes int) (low, high float64)) (sd models.StateDict) {
@@ -40,13 +47,11 @@ func patchModelOf(side int, heads bool, tiles *models.Tiles) *models.Model {
 		return sd
 	}
 	m.Weights = draw(arch.Parameters(), func(string, int) (float64, float64) { return -0.5, 0.5 })
-	ps := models.PatchParameters(models.Square(side), heads, 4)
-	if tiles != nil {
-		m.Metadata.Preprocessing = models.StandardPreprocessing()
-		m.Metadata.Preprocessing.Tiles = tiles
+	ps := models.PatchParameters(size, heads, 4)
+	if p != nil && p.Tiles != nil {
 		m.Metadata.Decision.Measure = models.MeasureTiledPatchMahalanobis
 		m.Metadata.Decision.Tiles = &models.TileCalibration{Count: 6, Fewest: 6, Most: 6, Tail: 0.1}
-		ps = slices.Concat(models.PlaceParameters(models.Square(side), tiles.Places()), ps)
+		ps = slices.Concat(models.PlaceParameters(size, p.Tiles.Places()), ps)
 	}
 	m.Reference = draw(ps, func(name string, axes int) (float64, float64) {
 		switch {

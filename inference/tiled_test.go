@@ -41,7 +41,7 @@ func wavy(t testing.TB, w, h int) []byte {
 // tiledDetector returns a detector of a random model of tiles of 64 pixels.
 func tiledDetector(t testing.TB, tiles models.Tiles, heads bool) *Detector {
 	t.Helper()
-	m := patchModelOf(64, heads, &tiles)
+	m := tiledPatchModel(64, heads, &tiles)
 	if err := m.CheckReference(); err != nil {
 		t.Fatal(err)
 	}

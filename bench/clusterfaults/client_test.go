@@ -163,15 +163,13 @@ func (c *client) list(ctx context.Context) ([]jobs.Job, error) {
 
 // modelSum returns the SHA-256 of the model of a job.
 func (c *client) modelSum(ctx context.Context, id string) (string, error) {
-	for {
-		a, err := c.retried(ctx, "GET", "/jobs/"+id+"/model", "", nil, nil)
-		if err != nil {
-			return "", err
-		}
-		if a.status != http.StatusOK {
-			return "", fmt.Errorf("GET /jobs/%s/model: status %d: %.300s", id, a.status, a.body)
-		}
-		sum := sha256.Sum256(a.body)
-		return hex.EncodeToString(sum[:]), nil
+	a, err := c.retried(ctx, "GET", "/jobs/"+id+"/model", "", nil, nil)
+	if err != nil {
+		return "", err
 	}
+	if a.status != http.StatusOK {
+		return "", fmt.Errorf("GET /jobs/%s/model: status %d: %.300s", id, a.status, a.body)
+	}
+	sum := sha256.Sum256(a.body)
+	return hex.EncodeToString(sum[:]), nil
 }

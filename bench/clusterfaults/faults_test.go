@@ -39,6 +39,7 @@ type fault struct {
 // event is a fault that happened.
 type event struct {
 	name     string
+	began    time.Time
 	at       time.Duration // since the beginning
 	lasted   time.Duration
 	answered time.Duration // longest time without an answer of any service, during the fault and the pause
@@ -103,6 +104,7 @@ func TestClusterFaults(t *testing.T) {
 		e := event{name: f.name, at: time.Since(began)}
 		probe.reset()
 		start := time.Now()
+		e.began = start
 		f.begin()
 		wait(accepting, f.length)
 		f.mend()
@@ -111,7 +113,11 @@ func TestClusterFaults(t *testing.T) {
 		e.answered = probe.reset()
 		e.next = l.firstEndAfter(start)
 		events = append(events, e)
-		t.Logf("%8s  %-34s lasted %-6s a service answered within %-7s next job after %s", e.at.Round(time.Second), e.name, e.lasted.Round(time.Second), e.answered.Round(10*time.Millisecond), e.next.Round(100*time.Millisecond))
+		next := "none yet"
+		if e.next > 0 {
+			next = e.next.Round(100 * time.Millisecond).String()
+		}
+		t.Logf("%8s  %-34s lasted %-6s a service answered within %-7s next job after %s", e.at.Round(time.Second), e.name, e.lasted.Round(time.Second), e.answered.Round(10*time.Millisecond), next)
 	}
 	for _, p := range all {
 		p.mend()
@@ -278,11 +284,12 @@ func (p *probe) reset() time.Duration {
 
 // summary prints what has happened.
 func (l *load) summary(t testing.TB, events []event, length time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	kinds := map[string]int{}
 	var longest, next event
 	for _, e := range events {
+		if e.next == 0 {
+			e.next = l.firstEndAfter(e.began)
+		}
 		kind, _, _ := strings.Cut(e.name, " ")
 		kinds[kind]++
 		if e.answered > longest.answered {
@@ -292,6 +299,8 @@ func (l *load) summary(t testing.TB, events []event, length time.Duration) {
 			next = e
 		}
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	cancelled := 0
 	for _, j := range l.ended {
 		if j.State == jobs.Cancelled {
@@ -299,7 +308,7 @@ func (l *load) summary(t testing.TB, events []event, length time.Duration) {
 		}
 	}
 	t.Logf("%s: %d faults (%s)", length, len(events), fmt.Sprint(kinds))
-	t.Logf("%d jobs accepted, %d ended, %d of them cancelled, %d attempts beyond the first; %d images judged; %d trainings answered, %d lost with their service", len(l.accepted), len(l.ended), cancelled, l.deaths, l.judged, l.trains, l.broken)
+	t.Logf("%d jobs accepted, %d ended, %d of them cancelled, %d removed after their end, %d attempts beyond the first; %d images judged; %d trainings answered, %d lost with their service", len(l.accepted)+l.removed, len(l.ended)+l.removed, cancelled, l.removed, l.deaths, l.judged, l.trains, l.broken)
 	t.Logf("longest time without an answer of any service: %s, at %q", longest.answered.Round(10*time.Millisecond), longest.name)
 	t.Logf("longest time from a fault to the next end of a job: %s, at %q; longest time between two ends: %s", next.next.Round(100*time.Millisecond), next.name, l.longest.Round(100*time.Millisecond))
 }

@@ -36,6 +36,7 @@ type load struct {
 	cancelled map[string]bool     // that the load cancelled
 	deaths    int                 // attempts beyond the first
 	judged    int                 // images of jobs that judge
+	removed   int                 // jobs that have ended and were removed
 	trains    int                 // answered with a model
 	broken    int                 // trainings whose connection was lost
 	last      time.Time           // when a job ended last
@@ -151,8 +152,32 @@ func (l *load) submitter(accepting, ctx context.Context, seed uint64, forms []*f
 				continue // it had ended, so that it was removed
 			}
 			l.wrong("job %s: %v", j.ID, err)
+			continue
+		}
+		if !cancel && random.IntN(4) > 0 {
+			// A model has 24 MB, on each of three servers.
+			if err := l.remove(ctx, j.ID); err != nil {
+				l.wrong("the removal of the job %s: %v", j.ID, err)
+			}
 		}
 	}
+}
+
+// remove removes a job that has ended. If an answer is lost, the job may be gone already.
+func (l *load) remove(ctx context.Context, id string) error {
+	a, err := l.client.retried(ctx, "DELETE", "/jobs/"+id, "", nil, nil)
+	if err != nil {
+		return err
+	}
+	if a.status != http.StatusOK && a.status != http.StatusNotFound {
+		return fmt.Errorf("status %d: %.300s", a.status, a.body)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.accepted, id)
+	delete(l.ended, id)
+	l.removed++
+	return nil
 }
 
 // gone reports whether a job is removed, and forgets it then.

@@ -17,7 +17,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	root := &cobra.Command{Use: "quality", Short: "Measure how well defects are detected", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(generateCommand(), scratchesCommand(), measureCommand(), splitsCommand(), ablationCommand(), picturesCommand())
+	root.AddCommand(generateCommand(), framedCommand(), scratchesCommand(), measureCommand(), splitsCommand(), ablationCommand(), picturesCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "quality:", err)
 		os.Exit(1)

@@ -54,10 +54,11 @@ MAX_REGIONS = 20
 MAX_MAP = 4 << 20  # values of the anomaly map of an image of tiles
 MODEL = Path(__file__).with_name("autoencoder.onnx")
 
-# measure takes N×3×size×size images and returns their mean squared errors, their scores by the
-# model's other measure and, with maps, their anomaly maps. Scores and maps are None if the
-# model has no other measure. other_measure is that measure's name, or None. first_place is the
-# index of the first of these tiles in its image.
+# measure takes N×3×height×width images, -1 in pixels that are not judged, and returns their mean
+# squared errors, their scores by the model's other measure and, with maps, their anomaly maps.
+# Scores and maps are None if the model has no other measure. size is the width and the height.
+# other_measure is the other measure's name, or None. first_place is the index of the first of
+# these tiles in its image.
 Model = collections.namedtuple("Model", "measure size metadata other_measure")
 
 
@@ -95,7 +96,7 @@ def load_onnx(path):
             return session.run(names + ["anomaly_map"], inputs)
         return session.run(names, inputs) + [None]
 
-    return Model(measure, image.shape[2], json.loads(text) if text else None, other_measure)
+    return Model(measure, (image.shape[3], image.shape[2]), json.loads(text) if text else None, other_measure)
 
 
 def load_checkpoint(path):
@@ -126,9 +127,15 @@ def load_checkpoint(path):
     def measure(images, with_maps, first_place=0):
         images = torch.from_numpy(images)
         with torch.no_grad():
-            return ((network(images) - images) ** 2).mean(dim=(1, 2, 3)).numpy(), None, None
+            if (images >= 0).all():
+                return ((network(images) - images) ** 2).mean(dim=(1, 2, 3)).numpy(), None, None
+            inside, images = (images >= 0).float(), images.clamp(min=0)
+            errors = ((network(images) - images) ** 2 * inside).sum(dim=(1, 2, 3))
+            return (errors / inside.sum(dim=(1, 2, 3))).numpy(), None, None
 
-    return Model(measure, config["image_size"], metadata, None)
+    preprocessing = metadata.get("preprocessing") or {}
+    side = config.get("image_size")
+    return Model(measure, (side, side) if side else (preprocessing["width"], preprocessing["height"]), metadata, None)
 
 
 def decision_of(metadata, model):
@@ -235,28 +242,55 @@ def only_image():
 
 
 def prepare(path, size, preprocessing):
-    """Return the image with the preprocessing of the training, 3×size×size in 0…1, and its width and height."""
-    rgb = decode(path, preprocessing)
-    return planes(np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))), rgb.size
+    """Return the image with the preprocessing of the training, and how it is placed there.
 
-
-def planes(pixels):
-    return pixels.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
+    The image is 3×height×width in 0…1, and -1 in pixels that are not judged.
+    """
+    window = preprocessing.get("window")
+    read = decode(path, preprocessing)
+    if window is None:
+        channels = [read]
+    else:
+        channels = [Image.fromarray(channel) for channel in in_window(np.asarray(read), window)]
+    frame = frame_of(size, preprocessing.get("fit"), *channels[0].size)
+    left, top, right, bottom = frame.there
+    if frame.kept != (0, 0, *frame.whole):
+        channels = [channel.crop(frame.kept) for channel in channels]
+    resized = [np.asarray(channel.resize((right - left, bottom - top), Image.Resampling.BILINEAR), dtype=np.float32) for channel in channels]
+    planes = resized[0].transpose(2, 0, 1) / np.float32(255) if window is None else np.stack(resized)
+    region = preprocessing.get("region")
+    if region:
+        planes = np.where(placed(region, frame), planes, np.float32(-1))
+        if not (planes >= 0).any():
+            raise Problem(f"no part of its {frame.whole[0]}×{frame.whole[1]} pixels is in the region to judge")
+    if planes.shape[1:] != (size[1], size[0]):
+        whole = np.full((3, size[1], size[0]), -1, np.float32)
+        whole[:, top:bottom, left:right] = planes
+        planes = whole
+    return planes, frame
 
 
 def decode(path, preprocessing):
-    """Return the decoded image with 8 bits per channel, upright if the training's images were."""
+    """Return the decoded image, upright if the training's images were.
+
+    It has 8 bits per channel, or is height×width×3 values if the model has a window.
+    """
+    upright = str(preprocessing.get("orientation", "")).startswith("exif")
+    window = preprocessing.get("window")
     try:
         if is_dicom(path):
-            rgb = read_dicom(path)
+            read = read_dicom(path, window is not None)
         else:
             with Image.open(path, formats=list(FORMATS)) as image:
-                rgb = to_rgb(image, path, preprocessing.get("max_value"))
-                if preprocessing.get("orientation") == "exif" and image.format != "TIFF":  # Pillow rotates a TIFF itself
-                    rgb = ImageOps.exif_transpose(rgb)
+                read = to_rgb(image, path, preprocessing.get("max_value"), window is not None)
+                turn = upright and image.format != "TIFF"  # Pillow rotates a TIFF itself
+                if turn and isinstance(read, Image.Image):
+                    read = ImageOps.exif_transpose(read)
+                elif turn:
+                    read = transposed(read, image)
     except UnidentifiedImageError:
         raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM image, or it is damaged")
-    return rgb
+    return read
 
 
 class Tiling:
@@ -291,6 +325,11 @@ class Tiling:
     def __len__(self):
         return len(self.xs) * len(self.ys)
 
+    def frame(self):
+        """Return how the image is placed in the plane."""
+        plane = (self.plane.shape[1], self.plane.shape[0])
+        return Frame(plane, self.size, (0, 0, *self.size), (0, 0, *plane))
+
     def starts(self, n, overlap):
         if n <= self.side:
             return [0]
@@ -303,7 +342,7 @@ class Tiling:
         left, top = self.xs[i % len(self.xs)], self.ys[i // len(self.xs)]
         cut = self.pixels[top:top + self.side, left:left + self.side]
         cut = np.pad(cut, ((0, self.side - cut.shape[0]), (0, self.side - cut.shape[1]), (0, 0)), mode="edge")
-        return planes(cut)
+        return cut.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
 
     def axes(self, starts, n, values):
         """Return for each tile the values of the plane that it covers along an axis, its pixels there, and its weights."""
@@ -334,7 +373,7 @@ def judge_tiles(model, path, preprocessing, threshold, with_regions):
     The score is the highest of the tiles', less what more of them than in the calibration's
     images raise it by. The regions are None without with_regions.
     """
-    image = Tiling(decode(path, preprocessing), model.size, preprocessing["tiles"])
+    image = Tiling(decode(path, preprocessing), model.size[0], preprocessing["tiles"])
     errors, scores = [], []
     for first in range(0, len(image), BATCH):
         tiles = np.stack([image.tile(i) for i in range(first, min(first + BATCH, len(image)))])
@@ -346,14 +385,65 @@ def judge_tiles(model, path, preprocessing, threshold, with_regions):
     calibration = ((model.metadata or {}).get("decision") or {}).get("tiles")
     more = calibration["tail"] * math.log(len(image) / calibration["count"]) if calibration else 0.0
     score = float(np.float32(max(float(max(scores)) - more, 0)))
-    found = regions(image.plane, max(threshold + more, 0), *image.size) if with_regions else None
+    found = regions(image.plane, max(threshold + more, 0), image.frame()) if with_regions else None
     return float(np.mean(errors, dtype=np.float64)), score, found
 
 
-def read_dicom(path):
-    """Return the first frame of a DICOM file with 8 bits per channel.
+def transposed(values, image):
+    """Return height×width×channels values, with the orientation of the image applied."""
+    planes = []
+    for channel in values.transpose(2, 0, 1):
+        plane = Image.fromarray(np.ascontiguousarray(channel))
+        plane.info = dict(image.info)  # with the EXIF data
+        planes.append(np.asarray(ImageOps.exif_transpose(plane)))
+    return np.stack(planes, axis=2)
 
-    Grey values are rescaled, and those within the file's window are spread over 0 to 65535, of
+
+def in_window(values, window):
+    """Return the planes of height×width×3 values: those within the window as 0…1."""
+    low, high = np.float32(window[0]), np.float32(window[1])
+    values = (values.astype(np.float32) - low) / (high - low)
+    return np.ascontiguousarray(np.clip(np.nan_to_num(values, nan=0), 0, 1).transpose(2, 0, 1))
+
+
+# A frame is how an image is placed in the network's input, of that size: the part `kept` of an
+# image of the size `whole` becomes the part `there` of the input. Parts are left, top, right and
+# bottom.
+Frame = collections.namedtuple("Frame", "size whole kept there")
+
+
+def frame_of(size, fit, width, height):
+    def scaled(a, times, by, limit):
+        return min(limit, max((a * times + by // 2) // by, 1))
+
+    kept, there = (width, height), size
+    if fit == "pad":
+        there = scaled(width, size[1], height, size[0]), scaled(height, size[0], width, size[1])
+    if fit == "crop":
+        kept = scaled(height, size[0], size[1], width), scaled(width, size[1], size[0], height)
+    (x, y), (left, top) = [((a[0] - b[0]) // 2, (a[1] - b[1]) // 2) for a, b in (((width, height), kept), (size, there))]
+    return Frame(tuple(size), (width, height), (x, y, x + kept[0], y + kept[1]), (left, top, left + there[0], top + there[1]))
+
+
+def placed(region, frame):
+    """Return the mask of the region for the part of the input that has the image."""
+    runs = [int(run) for run in region["runs"].split()]
+    mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(region["height"], region["width"])
+    (x0, y0, x1, y1), (left, top, right, bottom) = frame.kept, frame.there
+
+    def centres(first, kept, there, whole, n):
+        at = (2 * there * first + (2 * np.arange(there, dtype=np.int64) + 1) * kept) * n // (2 * there * whole)
+        return np.minimum(at, n - 1)
+
+    rows = centres(y0, y1 - y0, bottom - top, frame.whole[1], region["height"])
+    columns = centres(x0, x1 - x0, right - left, frame.whole[0], region["width"])
+    return mask[rows[:, None], columns[None, :]]
+
+
+def read_dicom(path, deep=False):
+    """Return the first frame of a DICOM file with 8 bits per channel, or as values if it is deep.
+
+    Deep values of a grey image of more than 8 bits are height×width×3 numbers of 16 bits. Grey values are rescaled, and those within the file's window are spread over 0 to 65535, of
     which the high byte is used. Without a window, all values that the stored bits can have are.
     """
     try:
@@ -394,7 +484,10 @@ def read_dicom(path):
     if not np.isfinite(shown).all():
         raise Problem("its window or its rescale slope makes all values equal: export it with another window")
     grey = np.floor(np.clip(shown, 0, 1) * 65535 + 0.5).astype(np.uint16)
-    grey = (65535 - grey if kind == "MONOCHROME1" else grey) >> 8
+    grey = 65535 - grey if kind == "MONOCHROME1" else grey
+    if deep and stored > 8:
+        return np.stack([grey.astype(np.float32)] * 3, axis=2)
+    grey = grey >> 8
     return Image.fromarray(np.stack([grey.astype(np.uint8)] * 3, axis=2))
 
 
@@ -410,14 +503,16 @@ def dicom_number(data, name, default=None):
     return default
 
 
-def to_rgb(image, path, max_value):
-    """Return the image with 8 bits per channel.
+def to_rgb(image, path, max_value, deep=False):
+    """Return the image with 8 bits per channel, or height×width×3 values if deep and it has more.
 
     Values of 16 bits are multiplied by 256/(max_value+1), rounded down, at most 255. Without
     max_value, that is their high byte. Pillow would clip grey values above 255 to white.
     """
     rawmode = rawmode_of(image.tile[0]) if image.tile else ""
     scaled = isinstance(max_value, (int, float)) and 1 <= max_value < 65535
+    if deep and image.mode == "F" and image.format == "TIFF":
+        return np.stack([np.asarray(image)] * 3, axis=2)
     if image.mode in ("I", "F") and not rawmode.startswith("I;1") or rawmode.startswith("I;") and rawmode.endswith("S"):
         raise Problem("its pixels have 32 bits or a sign: export it with 8 or 16 bits")
     if image.format == "TIFF" and image.tag_v2.get(284) == 2 and ";16" not in rawmode and max(image.tag_v2.get(258, (1,))) > 8:
@@ -425,10 +520,18 @@ def to_rgb(image, path, max_value):
     grey = image.mode.startswith("I")
     if grey:
         values = np.stack([np.asarray(image)] * 3, axis=2)
-    elif scaled and rawmode.startswith(("RGB", "LA")) and ";16" in rawmode:
+    elif (scaled or deep) and rawmode.startswith(("RGB", "LA")) and ";16" in rawmode:
         values = colours_of_16_bits(path, rawmode)
     else:
         return image.convert("RGB")
+    if deep:
+        values = values.astype(np.float32)
+        if grey and image.format == "TIFF" and image.tag_v2.get(262) == 0:  # 0 is white
+            values = 65535 - values
+        if rawmode.startswith("RGBa"):  # the colours are multiplied by alpha
+            alpha = values[:, :, 3:]
+            values = np.where(alpha == 0, 0, np.minimum(values[:, :, :3] * 65535 / np.maximum(alpha, 1), 65535))
+        return values[:, :, :3]
     values = values.astype(np.uint32)
     rgb = np.minimum(values[:, :, :3] * 256 // (int(max_value) + 1 if scaled else 65536), 255)
     if grey and image.format == "TIFF" and image.tag_v2.get(262) == 0:  # 0 is white
@@ -488,23 +591,23 @@ def judge(model, decision, paths, with_regions=False):
             yield result
         return
     for start in range(0, len(paths), BATCH):
-        results, tensors, sizes = [], [], []
+        results, tensors, frames = [], [], []
         for path in paths[start:start + BATCH]:
             results.append({"file": path})
             try:
-                tensor, size = prepare(path, model.size, preprocessing)
+                tensor, frame = prepare(path, model.size, preprocessing)
                 tensors.append(tensor)
-                sizes.append(size)
+                frames.append(frame)
             except Exception as problem:  # Pillow raises many types
                 results[-1]["error"] = str(problem) or repr(problem)
         mse, other, maps = model.measure(np.stack(tensors), with_regions) if tensors else ([], [], None)
-        scores = iter(zip(mse, mse if measure == "mse" else other, [None] * len(mse) if maps is None else maps, sizes))
+        scores = iter(zip(mse, mse if measure == "mse" else other, [None] * len(mse) if maps is None else maps, frames))
         for result in results:
             if "error" not in result:
-                plain, score, anomaly_map, size = next(scores)
+                plain, score, anomaly_map, frame = next(scores)
                 complete(result, plain, score, decision)
                 if anomaly_map is not None:
-                    result["regions"] = regions(anomaly_map, threshold, *size)
+                    result["regions"] = regions(anomaly_map, threshold, frame)
             yield result
 
 
@@ -517,12 +620,19 @@ def complete(result, plain, score, decision):
     )
 
 
-def regions(anomaly_map, threshold, width, height):
+def regions(anomaly_map, threshold, frame):
     """Return the 4-connected parts of the map above the threshold, in descending order of their scores.
 
-    The boxes are in pixels of the image, which has this width and height, from the top left.
+    The boxes are in pixels of the original image, from the top left.
     """
-    high, wide = anomaly_map.shape
+    height, width = anomaly_map.shape
+    (x0, y0, x1, y1), (there_x0, there_y0, there_x1, there_y1) = frame.kept, frame.there
+
+    def original(first, end, kept, there):
+        first, end = (min(max(edge, there[0]), there[1]) - there[0] for edge in (first, end))
+        length, pixels = there[1] - there[0], kept[1] - kept[0]
+        return kept[0] + first * pixels // length, kept[0] + -(-end * pixels // length)
+
     above = anomaly_map.astype(np.float64) > threshold
     found = []
     for start in zip(*np.nonzero(above)):
@@ -532,12 +642,12 @@ def regions(anomaly_map, threshold, width, height):
         part = [start]
         for y, x in part:  # the list grows
             for next_y, next_x in (y, x - 1), (y, x + 1), (y - 1, x), (y + 1, x):
-                if 0 <= next_y < high and 0 <= next_x < wide and above[next_y, next_x]:
+                if 0 <= next_y < height and 0 <= next_x < width and above[next_y, next_x]:
                     above[next_y, next_x] = False
                     part.append((next_y, next_x))
         ys, xs = np.array(part).T
-        left, top = int(xs.min()) * width // wide, int(ys.min()) * height // high
-        right, bottom = -(-(int(xs.max()) + 1) * width // wide), -(-(int(ys.max()) + 1) * height // high)
+        left, right = original(int(xs.min()), int(xs.max()) + 1, (x0, x1), (there_x0, there_x1))
+        top, bottom = original(int(ys.min()), int(ys.max()) + 1, (y0, y1), (there_y0, there_y1))
         found.append({"x": left, "y": top, "width": right - left, "height": bottom - top, "score": float(anomaly_map[ys, xs].max())})
     return sorted(found, key=lambda region: -region["score"])[:MAX_REGIONS]
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -27,8 +28,14 @@ var ErrUnavailable = errors.New("the NATS servers do not answer, try again in a 
 
 // Codes of JetStream's errors.
 const (
+	codeIncomplete      = 10004 // of a request to several servers
 	codeTemporary       = 10008 // JetStream is temporarily not available
 	codeNoLeader        = 10009
+	codeNotEnabled      = 10076 // while a server starts or ends
+	codeInProcess       = 10158 // an earlier try of the message is being stored
+	codeNotReady        = 10163 // the new leader does not know the revision of a key yet
+	codeStreamStarts    = 10194 // a stream is offline, and its text has the reason
+	codeConsumerStarts  = 10195
 	codeResources       = 10023
 	codeMemory          = 10028
 	codeStorage         = 10047
@@ -75,13 +82,18 @@ func unavailable(err error) bool {
 	}
 	if api := apiError(err); api != nil {
 		switch api.ErrorCode {
-		case codeTemporary, codeNoLeader, codeStreamOffline, codeConsumerOffline:
+		case codeIncomplete, codeTemporary, codeNoLeader, codeNotEnabled, codeInProcess, codeNotReady,
+			codeStreamOffline, codeConsumerOffline, codeStreamStarts, codeConsumerStarts:
 			return true
 		case codeStoreFailed:
 			// The text of a store that is just not ready; limits are final.
 			return strings.Contains(api.Description, "closed") || strings.Contains(api.Description, "not current") || strings.Contains(api.Description, "raft")
 		}
 		return false
+	}
+	// The name of a server may be known only when it runs.
+	if dns := (*net.DNSError)(nil); errors.As(err, &dns) {
+		return true
 	}
 	text := err.Error()
 	return strings.Contains(text, "connection refused") || strings.Contains(text, "connection reset") || strings.Contains(text, "i/o timeout")

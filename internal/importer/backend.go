@@ -25,6 +25,8 @@ type backend struct {
 	batch      int
 	weights    models.StateDict
 	parameters map[string]*gorgonia.Node
+	// masked reports whether the file has pixels outside; see network.Forward.Masked.
+	masked bool
 	// err is an error of SetWeightedEdge, which cannot return it.
 	err error
 }

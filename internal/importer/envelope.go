@@ -68,7 +68,11 @@ func checkNode(n *onnx.NodeProto) error {
 		return fmt.Errorf("%w: the operator %s of the domain %s", ErrUnsupported, n.GetOpType(), n.GetDomain())
 	}
 	for _, a := range n.GetAttribute() {
-		if t := a.GetType(); t != onnx.AttributeProto_INT && t != onnx.AttributeProto_INTS {
+		t := a.GetType()
+		if n.GetOpType() == "HardSigmoid" && t == onnx.AttributeProto_FLOAT {
+			continue
+		}
+		if t != onnx.AttributeProto_INT && t != onnx.AttributeProto_INTS {
 			return fmt.Errorf("%w: the attribute %s of %s has the type %v", ErrUnsupported, a.GetName(), n.GetOpType(), t)
 		}
 	}
@@ -96,21 +100,21 @@ func checkInitializer(t *onnx.TensorProto) error {
 }
 
 // checkDeclared returns an error unless a file has the inputs and outputs of
-// exporter.InferenceModel, for any number of square images.
+// exporter.InferenceModel, for any number of images.
 func checkDeclared(g *onnx.GraphProto) error {
 	if len(g.GetInput()) != 1 || len(g.GetOutput()) != 2 || len(g.GetValueInfo()) != 0 {
 		return fmt.Errorf("%w: %d inputs, %d outputs and %d described values, expected 1, 2 and 0",
 			ErrUnsupported, len(g.GetInput()), len(g.GetOutput()), len(g.GetValueInfo()))
 	}
 	image := g.GetInput()[0].GetType().GetTensorType().GetShape().GetDim()
-	side := int64(0)
+	h, w := int64(0), int64(0)
 	if len(image) == 4 {
-		side = image[2].GetDimValue()
+		h, w = image[2].GetDimValue(), image[3].GetDimValue()
 	}
-	if side < 1 || side > models.MaxImageSize {
+	if min(h, w) < 1 || max(h, w) > models.MaxImageSize {
 		return fmt.Errorf("%w: the image has the shape %v, expected sides of 1 to %d", ErrUnsupported, image, models.MaxImageSize)
 	}
-	pixels := []int64{models.InputChannels, side, side}
+	pixels := []int64{models.InputChannels, h, w}
 	for _, d := range []struct {
 		value *onnx.ValueInfoProto
 		name  string

@@ -19,6 +19,7 @@ var operators = map[string]func(*value, onnx.Operation) error{
 	"Relu":          elementwise(1, func(x []*gorgonia.Node) (*gorgonia.Node, error) { return network.Rectify(x[0]) }),
 	"Sigmoid":       elementwise(1, func(x []*gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.Sigmoid(x[0]) }),
 	"Clip":          clip,
+	"HardSigmoid":   inside,
 	"Add":           elementwise(2, func(x []*gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.Add(x[0], x[1]) }),
 	"Sub":           subtraction,
 	"Mul":           multiplication,
@@ -99,7 +100,17 @@ func elementwise(n int, apply func([]*gorgonia.Node) (*gorgonia.Node, error)) fu
 	}
 }
 
-// multiplication reads the square of a value, or a product of sizes.
+// isInside reports whether the value is the result of inside.
+func (v *value) isInside() bool {
+	if v.node == nil {
+		return false
+	}
+	op, ok := v.node.Op().(network.ScoringOp)
+	return ok && op.Kind == network.Inside
+}
+
+// multiplication reads the square of a value, its product with the pixels inside, or a product
+// of sizes.
 func multiplication(v *value, op onnx.Operation) error {
 	if err := attributes(op, nil); err != nil {
 		return err
@@ -112,12 +123,34 @@ func multiplication(v *value, op onnx.Operation) error {
 		switch {
 		case a == b && a.node != nil:
 			return v.compute(2, func(in []*gorgonia.Node) (*gorgonia.Node, error) { return gorgonia.Square(in[0]) })
+		case a.node != nil && b.isInside(): // a difference and the pixels inside
+			return v.compute(2, func(in []*gorgonia.Node) (*gorgonia.Node, error) {
+				if !in[0].Shape().Eq(in[1].Shape()) {
+					return nil, fmt.Errorf("shapes %v and %v", in[0].Shape(), in[1].Shape())
+				}
+				return gorgonia.HadamardProd(in[0], in[1])
+			})
 		case a.factors != nil && len(b.factors) == 1:
 			v.factors = slices.Concat(a.factors, b.factors)
 			return nil
 		}
 	}
 	return fmt.Errorf("%w: the product is neither a square nor a product of sizes", ErrUnsupported)
+}
+
+// inside reads network.Inside of all channels: a HardSigmoid with a steep slope.
+func inside(v *value, op onnx.Operation) error {
+	want := map[string]any{"alpha": float32(network.InsideSlope), "beta": float32(1)}
+	if err := attributes(op, want); err != nil {
+		return err
+	}
+	return v.compute(1, func(in []*gorgonia.Node) (*gorgonia.Node, error) {
+		if in[0].Dims() != 4 {
+			return nil, fmt.Errorf("the shape %v", in[0].Shape())
+		}
+		v.backend.masked = true
+		return gorgonia.ApplyOp(network.ScoringOp{Kind: network.Inside, Size: in[0].Shape()[1]}, in[0])
+	})
 }
 
 // reduction reads a sum along constant axes, the first operator of a mean.
@@ -146,7 +179,7 @@ func reduction(v *value, op onnx.Operation) error {
 }
 
 // division reads the second operator of a mean, the sum divided by the sizes of its axes, or
-// a division by backbone.Deviation. A mean along the batch axis is not supported, because
+// a division by backbone.Deviation, or of the error of images by their share inside. A mean along the batch axis is not supported, because
 // the file has no batch size.
 func division(v *value, op onnx.Operation) error {
 	if err := attributes(op, nil); err != nil {
@@ -157,6 +190,14 @@ func division(v *value, op onnx.Operation) error {
 	}
 	if v.byNumber(backbone.Deviation) {
 		return v.withNumber(backbone.Deviation, gorgonia.Div)
+	}
+	if v.backend.masked && len(v.operands) == 2 && v.operands[0].node != nil && v.operands[1].node != nil {
+		return v.compute(2, func(in []*gorgonia.Node) (*gorgonia.Node, error) {
+			if !in[0].Shape().Eq(in[1].Shape()) {
+				return nil, fmt.Errorf("shapes %v and %v", in[0].Shape(), in[1].Shape())
+			}
+			return gorgonia.HadamardDiv(in[0], in[1])
+		})
 	}
 	if len(v.operands) != 2 || v.operands[0].sum == nil || v.operands[1].factors == nil {
 		return fmt.Errorf("%w: expected a mean, a sum divided by the sizes of its axes", ErrUnsupported)

@@ -21,7 +21,7 @@ var (
 )
 
 // Read parses a file of exporter.InferenceModel. It returns the autoencoder for a fixed
-// batch size, with images of batch×3×S×S, and the weights in the order of its parameters.
+// batch size, with images of batch×3×H×W, and the weights in the order of its parameters.
 // Error is the mean squared error, even if the file has another anomaly score, and Map is
 // nil; Forward.Judge adds the other score.
 //
@@ -60,7 +60,7 @@ func (b *backend) forward() (*network.Forward, models.StateDict, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	f := &network.Forward{Graph: b.graph}
+	f := &network.Forward{Graph: b.graph, Masked: b.masked}
 	results := map[string]*value{}
 	for it := b.Nodes(); it.Next(); {
 		v := it.Node().(*value)

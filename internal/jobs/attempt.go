@@ -58,7 +58,7 @@ func (q *Queue) takeOver(ctx context.Context, e *entry) error {
 	id, attempt, runner := e.record.ID, e.record.Attempts, e.record.Runner
 	q.mu.Unlock()
 	if runner != q.node {
-		if lives, _ := q.ask(ctx, runner, question{Job: id, Attempt: attempt}); lives {
+		if _, lives, _ := q.ask(ctx, runner, question{Job: id, Attempt: attempt}); lives {
 			return errElsewhere
 		}
 	}

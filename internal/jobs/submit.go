@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/internal/broker"
+	"github.com/deepmed/anomaly/internal/telemetry"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -41,6 +42,8 @@ func (q *Queue) SubmitOnce(ctx context.Context, r Request) (job Job, before bool
 			return job, found, err
 		}
 	}
+	ctx, span := telemetry.BeginProducer(ctx, "job submit")
+	defer func() { span.End(err) }()
 	total := int64(0)
 	for _, f := range r.Files {
 		total += f.Bytes
@@ -69,6 +72,8 @@ func (q *Queue) SubmitOnce(ctx context.Context, r Request) (job Job, before bool
 	if r.ID != "" {
 		rec.ID = r.ID
 	}
+	rec.Trace = telemetry.Stored(ctx)
+	span.String("job.id", rec.ID)
 	unknown, err := q.store(ctx, &rec, r)
 	if err != nil && !unknown {
 		uploads := rec.uploads()

@@ -73,7 +73,7 @@ int conv_weight_grad(const team *t, window w, image small, image large, float *k
 void sum_channels(image x, float *sums);
 
 // resize_concat concatenates images of n×c×h×w, channels first, along their channels into y. Each is
-// enlarged to the side of the first by linear interpolation between pixel centres.
+// enlarged by a whole factor to the size of the first, by linear interpolation between pixel centres.
 // resize_concat_fits reports whether the shapes match.
 int resize_concat_fits(const image *from, size_t count, image y);
 int resize_concat(const team *t, const image *from, size_t count, image y);

@@ -111,7 +111,7 @@ int resize_concat_fits(const image *from, size_t count, image y) {
 	long channels = 0;
 	for (size_t i = 0; i < count; i++) {
 		image x = from[i];
-		if (x.n != y.n || x.h < 1 || x.w != x.h || y.w != y.h || y.h % x.h != 0) return 0;
+		if (x.n != y.n || x.h < 1 || y.h % x.h != 0 || y.w != x.w * (y.h / x.h)) return 0;
 		channels += x.c;
 	}
 	return channels == y.c;

@@ -246,7 +246,7 @@ static OrtStatus *compute_error(void *k, OrtKernelContext *context) {
 	return sigmoid_mse(&t, image_of(in[0].data, in[0].dims), image_of(in[1].data, in[1].dims), out) ? NULL : fail(name, no_memory);
 }
 
-// compute_resize_concat resizes and concatenates images: (finest image, others…), N×C×P×P each.
+// compute_resize_concat resizes and concatenates images: (finest image, others…), N×C×H×W each.
 static OrtStatus *compute_resize_concat(void *k, OrtKernelContext *context) {
 	(void)k;
 	const char *name = "ResizeConcat";
