@@ -65,7 +65,7 @@ func lineBytes(images *dataset.ImageList, i, line int) int64 {
 }
 
 // maxResults is the largest size of the results of a job, in bytes.
-const maxResults = 4 << 30
+const maxResults = 1 << 30
 
 // CheckResults returns dataset.ErrTooLarge, wrapped, if the results of images may be larger
 // than is allowed, with lines of LineBytes.
