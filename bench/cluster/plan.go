@@ -101,6 +101,7 @@ func (p *planner) detections() error {
 					continue
 				}
 				total := float64(max(r.Detections, 1))
+				fmt.Fprintf(os.Stderr, "%.0f a day, %d models, %s: %d\n", perDay, models, gib(cache), nodes)
 				t.row(perDay, models, gib(cache), nodes, ms(r.Latency.At(0.5)), ms(r.Latency.At(0.99)), ms(r.Window.At(0.99)), percent(r.ServeUse),
 					percent(float64(r.Forwards)/total), fmt.Sprintf("%.3g", float64(r.Loads)/r.Seconds), limit)
 			}
