@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"image"
 	"image/color"
@@ -114,5 +115,32 @@ func TestTrain_RejectsAnUnusablePreparation(t *testing.T) {
 		if r := run(t, append([]string{"train", dir, "--out", filepath.Join(t.TempDir(), "m.zip")}, c...)...); r.status != exitError || strings.Count(r.stderr, "\n") != 1 {
 			t.Errorf("%v: %d, %s", c, r.status, r.stderr)
 		}
+	}
+}
+
+// Images that differ outside of the region alone must train the same model, whatever else is
+// learned from an image.
+func TestTrain_LearnsNothingFromOutsideOfTheRegion(t *testing.T) {
+	var models [2][]byte
+	for k := range models {
+		dir, out := t.TempDir(), filepath.Join(t.TempDir(), "m.pt")
+		for i := range 9 {
+			m := image.NewGray(image.Rect(0, 0, 80, 40))
+			for p := range m.Pix {
+				x, y := p%80, p/80
+				if m.Pix[p] = uint8(120 + 60*math.Sin(float64(x*(i+3))/15)*math.Cos(float64(y)/5)); x >= 56 {
+					m.Pix[p] = uint8(k * (97*i + x*y))
+				}
+			}
+			write(t, dir, fmt.Sprintf("%d.png", i), encoded(t, m))
+		}
+		// The mark of the border is after the resize, which reaches over one pixel of the input.
+		if r := run(t, "train", dir, "--level", "1", "--image-size", "64x32", "--roi", "0,0,0.6,1", "--quiet", "--out", out); r.status != 0 {
+			t.Fatal(r.stderr)
+		}
+		models[k] = read(t, out)
+	}
+	if !bytes.Equal(models[0], models[1]) {
+		t.Error("what is outside of the region changes the model")
 	}
 }
