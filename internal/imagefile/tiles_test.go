@@ -226,3 +226,26 @@ func TestCutTiles_CutsTheImage(t *testing.T) {
 		t.Errorf("too many tiles: %v", err)
 	}
 }
+
+// An image that is read row by row has the pixels of Decode, or an error where Decode has
+// one, for any bytes.
+func FuzzOpenRows(f *testing.F) {
+	for _, data := range encoded(f) {
+		f.Add(data, false)
+		f.Add(data[:len(data)/2], true)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, upright bool) {
+		o := Options{Limits: Limits{MaxBytes: 1 << 20, MaxPixels: 1 << 18}, Upright: upright}
+		want, wantErr := Decode(data, o)
+		got, err := rowsOf(data, o)
+		if (err == nil) != (wantErr == nil) {
+			t.Fatalf("error %v, Decode's is %v", err, wantErr)
+		}
+		if err == nil && (got.W != want.W || got.H != want.H || !bytes.Equal(got.Pix, want.Pix)) {
+			t.Fatal("other pixels than Decode's")
+		}
+		if err != nil && !errors.Is(err, ErrImage) && !errors.Is(err, ErrTooLarge) {
+			t.Fatal(err)
+		}
+	})
+}
