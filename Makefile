@@ -13,6 +13,8 @@ REQUESTS ?= 20000
 SOAK_TIME ?= 10m
 FAULT_ROUNDS ?= 50
 CLUSTER_FAULT_TIME ?= 15m
+# The time of model-faults.
+MODEL_FAULT_TIME ?= 2m
 # A binary of an earlier version, for cluster-upgrade.
 ANOMALY_PREVIOUS ?=
 TESTFLAGS ?= -timeout 40m
@@ -35,7 +37,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak quality quality-quick false-alarms ablation pictures interop proto fuzz fuzz-http faults cluster-faults cluster-upgrade deploy-check scaling scaling-validate page browser install clean
+.PHONY: help demo build runtime serve test venv snippets lint bench bench-serve soak quality quality-quick false-alarms scratches ablation pictures interop proto fuzz fuzz-http faults cluster-faults model-faults cluster-upgrade deploy-check scaling scaling-validate page browser install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -102,6 +104,11 @@ quality-quick: runtime ## measure quality at level 1 only; fails below the floor
 false-alarms: runtime ## measure the false alarm rate over random splits; fails off the target
 	scripts/quality.sh splits
 
+scratches: build runtime ## measure small scratches on large photos, squeezed and in tiles
+	$(GO) run ./bench/quality scratches .cache/quality/scratches
+	bin/anomaly evaluate .cache/quality/scratches --level 1 --image-size 256
+	bin/anomaly evaluate .cache/quality/scratches --level 1 --tile 256
+
 ablation: runtime ## measure quality without each ingredient of the measure
 	scripts/quality.sh ablation
 
@@ -147,6 +154,9 @@ scaling-validate: runtime ## compare the simulation with real processes, on an i
 
 cluster-faults: build runtime ## kill, stop and cut off the processes of a cluster for CLUSTER_FAULT_TIME (15m)
 	CLUSTER_FAULT_TIME='$(CLUSTER_FAULT_TIME)' $(GO) test ./bench/clusterfaults -run '^TestClusterFaults$$' -v -count=1 -timeout 0
+
+model-faults: ## kill and stop NATS servers while models change, for MODEL_FAULT_TIME (2m)
+	MODEL_FAULT_TIME='$(MODEL_FAULT_TIME)' $(GO) test ./internal/registry -run WhileServersFail -v -count=1 -timeout 0
 
 cluster-upgrade: build runtime ## run this version beside ANOMALY_PREVIOUS=binary, in a folder and in a cluster
 	ANOMALY_PREVIOUS='$(ANOMALY_PREVIOUS)' $(GO) test ./bench/clusterfaults -run '^TestUpgrade' -v -count=1 -timeout 0

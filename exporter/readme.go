@@ -30,7 +30,16 @@ const shownWarnings = 10
 
 // readmeView is the data of the README's template.
 type readmeView struct {
-	ImageSize int
+	ImageSize, Width, Height int
+	// Fit, Window and Region describe the preparation of images. They are empty by default.
+	Fit, Window, Region string
+	// Framed reports whether images are prepared as version 2 of the metadata format
+	// describes, Masked whether pixels may be outside.
+	Framed, Masked bool
+	// Tiles is nil unless images are cut into tiles, of ImageSize×ImageSize pixels, and
+	// TileCount what the calibration recorded about their number.
+	Tiles     *models.Tiles
+	TileCount *models.TileCalibration
 	// Measure is the kind of anomaly score, Threshold its threshold.
 	Measure   string
 	Threshold float64
@@ -63,16 +72,28 @@ type readmeView struct {
 func bundleReadme(m *models.Model) ([]byte, error) {
 	measure, threshold := m.Metadata.Measure()
 	view := readmeView{
-		ImageSize: m.ImageSize, Measure: measure, Threshold: threshold,
+		ImageSize: m.ImageSize, Tiles: m.Tiles(), Width: m.Input().W, Height: m.Input().H, Framed: m.Metadata.Framed(), Masked: m.Masked(), Measure: measure, Threshold: threshold,
 		Decision: m.Metadata.Decision != nil, Heads: models.HasHeads(m.Reference), GaborHeads: models.HasGaborHeads(m.Reference),
 		MeanError: m.Metadata.MeanError, StdError: m.Metadata.StdError,
 		Losses: m.Metadata.TrainingLosses, Training: m.Metadata.Training, Classes: m.Metadata.Classes(),
+	}
+	if p := m.Metadata.Preprocessing; p != nil {
+		view.Fit = string(p.Fit)
+		if w := p.Window; w != nil {
+			view.Window = fmt.Sprintf("%g to %g", w[0], w[1])
+		}
+		if p.Region != nil {
+			view.Region = fmt.Sprintf("%.1f %%", 100*p.Region.Share())
+		}
 	}
 	if n := len(view.Classes); n > shownClasses {
 		view.Classes, view.MoreClasses = view.Classes[:shownClasses], n-shownClasses
 	}
 	if t := m.Metadata.Training; t != nil {
 		view.Warnings = append(view.Warnings, t.Warnings...)
+	}
+	if d := m.Metadata.Decision; d != nil {
+		view.TileCount = d.Tiles
 	}
 	if d := m.Metadata.Decision; d != nil && d.CalibratedOn != nil {
 		view.Warnings = append(view.Warnings, d.CalibratedOn.Warnings...)
@@ -90,8 +111,27 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// Size returns width×height, Shape height×width, of the network's input.
+func (v readmeView) Size() string  { return fmt.Sprintf("%d×%d", v.Width, v.Height) }
+func (v readmeView) Shape() string { return fmt.Sprintf("%d×%d", v.Height, v.Width) }
+
 // Patches reports whether the anomaly score is computed from patch features.
-func (v readmeView) Patches() bool { return v.Measure == models.MeasurePatchMahalanobis }
+func (v readmeView) Patches() bool {
+	return v.Measure == models.MeasurePatchMahalanobis || v.Measure == models.MeasureTiledPatchMahalanobis
+}
+
+// Places reports whether tiles have statistics by their place in the image.
+func (v readmeView) Places() bool { return v.Tiles.Places() > 0 }
+
+// BatchMegabytes returns the working memory of a tile in a batch, in MB: measured as 13 MB
+// for 256×256 pixels.
+func (v readmeView) BatchMegabytes() int {
+	const side, megabytes = 256, 13
+	return max(megabytes*v.ImageSize*v.ImageSize/(side*side), 1)
+}
+
+// Step returns the largest distance between two tiles, in pixels.
+func (v readmeView) Step() int { return v.ImageSize - v.Tiles.Overlap }
 
 // ByPatch reports whether the anomaly score is computed patch by patch, and is not the mean
 // squared error.

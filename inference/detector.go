@@ -155,6 +155,10 @@ func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metada
 // wrapped.
 func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	warnings := models.OverrideWarnings(d.model, meta)
+	if j.shallow {
+		w := d.model.Metadata.Preprocessing.Window
+		warnings = append(warnings, fmt.Sprintf("the image has 8 bits per sample and the model's window is %g to %g: judge images of the depth that it was trained on", w[0], w[1]))
+	}
 	if s := d.tileCalibration().Warning(j.tiles); j.tiles > 0 && s != "" {
 		warnings = append(warnings, s)
 	}

@@ -27,14 +27,15 @@ func (d *Detector) DetectFrame(ctx context.Context, f *imagefile.Frames, i int, 
 	if d.Tiled() {
 		return d.detectTiles(ctx, f, i, meta, scoreSession)
 	}
-	pixels, err := imagefile.Prepare(f.Data(), d.Size(), f.Options(i))
+	p, err := imagefile.PrepareSized(f.Data(), d.Size(), f.Options(i))
 	if err != nil {
 		return Verdict{}, err
 	}
-	j, err := d.score(ctx, pixels)
+	j, err := d.score(ctx, p.Pix)
 	if err != nil {
 		return Verdict{}, err
 	}
+	j.shallow = p.Shallow
 	return d.judge(j, meta)
 }
 

@@ -93,6 +93,7 @@ func (d *Detector) ExplainFrame(ctx context.Context, f *imagefile.Frames, i int,
 	if err != nil {
 		return nil, err
 	}
+	j.shallow = p.Shallow
 	if err := d.run(ctx, mapSession, []*job{j}); err != nil {
 		return nil, err
 	}

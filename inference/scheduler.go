@@ -9,6 +9,7 @@ import (
 
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort"
+	"github.com/deepmed/anomaly/internal/telemetry"
 	"github.com/deepmed/anomaly/models"
 	"golang.org/x/sync/semaphore"
 )
@@ -256,7 +257,7 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, o imagefile.
 	if err != nil {
 		return nil, err
 	}
-	j.ctx = ctx
+	j.ctx, j.shallow = ctx, p.Shallow
 	reserved = false
 	return j, s.wait(d, k, []*job{j})
 }
@@ -347,7 +348,12 @@ func (s *Scheduler) work(d *Detector, k sessionKind) {
 		}
 		began := time.Now()
 		ctx, done := batchContext(jobs)
+		// A batch of several requests is in the trace of the first.
+		_, span := telemetry.Begin(telemetry.With(ctx, jobs[0].ctx), "onnxruntime run")
+		span.Int("batch.images", len(jobs))
+		span.Int("threads", int(threads))
 		err := d.run(ctx, k, jobs)
+		span.End(err)
 		done()
 		s.processors.Release(threads)
 		if s.batch.Observe != nil {

@@ -239,3 +239,34 @@ func (d *Detector) ImageMap(ctx context.Context, f *imagefile.Frames, i int) ([]
 func (t *tiledImage) frame() models.Frame {
 	return models.FrameOf(models.Size{W: t.anomaly.W, H: t.anomaly.H}, "", t.W, t.H)
 }
+
+// errEnough ends the cutting of an image.
+var errEnough = errors.New("inference: the tile was cut")
+
+// PrepareInput decodes an image file and returns an input of the network with its place: the
+// whole image or, of a model of tiles, the tile in the middle or the first one.
+func (d *Detector) PrepareInput(data []byte, lim ImageLimits, middle bool) (pixels []byte, place int, err error) {
+	if !d.Tiled() {
+		pixels, err = imagefile.Prepare(data, d.Size(), d.ImageOptions(lim))
+		return pixels, 0, err
+	}
+	begin := func(c imagefile.Cut) error {
+		if middle {
+			columns, rows := len(c.Grid.Xs), len(c.Grid.Ys)
+			place = rows/2*columns + columns/2
+		}
+		return d.CheckGrid(c.Grid)
+	}
+	_, err = imagefile.CutTiles(data, d.Size().W, *d.model.Tiles(), d.ImageOptions(lim), begin, func(i int, pix []byte) error {
+		if i == place {
+			pixels = pix
+			return errEnough
+		}
+		imagefile.ReleaseTile(pix)
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return pixels, place, err
+}

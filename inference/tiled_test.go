@@ -41,7 +41,9 @@ func wavy(t testing.TB, w, h int) []byte {
 // tiledDetector returns a detector of a random model of tiles of 64 pixels.
 func tiledDetector(t testing.TB, tiles models.Tiles, heads bool) *Detector {
 	t.Helper()
-	m := tiledPatchModel(64, heads, &tiles)
+	p := models.StandardPreprocessing()
+	p.Tiles = &tiles
+	m := patchModelOf(heads, models.Square(64), p)
 	if err := m.CheckReference(); err != nil {
 		t.Fatal(err)
 	}

@@ -103,8 +103,8 @@ func (p *planner) detections() error {
 
 // limits names what was used most.
 func limits(r sim.Result) string {
-	if r.ServeUse > 0 && float64(r.Loads)*8 > float64(r.Detections) {
-		return "model loads"
+	if r.ServeUse < 0.5 {
+		return "memory for models"
 	}
 	return "processors"
 }

@@ -19,11 +19,13 @@ import (
 	"github.com/deepmed/anomaly/internal/jobs"
 )
 
-// form is a training of the load, and the SHA-256 of its zip in an undisturbed run.
+// form is a request of the load: a training and the SHA-256 of its zip in an undisturbed run, or
+// images with the verdicts of the command line as CSV.
 type form struct {
-	body []byte
-	kind string
-	sum  string
+	body     []byte
+	kind     string
+	sum      string
+	verdicts []byte
 }
 
 // newForm returns a form with a zip.
@@ -161,15 +163,13 @@ func (c *client) list(ctx context.Context) ([]jobs.Job, error) {
 
 // modelSum returns the SHA-256 of the model of a job.
 func (c *client) modelSum(ctx context.Context, id string) (string, error) {
-	for {
-		a, err := c.retried(ctx, "GET", "/jobs/"+id+"/model", "", nil, nil)
-		if err != nil {
-			return "", err
-		}
-		if a.status != http.StatusOK {
-			return "", fmt.Errorf("GET /jobs/%s/model: status %d: %.300s", id, a.status, a.body)
-		}
-		sum := sha256.Sum256(a.body)
-		return hex.EncodeToString(sum[:]), nil
+	a, err := c.retried(ctx, "GET", "/jobs/"+id+"/model", "", nil, nil)
+	if err != nil {
+		return "", err
 	}
+	if a.status != http.StatusOK {
+		return "", fmt.Errorf("GET /jobs/%s/model: status %d: %.300s", id, a.status, a.body)
+	}
+	sum := sha256.Sum256(a.body)
+	return hex.EncodeToString(sum[:]), nil
 }

@@ -23,6 +23,7 @@ const (
 	faultLength = 30 * time.Second // of a stop and of a cut
 	faultPause  = 12 * time.Second // between the end of a fault and the next
 	restartWait = 2 * time.Second  // of a killed process
+	outage      = 20 * time.Second // of all NATS servers
 	sampleEvery = 5 * time.Second
 	settleTime  = 6 * time.Minute // for the jobs that are left at the end
 )
@@ -76,6 +77,7 @@ func TestClusterFaults(t *testing.T) {
 	}
 	l := &load{t: t, client: newClient(services), forms: trainingForms(t), accepted: map[string]bool{}, ended: map[string]jobs.Job{}, cancelled: map[string]bool{}}
 	l.measure(t.Context(), l.client)
+	l.prepareImages(t.Context(), program)
 	began := time.Now()
 	l.last = began
 
@@ -84,9 +86,10 @@ func TestClusterFaults(t *testing.T) {
 	settling, cancel := context.WithTimeout(t.Context(), length+settleTime)
 	defer cancel()
 	var clients sync.WaitGroup
-	for i := range 3 {
-		clients.Go(func() { l.submitter(accepting, settling, seed+uint64(i)) })
+	for i := range 2 {
+		clients.Go(func() { l.submitter(accepting, settling, seed+uint64(i), l.forms) })
 	}
+	clients.Go(func() { l.submitter(accepting, settling, seed+100, []*form{l.images}) })
 	clients.Go(func() { l.trainer(accepting, settling) })
 	probe := newProbe(services)
 	clients.Go(func() { probe.run(accepting) })
@@ -159,7 +162,7 @@ func nextFault(t testing.TB, random *rand.Rand, n int, c *brokertest.Cluster, se
 		}
 		return fault{"cut off " + p.name, faultLength, p.cut, p.mend}
 	}
-	switch n % 12 {
+	switch n % 13 {
 	case 0:
 		return of(mortal, "kill")
 	case 1:
@@ -182,8 +185,18 @@ func nextFault(t testing.TB, random *rand.Rand, n int, c *brokertest.Cluster, se
 		return nats(", leader of the files", leaderOf(t, c, "OBJ_jobs"), true)
 	case 10:
 		return of(service, "stop")
+	case 11:
+		return of(worker, "drop")
 	}
-	return of(worker, "drop")
+	return fault{"kill all NATS servers", outage, func() {
+		for i := range c.Len() {
+			c.Kill(i)
+		}
+	}, func() {
+		for i := range c.Len() {
+			c.Restart(i)
+		}
+	}}
 }
 
 // leaderOf returns the server that leads a stream, or 0.
@@ -286,7 +299,7 @@ func (l *load) summary(t testing.TB, events []event, length time.Duration) {
 		}
 	}
 	t.Logf("%s: %d faults (%s)", length, len(events), fmt.Sprint(kinds))
-	t.Logf("%d jobs accepted, %d ended, %d of them cancelled, %d attempts beyond the first; %d trainings answered, %d lost with their service", len(l.accepted), len(l.ended), cancelled, l.deaths, l.trains, l.broken)
+	t.Logf("%d jobs accepted, %d ended, %d of them cancelled, %d removed after their end, %d attempts beyond the first; %d images judged; %d trainings answered, %d lost with their service", len(l.accepted)+l.removed, len(l.ended)+l.removed, cancelled, l.removed, l.deaths, l.judged, l.trains, l.broken)
 	t.Logf("longest time without an answer of any service: %s, at %q", longest.answered.Round(10*time.Millisecond), longest.name)
 	t.Logf("longest time from a fault to the next end of a job: %s, at %q; longest time between two ends: %s", next.next.Round(100*time.Millisecond), next.name, l.longest.Round(100*time.Millisecond))
 }

@@ -1,6 +1,7 @@
 package clusterfaults
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,8 +9,12 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,12 +28,15 @@ type load struct {
 	t      testing.TB
 	client *client
 	forms  []*form
+	images *form // judged by a job; nil for none
 
 	mu        sync.Mutex
 	accepted  map[string]bool
 	ended     map[string]jobs.Job // as they were seen first after their ends
 	cancelled map[string]bool     // that the load cancelled
 	deaths    int                 // attempts beyond the first
+	judged    int                 // images of jobs that judge
+	removed   int                 // jobs that have ended and were removed
 	trains    int                 // answered with a model
 	broken    int                 // trainings whose connection was lost
 	last      time.Time           // when a job ended last
@@ -66,12 +74,62 @@ func (l *load) measure(ctx context.Context, c *client) {
 	}
 }
 
+// judgedImages is the number of images of a job that judges, apart from one that cannot be read.
+const judgedImages = 60
+
+// prepareImages stores a model and computes the verdicts of a job's images by the command line.
+func (l *load) prepareImages(ctx context.Context, binary string) {
+	t := l.t
+	t.Helper()
+	train, err := newForm(testkit.Zip(t, testkit.Tiles(t, 12)), map[string]string{"level": "1", "image_size": "64", "name": "tiles"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := l.client.submit(ctx, train)
+	if err == nil {
+		j, err = l.client.end(ctx, j.ID)
+	}
+	if err != nil || j.State != jobs.Succeeded {
+		t.Fatalf("%+v, %v", j, err)
+	}
+	a, err := l.client.retried(ctx, "GET", "/jobs/"+j.ID+"/model", "", nil, nil)
+	if err != nil || a.status != http.StatusOK {
+		t.Fatalf("status %d, %v", a.status, err)
+	}
+	dir := t.TempDir()
+	files := testkit.Tiles(t, judgedImages)
+	files["broken.png"] = []byte("prose")
+	for name, data := range files {
+		if err := os.MkdirAll(filepath.Join(dir, "images"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "images", name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "model.zip"), a.body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	detect := exec.Command(binary, "detect", "--csv", "--model", "model.zip", "images")
+	detect.Dir = dir
+	out, _ := detect.Output() // exits with 2 because of the broken image
+	if n := strings.Count(string(out), "\n"); n != len(files)+1 {
+		t.Fatalf("anomaly detect prints %d lines, want %d", n, len(files)+1)
+	}
+	if l.images, err = newForm(testkit.Zip(t, files), map[string]string{"kind": "detect", "model": "tiles"}); err != nil {
+		t.Fatal(err)
+	}
+	l.images.body = bytes.Replace(l.images.body, []byte(`name="zipFile"`), []byte(`name="images"`), 1)
+	l.images.verdicts = []byte(strings.ReplaceAll(string(out), "\nimages/", "\n"))
+	l.accepted[j.ID], l.ended[j.ID] = true, j
+}
+
 // submitter submits jobs one after the other until accepting ends, and checks the end of each
 // until ctx ends.
-func (l *load) submitter(accepting, ctx context.Context, seed uint64) {
+func (l *load) submitter(accepting, ctx context.Context, seed uint64, forms []*form) {
 	random := rand.New(rand.NewPCG(seed, 1))
 	for accepting.Err() == nil {
-		f := l.forms[random.IntN(len(l.forms))]
+		f := forms[random.IntN(len(forms))]
 		j, err := l.client.submit(ctx, f)
 		if err != nil {
 			l.wrong("a submission: %v", err)
@@ -94,8 +152,32 @@ func (l *load) submitter(accepting, ctx context.Context, seed uint64) {
 				continue // it had ended, so that it was removed
 			}
 			l.wrong("job %s: %v", j.ID, err)
+			continue
+		}
+		if !cancel && random.IntN(4) > 0 {
+			// A model has 24 MB, on each of three servers.
+			if err := l.remove(ctx, j.ID); err != nil {
+				l.wrong("the removal of the job %s: %v", j.ID, err)
+			}
 		}
 	}
+}
+
+// remove removes a job that has ended. If an answer is lost, the job may be gone already.
+func (l *load) remove(ctx context.Context, id string) error {
+	a, err := l.client.retried(ctx, "DELETE", "/jobs/"+id, "", nil, nil)
+	if err != nil {
+		return err
+	}
+	if a.status != http.StatusOK && a.status != http.StatusNotFound {
+		return fmt.Errorf("status %d: %.300s", a.status, a.body)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.accepted, id)
+	delete(l.ended, id)
+	l.removed++
+	return nil
 }
 
 // gone reports whether a job is removed, and forgets it then.
@@ -136,6 +218,15 @@ func (l *load) check(ctx context.Context, id string, f *form) error {
 			reason = *j.Error
 		}
 		return fmt.Errorf("its state is %s: %s", j.State, reason)
+	case f.verdicts != nil:
+		a, err := l.client.retried(ctx, "GET", "/jobs/"+id+"/results?format=csv", "", nil, nil)
+		if err == nil && (a.status != http.StatusOK || !bytes.Equal(a.body, f.verdicts)) {
+			err = fmt.Errorf("its verdicts are not those of anomaly detect, after %d attempts: status %d: %.300s", j.Attempts, a.status, a.body)
+		}
+		l.mu.Lock()
+		l.judged += j.Progress.Images.All
+		l.mu.Unlock()
+		return err
 	case *j.ModelSHA256 != f.sum:
 		return fmt.Errorf("its model is another than in an undisturbed run, after %d attempts", j.Attempts)
 	}

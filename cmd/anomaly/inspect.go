@@ -54,6 +54,18 @@ func describe(m *models.Model) description {
 	return description{m.Format, m.SHA256, m.Architecture.String(), ps, m.ImageSize, m.Metadata}
 }
 
+// describeTiles returns how images are cut into tiles, for a person.
+func describeTiles(t *models.Tiles) string {
+	scale, statistics := "the image's own size", "shared by all tiles"
+	if t.LongestSide > 0 {
+		scale = fmt.Sprintf("a longest side of %d pixels", t.LongestSide)
+	}
+	if t.Statistics == models.TilesByPlace {
+		statistics = fmt.Sprintf("of %d×%d places", t.Columns, t.Rows)
+	}
+	return fmt.Sprintf("they overlap by %d pixels, at %s, with statistics %s", t.Overlap, scale, statistics)
+}
+
 func printModel(c *cobra.Command, m *models.Model) error {
 	t := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 	row := func(name string, value any) { fmt.Fprintf(t, "%s\t%v\n", name, value) }
@@ -68,6 +80,9 @@ func printModel(c *cobra.Command, m *models.Model) error {
 	row("parameters", count)
 	row("image size", m.Input())
 	if p := m.Metadata.Preprocessing; p != nil {
+		if t := p.Tiles; t != nil {
+			row("tiles", describeTiles(t))
+		}
 		if p.Fit != "" {
 			row("fit", p.Fit)
 		}

@@ -51,6 +51,7 @@ func serveCommand() *cobra.Command {
 		engine     engineFlags
 		addr       string
 		logs       logFlags
+		traces     traceFlags
 		tokenFile  string
 		tokens     string
 		secretFile string
@@ -93,6 +94,11 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			defer stopProfiling()
+			stopTraces, err := traces.start(c.Context(), "serve", log)
+			if err != nil {
+				return err
+			}
+			defer stopTraces()
 			e, err := engine.open()
 			if err != nil {
 				return err
@@ -144,6 +150,7 @@ func serveCommand() *cobra.Command {
 	engine.add(c)
 	f.StringVar(&addr, "addr", "", "address to listen on, host:port, or host alone for the port in PORT (default: 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
 	logs.add(c)
+	traces.add(f)
 	f.DurationVar(&grace, "grace", 10*time.Second, "time for running requests to end after SIGTERM before they are cancelled")
 	f.StringVar(&tokenFile, "token-file", "", "file with the token that callers must send as Authorization: Bearer; /health, /livez, /readyz and /v2/health need none (default: no token)")
 	f.StringVar(&tokens, "tokens", "", "file with tokens that callers may send instead, one in each line; jobs of several callers are run in turns (default: none)")

@@ -21,6 +21,7 @@ func workerCommand() *cobra.Command {
 		engine  engineFlags
 		addr    string
 		logs    logFlags
+		traces  traceFlags
 		grace   time.Duration
 		cluster natsFlags
 		options = api.DefaultOptions()
@@ -48,6 +49,11 @@ func workerCommand() *cobra.Command {
 			if options.Parallel < 1 {
 				return fmt.Errorf("--parallel must be at least 1, got %d", options.Parallel)
 			}
+			stopTraces, err := traces.start(c.Context(), "worker", log)
+			if err != nil {
+				return err
+			}
+			defer stopTraces()
 			e, err := engine.open()
 			if err != nil {
 				return err
@@ -84,6 +90,7 @@ func workerCommand() *cobra.Command {
 	f := c.Flags()
 	engine.add(c)
 	logs.add(c)
+	traces.add(f)
 	cluster.add(f)
 	f.StringVar(&addr, "addr", "", "address of the endpoints for operators, host:port, or host alone for the port in PORT (default: 127.0.0.1:$PORT, 127.0.0.1:"+defaultPort+" without PORT)")
 	f.StringSliceVar(&options.Work, "kinds", api.JobKinds(), "kinds of the jobs to do; stream is no job but the stream of images (docs/streaming.md)")

@@ -60,8 +60,8 @@ MODEL = Path(__file__).with_name("autoencoder.onnx")
 # measure takes N×3×height×width images, -1 in pixels that are not judged, and returns their mean
 # squared errors, their scores by the model's other measure and, with maps, their anomaly maps.
 # Scores and maps are None if the model has no other measure. size is the width and the height.
-# other_measure is the other measure's name, or None. first_place is the index of the first of
-# these tiles in its image.
+# other_measure is the other measure's name, or None. first_place is the
+# index of the first of these tiles in its image.
 Model = collections.namedtuple("Model", "measure size metadata other_measure")
 
 
@@ -244,14 +244,38 @@ def only_image():
     return str(images[0])
 
 
+def decode(path, preprocessing, opened=None, frame_number=0):
+    """Return the decoded image, upright if the training's images were.
+
+    It has 8 bits per channel, unless the model has a window: then it may be height×width×3 values.
+    opened is what open_dicom returned for a DICOM file, of which the frame with that number, from 0,
+    is taken.
+    """
+    upright = str(preprocessing.get("orientation", "")).startswith("exif")
+    window = preprocessing.get("window")
+    try:
+        if opened is not None:
+            read = read_dicom(opened, frame_number, window is not None)
+        else:
+            with Image.open(path, formats=list(FORMATS)) as image:
+                read = to_rgb(image, path, preprocessing.get("max_value"), window is not None)
+                turn = upright and image.format != "TIFF"  # Pillow rotates a TIFF itself
+                if turn and isinstance(read, Image.Image):
+                    read = ImageOps.exif_transpose(read)
+                elif turn:
+                    read = transposed(read, image)
+    except UnidentifiedImageError:
+        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM image, or it is damaged")
+    return read
+
+
 def prepare(path, size, preprocessing, opened=None, frame_number=0):
     """Return the image with the preprocessing of the training, and how it is placed there.
 
     The image is 3×height×width in 0…1, and -1 in pixels that are not judged. opened is what
     open_dicom returned for a DICOM file, of which the frame with that number, from 0, is taken.
     """
-    window = preprocessing.get("window")
-    read = decode(path, preprocessing, opened, frame_number)
+    read, window = decode(path, preprocessing, opened, frame_number), preprocessing.get("window")
     if window is None:
         channels = [read]
     else:
@@ -274,29 +298,9 @@ def prepare(path, size, preprocessing, opened=None, frame_number=0):
     return planes, frame
 
 
-def decode(path, preprocessing, opened=None, frame_number=0):
-    """Return the decoded image, upright if the training's images were.
-
-    It has 8 bits per channel, or is height×width×3 values if the model has a window. opened is
-    what open_dicom returned for a DICOM file, of which the frame with that number, from 0, is
-    taken.
-    """
-    upright = str(preprocessing.get("orientation", "")).startswith("exif")
-    window = preprocessing.get("window")
-    try:
-        if opened is not None:
-            read = read_dicom(opened, frame_number, window is not None)
-        else:
-            with Image.open(path, formats=list(FORMATS)) as image:
-                read = to_rgb(image, path, preprocessing.get("max_value"), window is not None)
-                turn = upright and image.format != "TIFF"  # Pillow rotates a TIFF itself
-                if turn and isinstance(read, Image.Image):
-                    read = ImageOps.exif_transpose(read)
-                elif turn:
-                    read = transposed(read, image)
-    except UnidentifiedImageError:
-        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM image, or it is damaged")
-    return read
+def normalized(pixels):
+    """Return height×width×3 bytes as 3×height×width in 0…1."""
+    return pixels.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
 
 
 class Tiling:
@@ -331,11 +335,6 @@ class Tiling:
     def __len__(self):
         return len(self.xs) * len(self.ys)
 
-    def frame(self):
-        """Return how the image is placed in the plane."""
-        plane = (self.plane.shape[1], self.plane.shape[0])
-        return Frame(plane, self.size, (0, 0, *self.size), (0, 0, *plane))
-
     def starts(self, n, overlap):
         if n <= self.side:
             return [0]
@@ -348,7 +347,7 @@ class Tiling:
         left, top = self.xs[i % len(self.xs)], self.ys[i // len(self.xs)]
         cut = self.pixels[top:top + self.side, left:left + self.side]
         cut = np.pad(cut, ((0, self.side - cut.shape[0]), (0, self.side - cut.shape[1]), (0, 0)), mode="edge")
-        return cut.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
+        return normalized(cut)
 
     def axes(self, starts, n, values):
         """Return for each tile the values of the plane that it covers along an axis, its pixels there, and its weights."""
@@ -391,7 +390,7 @@ def judge_tiles(model, path, preprocessing, threshold, with_regions, opened=None
     calibration = ((model.metadata or {}).get("decision") or {}).get("tiles")
     more = calibration["tail"] * math.log(len(image) / calibration["count"]) if calibration else 0.0
     score = float(np.float32(max(float(max(scores)) - more, 0)))
-    found = regions(image.plane, max(threshold + more, 0), image.frame()) if with_regions else None
+    found = regions(image.plane, max(threshold + more, 0), frame_of(image.plane.shape[::-1], None, *image.size)) if with_regions else None
     return float(np.mean(errors, dtype=np.float64)), score, found
 
 

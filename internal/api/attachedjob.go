@@ -7,6 +7,7 @@ import (
 	"regexp"
 
 	"github.com/deepmed/anomaly/internal/jobs"
+	"github.com/deepmed/anomaly/internal/telemetry"
 	"github.com/gofiber/fiber/v2"
 )
 
@@ -38,7 +39,7 @@ func (s *Server) attachJob(c *fiber.Ctx) (*jobs.AttachedJob, error) {
 		return nil, err
 	}
 	job.Progress(jobs.Progress{Phase: "receiving the upload"}, nil)
-	c.Locals(baseKey, ctx)
+	c.Locals(baseKey, telemetry.With(ctx, s.requestBase(c)))
 	c.Set(headerJobID, job.ID())
 	return job, nil
 }

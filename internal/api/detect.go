@@ -154,7 +154,7 @@ func detectAll(ctx context.Context, images []upload, detect func(context.Context
 	for i, image := range images {
 		group.Go(func() error {
 			r, err := detect(ctx, image)
-			if errors.Is(err, imagefile.ErrImage) || errors.Is(err, imagefile.ErrTooLarge) {
+			if errors.Is(err, imagefile.ErrImage) || errors.Is(err, imagefile.ErrTooLarge) || errors.Is(err, inference.ErrGrid) {
 				r, err = imageResult{Error: sentence(err)}, nil
 			}
 			r.File = image.file

@@ -12,6 +12,7 @@ import (
 	"github.com/deepmed/anomaly/internal/cluster"
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/registry"
+	"github.com/deepmed/anomaly/internal/telemetry"
 	"github.com/deepmed/anomaly/models"
 	"github.com/nats-io/nats.go"
 )
@@ -117,6 +118,8 @@ func isImageError(err error) bool {
 
 // ask asks the owners one after another.
 func (j *remoteJudge) ask(ctx context.Context, image []byte, explain explanation) (r imageResult, err error) {
+	ctx, span := telemetry.Begin(ctx, "detect at another node")
+	defer func() { span.End(err) }()
 	q := cluster.Question{Header: nats.Header{questionModel: {j.entry.Name}, questionVersion: {j.entry.SHA256}}, Data: image}
 	if explain.wanted {
 		q.Header.Set(questionExplain, "true")
@@ -124,6 +127,7 @@ func (j *remoteJudge) ask(ctx context.Context, image []byte, explain explanation
 			q.Header.Set(questionExplain, explainOverlay)
 		}
 	}
+	telemetry.Inject(ctx, telemetry.Headers(q.Header))
 	left := forwardTime
 	if at, ok := ctx.Deadline(); ok {
 		left = min(left, time.Until(at)/2)
@@ -202,7 +206,9 @@ func (n *node) answer(ctx context.Context, q cluster.Question) ([]byte, bool) {
 	if memory.reserve(len(q.Data)) != nil {
 		return nil, false
 	}
+	ctx, span := telemetry.BeginServer(telemetry.Extract(ctx, telemetry.Headers(q.Header)), "detect for another node")
 	r, err := n.judgeQuestion(ctx, q)
+	span.End(err)
 	a := forwarded{Verdict: r.Verdict, Evidence: r.Evidence}
 	if err != nil {
 		for kind, is := range imageErrors {

@@ -11,6 +11,7 @@ var stageStart = map[trainer.Stage]float64{
 	trainer.StageReadingImages:          0,
 	trainer.StageExtractingFeatures:     0.05,
 	trainer.StageTrainingHeads:          0.2,
+	trainer.StageScoringTiles:           0.3,
 	trainer.StageMeasuringDetectability: 0.5,
 	trainer.StageEpochs:                 0.55,
 	trainer.StageCalibrating:            0.95,

@@ -60,6 +60,9 @@ func (s *Server) detectorOf(ctx context.Context, e registry.Entry) (*inference.D
 		file, err := s.registry.Bytes(s.base, e)
 		if errors.Is(err, registry.ErrChanged) {
 			_, file, err = s.registry.VersionBytes(s.base, e.Name, e.SHA256)
+			if errors.Is(err, registry.ErrNoVersion) {
+				err = errReplaced
+			}
 		}
 		if err != nil {
 			return nil, err

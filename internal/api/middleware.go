@@ -41,6 +41,7 @@ func (s *Server) observe(c *fiber.Ctx) error {
 	for _, h := range securityHeaders {
 		c.Set(h[0], h[1])
 	}
+	span := s.trace(c, id)
 	s.metrics.inFlight.Inc()
 	defer s.metrics.inFlight.Dec()
 	if err := c.Next(); err != nil {
@@ -51,6 +52,7 @@ func (s *Server) observe(c *fiber.Ctx) error {
 	route, status, took := routeOf(c), c.Response().StatusCode(), time.Since(started)
 	method, label := methodOf(c)
 	s.metrics.request(label, route, status, took)
+	endRequestSpan(span, label, route, status)
 	level := slog.LevelInfo
 	if slices.Contains(quietRoutes, route) && status < fiber.StatusBadRequest {
 		level = slog.LevelDebug

@@ -41,7 +41,8 @@ func startNodes(t *testing.T, n int) []*service {
 	url := brokertest.InProcess(t).URL()
 	var list []*service
 	for range n {
-		list = append(list, startNode(t, url, nil))
+		// Each has one model in memory.
+		list = append(list, startNode(t, url, func(o *Options) { o.CacheBytes = 1 }))
 	}
 	for _, s := range list {
 		eventually(t, "the nodes know each other", func() bool { return len(s.node.members.Alive()) == n })
@@ -49,11 +50,16 @@ func startNodes(t *testing.T, n int) []*service {
 	return list
 }
 
-// unload empties the cache of loaded models of a node.
+// unload loads another model, for which the only one in memory is given up.
 func (s *service) unload(t testing.TB) {
 	t.Helper()
-	s.cache.Close()
-	s.cache = inference.NewCache(s.options.CacheBytes)
+	_, release, err := s.cache.Get(t.Context(), "another", func() (*inference.Detector, error) {
+		return s.loadDetector(trained(t)[models.CheckpointFile])
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
 }
 
 // split returns the nodes that own the model m, the first owner first, and the others.
@@ -142,6 +148,32 @@ func TestCluster_ServesAModelOnEveryNode(t *testing.T) {
 	}
 }
 
+// A version that a detection uses remains usable when it is replaced, pruned and deleted.
+func TestCluster_KeepsAVersionThatIsInUse(t *testing.T) {
+	url := brokertest.InProcess(t).URL()
+	one := func(o *Options) { o.ModelVersions, o.CacheBytes = 1, 1 }
+	a, b := startNode(t, url, one), startNode(t, url, one)
+	a.mustPut(t, "m", trained(t)[exporter.BundleFile])
+	image := tile(t, testCrack)
+	want := b.verdict(t, image)
+	d, release, err := b.namedDetector(t.Context(), "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if r := a.put(t, "m", trained(t)[models.CheckpointFile]); r.status != 200 {
+		t.Fatalf("status %d: %s", r.status, r.body)
+	}
+	if r := a.request(t, http.MethodDelete, "/models/m", nil); r.status != 204 {
+		t.Fatalf("status %d: %s", r.status, r.body)
+	}
+	eventually(t, "the model is gone", func() bool { return b.request(t, http.MethodGet, "/models/m", nil).status == 404 })
+	got, err := b.scheduler.Detect(t.Context(), d, inference.Task{Image: image, Limits: b.options.Images})
+	if err != nil || got.AnomalyScore != want.AnomalyScore || got.ModelSHA256 != want.ModelSHA256 {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+}
+
 func TestCluster_CombinesTheVerdictsOfItsNodes(t *testing.T) {
 	nodes := startNodes(t, 2) // both own every model
 	nodes[0].mustPut(t, "m", trained(t)[exporter.BundleFile])
@@ -225,6 +257,9 @@ func TestForward_FallsBackToItself(t *testing.T) {
 	check := func(what string, limit time.Duration) {
 		t.Helper()
 		asker.unload(t)
+		if asker.cache.Has(want.ModelSHA256) {
+			t.Fatal("the model is still in memory")
+		}
 		began := time.Now()
 		got := asker.verdict(t, image)
 		if math.Float64bits(got.AnomalyScore) != math.Float64bits(want.AnomalyScore) || got.ModelSHA256 != want.ModelSHA256 {
@@ -233,7 +268,7 @@ func TestForward_FallsBackToItself(t *testing.T) {
 		if took := time.Since(began); took > limit {
 			t.Errorf("%s: it took %s", what, took)
 		}
-		if asker.cache.Stats().Models != 1 {
+		if !asker.cache.Has(want.ModelSHA256) {
 			t.Errorf("%s: the asker has not judged itself", what)
 		}
 	}
@@ -390,4 +425,28 @@ func TestCluster_ServesKnownModelsWhileTheServersAreAway(t *testing.T) {
 	eventually(t, "changes are possible again", func() bool {
 		return a.put(t, "n", trained(t)[models.CheckpointFile]).status == 201
 	})
+}
+
+// BenchmarkForward measures an image that another node judges, and one that the node judges
+// itself, over HTTP.
+func BenchmarkForward(b *testing.B) {
+	url := brokertest.InProcess(b).URL()
+	var nodes []*service
+	for range 3 {
+		nodes = append(nodes, startNode(b, url, nil))
+	}
+	for len(nodes[0].node.members.Alive()) < len(nodes) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	owners, others := split(nodes)
+	owners[0].mustPut(b, "m", trained(b)[exporter.BundleFile])
+	image := tile(b, testGood)
+	for name, s := range map[string]*service{"self": owners[0], "other": others[0]} {
+		b.Run(name, func(b *testing.B) {
+			s.verdict(b, image)
+			for b.Loop() {
+				s.verdict(b, image)
+			}
+		})
+	}
 }

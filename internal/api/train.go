@@ -152,16 +152,20 @@ func trainingWarnings(m *models.Model, r *trainer.Recalibration) []string {
 // trainingFields returns the fields of the form of a training.
 func (s *Server) trainingFields() map[string]field {
 	return map[string]field{
-		"zipFile":     {maxBytes: s.options.BodyBytes, spool: true},
-		"level":       {maxBytes: maxFieldBytes},
-		"image_size":  {maxBytes: maxFieldBytes},
-		"imageSize":   {maxBytes: maxFieldBytes},
-		"fit":         {maxBytes: maxFieldBytes},
-		"window":      {maxBytes: maxFieldBytes},
-		"roi":         {maxBytes: maxBoxesBytes},
-		"roiFile":     {maxBytes: s.options.Images.OrDefault().MaxBytes},
-		"max_seconds": {maxBytes: maxFieldBytes},
-		"baseModel":   {maxBytes: s.options.Models.MaxBytes},
+		"zipFile":      {maxBytes: s.options.BodyBytes, spool: true},
+		"level":        {maxBytes: maxFieldBytes},
+		"image_size":   {maxBytes: maxFieldBytes},
+		"imageSize":    {maxBytes: maxFieldBytes},
+		"fit":          {maxBytes: maxFieldBytes},
+		"tile":         {maxBytes: maxFieldBytes},
+		"overlap":      {maxBytes: maxFieldBytes},
+		"longest_side": {maxBytes: maxFieldBytes},
+		"tiles":        {maxBytes: maxFieldBytes},
+		"window":       {maxBytes: maxFieldBytes},
+		"roi":          {maxBytes: maxBoxesBytes},
+		"roiFile":      {maxBytes: s.options.Images.OrDefault().MaxBytes},
+		"max_seconds":  {maxBytes: maxFieldBytes},
+		"baseModel":    {maxBytes: s.options.Models.MaxBytes},
 
 		"calibrationFile":  {maxBytes: s.options.BodyBytes, spool: true},
 		"false_alarm_rate": {maxBytes: maxFieldBytes},
@@ -191,6 +195,7 @@ func (s *Server) parseTraining(f *form) (q trainingRequest, err error) {
 	}
 	if o, err = o.Prepared(trainer.Preparation{
 		Size: cmp.Or(f.text("image_size"), f.text("imageSize")), Fit: f.text("fit"), Window: f.text("window"), Boxes: f.text("roi"), Mask: f.memory["roiFile"],
+		Tile: f.text("tile"), Overlap: f.text("overlap"), LongestSide: f.text("longest_side"), Statistics: f.text("tiles"),
 	}); err != nil {
 		return q, err
 	}

@@ -267,13 +267,31 @@ func TestRetry_GivesUpWithinItsTime(t *testing.T) {
 	}
 	s.Stop()
 	defer s.Start()
-	began := time.Now()
-	err = b.RetryFor(t.Context(), time.Second, func(ctx context.Context) error {
+	get := func(ctx context.Context) error {
 		_, err := kv.Get(ctx, "a")
 		return err
-	})
-	if !errors.Is(err, broker.ErrUnavailable) || time.Since(began) > 3*time.Second {
-		t.Errorf("%v after %s", err, time.Since(began))
+	}
+	own := errors.New("the caller's cause")
+	for name, test := range map[string]struct {
+		limit time.Duration
+		ctx   func() (context.Context, context.CancelFunc)
+		want  error
+	}{
+		"its own limit": {time.Second, func() (context.Context, context.CancelFunc) { return t.Context(), func() {} }, broker.ErrUnavailable},
+		"the caller's":  {time.Minute, func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), time.Second) }, broker.ErrUnavailable},
+		"a limit with a name": {time.Minute, func() (context.Context, context.CancelFunc) {
+			return context.WithTimeoutCause(t.Context(), time.Second, own)
+		}, own},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := test.ctx()
+			defer cancel()
+			began := time.Now()
+			err := b.RetryFor(ctx, test.limit, get)
+			if !errors.Is(err, test.want) || time.Since(began) > 3*time.Second {
+				t.Errorf("%v after %s, want %v", err, time.Since(began), test.want)
+			}
+		})
 	}
 }
 

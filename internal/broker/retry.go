@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -27,8 +28,14 @@ var ErrUnavailable = errors.New("the NATS servers do not answer, try again in a 
 
 // Codes of JetStream's errors.
 const (
+	codeIncomplete      = 10004 // of a request to several servers
 	codeTemporary       = 10008 // JetStream is temporarily not available
 	codeNoLeader        = 10009
+	codeNotEnabled      = 10076 // while a server starts or ends
+	codeInProcess       = 10158 // an earlier try of the message is being stored
+	codeNotReady        = 10163 // the new leader does not know the revision of a key yet
+	codeStreamStarts    = 10194 // a stream is offline, and its text has the reason
+	codeConsumerStarts  = 10195
 	codeResources       = 10023
 	codeMemory          = 10028
 	codeStorage         = 10047
@@ -75,13 +82,18 @@ func unavailable(err error) bool {
 	}
 	if api := apiError(err); api != nil {
 		switch api.ErrorCode {
-		case codeTemporary, codeNoLeader, codeStreamOffline, codeConsumerOffline:
+		case codeIncomplete, codeTemporary, codeNoLeader, codeNotEnabled, codeInProcess, codeNotReady,
+			codeStreamOffline, codeConsumerOffline, codeStreamStarts, codeConsumerStarts:
 			return true
 		case codeStoreFailed:
 			// The text of a store that is just not ready; limits are final.
 			return strings.Contains(api.Description, "closed") || strings.Contains(api.Description, "not current") || strings.Contains(api.Description, "raft")
 		}
 		return false
+	}
+	// The name of a server may be known only when it runs.
+	if dns := (*net.DNSError)(nil); errors.As(err, &dns) {
+		return true
 	}
 	text := err.Error()
 	return strings.Contains(text, "connection refused") || strings.Contains(text, "connection reset") || strings.Contains(text, "i/o timeout")
@@ -109,19 +121,26 @@ func (b *Broker) RetryFor(ctx context.Context, limit time.Duration, f func(ctx c
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
-			return errors.Join(context.Cause(ctx), err)
+			return ended(ctx, err)
 		case !unavailable(err):
 			return err
 		}
 		select {
 		case <-whole.Done():
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+			return ended(ctx, err)
 		case <-time.After(retryPause):
 		}
 	}
+}
+
+// ended returns the error of an operation whose time has ended, or that was cancelled; err is that
+// of the last try.
+func ended(ctx context.Context, err error) error {
+	// A cause of the caller's own is the caller's decision.
+	if cause := context.Cause(ctx); cause != nil && cause != context.DeadlineExceeded {
+		return errors.Join(cause, err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // Publish stores a message, once also if it is sent again: it must have an id

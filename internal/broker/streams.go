@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -89,7 +90,10 @@ func (b *Broker) Update(ctx context.Context, kv jetstream.KeyValue, key string, 
 		} else {
 			next, err = kv.Update(ctx, key, value, revision)
 		}
-		if tries == 1 || !errors.Is(err, jetstream.ErrKeyExists) {
+		if !isWrongRevision(err) {
+			return err
+		}
+		if err = fmt.Errorf("%w: %w", jetstream.ErrKeyExists, err); tries == 1 {
 			return err
 		}
 		e, read := kv.Get(ctx, key)
@@ -131,17 +135,20 @@ func (b *Broker) Delete(ctx context.Context, kv jetstream.KeyValue, key string, 
 	})
 }
 
-// isWrongRevision reports whether an error is that of another revision than expected.
+// isWrongRevision reports whether an error is that of another revision than expected. Streams
+// with several replicas have a code of their own for it, which jetstream.ErrKeyExists does not
+// match.
 func isWrongRevision(err error) bool {
-	if errors.Is(err, jetstream.ErrKeyExists) {
+	if errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 		return true
 	}
 	api := apiError(err)
-	return api != nil && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+	return api != nil && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
 
-// PurgeMarkers removes the markers of keys that were deleted longer ago than age, by the
-// servers' clocks.
+// PurgeMarkers removes the markers of keys that were deleted longer ago than age. It compares the
+// clocks of servers with that of this process; a marker that is removed too early is not missed
+// (see Watch).
 func (b *Broker) PurgeMarkers(ctx context.Context, kv jetstream.KeyValue, age time.Duration) error {
 	return b.RetryFor(ctx, purgeTimeout, func(ctx context.Context) error {
 		return kv.PurgeDeletes(ctx, jetstream.DeleteMarkersOlderThan(age))

@@ -144,16 +144,7 @@ func pieceOf(subject, prefix string) (p pieceID, err error) {
 
 // putOnce stores a message unless its subject has one.
 func (b *Bulk) putOnce(ctx context.Context, m *nats.Msg) error {
-	if m.Header == nil {
-		m.Header = nats.Header{}
-	}
-	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, "0")
-	_, err := b.o.Broker.Publish(ctx, m)
-	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
-		return nil
-	}
-	return err
+	return b.o.Broker.PublishFirst(ctx, m)
 }
 
 // message returns the message of a subject in filesStream. It returns

@@ -12,6 +12,7 @@ import (
 
 	"github.com/deepmed/anomaly/internal/broker"
 	"github.com/deepmed/anomaly/internal/dataset"
+	"github.com/deepmed/anomaly/internal/telemetry"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -201,9 +202,14 @@ func (c *coordination) store(ctx context.Context, index int) error {
 	if index > 0 {
 		from = c.ends[index-1]
 	}
+	ctx, span := telemetry.BeginProducer(ctx, "piece store")
+	defer span.End(nil)
+	span.Int("piece.index", index)
+	span.Int("piece.images", c.ends[index]-from)
 	piece := encode(c.job.Images, from, c.ends[index], c.o.Images)
 	p := pieceID{c.job.ID, index}
 	m := &nats.Msg{Subject: p.subject(workSubject), Header: nats.Header{headerModel: {c.job.Model}}, Data: piece}
+	telemetry.Inject(ctx, telemetry.Headers(m.Header))
 	if t := c.job.Threshold; t != nil {
 		m.Header.Set(headerThreshold, strconv.FormatFloat(*t, 'g', -1, 64))
 	}

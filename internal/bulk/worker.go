@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/telemetry"
 	"github.com/deepmed/anomaly/models"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -96,9 +97,13 @@ func (b *Bulk) handle(working context.Context, m jetstream.Msg) {
 	}
 	ctx, cancel := context.WithCancelCause(working)
 	defer cancel(nil)
+	ctx, span := telemetry.BeginConsumer(telemetry.Extract(ctx, telemetry.Headers(m.Headers())), "piece")
+	span.String("job.id", p.job)
+	span.Int("piece.index", p.index)
 	var alive sync.WaitGroup
 	alive.Go(func() { b.keepAlive(ctx, cancel, p, m) })
 	err = b.piece(ctx, p, m)
+	span.End(err)
 	ended := errors.Is(context.Cause(ctx), errJobEnded)
 	if ended {
 		// The result may have been on its way when the job ended.

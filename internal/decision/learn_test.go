@@ -67,6 +67,10 @@ func modelOf(t *testing.T, learned Learned, side int) *models.Model {
 	arch := models.DefaultArchitecture()
 	m := &models.Model{Architecture: arch, Weights: network.InitialWeights(arch.Parameters(), streams.New(1, streams.Weights)), ImageSize: side, Reference: learned.Tensors,
 		Metadata: models.Metadata{Decision: learned.Decision, ImageSize: side, Threshold: 1}}
+	if learned.Tiles != nil {
+		m.Metadata.Preprocessing = models.StandardPreprocessing()
+		m.Metadata.Preprocessing.Tiles = learned.Tiles
+	}
 	if err := m.CheckReference(); err != nil {
 		t.Fatal(err)
 	}

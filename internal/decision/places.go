@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
+	"github.com/deepmed/anomaly/internal/calibration"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/extractor"
 	"github.com/deepmed/anomaly/models"
@@ -40,8 +42,9 @@ type places struct {
 }
 
 // choosePlaces sets x.places if the statistics are to be by place, and completes the
-// description of the tiles.
-func (x *tiled) choosePlaces(ctx context.Context, e *extractor.Extractor, t *models.Tiles, o Options) error {
+// description of the tiles. Unless budget is 0, the means are of as many images as that time
+// allows for.
+func (x *tiled) choosePlaces(ctx context.Context, e *extractor.Extractor, t *models.Tiles, o Options, budget time.Duration) error {
 	if t.Statistics == models.TilesAlike {
 		return nil
 	}
@@ -64,7 +67,12 @@ func (x *tiled) choosePlaces(ctx context.Context, e *extractor.Extractor, t *mod
 		return nil
 	}
 	p.standardize(x.features)
-	if err := p.sum(ctx, e, x.data, x.images, o); err != nil {
+	images := x.images
+	if budget > 0 {
+		n := int(budget / max(x.perTile*time.Duration(p.count), 1))
+		images = images[:min(len(images), max(n, calibration.MinImages))]
+	}
+	if err := p.sum(ctx, e, x.data, images, o); err != nil {
 		return err
 	}
 	gain := p.gain()

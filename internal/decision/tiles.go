@@ -25,6 +25,8 @@ const (
 	// sampleShare and scoreShare are the shares of the time left after reading the images
 	// after which the features of the sample, and the scores of all tiles, must be done.
 	sampleShare, scoreShare = 0.15, 0.6
+	// placeShare is the share of that time that the means of places may take.
+	placeShare = 0.15
 	// placeGain is the share of the variance of held-out features that their place must
 	// explain for statistics by place. They take more memory and more images.
 	placeGain = 0.1
@@ -39,6 +41,8 @@ type tiled struct {
 	// the place of each tile of the sample.
 	places *places
 	placed []int
+	// perTile is the time that the features of a tile took.
+	perTile time.Duration
 }
 
 // learnTiles is Learn for images that are cut into tiles. Images are learned from, left
@@ -66,7 +70,7 @@ func learnTiles(ctx context.Context, engine *ort.Engine, data *dataset.Dataset, 
 		return Learned{}, err
 	}
 	tiles := *o.Tiles
-	if err := x.choosePlaces(ctx, e, &tiles, o); err != nil {
+	if err := x.choosePlaces(ctx, e, &tiles, o, time.Duration(placeShare*float64(left))); err != nil {
 		return Learned{}, err
 	}
 	s, err := x.described(ctx, o)
@@ -180,6 +184,7 @@ func (d *deck) next() (image, tile int, ok bool) {
 // extractSample computes the features of the sample. If until is not zero, it stops then
 // and drops the tiles from the first missing one on.
 func (x *tiled) extractSample(ctx context.Context, e *extractor.Extractor, o Options, until time.Time) error {
+	began := time.Now()
 	features, err := e.ObserveAll(ctx, o.Workers, extractor.Request{
 		Images: len(x.order), First: x.first(o), Until: until, AtLeast: max(2*x.folds, calibration.MinImages),
 		Painter: func() func(int) ([]byte, error) {
@@ -195,6 +200,7 @@ func (x *tiled) extractSample(ctx context.Context, e *extractor.Extractor, o Opt
 		n = len(features)
 	}
 	x.features, x.order, x.placed = features[:n], x.order[:n], x.placed[:n]
+	x.perTile = time.Since(began) / time.Duration(n)
 	return nil
 }
 

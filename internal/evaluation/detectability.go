@@ -33,13 +33,13 @@ const (
 // and contrast if that is longer.
 func Detectability(ctx context.Context, d *inference.Detector, s *Set, threads int) (*models.Detectability, error) {
 	n := min(len(s.Good), detectabilityImages)
-	files, prepared := make([]string, n), make([][]byte, n)
+	files, prepared, places := make([]string, n), make([][]byte, n), make([]int, n)
 	for i := range files {
 		files[i] = s.Good[i*len(s.Good)/n]
 	}
 	err := eachFile(ctx, files, threads, func(_ context.Context, i int, data []byte, err error) error {
 		if err == nil {
-			prepared[i], err = imagefile.Prepare(data, d.Size(), d.ImageOptions(imagefile.DefaultLimits()))
+			prepared[i], places[i], err = d.PrepareInput(data, imagefile.DefaultLimits(), true)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
@@ -50,14 +50,19 @@ func Detectability(ctx context.Context, d *inference.Detector, s *Set, threads i
 		return nil, err
 	}
 	measure, threshold := d.Model().Metadata.Measure()
-	score := d.Score
-	if measure == models.MeasureMSE {
-		score = d.MSE
+	score := func(ctx context.Context, _ int, pixels []byte) (float64, error) { return d.Score(ctx, pixels) }
+	switch {
+	case measure == models.MeasureMSE:
+		score = func(ctx context.Context, _ int, pixels []byte) (float64, error) { return d.MSE(ctx, pixels) }
+	case d.Tiled():
+		score = func(ctx context.Context, k int, pixels []byte) (float64, error) {
+			s, err := d.ScoreTile(ctx, pixels, places[k])
+			return s.Anomaly, err
+		}
 	}
 	return detectability.Measure(ctx,
 		detectability.Images{Count: n, Layout: d.Layout(), At: func(i int, _ *[]byte) ([]byte, error) { return prepared[i], nil }},
-		func(ctx context.Context, _ int, pixels []byte) (float64, error) { return score(ctx, pixels) },
-		threshold, rand.New(rand.NewPCG(detectabilitySeed, 0)),
+		score, threshold, rand.New(rand.NewPCG(detectabilitySeed, 0)),
 		detectability.Options{PerCell: detectabilityPerCell, Threads: threads, Budget: detectabilityBudget})
 }
 

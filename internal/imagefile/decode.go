@@ -222,6 +222,28 @@ func decodeJPEG(data []byte, lim Limits, convert func(image.Image) (*RGB, error)
 		convert)
 }
 
+// jpegPlanes decodes a JPEG to its planes of brightness and colour, with the checks of
+// decodeJPEG. It returns nil for a JPEG that has none.
+func jpegPlanes(data []byte, lim Limits) (planes *image.YCbCr, err error) {
+	_, err = decodeJPEG(data, lim, func(m image.Image) (*RGB, error) {
+		planes, _ = m.(*image.YCbCr)
+		return nil, nil
+	})
+	return planes, err
+}
+
+// pngConfig reads the header of a PNG, with the checks of readPNG.
+func pngConfig(data []byte, lim Limits) (image.Config, error) {
+	cfg, err := png.DecodeConfig(bytes.NewReader(data))
+	if err == nil {
+		err = lim.check(cfg.Width, cfg.Height)
+	}
+	if err == nil {
+		err = plausiblePNG(data, cfg)
+	}
+	return cfg, err
+}
+
 func readTIFF(data []byte, o Options) (*RGB, error) {
 	dir, err := readTIFFDirectory(data)
 	if err != nil {

@@ -24,6 +24,9 @@ type Prepared struct {
 	// are set with Options.Probe only.
 	Deep, Float bool
 	Values      []float32
+	// Shallow reports whether the image has 8 bits per sample and the window has values
+	// above 255, so that the image is probably not of the kind that the window is for.
+	Shallow bool
 	// Original is the whole image at the size of Options.Original: red, green and blue of
 	// each pixel; nil without that option.
 	Original []byte
@@ -86,6 +89,7 @@ func prepare(data []byte, size models.Size, o Options, allocate func(n int) []by
 	if o.Probe && img.samples != nil {
 		p.Deep, p.Values = true, img.samples.some(img.W, img.H)
 	}
+	p.Shallow = o.Window != nil && img.samples == nil && o.Window[1] > 255
 	layout := o.Layout(size)
 	var mask []bool
 	if layout.Masked {

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"image"
-	"image/jpeg"
-	"image/png"
 	"io"
 )
 
@@ -91,30 +89,16 @@ func jpegRows(data []byte, o Options) (*rows, error) {
 			return nil, nil
 		}
 	}
-	cfg, err := jpeg.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
+	ycc, err := jpegPlanes(data, o.Limits)
+	if ycc == nil || err != nil {
 		return nil, err
-	}
-	if err := o.check(cfg.Width, cfg.Height); err != nil {
-		return nil, err
-	}
-	if err := plausibleJPEG(data, cfg); err != nil {
-		return nil, err
-	}
-	m, err := jpeg.Decode(bytes.NewReader(data))
-	if err != nil {
-		return nil, err
-	}
-	ycc, ok := m.(*image.YCbCr)
-	if !ok || ycc.Rect.Dx() != cfg.Width || ycc.Rect.Dy() != cfg.Height {
-		return nil, nil
 	}
 	row, err := ycbcrRows(ycc)
 	if err != nil {
 		return nil, err
 	}
 	y := 0
-	return &rows{w: cfg.Width, h: cfg.Height, next: func(dst []byte) error {
+	return &rows{w: ycc.Rect.Dx(), h: ycc.Rect.Dy(), next: func(dst []byte) error {
 		row(dst, y)
 		y++
 		return nil
@@ -210,14 +194,8 @@ var pngSamples = map[byte]int{0: 1, 2: 3, 4: 2, 6: 4}
 // no palette, nil for others and for those that are damaged before the pixels.
 func pngRows(data []byte, o Options) (*rows, error) {
 	data = completePNG(data)
-	cfg, err := png.DecodeConfig(bytes.NewReader(data))
+	cfg, err := pngConfig(data, o.Limits)
 	if err != nil {
-		return nil, err
-	}
-	if err := o.check(cfg.Width, cfg.Height); err != nil {
-		return nil, err
-	}
-	if err := plausiblePNG(data, cfg); err != nil {
 		return nil, err
 	}
 	samples := pngSamples[data[25]]

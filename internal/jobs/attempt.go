@@ -58,7 +58,7 @@ func (q *Queue) takeOver(ctx context.Context, e *entry) error {
 	id, attempt, runner := e.record.ID, e.record.Attempts, e.record.Runner
 	q.mu.Unlock()
 	if runner != q.node {
-		if lives, _ := q.ask(ctx, runner, question{Job: id, Attempt: attempt}); lives {
+		if _, lives, _ := q.ask(ctx, runner, question{Job: id, Attempt: attempt}); lives {
 			return errElsewhere
 		}
 	}
@@ -85,6 +85,9 @@ func (q *Queue) takeOver(ctx context.Context, e *entry) error {
 	}
 	if err != nil {
 		return err
+	}
+	if runner != q.node {
+		q.countRedelivery(after.Kind)
 	}
 	q.o.Log.Warn("the runner of a job is gone", slog.String("job", id), slog.String("node", runner), slog.String("state", string(after.State)), slog.Int("times", after.Deaths))
 	if after.State.Final() {

@@ -21,7 +21,7 @@ const (
 	repairAge = 20 * time.Second
 	// ownerAge is how long the node of an attached job must not have answered, or not know
 	// the job, before the job is cancelled.
-	ownerAge = 30 * time.Second
+	ownerAge = time.Minute
 	// tidyInterval is the time between two searches for files that nobody needs, and tidyAge
 	// how long they must not have changed.
 	tidyInterval = 10 * time.Minute
@@ -119,7 +119,7 @@ func (k *keeper) repairMessages(ctx context.Context) error {
 				err = k.removeMessage(ctx, r.Kind, subject)
 			} else {
 				k.q.o.Log.Warn("a job had no message", slog.String("job", r.ID))
-				err = k.q.publish(ctx, &r)
+				err = k.q.publish(ctx, &r, r.ID+"."+k.q.nextChange()) // the first id may be known still
 			}
 			if err != nil {
 				return err
@@ -155,11 +155,19 @@ func (k *keeper) removeMessage(ctx context.Context, kind, subject string) error 
 // removeAttached cancels and removes attached jobs whose request is gone.
 func (k *keeper) removeAttached(ctx context.Context) error {
 	q := k.q
+	silent := map[string]bool{} // nodes that are not asked again, because each question takes time
 	for _, r := range q.records() {
 		if !r.Attached {
 			continue
 		}
-		if waits, _ := q.ask(ctx, r.Owner, question{Job: r.ID}); waits || !k.since("owner "+r.ID, k.ownerAge) {
+		if !silent[r.Owner] {
+			answer, waits, _ := q.ask(ctx, r.Owner, question{Job: r.ID})
+			if waits {
+				continue
+			}
+			silent[r.Owner] = !answer
+		}
+		if !k.since("owner "+r.ID, k.ownerAge) {
 			continue
 		}
 		q.o.Log.Warn("the request of a job is gone", slog.String("job", r.ID), slog.String("node", r.Owner))

@@ -52,11 +52,11 @@ func (q *Queue) answerNodes() error {
 	return err
 }
 
-// ask reports whether a node answers a question with yes, and returns what follows.
-func (q *Queue) ask(ctx context.Context, node string, asked question) (yes bool, more string) {
+// ask asks a node. It reports whether the node answered, whether with yes, and what follows.
+func (q *Queue) ask(ctx context.Context, node string, asked question) (answered, yes bool, more string) {
 	data, err := json.Marshal(asked)
 	if err != nil || node == "" {
-		return false, ""
+		return false, false, ""
 	}
 	for range 2 { // the answer may be lost
 		limited, cancel := context.WithTimeout(ctx, askTimeout)
@@ -64,13 +64,13 @@ func (q *Queue) ask(ctx context.Context, node string, asked question) (yes bool,
 		cancel()
 		if err == nil {
 			word, more, _ := strings.Cut(string(m.Data), " ")
-			return word == answerYes, more
+			return true, word == answerYes, more
 		}
 		if errors.Is(err, nats.ErrNoResponders) {
-			return false, ""
+			break
 		}
 	}
-	return false, ""
+	return false, false, ""
 }
 
 // Attend marks a job as one that a request of this process waits for, until a time unless that
@@ -93,7 +93,7 @@ func (t *Task) Left(ctx context.Context) (left time.Duration, limited bool) {
 	if !t.Job.Attached || t.q.b.Embedded() {
 		return 0, false
 	}
-	_, more := t.q.ask(ctx, t.owner, question{Job: t.Job.ID})
+	_, _, more := t.q.ask(ctx, t.owner, question{Job: t.Job.ID})
 	seconds, err := strconv.ParseFloat(more, 64)
 	return time.Duration(seconds * float64(time.Second)), err == nil
 }

@@ -143,6 +143,7 @@ func (q *Queue) recover(ctx context.Context) error {
 	}
 	for id, e := range q.jobs {
 		if e.record.State == Running {
+			q.countRedelivery(e.record.Kind)
 			if err := q.change(ctx, e, died); err != nil {
 				return err
 			}
@@ -150,7 +151,7 @@ func (q *Queue) recover(ctx context.Context) error {
 		}
 		// The process ended between the creation of the job and its message.
 		if !e.record.State.Final() && waiting[workOf(&e.record)] == 0 {
-			if err := q.publish(ctx, &e.record); err != nil {
+			if err := q.publish(ctx, &e.record, id); err != nil {
 				return err
 			}
 		}

@@ -43,6 +43,8 @@ type record struct {
 	// Meta is what Result.Meta was, and Code the code of the error of a job that failed.
 	Meta map[string]string `json:"meta,omitempty"`
 	Code int               `json:"code,omitempty"`
+	// Trace is the trace of the submission, as telemetry.Stored returns it.
+	Trace string `json:"trace,omitempty"`
 	// Change is different in each write of a cluster.
 	Change string `json:"change,omitempty"`
 

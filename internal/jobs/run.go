@@ -136,7 +136,7 @@ func (q *Queue) runMessage(accepting, working context.Context, w Worker, m jetst
 	}
 	e.stop, e.attempt = cancel, 0
 	ended := e.record.State.Final()
-	t := &Task{Job: e.record.Job, Fields: e.record.Fields, Files: slices.Clone(e.record.Files), q: q, uploads: e.record.Uploads, owner: e.record.Owner}
+	t := &Task{Job: e.record.Job, Fields: e.record.Fields, Files: slices.Clone(e.record.Files), q: q, uploads: e.record.Uploads, owner: e.record.Owner, trace: e.record.Trace}
 	q.mu.Unlock()
 	defer func() {
 		q.mu.Lock()
@@ -233,7 +233,9 @@ func (q *Queue) runJob(accepting, ctx context.Context, w Worker, t *Task, e *ent
 	if err := q.start(ctx, e, t); err != nil {
 		return err
 	}
+	ctx, span := traceRun(ctx, t)
 	result, err := q.call(ctx, w, t)
+	endTrace(t, span, err)
 	if err != nil && (stopped(ctx) || errors.Is(err, broker.ErrUnavailable)) {
 		return q.giveBack(ctx, e, t)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/internal/broker"
+	"github.com/deepmed/anomaly/internal/telemetry"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -41,6 +42,8 @@ func (q *Queue) SubmitOnce(ctx context.Context, r Request) (job Job, before bool
 			return job, found, err
 		}
 	}
+	ctx, span := telemetry.BeginProducer(ctx, "job submit")
+	defer func() { span.End(err) }()
 	total := int64(0)
 	for _, f := range r.Files {
 		total += f.Bytes
@@ -69,8 +72,10 @@ func (q *Queue) SubmitOnce(ctx context.Context, r Request) (job Job, before bool
 	if r.ID != "" {
 		rec.ID = r.ID
 	}
-	err = q.store(ctx, &rec, r)
-	if err != nil {
+	rec.Trace = telemetry.Stored(ctx)
+	span.String("job.id", rec.ID)
+	unknown, err := q.store(ctx, &rec, r)
+	if err != nil && !unknown {
 		uploads := rec.uploads()
 		q.cleaning.Go(func() {
 			clean, cancel := withTimeout(q.clean)
@@ -95,14 +100,15 @@ func (q *Queue) SubmitOnce(ctx context.Context, r Request) (job Job, before bool
 
 // store stores the files of a job, then its record, then its message. A process that
 // ends in between leaves files without a record, or a record without a message, which
-// Open or Keep repairs.
-func (q *Queue) store(ctx context.Context, r *record, request Request) error {
+// Open or Keep repairs. unknown reports whether the job may have been accepted although store
+// returns an error.
+func (q *Queue) store(ctx context.Context, r *record, request Request) (unknown bool, err error) {
 	sums := map[string]string{}
 	for _, f := range request.Files {
 		r.Files = append(r.Files, f.Name)
 		n, sum, err := q.files.Put(ctx, r.upload(f.Name), f)
 		if err != nil {
-			return noSpace(err)
+			return false, noSpace(err)
 		}
 		r.UploadBytes += n
 		sums[f.Name] = sum
@@ -115,14 +121,19 @@ func (q *Queue) store(ctx context.Context, r *record, request Request) error {
 	}
 	data, err := json.Marshal(r)
 	if err != nil {
-		return err
+		return false, err
 	}
 	// From here on the job is accepted, even if the client leaves.
 	ctx, cancel := withTimeout(context.WithoutCancel(ctx))
 	defer cancel()
 	revision, err := q.b.Update(ctx, q.states, r.ID, data, 0)
 	if errors.Is(err, jetstream.ErrKeyExists) {
-		return err
+		return false, err
+	}
+	if err != nil && !q.b.Embedded() {
+		// Another submission with the key, or a worker, may have the job already: it is left as
+		// it is.
+		return !broker.IsNoSpace(err), noSpace(err)
 	}
 	if err == nil {
 		// The worker may receive the message before publish returns.
@@ -131,20 +142,20 @@ func (q *Queue) store(ctx context.Context, r *record, request Request) error {
 			q.jobs[r.ID] = &entry{record: *r, revision: revision, changed: make(chan struct{})}
 		}
 		q.mu.Unlock()
-		err = q.publish(ctx, r)
+		err = q.publish(ctx, r, r.ID)
 		if err != nil && !q.b.Embedded() {
 			// The record is durable, so that the job is accepted: Keep sends the message.
 			q.o.Log.Warn("the message of a job is sent later", slog.String("job", r.ID), slog.Any("error", err))
-			return nil
+			return false, nil
 		}
 	}
 	if err != nil {
 		q.mu.Lock()
 		delete(q.jobs, r.ID)
 		q.mu.Unlock()
-		return errors.Join(noSpace(err), q.purge(ctx, r.ID, 0))
+		return false, errors.Join(noSpace(err), q.purge(ctx, r.ID, 0))
 	}
-	return nil
+	return false, nil
 }
 
 // noSpace returns ErrNoSpace, wrapped, for the error of a server that may not store more.
@@ -158,14 +169,15 @@ func noSpace(err error) error {
 // keySubject returns the subject of a job's record.
 func keySubject(id string) string { return "$KV." + bucket + "." + id }
 
-// publish puts the message of a job into the queue.
-func (q *Queue) publish(ctx context.Context, r *record) error {
+// publish puts the message of a job into the queue. The servers drop a message whose id they have
+// seen a short time ago, and one of a job that has one.
+func (q *Queue) publish(ctx context.Context, r *record, id string) error {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	if _, err := q.stream(ctx, r.Kind); err != nil {
 		return err
 	}
-	m := &nats.Msg{Subject: workOf(r), Header: nats.Header{jetstream.MsgIDHeader: {r.ID}}}
+	m := &nats.Msg{Subject: workOf(r), Header: nats.Header{jetstream.MsgIDHeader: {id}}}
 	if _, err := q.b.Publish(ctx, m); err != nil && !isWaiting(err) {
 		return err
 	}

@@ -15,6 +15,8 @@ type Task struct {
 	q        *Queue
 	uploads  string // record.Uploads
 	owner    string // record.Owner
+	trace    string // record.Trace
+	phases   phases // guarded by mu
 	mu       sync.Mutex
 	progress Progress
 	losses   []float64
@@ -34,6 +36,7 @@ func (t *Task) Progress(p Progress, losses []float64) {
 	p.omitNonFinite()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.phases.set(p.Phase)
 	t.progress, t.losses, t.set, t.pending = p, append(t.losses[:0], losses...), true, true
 }
 

@@ -228,7 +228,8 @@ func (c *comparer) compareFile(ctx context.Context, file string) (*Scores, error
 	if err != nil {
 		return nil, err
 	}
-	pixels, err := imagefile.Prepare(data, c.exported.Size(), c.exported.ImageOptions(imagefile.DefaultLimits()))
+	// The first tile of an image that is cut into tiles.
+	pixels, _, err := c.exported.PrepareInput(data, imagefile.DefaultLimits(), false)
 	if err != nil {
 		return nil, err
 	}
