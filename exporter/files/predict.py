@@ -244,14 +244,38 @@ def only_image():
     return str(images[0])
 
 
+def decode(path, preprocessing, opened=None, frame_number=0):
+    """Return the decoded image, upright if the training's images were.
+
+    It has 8 bits per channel, unless the model has a window: then it may be height×width×3 values.
+    opened is what open_dicom returned for a DICOM file, of which the frame with that number, from 0,
+    is taken.
+    """
+    upright = str(preprocessing.get("orientation", "")).startswith("exif")
+    window = preprocessing.get("window")
+    try:
+        if opened is not None:
+            read = read_dicom(opened, frame_number, window is not None)
+        else:
+            with Image.open(path, formats=list(FORMATS)) as image:
+                read = to_rgb(image, path, preprocessing.get("max_value"), window is not None)
+                turn = upright and image.format != "TIFF"  # Pillow rotates a TIFF itself
+                if turn and isinstance(read, Image.Image):
+                    read = ImageOps.exif_transpose(read)
+                elif turn:
+                    read = transposed(read, image)
+    except UnidentifiedImageError:
+        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM image, or it is damaged")
+    return read
+
+
 def prepare(path, size, preprocessing, opened=None, frame_number=0):
     """Return the image with the preprocessing of the training, and how it is placed there.
 
     The image is 3×height×width in 0…1, and -1 in pixels that are not judged. opened is what
     open_dicom returned for a DICOM file, of which the frame with that number, from 0, is taken.
     """
-    window = preprocessing.get("window")
-    read = decode(path, preprocessing, opened, frame_number)
+    read, window = decode(path, preprocessing, opened, frame_number), preprocessing.get("window")
     if window is None:
         channels = [read]
     else:
@@ -277,31 +301,6 @@ def prepare(path, size, preprocessing, opened=None, frame_number=0):
 def normalized(pixels):
     """Return height×width×3 bytes as 3×height×width in 0…1."""
     return pixels.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
-
-
-def decode(path, preprocessing, opened=None, frame_number=0):
-    """Return the decoded image, upright if the training's images were.
-
-    It has 8 bits per channel, or is height×width×3 values if the model has a window. opened is
-    what open_dicom returned for a DICOM file, of which the frame with that number, from 0, is
-    taken.
-    """
-    upright = str(preprocessing.get("orientation", "")).startswith("exif")
-    window = preprocessing.get("window")
-    try:
-        if opened is not None:
-            read = read_dicom(opened, frame_number, window is not None)
-        else:
-            with Image.open(path, formats=list(FORMATS)) as image:
-                read = to_rgb(image, path, preprocessing.get("max_value"), window is not None)
-                turn = upright and image.format != "TIFF"  # Pillow rotates a TIFF itself
-                if turn and isinstance(read, Image.Image):
-                    read = ImageOps.exif_transpose(read)
-                elif turn:
-                    read = transposed(read, image)
-    except UnidentifiedImageError:
-        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM image, or it is damaged")
-    return read
 
 
 class Tiling:
