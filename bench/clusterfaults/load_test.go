@@ -291,8 +291,8 @@ func (l *load) settled(ctx context.Context) {
 		if list, err = l.client.list(ctx); err != nil {
 			l.t.Fatal(err)
 		}
-		// Jobs of /train disappear with their requests.
-		if !slices.ContainsFunc(list, func(j jobs.Job) bool { return j.Attached }) {
+		// Jobs of /train disappear with their requests, and a service follows the others.
+		if !slices.ContainsFunc(list, func(j jobs.Job) bool { return j.Attached }) && len(list) == len(l.accepted) {
 			break
 		}
 		time.Sleep(time.Second)
@@ -314,7 +314,8 @@ func (l *load) settled(ctx context.Context) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(l.accepted)) {
 		if !seen[id] {
-			l.t.Errorf("the job %s is lost", id)
+			a, err := l.client.retried(ctx, "GET", "/jobs/"+id, "", nil, nil)
+			l.t.Errorf("the job %s is lost: it is not in the list, and asked for, it is answered %d, %v: %.300s", id, a.status, err, a.body)
 		}
 	}
 }

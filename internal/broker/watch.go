@@ -40,7 +40,7 @@ var errBehind = errors.New("the server has not all changes yet")
 // meanwhile, but never the latest one. It calls current, if not nil, once, when change has been
 // called with all that the bucket had.
 func (b *Broker) Watch(ctx context.Context, bucket string, change func(Change), current func()) {
-	w := watcher{b: b, bucket: bucket, change: change, current: current, known: map[string]uint64{}}
+	w := watcher{b: b, bucket: bucket, change: change, current: current, known: map[string]uint64{}, markers: map[string]bool{}}
 	failed := false
 	for ctx.Err() == nil {
 		err := w.follow(ctx)
@@ -68,6 +68,7 @@ type watcher struct {
 	change  func(Change)
 	current func()
 	known   map[string]uint64 // revisions of the keys
+	markers map[string]bool   // keys that were removed and have a marker
 	last    uint64            // sequence of the last change
 	behind  time.Time         // since when a server has less than last
 }
@@ -103,6 +104,11 @@ func (w *watcher) follow(ctx context.Context) error {
 			delete(w.known, key)
 			w.change(Change{Key: key, Revision: last, Removed: true})
 		}
+	}
+	maps.DeleteFunc(w.markers, func(key string, _ bool) bool { return subjects[prefix+key] == 0 })
+	if last == w.last && len(subjects) > len(w.known)+len(w.markers) {
+		// A server that was catching up has left out a change: all are read again.
+		w.last = 0
 	}
 	if last == w.last || len(subjects) == 0 {
 		w.last = last
@@ -160,7 +166,9 @@ func (w *watcher) apply(m jetstream.Msg, prefix string) error {
 		}
 		if c.Removed {
 			delete(w.known, c.Key)
+			w.markers[c.Key] = true
 		} else {
+			delete(w.markers, c.Key)
 			w.known[c.Key] = c.Revision
 		}
 		w.change(c)
