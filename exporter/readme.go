@@ -30,7 +30,12 @@ const shownWarnings = 10
 
 // readmeView is the data of the README's template.
 type readmeView struct {
-	ImageSize int
+	ImageSize, Width, Height int
+	// Fit, Window and Region describe the preparation of images. They are empty by default.
+	Fit, Window, Region string
+	// Framed reports whether images are prepared as version 2 of the metadata format
+	// describes, Masked whether pixels may be outside.
+	Framed, Masked bool
 	// Tiles is nil unless images are cut into tiles, of ImageSize×ImageSize pixels, and
 	// TileCount what the calibration recorded about their number.
 	Tiles     *models.Tiles
@@ -67,10 +72,19 @@ type readmeView struct {
 func bundleReadme(m *models.Model) ([]byte, error) {
 	measure, threshold := m.Metadata.Measure()
 	view := readmeView{
-		ImageSize: m.ImageSize, Tiles: m.Tiles(), Measure: measure, Threshold: threshold,
+		ImageSize: m.ImageSize, Tiles: m.Tiles(), Width: m.Input().W, Height: m.Input().H, Framed: m.Metadata.Framed(), Masked: m.Masked(), Measure: measure, Threshold: threshold,
 		Decision: m.Metadata.Decision != nil, Heads: models.HasHeads(m.Reference), GaborHeads: models.HasGaborHeads(m.Reference),
 		MeanError: m.Metadata.MeanError, StdError: m.Metadata.StdError,
 		Losses: m.Metadata.TrainingLosses, Training: m.Metadata.Training, Classes: m.Metadata.Classes(),
+	}
+	if p := m.Metadata.Preprocessing; p != nil {
+		view.Fit = string(p.Fit)
+		if w := p.Window; w != nil {
+			view.Window = fmt.Sprintf("%g to %g", w[0], w[1])
+		}
+		if p.Region != nil {
+			view.Region = fmt.Sprintf("%.1f %%", 100*p.Region.Share())
+		}
 	}
 	if n := len(view.Classes); n > shownClasses {
 		view.Classes, view.MoreClasses = view.Classes[:shownClasses], n-shownClasses
@@ -96,6 +110,10 @@ func bundleReadme(m *models.Model) ([]byte, error) {
 	}
 	return b.Bytes(), nil
 }
+
+// Size returns width×height, Shape height×width, of the network's input.
+func (v readmeView) Size() string  { return fmt.Sprintf("%d×%d", v.Width, v.Height) }
+func (v readmeView) Shape() string { return fmt.Sprintf("%d×%d", v.Height, v.Width) }
 
 // Patches reports whether the anomaly score is computed from patch features.
 func (v readmeView) Patches() bool {

@@ -51,9 +51,11 @@ type Verdict struct {
 	// Warnings are sentences about the verdict, such as those of
 	// models.OverrideWarnings.
 	Warnings []string `json:"warnings,omitempty"`
-	// Frames is the number of frames in the image's DICOM file, of which the first is
-	// judged; else 0.
-	Frames int `json:"-"`
+	// Frame is the number of the frame that the verdict is of, from 1: the one with the
+	// highest score of a DICOM file of several frames; else 0.
+	Frame int `json:"frame,omitempty"`
+	// Frames are the verdicts of all frames of such a file, in their order; else nil.
+	Frames []FrameVerdict `json:"frames,omitempty"`
 }
 
 // Detector judges images with one model. It may be used by several goroutines at
@@ -137,22 +139,15 @@ func (d *Detector) Close() {
 }
 
 // Detect decodes an image file and judges it. If meta is not nil, it replaces the
-// model's own metadata. The errors are ErrImage, ErrImageTooLarge, ErrMeasure and
-// ErrNotFinite, wrapped.
+// model's own metadata. Of a DICOM file of several frames, it judges each, and returns the
+// verdict of the one with the highest score. The errors are ErrImage, ErrImageTooLarge,
+// ErrMeasure and ErrNotFinite, wrapped.
 func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (Verdict, error) {
-	if d.Tiled() {
-		return d.detectTiles(ctx, image, meta, lim, scoreSession)
-	}
-	p, err := imagefile.PrepareSized(image, d.Size(), d.ImageOptions(lim))
+	f, err := d.Open(image, lim)
 	if err != nil {
 		return Verdict{}, err
 	}
-	j, err := d.score(ctx, p.Pix)
-	if err != nil {
-		return Verdict{}, err
-	}
-	j.frames = p.Frames
-	return d.judge(j, meta)
+	return eachFrame(f, func(i int) (Verdict, error) { return d.DetectFrame(ctx, f, i, meta) })
 }
 
 // judge returns the verdict on a finished job by the model's own metadata or by
@@ -160,8 +155,9 @@ func (d *Detector) Detect(ctx context.Context, image []byte, meta *models.Metada
 // wrapped.
 func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 	warnings := models.OverrideWarnings(d.model, meta)
-	if j.frames > 1 {
-		warnings = append(warnings, fmt.Sprintf("the DICOM file has %d frames, of which only the first is judged", j.frames))
+	if j.shallow {
+		w := d.model.Metadata.Preprocessing.Window
+		warnings = append(warnings, fmt.Sprintf("the image has 8 bits per sample and the model's window is %g to %g: judge images of the depth that it was trained on", w[0], w[1]))
 	}
 	if s := d.tileCalibration().Warning(j.tiles); j.tiles > 0 && s != "" {
 		warnings = append(warnings, s)
@@ -190,7 +186,6 @@ func (d *Detector) judge(j *job, meta *models.Metadata) (Verdict, error) {
 		MSE:                 float64(j.mse),
 		ModelSHA256:         d.model.SHA256,
 		Warnings:            warnings,
-		Frames:              j.frames,
 	}, nil
 }
 

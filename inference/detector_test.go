@@ -109,7 +109,7 @@ func TestDetector_ReturnsErrClosedAfterClose(t *testing.T) {
 	if _, err := d.Detect(t.Context(), tile(t), nil, imagefile.DefaultLimits()); !errors.Is(err, ErrClosed) {
 		t.Errorf("%v", err)
 	}
-	if _, err := d.Picture(t.Context(), tile(t), imagefile.DefaultLimits()); !errors.Is(err, ErrClosed) {
+	if _, err := d.Picture(t.Context(), opened(t, d, tile(t)), 0); !errors.Is(err, ErrClosed) {
 		t.Errorf("%v", err)
 	}
 }
@@ -125,7 +125,7 @@ func TestDetect_ReturnsTheCauseOfItsContext(t *testing.T) {
 
 func TestPicture_ShowsInputReconstructionAndDifference(t *testing.T) {
 	d := goldenDetector(t)
-	data, err := d.Picture(t.Context(), tile(t), imagefile.DefaultLimits())
+	data, err := d.Picture(t.Context(), opened(t, d, tile(t)), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,4 +155,14 @@ func BenchmarkDetect(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// opened returns the images in a file.
+func opened(t testing.TB, d *Detector, file []byte) *imagefile.Frames {
+	t.Helper()
+	f, err := d.Open(file, imagefile.DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
 }

@@ -149,6 +149,23 @@ func TestFramedModel_HasTheSameScoresInEveryFormat(t *testing.T) {
 	}
 }
 
+// An image of 8 bits is probably not what a window of more bits is for.
+func TestFramedModel_WarnsOfAnImageOfFewerBits(t *testing.T) {
+	size := models.Square(32)
+	d, err := NewDetector(orttest.Open(t), framedModel(t, false, size, models.Preprocessing{Window: &models.Window{100, 3000}}), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for _, deep := range []bool{false, true} {
+		file, _ := waves(t, 40, 40, deep)
+		v, err := d.Detect(t.Context(), file, nil, ImageLimits{})
+		if err != nil || (len(v.Warnings) > 0) == deep {
+			t.Errorf("16 bits %v: warnings %q, %v", deep, v.Warnings, err)
+		}
+	}
+}
+
 // A mask that has all pixels must not change anything.
 func TestFramedModel_ScoresAWholeRegionLikeNoRegion(t *testing.T) {
 	size := models.Size{W: 48, H: 32}

@@ -50,13 +50,41 @@ type Evidence struct {
 // everywhere can have hundreds.
 const maxRegions = 20
 
-// Explain is like Detect and also returns the evidence. ErrNoMap is returned,
-// wrapped, if the measure is the mean squared error.
+// Explain is like Detect and also returns the evidence, of the frame that the verdict is of.
+// ErrNoMap is returned, wrapped, if the measure is the mean squared error.
 func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metadata, lim ImageLimits) (*Explanation, error) {
-	if d.Tiled() {
-		return d.explainTiles(ctx, image, meta, lim, false)
+	f, err := d.Open(image, lim)
+	if err != nil {
+		return nil, err
 	}
-	p, err := imagefile.PreparePooled(image, d.Size(), d.mapOptions(mapSession, lim, false))
+	return explainHighest(f, func(i int) (Verdict, error) { return d.DetectFrame(ctx, f, i, meta) },
+		func(i int) (*Explanation, error) { return d.ExplainFrame(ctx, f, i, meta) })
+}
+
+// explainHighest returns the explanation of the image with the highest score. Of several
+// images, it judges each, and explains only that one.
+func explainHighest(f *imagefile.Frames, judge func(i int) (Verdict, error), explain func(i int) (*Explanation, error)) (*Explanation, error) {
+	if f.Len() == 1 {
+		return explain(0)
+	}
+	v, err := eachFrame(f, judge)
+	if err != nil {
+		return nil, err
+	}
+	x, err := explain(v.Frame - 1)
+	if err != nil {
+		return nil, err
+	}
+	x.Verdict = v
+	return x, nil
+}
+
+// ExplainFrame is like Explain for image i, from 0, of a file.
+func (d *Detector) ExplainFrame(ctx context.Context, f *imagefile.Frames, i int, meta *models.Metadata) (*Explanation, error) {
+	if d.Tiled() {
+		return d.explainTiles(ctx, f, i, meta, false)
+	}
+	p, err := imagefile.PreparePooled(f.Data(), d.Size(), d.mapOptions(mapSession, f.Options(i), false))
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +93,7 @@ func (d *Detector) Explain(ctx context.Context, image []byte, meta *models.Metad
 	if err != nil {
 		return nil, err
 	}
-	j.frames = p.Frames
+	j.shallow = p.Shallow
 	if err := d.run(ctx, mapSession, []*job{j}); err != nil {
 		return nil, err
 	}
@@ -138,10 +166,9 @@ func regions(values []float32, f models.Frame, threshold float64) []Region {
 	return out[:min(len(out), maxRegions)]
 }
 
-// mapOptions returns the options with which an image is decoded for a session. A heatmap of
-// the original image's size needs its pixels.
-func (d *Detector) mapOptions(k sessionKind, lim ImageLimits, overlay bool) imagefile.Options {
-	o := d.ImageOptions(lim)
+// mapOptions returns the options o with which an image is decoded, completed for a session. A
+// heatmap of the original image's size needs its pixels.
+func (d *Detector) mapOptions(k sessionKind, o imagefile.Options, overlay bool) imagefile.Options {
 	if k == mapSession && !overlay && d.model.Metadata.Framed() {
 		o.Original = heatmapSize
 	}

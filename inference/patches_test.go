@@ -22,13 +22,6 @@ import (
 // models.MeasurePatchMahalanobis and random weights and statistics.
 func patchModel(heads bool) *models.Model { return patchModelOf(heads, models.Square(32), nil) }
 
-// tiledPatchModel is patchModel for tiles of a side.
-func tiledPatchModel(side int, heads bool, tiles *models.Tiles) *models.Model {
-	p := models.StandardPreprocessing()
-	p.Tiles = tiles
-	return patchModelOf(heads, models.Square(side), p)
-}
-
 // patchModelOf is patchModel for another size and preprocessing.
 func patchModelOf(heads bool, size models.Size, p *models.Preprocessing) *models.Model {
 	arch := models.Architecture{Channels: []int{3, 4, 6}}

@@ -16,10 +16,10 @@ import (
 const pictureGain = 10
 
 // Picture returns a PNG of the network's input, its reconstruction, and ten times
-// their absolute difference, side by side. The errors are ErrImage and
-// ErrImageTooLarge, wrapped.
-func (d *Detector) Picture(ctx context.Context, data []byte, lim ImageLimits) ([]byte, error) {
-	prepared, err := d.pictured(ctx, data, lim)
+// their absolute difference, side by side, for image i, from 0, of a file. The errors are
+// ErrImage and ErrImageTooLarge, wrapped.
+func (d *Detector) Picture(ctx context.Context, f *imagefile.Frames, i int) ([]byte, error) {
+	prepared, err := d.pictured(ctx, f, i)
 	if err != nil {
 		return nil, err
 	}
@@ -50,11 +50,11 @@ func (d *Detector) Picture(ctx context.Context, data []byte, lim ImageLimits) ([
 
 // pictured returns the network's input that a Picture shows: the whole image, or the tile
 // with the highest anomaly score.
-func (d *Detector) pictured(ctx context.Context, data []byte, lim ImageLimits) ([]byte, error) {
+func (d *Detector) pictured(ctx context.Context, f *imagefile.Frames, i int) ([]byte, error) {
 	if !d.Tiled() {
-		return imagefile.Prepare(data, d.Size(), d.ImageOptions(lim))
+		return imagefile.Prepare(f.Data(), d.Size(), f.Options(i))
 	}
-	_, image, err := d.judgeTiles(ctx, data, lim, scoreSession, 0, true)
+	_, image, err := d.judgeTiles(ctx, f, i, scoreSession, 0, true)
 	if err != nil {
 		return nil, err
 	}

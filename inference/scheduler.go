@@ -127,10 +127,34 @@ type Task struct {
 
 // Detect is like Detector.Detect, scheduled with other work.
 func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, error) {
-	if d.Tiled() {
-		return s.detectTiles(ctx, d, t)
+	f, err := s.open(ctx, d, t)
+	if err != nil {
+		return Verdict{}, err
 	}
-	j, err := s.judge(ctx, d, t, scoreSession, func(p *imagefile.Prepared) (*job, error) {
+	return eachFrame(f, func(i int) (Verdict, error) { return s.detectFrame(ctx, d, t, f, i) })
+}
+
+// open returns the images in the task's file.
+func (s *Scheduler) open(ctx context.Context, d *Detector, t Task) (f *imagefile.Frames, err error) {
+	if format, _ := imagefile.Sniff(t.Image[:min(len(t.Image), imagefile.SniffBytes)]); format != imagefile.DICOM {
+		return d.Open(t.Image, t.Limits) // which costs nothing
+	}
+	err = s.Work(ctx, func() error {
+		f, err = d.Open(t.Image, t.Limits)
+		return err
+	})
+	return f, err
+}
+
+// detectFrame judges image i of the task's file.
+func (s *Scheduler) detectFrame(ctx context.Context, d *Detector, t Task, f *imagefile.Frames, i int) (Verdict, error) {
+	if d.Tiled() {
+		return s.detectTiles(ctx, d, t, f, i)
+	}
+	if i > 0 {
+		t.Decoded = nil // the other frames are decoded between runs
+	}
+	j, err := s.judge(ctx, d, t, f.Options(i), scoreSession, func(p *imagefile.Prepared) (*job, error) {
 		return &job{image: func(dst []float32) {
 			imagefile.Normalize(dst, p.Pix)
 			// Only the run can release the pixels: it may start after Detect returned
@@ -145,16 +169,29 @@ func (s *Scheduler) Detect(ctx context.Context, d *Detector, t Task) (Verdict, e
 }
 
 // Explain is like Detector.Explain, scheduled with other work.
-func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (x *Explanation, err error) {
+func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (*Explanation, error) {
+	f, err := s.open(ctx, d, t)
+	if err != nil {
+		return nil, err
+	}
+	return explainHighest(f, func(i int) (Verdict, error) { return s.detectFrame(ctx, d, t, f, i) },
+		func(i int) (*Explanation, error) { return s.explainFrame(ctx, d, t, f, i) })
+}
+
+// explainFrame explains image i of the task's file.
+func (s *Scheduler) explainFrame(ctx context.Context, d *Detector, t Task, f *imagefile.Frames, i int) (x *Explanation, err error) {
 	if d.Tiled() {
 		err = s.tiles(ctx, mapSession, func(k sessionKind) (err error) {
-			x, err = d.explainTiles(ctx, t.Image, t.Metadata, t.Limits, t.Overlay)
+			x, err = d.explainTiles(ctx, f, i, t.Metadata, t.Overlay)
 			return err
 		})
 		return x, err
 	}
+	if f.Len() > 1 {
+		t.Decoded = nil // it was called before
+	}
 	var p *imagefile.Prepared
-	j, err := s.judge(ctx, d, t, mapSession, func(prepared *imagefile.Prepared) (*job, error) {
+	j, err := s.judge(ctx, d, t, f.Options(i), mapSession, func(prepared *imagefile.Prepared) (*job, error) {
 		p = prepared
 		return d.mapJob(p.Pix)
 	})
@@ -170,10 +207,10 @@ func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (x *Explan
 	return x, err
 }
 
-// detectTiles is Detect for a model of tiles.
-func (s *Scheduler) detectTiles(ctx context.Context, d *Detector, t Task) (v Verdict, err error) {
+// detectTiles judges image i of the task's file with a model of tiles.
+func (s *Scheduler) detectTiles(ctx context.Context, d *Detector, t Task, f *imagefile.Frames, i int) (v Verdict, err error) {
 	err = s.tiles(ctx, scoreSession, func(k sessionKind) (err error) {
-		v, err = d.detectTiles(ctx, t.Image, t.Metadata, t.Limits, k)
+		v, err = d.detectTiles(ctx, f, i, t.Metadata, k)
 		return err
 	})
 	return v, err
@@ -192,9 +229,9 @@ func (s *Scheduler) tiles(ctx context.Context, k sessionKind, do func(k sessionK
 	return do(k)
 }
 
-// judge decodes the task's image and runs the job that newJob returns for it. The
-// job is done if the error is nil.
-func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKind, newJob func(*imagefile.Prepared) (*job, error)) (*job, error) {
+// judge decodes the task's image with options and runs the job that newJob returns for it.
+// The job is done if the error is nil.
+func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, o imagefile.Options, k sessionKind, newJob func(*imagefile.Prepared) (*job, error)) (*job, error) {
 	s.inFlight.Add(1)
 	defer s.inFlight.Add(-1)
 	q := &d.queues[k]
@@ -207,7 +244,7 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKin
 	}()
 	var p *imagefile.Prepared
 	err := s.Work(ctx, func() (err error) {
-		p, err = imagefile.PreparePooled(t.Image, d.Size(), d.mapOptions(k, t.Limits, t.Overlay))
+		p, err = imagefile.PreparePooled(t.Image, d.Size(), d.mapOptions(k, o, t.Overlay))
 		return err
 	})
 	if err != nil {
@@ -220,7 +257,7 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, k sessionKin
 	if err != nil {
 		return nil, err
 	}
-	j.ctx, j.frames = ctx, p.Frames
+	j.ctx, j.shallow = ctx, p.Shallow
 	reserved = false
 	return j, s.wait(d, k, []*job{j})
 }

@@ -43,8 +43,8 @@ type job struct {
 	// members receives the member scores; memberSession only.
 	members []float32
 
-	// frames is the number of frames in the image's DICOM file, else 0.
-	frames int
+	// shallow is imagefile.Prepared.Shallow.
+	shallow bool
 	// place is the index of a tile in its image, and tiles the number of tiles of an
 	// image, for a model of tiles; else 0.
 	place, tiles int

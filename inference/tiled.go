@@ -79,7 +79,7 @@ type tiledImage struct {
 // judgeTiles decodes an image and computes its tiles in batches, as they are decoded. The
 // job has the scores of the image. With scoreSession or singleThreadSession, no more than a
 // row of tiles and a batch are in memory as pixels.
-func (d *Detector) judgeTiles(ctx context.Context, data []byte, lim ImageLimits, k sessionKind, mapLimit int, keepWorst bool) (*job, *tiledImage, error) {
+func (d *Detector) judgeTiles(ctx context.Context, f *imagefile.Frames, i int, k sessionKind, mapLimit int, keepWorst bool) (*job, *tiledImage, error) {
 	side := d.Size().W
 	size := max(tileBatch/(side*side), 1)
 	if provider, _ := d.engine.Provider(); provider == ort.CUDA {
@@ -132,7 +132,7 @@ func (d *Detector) judgeTiles(ctx context.Context, data []byte, lim ImageLimits,
 		}
 		return d.CheckGrid(c.Grid)
 	}
-	cut, err := imagefile.CutTiles(data, side, *d.model.Tiles(), d.ImageOptions(lim), begin, func(i int, pix []byte) error {
+	cut, err := imagefile.CutTiles(f.Data(), side, *d.model.Tiles(), f.Options(i), begin, func(i int, pix []byte) error {
 		j := pixelJob(pix)
 		j.place = i
 		if k == mapSession {
@@ -151,7 +151,6 @@ func (d *Detector) judgeTiles(ctx context.Context, data []byte, lim ImageLimits,
 		return nil, nil, err
 	}
 	image.Cut = cut
-	total.frames = cut.Frames
 	total.mse = float32(mse / float64(total.tiles))
 	total.score = float32(calibration.Corrected(float64(total.score), total.tiles, d.tileCalibration()))
 	return total, image, nil
@@ -174,19 +173,19 @@ func mapSize(w, h, limit int) (int, int) {
 	}
 }
 
-// detectTiles is Detect for a model of tiles, with a kind of session.
-func (d *Detector) detectTiles(ctx context.Context, data []byte, meta *models.Metadata, lim ImageLimits, k sessionKind) (Verdict, error) {
-	j, _, err := d.judgeTiles(ctx, data, lim, k, 0, false)
+// detectTiles is DetectFrame for a model of tiles, with a kind of session.
+func (d *Detector) detectTiles(ctx context.Context, f *imagefile.Frames, i int, meta *models.Metadata, k sessionKind) (Verdict, error) {
+	j, _, err := d.judgeTiles(ctx, f, i, k, 0, false)
 	if err != nil {
 		return Verdict{}, err
 	}
 	return d.judge(j, meta)
 }
 
-// explainTiles is Explain for a model of tiles. With overlay, the heatmap has no image below
+// explainTiles is ExplainFrame for a model of tiles. With overlay, the heatmap has no image below
 // the colours.
-func (d *Detector) explainTiles(ctx context.Context, data []byte, meta *models.Metadata, lim ImageLimits, overlay bool) (*Explanation, error) {
-	j, image, err := d.judgeTiles(ctx, data, lim, mapSession, maxTileMap, false)
+func (d *Detector) explainTiles(ctx context.Context, f *imagefile.Frames, i int, meta *models.Metadata, overlay bool) (*Explanation, error) {
+	j, image, err := d.judgeTiles(ctx, f, i, mapSession, maxTileMap, false)
 	if err != nil {
 		return nil, err
 	}
@@ -217,18 +216,18 @@ func (d *Detector) explainTiles(ctx context.Context, data []byte, meta *models.M
 // maxComparedMap bounds the values of ImageMap for a model of tiles.
 const maxComparedMap = 1 << 16
 
-// ImageMap decodes an image file and returns its anomaly map, and the frame of the map in
+// ImageMap decodes image i, from 0, of a file and returns its anomaly map, and the frame of the map in
 // the image: of the size of the network's input or, of a model of tiles, of a part of the
 // image's. The errors are those of Explain.
-func (d *Detector) ImageMap(ctx context.Context, data []byte, lim ImageLimits) ([]float32, models.Frame, error) {
+func (d *Detector) ImageMap(ctx context.Context, f *imagefile.Frames, i int) ([]float32, models.Frame, error) {
 	if d.Tiled() {
-		_, image, err := d.judgeTiles(ctx, data, lim, mapSession, maxComparedMap, false)
+		_, image, err := d.judgeTiles(ctx, f, i, mapSession, maxComparedMap, false)
 		if err != nil {
 			return nil, models.Frame{}, err
 		}
 		return image.anomaly.Values, image.frame(), nil
 	}
-	p, err := imagefile.PrepareSized(data, d.Size(), d.ImageOptions(lim))
+	p, err := imagefile.PrepareSized(f.Data(), d.Size(), f.Options(i))
 	if err != nil {
 		return nil, models.Frame{}, err
 	}

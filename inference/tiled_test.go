@@ -41,7 +41,9 @@ func wavy(t testing.TB, w, h int) []byte {
 // tiledDetector returns a detector of a random model of tiles of 64 pixels.
 func tiledDetector(t testing.TB, tiles models.Tiles, heads bool) *Detector {
 	t.Helper()
-	m := tiledPatchModel(64, heads, &tiles)
+	p := models.StandardPreprocessing()
+	p.Tiles = &tiles
+	m := patchModelOf(heads, models.Square(64), p)
 	if err := m.CheckReference(); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +99,7 @@ func TestDetect_OfTilesScoresTheWorstTile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, tiled, err := d.judgeTiles(t.Context(), large, ImageLimits{}, scoreSession, 0, false)
+	_, tiled, err := d.judgeTiles(t.Context(), opened(t, d, large), 0, scoreSession, 0, false)
 	if err != nil || tiled.Grid.Len() != 24 {
 		t.Fatal(tiled.Grid, err)
 	}
@@ -140,7 +142,7 @@ func TestScheduler_JudgesTiles(t *testing.T) {
 	if _, err := s.Detect(t.Context(), d, Task{Image: wavy(t, 64, 64)}); !errors.Is(err, ErrGrid) {
 		t.Errorf("another grid: %v", err)
 	}
-	if picture, err := d.Picture(t.Context(), data, ImageLimits{}); err != nil {
+	if picture, err := d.Picture(t.Context(), opened(t, d, data), 0); err != nil {
 		t.Error(err)
 	} else if c, err := png.DecodeConfig(bytes.NewReader(picture)); err != nil || c.Width != 3*64 || c.Height != 64 {
 		t.Errorf("a picture of %d×%d pixels, %v", c.Width, c.Height, err)
@@ -158,7 +160,7 @@ func TestImageMap_OfTilesHasNoSeams(t *testing.T) {
 	if err := png.Encode(&b, m); err != nil {
 		t.Fatal(err)
 	}
-	values, frame, err := d.ImageMap(t.Context(), b.Bytes(), ImageLimits{})
+	values, frame, err := d.ImageMap(t.Context(), opened(t, d, b.Bytes()), 0)
 	if err != nil || frame.Input != (models.Size{W: 300, H: 200}) {
 		t.Fatal(frame, err)
 	}
@@ -248,7 +250,7 @@ func TestImageModel_JudgesTilesLikeDetect(t *testing.T) {
 				if c.tiles.LongestSide > 0 {
 					continue // Detect's map has the size of the original image
 				}
-				values, _, err := d.ImageMap(t.Context(), data, ImageLimits{})
+				values, _, err := d.ImageMap(t.Context(), opened(t, d, data), 0)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -281,7 +283,7 @@ func TestImageModel_JudgesTilesLikeDetect(t *testing.T) {
 func TestCorrected_IsWhatDetectReturns(t *testing.T) {
 	d := tiledDetector(t, models.Tiles{Overlap: 8, Statistics: models.TilesAlike}, false)
 	data := wavy(t, 64, 64)
-	j, _, err := d.judgeTiles(t.Context(), data, ImageLimits{}, scoreSession, 0, false)
+	j, _, err := d.judgeTiles(t.Context(), opened(t, d, data), 0, scoreSession, 0, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,6 +48,7 @@ func run(ctx context.Context, args []string) error {
 	sides := f.String("sides", "128,256,384", "image sides to measure")
 	requests := f.Int("requests", 300, "requests of each measurement")
 	side := f.Int("side", 256, "image side of plan and validate")
+	part := f.String("part", "", "run a part of plan: detections, bulk or trainings")
 	seconds := f.Float64("seconds", 15, "time of each load of validate")
 	seed := f.Int64("seed", 1, "seed of arrivals and simulations")
 	commands := map[string]func() error{
@@ -73,7 +74,7 @@ func run(ctx context.Context, args []string) error {
 			if err != nil {
 				return err
 			}
-			return plan(os.Stdout, m, *side, *seed)
+			return plan(os.Stdout, m, *side, *seed, *part)
 		},
 		"validate": func() error {
 			return inFolder(ctx, *tiles, func(b *bench) error { return b.validate(ctx, *side, *seconds, *seed) })

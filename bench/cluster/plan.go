@@ -21,20 +21,28 @@ const (
 	// latencyGoal is the largest p99 of detections, in seconds, also while one serving process
 	// has ended.
 	latencyGoal = 0.5
+	// mostUse is the largest share of the cores that is used at the busiest moment.
+	mostUse = 0.7
 	// mostNodes ends a search.
 	mostNodes = 2048
 )
 
 // plan prints the tables of docs/scaling.md.
-func plan(w io.Writer, m *measured, side int, seed int64) error {
+func plan(w io.Writer, m *measured, side int, seed int64, only string) error {
 	costs, err := m.costs(side)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "measured %s, %s (%s); %d px, %.0f KB an image, %.0f MB a loaded model\n\n", m.Date, m.Machine, m.Command, side, costs.ImageFile/1e3, costs.ModelMemory/1e6)
 	p := &planner{costs: costs, seed: seed, out: w}
-	for _, part := range []func() error{p.detections, p.bulk, p.trainings} {
-		if err := part(); err != nil {
+	for _, part := range []struct {
+		name string
+		run  func() error
+	}{{"detections", p.detections}, {"bulk", p.bulk}, {"trainings", p.trainings}} {
+		if only != "" && only != part.name {
+			continue
+		}
+		if err := part.run(); err != nil {
 			return err
 		}
 	}
@@ -93,6 +101,7 @@ func (p *planner) detections() error {
 					continue
 				}
 				total := float64(max(r.Detections, 1))
+				fmt.Fprintf(os.Stderr, "%.0f a day, %d models, %s: %d\n", perDay, models, gib(cache), nodes)
 				t.row(perDay, models, gib(cache), nodes, ms(r.Latency.At(0.5)), ms(r.Latency.At(0.99)), ms(r.Window.At(0.99)), percent(r.ServeUse),
 					percent(float64(r.Forwards)/total), fmt.Sprintf("%.3g", float64(r.Loads)/r.Seconds), limit)
 			}
@@ -103,8 +112,8 @@ func (p *planner) detections() error {
 
 // limits names what was used most.
 func limits(r sim.Result) string {
-	if r.ServeUse > 0 && float64(r.Loads)*8 > float64(r.Detections) {
-		return "model loads"
+	if r.ServeUse < 0.5 {
+		return "memory for models"
 	}
 	return "processors"
 }
@@ -119,7 +128,7 @@ func (p *planner) least(c sim.Config) (int, sim.Result, error) {
 		if err != nil {
 			return false, err
 		}
-		ok := r.Rejected == 0 && r.Latency.At(0.99) <= latencyGoal && (r.Window.Count() < 100 || r.Window.At(0.99) <= latencyGoal)
+		ok := r.Rejected == 0 && r.ServeUse <= mostUse && r.Latency.At(0.99) <= latencyGoal && (r.Window.Count() < 100 || r.Window.At(0.99) <= latencyGoal)
 		if ok {
 			best = r
 		}
@@ -127,9 +136,9 @@ func (p *planner) least(c sim.Config) (int, sim.Result, error) {
 	}
 	k := p.costs
 	work := c.Rate * (k.Receive + k.Decode + k.Infer + k.Answer)
-	low, high := 1, max(2, int(work/float64(c.Cores)*1.1))
+	low, high := 1, max(2, int(work/float64(c.Cores)/mostUse*1.05))
 	if high > 2 {
-		low = int(work / float64(c.Cores))
+		low = int(work / float64(c.Cores) / mostUse * 0.9)
 	}
 	for {
 		ok, err := meets(high)
@@ -164,14 +173,14 @@ func (p *planner) least(c sim.Config) (int, sim.Result, error) {
 func (p *planner) bulk() error {
 	t := newTable(p.out, "BULK JOBS OF 2,000 IMAGES", "images a day", "KB an image", "workers", "job, p50", "p99", "p99 with losses", "workers used", "stored, MB/s", "disk used", "NATS processors", "what limits")
 	for _, perDay := range []float64{1e3, 1e5, 1e8} {
-		for _, size := range []float64{p.costs.ImageFile, 250e3, 1e6} {
+		for _, size := range []float64{p.costs.ImageFile, 250e3} {
 			c := p.base()
 			c.Costs.ImageFile = size
 			c.JobImages, c.PieceImages = 2000, pieceOf(size)
 			c.BulkRate = perDay / day * planned
-			c.Seconds, c.Warmup = 1800, 300
+			c.Seconds, c.Warmup = 200, 60
 			if c.BulkRate < 20 { // until there are enough jobs
-				c.Seconds = 300 + 200*float64(c.JobImages)/c.BulkRate
+				c.Seconds = 100 + 40*float64(c.JobImages)/c.BulkRate
 			}
 			workers, r, err := p.leastWorkers(c)
 			if err != nil {
@@ -191,7 +200,7 @@ func (p *planner) bulk() error {
 				continue
 			}
 			c.Workers = workers
-			c.Failures = []sim.Failure{{Kind: sim.WorkerProcess, Index: 0, At: c.Warmup + 100, For: 120}, {Kind: sim.ServerProcess, Index: 1, At: c.Warmup + 400, For: 120}}
+			c.Failures = []sim.Failure{{Kind: sim.WorkerProcess, Index: 0, At: c.Warmup + 20, For: 60}, {Kind: sim.ServerProcess, Index: 1, At: c.Warmup + 60, For: 60}}
 			lost, err := sim.Run(c)
 			if err != nil {
 				return err
@@ -215,7 +224,8 @@ func (p *planner) leastWorkers(c sim.Config) (int, sim.Result, error) {
 		c.Workers = n
 		r, err := sim.Run(c)
 		last = r
-		ok := err == nil && r.JobTime.Count() > 0 && float64(r.BulkImages) > 0.9*offered && r.JobTime.At(0.99) < 600 && r.WorkerUse < 0.85
+		fmt.Fprintf(os.Stderr, "%.2f images a second of %.0f KB, %d workers: %d images, %d events\n", c.BulkRate, c.Costs.ImageFile/1e3, n, r.BulkImages, r.Events)
+		ok := err == nil && r.JobTime.Count() > 0 && float64(r.BulkImages) > 0.9*offered && r.JobTime.At(0.99) < 120 && r.WorkerUse < 0.85
 		if ok {
 			best = r
 		}

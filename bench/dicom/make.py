@@ -2,10 +2,10 @@
 
     python bench/dicom/make.py testdata/dicom
 
-index.json has the kind of each file. expected.zip has what its first frame is compared
+index.json has the kind of each file. expected.zip has what its frames are compared
 with: NAME.values are the stored values of a grey image as pydicom decodes them (int32,
 little endian), NAME.grey the same within the window (uint16), and NAME.rgb the colours
-(bytes). tolerance is that of one stored or colour value; only lossy codecs have one.
+(bytes), of the first frame; those of frame 2 are NAME#2.values and so on. tolerance is that of one stored or colour value; only lossy codecs have one.
 """
 import io
 import json
@@ -21,9 +21,11 @@ from jpeg_ls import encode_buffer
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, apply_windowing
 from pydicom.sequence import Sequence
 from pydicom import uid
+
+import frames
 
 OUT = Path(sys.argv[1])
 WIDTH, HEIGHT = 24, 18
@@ -128,12 +130,18 @@ def with_stream(ds, syntax, *frames, table=True):
 
 def by_dcmtk(ds, predictor, transform=0):
     """Return the bytes of a file that DCMTK compresses by lossless JPEG with a predictor."""
+    return with_stream(ds, *dcmtk_streams(ds, "+el", "+sv", str(predictor), "+pt", str(transform)))
+
+
+def dcmtk_streams(ds, *options):
+    """Return the transfer syntax and the frames that DCMTK's dcmcjpeg makes with options."""
     source, target = OUT / "tmp.in", OUT / "tmp.out"
     source.write_bytes(written(ds, uid.ExplicitVRLittleEndian))
-    subprocess.run(["dcmcjpeg", "+el", "+sv", str(predictor), "+pt", str(transform), source, target], check=True)
+    subprocess.run(["dcmcjpeg", *options, source, target], check=True)
     made = pydicom.dcmread(target)
     source.unlink(), target.unlink()
-    return with_stream(ds, made.file_meta.TransferSyntaxUID, *generate_frames(made.PixelData, number_of_frames=1))
+    frames = int(made.get("NumberOfFrames", 1))
+    return made.file_meta.TransferSyntaxUID, *generate_frames(made.PixelData, number_of_frames=frames)
 
 
 def by_openjpeg(image, *options):
@@ -156,21 +164,33 @@ def pillow(image, kind, **options):
 
 
 def shown(ds, values):
-    """Return grey values within the window, from 0 to 65535."""
+    """Return grey values within the window or by the look-up table, from 0 to 65535."""
+    if "ModalityLUTSequence" in ds:
+        ends = 0, (1 << ds.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+        y = apply_modality_lut(values, ds).astype(np.float64)
+    else:
+        y, ends = rescaled(ds, values)
+    if ds.get("VOILUTSequence"):
+        part = apply_voi(np.floor(y + 0.5).astype(np.int64), ds) / ((1 << ds.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+    elif "WindowCenter" not in ds:
+        part = (y - min(ends)) / (max(ends) - min(ends))
+    else:
+        # The window by its definition in the standard; pydicom's result is scaled twice, which
+        # changes the last digits.
+        part = window(ds, y)
+        theirs = apply_windowing(y, ds)
+        if "ModalityLUTSequence" not in ds:
+            assert np.abs((theirs - ends[0]) / (ends[1] - ends[0]) - part).max() < 1e-9
+    out = np.floor(np.clip(part, 0, 1) * 65535 + 0.5)
+    return (65535 - out if ds.PhotometricInterpretation == "MONOCHROME1" else out).astype("<u2")
+
+
+def rescaled(ds, values):
+    """Return the rescaled values, and those of the first and last that the bits can have."""
     y = apply_modality_lut(values.astype(np.float64) if "RescaleSlope" in ds else values, ds).astype(np.float64)
     low, high = (-(1 << ds.BitsStored - 1), (1 << ds.BitsStored - 1) - 1) if ds.PixelRepresentation else (0, (1 << ds.BitsStored) - 1)
     slope, intercept = float(ds.get("RescaleSlope", 1)), float(ds.get("RescaleIntercept", 0))
-    ends = low * slope + intercept, high * slope + intercept
-    if "WindowCenter" not in ds:
-        part = (y - min(ends)) / (max(ends) - min(ends))
-    else:
-        part = (apply_windowing(y, ds) - ends[0]) / (ends[1] - ends[0])
-    # The window by its definition in the standard; pydicom's result is scaled twice, which
-    # changes the last digits.
-    exact = window(ds, y) if "WindowCenter" in ds else part
-    assert np.abs(exact - part).max() < 1e-9
-    out = np.floor(np.clip(exact, 0, 1) * 65535 + 0.5)
-    return (65535 - out if ds.PhotometricInterpretation == "MONOCHROME1" else out).astype("<u2")
+    return y, (low * slope + intercept, high * slope + intercept)
 
 
 def window(ds, y):
@@ -186,15 +206,23 @@ def window(ds, y):
 
 
 def add(name, data, tolerance=0, reference=None, plugin="", decode=None):
-    """Write a file and what pydicom reads from its first frame."""
+    """Write a file and what pydicom reads from its frames. reference has the rescale and window of each frame."""
     (OUT / f"{name}.dcm").write_bytes(data)
     ds = pydicom.dcmread(io.BytesIO(decode or data), force=True)
     if plugin:
         ds.pixel_array_options(decoding_plugin=plugin)
-    values = ds.pixel_array
-    if int(ds.get("NumberOfFrames", 1)) > 1:
-        values = values[0]
-    item = {"file": f"{name}.dcm", "width": ds.Columns, "height": ds.Rows, "frames": int(ds.get("NumberOfFrames", 1)), "tolerance": tolerance}
+    frames = int(ds.get("NumberOfFrames", 1))
+    pixels = ds.pixel_array if frames > 1 else [ds.pixel_array]
+    assert len(pixels) == frames
+    item = {"file": f"{name}.dcm", "width": ds.Columns, "height": ds.Rows, "frames": frames, "tolerance": tolerance}
+    for number, values in enumerate(pixels, 1):
+        expect(name if number == 1 else f"{name}#{number}", ds, values, reference and reference[number - 1], item)
+    index.append(item)
+    print(name, frames, values.shape, values.dtype, values.min(), values.max())
+
+
+def expect(name, ds, values, reference, item):
+    """Add what a frame is compared with, and the kind of the file."""
     if ds.PhotometricInterpretation == "PALETTE COLOR":
         rgb = apply_color_lut(values, ds)
         rgb = (rgb >> 8 if rgb.dtype == np.uint16 and ds.RedPaletteColorLookupTableDescriptor[2] == 16 else rgb).astype(np.uint8)
@@ -207,12 +235,9 @@ def add(name, data, tolerance=0, reference=None, plugin="", decode=None):
         expected[f"{name}.rgb"] = values.tobytes()
         item["kind"] = "rgb"
     else:
-        high = reference if reference is not None else ds
         expected[f"{name}.values"] = values.astype("<i4").tobytes()
-        expected[f"{name}.grey"] = shown(high, values).tobytes()
+        expected[f"{name}.grey"] = shown(reference if reference is not None else ds, values).tobytes()
         item["kind"] = "grey"
-    index.append(item)
-    print(name, values.shape, values.dtype, values.min(), values.max())
 
 
 KINDS = {
@@ -278,7 +303,7 @@ def enhanced():
         per_frame.append(item)
     ds.SharedFunctionalGroupsSequence = Sequence([shared])
     ds.PerFrameFunctionalGroupsSequence = Sequence(per_frame)
-    flat = grey(frames, 16, 12, RescaleSlope=1, RescaleIntercept=-1000, WindowCenter=500, WindowWidth=800)
+    flat = [grey(frames, 16, 12, RescaleSlope=1, RescaleIntercept=-1000, WindowCenter=centre, WindowWidth=800) for centre in (500, 1500)]
     for syntax, short in ((uid.ExplicitVRLittleEndian, "explicit"), (uid.ImplicitVRLittleEndian, "implicit")):
         add(f"{short}_enhanced", written(ds, syntax), reference=flat)
 
@@ -448,6 +473,13 @@ for old in OUT.iterdir():
         old.unlink()
 uncompressed()
 encapsulated()
+WIDTH, HEIGHT = 24, 18
+this = sys.modules[__name__]
+frames.tables(this)
+frames.several_frames(this)
+frames.twelve_bits(this)
+WIDTH, HEIGHT = 40, 36
+frames.full_chroma(this)
 with zipfile.ZipFile(OUT / "expected.zip", "w", zipfile.ZIP_DEFLATED) as z:
     for name, content in expected.items():
         z.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)

@@ -6,8 +6,8 @@ A runner is a program whose argument is a folder, a case:
                    the model's files; the last one is optional
     predict.py     the program in the model's ZIP
     written.pt     the file that the model was converted from, if any
-    inputs.json    {"image_size": S, "tensors": N, "images": [{"file", "height", "width"}]}
-    tensors.f32    N x 3 x S x S little-endian float32: input of autoencoder.onnx
+    inputs.json    {"image_size": S, "width": W, "height": H, "tensors": N, "images": [{"file", "height", "width"}]}
+    tensors.f32    N x 3 x H x W little-endian float32: input of autoencoder.onnx
     pixels.rgb     height x width x 3 bytes of each image, concatenated: input of
                    autoencoder_image.onnx
 
@@ -31,8 +31,9 @@ class Case:
         self.folder = folder
         with open(self.path("inputs.json")) as f:
             inputs = json.load(f)
-        self.side, self.images = inputs["image_size"], inputs["images"]
-        self.tensors = np.fromfile(self.path("tensors.f32"), "<f4").reshape(-1, 3, self.side, self.side)
+        self.side, self.images = inputs["image_size"], inputs["images"]  # a side of 0: not square
+        self.width, self.height = inputs["width"], inputs["height"]
+        self.tensors = np.fromfile(self.path("tensors.f32"), "<f4").reshape(-1, 3, self.height, self.width)
 
     def path(self, name):
         return os.path.join(self.folder, name)

@@ -49,11 +49,12 @@ class Model:
                     z.extract(member, folder)
         with open(os.path.join(folder, "metadata.json")) as f:
             metadata = json.load(f)
-        self.side = metadata["image_size"]
+        self.side, how = metadata["image_size"], metadata["preprocessing"] if "preprocessing" in metadata else {}
+        self.size = (self.side or how["width"], self.side or how["height"])
         self.heads = (metadata.get("training") or {}).get("head_steps", 0) > 0
         if self.heads != heads:
             sys.exit(f"the model {name} {'has' if self.heads else 'has no'} heads, expected otherwise")
-        self.fitting = [fitting(p, self.side, os.path.join(folder, "fitting")) for p in photos.tinted]
+        self.fitting = [fitting(p, self.size, os.path.join(folder, "fitting")) for p in photos.tinted]
         tensors = np.stack([np.asarray(Image.open(p), np.float32).transpose(2, 0, 1) for p in self.fitting]) / np.float32(255)
         tensors.astype("<f4").tofile(os.path.join(folder, "tensors.f32"))
         images = []
@@ -63,7 +64,7 @@ class Model:
                     images.append({"file": os.path.abspath(path), "height": image.height, "width": image.width})
                     f.write(image.convert("RGB").tobytes())
         with open(os.path.join(folder, "inputs.json"), "w") as f:
-            json.dump({"image_size": self.side, "tensors": len(tensors), "images": images}, f)
+            json.dump({"image_size": self.side, "width": self.size[0], "height": self.size[1], "tensors": len(tensors), "images": images}, f)
         self.tensor = anomaly.detect(zipped, self.fitting)
         self.png = anomaly.detect(zipped, photos.png)
         self.jpeg = anomaly.detect(zipped, photos.jpeg)
@@ -74,13 +75,13 @@ class Model:
             self.written = anomaly.detect(written, self.fitting)
 
 
-def fitting(path, side, folder):
+def fitting(path, size, folder):
     """Writes the image as a PNG of the network's size: decoding is exact and nothing is resized, so
     bin/anomaly's input equals the tensor of its pixels."""
     os.makedirs(folder, exist_ok=True)
     made = os.path.join(folder, os.path.basename(path))
     with Image.open(path) as image:
-        image.resize((side, side), Image.BILINEAR).save(made)
+        image.resize(size, Image.BILINEAR).save(made)
     return made
 
 
@@ -120,7 +121,7 @@ def spread(paths, n):
 
 
 def make(folder, anomaly, tiles, tests, torches):
-    """Returns all models: trained ones of two sizes, with defect heads and without, and one converted from
+    """Returns all models: trained ones of three sizes, with defect heads and without, and one converted from
     a file by each Python in torches (name: path). tiles: training images, tests: further test images."""
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
@@ -145,6 +146,7 @@ def make(folder, anomaly, tiles, tests, torches):
         model("trained 128", trained(os.path.dirname(tiles[0]), 1, 128)),
         model("trained 128, heads", trained(few, 2, 128), heads=True),
         model("trained 256, heads", trained(few, 2, 256), heads=True),
+        model("trained 192x96, heads", trained(few, 2, "192x96"), heads=True),
     ]
     for i, (name, python) in enumerate(torches.items()):
         written = os.path.join(folder, f"{name}.pt")

@@ -126,14 +126,14 @@ func drawStrip(r, defect *rand.Rand) image.Image {
 	return out
 }
 
-// drawGradient draws an image of 192×192 pixels with values of 12 bits: a gradient of 300 values
-// with noise of 2. A defect is a bump of 10 values, which is less than the 16 values of one step
-// of 8 bits.
+// drawGradient draws an image of 192×192 pixels with values of 12 bits: a gradient of 40 values
+// with noise of 1. A defect is a bump of 5 values, a third of the 16 values of one step of 8
+// bits.
 func drawGradient(r, defect *rand.Rand) image.Image {
 	const side = 192
 	out := image.NewGray16(image.Rect(0, 0, side, side))
 	sin, cos := math.Sincos(0.6 + 0.3*r.Float64())
-	base := 1900 + 40*r.Float64()
+	base := 1900 + 16*r.Float64()
 	cx, cy, radius := 0.0, 0.0, 1.0
 	if defect != nil {
 		radius = 9 + 5*defect.Float64()
@@ -141,10 +141,10 @@ func drawGradient(r, defect *rand.Rand) image.Image {
 	}
 	for y := range side {
 		for x := range side {
-			v := base + 300*(cos*float64(x)+sin*float64(y))/(side*(cos+sin)) + 2*r.NormFloat64()
+			v := base + 40*(cos*float64(x)+sin*float64(y))/(side*(cos+sin)) + r.NormFloat64()
 			if defect != nil {
 				d := math.Hypot(float64(x)-cx, float64(y)-cy) / radius
-				v += 10 / (1 + math.Exp(8*(d-1)))
+				v += 5 / (1 + math.Exp(8*(d-1)))
 			}
 			out.SetGray16(x, y, color.Gray16{Y: uint16(min(max(math.Round(v), 0), 4095))})
 		}

@@ -46,7 +46,7 @@ func TestDrawGradient_HidesTheDefectBelowEightBits(t *testing.T) {
 		most = max(most, b-a)
 		steps = max(steps, b/16-a/16)
 	}
-	if most < 8 || most > 11 || steps > 1 {
+	if most < 4 || most > 6 || steps > 1 {
 		t.Errorf("a defect of %d values of 12 bits, %d steps of 8", most, steps)
 	}
 }

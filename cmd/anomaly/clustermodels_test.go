@@ -8,6 +8,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -94,55 +95,52 @@ func TestCluster_ServesModelsOfAnotherProcess(t *testing.T) {
 		}
 		return r.stdout
 	}
+	// A name that the last process does not own.
+	asker := all[2]
+	self, ids := asker.nodes(t)
+	name, owners := "", []string{self}
+	for i := 0; slices.Contains(owners, self); i++ {
+		name = "tiles-" + strconv.Itoa(i)
+		owners = cluster.Owners(name, ids, 2)
+	}
 	image := read(t, tileFiles(t, "test/crack", 1)[0])
-	models(all[0], "put", "tiles", smallModel(t))
+	models(all[0], "put", name, smallModel(t))
 	var want inference.Verdict
 	for i, s := range all[1:] {
 		began := time.Now()
-		v, status := s.judge(t, "tiles", image)
+		v, status := s.judge(t, name, image)
 		if status != 200 {
 			t.Fatalf("status %d", status)
 		}
 		t.Logf("process %d judged by the new model after %s", i+1, time.Since(began))
 		want = v
 	}
-	if v, _ := all[0].judge(t, "tiles", image); v.AnomalyScore != want.AnomalyScore || v.ModelSHA256 != want.ModelSHA256 {
+	if v, _ := all[0].judge(t, name, image); v.AnomalyScore != want.AnomalyScore || v.ModelSHA256 != want.ModelSHA256 {
 		t.Errorf("%+v, on another process %+v", v, want)
 	}
 
 	// A new version is on every process within a second, on a machine that is not busy.
-	models(all[1], "threshold", "tiles", "0.5")
+	models(all[1], "threshold", name, "0.5")
 	changed := time.Now()
 	for _, s := range all {
-		eventually(t, "the new threshold counts", func() bool { v, _ := s.judge(t, "tiles", image); return v.Threshold == 0.5 })
+		eventually(t, "the new threshold counts", func() bool { v, _ := s.judge(t, name, image); return v.Threshold == 0.5 })
 	}
 	t.Logf("the new version judged on all processes after %s", time.Since(changed))
 	var versions []registry.Version
-	decodeJSON(t, models(all[2], "versions", "tiles", "--json"), &versions)
+	decodeJSON(t, models(all[2], "versions", name, "--json"), &versions)
 	if len(versions) != 2 || versions[0].Threshold != 0.5 {
 		t.Errorf("%+v", versions)
 	}
 
-	// The process that owns no model of the name judges itself while the owners are stopped.
-	var ids []string
-	for id := range byID {
-		ids = append(ids, id)
-	}
-	models(all[0], "put", "other", smallModel(t)) // the same file, in memory where the first is
-	owners := cluster.Owners("tiles", ids, 2)
-	var asker *serving
-	for id, s := range byID {
-		if !slices.Contains(owners, id) {
-			asker = s
-		}
-	}
+	// The asker judges itself while the owners are stopped.
+	models(all[0], "put", "other", smallModel(t))
 	for _, id := range owners {
 		if err := byID[id].cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
 	}
 	began := time.Now()
-	if v, status := asker.judge(t, "tiles", image); status != 200 || v.AnomalyScore != want.AnomalyScore {
+	if v, status := asker.judge(t, name, image); status != 200 || v.AnomalyScore != want.AnomalyScore {
 		t.Errorf("with stopped owners: status %d, %+v", status, v)
 	}
 	t.Logf("with stopped owners it took %s", time.Since(began))
@@ -160,7 +158,7 @@ func TestCluster_ServesModelsOfAnotherProcess(t *testing.T) {
 	<-dead.ended
 	dead.stopped = true
 	killed := time.Now()
-	if v, status := asker.judge(t, "tiles", image); status != 200 || v.AnomalyScore != want.AnomalyScore {
+	if v, status := asker.judge(t, name, image); status != 200 || v.AnomalyScore != want.AnomalyScore {
 		t.Errorf("after a kill: status %d, %+v", status, v)
 	}
 	eventually(t, "the killed process is forgotten", func() bool { _, left := asker.nodes(t); return !slices.Contains(left, owners[0]) })
@@ -169,7 +167,7 @@ func TestCluster_ServesModelsOfAnotherProcess(t *testing.T) {
 	} else {
 		t.Logf("a killed process was forgotten after %s", took)
 	}
-	if text := models(byID[owners[1]], "list"); !strings.Contains(text, "tiles") || !strings.Contains(text, "other") {
+	if text := models(byID[owners[1]], "list"); !strings.Contains(text, name) || !strings.Contains(text, "other") {
 		t.Errorf("%s", text)
 	}
 	run(t, "serve", "--nats", url, "--models", t.TempDir()).refused(t, "--models", "--nats")

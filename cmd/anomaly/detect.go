@@ -42,7 +42,8 @@ func detectCommand() *cobra.Command {
 		Use:   "detect --model MODEL IMAGE|FOLDER|-...",
 		Short: "Judge images: exit 0 if all are normal, 1 if some are anomalous, 2 on an error",
 		Long: "Prints a verdict for each image, as a table, as JSON or as CSV. An image that cannot be read, for instance because its\n" +
-			"format is not (HEIC), has an entry with the reason, and the exit status is 2.\n" +
+			"format is not (HEIC), has an entry with the reason, and the exit status is 2. Each frame of a DICOM file is an\n" +
+			"image, with its number after the name: scan.dcm#7.\n" +
 			"The image named - is read from standard input. Of 20 images or more, reports when their scores differ from those\n" +
 			"of the model's calibration. An interrupt (Ctrl-C) prints the verdicts so far and exits with 2; a second ends at once.\n" +
 			"With --server, a service judges the images of one folder as a job, by its model of the name MODEL, and the output is\n" +
@@ -75,6 +76,24 @@ func detectCommand() *cobra.Command {
 		c.MarkFlagsMutuallyExclusive("server", flag)
 	}
 	return c
+}
+
+// judgeFrames returns the results of a file: one, or one for each frame of a DICOM file of
+// several. It calls judge with the number of each image, from 0, and its name.
+func judgeFrames(d *inference.Detector, data []byte, path string, judge func(f *imagefile.Frames, i int, name string) (*inference.Verdict, error)) []result {
+	f, err := d.Open(data, imagefile.DefaultLimits())
+	if err != nil {
+		return []result{{File: path, Error: printable(err)}}
+	}
+	results := make([]result, f.Len())
+	for i := range results {
+		name := bulk.FrameName(path, i, f.Len())
+		v, err := judge(f, i, name)
+		if results[i] = (result{File: name, Verdict: v}); err != nil {
+			results[i] = result{File: name, Error: printable(err)}
+		}
+	}
+	return results
 }
 
 // judgeHere judges images in this process.
@@ -112,32 +131,25 @@ func (o *detectOptions) judgeHere(c *cobra.Command, args []string) error {
 	}
 	defer d.Close()
 	step, end := fileProgress(c.ErrOrStderr(), len(inputs))
-	results := judgeFiles(c.Context(), inputs, e.Threads(), interruptGrace, func(ctx context.Context, i int) (*inference.Verdict, error) {
+	results, judged := judgeFiles(c.Context(), inputs, e.Threads(), interruptGrace, func(ctx context.Context, i int) []result {
 		defer step()
 		data, err := readImage(inputs[i], c.InOrStdin())
 		if err != nil {
-			return nil, err
+			return []result{{File: inputs[i].path, Error: printable(err)}}
 		}
-		v, err := d.Detect(ctx, data, meta, imagefile.DefaultLimits())
-		if err != nil {
-			return nil, err
-		}
-		return &v, o.folders.draw(ctx, d, meta, data, drawingName(i, inputs[i].path))
+		return judgeFrames(d, data, inputs[i].path, func(f *imagefile.Frames, k int, name string) (*inference.Verdict, error) {
+			v, err := d.DetectFrame(ctx, f, k, meta)
+			if err != nil {
+				return nil, err
+			}
+			return &v, o.folders.draw(ctx, d, meta, f, k, drawingName(i, name))
+		})
 	})
 	end()
-	frames := 0
-	for _, r := range results {
-		if r.Verdict != nil && r.Frames > 1 {
-			frames++
-		}
-	}
-	if s := bulk.FramesWarning(frames); s != "" {
-		remarks = append(remarks, s)
-	}
 	if meta == nil {
 		meta = &m.Metadata
 	}
-	return o.report(c, results, len(inputs), remarks, &m.Metadata, meta)
+	return o.report(c, results, judged, len(inputs), remarks, &m.Metadata, meta)
 }
 
 // moveThreshold returns the metadata with the threshold of --threshold.
@@ -150,9 +162,9 @@ func (o *detectOptions) moveThreshold(own models.Metadata) (*models.Metadata, er
 }
 
 // report prints the results and remarks about them, and returns the exit status. own is the
-// model's metadata, and meta those that the results were judged by. There are fewer results
-// than files if the command was interrupted.
-func (o *detectOptions) report(c *cobra.Command, results []result, files int, remarks []string, own, meta *models.Metadata) error {
+// model's metadata, and meta those that the results were judged by. The results are of judged
+// files, fewer than files if the command was interrupted.
+func (o *detectOptions) report(c *cobra.Command, results []result, judged, files int, remarks []string, own, meta *models.Metadata) error {
 	to, err := c.ErrOrStderr(), error(nil)
 	switch {
 	case o.asJSON:
@@ -160,7 +172,7 @@ func (o *detectOptions) report(c *cobra.Command, results []result, files int, re
 	case o.asCSV:
 		err = printCSV(c.OutOrStdout(), results)
 	default:
-		to, err = c.OutOrStdout(), printVerdicts(c.OutOrStdout(), results, files)
+		to, err = c.OutOrStdout(), printVerdicts(c.OutOrStdout(), results, judged, files)
 	}
 	if err != nil {
 		return err
@@ -175,9 +187,9 @@ func (o *detectOptions) report(c *cobra.Command, results []result, files int, re
 		measure, threshold := own.Measure()
 		fmt.Fprintf(to, "judged by --threshold %g (%s); the model's own threshold is %g\n", o.threshold, measure, threshold)
 	}
-	if len(results) < files {
+	if judged < files {
 		if o.asJSON || o.asCSV {
-			fmt.Fprintln(to, interruption(len(results), files))
+			fmt.Fprintln(to, interruption(judged, files))
 		}
 		return exitStatus(exitError)
 	}
@@ -206,31 +218,28 @@ func readImage(i input, stdin io.Reader) ([]byte, error) {
 	return i.read()
 }
 
-// judgeFiles calls judge for the index of each file, parallel calls at a time, and
-// returns the results in the order of the files. When ctx ends, it returns the results so
-// far after grace at most: a read may hang.
-func judgeFiles(ctx context.Context, inputs []input, parallel int, grace time.Duration, judge func(ctx context.Context, i int) (*inference.Verdict, error)) []result {
+// judgeFiles calls judge for the index of each file, parallel calls at a time. It returns
+// the results in the order of the files, and the number of files that they are of. When ctx
+// ends, it returns the results so far after grace at most: a read may hang.
+func judgeFiles(ctx context.Context, inputs []input, parallel int, grace time.Duration, judge func(ctx context.Context, i int) []result) (results []result, files int) {
 	var mu sync.Mutex
-	judged := make([]*result, len(inputs))
+	judged := make([][]result, len(inputs))
 	var group errgroup.Group
 	group.SetLimit(parallel)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for i, in := range inputs {
+		for i := range inputs {
 			group.Go(func() error {
 				if ctx.Err() != nil {
 					return nil
 				}
-				v, err := judge(ctx, i)
-				r := &result{File: in.path, Verdict: v}
-				if err != nil {
-					r = &result{File: in.path, Error: printable(err)}
-				}
+				of := judge(ctx, i)
+				failed := slices.ContainsFunc(of, func(r result) bool { return r.Error != "" })
 				mu.Lock()
 				defer mu.Unlock()
-				if err == nil || ctx.Err() == nil { // else it was interrupted
-					judged[i] = r
+				if !failed || ctx.Err() == nil { // else it was interrupted
+					judged[i] = of
 				}
 				return nil
 			})
@@ -247,24 +256,24 @@ func judgeFiles(ctx context.Context, inputs []input, parallel int, grace time.Du
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	results := []result{} // in JSON, nil is null
-	for _, r := range judged {
-		if r != nil {
-			results = append(results, *r)
+	results = []result{} // in JSON, nil is null
+	for _, of := range judged {
+		if results = append(results, of...); of != nil {
+			files++
 		}
 	}
-	return results
+	return results, files
 }
 
 // drawingFolders are the folders for drawings of images. An empty one disables its
 // kind of drawing.
 type drawingFolders struct{ pictures, heatmaps string }
 
-// draw writes the drawings of an image under a name. meta is the metadata of the
+// draw writes the drawings of image i of a file under a name. meta is the metadata of the
 // verdict, because the colours of a heatmap depend on its threshold.
-func (f drawingFolders) draw(ctx context.Context, d *inference.Detector, meta *models.Metadata, image []byte, name string) error {
+func (f drawingFolders) draw(ctx context.Context, d *inference.Detector, meta *models.Metadata, images *imagefile.Frames, i int, name string) error {
 	if f.pictures != "" {
-		png, err := d.Picture(ctx, image, imagefile.DefaultLimits())
+		png, err := d.Picture(ctx, images, i)
 		if err == nil {
 			err = writeFile(filepath.Join(f.pictures, name), png)
 		}
@@ -275,7 +284,7 @@ func (f drawingFolders) draw(ctx context.Context, d *inference.Detector, meta *m
 	if f.heatmaps == "" {
 		return nil
 	}
-	x, err := d.Explain(ctx, image, meta, imagefile.DefaultLimits())
+	x, err := d.ExplainFrame(ctx, images, i, meta)
 	if err != nil {
 		return err
 	}
@@ -295,9 +304,9 @@ func interruption(judged, files int) string {
 	return fmt.Sprintf("interrupted after %d of %d images", judged, files)
 }
 
-// printVerdicts prints the results. There are fewer results than files if the command was
-// interrupted.
-func printVerdicts(w io.Writer, results []result, files int) error {
+// printVerdicts prints the results, which are of the number judged of the files. It is lower
+// if the command was interrupted.
+func printVerdicts(w io.Writer, results []result, judged, files int) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "IMAGE\tERROR\tTHRESHOLD\tVERDICT")
 	anomalous, failed := 0, 0
@@ -316,12 +325,12 @@ func printVerdicts(w io.Writer, results []result, files int) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	counted := fmt.Sprintf("%d images", files)
-	if files == 1 {
+	counted := fmt.Sprintf("%d images", len(results))
+	if len(results) == 1 {
 		counted = "1 image"
 	}
-	if len(results) < files {
-		counted = interruption(len(results), files)
+	if judged < files {
+		counted = interruption(judged, files)
 	}
 	_, err := fmt.Fprintf(w, "%s: %d normal, %d anomalous, %d not judged\n",
 		counted, len(results)-anomalous-failed, anomalous, failed)

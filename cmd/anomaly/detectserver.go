@@ -89,7 +89,7 @@ func (o *detectOptions) judgeThere(c *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	return o.report(c, results, len(inputs), append(remarks, job.Warnings...), e.Metadata, meta)
+	return o.report(c, results, len(inputs), len(inputs), append(remarks, job.Warnings...), e.Metadata, meta)
 }
 
 // submit submits a job with the inputs of a folder. It sets the reasons of those that
@@ -184,7 +184,7 @@ func (o *detectOptions) fetch(ctx context.Context, id, folder string, inputs []i
 			return nil, fmt.Errorf("unexpected response: the result of %s instead of that of %s", quoted(r.File), quoted(in.path))
 		}
 		r.File = in.path
-		results = append(results, r)
+		results = append(results, r.Images()...)
 	}
 	return results, nil
 }

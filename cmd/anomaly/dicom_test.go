@@ -5,16 +5,17 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"image"
 	"image/color"
 	"image/draw"
 	"io"
 	"io/fs"
-	"math"
 	"mime/multipart"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,6 +68,30 @@ func dicomOf(m *image.Gray, extra string) []byte {
 		dicomElement(0x0028, 0x0102, "US", us(7)) +
 		dicomElement(0x0028, 0x0103, "US", us(0)) + extra +
 		dicomElement(0x7fe0, 0x0010, "OB", pixels.String()))
+}
+
+// dicomSequence returns a sequence of items.
+func dicomSequence(group, number uint16, items ...string) string {
+	var b strings.Builder
+	for _, item := range items {
+		b.WriteString("\xfe\xff\x00\xe0" + string(binary.LittleEndian.AppendUint32(nil, uint32(len(item)))) + item)
+	}
+	return dicomElement(group, number, "SQ", b.String())
+}
+
+// plantedGroups returns a file of two frames, whose functional groups and look-up table have
+// attributes of a patient beside a window with that center.
+func plantedGroups(t testing.TB, center string) []byte {
+	t.Helper()
+	entries := strings.Repeat("\x00\x80", 256)
+	table := dicomSequence(0x0028, 0x3010, dicomElement(0x0028, 0x3002, "US", "\x00\x01\x00\x00\x10\x00")+
+		dicomElement(0x0028, 0x3003, "LO", "PLANTEDPRIVATE")+dicomElement(0x0028, 0x3006, "US", entries))
+	window := dicomElement(0x0028, 0x1050, "DS", center) + dicomElement(0x0028, 0x1051, "DS", "256") + dicomElement(0x0028, 0x1055, "LO", "PLANTEDNESTED")
+	group := dicomSequence(0x0020, 0x9111, dicomElement(0x0010, 0x0010, "PN", "PLANTEDNAME")) + dicomSequence(0x0028, 0x9132, window)
+	tile := squareTile(t, tileFiles(t, "test/good", 1)[0])
+	pixels := "\xe0\x7f\x10\x00OB"
+	extra := table + dicomSequence(0x5200, 0x9229, dicomElement(0x0010, 0x0020, "LO", "PLANTEDID")) + dicomSequence(0x5200, 0x9230, group, group)
+	return bytes.Replace(dicomFrames(tile, tile), []byte(pixels), []byte(extra+pixels), 1)
 }
 
 // greyTile returns the pixels of a tile.
@@ -159,6 +184,11 @@ func TestDICOM_LeavesNothingOfThePatientInAnyOutput(t *testing.T) {
 	write(t, damaged, "photometric.dcm", bytes.Replace(whole, []byte("MONOCHROME2 "), []byte("PLANTEDNAME "), 1))
 	write(t, damaged, "syntax.dcm", bytes.Replace(whole, []byte("1.2.840.10008.1.2.1\x00"), []byte("PLANTEDID PLANTEDID "), 1))
 	write(t, damaged, "frames.dcm", dicomOf(image.NewGray(image.Rect(0, 0, 4, 4)), dicomElement(0x0028, 0x1050, "DS", "PLANTEDID")))
+	write(t, damaged, "table.dcm", dicomOf(image.NewGray(image.Rect(0, 0, 4, 4)), dicomSequence(0x0028, 0x3010,
+		dicomElement(0x0028, 0x3003, "LO", "PLANTEDPRIVATE")+dicomElement(0x0028, 0x3002, "US", "PLANTE"))))
+	write(t, damaged, "groups.dcm", plantedGroups(t, "PLANTEDID"))
+	write(t, filepath.Join(data, "test/good"), "groups.dcm", plantedGroups(t, "100"))
+	write(t, filepath.Join(data, "train/good"), "groups.dcm", plantedGroups(t, "100"))
 	model := filepath.Join(out, "model.zip")
 	for _, c := range []struct {
 		status int
@@ -243,8 +273,8 @@ func TestDICOM_LeavesNothingOfThePatientInTheService(t *testing.T) {
 	}
 	frames := dicomOf(image.NewGray(image.Rect(0, 0, 8, 8)), "")
 	frames = bytes.Replace(frames, []byte(dicomElement(0x0028, 0x0010, "US", "\x08\x00")), []byte(dicomElement(0x0028, 0x0008, "IS", "2")+dicomElement(0x0028, 0x0010, "US", "\x04\x00")), 1)
-	if answer := post("/detect", http.StatusOK, map[string][]byte{"modelFile": model, "imageFile": frames}); !bytes.Contains(answer, []byte("has 2 frames, of which only the first is judged")) {
-		t.Errorf("%s, expected a warning of the frames", answer)
+	if answer := post("/detect", http.StatusOK, map[string][]byte{"modelFile": model, "imageFile": frames}); !bytes.Contains(answer, []byte(`"frames":[{"frame":1,`)) {
+		t.Errorf("%s, expected the frames", answer)
 	}
 	post("/detect", http.StatusUnprocessableEntity, map[string][]byte{"modelFile": model, "imageFile": crack[:len(crack)/2]})
 	post("/detect", http.StatusUnprocessableEntity, map[string][]byte{"modelFile": model, "imageFile": bytes.Replace(crack, []byte("MONOCHROME2 "), []byte("PLANTEDNAME "), 1)})
@@ -281,61 +311,117 @@ func TestDetect_JudgesADICOMAsTheSamePixelsInAPNG(t *testing.T) {
 	}
 }
 
-func TestDetect_WarnsOfSeveralFrames(t *testing.T) {
-	r := run(t, "detect", "--model", smallModel(t), "../../testdata/dicom/explicit_frames.dcm")
-	if r.status == exitError || !strings.Contains(r.stdout+r.stderr, "only the first frame is judged of each DICOM file with several (1 of the files)") {
-		t.Errorf("exit %d: %s%s", r.status, r.stdout, r.stderr)
+// squareTile returns the middle of a tile, 128 pixels a side.
+func squareTile(t testing.TB, path string) *image.Gray {
+	t.Helper()
+	tile, square := greyTile(t, path), image.NewGray(image.Rect(0, 0, 128, 128))
+	draw.Draw(square, square.Rect, tile, image.Pt(tile.Rect.Dx()/2-64, tile.Rect.Dy()/2-64), draw.Src)
+	return square
+}
+
+// dicomFrames returns a DICOM file of frames of one size.
+func dicomFrames(frames ...*image.Gray) []byte {
+	all := image.NewGray(image.Rect(0, 0, frames[0].Rect.Dx(), 0))
+	for _, m := range frames {
+		all.Pix = append(all.Pix, m.Pix...)
+	}
+	all.Rect.Max.Y = frames[0].Rect.Dy() * len(frames)
+	file := dicomOf(all, "")
+	rows := func(n int) []byte {
+		return []byte(dicomElement(0x0028, 0x0010, "US", string(binary.LittleEndian.AppendUint16(nil, uint16(n)))))
+	}
+	number := dicomElement(0x0028, 0x0008, "IS", strconv.Itoa(len(frames)))
+	return bytes.Replace(file, rows(all.Rect.Dy()), append([]byte(number), rows(frames[0].Rect.Dy())...), 1)
+}
+
+func TestDetect_JudgesEachFrameAsAnImage(t *testing.T) {
+	dir, heat := t.TempDir(), t.TempDir()
+	var frames []*image.Gray
+	for i, f := range append(tileFiles(t, "test/good", 2), tileFiles(t, "test/crack", 1)...) {
+		frames = append(frames, squareTile(t, f))
+		write(t, dir, string(rune('a'+i))+".png", encoded(t, frames[i]))
+	}
+	write(t, dir, "d.dcm", dicomFrames(frames...))
+	r := run(t, "detect", "--json", "--model", smallModel(t), "--heatmap", heat, dir)
+	list := entries(t, r)
+	if len(list) != 6 {
+		t.Fatalf("%d entries, expected 6: %s", len(list), r.stderr)
+	}
+	for i := range 3 {
+		e, same := list[3+i], list[i]
+		if e.Error != nil || e.File != fmt.Sprintf("%s#%d", filepath.Join(dir, "d.dcm"), i+1) || *e.Value != *same.Value {
+			t.Errorf("%+v, expected the verdict of %+v", e, same)
+		}
+		drawn := filepath.Join(heat, fmt.Sprintf("0004-d.dcm#%d.png", i+1))
+		if !bytes.Equal(read(t, drawn), read(t, filepath.Join(heat, fmt.Sprintf("%04d-%c.png.png", i+1, 'a'+i)))) {
+			t.Errorf("%s differs from the drawing of the same image", drawn)
+		}
+	}
+	if r := run(t, "detect", "--model", smallModel(t), filepath.Join(dir, "d.dcm")); !strings.Contains(r.stdout, "d.dcm#3 ") || !strings.Contains(r.stdout, "3 images: ") {
+		t.Errorf("%s%s", r.stdout, r.stderr)
 	}
 }
 
-func TestPredict_ReadsDICOMAsDetect(t *testing.T) {
-	s := newScript(t)
-	if finish(t, s.python(t, "import pydicom.pixels")).status != 0 {
-		t.Skip("pydicom is not installed in the Python of " + envPython)
-	}
-	files, err := filepath.Glob("../../testdata/dicom/*.dcm")
-	if err != nil || len(files) < 100 {
-		t.Fatalf("%d files, %v", len(files), err)
-	}
-	var images []string
-	for _, f := range files {
-		// Others need further packages, or have a lossy codec or no preamble.
-		base := filepath.Base(f)
-		for _, prefix := range []string{"explicit_", "implicit_", "big_", "deflated_", "rle_"} {
-			if strings.HasPrefix(base, prefix) {
-				images = append(images, f)
-			}
-		}
-	}
-	ours := entries(t, run(t, append([]string{"detect", "--json", "--model", filepath.Join(s.dir, "autoencoder.onnx")}, images...)...))
-	theirs := entries(t, s.run(t, append([]string{"--json"}, images...)...))
-	if len(ours) != len(images) || len(theirs) != len(images) || len(images) < 40 {
-		t.Fatalf("%d and %d entries of %d images", len(ours), len(theirs), len(images))
-	}
-	for i, x := range ours {
-		y := theirs[i]
-		if x.Error != nil || y.Error != nil {
-			message := ""
-			if y.Error != nil {
-				message = *y.Error
-			}
-			t.Errorf("%s: detect has %+v, predict.py %s", x.File, x, message)
-			continue
-		}
-		if math.Abs(*x.Value-*y.Value) > 1e-4**x.Value || math.Abs(*x.MSE-*y.MSE) > 1e-4**x.MSE {
-			t.Errorf("%s: detect has %v, predict.py %v", x.File, *x.Value, *y.Value)
-		}
+func TestDetect_NamesTheFrameThatCannotBeRead(t *testing.T) {
+	dir := t.TempDir()
+	data := read(t, "../../testdata/dicom/rle_frames.dcm")
+	data[bytes.LastIndex(data, []byte("\x02\x00\x00\x00\x40\x00\x00\x00"))] = 9 // segments
+	write(t, dir, "a.dcm", data)
+	r := run(t, "detect", "--json", "--model", smallModel(t), dir)
+	list := entries(t, r)
+	if r.status != exitError || len(list) != 3 || list[0].Error != nil || list[1].Error != nil || list[2].Error == nil || !strings.Contains(*list[2].Error, "frame 3 of 3") {
+		t.Errorf("exit %d: %s", r.status, r.stdout)
 	}
 }
 
-func TestPredict_NamesPydicomWhereItIsMissing(t *testing.T) {
-	s := newScript(t)
-	without := t.TempDir()
-	write(t, without, "pydicom.py", []byte("raise ImportError('none')\n"))
-	s.env = append(s.env, "PYTHONPATH="+without)
-	r := s.run(t, "--json", "../../testdata/dicom/explicit_mono2_8.dcm")
-	var list []struct{ Error string }
-	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil || len(list) != 1 || !strings.Contains(list[0].Error, "DICOM images need pydicom 3: pip install pydicom") || r.status != exitError {
-		t.Errorf("exit %d, %v: %s%s", r.status, err, r.stdout, r.stderr)
+func TestTrain_LearnsFromEachFrame(t *testing.T) {
+	dir, out := t.TempDir(), t.TempDir()
+	var frames []*image.Gray
+	for i, f := range tileFiles(t, "train/good", 12) {
+		m := squareTile(t, f)
+		frames = append(frames, m)
+		write(t, dir, fmt.Sprintf("%02d.png", i), encoded(t, m))
+	}
+	score := map[string]float64{}
+	for name, files := range map[string]map[string][]byte{
+		"images": nil,
+		"frames": {"a.dcm": dicomFrames(frames[:5]...), "b": dicomFrames(frames[5:11]...), "c.dcm": dicomOf(frames[11], "")},
+	} {
+		from := dir
+		if files != nil {
+			from = t.TempDir()
+			for file, data := range files {
+				write(t, from, file, data)
+			}
+		}
+		model := filepath.Join(out, name+".zip")
+		r := run(t, "train", from, "--level", "1", "--image-size", "32", "--out", model)
+		if r.status != exitNormal || files != nil && !strings.Contains(r.stdout+r.stderr, "11 of the 12 images are frames of 2 DICOM files") {
+			t.Fatalf("exit %d: %s%s", r.status, r.stdout, r.stderr)
+		}
+		score[name] = *entries(t, run(t, "detect", "--json", "--model", model, filepath.Join(dir, "00.png")))[0].Value
+	}
+	if a, b := score["images"], score["frames"]; a != b || a == 0 {
+		t.Errorf("a model of images scores %v, one of the same frames %v", a, b)
+	}
+}
+
+func TestEvaluate_CountsEachFrame(t *testing.T) {
+	data, out := dicomData(t), t.TempDir()
+	var frames []*image.Gray
+	for _, f := range tileFiles(t, "test/crack", 4) {
+		frames = append(frames, squareTile(t, f))
+	}
+	write(t, filepath.Join(data, "test/crack"), "many.dcm", dicomFrames(frames...))
+	report := filepath.Join(out, "report.html")
+	r := run(t, "evaluate", data, "--json", "--model", smallModel(t), "--report", report)
+	var result struct {
+		Defects []struct{ Images int } `json:"defects"`
+	}
+	if err := json.Unmarshal([]byte(r.stdout), &result); err != nil || len(result.Defects) != 1 || result.Defects[0].Images != 10 {
+		t.Errorf("exit %d, %v: %s%s, expected 10 defective images", r.status, err, r.stdout, r.stderr)
+	}
+	if page := string(read(t, report)); !strings.Contains(page, "many.dcm#") {
+		t.Error("the report names no frame")
 	}
 }

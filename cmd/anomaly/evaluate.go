@@ -183,7 +183,11 @@ func writeReport(ctx context.Context, path string, d *inference.Detector, datase
 				if err != nil {
 					return err
 				}
-				x, err := d.Explain(ctx, data, nil, imagefile.DefaultLimits())
+				frames, err := d.Open(data, imagefile.DefaultLimits())
+				if err != nil {
+					return err
+				}
+				x, err := d.ExplainFrame(ctx, frames, max(j.Frame-1, 0), nil)
 				if err != nil {
 					return err
 				}

@@ -199,22 +199,26 @@ func TestJudgeFiles_ReturnsTheResultsSoFarWhenAReadHangs(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	never := make(chan struct{})
 	defer close(never)
-	results := judgeFiles(ctx, inputs, 2, 20*time.Millisecond, func(ctx context.Context, i int) (*inference.Verdict, error) {
+	results, judged := judgeFiles(ctx, inputs, 2, 20*time.Millisecond, func(ctx context.Context, i int) []result {
+		r := result{File: inputs[i].path}
 		switch inputs[i].path {
 		case "hangs":
 			<-never
 		case "unreadable":
-			return nil, errors.New("not an image")
+			r.Error = "not an image"
+			return []result{r}
 		case "aborted":
 			interrupt()
 			<-ctx.Done()
-			return nil, context.Cause(ctx)
+			r.Error = context.Cause(ctx).Error()
+			return []result{r}
 		case "never":
 			t.Error("a file is judged after the interrupt")
 		}
-		return &inference.Verdict{}, nil
+		r.Verdict = &inference.Verdict{}
+		return []result{r}
 	})
-	if len(results) != 2 || results[0].File != "judged" || results[0].Verdict == nil || results[1].File != "unreadable" || results[1].Error != "not an image" {
+	if judged != 2 || len(results) != 2 || results[0].File != "judged" || results[0].Verdict == nil || results[1].File != "unreadable" || results[1].Error != "not an image" {
 		t.Errorf("%+v", results)
 	}
 }
@@ -222,15 +226,15 @@ func TestJudgeFiles_ReturnsTheResultsSoFarWhenAReadHangs(t *testing.T) {
 func TestJudgeFiles_ReturnsAnEmptyListWhenNothingIsJudged(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	interrupt()
-	results := judgeFiles(ctx, []input{{path: "a"}, {path: "b"}}, 1, time.Minute, func(context.Context, int) (*inference.Verdict, error) {
+	results, judged := judgeFiles(ctx, []input{{path: "a"}, {path: "b"}}, 1, time.Minute, func(context.Context, int) []result {
 		t.Error("a file is judged")
-		return nil, nil
+		return nil
 	})
 	if text, err := json.Marshal(results); err != nil || string(text) != "[]" {
 		t.Errorf("%s, %v", text, err)
 	}
 	var b bytes.Buffer
-	if err := printVerdicts(&b, results, 2); err != nil || !strings.HasSuffix(b.String(), "interrupted after 0 of 2 images: 0 normal, 0 anomalous, 0 not judged\n") {
+	if err := printVerdicts(&b, results, judged, 2); err != nil || !strings.HasSuffix(b.String(), "interrupted after 0 of 2 images: 0 normal, 0 anomalous, 0 not judged\n") {
 		t.Errorf("%q, %v", b.String(), err)
 	}
 }

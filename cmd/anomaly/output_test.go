@@ -38,7 +38,7 @@ const hostileName = "a\n\x1b[31mb.png"
 
 func TestOutputs_QuoteHostileNames(t *testing.T) {
 	var b bytes.Buffer
-	if err := printVerdicts(&b, []result{{File: hostileName, Error: "open " + hostileName}}, 1); err != nil {
+	if err := printVerdicts(&b, []result{{File: hostileName, Error: "open " + hostileName}}, 1, 1); err != nil {
 		t.Fatal(err)
 	}
 	v := verification.Result{Images: []verification.Image{{File: hostileName, Error: "open " + hostileName}, {File: hostileName, Scores: &verification.Scores{}}}}

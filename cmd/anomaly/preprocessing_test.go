@@ -108,7 +108,8 @@ func peakMemory(pid int) <-chan int64 {
 	return done
 }
 
-// A training on images of 12 bits records their scale, and what follows uses it.
+// A training on images of 12 bits that are reduced to 8 records their scale, and what follows
+// uses it.
 func TestTrain_RecordsOrientationAndScale(t *testing.T) {
 	cases := "../../internal/imagefile/testdata/cases/"
 	dir := t.TempDir()
@@ -124,7 +125,7 @@ func TestTrain_RecordsOrientationAndScale(t *testing.T) {
 		write(t, set, n, data)
 	}
 	out := dir + "/model.zip"
-	if r := run(t, "train", set, "--level", "1", "--image-size", "32", "--out", out); r.status != exitNormal {
+	if r := run(t, "train", set, "--level", "1", "--image-size", "32", "--window", "off", "--out", out); r.status != exitNormal {
 		t.Fatal(r.stderr)
 	}
 	folder := unpacked(t, out)

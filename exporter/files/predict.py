@@ -7,9 +7,9 @@
     python predict.py folder/ --model old.pt              # with PyTorch, if it is installed
     python predict.py photo.jpg old.pt metadata.json      # image, model and metadata
 
-An image is a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM file; DICOM requires pydicom. A folder means the images in it and in
-its subfolders, without hidden files. A pattern must be quoted; ** in it matches any number of
-folders. A .pt has only the autoencoder: a model whose anomaly score is not the mean squared
+An image is a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM file; DICOM requires pydicom, and each
+frame of it is an image. A folder means the images in it and in its subfolders, without hidden
+files. A pattern must be quoted; ** in it matches any number of folders. A .pt has only the autoencoder: a model whose anomaly score is not the mean squared
 error needs the autoencoder.onnx of the same training. Requires onnxruntime, Pillow and numpy
 (requirements.txt). Exit status: 0 if all images are normal, 1 if there are anomalies, 2 if an
 image or the model could not be read. Without images on the command line, it is 0 or 2.
@@ -19,7 +19,9 @@ image or the model could not be read. Without images on the command line, it is 
 """
 import argparse
 import collections
+import contextlib
 import glob
+import itertools
 import json
 import math
 import pickle
@@ -51,14 +53,15 @@ OTHER_FORMATS = [
 ]
 BATCH = 8  # images in one run of the network
 MAX_REGIONS = 20
+MAX_FRAMES = 2000  # of a DICOM file
 MAX_MAP = 4 << 20  # values of the anomaly map of an image of tiles
 MODEL = Path(__file__).with_name("autoencoder.onnx")
 
 # measure takes N×3×height×width images, -1 in pixels that are not judged, and returns their mean
 # squared errors, their scores by the model's other measure and, with maps, their anomaly maps.
 # Scores and maps are None if the model has no other measure. size is the width and the height.
-# other_measure is the other measure's name, or None. first_place is the index of the first of
-# these tiles in its image.
+# other_measure is the other measure's name, or None. first_place is the
+# index of the first of these tiles in its image.
 Model = collections.namedtuple("Model", "measure size metadata other_measure")
 
 
@@ -241,13 +244,38 @@ def only_image():
     return str(images[0])
 
 
-def prepare(path, size, preprocessing):
+def decode(path, preprocessing, opened=None, frame_number=0):
+    """Return the decoded image, upright if the training's images were.
+
+    It has 8 bits per channel, unless the model has a window: then it may be height×width×3 values.
+    opened is what open_dicom returned for a DICOM file, of which the frame with that number, from 0,
+    is taken.
+    """
+    upright = str(preprocessing.get("orientation", "")).startswith("exif")
+    window = preprocessing.get("window")
+    try:
+        if opened is not None:
+            read = read_dicom(opened, frame_number, window is not None)
+        else:
+            with Image.open(path, formats=list(FORMATS)) as image:
+                read = to_rgb(image, path, preprocessing.get("max_value"), window is not None)
+                turn = upright and image.format != "TIFF"  # Pillow rotates a TIFF itself
+                if turn and isinstance(read, Image.Image):
+                    read = ImageOps.exif_transpose(read)
+                elif turn:
+                    read = transposed(read, image)
+    except UnidentifiedImageError:
+        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM image, or it is damaged")
+    return read
+
+
+def prepare(path, size, preprocessing, opened=None, frame_number=0):
     """Return the image with the preprocessing of the training, and how it is placed there.
 
-    The image is 3×height×width in 0…1, and -1 in pixels that are not judged.
+    The image is 3×height×width in 0…1, and -1 in pixels that are not judged. opened is what
+    open_dicom returned for a DICOM file, of which the frame with that number, from 0, is taken.
     """
-    window = preprocessing.get("window")
-    read = decode(path, preprocessing)
+    read, window = decode(path, preprocessing, opened, frame_number), preprocessing.get("window")
     if window is None:
         channels = [read]
     else:
@@ -270,27 +298,9 @@ def prepare(path, size, preprocessing):
     return planes, frame
 
 
-def decode(path, preprocessing):
-    """Return the decoded image, upright if the training's images were.
-
-    It has 8 bits per channel, or is height×width×3 values if the model has a window.
-    """
-    upright = str(preprocessing.get("orientation", "")).startswith("exif")
-    window = preprocessing.get("window")
-    try:
-        if is_dicom(path):
-            read = read_dicom(path, window is not None)
-        else:
-            with Image.open(path, formats=list(FORMATS)) as image:
-                read = to_rgb(image, path, preprocessing.get("max_value"), window is not None)
-                turn = upright and image.format != "TIFF"  # Pillow rotates a TIFF itself
-                if turn and isinstance(read, Image.Image):
-                    read = ImageOps.exif_transpose(read)
-                elif turn:
-                    read = transposed(read, image)
-    except UnidentifiedImageError:
-        raise Problem(refusal([path]) or "it is not a PNG, JPEG, BMP, TIFF, GIF, WebP or DICOM image, or it is damaged")
-    return read
+def normalized(pixels):
+    """Return height×width×3 bytes as 3×height×width in 0…1."""
+    return pixels.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
 
 
 class Tiling:
@@ -325,11 +335,6 @@ class Tiling:
     def __len__(self):
         return len(self.xs) * len(self.ys)
 
-    def frame(self):
-        """Return how the image is placed in the plane."""
-        plane = (self.plane.shape[1], self.plane.shape[0])
-        return Frame(plane, self.size, (0, 0, *self.size), (0, 0, *plane))
-
     def starts(self, n, overlap):
         if n <= self.side:
             return [0]
@@ -342,7 +347,7 @@ class Tiling:
         left, top = self.xs[i % len(self.xs)], self.ys[i // len(self.xs)]
         cut = self.pixels[top:top + self.side, left:left + self.side]
         cut = np.pad(cut, ((0, self.side - cut.shape[0]), (0, self.side - cut.shape[1]), (0, 0)), mode="edge")
-        return cut.astype(np.float32).transpose(2, 0, 1) / np.float32(255)
+        return normalized(cut)
 
     def axes(self, starts, n, values):
         """Return for each tile the values of the plane that it covers along an axis, its pixels there, and its weights."""
@@ -367,13 +372,13 @@ class Tiling:
             self.plane[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1] += anomaly_map[np.ix_(y, x)] * np.outer(down, across)
 
 
-def judge_tiles(model, path, preprocessing, threshold, with_regions):
+def judge_tiles(model, path, preprocessing, threshold, with_regions, opened=None, frame_number=0):
     """Return the mean squared error, the other score and the regions of an image of tiles.
 
     The score is the highest of the tiles', less what more of them than in the calibration's
     images raise it by. The regions are None without with_regions.
     """
-    image = Tiling(decode(path, preprocessing), model.size[0], preprocessing["tiles"])
+    image = Tiling(decode(path, preprocessing, opened, frame_number), model.size[0], preprocessing["tiles"])
     errors, scores = [], []
     for first in range(0, len(image), BATCH):
         tiles = np.stack([image.tile(i) for i in range(first, min(first + BATCH, len(image)))])
@@ -385,7 +390,7 @@ def judge_tiles(model, path, preprocessing, threshold, with_regions):
     calibration = ((model.metadata or {}).get("decision") or {}).get("tiles")
     more = calibration["tail"] * math.log(len(image) / calibration["count"]) if calibration else 0.0
     score = float(np.float32(max(float(max(scores)) - more, 0)))
-    found = regions(image.plane, max(threshold + more, 0), image.frame()) if with_regions else None
+    found = regions(image.plane, max(threshold + more, 0), frame_of(image.plane.shape[::-1], None, *image.size)) if with_regions else None
     return float(np.mean(errors, dtype=np.float64)), score, found
 
 
@@ -440,47 +445,57 @@ def placed(region, frame):
     return mask[rows[:, None], columns[None, :]]
 
 
-def read_dicom(path, deep=False):
-    """Return the first frame of a DICOM file with 8 bits per channel, or as values if it is deep.
-
-    Deep values of a grey image of more than 8 bits are height×width×3 numbers of 16 bits. Grey values are rescaled, and those within the file's window are spread over 0 to 65535, of
-    which the high byte is used. Without a window, all values that the stored bits can have are.
-    """
+def open_dicom(path):
+    """Return a DICOM file and the number of its frames."""
     try:
         import pydicom
-        from pydicom.pixels import apply_color_lut, pixel_array
+        import pydicom.pixels
     except ImportError:
         raise Problem("DICOM images need pydicom 3: pip install pydicom, or export PNG with the window that shows what matters")
-    try:
+    with without_patient():
         data = pydicom.dcmread(path, force=True)
-        values = pixel_array(data, index=0)
-    except FileNotFoundError:
+        frames = max(int(data.get("NumberOfFrames") or 1), 1)
+    if frames > MAX_FRAMES:
+        raise Problem(f"it has {frames} frames, at most {MAX_FRAMES} are read: divide the file")
+    return data, frames
+
+
+@contextlib.contextmanager
+def without_patient():
+    """Replace errors of pydicom, whose text can have attributes of the patient."""
+    try:
+        yield
+    except (Problem, FileNotFoundError):
         raise
-    except Exception:  # its text can have attributes of the patient
+    except Exception:
         raise Problem("the DICOM image cannot be read: convert it to an uncompressed file (Explicit VR Little Endian), or install pylibjpeg with its plugins") from None
-    stored, kind = int(data.BitsStored), data.PhotometricInterpretation
-    if int(data.HighBit) != stored - 1:
-        raise Problem("its high bit is not the last of its stored bits: convert it to an uncompressed file (Explicit VR Little Endian)")
-    if kind == "PALETTE COLOR":
-        values = apply_color_lut(values, data)
-        stored = int(data.RedPaletteColorLookupTableDescriptor[2])
-    if values.ndim == 3:
-        return Image.fromarray((values >> max(stored - 8, 0)).astype(np.uint8))
-    slope, intercept = dicom_number(data, "RescaleSlope", 1), dicom_number(data, "RescaleIntercept", 0)
-    lowest, highest = (-(1 << stored - 1), (1 << stored - 1) - 1) if int(data.PixelRepresentation) else (0, (1 << stored) - 1)
-    values = values.astype(np.float64) * slope + intercept
-    centre, width = dicom_number(data, "WindowCenter"), dicom_number(data, "WindowWidth")
-    function = str(data.get("VOILUTFunction", "LINEAR")).upper()
-    with np.errstate(all="ignore"):
-        if centre is None or width is None:
-            ends = sorted(end * slope + intercept for end in (lowest, highest))
-            shown = (values - ends[0]) / (ends[1] - ends[0])
-        elif function == "SIGMOID":
-            shown = 1 / (1 + np.exp(-4 * (values - centre) / width))
+
+
+def read_dicom(data, frame, deep=False):
+    """Return a frame of a DICOM file with 8 bits per channel, or as values if it is deep.
+
+    Deep values of a grey image of more than 8 bits are height×width×3 numbers of 16 bits. Grey
+    values are rescaled, and those within the file's window are spread over 0 to 65535, of which
+    the high byte is used. Without a window, all values that the stored bits can have are. Look-up
+    tables replace the rescale and the window.
+    """
+    from pydicom.pixels import apply_color_lut, pixel_array
+
+    with without_patient():
+        if int(data.BitsAllocated) == 1 and int(data.get("NumberOfFrames") or 1) > 1:
+            values = data.pixel_array[frame]  # pydicom 3.0 cannot decode a single frame that begins within a byte
         else:
-            if function != "LINEAR_EXACT":
-                centre, width = centre - 0.5, width - 1
-            shown = np.where(values <= centre - width / 2, 0, np.where(values > centre + width / 2, 1, (values - centre) / width + 0.5))
+            values = pixel_array(data, index=frame)
+        stored, kind = int(data.BitsStored), data.PhotometricInterpretation
+        if int(data.HighBit) != stored - 1:
+            raise Problem("its high bit is not the last of its stored bits: convert it to an uncompressed file (Explicit VR Little Endian)")
+        if kind == "PALETTE COLOR":
+            values = apply_color_lut(values, data)
+            stored = int(data.RedPaletteColorLookupTableDescriptor[2])
+        if values.ndim == 3:
+            return Image.fromarray((values >> max(stored - 8, 0)).astype(np.uint8))
+        with np.errstate(all="ignore"):
+            shown = shown_grey(data, frame, values, stored)
     if not np.isfinite(shown).all():
         raise Problem("its window or its rescale slope makes all values equal: export it with another window")
     grey = np.floor(np.clip(shown, 0, 1) * 65535 + 0.5).astype(np.uint16)
@@ -491,16 +506,75 @@ def read_dicom(path, deep=False):
     return Image.fromarray(np.stack([grey.astype(np.uint8)] * 3, axis=2))
 
 
-def dicom_number(data, name, default=None):
-    """Return the first value of an attribute: of the first frame, else of all frames, else of the file."""
-    groups = [item for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence") for item in list(data.get(name) or [])[:1]]
-    inner = [item for group in groups for name in ("FrameVOILUTSequence", "PixelValueTransformationSequence") for item in list(group.get(name) or [])[:1]]
-    for place in [*inner, data]:
-        value = place.get(name)
-        value = value if isinstance(value, (int, float, str, type(None))) else next(iter(value), None)
-        if value not in (None, ""):
-            return float(value)
-    return default
+def shown_grey(data, frame, values, stored):
+    """Return the brightness of grey values, 0 to 1."""
+    modality, voi, number = transformations(data, frame)
+    signed = bool(int(data.PixelRepresentation))
+    if modality:
+        values, highest = look_up(data, modality, values, signed)
+        ends = 0, highest
+    else:
+        slope, intercept = number.get("RescaleSlope", 1), number.get("RescaleIntercept", 0)
+        lowest, highest = (-(1 << stored - 1), (1 << stored - 1) - 1) if signed else (0, (1 << stored) - 1)
+        values = values.astype(np.float64) * slope + intercept
+        ends = sorted(end * slope + intercept for end in (lowest, highest))
+    if voi:
+        values, highest = look_up(data, voi, np.floor(values + 0.5).astype(np.int64), signed or ends[0] < 0)
+        return values / highest
+    if "WindowCenter" not in number or "WindowWidth" not in number:
+        return (values - ends[0]) / (ends[1] - ends[0])
+    centre, width, function = number["WindowCenter"], number["WindowWidth"], number.get("VOILUTFunction", "LINEAR")
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(-4 * (values - centre) / width))
+    if function != "LINEAR_EXACT":
+        centre, width = centre - 0.5, width - 1
+    return np.where(values <= centre - width / 2, 0, np.where(values > centre + width / 2, 1, (values - centre) / width + 0.5))
+
+
+def transformations(data, frame):
+    """Return the modality look-up table, that of the brightness, and the numbers of the rescale and the window of a frame.
+
+    Those of the frame replace those of all frames, which replace those of the file. A table is
+    None if there is none, or if a rescale or a window replaces it.
+    """
+    first = lambda place, name: next(iter(place.get(name) or []), None)
+    modality, voi, number = first(data, "ModalityLUTSequence"), first(data, "VOILUTSequence"), {}
+    groups = [first(data, "SharedFunctionalGroupsSequence"), *list(data.get("PerFrameFunctionalGroupsSequence") or [])[frame:frame + 1]]
+    places = [data] + [first(group, name) for group in groups if group is not None for name in ("FrameVOILUTSequence", "PixelValueTransformationSequence")]
+    for place in places:
+        if place is None:
+            continue
+        if place is not data and "WindowCenter" in place:
+            voi = None
+        if place is not data and "RescaleSlope" in place:
+            modality = None
+        voi = voi if place is data else first(place, "VOILUTSequence") or voi
+        for name in "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth":
+            value = place.get(name)
+            value = value if isinstance(value, (int, float, str, type(None))) else next(iter(value), None)
+            if value not in (None, ""):
+                number[name] = float(value)
+        if place.get("VOILUTFunction"):
+            number["VOILUTFunction"] = str(place.VOILUTFunction).upper()
+    return modality, voi, number
+
+
+def look_up(data, table, values, signed):
+    """Return the entries of a look-up table for values, and the highest that an entry can be."""
+    count, first, bits = (int(v) for v in table.LUTDescriptor)
+    count = count % 65536 or 65536
+    implicit, little = data.original_encoding
+    if implicit:  # the value representation is not in the file
+        first = first % 65536
+        first -= 65536 if signed and first >= 32768 else 0
+    entries = table.LUTData
+    if isinstance(entries, bytes):
+        entries = np.frombuffer(entries, ("<u2" if little else ">u2") if len(entries) >= 2 * count else "u1")
+    entries = np.atleast_1d(np.asarray(entries, dtype=np.int64))
+    if not 8 <= bits <= 16 or len(entries) < count:
+        raise Problem("a look-up table of the DICOM file is damaged: export it with a window")
+    highest = (1 << bits) - 1
+    return np.minimum(entries[np.clip(values.astype(np.int64) - first, 0, count - 1)], highest).astype(np.float64), highest
 
 
 def to_rgb(image, path, max_value, deep=False):
@@ -574,15 +648,35 @@ def rawmode_of(tile):
     return first if isinstance(first, str) else ""
 
 
+def each_image(paths):
+    """Yield the name, the path, the opened DICOM file or None, and the number of the frame of each image, or an error in place of the file.
+
+    A DICOM file of several frames has several images, whose names end with # and the number of
+    the frame, from 1.
+    """
+    for path in paths:
+        opened, frames = None, 1
+        try:
+            if is_dicom(path):
+                opened, frames = open_dicom(path)
+        except Exception as problem:
+            opened = problem
+        for frame in range(frames):
+            yield path if frames == 1 else f"{path}#{frame + 1}", path, opened, frame
+
+
 def judge(model, decision, paths, with_regions=False):
     """Yield the result of each image, with the keys of the service's response."""
     measure, threshold, class_names, preprocessing = decision
     with_regions = with_regions and measure != "mse"
+    images = each_image(paths)
     if preprocessing.get("tiles"):
-        for path in paths:
-            result = {"file": path}
+        for name, path, opened, number in images:
+            result = {"file": name}
             try:
-                plain, other, found = judge_tiles(model, path, preprocessing, threshold, with_regions)
+                if isinstance(opened, Exception):
+                    raise opened
+                plain, other, found = judge_tiles(model, path, preprocessing, threshold, with_regions, opened, number)
                 complete(result, plain, plain if measure == "mse" else other, decision)
                 if found is not None:
                     result["regions"] = found
@@ -590,12 +684,14 @@ def judge(model, decision, paths, with_regions=False):
                 result["error"] = str(problem) or repr(problem)
             yield result
         return
-    for start in range(0, len(paths), BATCH):
+    while batch := list(itertools.islice(images, BATCH)):
         results, tensors, frames = [], [], []
-        for path in paths[start:start + BATCH]:
-            results.append({"file": path})
+        for name, path, opened, number in batch:
+            results.append({"file": name})
             try:
-                tensor, frame = prepare(path, model.size, preprocessing)
+                if isinstance(opened, Exception):
+                    raise opened
+                tensor, frame = prepare(path, model.size, preprocessing, opened, number)
                 tensors.append(tensor)
                 frames.append(frame)
             except Exception as problem:  # Pillow raises many types
@@ -695,14 +791,22 @@ def load_all(model_path, metadata_path):
 def detect_anomaly(image_path, model_path=None, metadata_path=None):
     """Return the result of one image: the keys of the service's response, and regions if the model has an anomaly map.
 
+    Of a DICOM file of several frames, it is that of the frame with the highest score, with the
+    number of that frame and the results of all.
+
     Without model_path, the model is the autoencoder.onnx beside this file. Without
     metadata_path, the decision is the model's own. An exception names what could not be read.
     """
     model, decision = load_all(str(model_path or MODEL), metadata_path)
-    result = next(judge(model, decision, [str(image_path)], with_regions=True))
-    if "error" in result:
-        raise Problem(line(result))
-    return result
+    results = list(judge(model, decision, [str(image_path)], with_regions=True))
+    for result in results:
+        if "error" in result:
+            raise Problem(line(result))
+    if len(results) == 1:
+        return results[0]
+    highest = max(range(len(results)), key=lambda i: results[i]["reconstruction_error"])
+    frames = [{"frame": i + 1, "reconstruction_error": r["reconstruction_error"], "mse": r["mse"], "is_anomaly": r["is_anomaly"]} for i, r in enumerate(results)]
+    return {**results[highest], "file": str(image_path), "frame": highest + 1, "frames": frames}
 
 
 def main():
@@ -727,13 +831,14 @@ def main():
 
 def judge_only_image(arguments):
     model, decision = load_all(arguments.model, arguments.metadata)
-    result = next(judge(model, decision, [only_image()], with_regions=not arguments.json))
+    results = list(judge(model, decision, [only_image()], with_regions=not arguments.json))
     if arguments.json:
-        print(json.dumps([result], indent=2))
-    if "error" in result:
-        raise Problem(line(result))
+        print(json.dumps(results, indent=2))
+    for result in results:
+        if "error" in result:
+            raise Problem(line(result))
     if not arguments.json:
-        print(report(result))
+        print("\n\n".join(map(report, results)))
     return 0
 
 

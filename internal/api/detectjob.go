@@ -212,7 +212,7 @@ func (s *Server) runDetection(ctx context.Context, t *jobs.Task) (r jobs.Result,
 	results, images, err := s.coordinate(ctx, q, b, t, file)
 	if err == nil {
 		// The queue reads the results after this function has returned.
-		return jobs.Result{Results: results.Reader(s.base), Warnings: detectionWarnings(images, results.Counts)}, nil
+		return jobs.Result{Results: results.Reader(s.base), Warnings: images.Warnings()}, nil
 	}
 	var failure *bulk.Failure
 	switch {
@@ -228,15 +228,6 @@ func (s *Server) runDetection(ctx context.Context, t *jobs.Task) (r jobs.Result,
 		return r, jobs.ErrNoSpace
 	}
 	return r, s.jobError(t.Job.ID, err)
-}
-
-// detectionWarnings returns the warnings of a job that has judged images.
-func detectionWarnings(images *dataset.ImageList, n bulk.Counts) []string {
-	list := images.Warnings()
-	if s := bulk.FramesWarning(n.Frames); s != "" {
-		list = append(list, s)
-	}
-	return list
 }
 
 // coordinate copies the zip of a job to a file and lets all processes judge its images.

@@ -32,6 +32,7 @@ var errManyFeedback = badRequest("Send one image with its label, and several wer
 var mediaTypes = map[imagefile.Format]string{
 	imagefile.PNG: "image/png", imagefile.JPEG: "image/jpeg", imagefile.GIF: "image/gif",
 	imagefile.BMP: "image/bmp", imagefile.TIFF: "image/tiff", imagefile.WebP: "image/webp",
+	imagefile.DICOM: "application/dicom",
 }
 
 // feedbackItem is feedback in an answer.

@@ -35,7 +35,6 @@ const (
 // forwarded is the answer of another node: a result, or the error of the image.
 type forwarded struct {
 	Verdict  *inference.Verdict  `json:"verdict,omitempty"`
-	Frames   int                 `json:"frames,omitempty"`
 	Evidence *inference.Evidence `json:"evidence,omitempty"`
 	Error    string              `json:"error,omitempty"`
 	// Kind is the kind of the error, as in imageErrors.
@@ -129,7 +128,7 @@ func (j *remoteJudge) ask(ctx context.Context, image []byte, explain explanation
 		}
 	}
 	telemetry.Inject(ctx, telemetry.Headers(q.Header))
-	left := forwardTime
+	left := j.node.patience
 	if at, ok := ctx.Deadline(); ok {
 		left = min(left, time.Until(at)/2)
 	}
@@ -158,7 +157,6 @@ func (j *remoteJudge) ask(ctx context.Context, image []byte, explain explanation
 			err = cluster.ErrNoAnswer
 			continue
 		}
-		a.Verdict.Frames = a.Frames
 		return imageResult{Verdict: a.Verdict, Evidence: a.Evidence}, nil
 	}
 	return r, err
@@ -212,9 +210,6 @@ func (n *node) answer(ctx context.Context, q cluster.Question) ([]byte, bool) {
 	r, err := n.judgeQuestion(ctx, q)
 	span.End(err)
 	a := forwarded{Verdict: r.Verdict, Evidence: r.Evidence}
-	if r.Verdict != nil {
-		a.Frames = r.Verdict.Frames
-	}
 	if err != nil {
 		for kind, is := range imageErrors {
 			if errors.Is(err, is) {

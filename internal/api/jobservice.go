@@ -163,6 +163,14 @@ func (j *jobService) stats() (map[jobs.State]int, int64) {
 	return nil, 0
 }
 
+// loads returns how the jobs of each kind wait and run.
+func (j *jobService) loads() map[string]jobs.Load {
+	if q := j.existing(); q != nil {
+		return q.Loads()
+	}
+	return nil
+}
+
 // close waits for the worker, which must have been stopped, and closes the queue.
 func (j *jobService) close() error {
 	if j == nil {

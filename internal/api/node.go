@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/deepmed/anomaly/internal/cluster"
 	"github.com/deepmed/anomaly/internal/feedback"
@@ -28,7 +29,8 @@ type node struct {
 	members  *cluster.Members
 	models   *registry.Shared
 	feedback *feedback.Shared
-	warming  chan string // names of models to load
+	warming  chan string   // names of models to load
+	patience time.Duration // as forwardTime
 	tasks    sync.WaitGroup
 	stop     context.CancelFunc
 	unanswer func() // ends the answers to other nodes
@@ -41,7 +43,7 @@ func (s *Server) clustered() bool { return s.options.Broker != nil && !s.options
 // openCluster joins the cluster and opens its models.
 func (s *Server) openCluster() (err error) {
 	ctx, stop := context.WithCancel(s.base)
-	n := &node{server: s, warming: make(chan string, maxWarming), stop: stop}
+	n := &node{server: s, warming: make(chan string, maxWarming), patience: forwardTime, stop: stop}
 	b := s.options.Broker
 	defer func() {
 		if err != nil {

@@ -197,6 +197,7 @@ func TestForward_JudgesAsTheNodeItself(t *testing.T) {
 	nodes := startNodes(t, 3)
 	owners, others := split(nodes)
 	asker := others[0]
+	asker.node.patience = time.Minute // on a busy machine, too
 	owners[0].mustPut(t, "m", trained(t)[exporter.BundleFile])
 	eventually(t, "the model is known", func() bool { _, err := asker.registry.Look(t.Context(), "m"); return err == nil })
 	good, crack := tile(t, testGood), tile(t, testCrack)

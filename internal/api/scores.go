@@ -39,11 +39,22 @@ func newDriftState(d monitor.Drift) driftState {
 	return s
 }
 
-// judged adds a verdict of a stored model to its monitor. It adds a warning to the verdict
+// judged adds a verdict of a stored model, or those of the frames of a file, to the model's
+// monitor. It adds a warning to the verdict
 // while the alarm is on. It reads and writes no file.
 func (s *Server) judged(name string, v *inference.Verdict) {
 	m := s.named.monitors.Of(name, v.ModelSHA256)
-	if m != nil && m.Observe(v.ModelSHA256, v.AnomalyScore) {
+	if m == nil {
+		return
+	}
+	alarm := false
+	for _, f := range v.Frames { // the highest of several scores is not like one score
+		alarm = m.Observe(v.ModelSHA256, f.ReconstructionError)
+	}
+	if v.Frames == nil {
+		alarm = m.Observe(v.ModelSHA256, v.AnomalyScore)
+	}
+	if alarm {
 		v.Warnings = append(v.Warnings[:len(v.Warnings):len(v.Warnings)], driftWarning)
 	}
 }

@@ -290,6 +290,10 @@ func New(engine *ort.Engine, log *slog.Logger, o Options) (*Server, error) {
 	s.metrics.watchQueue(workTrain, s.trainingSlots)
 	s.metrics.watchCache(s.cache.Stats)
 	s.metrics.watchJobs(s.jobs.stats)
+	s.metrics.registry.MustRegister(loadCollector{s.jobs.loads})
+	if s.options.Broker != nil {
+		s.metrics.registry.MustRegister(natsCollector{s.options.Broker})
+	}
 	if s.named != nil {
 		s.metrics.registry.MustRegister(driftCollector{s.named.monitors})
 	}

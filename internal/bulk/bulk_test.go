@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -72,6 +73,28 @@ func TestRun_ResultsEqualThoseOfSingleDetectionsInTheOrderOfTheZip(t *testing.T)
 				t.Errorf("%d messages are left", n)
 			}
 		})
+	}
+}
+
+func TestRun_JudgesImagesLargerThanAMessage(t *testing.T) {
+	d, join := detector(t), cluster(t)
+	entries, _ := someImages(t, 4)
+	// Bytes after the end of a PNG are ignored.
+	entries[1].data = append(slices.Clone(entries[1].data), make([]byte, 3<<20)...)
+	entries[3].data = append(slices.Clone(entries[3].data), make([]byte, chunkBytes)...)
+	var states jobStates
+	p := start(t, join(), d, &states)
+	p.works(t)
+	r, err := p.Run(t.Context(), jobOf(t, "job", d, zipOf(t, entries...)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if linesOf(t, r) != wantLines(t, d, nil, entries) || r.Counts.Judged != len(entries) {
+		t.Errorf("the lines differ from those of single detections: %+v", r.Counts)
+	}
+	subjects, _, err := p.broker.Subjects(t.Context(), p.files, chunkSubject+">")
+	if err != nil || len(subjects) > 0 {
+		t.Errorf("%v is left, %v", subjects, err)
 	}
 }
 

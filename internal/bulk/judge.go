@@ -22,23 +22,12 @@ type Counts struct {
 	Judged     int `json:"judged"`
 	Anomalous  int `json:"anomalous"`
 	Unreadable int `json:"unreadable"`
-	// Frames is the number of DICOM files with several frames.
-	Frames int `json:"frames,omitempty"`
 }
 
 func (c *Counts) add(o Counts) {
 	c.Judged += o.Judged
 	c.Anomalous += o.Anomalous
 	c.Unreadable += o.Unreadable
-	c.Frames += o.Frames
-}
-
-// FramesWarning returns a sentence about DICOM files with several frames, or "" for none.
-func FramesWarning(files int) string {
-	if files == 0 {
-		return ""
-	}
-	return fmt.Sprintf("only the first frame is judged of each DICOM file with several (%d of the files)", files)
 }
 
 // images returns the number of all images.
@@ -106,9 +95,6 @@ func (j judgement) lines(ctx context.Context, images []image) ([]byte, Counts, e
 		counts.Judged++
 		if l.IsAnomaly {
 			counts.Anomalous++
-		}
-		if l.Frames > 1 {
-			counts.Frames++
 		}
 	}
 	return b.Bytes(), counts, nil

@@ -31,6 +31,8 @@ const (
 	// it without the names of classes.
 	resultBytes  = 400 << 10
 	verdictBytes = 1 << 10
+	// frameBytes is an upper bound of the verdict of a frame.
+	frameBytes = 160
 	// imageOverhead is an upper bound of the bytes of an image in a piece besides its name,
 	// reason and content.
 	imageOverhead = 3 * binary.MaxVarintLen64
@@ -53,13 +55,26 @@ func LineBytes(classes []string) int {
 	return verdictBytes + len(names)
 }
 
+// lineBytes returns an upper bound of the bytes of the result of image i without its name. A
+// DICOM file has the verdicts of its frames, of which there may be 8 in a byte.
+func lineBytes(images *dataset.ImageList, i, line int) int64 {
+	if dataset.MayBeDICOM(images.Name(i)) {
+		return int64(line) + frameBytes*min(imagefile.MaxFrames, 8*min(images.Bytes(i), imagefile.MaxFrames))
+	}
+	return int64(line)
+}
+
 // maxResults is the largest size of the results of a job, in bytes.
-const maxResults = 4 << 30
+const maxResults = 1 << 30
 
 // CheckResults returns dataset.ErrTooLarge, wrapped, if the results of images may be larger
 // than is allowed, with lines of LineBytes.
 func CheckResults(images *dataset.ImageList, line int) error {
-	if n := int64(images.Len()) * int64(line); line > maxResult/2 || n > maxResults {
+	n := int64(0)
+	for i := range images.Len() {
+		n += lineBytes(images, i, line)
+	}
+	if line > maxResult/2 || n > maxResults {
 		return fmt.Errorf("%w: the results of %d images, each with the names of classes of the model, take up to %d bytes: send fewer images, or use a model with fewer classes",
 			dataset.ErrTooLarge, images.Len(), n)
 	}
@@ -70,17 +85,17 @@ func CheckResults(images *dataset.ImageList, line int) error {
 // i. It depends only on the directory of the zip, the limits and the size of a line, so that
 // all coordinators of a job cut the same pieces.
 func plan(images *dataset.ImageList, lim imagefile.Limits, line int) []int {
-	most := min(max(resultBytes/line, 1), pieceImages)
 	var ends []int
-	n, size, names := 0, int64(0), 0
+	n, size, names, results := 0, int64(0), 0, int64(0)
 	for i := range images.Len() {
 		fileBytes := contentBytes(images, i, lim)
 		name := len(images.Name(i))
-		if n > 0 && (n == most || size+fileBytes > pieceBytes || names+name > pieceNames) {
+		result := lineBytes(images, i, line)
+		if n > 0 && (n == pieceImages || size+fileBytes > pieceBytes || names+name > pieceNames || results+result > resultBytes) {
 			ends = append(ends, i)
-			n, size, names = 0, 0, 0
+			n, size, names, results = 0, 0, 0, 0
 		}
-		n, size, names = n+1, size+fileBytes, names+name
+		n, size, names, results = n+1, size+fileBytes, names+name, results+result
 	}
 	return append(ends, images.Len())
 }

@@ -205,7 +205,10 @@ func (b *Bulk) fail(ctx context.Context, p pieceID, sentence string) error {
 // putResult stores a result. If the job has ended meanwhile, it removes it again.
 func (b *Bulk) putResult(ctx context.Context, p pieceID, key, value string, data []byte) error {
 	subject := p.subject(resultSubject)
-	if err := b.putOnce(ctx, &nats.Msg{Subject: subject, Header: nats.Header{key: {value}}, Data: data}); err != nil {
+	err := b.patiently(ctx, func() error {
+		return b.putOnce(ctx, &nats.Msg{Subject: subject, Header: nats.Header{key: {value}}, Data: data})
+	})
+	if err != nil {
 		return err
 	}
 	if unfinished, err := b.o.Unfinished(ctx, p.job); err != nil || unfinished {

@@ -13,7 +13,6 @@ import (
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/workers"
 	"github.com/deepmed/anomaly/models"
-	"golang.org/x/sync/errgroup"
 )
 
 // Dataset holds the images of a Source as pixels, decoded and resized. It must be
@@ -101,6 +100,9 @@ func Load(ctx context.Context, src *Source, o Options) (*Dataset, error) {
 	if err != nil {
 		return nil, err
 	}
+	if images, err = d.expand(ctx, src, images, o); err != nil {
+		return nil, err
+	}
 	if o.Tiles != nil {
 		if err := d.readClassNames(ctx, yamls); err != nil {
 			return nil, err
@@ -177,40 +179,31 @@ func (d *Dataset) candidates(src *Source) (images, yamls []entry, err error) {
 func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Options) error {
 	reasons := make([]string, len(images))
 	deep := make([]bool, len(images))
-	frames := make([]int, len(images))
 	var window windowFinder
 	if o.KeepDepth && o.Images.Window == nil {
 		o.Images.Probe, window.images = true, make([]probed, len(images))
 	}
 	var unpacked, largest atomic.Int64
-	group, running := errgroup.WithContext(ctx)
-	group.SetLimit(max(o.Workers.Threads, 1))
-	for i, e := range images {
-		group.Go(o.Workers.Wrap(func() error {
-			if running.Err() != nil {
-				return context.Cause(running)
+	all := func(int) bool { return true }
+	err := eachImage(ctx, images, o, all, func(i int, data []byte, options imagefile.Options, err error) error {
+		if images[i].frame == 0 {
+			if err := src.withinRatio(unpacked.Add(int64(len(data))), o.Limits); err != nil {
+				return err
 			}
-			data, err := e.read(o.Images.MaxBytes)
-			if err == nil {
-				if err := src.withinRatio(unpacked.Add(int64(len(data))), o.Limits); err != nil {
-					return err
-				}
-				var p *imagefile.Prepared
-				if p, err = imagefile.PrepareSized(data, d.Layout.Size, o.Images); err == nil {
-					deep[i], frames[i] = p.Largest > 0, p.Frames
-					window.add(i, p)
-					raise(&largest, int64(p.Largest))
-					return d.pixels.put(i, p.Pix)
-				}
-			}
-			reasons[i] = err.Error()
-			return nil
-		}))
-	}
-	if err := group.Wait(); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
 		}
+		if err == nil {
+			var p *imagefile.Prepared
+			if p, err = imagefile.PrepareSized(data, d.Layout.Size, options); err == nil {
+				deep[i] = p.Largest > 0
+				window.add(i, p)
+				raise(&largest, int64(p.Largest))
+				return d.pixels.put(i, p.Pix)
+			}
+		}
+		reasons[i] = err.Error()
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	d.deep = largest.Load() > 0
@@ -230,12 +223,11 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 			return err
 		}
 	}
-	d.warnOfFrames(images, frames)
 	for i, e := range images {
 		if reasons[i] == "" {
 			d.kept = append(d.kept, i)
 		} else {
-			d.Skipped = append(d.Skipped, models.SkippedFile{Name: shortened(e.name), Reason: reasons[i]})
+			d.Skipped = append(d.Skipped, models.SkippedFile{Name: e.title(), Reason: reasons[i]})
 		}
 	}
 	if d.Len() == 0 {
@@ -247,22 +239,6 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 
 func (d *Dataset) sortSkipped() {
 	slices.SortStableFunc(d.Skipped, func(a, b models.SkippedFile) int { return strings.Compare(a.Name, b.Name) })
-}
-
-// warnOfFrames adds a warning if files have more than one frame.
-func (d *Dataset) warnOfFrames(images []entry, frames []int) {
-	files, first := 0, -1
-	for i, n := range frames {
-		if n > 1 {
-			if files++; first < 0 {
-				first = i
-			}
-		}
-	}
-	if files > 0 {
-		d.Warn("%d DICOM files have several frames, of which only the first is an image of the data set (%s has %d): write each frame to a file of its own to use all",
-			files, shortened(images[first].name), frames[first])
-	}
 }
 
 // noImages returns ErrNoImages, wrapped with what the data set has instead.
@@ -290,32 +266,17 @@ func (d *Dataset) rescale(ctx context.Context, images []entry, deep []bool, o Op
 // again decodes images again.
 func (d *Dataset) again(ctx context.Context, images []entry, which []bool, o Options) error {
 	o.Images.Probe = false
-	group, running := errgroup.WithContext(ctx)
-	group.SetLimit(max(o.Workers.Threads, 1))
-	for i, e := range images {
-		if !which[i] {
-			continue
+	wanted := func(i int) bool { return which[i] }
+	return eachImage(ctx, images, o, wanted, func(i int, data []byte, options imagefile.Options, err error) error {
+		var prepared []byte
+		if err == nil {
+			prepared, err = imagefile.Prepare(data, d.Layout.Size, options)
 		}
-		group.Go(o.Workers.Wrap(func() error {
-			if running.Err() != nil {
-				return context.Cause(running)
-			}
-			data, err := e.read(o.Images.MaxBytes)
-			if err != nil {
-				return fmt.Errorf("%s: %w", shortened(e.name), err)
-			}
-			prepared, err := imagefile.Prepare(data, d.Layout.Size, o.Images)
-			if err != nil {
-				return fmt.Errorf("%s: %w", shortened(e.name), err)
-			}
-			return d.pixels.put(i, prepared)
-		}))
-	}
-	err := group.Wait()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
+		if err != nil {
+			return fmt.Errorf("%s: %w", images[i].title(), err)
+		}
+		return d.pixels.put(i, prepared)
+	})
 }
 
 // raise sets v to at least value.

@@ -84,6 +84,9 @@ type entry struct {
 	size uint64
 	// refusal is why the file cannot be read, if that is known before it is read.
 	refusal string
+	// frame is the number of the frame, from 0, that the entry is of a DICOM file of
+	// several, whose number of frames is frames; else both are 0.
+	frame, frames int
 }
 
 // zipMethods are the names of compression methods of zips that are not read.

@@ -10,7 +10,6 @@ import (
 	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/tiling"
 	"github.com/deepmed/anomaly/models"
-	"golang.org/x/sync/errgroup"
 )
 
 // Tiled is an image of a data set that is cut into tiles: the tiles from First on, in the
@@ -69,49 +68,40 @@ func (d *Dataset) loadTiles(ctx context.Context, src *Source, images []entry, mo
 		ErrTooLarge, len(images), o.Limits.PreparedBytes)
 	reasons := make([]string, len(images))
 	tiled := make([]Tiled, len(images))
-	frames := make([]int, len(images))
 	var unpacked, largest atomic.Int64
-	group, running := errgroup.WithContext(ctx)
-	group.SetLimit(max(o.Workers.Threads, 1))
-	for i, e := range images {
-		group.Go(o.Workers.Wrap(func() error {
-			if running.Err() != nil {
-				return context.Cause(running)
-			}
-			data, err := e.read(o.Images.MaxBytes)
-			if err == nil {
-				if err := src.withinRatio(unpacked.Add(int64(len(data))), o.Limits); err != nil {
-					return err
-				}
-				begin := func(c imagefile.Cut) error {
-					first, ok := s.reserve(c.Grid.Len())
-					if !ok {
-						return tooLarge
-					}
-					tiled[i], frames[i] = Tiled{first, c.Grid}, c.Frames
-					raise(&largest, int64(c.Largest))
-					return nil
-				}
-				_, err = imagefile.CutTiles(data, d.Layout.W, *o.Tiles, o.Images, begin, func(k int, pix []byte) error {
-					if running.Err() != nil {
-						return context.Cause(running)
-					}
-					return d.putTile(tiled[i].First+k, pix)
-				})
-				if errors.Is(err, imagefile.ErrImage) || errors.Is(err, imagefile.ErrTooLarge) {
-					reasons[i] = err.Error()
-					return nil
-				}
+	all := func(int) bool { return true }
+	err := eachImage(ctx, images, o, all, func(i int, data []byte, options imagefile.Options, err error) error {
+		if images[i].frame == 0 {
+			if err := src.withinRatio(unpacked.Add(int64(len(data))), o.Limits); err != nil {
 				return err
 			}
+		}
+		if err != nil {
 			reasons[i] = err.Error()
 			return nil
-		}))
-	}
-	if err := group.Wait(); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
 		}
+		begin := func(c imagefile.Cut) error {
+			first, ok := s.reserve(c.Grid.Len())
+			if !ok {
+				return tooLarge
+			}
+			tiled[i] = Tiled{first, c.Grid}
+			raise(&largest, int64(c.Largest))
+			return nil
+		}
+		_, err = imagefile.CutTiles(data, d.Layout.W, *o.Tiles, options, begin, func(k int, pix []byte) error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return d.putTile(tiled[i].First+k, pix)
+		})
+		if errors.Is(err, imagefile.ErrImage) || errors.Is(err, imagefile.ErrTooLarge) {
+			reasons[i] = err.Error()
+			return nil
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	d.deep = largest.Load() > 0
@@ -124,10 +114,9 @@ func (d *Dataset) loadTiles(ctx context.Context, src *Source, images []entry, mo
 			}
 		}
 	}
-	d.warnOfFrames(images, frames)
 	for i, e := range images {
 		if reasons[i] != "" {
-			d.Skipped = append(d.Skipped, models.SkippedFile{Name: shortened(e.name), Reason: reasons[i]})
+			d.Skipped = append(d.Skipped, models.SkippedFile{Name: e.title(), Reason: reasons[i]})
 			continue
 		}
 		first := len(d.kept)
@@ -154,31 +143,19 @@ func (d *Dataset) putTile(slot int, pix []byte) error {
 // rescaleTiles cuts the images again with the scale of o.Images.MaxValue, which has an
 // effect on images of 16-bit samples only.
 func (d *Dataset) rescaleTiles(ctx context.Context, images []entry, tiled []Tiled, reasons []string, o Options) error {
-	group, running := errgroup.WithContext(ctx)
-	group.SetLimit(max(o.Workers.Threads, 1))
-	for i, e := range images {
-		if reasons[i] != "" {
-			continue
+	readable := func(i int) bool { return reasons[i] == "" }
+	return eachImage(ctx, images, o, readable, func(i int, data []byte, options imagefile.Options, err error) error {
+		if err == nil {
+			_, err = imagefile.CutTiles(data, d.Layout.W, *o.Tiles, options, nil, func(k int, pix []byte) error {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				return d.putTile(tiled[i].First+k, pix)
+			})
 		}
-		group.Go(o.Workers.Wrap(func() error {
-			data, err := e.read(o.Images.MaxBytes)
-			if err == nil {
-				_, err = imagefile.CutTiles(data, d.Layout.W, *o.Tiles, o.Images, nil, func(k int, pix []byte) error {
-					if running.Err() != nil {
-						return context.Cause(running)
-					}
-					return d.putTile(tiled[i].First+k, pix)
-				})
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", shortened(e.name), err)
-			}
-			return nil
-		}))
-	}
-	err := group.Wait()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
+		if err != nil {
+			return fmt.Errorf("%s: %w", images[i].title(), err)
+		}
+		return nil
+	})
 }

@@ -29,7 +29,7 @@ type windowFinder struct{ images []probed }
 // add adds a prepared image. It may be called concurrently for different images.
 func (f *windowFinder) add(i int, p *imagefile.Prepared) {
 	if f.images != nil {
-		f.images[i] = probed{read: true, deep: p.Deep, float: p.Deep && p.Largest == 0 && p.Frames == 0, values: p.Values}
+		f.images[i] = probed{read: true, deep: p.Deep, float: p.Float, values: p.Values}
 	}
 }
 

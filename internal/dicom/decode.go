@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/deepmed/anomaly/internal/jpeg2000"
+	"github.com/deepmed/anomaly/internal/jpegextended"
 	"github.com/deepmed/anomaly/internal/jpeglossless"
 	"github.com/deepmed/anomaly/internal/jpegls"
 )
@@ -18,8 +19,8 @@ type JPEG func(data []byte, convert bool) (w, h, components int, samples []byte,
 // Image is a decoded frame.
 type Image struct {
 	W, H int
-	// Frames is the number of frames in the file, Bits the number of bits of a sample.
-	Frames, Bits int
+	// Bits is the number of bits of a sample.
+	Bits int
 	// Grey are 16-bit values of a grey image, rows from top to bottom: the values within
 	// the file's window, 0 is black. It is nil for a colour image.
 	Grey []uint16
@@ -35,20 +36,42 @@ const (
 	blank             = 1 << 20
 )
 
-// Decode decodes a frame, whose number begins at 0. It compares the size with the limits
-// and with the length of the file before it allocates memory for pixels. An error is a
-// sentence for the user, with no text of the file.
-func Decode(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
-	f, err := parse(data, frame, lim)
+// File is a DICOM file whose attributes were read. Goroutines may decode its frames
+// concurrently.
+type File struct{ f *file }
+
+// Open reads the attributes of a file and finds its frames. It compares the size and the
+// number of frames with the limits, and decodes no pixels. An error is a sentence for the
+// user, with no text of the file.
+func Open(data []byte, lim Limits) (*File, error) {
+	f, err := parse(data, lim)
 	if err != nil {
 		return nil, err
 	}
+	return &File{f}, nil
+}
+
+// Frames returns the number of frames, at least 1.
+func (f *File) Frames() int { return f.f.frames }
+
+// Decode decodes a frame, whose number begins at 0. It compares the size with the length
+// of the file before it allocates memory for pixels. The errors are like Open's.
+func (f *File) Decode(frame int, jpeg JPEG) (*Image, error) {
+	of, err := f.f.frame(frame)
+	if err != nil {
+		return nil, err
+	}
+	return of.decode(frame, jpeg)
+}
+
+func (f *file) decode(frame int, jpeg JPEG) (*Image, error) {
 	encoded, err := f.encoded(frame)
 	if err != nil {
 		return nil, err
 	}
 	f.conform(encoded)
-	out := &Image{W: f.columns, H: f.rows, Frames: f.frames}
+	out := &Image{W: f.columns, H: f.rows}
+	f.chooseCodec(encoded)
 	if f.syntax.codec == codecJPEG && f.samples == 3 {
 		out.RGB, err = f.colourJPEG(encoded, jpeg)
 		return out, err
@@ -74,6 +97,16 @@ func Decode(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
 		out.Grey = samples
 	}
 	return out, nil
+}
+
+// extendedBits is the depth of a JPEG that the function of the caller does not decode.
+const extendedBits = 12
+
+// chooseCodec changes the codec if a JPEG has 12 bits.
+func (f *file) chooseCodec(jpeg []byte) {
+	if f.syntax.codec == codecJPEG && marksOf(jpeg).bits == extendedBits {
+		f.syntax.codec = codecExtendedJPEG
+	}
 }
 
 // maxJPEG2000Samples is the maximum of width times height times components of a JPEG
@@ -106,6 +139,12 @@ func (f *file) unpack(frame int, data []byte, jpeg JPEG) ([]uint16, error) {
 		return f.greyJPEG(data, jpeg)
 	case codecLosslessJPEG:
 		_, samples, err = jpeglossless.Decode(data, func(h jpeglossless.Header) error { return expect(h.W, h.H, h.Components) })
+	case codecExtendedJPEG:
+		if f.allocated < extendedBits {
+			return nil, fmt.Errorf("the DICOM file states %d bits allocated and its JPEG has %d: export it again", f.allocated, extendedBits)
+		}
+		_, samples, err = jpegextended.Decode(data, func(h jpegextended.Header) error { return expect(h.W, h.H, h.Components) })
+		depth(extendedBits)
 	case codecJPEGLS:
 		var h jpegls.Header
 		h, samples, err = jpegls.Decode(data, func(h jpegls.Header) error { return expect(h.W, h.H, h.Components) })
@@ -121,9 +160,9 @@ func (f *file) unpack(frame int, data []byte, jpeg JPEG) ([]uint16, error) {
 		return f.unpackNative(frame, data)
 	}
 	switch {
-	case errors.Is(err, jpeglossless.ErrUnsupported), errors.Is(err, jpegls.ErrUnsupported), errors.Is(err, jpeg2000.ErrUnsupported):
+	case errors.Is(err, jpeglossless.ErrUnsupported), errors.Is(err, jpegextended.ErrUnsupported), errors.Is(err, jpegls.ErrUnsupported), errors.Is(err, jpeg2000.ErrUnsupported):
 		return nil, fmt.Errorf("the %s image of the DICOM file is not read (%w): %s", f.syntax.name, err, uncompress)
-	case errors.Is(err, jpeglossless.ErrDamaged), errors.Is(err, jpegls.ErrDamaged), errors.Is(err, jpeg2000.ErrDamaged):
+	case errors.Is(err, jpeglossless.ErrDamaged), errors.Is(err, jpegextended.ErrDamaged), errors.Is(err, jpegls.ErrDamaged), errors.Is(err, jpeg2000.ErrDamaged):
 		return nil, fmt.Errorf("the %s image of the DICOM file is damaged (%w): export it again", f.syntax.name, err)
 	}
 	return samples, err
@@ -133,7 +172,7 @@ func (f *file) unpack(frame int, data []byte, jpeg JPEG) ([]uint16, error) {
 func (f *file) baseline(data []byte, jpeg JPEG, convert bool) ([]byte, error) {
 	w, h, components, samples, err := jpeg(data, convert)
 	if err != nil {
-		return nil, fmt.Errorf("the %s image of the DICOM file is damaged or has more than 8 bits (%w): %s", f.syntax.name, err, uncompress)
+		return nil, fmt.Errorf("the %s image of the DICOM file is damaged (%w): %s", f.syntax.name, err, uncompress)
 	}
 	if w != f.columns || h != f.rows || components != f.samples {
 		return nil, fmt.Errorf("the DICOM file states %d×%d pixels of %d samples and its %s image has %d×%d of %d: export it again",

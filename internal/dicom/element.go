@@ -46,6 +46,11 @@ const (
 	tagSlope          tag = 0x00281053
 	tagWindowFunction tag = 0x00281056
 
+	tagModalityLUT   tag = 0x00283000
+	tagLUTDescriptor tag = 0x00283002
+	tagLUTData       tag = 0x00283006
+	tagVOILUT        tag = 0x00283010
+
 	tagRedDescriptor  tag = 0x00281101
 	tagBlueDescriptor tag = 0x00281103
 	tagRedPalette     tag = 0x00281201
@@ -57,6 +62,9 @@ const (
 	tagTransformation tag = 0x00289145
 	tagShared         tag = 0x52009229
 	tagPerFrame       tag = 0x52009230
+
+	tagExtendedOffsets tag = 0x7fe00001
+	tagExtendedLengths tag = 0x7fe00002
 
 	tagFloatPixels  tag = 0x7fe00008
 	tagDoublePixels tag = 0x7fe00009
@@ -133,28 +141,51 @@ const (
 	functionalGroup
 	voiGroup
 	transformationGroup
+	modalityTable
+	voiTable
 )
 
-// inside returns the place of an item of a sequence. frame is the frame to be decoded.
-func (p place) inside(sequence tag, item, frame int) place {
+// inside returns the place of the first item of a sequence.
+func (p place) inside(sequence tag) place {
 	switch {
-	case p == topLevel && sequence == tagShared && item == 0,
-		p == topLevel && sequence == tagPerFrame && item == frame:
+	case p == topLevel && sequence == tagShared:
 		return functionalGroup
-	case p == functionalGroup && sequence == tagFrameVOI && item == 0:
+	case p == functionalGroup && sequence == tagFrameVOI:
 		return voiGroup
-	case p == functionalGroup && sequence == tagTransformation && item == 0:
+	case p == functionalGroup && sequence == tagTransformation:
 		return transformationGroup
+	case p == topLevel && sequence == tagModalityLUT:
+		return modalityTable
+	case (p == topLevel || p == voiGroup) && sequence == tagVOILUT:
+		return voiTable
 	}
 	return ignored
 }
 
+// isSequence reports whether items of a sequence have attributes that are read.
+func isSequence(t tag) bool {
+	switch t {
+	case tagShared, tagPerFrame, tagFrameVOI, tagTransformation, tagModalityLUT, tagVOILUT:
+		return true
+	}
+	return false
+}
+
 // visitor receives the values of defined length in the places that are read.
 type visitor struct {
-	frame int
-	value func(s *source, e element, value []byte) error
+	value func(s *source, e element, p place, value []byte) error
+	// group receives the content of each item of the functional groups of frames, which
+	// the walk skips.
+	group func(g group)
 	// pixels receives the pixel data; the walk ends after it.
 	pixels func(s *source, e element) error
+}
+
+// group is where the functional groups of one frame are.
+type group struct {
+	source *source
+	// start and end are the offsets of the content; end is -1 if it ends with a delimiter.
+	start, end int
 }
 
 // walk visits the elements from an offset on: up to end, or up to the end of an item if
@@ -189,7 +220,7 @@ func (s *source) walk(at, end, depth int, p place, v *visitor) (after int, done 
 
 // visit visits one element and returns the offset after it.
 func (s *source) visit(e element, depth int, p place, v *visitor) (int, error) {
-	sequence := e.tag == tagShared || e.tag == tagPerFrame || e.tag == tagFrameVOI || e.tag == tagTransformation
+	sequence := isSequence(e.tag)
 	if e.length != undefined {
 		end, err := s.end(e)
 		if err != nil || p == ignored {
@@ -198,7 +229,7 @@ func (s *source) visit(e element, depth int, p place, v *visitor) (int, error) {
 		if sequence {
 			return end, s.items(e, end, depth, p, v)
 		}
-		return end, v.value(s, e, s.data[e.start:end])
+		return end, v.value(s, e, p, s.data[e.start:end])
 	}
 	if e.vr != "" && e.vr != "SQ" && e.vr != "UN" && e.vr != "OB" && e.vr != "OW" {
 		return 0, errStructure
@@ -255,12 +286,21 @@ func (s *source) item(sequence element, at, item, depth int, p place, v *visitor
 	case e.tag != tagItem:
 		return 0, false, errStructure
 	}
-	p = p.inside(sequence.tag, item, v.frame)
+	perFrame := p == topLevel && sequence.tag == tagPerFrame
+	if p = p.inside(sequence.tag); item > 0 {
+		p = ignored
+	}
 	end := -1
 	if e.length != undefined {
-		if end, err = s.end(e); err != nil || p == ignored {
+		if end, err = s.end(e); err != nil {
 			return end, false, err
 		}
+	}
+	if perFrame {
+		v.group(group{s, e.start, end})
+	}
+	if end >= 0 && p == ignored {
+		return end, false, nil
 	}
 	after, _, err = s.walk(e.start, end, depth+1, p, v)
 	return after, false, err

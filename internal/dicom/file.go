@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"strconv"
 	"strings"
@@ -18,6 +19,8 @@ type Limits struct {
 	Bytes int64
 	// Size returns an error if an image of w×h pixels is too large.
 	Size func(w, h int) error
+	// Frames returns an error if a file has too many frames of w×h pixels.
+	Frames func(frames, w, h int) error
 }
 
 // file is a parsed DICOM file: the attributes that its pixels need, and the encoded
@@ -33,23 +36,32 @@ type file struct {
 	signed                         bool
 	rescale                        rescale
 	window                         window
+	modality, voi                  lut
 	palette                        [3]palette
 
 	pixelVR   string
 	native    []byte
 	fragments [][]byte
-	offsets   []byte // the basic offset table
+	// offsets is the basic offset table, and extended and lengths the extended one.
+	offsets, extended, lengths []byte
+	// parts are the fragments of each frame, if there are several frames of fragments.
+	parts  []part
+	groups []group // the functional groups of each frame
 
 	has map[tag]bool
 }
+
+// maxGroups bounds the functional groups that are kept. There is one for each frame.
+const maxGroups = 1 << 16
 
 const (
 	preamble  = 128
 	signature = "DICM"
 )
 
-// parse reads the attributes of a frame, whose number begins at 0, and finds its pixels.
-func parse(data []byte, frame int, lim Limits) (*file, error) {
+// parse reads the attributes of the image and finds its pixels. Those of a frame are added
+// by file.frame.
+func parse(data []byte, lim Limits) (*file, error) {
 	f := &file{frames: 1, samples: 1, has: map[tag]bool{}, highBit: -1}
 	at := 0
 	if len(data) >= preamble+len(signature) && string(data[preamble:preamble+len(signature)]) == signature {
@@ -78,7 +90,11 @@ func parse(data []byte, frame int, lim Limits) (*file, error) {
 	f.order = s.order
 	// Some programs state another encoding than they write: the first element decides.
 	s.implicit = at+6 > len(s.data) || !isVR(s.data[at+4:])
-	v := &visitor{frame: frame, value: f.take, pixels: f.takePixels}
+	v := &visitor{value: f.take, pixels: f.takePixels, group: func(g group) {
+		if len(f.groups) < maxGroups {
+			f.groups = append(f.groups, g)
+		}
+	}}
 	_, done, err := s.walk(at, len(s.data), 0, topLevel, v)
 	if err != nil {
 		return nil, err
@@ -86,7 +102,28 @@ func parse(data []byte, frame int, lim Limits) (*file, error) {
 	if !done {
 		return nil, errors.New("the DICOM file has no image: give a file with pixel data")
 	}
-	return f, f.check(frame, lim)
+	if err := f.check(lim); err != nil {
+		return nil, err
+	}
+	return f, f.divide()
+}
+
+// frame returns the attributes of a frame, whose number begins at 0: a copy with those in
+// its functional groups.
+func (f *file) frame(n int) (*file, error) {
+	if n < 0 || n >= f.frames {
+		return nil, fmt.Errorf("the DICOM file has %d frames", f.frames)
+	}
+	of := *f
+	of.has = maps.Clone(f.has)
+	if n < len(f.groups) {
+		g := f.groups[n]
+		v := &visitor{value: of.take, pixels: of.takePixels, group: func(group) {}}
+		if _, _, err := g.source.walk(g.start, g.end, 1, functionalGroup, v); err != nil {
+			return nil, err
+		}
+	}
+	return &of, of.checkTables()
 }
 
 // metaInformation reads the transfer syntax in the file meta information, and returns the
@@ -142,7 +179,21 @@ func inflate(packed []byte, limit int64) ([]byte, error) {
 func text(value []byte) string { return strings.Trim(string(value), " \x00") }
 
 // take reads the value of an attribute that is needed, and leaves out all others.
-func (f *file) take(s *source, e element, value []byte) error {
+func (f *file) take(s *source, e element, p place, value []byte) error {
+	switch p {
+	case modalityTable:
+		return f.modality.take(s, e, value)
+	case voiTable:
+		return f.voi.take(s, e, value)
+	case transformationGroup:
+		if e.tag == tagSlope {
+			f.modality = lut{} // its rescale replaces the table of the file
+		}
+	case voiGroup:
+		if e.tag == tagWindowCenter {
+			f.voi = lut{} // its window replaces the table of the file
+		}
+	}
 	u16 := func(to *int) error {
 		if len(value) < 2 {
 			return errStructure
@@ -196,6 +247,10 @@ func (f *file) take(s *source, e element, value []byte) error {
 		return number(&f.window.width)
 	case tagWindowFunction:
 		f.window.function = strings.ToUpper(text(value[:min(len(value), 16)]))
+	case tagExtendedOffsets:
+		f.extended = value
+	case tagExtendedLengths:
+		f.lengths = value
 	case tagRedSegmented, tagRedSegmented + 1, tagBlueSegmented:
 		f.has[tagRedSegmented] = true
 	}
@@ -267,7 +322,7 @@ func (f *file) takePixels(s *source, e element) error {
 }
 
 // check checks the attributes before any memory for pixels is allocated.
-func (f *file) check(frame int, lim Limits) error {
+func (f *file) check(lim Limits) error {
 	for _, needed := range []tag{tagRows, tagColumns, tagBitsAllocated} {
 		if !f.has[needed] {
 			return errors.New("the DICOM file states no size or depth of its image: export it again")
@@ -275,6 +330,11 @@ func (f *file) check(frame int, lim Limits) error {
 	}
 	if err := lim.Size(f.columns, f.rows); err != nil {
 		return err
+	}
+	if f.frames > 1 {
+		if err := lim.Frames(f.frames, f.columns, f.rows); err != nil {
+			return err
+		}
 	}
 	if f.stored == 0 && !f.has[tagBitsStored] {
 		f.stored = f.allocated
@@ -290,9 +350,6 @@ func (f *file) check(frame int, lim Limits) error {
 	}
 	if f.stored < 1 || f.stored > f.allocated || f.highBit < f.stored-1 || f.highBit >= f.allocated {
 		return fmt.Errorf("the DICOM file states %d bits stored up to bit %d of %d allocated, which is impossible: export it again", f.stored, f.highBit, f.allocated)
-	}
-	if frame >= f.frames {
-		return fmt.Errorf("the DICOM file has %d frames", f.frames)
 	}
 	return f.checkPhotometric()
 }

@@ -21,39 +21,33 @@ func (f *file) frameBytes() int64 {
 
 // encoded returns the encoded bytes of a frame.
 func (f *file) encoded(frame int) ([]byte, error) {
-	if !f.syntax.encapsulated {
+	switch {
+	case !f.syntax.encapsulated:
 		return f.nativeFrame(frame)
-	}
-	switch n := len(f.fragments); {
-	case n == 0:
-		return nil, errors.New("the DICOM file has no image: its pixel data has no fragments")
-	case f.frames == 1:
+	case f.parts == nil:
 		return joined(f.fragments), nil
-	case n == f.frames:
-		return f.fragments[frame], nil
-	case n < f.frames:
-		return nil, fmt.Errorf("the DICOM file states %d frames and has %d fragments of pixel data: export it again", f.frames, n)
 	}
-	if len(f.offsets) == 4*f.frames {
-		return f.byOffset(frame)
+	p := f.parts[frame]
+	data := joined(f.fragments[p.from:p.to])
+	if p.length > 0 && p.length < uint64(len(data)) {
+		data = data[:p.length]
 	}
-	return f.byBeginning(frame)
+	return data, nil
 }
 
 func (f *file) nativeFrame(frame int) ([]byte, error) {
 	size := f.frameBytes()
-	total := size * int64(f.frames)
+	from, total := int64(frame)*size, size*int64(f.frames)
 	if f.allocated == 1 { // frames are not padded to bytes
-		total = (int64(f.rows)*int64(f.columns)*int64(f.frames) + 7) / 8
-		if frame > 0 {
-			return nil, errors.New("frames after the first one of a DICOM image of 1 bit are not read")
-		}
+		pixels := int64(f.rows) * int64(f.columns)
+		from, total = int64(frame)*pixels/8, (pixels*int64(f.frames)+7)/8
+		size = (int64(frame+1)*pixels+7)/8 - from
 	}
 	if total > int64(len(f.native)) {
 		return nil, fmt.Errorf("the DICOM file has %d bytes of pixel data for %d frames of %d×%d pixels, expected %d: export it again",
 			len(f.native), f.frames, f.columns, f.rows, total)
 	}
-	return f.native[int64(frame)*size : int64(frame+1)*size], nil
+	return f.native[from : from+size], nil
 }
 
 // joined returns the fragments as one.
@@ -62,46 +56,6 @@ func joined(fragments [][]byte) []byte {
 		return fragments[0]
 	}
 	return bytes.Join(fragments, nil)
-}
-
-// byOffset returns a frame by the basic offset table.
-func (f *file) byOffset(frame int) ([]byte, error) {
-	offset := func(i int) int64 { return int64(binary.LittleEndian.Uint32(f.offsets[4*i:])) }
-	from, to := offset(frame), int64(1)<<40
-	if frame+1 < f.frames {
-		to = offset(frame + 1)
-	}
-	const itemHeader = 8
-	var parts [][]byte
-	at := int64(0)
-	for _, fragment := range f.fragments {
-		if from <= at && at < to {
-			parts = append(parts, fragment)
-		}
-		at += itemHeader + int64(len(fragment))
-	}
-	if len(parts) == 0 {
-		return nil, errors.New("the offsets of frames in the DICOM file are outside its pixel data: export it again")
-	}
-	return joined(parts), nil
-}
-
-// byBeginning returns a frame by the fragments that begin an image.
-func (f *file) byBeginning(frame int) ([]byte, error) {
-	var parts [][]byte
-	current := -1
-	for _, fragment := range f.fragments {
-		if bytes.HasPrefix(fragment, []byte("\xff\xd8\xff")) || bytes.HasPrefix(fragment, []byte("\xff\x4f\xff\x51")) {
-			current++
-		}
-		if current == frame {
-			parts = append(parts, fragment)
-		}
-	}
-	if len(parts) == 0 || current+1 != f.frames {
-		return nil, errors.New("the frames of the DICOM file cannot be told apart: export it with an offset table")
-	}
-	return joined(parts), nil
 }
 
 // unpackNative returns the samples of a native frame. The samples of a pixel are adjacent.
@@ -113,8 +67,16 @@ func (f *file) unpackNative(frame int, data []byte) ([]uint16, error) {
 	out := make([]uint16, n)
 	switch {
 	case f.allocated == 1:
+		shift := 0
+		if !f.syntax.encapsulated {
+			shift = frame * n % 8
+		}
+		if (shift+n+7)/8 > len(data) {
+			return nil, fmt.Errorf("a frame of the DICOM file has %d bytes: export it again", len(data))
+		}
 		for i := range out {
-			out[i] = uint16(data[i/8] >> (i % 8) & 1)
+			at := shift + i
+			out[i] = uint16(data[at/8] >> (at % 8) & 1)
 		}
 		return out, nil
 	case f.photometric == "YBR_FULL_422":

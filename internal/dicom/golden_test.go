@@ -68,10 +68,18 @@ func expected(t testing.TB, name string) []byte {
 }
 
 // testLimits are small enough for tests of memory.
-func testLimits() Limits {
-	return Limits{Bytes: 1 << 20, Size: func(w, h int) error {
-		if w < 1 || h < 1 || w*h > 1<<20 {
-			return fmt.Errorf("it is %d×%d pixels, at most %d are read", w, h, 1<<20)
+func testLimits() Limits { return limits(1<<20, 1<<20) }
+
+func limits(bytes int64, pixels int) Limits {
+	return Limits{Bytes: bytes, Size: func(w, h int) error {
+		if w < 1 || h < 1 || w*h > pixels {
+			return fmt.Errorf("it is %d×%d pixels, at most %d are read", w, h, pixels)
+		}
+		return nil
+	}, Frames: func(frames, w, h int) error {
+		const most = 2000
+		if frames > most || frames > 16*pixels/(w*h) {
+			return fmt.Errorf("it has %d frames of %d×%d pixels, at most %d are read", frames, w, h, most)
 		}
 		return nil
 	}}
@@ -117,61 +125,89 @@ func testJPEG(data []byte, convert bool) (w, h, components int, samples []byte, 
 	return c.Width, c.Height, 3, samples, nil
 }
 
+// decodeFrame is Open and File.Decode.
+func decodeFrame(data []byte, frame int, lim Limits, jpeg JPEG) (*Image, error) {
+	f, err := Open(data, lim)
+	if err != nil {
+		return nil, err
+	}
+	return f.Decode(frame, jpeg)
+}
+
 func TestDecode_EqualsPydicom(t *testing.T) {
 	for _, g := range goldens(t) {
 		if strings.Contains(g.File, "ybr_full_422") && strings.HasPrefix(g.File, "jpeg_") {
 			continue // internal/imagefile interpolates chroma
 		}
 		t.Run(g.File, func(t *testing.T) {
-			img, err := Decode(read(t, g.File), 0, testLimits(), testJPEG)
+			f, err := Open(read(t, g.File), testLimits())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if img.W != g.Width || img.H != g.Height || img.Frames != g.Frames {
-				t.Fatalf("%d×%d pixels, %d frames, expected %d×%d, %d", img.W, img.H, img.Frames, g.Width, g.Height, g.Frames)
+			if f.Frames() != g.Frames {
+				t.Fatalf("%d frames, expected %d", f.Frames(), g.Frames)
 			}
-			base := strings.TrimSuffix(g.File, ".dcm")
-			if g.Kind == "rgb" {
-				want := expected(t, base+".rgb")
-				if len(want) != len(img.RGB) {
-					t.Fatalf("%d bytes of colours, expected %d", len(img.RGB), len(want))
+			for i := range g.Frames {
+				base := strings.TrimSuffix(g.File, ".dcm")
+				if i > 0 {
+					base = fmt.Sprintf("%s#%d", base, i+1)
 				}
-				for i, v := range want {
-					if d := int(v) - int(img.RGB[i]); d > g.Tolerance || -d > g.Tolerance {
-						t.Fatalf("byte %d is %d, expected %d ± %d", i, img.RGB[i], v, g.Tolerance)
-					}
-				}
-				return
+				compareFrame(t, g, f, i, base)
 			}
-			compareGrey(t, g, base, img)
 		})
+	}
+}
+
+// compareFrame compares a frame with what is expected under a name.
+func compareFrame(t *testing.T, g golden, f *File, frame int, base string) {
+	t.Helper()
+	img, err := f.Decode(frame, testJPEG)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img.W != g.Width || img.H != g.Height {
+		t.Fatalf("%d×%d pixels, expected %d×%d", img.W, img.H, g.Width, g.Height)
+	}
+	if g.Kind != "rgb" {
+		compareGrey(t, g, f, frame, base, img)
+		return
+	}
+	want := expected(t, base+".rgb")
+	if len(want) != len(img.RGB) {
+		t.Fatalf("%d bytes of colours, expected %d", len(img.RGB), len(want))
+	}
+	for i, v := range want {
+		if d := int(v) - int(img.RGB[i]); d > g.Tolerance || -d > g.Tolerance {
+			t.Fatalf("%s: byte %d is %d, expected %d ± %d", base, i, img.RGB[i], v, g.Tolerance)
+		}
 	}
 }
 
 // compareGrey compares stored values exactly or within the tolerance, and the window's
 // exactly where the stored values are exact.
-func compareGrey(t *testing.T, g golden, base string, img *Image) {
+func compareGrey(t *testing.T, g golden, opened *File, frame int, base string, img *Image) {
 	t.Helper()
-	f, err := parse(read(t, g.File), 0, testLimits())
+	f, err := opened.f.frame(frame)
 	if err != nil {
 		t.Fatal(err)
 	}
-	encoded, err := f.encoded(0)
+	encoded, err := f.encoded(frame)
 	if err != nil {
 		t.Fatal(err)
 	}
-	samples, err := f.unpack(0, encoded, testJPEG)
+	f.chooseCodec(encoded)
+	samples, err := f.unpack(frame, encoded, testJPEG)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := expected(t, base+".values")
 	if len(want) != 4*len(samples) {
-		t.Fatalf("%d values, expected %d", len(samples), len(want)/4)
+		t.Fatalf(base+": %d values, expected %d", len(samples), len(want)/4)
 	}
 	for i, v := range samples {
 		w := int(int32(binary.LittleEndian.Uint32(want[4*i:])))
 		if d := f.number(v) - w; d > g.Tolerance || -d > g.Tolerance {
-			t.Fatalf("stored value %d is %d, expected %d ± %d", i, f.number(v), w, g.Tolerance)
+			t.Fatalf(base+": stored value %d is %d, expected %d ± %d", i, f.number(v), w, g.Tolerance)
 		}
 	}
 	if g.Tolerance > 0 {
@@ -180,7 +216,46 @@ func compareGrey(t *testing.T, g golden, base string, img *Image) {
 	want = expected(t, base+".grey")
 	for i, v := range img.Grey {
 		if w := binary.LittleEndian.Uint16(want[2*i:]); v != w {
-			t.Fatalf("grey value %d is %d, expected %d", i, v, w)
+			t.Fatalf(base+": grey value %d is %d, expected %d", i, v, w)
+		}
+	}
+}
+
+func TestDecode_ReadsJPEGOf12BitsAsDCMTK(t *testing.T) {
+	names, err := filepath.Glob(filepath.Join(goldenDir, "jpeg_12_*.dcm"))
+	if err != nil || len(names) < 10 {
+		t.Fatalf("%d files, %v", len(names), err)
+	}
+	for _, name := range names {
+		name = filepath.Base(name)
+		opened, err := Open(read(t, name), testLimits())
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		want := expected(t, strings.TrimSuffix(name, ".dcm")+".dcmtk")
+		for frame := range opened.Frames() {
+			f, err := opened.f.frame(frame)
+			if err != nil {
+				t.Fatal(name, err)
+			}
+			encoded, err := f.encoded(frame)
+			if err != nil {
+				t.Fatal(name, err)
+			}
+			f.chooseCodec(encoded)
+			samples, err := f.unpack(frame, encoded, testJPEG)
+			if err != nil || len(want) < 4*len(samples) {
+				t.Fatalf("%s: %d samples, %v", name, len(samples), err)
+			}
+			for i, v := range samples {
+				if d := int(v) - int(int32(binary.LittleEndian.Uint32(want[4*i:]))); d < -1 || d > 1 {
+					t.Fatalf("%s, frame %d: sample %d differs by %d", name, frame, i, d)
+				}
+			}
+			want = want[4*len(samples):]
+		}
+		if len(want) > 0 {
+			t.Errorf("%s: %d bytes of samples too few", name, len(want))
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/flate"
 	"encoding/binary"
-	"fmt"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,7 +19,7 @@ func el(t tag, vr, value string) string {
 	b := head(t)
 	b = append(b, vr...)
 	switch vr {
-	case "OB", "OW", "SQ", "UN", "UT":
+	case "OB", "OV", "OW", "SQ", "UN", "UT":
 		b = binary.LittleEndian.AppendUint32(append(b, 0, 0), uint32(len(value)))
 	default:
 		b = binary.LittleEndian.AppendUint16(b, uint16(len(value)))
@@ -178,7 +177,8 @@ func corpus() []hostile {
 		return string([]byte{scod, 0, byte(layers >> 8), byte(layers), 0, levels, blocks, blocks, flags, 1}) + precincts
 	}
 	plain := style(1, 5, 4, 0, "")
-	return []hostile{
+	pixels := strings.Repeat("x", 16)
+	all := []hostile{
 		{name: "nothing after the preamble", data: inFile(explicitLittle, ""), want: "no image"},
 		{name: "no pixel data", data: inFile(explicitLittle, attributes(4, 4, nil)), want: "no image"},
 		{name: "an element longer than the file", data: inFile(explicitLittle, string(head(0x00091010))+"OB\x00\x00\xfe\xff\xff\xff"), want: "truncated"},
@@ -197,10 +197,10 @@ func corpus() []hostile {
 		{name: "no columns", data: native(0, 4, nil, strings.Repeat("x", 16)), want: "pixels"},
 		{name: "no size", data: native(4, 4, map[tag]string{tagRows: ""}, strings.Repeat("x", 16)), want: "no size"},
 		{name: "2^31 frames", data: native(4, 4, frames("2147483648"), strings.Repeat("x", 16)), want: "number of frames"},
-		{name: "2^31-1 frames", data: native(8000, 8000, frames("2147483647"), strings.Repeat("x", 16)), want: "16 bytes of pixel data"},
+		{name: "2^31-1 frames", data: native(8000, 8000, frames("2147483647"), strings.Repeat("x", 16)), want: "2147483647 frames of 8000×8000 pixels"},
 		{name: "-1 frames", data: native(4, 4, frames("-1"), strings.Repeat("x", 16)), want: "number of frames"},
 		{name: "frames in words", data: native(4, 4, frames(planted), strings.Repeat("x", 16)), want: "number"},
-		{name: "a million frames in a fragment", data: fragmented(runLength, 4, 4, frames("1000000"), "", runs(1, 64, "\xf1\x00")), want: "1 fragments"},
+		{name: "a million frames in a fragment", data: fragmented(runLength, 4, 4, frames("1000000"), "", runs(1, 64, "\xf1\x00")), want: "1000000 frames"},
 		{name: "12 bits allocated", data: native(4, 4, bitsOf(12, 12, 11), strings.Repeat("x", 24)), want: "12 bits allocated"},
 		{name: "32 bits allocated", data: native(4, 4, bitsOf(32, 32, 31), strings.Repeat("x", 64)), want: "32 bits allocated"},
 		{name: "no bits allocated", data: native(4, 4, bitsOf(0, 0, 0), ""), want: "0 bits allocated"},
@@ -260,6 +260,7 @@ func corpus() []hostile {
 		{name: "a JPEG 2000 of 4×4 blocks without content", data: fragmented(jpeg+"90", 8000, 2000, nil, "", codestreamOf(8000, 2000, 8000, style(1, 1, 0, 0, ""))+strings.Repeat("\x80", 2000)), want: "too many blocks", most: 64 << 20},
 		{name: "a JPEG 2000 with high-throughput coding", data: fragmented(jpeg+"90", 100, 100, nil, "", codestreamOf(100, 100, 100, style(1, 5, 4, 64, ""))), want: "high-throughput"},
 	}
+	return append(append(all, tableCorpus(pixels)...), frameCorpus(pixels)...)
 }
 
 // with returns a map with one more entry.
@@ -274,26 +275,26 @@ func with(m map[tag]string, t tag, v string) map[tag]string {
 }
 
 // serviceLimits are the defaults of internal/imagefile.
-func serviceLimits() Limits {
-	return Limits{Bytes: 32 << 20, Size: func(w, h int) error {
-		if w < 1 || h < 1 || w*h > 64_000_000 {
-			return fmt.Errorf("it is %d×%d pixels", w, h)
-		}
-		return nil
-	}}
-}
+func serviceLimits() Limits { return limits(32<<20, 64_000_000) }
 
 func TestDecode_RefusesHostileFilesInBoundedMemoryAndTime(t *testing.T) {
 	all := corpus()
-	if len(all) < 30 {
-		t.Fatalf("%d files, expected at least 30", len(all))
+	header := func(w, h int) string { return strings.Replace(frameHeader(0xc1, w, h), "\x0b\x08", "\x0b\x0c", 1) }
+	all = append(all,
+		hostile{name: "a JPEG of 12 bits of another size", data: deepJPEG(4, 4, header(65535, 65535)), want: "65535×65535"},
+		hostile{name: "a JPEG of 12 bits without content", data: deepJPEG(8000, 8000, header(8000, 8000)), want: "more pixels"},
+		hostile{name: "a JPEG of 12 bits without a scan", data: deepJPEG(4, 4, header(4, 4)+"\xff\xd9"), want: "damaged"},
+		hostile{name: "a JPEG of 12 bits of another process", data: deepJPEG(4, 4, strings.Replace(header(4, 4), "\xc1", "\xc2", 1)), want: "not read"},
+	)
+	if len(all) < 100 {
+		t.Fatalf("%d files, expected at least 100", len(all))
 	}
 	for _, c := range all {
 		t.Run(c.name, func(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			start := time.Now()
-			_, err := Decode(c.data, 0, serviceLimits(), testJPEG)
+			_, err := decodeFrame(c.data, 0, serviceLimits(), testJPEG)
 			took := time.Since(start)
 			runtime.ReadMemStats(&after)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -319,7 +320,7 @@ func TestDecode_RefusesHostileFilesInBoundedMemoryAndTime(t *testing.T) {
 func TestDecode_ReadsAWindowOfTheHighBits(t *testing.T) {
 	// Values of 4 bits below other bits, which do not count.
 	data := native(2, 1, map[tag]string{tagBitsStored: el(tagBitsStored, "US", us(4)), tagHighBit: el(tagHighBit, "US", us(5))}, "\xc3\xff")
-	img, err := Decode(data, 0, testLimits(), testJPEG)
+	img, err := decodeFrame(data, 0, testLimits(), testJPEG)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +342,7 @@ func TestDecode_ReadsWhatProgramsWriteAgainstTheStandard(t *testing.T) {
 		"no delimiter after the fragments":         inFile(runLength, attributes(4, 4, nil)+open(tagPixels, "OB")+item("")+item(runs(1, 64, "\xf1\x00"))),
 		"no bits stored, high bit or photometrics": native(4, 4, map[tag]string{tagBitsStored: "", tagHighBit: "", tagPhotometric: ""}, plain),
 	} {
-		if img, err := Decode(data, 0, testLimits(), testJPEG); err != nil || len(img.Grey) == 0 {
+		if img, err := decodeFrame(data, 0, testLimits(), testJPEG); err != nil || len(img.Grey) == 0 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -351,7 +352,7 @@ func TestDecode_RefusesTruncatedFiles(t *testing.T) {
 	for _, g := range goldens(t) {
 		data := read(t, g.File)
 		for cut := 0; cut < len(data)-40; cut += 1 + len(data)/23 {
-			if img, err := Decode(data[:cut], 0, testLimits(), testJPEG); err == nil {
+			if img, err := decodeFrame(data[:cut], 0, testLimits(), testJPEG); err == nil {
 				t.Errorf("%s cut at %d of %d: %d×%d pixels, expected an error", g.File, cut, len(data), img.W, img.H)
 			}
 		}
@@ -363,7 +364,7 @@ func TestDecode_ReturnsEachFrame(t *testing.T) {
 		data := read(t, name)
 		var first []uint16
 		for frame := range 3 {
-			img, err := Decode(data, frame, testLimits(), testJPEG)
+			img, err := decodeFrame(data, frame, testLimits(), testJPEG)
 			if err != nil {
 				t.Fatal(name, err)
 			}
@@ -373,7 +374,7 @@ func TestDecode_ReturnsEachFrame(t *testing.T) {
 				t.Errorf("%s: frame %d equals frame 0", name, frame)
 			}
 		}
-		if _, err := Decode(data, 3, testLimits(), testJPEG); err == nil {
+		if _, err := decodeFrame(data, 3, testLimits(), testJPEG); err == nil {
 			t.Errorf("%s: frame 3 of 3 was read", name)
 		}
 	}
@@ -389,7 +390,7 @@ func FuzzDecode(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		img, err := Decode(data, 0, testLimits(), testJPEG)
+		img, err := decodeFrame(data, 0, testLimits(), testJPEG)
 		if err != nil {
 			if err.Error() == "" || len(err.Error()) > 500 {
 				t.Errorf("%v", err)

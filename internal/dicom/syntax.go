@@ -14,6 +14,8 @@ const (
 	codecNone codec = iota
 	codecRLE
 	codecJPEG
+	// codecExtendedJPEG is a codecJPEG of 12 bits.
+	codecExtendedJPEG
 	codecLosslessJPEG
 	codecJPEGLS
 	codecJPEG2000

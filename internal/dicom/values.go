@@ -79,8 +79,27 @@ func (f *file) number(bits uint16) int {
 	return v
 }
 
-// value returns the rescaled value of a sample, before the window.
-func (f *file) value(bits uint16) float64 { return f.rescaled(f.number(bits)) }
+// value returns the value of a sample in the units of the modality, before the window.
+func (f *file) value(bits uint16) float64 {
+	v := f.number(bits)
+	if f.modality.present() {
+		return float64(f.modality.at(v, f.signed))
+	}
+	return f.rescaled(v)
+}
+
+// ends returns the lowest and the highest value that a sample can have.
+func (f *file) ends() (low, high float64) {
+	if f.modality.present() {
+		return 0, float64(f.modality.highest())
+	}
+	from, to := 0, 1<<f.stored-1
+	if f.signed {
+		from, to = -1<<(f.stored-1), 1<<(f.stored-1)-1
+	}
+	a, b := f.rescaled(from), f.rescaled(to)
+	return min(a, b), max(a, b)
+}
 
 func (f *file) rescaled(v int) float64 {
 	if !f.has[tagSlope] && !f.has[tagIntercept] {
@@ -94,7 +113,8 @@ func (f *file) rescaled(v int) float64 {
 }
 
 // greys returns the 16-bit grey of every pattern of a sample's bits: the rescaled value
-// within the window, or within all values that the bits can have, from 0 to 65535.
+// within the window or its brightness by the look-up table, or within all values that the
+// bits can have, from 0 to 65535.
 func (f *file) greys() (*[1 << 16]uint16, error) {
 	shown, err := f.shown()
 	if err != nil {
@@ -118,16 +138,17 @@ func (f *file) greys() (*[1 << 16]uint16, error) {
 // C.11.2.1.2 and C.11.2.1.3).
 func (f *file) shown() (func(v float64) float64, error) {
 	unit := func(v float64) float64 { return min(max(v, 0), 1) }
+	from, to := f.ends()
+	if f.voi.present() { // it takes precedence over a window, as in pydicom
+		signed := f.signed || from < 0
+		return func(v float64) float64 {
+			return float64(f.voi.at(int(math.Floor(min(max(v, -1<<17), 1<<17)+0.5)), signed)) / float64(f.voi.highest())
+		}, nil
+	}
 	if !f.has[tagWindowWidth] || !f.has[tagWindowCenter] {
-		low, high := 0, 1<<f.stored-1
-		if f.signed {
-			low, high = -1<<(f.stored-1), 1<<(f.stored-1)-1
-		}
-		a, b := f.rescaled(low), f.rescaled(high)
-		if a == b || math.IsInf(b-a, 0) {
+		if from == to || math.IsInf(to-from, 0) {
 			return nil, errors.New("the rescale slope of the DICOM file makes all values equal: export it again")
 		}
-		from, to := min(a, b), max(a, b)
 		return func(v float64) float64 { return unit((v - from) / (to - from)) }, nil
 	}
 	c, w := f.window.center, f.window.width

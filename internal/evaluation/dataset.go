@@ -155,10 +155,16 @@ func (s *Set) Check(ctx context.Context, p *models.Preprocessing, threads int) e
 // readable returns the files that can be read, with their masks, and skips the others.
 func (s *Set) readable(ctx context.Context, files, masks []string, o imagefile.Options, threads int) (keptFiles, keptMasks []string, err error) {
 	bad, regions := make([]error, len(files)), make([]int, len(files))
-	err = eachFile(ctx, files, threads, func(_ context.Context, i int, data []byte, err error) error {
+	err = eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte, err error) error {
 		var img *imagefile.RGB
 		if err == nil {
-			img, err = imagefile.Decode(data, o)
+			img, err = decodeAll(ctx, data, o, masks != nil)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if errors.Is(err, ErrMask) {
+			return fmt.Errorf("%w: %s", err, dataset.Printable(files[i]))
 		}
 		if err != nil || masks == nil {
 			bad[i] = err
@@ -191,18 +197,45 @@ func (s *Set) readable(ctx context.Context, files, masks []string, o imagefile.O
 	return keptFiles, keptMasks, nil
 }
 
+// decodeAll decodes all images of a file, so that an unreadable one is found, and returns the
+// last. ErrMask is returned, wrapped, for several images if there is a mask.
+func decodeAll(ctx context.Context, data []byte, o imagefile.Options, masked bool) (img *imagefile.RGB, err error) {
+	frames, err := imagefile.OpenFrames(data, o)
+	if err != nil {
+		return nil, err
+	}
+	if n := frames.Len(); masked && n > 1 {
+		return nil, fmt.Errorf("%w: a mask is for one image, and the DICOM file has %d frames: write each to a file of its own", ErrMask, n)
+	}
+	for i := 0; i < frames.Len() && err == nil && ctx.Err() == nil; i++ {
+		img, err = imagefile.Decode(data, frames.Options(i))
+	}
+	return img, err
+}
+
 // Judged is an image with its anomaly score and verdict.
 type Judged struct {
-	File      string  `json:"file"`
+	File string `json:"file"`
+	// Frame is the number of the frame, from 1, of a DICOM file of several; else 0.
+	Frame     int     `json:"frame,omitempty"`
 	Score     float64 `json:"reconstruction_error"`
 	IsAnomaly bool    `json:"is_anomaly"`
 }
 
-// Score scores files, at most threads of them concurrently. An unreadable image is an
-// error, since metrics without it would be misleading; Set.Check removes those.
+// Name returns the name of the file, with the number of the frame if it has several.
+func (j Judged) Name() string {
+	if j.Frame == 0 {
+		return j.File
+	}
+	return fmt.Sprintf("%s#%d", j.File, j.Frame)
+}
+
+// Score scores the images of files, each frame of a DICOM file, at most threads files
+// concurrently. An unreadable image is an error, since metrics without it would be
+// misleading; Set.Check removes those.
 func Score(ctx context.Context, d *inference.Detector, files []string, threads int) ([]Judged, error) {
-	out := make([]Judged, len(files))
-	return out, eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte, err error) error {
+	out := make([][]Judged, len(files))
+	err := eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte, err error) error {
 		var v inference.Verdict
 		if err == nil {
 			v, err = d.Detect(ctx, data, nil, imagefile.DefaultLimits())
@@ -210,9 +243,15 @@ func Score(ctx context.Context, d *inference.Detector, files []string, threads i
 		if err != nil {
 			return fmt.Errorf("%s: %w", dataset.Printable(files[i]), err)
 		}
-		out[i] = Judged{files[i], v.ReconstructionError, v.IsAnomaly}
+		if v.Frames == nil {
+			out[i] = []Judged{{files[i], 0, v.ReconstructionError, v.IsAnomaly}}
+		}
+		for _, f := range v.Frames {
+			out[i] = append(out[i], Judged{files[i], f.Frame, f.ReconstructionError, f.IsAnomaly})
+		}
 		return nil
 	})
+	return slices.Concat(out...), err
 }
 
 // eachFile calls f with the content of each file or the error of reading it, at most
@@ -266,7 +305,7 @@ func EvaluateScores(s *Set, threshold float64, score func(file string) float64) 
 		out := make([]Judged, len(files))
 		for i, file := range files {
 			v := score(file)
-			out[i] = Judged{file, v, v > threshold}
+			out[i] = Judged{File: file, Score: v, IsAnomaly: v > threshold}
 		}
 		return out, nil
 	})

@@ -169,21 +169,26 @@ func pixelFigures(good, bad *pixelMap) PixelFigures {
 func computeMaps(ctx context.Context, d *inference.Detector, files, masks []string, threads int) (*pixelMap, error) {
 	parts := make([]pixelMap, len(files))
 	err := eachFile(ctx, files, threads, func(ctx context.Context, i int, data []byte, err error) error {
-		var values []float32
-		var frame models.Frame
+		var frames *imagefile.Frames
 		if err == nil {
-			values, frame, err = d.ImageMap(ctx, data, imagefile.DefaultLimits())
+			frames, err = d.Open(data, imagefile.DefaultLimits())
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", files[i], err)
 		}
-		var m *mask
-		if masks != nil {
-			if m, err = readMask(masks[i], frame.Whole.W, frame.Whole.H, d.ImageOptions(imagefile.DefaultLimits())); err != nil {
-				return err
+		for k := range frames.Len() {
+			values, frame, err := d.ImageMap(ctx, frames, k)
+			if err != nil {
+				return fmt.Errorf("%s: %w", files[i], err)
 			}
+			var m *mask
+			if masks != nil {
+				if m, err = readMask(masks[i], frame.Whole.W, frame.Whole.H, d.ImageOptions(imagefile.DefaultLimits())); err != nil {
+					return err
+				}
+			}
+			parts[i].add(values, frame, m)
 		}
-		parts[i].add(values, frame, m)
 		return nil
 	})
 	if err != nil {

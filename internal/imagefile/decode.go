@@ -8,7 +8,6 @@ import (
 	"image/jpeg"
 	"image/png"
 
-	"github.com/deepmed/anomaly/internal/dicom"
 	"golang.org/x/image/tiff"
 	"golang.org/x/image/webp"
 )
@@ -42,8 +41,6 @@ type RGB struct {
 	plane []byte
 	// largest is the largest sample of an image of more than 8 bits per sample, else 0.
 	largest int
-	// frames is the number of frames of a DICOM file, else 0.
-	frames int
 	// samples are those of an image of more than 8 bits per sample, if Options ask for
 	// them; Pix and plane are nil then, except with Options.Probe.
 	samples *samples
@@ -110,7 +107,8 @@ func (l Limits) check(w, h int) error {
 }
 
 // Decode decodes a PNG, JPEG, GIF, BMP, TIFF, WebP or DICOM image, recognized by its content.
-// Of an animation or a document it decodes the first frame or page. The result is that
+// Of an animation or a document it decodes the first frame or page; OpenFrames has the
+// frames of a DICOM file. The result is that
 // of Pillow's Image.open(f).convert("RGB"): alpha and a palette's transparency are
 // dropped without compositing, CMYK is converted without a colour profile, a TIFF's
 // orientation is applied, and the EXIF orientation if o asks for it.
@@ -323,18 +321,22 @@ func readStillWebP(data []byte, o Options) (*RGB, error) {
 		o.webpToRGB)
 }
 
-// readDICOM reads the first frame of a DICOM file. Its grey values are within the file's
+// readDICOM reads a frame of a DICOM file, the first one unless the options are those of
+// Frames.Options. Its grey values are within the file's
 // window, so Options.MaxValue, the scale of values without a window, does not apply.
 func readDICOM(data []byte, o Options) (*RGB, error) {
-	lim := dicom.Limits{Bytes: o.MaxBytes, Size: o.check}
-	frame, err := dicom.Decode(data, 0, lim, o.dicomJPEG)
-	if err != nil {
-		if errors.Is(err, ErrImage) || errors.Is(err, ErrTooLarge) {
+	if o.opened == nil {
+		opened, err := openDICOM(data, o)
+		if err != nil {
 			return nil, err
 		}
-		return nil, fmt.Errorf("%w: %w", ErrImage, err)
+		o.opened = opened
 	}
-	img := &RGB{W: frame.W, H: frame.H, Pix: frame.RGB, frames: frame.Frames}
+	frame, err := o.opened.Decode(o.frame, o.dicomJPEG)
+	if err != nil {
+		return nil, dicomError(o.frameError(err))
+	}
+	img := &RGB{W: frame.W, H: frame.H, Pix: frame.RGB}
 	if frame.Grey != nil && frame.Bits > 8 && (o.Window != nil || o.Probe) {
 		grey := frame.Grey
 		img.samples = &samples{channels: 1, dx: 1, dy: frame.W, get: func(pixel, _ int) float32 { return float32(grey[pixel]) }}

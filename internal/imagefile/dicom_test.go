@@ -61,8 +61,8 @@ func TestDecode_ReadsDICOMAsPydicom(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if img.W != g.Width || img.H != g.Height || img.frames != g.Frames || img.largest != 0 {
-				t.Fatalf("%d×%d pixels, %d frames, largest %d", img.W, img.H, img.frames, img.largest)
+			if img.W != g.Width || img.H != g.Height || img.largest != 0 {
+				t.Fatalf("%d×%d pixels, largest %d", img.W, img.H, img.largest)
 			}
 			tolerance := g.Tolerance
 			if g.Kind == "grey" && tolerance > 0 {
@@ -100,7 +100,7 @@ func TestDecode_RefusesDICOMWithASentence(t *testing.T) {
 		"too many pixels":       {whole, Limits{MaxPixels: 100}, ErrTooLarge, "24×18 pixels"},
 		"too many bytes":        {whole, Limits{MaxBytes: 100}, ErrTooLarge, "more than 100 bytes"},
 		"a damaged JPEG inside": {bytes.Replace(readDICOMFile(t, "jpeg_baseline_rgb.dcm"), []byte("\xff\xc0"), []byte("\xff\xcf"), 1), Limits{}, ErrImage, "the JPEG baseline image of the DICOM file"},
-		"a JPEG of 12 bits":     {bytes.Replace(readDICOMFile(t, "jpeg_extended_monochrome2.dcm"), []byte("\xff\xc1\x00\x0b\x08"), []byte("\xff\xc1\x00\x0b\x0c"), 1), Limits{}, ErrImage, "more than 8 bits"},
+		"a JPEG of 12 bits":     {bytes.Replace(readDICOMFile(t, "jpeg_extended_monochrome2.dcm"), []byte("\xff\xc1\x00\x0b\x08"), []byte("\xff\xc1\x00\x0b\x0c"), 1), Limits{}, ErrImage, "states 8 bits allocated and its JPEG has 12"},
 		"no rows":               {bytes.Replace(whole, []byte("\x28\x00\x10\x00US\x02\x00\x12"), []byte("\x28\x00\x10\x00US\x02\x00\x00"), 1), Limits{}, ErrImage, "24×0 pixels"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -136,9 +136,74 @@ func TestSniff_RecognizesDICOMWithoutPreambleOnlyIfSafe(t *testing.T) {
 	}
 }
 
-func TestPrepareSized_ReturnsTheNumberOfFrames(t *testing.T) {
-	p, err := PrepareSized(readDICOMFile(t, "explicit_frames.dcm"), models.Square(16), Options{})
-	if err != nil || p.Frames != 3 || p.Largest != 0 {
-		t.Errorf("%+v, %v, expected 3 frames and no largest sample", p, err)
+func TestOpenFrames_DecodesEachFrameFromOneOpening(t *testing.T) {
+	data := readDICOMFile(t, "explicit_frames.dcm")
+	f, err := OpenFrames(data, Options{})
+	if err != nil || f.Len() != 3 {
+		t.Fatalf("%v, expected 3 frames", err)
+	}
+	var all [][]byte
+	for i := range f.Len() {
+		pix, err := Prepare(f.Data(), models.Square(16), f.Options(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, other := range all {
+			if bytes.Equal(other, pix) {
+				t.Errorf("frame %d equals frame %d", i, k)
+			}
+		}
+		all = append(all, pix)
+	}
+	if first, err := Prepare(data, models.Square(16), Options{}); err != nil || !bytes.Equal(first, all[0]) {
+		t.Errorf("without a frame, the pixels are not those of the first: %v", err)
+	}
+}
+
+func TestOpenFrames_RefusesTooManyFramesAndPixels(t *testing.T) {
+	data := readDICOMFile(t, "explicit_frames.dcm")
+	for _, c := range []struct {
+		frames string
+		lim    Limits
+		want   string
+	}{
+		{"2001", Limits{}, "2001 frames, at most 2000"},
+		{"20  ", Limits{MaxPixels: 24 * 18}, "20 frames of 24×18 pixels, at most 6912 pixels"},
+	} {
+		changed := bytes.Replace(data, []byte("\x28\x00\x08\x00IS\x02\x003 "), []byte("\x28\x00\x08\x00IS\x04\x00"+c.frames), 1)
+		if _, err := OpenFrames(changed, Options{Limits: c.lim}); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v, expected %q", err, c.want)
+		}
+		if _, err := Decode(changed, Options{Limits: c.lim}); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%v, expected that it is too large", err)
+		}
+	}
+}
+
+func TestDecode_NamesTheFrameThatIsDamaged(t *testing.T) {
+	data := readDICOMFile(t, "rle_frames.dcm")
+	last := bytes.LastIndex(data, []byte("\x02\x00\x00\x00\x40\x00\x00\x00"))
+	if last < 0 {
+		t.Fatal("no run-length header")
+	}
+	data[last] = 9
+	f, err := OpenFrames(data, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Decode(data, f.Options(1)); err != nil {
+		t.Error(err)
+	}
+	_, err = Decode(data, f.Options(2))
+	if !errors.Is(err, ErrImage) || !strings.Contains(err.Error(), "frame 3 of 3: the run-length") {
+		t.Errorf("%v, expected the frame's number", err)
+	}
+}
+
+func TestOpenFrames_CountsOneImageInOtherFiles(t *testing.T) {
+	for _, data := range [][]byte{nil, []byte("no image"), []byte("\x89PNG\r\n\x1a\n")} {
+		if f, err := OpenFrames(data, Options{}); err != nil || f.Len() != 1 {
+			t.Errorf("%q: %v", data, err)
+		}
 	}
 }

@@ -7,10 +7,13 @@ import (
 	"hash/crc32"
 	"image"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/deepmed/anomaly/models"
 )
 
 // expectedError reports whether err is one of the documented errors of Decode.
@@ -251,8 +254,18 @@ func FuzzDecode(f *testing.F) {
 	for _, name := range []string{"explicit_mono2_12.dcm", "rle_rgb.dcm", "jpeg_baseline_ybr_full_422.dcm", "jpegls_mono2_16.dcm", "jpeg2000_rgb.dcm", "jpeg_lossless_p7_rgb.dcm"} {
 		f.Add(readDICOMFile(f, name))
 	}
+	for _, name := range []string{"float.tif", "grey12.png"} {
+		data, err := os.ReadFile(filepath.Join(deepDir, name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
 	lim := Options{Limits: Limits{MaxBytes: 1 << 20, MaxPixels: 1 << 18}, Upright: true, MaxValue: 4095}
+	deep := lim.WithRegion(models.NewRegion(models.Square(2), []bool{true, true, false, true}))
+	deep.Window, deep.Fit = &models.Window{0, 4095}, models.FitPad
 	f.Fuzz(func(t *testing.T, data []byte) {
+		prepareDeep(t, data, deep)
 		img, err := Decode(data, lim)
 		if err != nil {
 			if !expectedError(err) {
@@ -267,4 +280,25 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%d bytes of a 16×16 image", len(out.Pix))
 		}
 	})
+}
+
+// prepareDeep prepares an image with a window, a border and a region: every value of the
+// network's input must be in 0…1 or Outside.
+func prepareDeep(t *testing.T, data []byte, o Options) {
+	t.Helper()
+	size := models.Size{W: 16, H: 32}
+	pixels, err := Prepare(data, size, o)
+	if err != nil {
+		if !expectedError(err) {
+			t.Fatalf("%v, expected ErrImage or ErrTooLarge", err)
+		}
+		return
+	}
+	values := make([]float32, 3*size.Area())
+	Normalize(values, pixels)
+	for i, v := range values {
+		if !(v >= 0 && v <= 1 || v == Outside) {
+			t.Fatalf("value %d is %v", i, v)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 
+	"github.com/deepmed/anomaly/internal/dicom"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -43,6 +44,10 @@ type Options struct {
 	// inverted is set for a TIFF whose grey counts from white. The library subtracts
 	// its samples from 65535, whatever their scale.
 	inverted bool
+	// opened is the DICOM file if it was opened before, and frame the number of its frame
+	// to decode, from 0.
+	opened *dicom.File
+	frame  int
 }
 
 // OptionsFor returns the options of a model's preprocessing, which may be nil.

@@ -19,13 +19,14 @@ type Prepared struct {
 	W, H int
 	// Largest is the largest sample of an image of 16-bit samples, at least 1; else 0.
 	Largest int
-	// Frames is the number of frames in a DICOM file, of which the first one was
-	// decoded; else 0.
-	Frames int
-	// Deep reports whether the image has more than 8 bits per sample, and Values are some
-	// thousand of its samples, evenly spaced. Both are set with Options.Probe only.
-	Deep   bool
-	Values []float32
+	// Deep reports whether the image has more than 8 bits per sample, Float whether these
+	// are floating-point, and Values are some thousand of its samples, evenly spaced. They
+	// are set with Options.Probe only.
+	Deep, Float bool
+	Values      []float32
+	// Shallow reports whether the image has 8 bits per sample and the window has values
+	// above 255, so that the image is probably not of the kind that the window is for.
+	Shallow bool
 	// Original is the whole image at the size of Options.Original: red, green and blue of
 	// each pixel; nil without that option.
 	Original []byte
@@ -84,10 +85,11 @@ func prepare(data []byte, size models.Size, o Options, allocate func(n int) []by
 	}
 	defer giveBack(&img.Pix)
 	defer giveBack(&img.plane)
-	p := Prepared{W: img.W, H: img.H, Largest: img.largest, Frames: img.frames, Frame: models.FrameOf(size, o.Fit, img.W, img.H)}
+	p := Prepared{W: img.W, H: img.H, Largest: img.largest, Frame: models.FrameOf(size, o.Fit, img.W, img.H)}
 	if o.Probe && img.samples != nil {
 		p.Deep, p.Values = true, img.samples.some(img.W, img.H)
 	}
+	p.Shallow = o.Window != nil && img.samples == nil && o.Window[1] > 255
 	layout := o.Layout(size)
 	var mask []bool
 	if layout.Masked {
@@ -101,6 +103,7 @@ func prepare(data []byte, size models.Size, o Options, allocate func(n int) []by
 	case o.Window != nil:
 		img.deepTo(p.Pix, p.Frame, *o.Window)
 	case img.Pix == nil && img.plane == nil: // floating point, probed
+		p.Float = true
 		clear(p.Pix)
 	default:
 		img.frameTo(p.Pix[:channels*size.Area()], p.Frame)

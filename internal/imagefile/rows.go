@@ -14,8 +14,8 @@ import (
 // rows is an image that is decoded from top to bottom.
 type rows struct {
 	w, h int
-	// largest and frames are those of RGB. They are known before the first row.
-	largest, frames int
+	// largest is that of RGB. It is known before the first row.
+	largest int
 	// next writes the red, green and blue of the next row, 3·w bytes. It is called at most
 	// h times.
 	next func(dst []byte) error
@@ -67,7 +67,7 @@ func openRows(data []byte, o Options) (r *rows, err error) {
 // rows returns the rows of a decoded image.
 func (img *RGB) rows() *rows {
 	y := 0
-	return &rows{w: img.W, h: img.H, largest: img.largest, frames: img.frames, next: func(dst []byte) error {
+	return &rows{w: img.W, h: img.H, largest: img.largest, next: func(dst []byte) error {
 		if img.plane != nil && img.Pix == nil {
 			repeat(dst, img.plane[y*img.W:(y+1)*img.W])
 		} else {

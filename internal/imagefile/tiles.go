@@ -9,9 +9,9 @@ import (
 
 // Cut describes an image that is cut into tiles.
 type Cut struct {
-	// W and H are the width and height of the original image, Largest its largest sample
-	// and Frames its number of frames, as in Prepared.
-	W, H, Largest, Frames int
+	// W and H are the width and height of the original image, and Largest its largest
+	// sample, as in Prepared.
+	W, H, Largest int
 	// Grid is the plan of the tiles. Its size is that of the image after it was scaled.
 	Grid tiling.Grid
 }
@@ -37,7 +37,7 @@ func CutTiles(data []byte, side int, t models.Tiles, o Options, begin func(Cut) 
 			r.release()
 		}
 	}()
-	c = Cut{W: r.w, H: r.h, Largest: r.largest, Frames: r.frames}
+	c = Cut{W: r.w, H: r.h, Largest: r.largest}
 	w, h := tiling.Scaled(r.w, r.h, t.LongestSide)
 	if n := tiling.Count(w, h, side, t.Overlap); n > tiling.MaxTiles {
 		return c, fmt.Errorf("%w: its %d×%d pixels are %d tiles of %d pixels, at most %d are judged; train with larger tiles or a longest side",
@@ -72,7 +72,7 @@ func (r *rows) read(dst []byte) (err error) {
 
 // resized reads all rows and returns those of the image at w×h pixels.
 func (r *rows) resized(w, h int) (*rows, error) {
-	img := &RGB{W: r.w, H: r.h, Pix: *borrow(3 * r.w * r.h), largest: r.largest, frames: r.frames}
+	img := &RGB{W: r.w, H: r.h, Pix: *borrow(3 * r.w * r.h), largest: r.largest}
 	defer giveBack(&img.Pix)
 	for y := range r.h {
 		if err := r.read(img.Pix[3*y*r.w : 3*(y+1)*r.w]); err != nil {
@@ -88,7 +88,7 @@ func (r *rows) resized(w, h int) (*rows, error) {
 		r.release()
 		r.release = nil
 	}
-	out := &RGB{W: w, H: h, Pix: *borrow(3 * w * h), largest: r.largest, frames: r.frames}
+	out := &RGB{W: w, H: h, Pix: *borrow(3 * w * h), largest: r.largest}
 	img.resizeTo(out.Pix, w, h)
 	return out.rows(), nil
 }

@@ -26,7 +26,7 @@ func rowsOf(data []byte, o Options) (*RGB, error) {
 		return nil, err
 	}
 	img := newRGB(r.w, r.h)
-	img.largest, img.frames = r.largest, r.frames
+	img.largest = r.largest
 	for y := range r.h {
 		if err := r.read(img.Pix[3*y*r.w : 3*(y+1)*r.w]); err != nil {
 			return nil, err
@@ -129,7 +129,7 @@ func TestOpenRows_ReturnsThePixelsOfDecode(t *testing.T) {
 				}
 				continue
 			}
-			if got.W != want.W || got.H != want.H || got.largest != want.largest || got.frames != want.frames || !bytes.Equal(got.Pix, want.Pix) {
+			if got.W != want.W || got.H != want.H || got.largest != want.largest || !bytes.Equal(got.Pix, want.Pix) {
 				t.Errorf("%s, %+v: other pixels than Decode's", name, o)
 			}
 		}
@@ -225,4 +225,27 @@ func TestCutTiles_CutsTheImage(t *testing.T) {
 	if _, err := CutTiles(wide.Bytes(), 16, models.Tiles{Overlap: 8}, Options{}, nil, func(int, []byte) error { return nil }); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("too many tiles: %v", err)
 	}
+}
+
+// An image that is read row by row has the pixels of Decode, or an error where Decode has
+// one, for any bytes.
+func FuzzOpenRows(f *testing.F) {
+	for _, data := range encoded(f) {
+		f.Add(data, false)
+		f.Add(data[:len(data)/2], true)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, upright bool) {
+		o := Options{Limits: Limits{MaxBytes: 1 << 20, MaxPixels: 1 << 18}, Upright: upright}
+		want, wantErr := Decode(data, o)
+		got, err := rowsOf(data, o)
+		if (err == nil) != (wantErr == nil) {
+			t.Fatalf("error %v, Decode's is %v", err, wantErr)
+		}
+		if err == nil && (got.W != want.W || got.H != want.H || !bytes.Equal(got.Pix, want.Pix)) {
+			t.Fatal("other pixels than Decode's")
+		}
+		if err != nil && !errors.Is(err, ErrImage) && !errors.Is(err, ErrTooLarge) {
+			t.Fatal(err)
+		}
+	})
 }

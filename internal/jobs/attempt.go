@@ -86,6 +86,9 @@ func (q *Queue) takeOver(ctx context.Context, e *entry) error {
 	if err != nil {
 		return err
 	}
+	if runner != q.node {
+		q.countRedelivery(after.Kind)
+	}
 	q.o.Log.Warn("the runner of a job is gone", slog.String("job", id), slog.String("node", runner), slog.String("state", string(after.State)), slog.Int("times", after.Deaths))
 	if after.State.Final() {
 		q.wakeNotify()

@@ -143,6 +143,7 @@ func (q *Queue) recover(ctx context.Context) error {
 	}
 	for id, e := range q.jobs {
 		if e.record.State == Running {
+			q.countRedelivery(e.record.Kind)
 			if err := q.change(ctx, e, died); err != nil {
 				return err
 			}

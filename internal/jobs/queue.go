@@ -111,11 +111,12 @@ type Queue struct {
 	work map[string]jetstream.Stream // by kind
 	// jobs holds all jobs by id. In a folder, which only this process has open, it is always
 	// what is in the store. In a cluster it follows the store.
-	jobs     map[string]*entry
-	removed  map[string]uint64        // revisions of the removals of jobs in a cluster
-	current  bool                     // all records of a cluster were read
-	attended map[string]time.Time     // the jobs that a request of this process waits for, and until when; zero for no limit
-	keys     map[string]chan struct{} // ids of the submissions with a key in progress; closed at their ends
+	jobs        map[string]*entry
+	removed     map[string]uint64        // revisions of the removals of jobs in a cluster
+	current     bool                     // all records of a cluster were read
+	redelivered map[string]int           // jobs whose runner was gone, by kind
+	attended    map[string]time.Time     // the jobs that a request of this process waits for, and until when; zero for no limit
+	keys        map[string]chan struct{} // ids of the submissions with a key in progress; closed at their ends
 	// reservedBytes and reservedJobs are those of submissions in progress.
 	reservedBytes int64
 	reservedJobs  int

@@ -21,13 +21,13 @@ var failures = jpegmarkers.Errors{Damaged: ErrDamaged, Unsupported: ErrUnsupport
 // Header is the size and the depth in the frame header.
 type Header = jpegmarkers.Header
 
-// Markers of lossless JPEG.
-const sof3, rst0 = 0xc3, 0xd0
+// sof3 is the marker of a frame of lossless JPEG.
+const sof3 = 0xc3
 
 type decoder struct {
 	jpegmarkers.Reader
 	frame    *jpegmarkers.Frame // nil before the frame header
-	tables   [4]tableSpec
+	tables   [4]jpegmarkers.Huffman
 	interval int // samples of each component between restarts, or 0
 	samples  []uint16
 }
@@ -70,7 +70,13 @@ func (d *decoder) decode(check func(Header) error) (h Header, err error) {
 				d.samples = make([]uint16, h.Samples())
 			}
 		case marker == jpegmarkers.DHT:
-			err = d.huffman(body)
+			err = jpegmarkers.ReadHuffman(body, failures, func(id byte, t jpegmarkers.Huffman) error {
+				if int(id) >= len(d.tables) {
+					return fmt.Errorf("%w: Huffman table %#x, expected 0 to 3", ErrDamaged, id)
+				}
+				d.tables[id] = t
+				return nil
+			})
 		case marker == jpegmarkers.DRI:
 			if len(body) < 2 {
 				return h, d.Truncated()
@@ -111,7 +117,7 @@ func (d *decoder) scan(b []byte) error {
 		if selector > 3 {
 			return fmt.Errorf("%w: Huffman table %d, expected 0 to 3", ErrDamaged, selector)
 		}
-		t, err := d.tables[selector].build()
+		t, err := d.tables[selector].Build(failures, maxCategory)
 		if err != nil {
 			return err
 		}

@@ -1,3 +1,4 @@
-// Package jpegmarkers reads the marker segments of a JPEG file and its frame header
-// (ITU-T T.81, annex B), which lossless JPEG and JPEG-LS share. It decodes no samples.
+// Package jpegmarkers reads the marker segments of a JPEG file, its frame header and its
+// Huffman codes (ITU-T T.81, annexes B and F), which the decoders of JPEG share. It decodes no
+// samples.
 package jpegmarkers

@@ -42,15 +42,15 @@ public class Errors {
     }
 
     void tensors() throws Exception {
-        long side = inputs.get("image_size").getAsLong();
+        long width = inputs.get("width").getAsLong(), height = inputs.get("height").getAsLong();
         byte[] tensors = Files.readAllBytes(folder.resolve("tensors.f32"));
-        int one = Math.toIntExact(4 * 3 * side * side);
+        int one = Math.toIntExact(4 * 3 * width * height);
         List<Float> errors = new ArrayList<>();
         try (var session = session("autoencoder.onnx")) {
             for (int at = 0; at < tensors.length; at += BATCH * one) {
                 int size = Math.min(BATCH * one, tensors.length - at);
                 FloatBuffer values = direct(tensors, at, size).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer();
-                long[] shape = {size / one, 3, side, side};
+                long[] shape = {size / one, 3, height, width};
                 try (var image = OnnxTensor.createTensor(environment, values, shape);
                         var result = session.run(Map.of("image", image), Set.of("reconstruction_error"))) {
                     for (float error : (float[]) result.get(0).getValue()) {

@@ -8,13 +8,14 @@ export async function errors(ort, read, options) {
   const session = async (name) => ort.InferenceSession.create(new Uint8Array(await read(name)), options);
 
   async function ofTensors() {
-    const { image_size: side } = await json("inputs.json");
+    const { width, height } = await json("inputs.json");
     const tensors = new Float32Array(await read("tensors.f32"));
     const network = await session("autoencoder.onnx");
     const tensor = [];
-    for (let at = 0; at < tensors.length; at += BATCH * 3 * side * side) {
-      const part = tensors.slice(at, at + BATCH * 3 * side * side);
-      const image = new ort.Tensor("float32", part, [part.length / (3 * side * side), 3, side, side]);
+    const one = 3 * width * height;
+    for (let at = 0; at < tensors.length; at += BATCH * one) {
+      const part = tensors.slice(at, at + BATCH * one);
+      const image = new ort.Tensor("float32", part, [part.length / one, 3, height, width]);
       const { reconstruction_error } = await network.run({ image }, ["reconstruction_error"]);
       tensor.push(...reconstruction_error.data);
     }

@@ -20,7 +20,8 @@ fn size(of: &Value, name: &str) -> usize {
 }
 
 fn tensors(case: &Path) -> TractResult<Value> {
-    let side = size(&inputs(case)?, "image_size");
+    let read = inputs(case)?;
+    let (width, height) = (size(&read, "width"), size(&read, "height"));
     let network = tract_onnx::onnx()
         .model_for_path(case.join("autoencoder.onnx"))?
         .with_outputs_by_name(["reconstruction_error"])?
@@ -30,10 +31,10 @@ fn tensors(case: &Path) -> TractResult<Value> {
         .chunks_exact(4)
         .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
         .collect();
-    let one = 3 * side * side;
+    let one = 3 * width * height;
     let mut errors = vec![];
     for part in values.chunks(BATCH * one) {
-        let image = Tensor::from_shape(&[part.len() / one, 3, side, side], part)?;
+        let image = Tensor::from_shape(&[part.len() / one, 3, height, width], part)?;
         let result = network.run(tvec!(image.into()))?;
         errors.extend_from_slice(result[0].cast_to::<f32>()?.try_as_plain_ram()?.as_slice::<f32>()?);
     }

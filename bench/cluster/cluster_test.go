@@ -1,0 +1,85 @@
+package main
+
+import (
+	"math"
+	"testing"
+)
+
+func TestMeasured_HasWhatASimulationNeeds(t *testing.T) {
+	m, err := readMeasured("measured.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Date == "" || m.Machine == "" || m.Command == "" || len(m.Sizes) == 0 {
+		t.Errorf("%+v", m)
+	}
+	c, err := m.costs(m.Sizes[0].Side)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, v := range map[string]float64{"decode": c.Decode, "infer": c.Infer, "load": c.Load, "train": c.Train, "model memory": c.ModelMemory, "model file": c.ModelFile,
+		"image": c.ImageFile, "publish": c.Publish, "sync": c.Sync, "work of a publication": c.PublishWork} {
+		if v <= 0 {
+			t.Errorf("%s is %v", name, v)
+		}
+	}
+	if _, err := m.costs(17); err == nil {
+		t.Error("there are costs of a size that was not measured")
+	}
+}
+
+func TestSpread_HasTheMeanOne(t *testing.T) {
+	times := []float64{}
+	for i := range 1000 {
+		times = append(times, 0.01+float64(i*i)*1e-8)
+	}
+	sum := 0.0
+	for _, f := range spread(times) {
+		sum += f / 100
+	}
+	if math.Abs(sum-1) > 1e-3 {
+		t.Errorf("mean %v", sum)
+	}
+}
+
+func TestPoisson_HasItsRateAndSpread(t *testing.T) {
+	list := poisson(50, 400, 1)
+	if n := float64(len(list)); math.Abs(n-20000) > 600 {
+		t.Errorf("%v arrivals, expected about 20,000", n)
+	}
+	sum, squares := 0.0, 0.0
+	for i := 1; i < len(list); i++ {
+		gap := list[i] - list[i-1]
+		sum += gap
+		squares += gap * gap
+	}
+	// The mean square of an exponential time is twice the square of its mean.
+	n := float64(len(list) - 1)
+	if ratio := squares / n / (sum / n * sum / n); math.Abs(ratio-2) > 0.1 {
+		t.Errorf("ratio %v, expected 2", ratio)
+	}
+}
+
+func TestPieceOf_HasTheImagesOf480KiB(t *testing.T) {
+	for size, want := range map[float64]int{1: 128, 25e3: 20, 250e3: 2, 1e6: 1} {
+		if got := pieceOf(size); got != want {
+			t.Errorf("%v bytes: %d images, expected %d", size, got, want)
+		}
+	}
+}
+
+func TestJudge_FailsBeyondTheGoal(t *testing.T) {
+	within := row{got: [3]float64{100, 0.01, 0.02}, want: [3]float64{110, 0.02, 0.021}}
+	if err := judge([]row{within}); err != nil {
+		t.Error(err)
+	}
+	for name, bad := range map[string]row{
+		"throughput": {got: [3]float64{100, 0.01, 0.02}, want: [3]float64{120, 0.01, 0.02}},
+		"p99":        {got: [3]float64{100, 0.01, 0.02}, want: [3]float64{100, 0.01, 0.015}},
+		"failures":   {got: [3]float64{100, 0.01, 0.02}, want: [3]float64{100, 0.01, 0.02}, failed: 1},
+	} {
+		if judge([]row{within, bad}) == nil {
+			t.Errorf("%s is accepted", name)
+		}
+	}
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"time"
+
+	"github.com/deepmed/anomaly/bench/cluster/sim"
+)
+
+// small is three NATS servers, two serving processes and two workers on this machine, the
+// smallest cluster that survives the loss of any process.
+func (b *bench) small(ctx context.Context, model []byte, costs sim.Costs) (x *setup, err error) {
+	servers, err := startNATS(ctx, b.nats, b.dir, 3)
+	if err != nil {
+		return nil, err
+	}
+	processes := []*process{}
+	x = &setup{name: "cluster", stop: func() {
+		for _, p := range processes {
+			p.stop()
+		}
+		servers.stop()
+	}}
+	defer func() {
+		if err != nil {
+			x.stop()
+		}
+	}()
+	for i, role := range []string{"serve", "serve", "worker", "worker"} {
+		p, err := startHTTP(ctx, b.program, b.dir, fmt.Sprintf("%s-%d", role, i), role, "--nats", servers.url(), "--replicas", "3")
+		if err != nil {
+			return nil, err
+		}
+		processes = append(processes, p)
+		if role == "serve" {
+			x.load.services = append(x.load.services, p.url)
+		}
+	}
+	if x.load.forms, err = b.forms(); err != nil {
+		return nil, err
+	}
+	x.load.models = []string{"one"}
+	x.images = b.images
+	x.config = base(costs)
+	x.config.Serve, x.config.Workers, x.config.Servers, x.config.Replicas, x.config.Owners, x.config.Loaded = 2, 2, 3, 3, 2, true
+	return x, putModel(ctx, x.load.services[0], "one", model)
+}
+
+// bulkImages is the number of images of the bulk job that is compared.
+const bulkImages = 600
+
+// bulk compares the time of a bulk job.
+func (x *setup) bulk(ctx context.Context, seed int64) (*row, error) {
+	c := x.config
+	c.Seed, c.BulkAtOnce, c.BulkRate, c.JobImages, c.PieceImages, c.Seconds = seed, true, 1, bulkImages, pieceOf(c.Costs.ImageFile), 600
+	r, err := sim.Run(c)
+	if err != nil {
+		return nil, err
+	}
+	body, contentType, err := x.bulkForm()
+	if err != nil {
+		return nil, err
+	}
+	before, own, began := busyCores(), treeWork(), time.Now()
+	if err := x.bulkJob(ctx, body, contentType); err != nil {
+		return nil, err
+	}
+	took := time.Since(began).Seconds()
+	others := max((busyCores()-before)-(treeWork()-own), 0) / (took * float64(c.Cores))
+	out := &row{setup: x.name, load: fmt.Sprintf("a job of %d images", bulkImages), others: others,
+		got: [3]float64{bulkImages / took, took, 0}, want: [3]float64{bulkImages / r.JobTime.Max(), r.JobTime.Max(), 0}}
+	fmt.Printf("%s, %s: %.2f s; simulated %.2f; others used %.0f %%\n", out.setup, out.load, took, r.JobTime.Max(), others*100)
+	return out, nil
+}
+
+// bulkForm returns a form with a zip of images.
+func (x *setup) bulkForm() ([]byte, string, error) {
+	var body bytes.Buffer
+	w := multipart.NewWriter(&body)
+	err := errors.Join(w.WriteField("kind", "detect"), w.WriteField("model", x.load.models[0]))
+	part, e := w.CreateFormFile("images", "images.zip")
+	if err = errors.Join(err, e); err != nil {
+		return nil, "", err
+	}
+	z := zip.NewWriter(part)
+	for i := range bulkImages {
+		f, err := z.CreateHeader(&zip.FileHeader{Name: fmt.Sprintf("%04d.jpg", i), Method: zip.Store})
+		if err == nil {
+			_, err = f.Write(x.images[i%len(x.images)])
+		}
+		if err != nil {
+			return nil, "", err
+		}
+	}
+	err = errors.Join(z.Close(), w.Close())
+	return body.Bytes(), w.FormDataContentType(), err
+}
+
+// bulkJob submits a job and waits until it has succeeded.
+func (x *setup) bulkJob(ctx context.Context, body []byte, contentType string) error {
+	url := x.load.services[0] + "/jobs"
+	var job struct{ ID, State, Error string }
+	if err := ask(ctx, http.MethodPost, url, contentType, body, &job); err != nil {
+		return err
+	}
+	for job.State != "succeeded" {
+		if job.State == "failed" || job.State == "cancelled" {
+			return fmt.Errorf("the job ended as %s: %s", job.State, job.Error)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+		if err := ask(ctx, http.MethodGet, url+"/"+job.ID, "", nil, &job); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ask sends a request and decodes the JSON of its answer.
+func ask(ctx context.Context, method, url, contentType string, body []byte, to any) error {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err == nil && res.StatusCode/100 != 2 {
+		err = fmt.Errorf("%s %s: status %d: %.200s", method, url, res.StatusCode, text)
+	}
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, to)
+}
