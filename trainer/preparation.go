@@ -141,7 +141,16 @@ func (o Options) preprocessing(upright bool) *models.Preprocessing {
 	if o.ImageSize == 0 {
 		p.Width, p.Height = o.Input.W, o.Input.H
 	}
-	p.Fit, p.Window, p.Region = o.Fit, o.Window, o.Region
+	p.Fit, p.Window, p.Region = o.recordedFit(), o.Window, o.Region
 	p.Settle()
 	return p
+}
+
+// recordedFit returns the fit as metadata have it: empty for FitSquash. Options keep
+// FitSquash, so that settling them again does not take the fit of the base instead.
+func (o Options) recordedFit() models.Fit {
+	if o.Fit == models.FitSquash {
+		return ""
+	}
+	return o.Fit
 }
