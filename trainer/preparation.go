@@ -3,6 +3,7 @@ package trainer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -121,13 +122,16 @@ func boxMask(text string, size models.Size) ([]bool, error) {
 			mask[i] = mask[i] || x >= v[0] && x < v[0]+v[2] && y >= v[1] && y < v[1]+v[3]
 		}
 	}
+	if !slices.Contains(mask, true) {
+		return nil, fmt.Errorf("the boxes have no centre of a pixel of the %v that images are resized to: make them larger", size)
+	}
 	return mask, nil
 }
 
 // checkPreprocessing returns ErrPreprocessing, wrapped, for an unusable fit, window or region.
 func (o Options) checkPreprocessing() error {
 	if err := o.preprocessing(true).Validate(); err != nil {
-		return fmt.Errorf("%w: %w", ErrPreprocessing, err)
+		return fmt.Errorf("%w: %s", ErrPreprocessing, detail(err, models.ErrMetadata))
 	}
 	return nil
 }
