@@ -68,7 +68,7 @@ func join(t *testing.T, url string, r registry.Registry, g *graveyard) *node {
 // die ends a node without leaving.
 func (n *node) die(g *graveyard) {
 	n.stopped.Do(func() {
-		close(n.stop)
+		n.stop()
 		n.saver.Wait()
 		n.store.close()
 	})
