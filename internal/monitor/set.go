@@ -48,6 +48,7 @@ type Set struct {
 	mu       sync.RWMutex
 	monitors map[string]*Monitor // by the model's name
 	running  context.Context     // ends when Close begins
+	ending   time.Duration       // as closeTimeout
 	stop     context.CancelFunc
 	stopped  sync.Once
 	saver    sync.WaitGroup
@@ -55,7 +56,7 @@ type Set struct {
 
 // NewSet returns the monitors of a registry's models, which are kept in a store.
 func NewSet(r registry.Registry, s Store, log *slog.Logger) *Set {
-	set := &Set{registry: r, store: s, log: log, monitors: map[string]*Monitor{}}
+	set := &Set{registry: r, store: s, log: log, monitors: map[string]*Monitor{}, ending: closeTimeout}
 	set.running, set.stop = context.WithCancel(context.Background())
 	set.saver.Go(func() {
 		tick := time.NewTicker(saveInterval)
@@ -72,13 +73,13 @@ func NewSet(r registry.Registry, s Store, log *slog.Logger) *Set {
 	return set
 }
 
-// Close writes all monitors, for closeTimeout at most. No verdict may be observed afterwards. It
+// Close writes all monitors, within closeTimeout. No verdict may be observed afterwards. It
 // may be called more than once.
 func (s *Set) Close() {
 	s.stopped.Do(func() {
 		s.stop()
 		s.saver.Wait()
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), s.ending)
 		defer cancel()
 		s.saveAll(ctx)
 		for _, m := range s.All() {
