@@ -27,7 +27,10 @@ func TestCluster_KeepsTheFilesOfAJobWhoseIDAnotherNodeGetsToo(t *testing.T) {
 	if _, err := b.Submit(t.Context(), request("other")); !errors.Is(err, ErrExists) {
 		t.Fatalf("the second request: %v", err)
 	}
-	b.cleaning.Wait() // it removes its own files
+	soon(t, "the files of the first request alone are stored", func() bool {
+		names, err := b.files.List(t.Context(), "")
+		return err == nil && len(names) == 1
+	})
 	c, err := a.Upload(t.Context(), first.ID, "zipFile")
 	if err != nil {
 		t.Fatal(err)
