@@ -145,3 +145,23 @@ func TestPreprocessing_RejectsUnusableKeys(t *testing.T) {
 		}
 	}
 }
+
+// Gabor features have no mask: such a model would fail once it is used.
+func TestReferenceFor_RejectsAMeasureThatCannotLeaveOutPixels(t *testing.T) {
+	for name, p := range map[string]*Preprocessing{"pad": {Fit: FitPad}, "region": {Region: &Region{2, 1, "1 1"}}} {
+		p.Settle()
+		md := Metadata{Threshold: 1, Preprocessing: p, Decision: &Decision{Measure: MeasureBandMahalanobis, Threshold: 1}}
+		var reference StateDict
+		for _, p := range GaborParameters(64) {
+			reference = append(reference, Tensor{Name: p.Name, Shape: p.Shape, Data: make([]float32, p.Size())})
+		}
+		c := contents{reference: reference}
+		if _, err := c.referenceFor(md, Square(64)); !errors.Is(err, ErrMetadata) {
+			t.Errorf("%s: %v", name, err)
+		}
+		md.Preprocessing = StandardPreprocessing()
+		if _, err := c.referenceFor(md, Square(64)); err != nil {
+			t.Errorf("%s, without it: %v", name, err)
+		}
+	}
+}

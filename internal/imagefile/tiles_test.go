@@ -145,13 +145,13 @@ func TestOpenRows_ReadsRowByRowWhereTheFormatAllows(t *testing.T) {
 	files := encoded(t)
 	for name, read := range map[string]func([]byte, Options) (*rows, error){
 		"grey png": pngRows, "opaque png": pngRows, "transparent png": pngRows, "opaque png, stored": pngRows,
-		"opaque jpeg": jpegRows, "opaque bmp": bmpRows, "grey bmp": bmpRows, "grey tiff": tiffRows,
+		"opaque jpeg": jpegRows, "grey jpeg": jpegRows, "opaque bmp": bmpRows, "grey bmp": bmpRows, "grey tiff": tiffRows,
 	} {
 		if r, err := read(files[name], Options{}.orDefault()); r == nil || err != nil {
 			t.Errorf("%s: %v, %v", name, r, err)
 		}
 	}
-	for name, read := range map[string]func([]byte, Options) (*rows, error){"deep png": pngRows, "palette png": pngRows, "grey jpeg": jpegRows, "opaque tiff, packed": tiffRows} {
+	for name, read := range map[string]func([]byte, Options) (*rows, error){"deep png": pngRows, "palette png": pngRows, "opaque tiff, packed": tiffRows} {
 		if r, err := read(files[name], Options{}.orDefault()); r != nil || err != nil {
 			t.Errorf("%s: %v, %v; it cannot be read row by row", name, r, err)
 		}
