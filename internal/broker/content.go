@@ -37,6 +37,16 @@ func (s *Files) Open(ctx context.Context, name string) (*Content, error) {
 	return &Content{Bytes: int64(info.Size), ctx: ctx, store: s, info: info, digest: sha256.New()}, nil
 }
 
+// OpenStored is Open for a file that was stored, perhaps a moment ago by another process. It
+// asks again for some seconds before it returns ErrNotFound; see RetryMissing.
+func (s *Files) OpenStored(ctx context.Context, name string) (c *Content, err error) {
+	err = s.b.RetryMissing(ctx, ErrNotFound, func() error {
+		c, err = s.Open(ctx, name)
+		return err
+	})
+	return c, err
+}
+
 func (c *Content) Read(p []byte) (int, error) {
 	for c.chunk.Len() == 0 {
 		if c.read == c.Bytes {
@@ -45,7 +55,12 @@ func (c *Content) Read(p []byte) (int, error) {
 			}
 			return 0, io.EOF
 		}
-		data, sequence, err := c.next()
+		var data []byte
+		var sequence uint64
+		err := c.store.b.RetryMissing(c.ctx, jetstream.ErrMsgNotFound, func() (err error) {
+			data, sequence, err = c.next()
+			return err
+		})
 		if err != nil {
 			if cause := context.Cause(c.ctx); cause != nil {
 				err = cause

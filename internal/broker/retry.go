@@ -20,6 +20,8 @@ const (
 	tryTimeout = 4 * time.Second
 	// retryPause is the pause between two tries.
 	retryPause = 100 * time.Millisecond
+	// behindWait is the longest time for a server that is behind to become current.
+	behindWait = 10 * time.Second
 )
 
 // ErrUnavailable is returned, wrapped, when the servers of a cluster did not answer in time.
@@ -128,6 +130,23 @@ func (b *Broker) RetryFor(ctx context.Context, limit time.Duration, f func(ctx c
 		select {
 		case <-whole.Done():
 			return ended(ctx, err)
+		case <-time.After(retryPause):
+		}
+	}
+}
+
+// RetryMissing calls f again for up to behindWait while it returns the error missing for
+// something that was stored: a server that was stopped answers, for a moment after that, as the
+// leader that it was, without what was stored meanwhile.
+func (b *Broker) RetryMissing(ctx context.Context, missing error, f func() error) error {
+	for start := time.Now(); ; {
+		err := f()
+		if b.Embedded() || !errors.Is(err, missing) || time.Since(start) > behindWait {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
 		case <-time.After(retryPause):
 		}
 	}

@@ -229,7 +229,11 @@ func (b *Bulk) images(ctx context.Context, p pieceID, m jetstream.Msg) ([]image,
 	}
 	var data []byte
 	for i := range chunks {
-		chunk, err := b.message(ctx, p.chunk(i))
+		var chunk *jetstream.RawStreamMsg
+		err := b.o.Broker.RetryMissing(ctx, jetstream.ErrMsgNotFound, func() (err error) {
+			chunk, err = b.message(ctx, p.chunk(i))
+			return err
+		})
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil, fmt.Errorf("%w: chunk %d is missing", errPiece, i)
 		}

@@ -284,7 +284,7 @@ func (s *Shared) Image(ctx context.Context, key, id string) (Record, []byte, err
 		return Record{}, nil, unknown(id)
 	}
 	r := index.Feedback[i]
-	content, err := s.files.Open(ctx, r.File)
+	content, err := s.files.OpenStored(ctx, r.File)
 	var data []byte
 	if err == nil && content.Bytes == r.Bytes {
 		data = make([]byte, r.Bytes)

@@ -325,7 +325,7 @@ func (q *Queue) result(ctx context.Context, id string, model bool) (*Content, er
 	case r.State != Succeeded:
 		return nil, fmt.Errorf("%w: its state is %s", missing, r.State)
 	}
-	c, err := q.files.Open(ctx, r.result())
+	c, err := q.files.OpenStored(ctx, r.result())
 	if errors.Is(err, broker.ErrNotFound) { // the job was removed meanwhile
 		err = ErrUnknown
 	}

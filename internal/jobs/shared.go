@@ -21,7 +21,7 @@ func (q *Queue) Upload(ctx context.Context, id, name string) (*Content, error) {
 	q.mu.Lock()
 	r := e.record
 	q.mu.Unlock()
-	c, err := q.files.Open(ctx, r.upload(name))
+	c, err := q.files.OpenStored(ctx, r.upload(name))
 	if errors.Is(err, broker.ErrNotFound) {
 		err = ErrUnknown
 	}

@@ -27,7 +27,7 @@ type Task struct {
 // Open returns a reader of a file of the request, which is usable until ctx ends.
 func (t *Task) Open(ctx context.Context, name string) (*Content, error) {
 	r := record{Job: t.Job, Uploads: t.uploads}
-	return t.q.files.Open(ctx, r.upload(name))
+	return t.q.files.OpenStored(ctx, r.upload(name))
 }
 
 // Progress sets the job's progress and the loss of each epoch so far, which it copies. It

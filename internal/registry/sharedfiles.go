@@ -73,7 +73,7 @@ func (r *Shared) fetch(ctx context.Context, sha256, file string) ([]byte, error)
 	if data := r.cache.get(sha256); data != nil {
 		return data, nil
 	}
-	stored, err := r.files.Open(ctx, file)
+	stored, err := r.files.OpenStored(ctx, file)
 	if err != nil {
 		return nil, err
 	}
