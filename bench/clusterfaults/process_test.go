@@ -139,13 +139,19 @@ func (p *process) ready(within time.Duration) bool {
 	return false
 }
 
-// logTail returns the end of the process's log.
+// logTail returns the errors in the process's log, and its end.
 func (p *process) logTail() string {
 	data, err := os.ReadFile(p.log)
 	if err != nil {
 		return err.Error()
 	}
-	return string(data[max(0, len(data)-8192):])
+	var tail strings.Builder
+	for line := range strings.Lines(string(data)) {
+		if strings.Contains(line, "level=ERROR") && tail.Len() < 16<<10 {
+			tail.WriteString(line)
+		}
+	}
+	return tail.String() + "…\n" + string(data[max(0, len(data)-8192):])
 }
 
 // usage is what a process uses.
