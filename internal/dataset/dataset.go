@@ -195,7 +195,7 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 			var p *imagefile.Prepared
 			if p, err = imagefile.PrepareSized(data, d.Layout.Size, options); err == nil {
 				deep[i] = p.Largest > 0
-				window.add(i, p)
+				window.add(i, p.Deep, p.Float, p.Values)
 				raise(&largest, int64(p.Largest))
 				return d.pixels.put(i, p.Pix)
 			}
@@ -213,7 +213,7 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 		}
 		d.MaxValue = imagefile.DefaultMaxValue
 	} else if window.floating(reasons) && d.Window == nil {
-		d.Warn("some images have floating-point samples and others have 8 bits: give the window of sample values to use both")
+		d.warnFloating()
 	}
 	if d.Window != nil {
 		d.MaxValue = imagefile.DefaultMaxValue

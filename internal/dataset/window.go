@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -26,10 +25,10 @@ type probed struct {
 // windowFinder chooses the window of a data set. The zero value chooses none.
 type windowFinder struct{ images []probed }
 
-// add adds a prepared image. It may be called concurrently for different images.
-func (f *windowFinder) add(i int, p *imagefile.Prepared) {
+// add adds an image that was read. It may be called concurrently for different images.
+func (f *windowFinder) add(i int, deep, float bool, values []float32) {
 	if f.images != nil {
-		f.images[i] = probed{read: true, deep: p.Deep, float: p.Float, values: p.Values}
+		f.images[i] = probed{read: true, deep: deep, float: float, values: values}
 	}
 }
 
@@ -80,7 +79,19 @@ func (d *Dataset) deepen(ctx context.Context, images []entry, reasons []string, 
 	if err := d.checkBytes(len(images), o.Limits); err != nil {
 		return err
 	}
-	pixels, err := newPixels(len(images), d.Layout.Bytes(), o.Limits.MemoryBytes, o.TempDir)
+	if err := d.replacePixels(len(images), o); err != nil {
+		return err
+	}
+	readable := make([]bool, len(images))
+	for i, reason := range reasons {
+		readable[i] = reason == ""
+	}
+	return d.again(ctx, images, readable, o)
+}
+
+// replacePixels drops the prepared images for storage of n images in the present layout.
+func (d *Dataset) replacePixels(n int, o Options) error {
+	pixels, err := newPixels(n, d.Layout.Bytes(), o.Limits.MemoryBytes, o.TempDir)
 	if err != nil {
 		return err
 	}
@@ -88,9 +99,10 @@ func (d *Dataset) deepen(ctx context.Context, images []entry, reasons []string, 
 		return errors.Join(err, pixels.Close())
 	}
 	d.pixels = pixels
-	readable := make([]bool, len(images))
-	for i, reason := range reasons {
-		readable[i] = reason == ""
-	}
-	return d.again(ctx, images, readable, o)
+	return nil
+}
+
+// warnFloating adds the warning for floating-point samples without a window.
+func (d *Dataset) warnFloating() {
+	d.Warn("some images have floating-point samples and others have 8 bits: give the window of sample values to use both")
 }
