@@ -130,3 +130,69 @@ func TestCutTiles_ProbesValues(t *testing.T) {
 		}
 	}
 }
+
+// Tiles have the region of the whole image, stretched over it; those wholly outside are left
+// out, and every row is passed on.
+func TestCutTiles_MarksWhatIsOutsideOfTheRegion(t *testing.T) {
+	region := models.NewRegion(models.Size{W: 5, H: 3}, []bool{
+		true, true, false, false, false,
+		true, false, false, false, false,
+		false, false, false, false, true})
+	for _, window := range []*models.Window{nil, {0, 200}} {
+		for _, longest := range []int{0, 40} {
+			plain := Options{Window: window}
+			o := plain.WithRegion(region)
+			seen := 0
+			o.TileRow = func(y int, row []byte) {
+				if y != seen {
+					t.Fatalf("row %d after %d", y, seen)
+				}
+				seen++
+			}
+			data := encoded(t)["opaque png"] // 75×53
+			tiles := models.Tiles{Overlap: 4, LongestSide: longest}
+			whole := map[int][]byte{}
+			if _, err := CutTiles(data, 16, tiles, plain, nil, func(i int, pix []byte) error { whole[i] = pix; return nil }); err != nil {
+				t.Fatal(err)
+			}
+			next := 0
+			var grid tiling.Grid
+			cut, err := CutTiles(data, 16, tiles, o, func(c Cut) error { grid = c.Grid; return nil }, func(i int, pix []byte) error {
+				if i != next {
+					t.Fatalf("tile %d after %d", i, next)
+				}
+				next++
+				layout := o.Layout(models.Square(16))
+				if len(pix) != layout.Bytes() {
+					t.Fatalf("%d bytes of a tile, expected %d", len(pix), layout.Bytes())
+				}
+				mask, pixel := layout.Mask(pix), (len(pix)-256)/256
+				left, top := grid.At(i)
+				judged := 0
+				for p, in := range mask {
+					x, y := min(left+p%16, grid.W-1), min(top+p/16, grid.H-1)
+					want, bit := make([]byte, pixel), byte(0)
+					if column, row := (2*x+1)*5/(2*grid.W), (2*y+1)*3/(2*grid.H); row == 0 && column < 2 || row == 1 && column == 0 || row == 2 && column == 4 {
+						want, bit = whole[grid.Place(i)][p*pixel:(p+1)*pixel], 1
+						judged++
+					}
+					if in != bit || !bytes.Equal(pix[p*pixel:(p+1)*pixel], want) {
+						t.Fatalf("tile %d: pixel %d is %v, judged %d, expected %v, %d", i, p, pix[p*pixel:(p+1)*pixel], in, want, bit)
+					}
+				}
+				if judged == 0 {
+					t.Errorf("tile %d is wholly outside", i)
+				}
+				return nil
+			})
+			if err != nil || next != cut.Grid.Len() || next >= cut.Grid.Places() || next < 3 || seen != cut.Grid.H {
+				t.Errorf("%d tiles, %d rows, %d of %d, %v", next, seen, cut.Grid.Len(), cut.Grid.Places(), err)
+			}
+		}
+	}
+	between := make([]bool, 200*200)
+	between[0] = true // none of 75 pixels has its centre there
+	if _, err := CutTiles(encoded(t)["opaque png"], 16, models.Tiles{}, Options{}.WithRegion(models.NewRegion(models.Square(200), between)), nil, func(int, []byte) error { return nil }); !errors.Is(err, ErrImage) {
+		t.Errorf("nothing inside: %v", err)
+	}
+}
