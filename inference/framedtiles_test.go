@@ -103,7 +103,7 @@ func TestFramedTiles_HaveTheSameScoresInEveryFormat(t *testing.T) {
 			}
 			if c.p.Region != nil && c.p.Window == nil && c.tiles.LongestSide == 0 {
 				file, _ := waves(t, c.sizes[0][0], c.sizes[0][1], false)
-				_, image, err := served.judgeTiles(t.Context(), opened(t, served, file), 0, mapSession, maxTileMap, false)
+				_, image, err := served.judgeTiles(t.Context(), opened(t, served, file), 0, always(mapSession), maxTileMap, false)
 				if err != nil || image.Grid.Len() >= image.Grid.Places() || image.Grid.Len() < image.Grid.Places()/3 {
 					t.Errorf("%d of %d tiles are judged, %v", image.Grid.Len(), image.Grid.Places(), err)
 				}

@@ -86,7 +86,7 @@ func (o *Options) settleTiles() error {
 	if o.Tiles == nil {
 		return nil
 	}
-	if o.Fit != "" {
+	if o.recordedFit() != "" {
 		return fmt.Errorf("%w: images that are cut into tiles have no fit", ErrTiles)
 	}
 	t := *o.Tiles

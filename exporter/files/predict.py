@@ -54,6 +54,7 @@ OTHER_FORMATS = [
 BATCH = 8  # images in one run of the network
 MAX_REGIONS = 20
 MAX_FRAMES = 2000  # of a DICOM file
+MAX_TILES = 4096  # of an image
 MAX_MAP = 4 << 20  # values of the anomaly map of an image of tiles
 MODEL = Path(__file__).with_name("autoencoder.onnx")
 
@@ -329,11 +330,14 @@ class Tiling:
         self.pixels = np.stack([np.asarray(channel) for channel in channels], axis=2) if self.deep else np.asarray(channels[0])
         height, width = self.pixels.shape[:2]
         self.xs, self.ys = self.starts(width, tiles["overlap"]), self.starts(height, tiles["overlap"])
+        count = len(self.xs) * len(self.ys)
+        if count > MAX_TILES:
+            raise Problem(f"its {width}×{height} pixels are {count} tiles, at most {MAX_TILES} are judged: train with larger tiles or a longest side")
         if tiles["statistics"] == "places" and (len(self.xs), len(self.ys)) != (tiles["columns"], tiles["rows"]):
             raise Problem(f"its {width}×{height} pixels are {len(self.xs)}×{len(self.ys)} tiles, expected {tiles['columns']}×{tiles['rows']}: use an image of the size of the training images")
         region = preprocessing.get("region")
         self.mask = placed(region, frame_of((width, height), None, width, height)) if region else None
-        self.kept = [i for i in range(len(self.xs) * len(self.ys)) if self.mask is None or self.cut(self.mask, i).any()]
+        self.kept = [i for i in range(count) if self.mask is None or self.cut(self.mask, i).any()]
         if not self.kept:
             raise Problem(f"no part of its {self.size[0]}×{self.size[1]} pixels is in the region to judge")
         by = 1

@@ -72,7 +72,7 @@ func (d *Dataset) loadTiles(ctx context.Context, src *Source, images []entry, mo
 	if o.KeepDepth && o.Images.Window == nil {
 		o.Images.Probe, window.images = true, make([]probed, len(images))
 	}
-	var unpacked, largest atomic.Int64
+	var unpacked, largest, shallow atomic.Int64
 	all := func(int) bool { return true }
 	err := eachImage(ctx, images, o, all, func(i int, data []byte, options imagefile.Options, err error) error {
 		if images[i].frame == 0 {
@@ -100,6 +100,9 @@ func (d *Dataset) loadTiles(ctx context.Context, src *Source, images []entry, mo
 			return d.putTile(tiled[i].First+k, pix)
 		})
 		if err == nil {
+			if cut.Shallow {
+				shallow.Add(1)
+			}
 			window.add(i, cut.Deep, cut.Float, cut.Values)
 		}
 		if errors.Is(err, imagefile.ErrImage) || errors.Is(err, imagefile.ErrTooLarge) {
@@ -112,6 +115,7 @@ func (d *Dataset) loadTiles(ctx context.Context, src *Source, images []entry, mo
 		return err
 	}
 	d.deep = largest.Load() > 0
+	d.warnShallow(int(shallow.Load()), len(images))
 	o.Images.Probe = false
 	if found := window.find(); found != nil {
 		d.Window, o.Images.Window = found, found

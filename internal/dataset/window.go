@@ -3,6 +3,7 @@ package dataset
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 
 	"github.com/deepmed/anomaly/models"
@@ -45,7 +46,7 @@ func (f *windowFinder) floating(reasons []string) (found bool) {
 }
 
 // find returns the window if every image that could be read has more than 8 bits per sample,
-// else nil.
+// else nil. It returns nil, too, if the values are too large or too close for a window.
 func (f *windowFinder) find() *models.Window {
 	var all []float32
 	for _, p := range f.images {
@@ -63,11 +64,15 @@ func (f *windowFinder) find() *models.Window {
 	least, most := float64(all[0]), float64(all[len(all)-1])
 	margin := windowMargin * (high - low)
 	if low, high = low-margin, high+margin; high <= low { // all values are equal
-		low, high = least-0.5, most+0.5
+		half := max(0.5, math.Abs(least)/1000) // more than the distance of two float32
+		low, high = least-half, most+half
 	}
 	w := models.Window{low, high}
 	if least >= 0 {
 		w[0] = max(w[0], 0)
+	}
+	if w.Check() != nil {
+		return nil
 	}
 	return &w
 }
@@ -100,6 +105,14 @@ func (d *Dataset) replacePixels(n int, o Options) error {
 	}
 	d.pixels = pixels
 	return nil
+}
+
+// warnShallow adds a warning if n of the images have 8 bits that the window is not for.
+func (d *Dataset) warnShallow(n, images int) {
+	if n > 0 {
+		d.Warn("%d of the %d images have 8 bits per sample and the window is %g to %g: give a window of their values, or leave out images of another depth",
+			n, images, d.Window[0], d.Window[1])
+	}
 }
 
 // warnFloating adds the warning for floating-point samples without a window.

@@ -38,7 +38,7 @@ type rows struct {
 // where the format stores rows in their order: PNGs of 8 bits, and with a window of 16, that
 // are not interlaced, and BMPs and TIFFs that are not compressed, with a window also TIFFs of
 // 16 bits and of floating point. Of a JPEG it holds the planes of brightness
-// and colour, 1.5 to 3 bytes for each pixel, and converts them row by row. Any other image
+// and colour, 1 to 3 bytes for each pixel, and converts them row by row. Any other image
 // is decoded as a whole before, and so is one that must be turned. With a window, the rows
 // are within it. The errors are those of
 // Decode; those of next and end are ErrImage, wrapped.
@@ -110,7 +110,8 @@ func (img *RGB) rows() *rows {
 	}}
 }
 
-// jpegRows returns the rows of a JPEG with planes of brightness and colour, nil for others.
+// jpegRows returns the rows of a JPEG with a plane of brightness, and with those of colour or
+// none; nil for others.
 func jpegRows(data []byte, o Options) (*rows, error) {
 	data = withHuffmanTables(data)
 	if o.Upright {
@@ -118,16 +119,23 @@ func jpegRows(data []byte, o Options) (*rows, error) {
 			return nil, nil
 		}
 	}
-	ycc, err := jpegPlanes(data, o.Limits)
-	if ycc == nil || err != nil {
-		return nil, err
-	}
-	row, err := ycbcrRows(ycc)
+	planes, err := jpegPlanes(data, o.Limits)
 	if err != nil {
 		return nil, err
 	}
+	var row func(dst []byte, y int)
+	switch m := planes.(type) {
+	case *image.YCbCr:
+		if row, err = ycbcrRows(m); err != nil {
+			return nil, err
+		}
+	case *image.Gray:
+		row = func(dst []byte, y int) { repeat(dst, m.Pix[y*m.Stride:][:m.Rect.Dx()]) }
+	default:
+		return nil, nil
+	}
 	y := 0
-	return &rows{w: ycc.Rect.Dx(), h: ycc.Rect.Dy(), next: func(dst []byte) error {
+	return &rows{w: planes.Bounds().Dx(), h: planes.Bounds().Dy(), next: func(dst []byte) error {
 		row(dst, y)
 		y++
 		return nil

@@ -43,6 +43,9 @@ func CutTiles(data []byte, side int, t models.Tiles, o Options, begin func(Cut) 
 	c = Cut{W: r.w, H: r.h, Largest: r.largest, Deep: r.deep, Float: r.float, Values: r.values}
 	c.Shallow = o.Window != nil && !r.deep && o.Window[1] > 255
 	w, h := tiling.Scaled(r.w, r.h, t.LongestSide)
+	if limit := o.orDefault().MaxPixels; w > limit/h {
+		return c, fmt.Errorf("%w: it is scaled to %d×%d pixels, at most %d are judged; train with a shorter longest side", ErrTooLarge, w, h, limit)
+	}
 	if n := tiling.Count(w, h, side, t.Overlap); n > tiling.MaxTiles {
 		return c, fmt.Errorf("%w: its %d×%d pixels are %d tiles of %d pixels, at most %d are judged; train with larger tiles or a longest side",
 			ErrTooLarge, w, h, n, side, tiling.MaxTiles)
@@ -63,11 +66,11 @@ func CutTiles(data []byte, side int, t models.Tiles, o Options, begin func(Cut) 
 		return c, nil
 	}
 	if w != r.w || h != r.h {
-		resized, err := r.resized(w, h)
+		scaled, err := r.resized(w, h)
 		if err != nil {
 			return c, err
 		}
-		r = resized
+		r = scaled
 	}
 	r.seen = o.TileRow
 	if err := r.cut(c.Grid, masks, each); err != nil {
