@@ -19,12 +19,7 @@ type extent struct{ h, w value }
 func (l *lowering) prepare(m *models.Model) (value, error) {
 	const channels = models.InputChannels
 	p, size := m.Metadata.InputPreprocessing(), m.Input()
-	kind, doc := onnx.TensorProto_UINT8, "a decoded image of any size: rows of pixels of red, green and blue, 0 to 255"
-	if p.Window != nil {
-		kind, doc = onnx.TensorProto_FLOAT, "a decoded image of any size: rows of pixels of red, green and blue, the values of the samples"
-	}
-	l.proto.Input = append(l.proto.Input, describe(network.ImageName, kind,
-		[]dim{{name: "height"}, {name: "width"}, {size: channels}}, doc))
+	l.declareImage(p.Window != nil)
 	batch := l.op("Unsqueeze", nil, []value{{name: network.ImageName}, l.ints(0)})
 	frame := &frameGraph{lowering: l, input: size}
 	if p.Fit != "" || p.Region != nil {
@@ -63,6 +58,17 @@ func (l *lowering) prepare(m *models.Model) (value, error) {
 		numbers = frame.pad(numbers, to())
 	}
 	return numbers, nil
+}
+
+// declareImage declares the input: a decoded image, of bytes or of values for a window.
+func (l *lowering) declareImage(values bool) value {
+	kind, doc := onnx.TensorProto_UINT8, "a decoded image of any size: rows of pixels of red, green and blue, 0 to 255"
+	if values {
+		kind, doc = onnx.TensorProto_FLOAT, "a decoded image of any size: rows of pixels of red, green and blue, the values of the samples"
+	}
+	l.proto.Input = append(l.proto.Input, describe(network.ImageName, kind,
+		[]dim{{name: "height"}, {name: "width"}, {size: models.InputChannels}}, doc))
+	return value{name: network.ImageName}
 }
 
 // window emits the values of a window as 0…1. NaN is the lowest value.

@@ -3,6 +3,7 @@ package exporter
 import (
 	"math"
 
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/onnx"
 	"github.com/deepmed/anomaly/models"
@@ -14,23 +15,39 @@ import (
 // `anomaly_map` has the size that the image is judged at.
 func tiledImageModel(m *models.Model) ([]byte, error) {
 	side, tiles := m.ImageSize, m.Tiles()
-	f, err := network.Autoencoder(m.Architecture, 1, side, side)
+	f, err := network.AutoencoderOf(m, 1)
 	if err != nil {
 		return nil, err
 	}
 	l := newLowering("autoencoder_image", false)
 	l.opset, l.batch = imageOpset, "N"
 	l.weights(f, m.Weights)
-	image := l.scaledImage(tiles.LongestSide)
+	image := l.scaledImage(tiles.LongestSide, m.Metadata.InputPreprocessing().Window)
 	x, y := l.tileAxis(image.width, side, tiles.Overlap), l.tileAxis(image.height, side, tiles.Overlap)
-	l.done[f.Image] = l.cutTiles(image.pixels, x, y, side)
+	tile := l.cutTiles(image, x, y, side)
 	count := l.op("Mul", []int{1}, []value{x.count, y.count})
+	places := count // of the plan
+	var kept *value // the places of the tiles in the region; nil for all
+	if r := m.Metadata.InputPreprocessing().Region; r != nil {
+		mask, err := l.tileMasks(r, image, x, y, side)
+		if err != nil {
+			return nil, err
+		}
+		kept = l.keptTiles(mask)
+		masked := l.op("Where", tile.shape, []value{mask, tile, l.floats(nil, imagefile.Outside)})
+		tile = l.op("Gather", tile.shape, []value{masked, *kept}, intAttr("axis", 0))
+		count = l.op("Shape", []int{1}, []value{*kept})
+	}
+	l.done[f.Image] = tile
 	j, err := f.Judge(m.Reference)
 	if err != nil {
 		return nil, err
 	}
 	if j.Place != nil {
-		all := l.op("Range", nil, []value{l.scalar(l.ints(0)), l.scalar(count), l.scalar(l.ints(1))})
+		all := l.op("Range", nil, []value{l.scalar(l.ints(0)), l.scalar(places), l.scalar(l.ints(1))})
+		if kept != nil {
+			all = *kept
+		}
 		place := l.op("Mod", nil, []value{all, l.ints(tiles.Places())})
 		l.done[j.Place] = l.op("Cast", []int{1}, []value{place}, intAttr("to", floatType))
 	}
@@ -69,7 +86,7 @@ func tiledImageModel(m *models.Model) ([]byte, error) {
 	l.rename(above.name, verdictName)
 	l.proto.Output = append(l.proto.Output, describe(verdictName, onnx.TensorProto_BOOL, []dim{{size: 1}},
 		"whether the error is above the model's threshold"))
-	plane := l.blend(maps, x, y, image)
+	plane := l.blend(maps, x, y, image, kept)
 	l.rename(plane.name, network.MapName)
 	l.proto.Output = append(l.proto.Output, describe(network.MapName, onnx.TensorProto_FLOAT, []dim{{name: "map_height"}, {name: "map_width"}},
 		"how unusual each pixel's surroundings are, at the size that the image is judged at"))
@@ -91,20 +108,24 @@ func (l *lowering) named(v value, name, doc string) {
 func (l *lowering) scalar(v value) value { return l.op("Squeeze", []int{}, []value{v, l.ints(0)}) }
 
 // pixels is an image in the graph, height×width×3, and its size as vectors of one element.
-type pixels struct{ pixels, width, height value }
+// The pixels are bytes or, if they are deep, numbers in 0…1.
+type pixels struct {
+	pixels, width, height value
+	deep                  bool
+}
 
 // scaledImage declares the input and resizes it so that its longest side has that many
-// pixels, as tiling.Scaled does; 0 leaves it as it is.
-func (l *lowering) scaledImage(longest int) pixels {
-	l.proto.Input = append(l.proto.Input, describe(network.ImageName, onnx.TensorProto_UINT8,
-		[]dim{{name: "height"}, {name: "width"}, {size: models.InputChannels}},
-		"a decoded image of any size: rows of pixels of red, green and blue, 0 to 255"))
-	image := value{name: network.ImageName}
+// pixels, as tiling.Scaled does; 0 leaves it as it is. With a window, its values are within it.
+func (l *lowering) scaledImage(longest int, window *models.Window) pixels {
+	image := l.declareImage(window != nil)
+	if window != nil {
+		image = l.window(image, *window)
+	}
 	one := func(op string, a, b value) value { return l.op(op, []int{1}, []value{a, b}) }
 	shape := l.op("Shape", []int{3}, []value{image})
 	h, w := one("Gather", shape, l.ints(0)), one("Gather", shape, l.ints(1))
 	if longest == 0 {
-		return pixels{image, w, h}
+		return pixels{image, w, h, window != nil}
 	}
 	// The shorter side, rounded to the nearest pixel.
 	scaled := func(short, long value) value {
@@ -124,7 +145,7 @@ func (l *lowering) scaledImage(longest int) pixels {
 	batch := l.op("Unsqueeze", nil, []value{image, l.ints(0)})
 	once := l.resize(batch, between, nil)
 	resized := l.op("Squeeze", nil, []value{l.resize(once, size(toH, toW), nil), l.ints(0)})
-	return pixels{resized, toW, toH}
+	return pixels{resized, toW, toH, window != nil}
 }
 
 // tileAxis is the plan of the tiles along one axis of n pixels, as package tiling makes it.
@@ -181,24 +202,68 @@ func (l *lowering) scatter(n, indexes, values value) value {
 }
 
 // cutTiles cuts an image into tiles, row by row: N×3×side×side in 0…1.
-func (l *lowering) cutTiles(image value, x, y tileAxis, side int) value {
+func (l *lowering) cutTiles(image pixels, x, y tileAxis, side int) value {
 	const channels = models.InputChannels
-	bands := l.op("Gather", nil, []value{image, y.at}, intAttr("axis", 0))
+	bands := l.op("Gather", nil, []value{image.pixels, y.at}, intAttr("axis", 0))
 	cut := l.op("Gather", nil, []value{bands, x.at}, intAttr("axis", 2)) // rows×side×columns×side×3
 	planes := l.op("Transpose", nil, []value{cut}, intsAttr("perm", 0, 2, 4, 1, 3))
 	shape := []int{1, channels, side, side}
 	tiles := l.op("Reshape", shape, []value{planes, l.ints(-1, channels, side, side)})
+	if image.deep {
+		return tiles
+	}
 	return l.op("Div", shape, []value{l.op("Cast", shape, []value{tiles}, intAttr("to", floatType)), l.floats(nil, math.MaxUint8)})
 }
 
-// blend joins the maps of tiles, N×side×side, to one of the image.
-func (l *lowering) blend(maps value, x, y tileAxis, image pixels) value {
+// tileMasks returns the masks of all tiles by a region, N×1×side×side.
+func (l *lowering) tileMasks(r *models.Region, image pixels, x, y tileAxis, side int) (value, error) {
+	mask, err := r.Mask()
+	if err != nil {
+		return value{}, err
+	}
+	bits := make([]byte, len(mask))
+	for i, in := range mask {
+		if in {
+			bits[i] = 1
+		}
+	}
+	// The pixel of the mask at the centre of each pixel; see models.Region.Lines.
+	lines := func(at, n value, size int) value {
+		odd := l.op("Add", nil, []value{l.op("Mul", nil, []value{at, l.ints(2)}), l.ints(1)})
+		line := l.op("Div", nil, []value{l.op("Mul", nil, []value{odd, l.ints(size)}), l.op("Mul", nil, []value{n, l.ints(2)})})
+		return l.op("Min", nil, []value{line, l.ints(size - 1)})
+	}
+	bands := l.op("Gather", nil, []value{l.constant(onnx.TensorProto_BOOL, []int{r.Height, r.Width}, bits), lines(y.at, image.height, r.Height)}, intAttr("axis", 0))
+	cut := l.op("Gather", nil, []value{bands, lines(x.at, image.width, r.Width)}, intAttr("axis", 2)) // rows×side×columns×side
+	tiles := l.op("Transpose", nil, []value{cut}, intsAttr("perm", 0, 2, 1, 3))
+	return l.op("Reshape", []int{1, 1, side, side}, []value{tiles, l.ints(-1, 1, side, side)}), nil
+}
+
+// keptTiles returns the places of the tiles whose masks have a pixel inside.
+func (l *lowering) keptTiles(mask value) *value {
+	numbers := l.op("Cast", nil, []value{mask}, intAttr("to", floatType))
+	any := l.op("ReduceMax", nil, []value{numbers, l.ints(1, 2, 3)}, intAttr("keepdims", 0))
+	kept := l.op("Reshape", nil, []value{l.op("NonZero", nil, []value{any}), l.ints(-1)})
+	return &kept
+}
+
+// blend joins the maps of tiles, N×side×side, to one of the image. They are those of the
+// places in kept, or all if it is nil.
+func (l *lowering) blend(maps value, x, y tileAxis, image pixels, kept *value) value {
 	ints := func(op string, a, b value) value { return l.op(op, nil, []value{a, b}) }
 	rows := func(v value) value { return l.op("Unsqueeze", nil, []value{v, l.ints(1, 3)}) }    // rows×1×side×1
 	columns := func(v value) value { return l.op("Unsqueeze", nil, []value{v, l.ints(0, 2)}) } // 1×columns×1×side
 	flat := func(v value) value { return l.op("Reshape", nil, []value{v, l.ints(-1)}) }
 	at := ints("Add", ints("Mul", rows(y.at), image.width), columns(x.at))
 	weight := ints("Mul", rows(y.weight), columns(x.weight))
+	if kept != nil {
+		side := l.op("Gather", nil, []value{l.op("Shape", nil, []value{x.at}), l.ints(1)})
+		area := l.op("Concat", nil, []value{l.ints(-1), ints("Mul", side, side)}, intAttr("axis", 0))
+		of := func(v value) value {
+			return l.op("Gather", nil, []value{l.op("Reshape", nil, []value{v, area}), *kept}, intAttr("axis", 0))
+		}
+		at, weight = of(at), of(weight)
+	}
 	sum := l.scatter(ints("Mul", image.width, image.height), flat(at), ints("Mul", flat(maps), flat(weight)))
 	return l.op("Reshape", nil, []value{sum, l.op("Concat", []int{2}, []value{image.height, image.width}, intAttr("axis", 0))})
 }

@@ -134,11 +134,13 @@ func (d *Detector) judgeTiles(ctx context.Context, f *imagefile.Frames, i int, n
 			}
 			total.tiles++
 			if k == mapSession {
-				pix := pixels[i]
 				image.anomaly.Add(first+i, j.anomaly)
-				image.grey.AddFunc(first+i, func(at int) float32 {
-					return (float32(pix[3*at]) + float32(pix[3*at+1]) + float32(pix[3*at+2])) / 3
-				})
+				if !d.model.Masked() { // else it has the rows of the image
+					pix := d.Layout().Colours(pixels[i])
+					image.grey.AddFunc(first+i, func(at int) float32 {
+						return (float32(pix[3*at]) + float32(pix[3*at+1]) + float32(pix[3*at+2])) / 3
+					})
+				}
 			}
 			imagefile.ReleaseTile(pixels[i])
 		}
@@ -146,17 +148,22 @@ func (d *Detector) judgeTiles(ctx context.Context, f *imagefile.Frames, i int, n
 		jobs, pixels = jobs[:0], pixels[:0]
 		return nil
 	}
+	var grid tiling.Grid
 	begin := func(c imagefile.Cut) error {
-		image.Cut = c
+		image.Cut, grid = c, c.Grid
 		if k == mapSession {
 			w, h := mapSize(c.W, c.H, mapLimit)
 			image.anomaly, image.grey = tiling.NewPlane(c.Grid, w, h), tiling.NewPlane(c.Grid, w, h)
 		}
 		return d.CheckGrid(c.Grid)
 	}
-	_, err = imagefile.CutTiles(f.Data(), side, *d.model.Tiles(), f.Options(i), begin, func(i int, pix []byte) error {
+	options := f.Options(i)
+	if k == mapSession && d.model.Masked() {
+		options.TileRow = func(y int, row []byte) { image.setGrey(d.Layout(), grid, y, row) }
+	}
+	_, err = imagefile.CutTiles(f.Data(), side, *d.model.Tiles(), options, begin, func(i int, pix []byte) error {
 		j := pixelJob(pix)
-		j.place = i
+		j.place = grid.Place(i)
 		if k == mapSession {
 			j.anomaly = make([]float32, side*side)
 		}
@@ -176,9 +183,28 @@ func (d *Detector) judgeTiles(ctx context.Context, f *imagefile.Frames, i int, n
 	if err != nil {
 		return nil, nil, err
 	}
+	total.shallow = image.Shallow
 	total.mse = float32(mse / float64(total.tiles))
 	total.score = float32(calibration.Corrected(float64(total.score), total.tiles, d.tileCalibration()))
 	return total, image, nil
+}
+
+// setGrey sets the brightness of a row of the image, as TileRow has it: tiles have no pixels
+// outside of the region.
+func (t *tiledImage) setGrey(l imagefile.Layout, g tiling.Grid, y int, row []byte) {
+	p := t.grey
+	// The rows of the plane whose centre is in this row; see tiling.NewPlane.
+	for v := y * p.H / g.H; v < p.H && (2*v+1)*g.H/(2*p.H) <= y; v++ {
+		if (2*v+1)*g.H/(2*p.H) < y {
+			continue
+		}
+		l.Size, l.Masked = models.Size{W: g.W, H: 1}, false
+		colours := l.Colours(row)
+		for x := range p.W {
+			at := 3 * ((2*x + 1) * g.W / (2 * p.W))
+			p.Values[v*p.W+x] = (float32(colours[at]) + float32(colours[at+1]) + float32(colours[at+2])) / 3
+		}
+	}
 }
 
 func (d *Detector) tileCalibration() *models.TileCalibration {
@@ -275,15 +301,19 @@ func (d *Detector) PrepareInput(data []byte, lim ImageLimits, middle bool) (pixe
 		pixels, err = imagefile.Prepare(data, d.Size(), d.ImageOptions(lim))
 		return pixels, 0, err
 	}
+	number := 0 // of the tile among those that are used
 	begin := func(c imagefile.Cut) error {
 		if middle {
 			columns, rows := len(c.Grid.Xs), len(c.Grid.Ys)
-			place = rows/2*columns + columns/2
+			for number < c.Grid.Len()-1 && c.Grid.Place(number) < rows/2*columns+columns/2 {
+				number++
+			}
 		}
+		place = c.Grid.Place(number)
 		return d.CheckGrid(c.Grid)
 	}
 	_, err = imagefile.CutTiles(data, d.Size().W, *d.model.Tiles(), d.ImageOptions(lim), begin, func(i int, pix []byte) error {
-		if i == place {
+		if i == number {
 			pixels = pix
 			return errEnough
 		}

@@ -280,6 +280,19 @@ func (r *Region) Place(f Frame, mask []bool) []bool {
 	return out
 }
 
+// Lines returns, for each column and each row of an image of that size, the column and the
+// row of the mask that has its centre.
+func (r *Region) Lines(image Size) (columns, rows []int) {
+	columns, rows = make([]int, image.W), make([]int, image.H)
+	for x := range columns {
+		columns[x] = centre(0, image.W, x, image.W, image.W, r.Width)
+	}
+	for y := range rows {
+		rows[y] = centre(0, image.H, y, image.H, image.H, r.Height)
+	}
+	return columns, rows
+}
+
 // centre returns the pixel of a mask of n pixels, stretched over `whole` pixels, that
 // contains the centre of pixel i of `to` pixels, onto which the `from` pixels of the whole
 // from first on are mapped. It computes with integers, so that every program gets the same.

@@ -159,8 +159,8 @@ func (m Metadata) checkTiles(size Size) error {
 	if m.Decision.Tiles == nil {
 		return fmt.Errorf("%w: its decision does not describe the tiles of its calibration", ErrMetadata)
 	}
-	if m.Framed() {
-		return fmt.Errorf("%w: tiles of images with a fit, a window or a region", ErrMetadata)
+	if m.Preprocessing.Fit != "" {
+		return fmt.Errorf("%w: tiles of images with a fit", ErrMetadata)
 	}
 	return m.Preprocessing.Tiles.Check(size.Side())
 }

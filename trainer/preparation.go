@@ -77,20 +77,26 @@ func (o Options) Prepared(p Preparation) (Options, error) {
 }
 
 // withRegion returns the options with the region of the mask or the boxes, if there are any.
+// Its mask has the size of the network's input or, for an image of tiles, which has more
+// pixels, the largest.
 func (o Options) withRegion() (Options, error) {
+	size := o.Input
+	if o.Tiles != nil || o.Base != nil && o.Base.Tiles() != nil {
+		size = models.Square(MaxImageSize)
+	}
 	switch {
 	case len(o.mask) > 0:
-		r, err := imagefile.ReadRegion(o.mask, o.Input, o.Images)
+		r, err := imagefile.ReadRegion(o.mask, size, o.Images)
 		if err != nil {
 			return o, fmt.Errorf("%w: the mask of the region: %w", ErrPreprocessing, err)
 		}
 		o.Region = r
 	case o.boxes != "":
-		mask, err := boxMask(o.boxes, o.Input)
+		mask, err := boxMask(o.boxes, size)
 		if err != nil {
 			return o, fmt.Errorf("%w: %w", ErrPreprocessing, err)
 		}
-		o.Region = models.NewRegion(o.Input, mask)
+		o.Region = models.NewRegion(size, mask)
 	}
 	return o, nil
 }

@@ -86,10 +86,9 @@ func (o *Options) settleTiles() error {
 	if o.Tiles == nil {
 		return nil
 	}
-	if o.recordedFit() != "" || o.Window != nil || o.Region != nil {
-		return fmt.Errorf("%w: images that are cut into tiles have no fit, no window and no region of interest", ErrTiles)
+	if o.recordedFit() != "" {
+		return fmt.Errorf("%w: images that are cut into tiles have no fit", ErrTiles)
 	}
-	o.EightBits = true
 	t := *o.Tiles
 	switch t.Statistics {
 	case "":
@@ -171,7 +170,7 @@ func tileErrors(ctx context.Context, d *inference.Detector, data *dataset.Datase
 			if err != nil {
 				return err
 			}
-			s, err := d.ScoreTile(running, pixels, k)
+			s, err := d.ScoreTile(running, pixels, image.Grid.Place(k))
 			if err != nil {
 				return err
 			}
@@ -207,7 +206,7 @@ func scoreTiles(ctx context.Context, d *inference.Detector, data *dataset.Datase
 			if err != nil {
 				return err
 			}
-			s, err := d.ScoreTile(running, pixels, k)
+			s, err := d.ScoreTile(running, pixels, image.Grid.Place(k))
 			if err != nil {
 				return err
 			}

@@ -214,15 +214,15 @@ func pythonPrograms(readme string) (list []string) {
 func TestTrain_RefusesTilesThatCannotBeCut(t *testing.T) {
 	zipped := write(t, t.TempDir(), "normal.zip", normals(t, 4))
 	for words, args := range map[string][]string{
-		"multiple of 16 from 64": {"--tile", "72"},
-		"overlap by 40":          {"--tile", "64", "--overlap", "40"},
-		"a number of pixels":     {"--tile", "64", "--overlap", "-1"},
-		"without the side":       {"--overlap", "8"},
-		"both an image size":     {"--tile", "64", "--image-size", "64"},
-		"at most 8192":           {"--tile", "64", "--longest-side", "9000"},
-		`expected "same" or`:     {"--tile", "64", "--tiles", "all"},
-		"no fit, no window and":  {"--tile", "64", "--fit", "pad"},
-		"trained on at least 8":  {"--tile", "64", "--level", "1"},
+		"multiple of 16 from 64":                     {"--tile", "72"},
+		"overlap by 40":                              {"--tile", "64", "--overlap", "40"},
+		"a number of pixels":                         {"--tile", "64", "--overlap", "-1"},
+		"without the side":                           {"--overlap", "8"},
+		"both an image size":                         {"--tile", "64", "--image-size", "64"},
+		"at most 8192":                               {"--tile", "64", "--longest-side", "9000"},
+		`expected "same" or`:                         {"--tile", "64", "--tiles", "all"},
+		"images that are cut into tiles have no fit": {"--tile", "64", "--fit", "pad"},
+		"trained on at least 8":                      {"--tile", "64", "--level", "1"},
 	} {
 		r := run(t, append([]string{"train", zipped, "--out", filepath.Join(t.TempDir(), "m.zip")}, args...)...)
 		if r.status != exitError || !strings.Contains(r.stderr, words) {

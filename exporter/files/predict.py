@@ -61,8 +61,8 @@ MODEL = Path(__file__).with_name("autoencoder.onnx")
 # measure takes N×3×height×width images, -1 in pixels that are not judged, and returns their mean
 # squared errors, their scores by the model's other measure and, with maps, their anomaly maps.
 # Scores and maps are None if the model has no other measure. size is the width and the height.
-# other_measure is the other measure's name, or None. first_place is the
-# index of the first of these tiles in its image.
+# other_measure is the other measure's name, or None. places are those of
+# tiles in their image.
 Model = collections.namedtuple("Model", "measure size metadata other_measure")
 
 
@@ -89,10 +89,10 @@ def load_onnx(path):
     other_measure = about.get("measure") if "mse" in outputs else None
     by_place = "place" in [i.name for i in session.get_inputs()]
 
-    def measure(images, with_maps, first_place=0):
+    def measure(images, with_maps, places=None):
         inputs = {"image": images}
         if by_place:
-            inputs["place"] = np.arange(first_place, first_place + len(images), dtype=np.float32)
+            inputs["place"] = np.asarray(range(len(images)) if places is None else places, dtype=np.float32)
         if other_measure is None:
             return session.run(["reconstruction_error"], inputs)[0], None, None
         names = ["mse", "reconstruction_error"]
@@ -128,7 +128,7 @@ def load_checkpoint(path):
     else:  # a checkpoint without metadata: the same defaults as in the service
         metadata = {"threshold": float(config.get("threshold", 0.02)), "class_names": config.get("class_names")}
 
-    def measure(images, with_maps, first_place=0):
+    def measure(images, with_maps, places=None):
         images = torch.from_numpy(images)
         with torch.no_grad():
             if (images >= 0).all():
@@ -307,27 +307,39 @@ def normalized(pixels):
 class Tiling:
     """The tiles of one image, and the plane that their maps are joined to.
 
+    With a window, read may be height×width×3 values, which keep their depth. With a region, pixels
+    outside are -1, and only the tiles with a pixel inside are judged: those at the places in kept.
     Tiles are evenly spaced and overlap by at least as much as the model says. What is beyond a
     small image are its last pixels. The plane has the image's size, divided by the smallest
     whole number with which it has at most MAX_MAP values. Its values are weighted means of the
     tiles that overlap there; a tile's weight falls to zero towards its edges.
     """
 
-    def __init__(self, rgb, side, tiles):
-        self.size, self.side = rgb.size, side
+    def __init__(self, read, side, preprocessing):
+        tiles, window = preprocessing["tiles"], preprocessing.get("window")
+        channels = [read] if window is None else [Image.fromarray(channel) for channel in in_window(np.asarray(read), window)]
+        self.size, self.side = channels[0].size, side
         longest = tiles.get("longest_side") or 0
         if longest:
-            width, height = rgb.size
+            width, height = self.size
             short = lambda a, b: max((2 * a * longest + b) // (2 * b), 1)
             scaled = (longest, short(height, width)) if width >= height else (short(width, height), longest)
-            rgb = rgb if scaled == rgb.size else rgb.resize(scaled, Image.Resampling.BILINEAR)
-        self.pixels = np.asarray(rgb)
+            if scaled != self.size:
+                channels = [channel.resize(scaled, Image.Resampling.BILINEAR) for channel in channels]
+        self.deep = window is not None
+        self.pixels = np.stack([np.asarray(channel) for channel in channels], axis=2) if self.deep else np.asarray(channels[0])
         height, width = self.pixels.shape[:2]
         self.xs, self.ys = self.starts(width, tiles["overlap"]), self.starts(height, tiles["overlap"])
-        if len(self) > MAX_TILES:
-            raise Problem(f"its {width}×{height} pixels are {len(self)} tiles, at most {MAX_TILES} are judged: train with larger tiles or a longest side")
+        count = len(self.xs) * len(self.ys)
+        if count > MAX_TILES:
+            raise Problem(f"its {width}×{height} pixels are {count} tiles, at most {MAX_TILES} are judged: train with larger tiles or a longest side")
         if tiles["statistics"] == "places" and (len(self.xs), len(self.ys)) != (tiles["columns"], tiles["rows"]):
             raise Problem(f"its {width}×{height} pixels are {len(self.xs)}×{len(self.ys)} tiles, expected {tiles['columns']}×{tiles['rows']}: use an image of the size of the training images")
+        region = preprocessing.get("region")
+        self.mask = placed(region, frame_of((width, height), None, width, height)) if region else None
+        self.kept = [i for i in range(count) if self.mask is None or self.cut(self.mask, i).any()]
+        if not self.kept:
+            raise Problem(f"no part of its {self.size[0]}×{self.size[1]} pixels is in the region to judge")
         by = 1
         while -(-self.size[0] // by) * -(-self.size[1] // by) > MAX_MAP:
             by += 1
@@ -336,7 +348,7 @@ class Tiling:
         self.rows = self.axes(self.ys, height, self.plane.shape[0])
 
     def __len__(self):
-        return len(self.xs) * len(self.ys)
+        return len(self.kept)
 
     def starts(self, n, overlap):
         if n <= self.side:
@@ -345,12 +357,20 @@ class Tiling:
         count = (n - overlap + step - 1) // step
         return [(i * (n - self.side) + (count - 1) // 2) // (count - 1) for i in range(count)]
 
-    def tile(self, i):
-        """Return tile i, 3×side×side in 0…1. Tiles are numbered row by row."""
+    def cut(self, values, i):
+        """Return the part of height×width values at place i. Places are numbered row by row."""
         left, top = self.xs[i % len(self.xs)], self.ys[i // len(self.xs)]
-        cut = self.pixels[top:top + self.side, left:left + self.side]
-        cut = np.pad(cut, ((0, self.side - cut.shape[0]), (0, self.side - cut.shape[1]), (0, 0)), mode="edge")
-        return normalized(cut)
+        return values[top:top + self.side, left:left + self.side]
+
+    def tile(self, i):
+        """Return the tile at place i, 3×side×side in 0…1."""
+        cut = self.cut(self.pixels, i)
+        beyond = (0, self.side - cut.shape[0]), (0, self.side - cut.shape[1])
+        cut = np.pad(cut, (*beyond, (0, 0)), mode="edge")
+        planes = cut.transpose(2, 0, 1) if self.deep else normalized(cut)
+        if self.mask is None:
+            return planes
+        return np.where(np.pad(self.cut(self.mask, i), beyond, mode="edge"), planes, np.float32(-1))
 
     def axes(self, starts, n, values):
         """Return for each tile the values of the plane that it covers along an axis, its pixels there, and its weights."""
@@ -368,7 +388,7 @@ class Tiling:
         return [(where, pixels[where] - start, ramp[pixels[where] - start] / sums[where]) for start, ramp, where in zip(starts, ramps, covers)]
 
     def add(self, i, anomaly_map):
-        """Add the map of tile i to the plane."""
+        """Add the map of the tile at place i to the plane."""
         columns, x, across = self.columns[i % len(self.xs)]
         rows, y, down = self.rows[i // len(self.xs)]
         if len(columns) and len(rows):
@@ -381,15 +401,16 @@ def judge_tiles(model, path, preprocessing, threshold, with_regions, opened=None
     The score is the highest of the tiles', less what more of them than in the calibration's
     images raise it by. The regions are None without with_regions.
     """
-    image = Tiling(decode(path, preprocessing, opened, frame_number), model.size[0], preprocessing["tiles"])
+    image = Tiling(decode(path, preprocessing, opened, frame_number), model.size[0], preprocessing)
     errors, scores = [], []
     for first in range(0, len(image), BATCH):
-        tiles = np.stack([image.tile(i) for i in range(first, min(first + BATCH, len(image)))])
-        mse, other, maps = model.measure(tiles, with_regions, first)
+        places = image.kept[first:first + BATCH]
+        tiles = np.stack([image.tile(i) for i in places])
+        mse, other, maps = model.measure(tiles, with_regions, places)
         errors.extend(mse)
         scores.extend(mse if other is None else other)
-        for i, anomaly_map in enumerate(() if maps is None else maps):
-            image.add(first + i, anomaly_map)
+        for i, anomaly_map in zip(places, () if maps is None else maps):
+            image.add(i, anomaly_map)
     calibration = ((model.metadata or {}).get("decision") or {}).get("tiles")
     more = calibration["tail"] * math.log(len(image) / calibration["count"]) if calibration else 0.0
     score = float(np.float32(max(float(max(scores)) - more, 0)))

@@ -198,7 +198,7 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 				if p.Shallow {
 					shallow.Add(1)
 				}
-				window.add(i, p)
+				window.add(i, p.Deep, p.Float, p.Values)
 				raise(&largest, int64(p.Largest))
 				return d.pixels.put(i, p.Pix)
 			}
@@ -210,17 +210,14 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 		return err
 	}
 	d.deep = largest.Load() > 0
-	if n := shallow.Load(); n > 0 {
-		d.Warn("%d of the %d images have 8 bits per sample and the window is %g to %g: give a window of their values, or leave out images of another depth",
-			n, len(images), d.Window[0], d.Window[1])
-	}
+	d.warnShallow(int(shallow.Load()), len(images))
 	if found := window.find(); found != nil {
 		if err := d.deepen(ctx, images, reasons, found, o); err != nil {
 			return err
 		}
 		d.MaxValue = imagefile.DefaultMaxValue
 	} else if window.floating(reasons) && d.Window == nil {
-		d.Warn("some images have floating-point samples and others have 8 bits: give the window of sample values to use both")
+		d.warnFloating()
 	}
 	if d.Window != nil {
 		d.MaxValue = imagefile.DefaultMaxValue

@@ -68,7 +68,11 @@ func (d *Dataset) loadTiles(ctx context.Context, src *Source, images []entry, mo
 		ErrTooLarge, len(images), o.Limits.PreparedBytes)
 	reasons := make([]string, len(images))
 	tiled := make([]Tiled, len(images))
-	var unpacked, largest atomic.Int64
+	var window windowFinder
+	if o.KeepDepth && o.Images.Window == nil {
+		o.Images.Probe, window.images = true, make([]probed, len(images))
+	}
+	var unpacked, largest, shallow atomic.Int64
 	all := func(int) bool { return true }
 	err := eachImage(ctx, images, o, all, func(i int, data []byte, options imagefile.Options, err error) error {
 		if images[i].frame == 0 {
@@ -89,12 +93,18 @@ func (d *Dataset) loadTiles(ctx context.Context, src *Source, images []entry, mo
 			raise(&largest, int64(c.Largest))
 			return nil
 		}
-		_, err = imagefile.CutTiles(data, d.Layout.W, *o.Tiles, options, begin, func(k int, pix []byte) error {
+		cut, err := imagefile.CutTiles(data, d.Layout.W, *o.Tiles, options, begin, func(k int, pix []byte) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
 			return d.putTile(tiled[i].First+k, pix)
 		})
+		if err == nil {
+			if cut.Shallow {
+				shallow.Add(1)
+			}
+			window.add(i, cut.Deep, cut.Float, cut.Values)
+		}
 		if errors.Is(err, imagefile.ErrImage) || errors.Is(err, imagefile.ErrTooLarge) {
 			reasons[i] = err.Error()
 			return nil
@@ -105,11 +115,30 @@ func (d *Dataset) loadTiles(ctx context.Context, src *Source, images []entry, mo
 		return err
 	}
 	d.deep = largest.Load() > 0
-	if d.MaxValue = o.Images.MaxValue; d.MaxValue == 0 {
+	d.warnShallow(int(shallow.Load()), len(images))
+	o.Images.Probe = false
+	if found := window.find(); found != nil {
+		d.Window, o.Images.Window = found, found
+		d.Layout = o.Images.Layout(o.Size)
+		if int64(s.next)*int64(d.Layout.Bytes()) > o.Limits.PreparedBytes {
+			return tooLarge
+		}
+		if err := d.replacePixels(s.next, o); err != nil {
+			return err
+		}
+		if err := d.cutAgain(ctx, images, tiled, reasons, o); err != nil {
+			return err
+		}
+	} else if window.floating(reasons) {
+		d.warnFloating()
+	}
+	if d.Window != nil {
+		d.MaxValue = imagefile.DefaultMaxValue
+	} else if d.MaxValue = o.Images.MaxValue; d.MaxValue == 0 {
 		d.MaxValue = imagefile.MaxValueFor(int(largest.Load()))
 		if d.MaxValue != imagefile.DefaultMaxValue {
 			o.Images.MaxValue = d.MaxValue
-			if err := d.rescaleTiles(ctx, images, tiled, reasons, o); err != nil {
+			if err := d.cutAgain(ctx, images, tiled, reasons, o); err != nil {
 				return err
 			}
 		}
@@ -140,9 +169,9 @@ func (d *Dataset) putTile(slot int, pix []byte) error {
 	return err
 }
 
-// rescaleTiles cuts the images again with the scale of o.Images.MaxValue, which has an
-// effect on images of 16-bit samples only.
-func (d *Dataset) rescaleTiles(ctx context.Context, images []entry, tiled []Tiled, reasons []string, o Options) error {
+// cutAgain cuts the images again with other options: a window, or the scale of
+// o.Images.MaxValue, which has an effect on images of 16-bit samples only.
+func (d *Dataset) cutAgain(ctx context.Context, images []entry, tiled []Tiled, reasons []string, o Options) error {
 	readable := func(i int) bool { return reasons[i] == "" }
 	return eachImage(ctx, images, o, readable, func(i int, data []byte, options imagefile.Options, err error) error {
 		if err == nil {

@@ -128,3 +128,45 @@ func TestLoad_RejectsMoreTilesThanTheLimit(t *testing.T) {
 		t.Errorf("no folder for tiles: %v", err)
 	}
 }
+
+// Tiles of images of more than 8 bits keep their depth, within the window that whole images
+// have, in memory and on disk. With others of 8 bits, and if a scale is given, they do not.
+func TestLoad_ChoosesTheWindowOfTilesAsOfWholeImages(t *testing.T) {
+	files := map[string][]byte{"a.png": greyPNG(t, 1, 40, 20, true), "b.png": greyPNG(t, 2, 33, 47, true)}
+	load := func(files map[string][]byte, memory int64, tiles *models.Tiles) *Dataset {
+		o := Options{Size: models.Square(16), Limits: DefaultLimits(), TempDir: t.TempDir(), Tiles: tiles, KeepDepth: true, Workers: workers.Pool{Threads: 2}}
+		o.Limits.MemoryBytes = memory
+		d, err := Load(t.Context(), zipSource(t, files), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = d.Close() })
+		return d
+	}
+	whole := load(files, DefaultLimits().MemoryBytes, nil)
+	for _, memory := range []int64{DefaultLimits().MemoryBytes, 20_000, 0} {
+		d := load(files, memory, &models.Tiles{Overlap: 4})
+		if d.Window == nil || *d.Window != *whole.Window || !d.Layout.Deep || d.MaxValue != imagefile.DefaultMaxValue || d.Count() != 2 {
+			t.Fatalf("window %v, expected %v; %+v", d.Window, whole.Window, d.Layout)
+		}
+		var buffer []byte
+		for i, name := range []string{"a.png", "b.png"} {
+			seen := 0
+			_, err := imagefile.CutTiles(files[name], 16, models.Tiles{Overlap: 4}, imagefile.Options{Window: d.Window}, nil, func(k int, pix []byte) error {
+				got, err := d.Image(d.Tiled()[i].First+k, &buffer)
+				if err != nil || !bytes.Equal(got, pix) {
+					t.Errorf("%s: another tile %d, %v", name, k, err)
+				}
+				seen++
+				return nil
+			})
+			if err != nil || seen != d.Tiled()[i].Grid.Len() {
+				t.Errorf("%s: %d tiles, %v", name, seen, err)
+			}
+		}
+	}
+	files["c.png"] = greyPNG(t, 3, 20, 20, false)
+	if d := load(files, 0, &models.Tiles{Overlap: 4}); d.Window != nil || d.Layout.Deep || d.MaxValue != 4095 {
+		t.Errorf("with an image of 8 bits: %v, %+v, %d", d.Window, d.Layout, d.MaxValue)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"math"
 	"slices"
 
-	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/models"
 )
 
@@ -27,10 +26,10 @@ type probed struct {
 // windowFinder chooses the window of a data set. The zero value chooses none.
 type windowFinder struct{ images []probed }
 
-// add adds a prepared image. It may be called concurrently for different images.
-func (f *windowFinder) add(i int, p *imagefile.Prepared) {
+// add adds an image that was read. It may be called concurrently for different images.
+func (f *windowFinder) add(i int, deep, float bool, values []float32) {
 	if f.images != nil {
-		f.images[i] = probed{read: true, deep: p.Deep, float: p.Float, values: p.Values}
+		f.images[i] = probed{read: true, deep: deep, float: float, values: values}
 	}
 }
 
@@ -85,7 +84,19 @@ func (d *Dataset) deepen(ctx context.Context, images []entry, reasons []string, 
 	if err := d.checkBytes(len(images), o.Limits); err != nil {
 		return err
 	}
-	pixels, err := newPixels(len(images), d.Layout.Bytes(), o.Limits.MemoryBytes, o.TempDir)
+	if err := d.replacePixels(len(images), o); err != nil {
+		return err
+	}
+	readable := make([]bool, len(images))
+	for i, reason := range reasons {
+		readable[i] = reason == ""
+	}
+	return d.again(ctx, images, readable, o)
+}
+
+// replacePixels drops the prepared images for storage of n images in the present layout.
+func (d *Dataset) replacePixels(n int, o Options) error {
+	pixels, err := newPixels(n, d.Layout.Bytes(), o.Limits.MemoryBytes, o.TempDir)
 	if err != nil {
 		return err
 	}
@@ -93,9 +104,18 @@ func (d *Dataset) deepen(ctx context.Context, images []entry, reasons []string, 
 		return errors.Join(err, pixels.Close())
 	}
 	d.pixels = pixels
-	readable := make([]bool, len(images))
-	for i, reason := range reasons {
-		readable[i] = reason == ""
+	return nil
+}
+
+// warnShallow adds a warning if n of the images have 8 bits that the window is not for.
+func (d *Dataset) warnShallow(n, images int) {
+	if n > 0 {
+		d.Warn("%d of the %d images have 8 bits per sample and the window is %g to %g: give a window of their values, or leave out images of another depth",
+			n, images, d.Window[0], d.Window[1])
 	}
-	return d.again(ctx, images, readable, o)
+}
+
+// warnFloating adds the warning for floating-point samples without a window.
+func (d *Dataset) warnFloating() {
+	d.Warn("some images have floating-point samples and others have 8 bits: give the window of sample values to use both")
 }

@@ -39,6 +39,9 @@ type places struct {
 	// sums are the sums of features, and squares of their squares over the channels, by
 	// fold (the last is of all), map and place.
 	sums, squares [][][]float32
+	// outside are the patches that are not judged, by map and place; nil if all are. They
+	// are in no sum.
+	outside [][]bool
 }
 
 // choosePlaces sets x.places if the statistics are to be by place, and completes the
@@ -55,7 +58,7 @@ func (x *tiled) choosePlaces(ctx context.Context, e *extractor.Extractor, t *mod
 			reason = fmt.Sprintf("images of %d×%d and of %d×%d pixels have different places", grid.W, grid.H, image.Grid.W, image.Grid.H)
 		}
 	}
-	p := &places{maps: x.maps[firstTap():], count: grid.Len(), folds: x.folds}
+	p := &places{maps: x.maps[firstTap():], count: grid.Places(), folds: x.folds}
 	if reason == "" && p.bytes() > maxPlaceBytes {
 		reason = fmt.Sprintf("%d places of %d pixels are too many; use larger tiles, or a longest side", p.count, x.data.Layout.W)
 	}
@@ -71,6 +74,9 @@ func (x *tiled) choosePlaces(ctx context.Context, e *extractor.Extractor, t *mod
 	if budget > 0 {
 		n := int(budget / max(x.perTile*time.Duration(p.count), 1))
 		images = images[:min(len(images), max(n, calibration.MinImages))]
+	}
+	if err := p.setOutside(x.reference, images[0]); err != nil {
+		return err
 	}
 	if err := p.sum(ctx, e, x.data, images, o); err != nil {
 		return err
@@ -119,6 +125,35 @@ func (p *places) standardize(features [][][]float32) {
 	}
 }
 
+// setOutside sets the patches that are not judged by an image, which has those of all: the
+// images have one size, and one region.
+func (p *places) setOutside(x *reference, image dataset.Tiled) error {
+	if !x.data.Layout.Masked {
+		return nil
+	}
+	for _, m := range p.maps {
+		of := make([]bool, p.count*m.Area())
+		for i := range of {
+			of[i] = true
+		}
+		p.outside = append(p.outside, of)
+	}
+	var buffer []byte
+	for k := range image.Grid.Len() {
+		pixels, err := x.data.Image(image.First+k, &buffer)
+		if err != nil {
+			return err
+		}
+		inside := x.patchesInside(pixels)[firstTap():]
+		for i, m := range p.maps {
+			for patch, in := range inside[i] {
+				p.outside[i][image.Grid.Place(k)*m.Area()+patch] = !in
+			}
+		}
+	}
+	return nil
+}
+
 // sum sums the features of all tiles of the images. Each worker sums places of its own, in
 // the order of the images, so that the sums do not depend on the number of workers.
 func (p *places) sum(ctx context.Context, e *extractor.Extractor, data *dataset.Dataset, images []dataset.Tiled, o Options) error {
@@ -142,9 +177,11 @@ func (p *places) sum(ctx context.Context, e *extractor.Extractor, data *dataset.
 		}
 		defer observer.Close()
 		var buffer []byte
-		for place := worker; place < p.count; place += threads {
+		grid := images[0].Grid
+		for tile := worker; tile < grid.Len(); tile += threads {
+			place := grid.Place(tile)
 			for k, image := range images {
-				pixels, err := data.Image(image.First+place, &buffer)
+				pixels, err := data.Image(image.First+tile, &buffer)
 				if err != nil {
 					return err
 				}
@@ -170,6 +207,9 @@ func (p *places) add(fold, place int, maps [][]float32) {
 		for c := range m.Channels {
 			mean, precision := p.mean[i][c], p.precision[i][c]
 			for patch, v := range maps[firstTap()+i][c*area : (c+1)*area] {
+				if p.outside != nil && p.outside[i][place*area+patch] {
+					continue
+				}
 				u := (v - mean) * precision
 				sums[c*area+patch] += u
 				squares[patch] += u * u
@@ -186,13 +226,21 @@ func (p *places) gain() float64 {
 	for i, m := range p.maps {
 		area := m.W * m.H
 		shared := make([]float64, m.Floats())
+		judged := make([]float64, area) // the places where a patch is judged
+		for place := range p.count {
+			for patch := range judged {
+				if p.outside == nil || !p.outside[i][place*area+patch] {
+					judged[patch]++
+				}
+			}
+		}
 		for fold := range p.folds {
 			n, without := float64(p.images[fold]), float64(p.images[p.folds]-p.images[fold])
 			clear(shared)
 			for place := range p.count {
 				for k := range shared {
 					at := place*m.Floats() + k
-					shared[k] += float64(p.sums[p.folds][i][at]-p.sums[fold][i][at]) / (without * float64(p.count))
+					shared[k] += float64(p.sums[p.folds][i][at]-p.sums[fold][i][at]) / (without * max(judged[k%area], 1))
 				}
 			}
 			for place := range p.count {
@@ -202,6 +250,9 @@ func (p *places) gain() float64 {
 				}
 				alike, placed = alike+square, placed+square
 				for k, common := range shared {
+					if p.outside != nil && p.outside[i][place*area+k%area] {
+						continue
+					}
 					at := place*m.Floats() + k
 					sum := float64(p.sums[fold][i][at])
 					own := float64(p.sums[p.folds][i][at]-p.sums[fold][i][at]) / without

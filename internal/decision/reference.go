@@ -79,8 +79,7 @@ func (x *reference) extract(ctx context.Context, e *extractor.Extractor, o Optio
 
 // setInside sets the patches of each image that are judged, if images have masks.
 func (x *reference) setInside() error {
-	l := x.data.Layout
-	if !l.Masked {
+	if !x.data.Layout.Masked {
 		return nil
 	}
 	var buffer []byte
@@ -89,13 +88,21 @@ func (x *reference) setInside() error {
 		if err != nil {
 			return err
 		}
-		var of [][]bool
-		for _, m := range x.maps {
-			of = append(of, extractor.Inside(m, l.Size, l.Mask(image)))
-		}
-		x.inside = append(x.inside, of)
+		x.inside = append(x.inside, x.patchesInside(image))
 	}
 	return nil
+}
+
+// patchesInside returns the patches of an image that are judged, by map; nil for all.
+func (x *reference) patchesInside(image []byte) (of [][]bool) {
+	l := x.data.Layout
+	if !l.Masked {
+		return nil
+	}
+	for _, m := range x.maps {
+		of = append(of, extractor.Inside(m, l.Size, l.Mask(image)))
+	}
+	return of
 }
 
 // insideOf returns the patches of image k that are judged, by map; nil for all.

@@ -146,7 +146,7 @@ func drawTiles(data *dataset.Dataset, maps []extractor.Map, o Options) *tiled {
 			break
 		}
 		x.order = append(x.order, x.images[image].First+tile)
-		x.placed = append(x.placed, tile)
+		x.placed = append(x.placed, x.images[image].Grid.Place(tile))
 	}
 	return x
 }
@@ -201,7 +201,7 @@ func (x *tiled) extractSample(ctx context.Context, e *extractor.Extractor, o Opt
 	}
 	x.features, x.order, x.placed = features[:n], x.order[:n], x.placed[:n]
 	x.perTile = time.Since(began) / time.Duration(n)
-	return nil
+	return x.setInside()
 }
 
 // first returns the index of the first feature map that is needed.
@@ -271,11 +271,16 @@ func (x *tiled) score(ctx context.Context, e *extractor.Extractor, s *statistics
 				}
 				fold, seen := k%x.folds, maps
 				if x.places != nil {
-					seen = x.places.deviations(maps, tile, fold)
+					seen = x.places.deviations(maps, x.images[k].Grid.Place(tile), fold)
 				}
-				rows[tile] = s.members(fold, seen, nil)
+				inside := x.patchesInside(image)
+				rows[tile] = s.members(fold, seen, inside)
 				if scorer != nil {
-					peak, err := scorer.Peak(running, heads.Unseen(fold), maps, nil)
+					var finest []bool
+					if inside != nil {
+						finest = inside[0]
+					}
+					peak, err := scorer.Peak(running, heads.Unseen(fold), maps, finest)
 					if err != nil {
 						return err
 					}

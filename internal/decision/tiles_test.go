@@ -13,6 +13,7 @@ import (
 	"github.com/deepmed/anomaly/inference"
 	"github.com/deepmed/anomaly/internal/dataset"
 	"github.com/deepmed/anomaly/internal/extractor"
+	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/internal/workers"
@@ -21,7 +22,10 @@ import (
 
 // layouts returns a data set of n images of 3×2 tiles of 64 pixels, with dark squares at the
 // same places of all images or, if they move, at random ones.
-func layouts(t *testing.T, n int, move bool) *dataset.Dataset {
+func layouts(t *testing.T, n int, move bool) *dataset.Dataset { return layoutsIn(t, n, move, nil) }
+
+// layoutsIn is layouts with a region.
+func layoutsIn(t *testing.T, n int, move bool, region *models.Region) *dataset.Dataset {
 	t.Helper()
 	files := map[string][]byte{}
 	for i := range n {
@@ -50,7 +54,8 @@ func layouts(t *testing.T, n int, move bool) *dataset.Dataset {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := dataset.Load(t.Context(), src, dataset.Options{Size: models.Square(64), Limits: dataset.DefaultLimits(), Tiles: &models.Tiles{Overlap: 8}})
+	d, err := dataset.Load(t.Context(), src, dataset.Options{Size: models.Square(64), Limits: dataset.DefaultLimits(), Tiles: &models.Tiles{Overlap: 8},
+		Images: imagefile.Options{}.WithRegion(region)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,11 +97,37 @@ func TestChoosePlaces_ByTheHeldOutGain(t *testing.T) {
 	}
 }
 
+// Tiles outside of a region are not learned from, by place or not, and the model computes the
+// members of the others by the patches inside, as the training does.
+func TestLearn_OfTilesInARegion(t *testing.T) {
+	region := models.NewRegion(models.Size{W: 15, H: 1}, append([]bool{true, true, true, true, true, true, true}, make([]bool, 8)...)) // the left 70 of 150 pixels
+	for _, asked := range []models.TileStatistics{models.TilesAlike, models.TilesByPlace, ""} {
+		o := Options{Tiles: &models.Tiles{Overlap: 8, Statistics: asked}, FalseAlarmRate: 0.1, Workers: workers.Pool{Threads: 2}}
+		data := layoutsIn(t, 10, false, region)
+		if data.Len() != 40 { // 2 of 3 columns
+			t.Fatalf("%d tiles", data.Len())
+		}
+		learned, err := Learn(t.Context(), orttest.Open(t), data, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := learned.Decision; d.CalibrationImages != 10 || d.Tiles.Count != 4 {
+			t.Errorf("%q: calibrated on %d images, %+v", asked, d.CalibrationImages, d.Tiles)
+		}
+		if asked != models.TilesAlike && (learned.Tiles.Statistics != models.TilesByPlace || learned.Tiles.Places() != 6 || *learned.Tiles.Gain < 0.1 || *learned.Tiles.Gain > 1) {
+			t.Errorf("%q: %+v", asked, learned.Tiles)
+		}
+		membersMatch(t, data, learned)
+	}
+}
+
 // membersMatch checks that the model computes the member scores of tiles that the training
 // does, by the statistics of all images.
 func membersMatch(t *testing.T, data *dataset.Dataset, learned Learned) {
 	t.Helper()
 	m := modelOf(t, learned, 64)
+	m.Metadata.Preprocessing.Region = data.Region
+	m.Metadata.Preprocessing.Settle()
 	engine := orttest.Open(t)
 	d, err := inference.NewDetector(engine, m, 1)
 	if err != nil {
@@ -130,7 +161,7 @@ func membersMatch(t *testing.T, data *dataset.Dataset, learned Learned) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := s.members(x.folds, x.deviations(k, x.folds, x.features[k]), nil)
+		want := s.members(x.folds, x.deviations(k, x.folds, x.features[k]), x.insideOf(k))
 		for i, v := range got.Members {
 			if math.Abs(v-want[i]) > 1e-3*max(1, math.Abs(want[i])) {
 				t.Errorf("tile %d, member %d: %v, the training has %v", k, i, v, want[i])

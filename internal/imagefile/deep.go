@@ -123,16 +123,10 @@ func (s *samples) some(w, h int) []float32 {
 
 // row writes the values of a row from column x0 on, as 0…1 within the window.
 func (s *samples) row(dst []float32, x0, y int, w models.Window) {
-	low := float32(w[0])
-	width := float32(w[1]) - low
 	pixel := s.base + x0*s.dx + y*s.dy
 	for i := 0; i < len(dst); i += s.channels {
 		for c := range s.channels {
-			v := (s.get(pixel, c) - low) / width
-			if !(v > 0) { // NaN, too
-				v = 0
-			}
-			dst[i+c] = min(v, 1)
+			dst[i+c] = inWindow(s.get(pixel, c), w)
 		}
 		pixel += s.dx
 	}
@@ -160,12 +154,15 @@ func (img *RGB) deepTo(pix []byte, f models.Frame, w models.Window) {
 	}
 }
 
-// resized returns a box of the image, within the window, at that size. The order of the two
-// passes is that of RGB.Resize.
+// resized returns a box of the image, within the window, at that size.
 func (s *samples) resized(box models.Box, to models.Size, w models.Window) []float32 {
-	from := box.Size()
-	read := func(dst []float32, y int) { s.row(dst, box.X0, box.Y0+y, w) }
-	c := s.channels
+	return resizeRows(func(dst []float32, y int) { s.row(dst, box.X0, box.Y0+y, w) }, box.Size(), to, s.channels)
+}
+
+// resizeRows returns an image of c values for each pixel, whose rows read returns, at another
+// size. It reads rows from top to bottom, none twice, and none that has no share in the
+// result. The order of the two passes is that of RGB.Resize.
+func resizeRows(read func(dst []float32, y int), from, to models.Size, c int) []float32 {
 	row := make([]float32, from.W*c)
 	switch {
 	case from.W == to.W: // no pass along the rows

@@ -39,6 +39,11 @@ type Options struct {
 	// Original returns the size of Prepared.Original, which is nil if Original is nil.
 	Original func(w, h int) models.Size
 
+	// TileRow is called with each row of an image that is cut into tiles, inside of the
+	// region or not: red, green and blue of each pixel, as in a prepared image. It may be
+	// nil.
+	TileRow func(y int, row []byte)
+
 	// mask is the mask of Region.
 	mask []bool
 	// inverted is set for a TIFF whose grey counts from white. The library subtracts

@@ -16,8 +16,17 @@ type rows struct {
 	w, h int
 	// largest is that of RGB. It is known before the first row.
 	largest int
-	// next writes the red, green and blue of the next row, 3·w bytes. It is called at most
-	// h times.
+	// deep reports whether the image has more than 8 bits per sample, float whether they are
+	// floating-point and have no pixels, and values are those of Prepared.
+	deep, float bool
+	values      []float32
+	// window reports whether next writes deep pixels within the window. They are grey if all
+	// three channels of each pixel are equal, and the format has one.
+	window, grey bool
+	// seen is called with each row that was read, unless it is nil.
+	seen func(y int, row []byte)
+	// next writes the red, green and blue of the next row, w·pixel() bytes. It is called at
+	// most h times.
 	next func(dst []byte) error
 	// end is called once after the last row, and finds damage behind it. It may be nil.
 	end func() error
@@ -26,12 +35,23 @@ type rows struct {
 }
 
 // openRows returns the rows of an image, which are those of Decode. It decodes row by row
-// where the format stores rows in their order: PNGs of 8 bits that are not interlaced,
-// and BMPs and TIFFs that are not compressed. Of a JPEG it holds the planes of brightness
+// where the format stores rows in their order: PNGs of 8 bits, and with a window of 16, that
+// are not interlaced, and BMPs and TIFFs that are not compressed, with a window also TIFFs of
+// 16 bits and of floating point. Of a JPEG it holds the planes of brightness
 // and colour, 1 to 3 bytes for each pixel, and converts them row by row. Any other image
-// is decoded as a whole before, and so is one that must be turned. The errors are those of
+// is decoded as a whole before, and so is one that must be turned. With a window, the rows
+// are within it. The errors are those of
 // Decode; those of next and end are ErrImage, wrapped.
-func openRows(data []byte, o Options) (r *rows, err error) {
+func openRows(data []byte, o Options) (*rows, error) {
+	r, err := openPlainRows(data, o)
+	if err != nil || o.Window == nil {
+		return r, err
+	}
+	return r.within(*o.Window), nil
+}
+
+// openPlainRows is openRows without the conversion of rows of 8 bits.
+func openPlainRows(data []byte, o Options) (r *rows, err error) {
 	o = o.orDefault()
 	if int64(len(data)) <= o.MaxBytes {
 		format, _ := Sniff(data)
@@ -61,13 +81,22 @@ func openRows(data []byte, o Options) (r *rows, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return img.rows(), nil
+	if img.samples == nil {
+		return img.rows(), nil
+	}
+	if o.Window != nil {
+		return img.deepRows(*o.Window), nil
+	}
+	r = img.rows() // probed
+	r.deep, r.values = true, img.samples.some(img.W, img.H)
+	r.float = img.Pix == nil && img.plane == nil
+	return r, nil
 }
 
 // rows returns the rows of a decoded image.
 func (img *RGB) rows() *rows {
 	y := 0
-	return &rows{w: img.W, h: img.H, largest: img.largest, next: func(dst []byte) error {
+	return &rows{w: img.W, h: img.H, largest: img.largest, grey: img.plane != nil, next: func(dst []byte) error {
 		if img.plane != nil && img.Pix == nil {
 			repeat(dst, img.plane[y*img.W:(y+1)*img.W])
 		} else {
@@ -138,8 +167,8 @@ func bmpRows(data []byte, o Options) (*rows, error) {
 	}}, nil
 }
 
-// tiffRows returns the rows of a TIFF of grey or RGB of 8 bits in strips that are not
-// compressed, nil for others.
+// tiffRows returns the rows of a TIFF of grey or RGB of 8 bits or, with a window, of 16 bits
+// or floating point in strips that are not compressed, nil for others.
 func tiffRows(data []byte, o Options) (*rows, error) {
 	d, err := readTIFFDirectory(data)
 	if err != nil {
@@ -149,21 +178,25 @@ func tiffRows(data []byte, o Options) (*rows, error) {
 	if err := o.check(w, h); err != nil {
 		return nil, err
 	}
-	if err := d.supported(false); err != nil {
+	if err := d.supported(o.Window != nil || o.Probe); err != nil {
 		return nil, err
 	}
 	samples, photometric := d.samples(), d.first(tagPhotometric)
 	grey := photometric == blackIsZero && samples == 1
 	colour := photometric == photometricRGB && samples == 3
 	if !grey && !colour || d.packed() || d.or(tagPlanar, 1) != 1 || d.or(tagFillOrder, 1) != 1 || d.or(tagPredictor, 1) != 1 ||
-		d.entries[tagTileWidth].count > 0 || d.entries[tagSampleFormat].count > 0 && d.first(tagSampleFormat) != 1 {
+		d.entries[tagTileWidth].count > 0 || d.entries[tagSampleFormat].count > 0 && d.first(tagSampleFormat) != 1 && !d.float() {
 		return nil, nil
 	}
 	if n := d.orientation(o.Upright); n >= 2 && n <= 8 {
 		return nil, nil
 	}
+	bits, float := d.first(tagBitsPerSample), d.float()
+	if deep := float && bits == 32 || !float && bits == 16; !(bits == 8 && !float) && !(deep && o.Window != nil) {
+		return nil, nil
+	}
 	for i := range samples {
-		if d.at(tagBitsPerSample, int64(min(i, max(int(d.entries[tagBitsPerSample].count)-1, 0)))) != 8 {
+		if d.at(tagBitsPerSample, int64(min(i, max(int(d.entries[tagBitsPerSample].count)-1, 0)))) != bits {
 			return nil, nil
 		}
 	}
@@ -174,7 +207,7 @@ func tiffRows(data []byte, o Options) (*rows, error) {
 	if n := d.first(tagRowsPerStrip); n > 0 {
 		perStrip = min(n, h)
 	}
-	stride := w * samples
+	stride := w * samples * bits / 8
 	for i := range (h + perStrip - 1) / perStrip { // a strip that is cut off is left to the whole decoder
 		at, n := d.at(tagStripOffsets, int64(i)), stride*min(perStrip, h-i*perStrip)
 		if at <= 0 || at > len(data)-n || d.at(tagStripByteCounts, int64(i)) < n {
@@ -182,9 +215,13 @@ func tiffRows(data []byte, o Options) (*rows, error) {
 		}
 	}
 	y := 0
-	return &rows{w: w, h: h, next: func(dst []byte) error {
-		src := data[d.at(tagStripOffsets, int64(y/perStrip))+y%perStrip*stride:][:stride]
-		if grey {
+	var src []byte
+	sample := sampleReader(&src, d.order, float)
+	return &rows{w: w, h: h, deep: bits > 8, window: bits > 8, grey: grey, next: func(dst []byte) error {
+		src = data[d.at(tagStripOffsets, int64(y/perStrip))+y%perStrip*stride:][:stride]
+		if bits > 8 {
+			fromSamples(dst, w, samples, grey, *o.Window, sample)
+		} else if grey {
 			repeat(dst, src)
 		} else {
 			copy(dst, src)
@@ -198,7 +235,7 @@ func tiffRows(data []byte, o Options) (*rows, error) {
 // reads.
 var pngSamples = map[byte]int{0: 1, 2: 3, 4: 2, 6: 4}
 
-// pngRows returns the rows of a PNG of 8 bits for each sample that is not interlaced and has
+// pngRows returns the rows of a PNG of 8 bits for each sample, or 16 with a window, that is not interlaced and has
 // no palette, nil for others and for those that are damaged before the pixels.
 func pngRows(data []byte, o Options) (*rows, error) {
 	data = completePNG(data)
@@ -207,7 +244,8 @@ func pngRows(data []byte, o Options) (*rows, error) {
 		return nil, err
 	}
 	samples := pngSamples[data[25]]
-	if samples == 0 || data[24] != 8 || data[28] != 0 {
+	deep := data[24] == 16
+	if samples == 0 || data[24] != 8 && !(deep && o.Window != nil) || data[28] != 0 {
 		return nil, nil
 	}
 	if o.Upright {
@@ -245,17 +283,27 @@ func pngRows(data []byte, o Options) (*rows, error) {
 		}
 		return fmt.Errorf("%w: damaged PNG: %w", ErrImage, err)
 	}
-	n := cfg.Width * samples
+	size := samples // bytes of a pixel
+	if deep {
+		size *= 2
+	}
+	n := cfg.Width * size
+	var pixels []byte
+	sample := sampleReader(&pixels, binary.BigEndian, false)
 	line, before := make([]byte, n+1), make([]byte, n+1) // with the filter's type in front
-	return &rows{w: cfg.Width, h: cfg.Height, next: func(dst []byte) error {
+	return &rows{w: cfg.Width, h: cfg.Height, deep: deep, window: deep, grey: samples <= 2, next: func(dst []byte) error {
 		line, before = before, line
 		if _, err := io.ReadFull(z, line); err != nil {
 			return damaged(err)
 		}
-		if err := unfilter(line[0], line[1:], before[1:], samples); err != nil {
+		if err := unfilter(line[0], line[1:], before[1:], size); err != nil {
 			return err
 		}
-		pixels := line[1:]
+		pixels = line[1:]
+		if deep {
+			fromSamples(dst, cfg.Width, samples, samples <= 2, *o.Window, sample)
+			return nil
+		}
 		switch samples {
 		case 1:
 			repeat(dst, pixels)

@@ -12,14 +12,17 @@ type Cut struct {
 	// W and H are the width and height of the original image, and Largest its largest
 	// sample, as in Prepared.
 	W, H, Largest int
+	// Deep, Float, Values and Shallow are those of Prepared.
+	Deep, Float, Shallow bool
+	Values               []float32
 	// Grid is the plan of the tiles. Its size is that of the image after it was scaled.
 	Grid tiling.Grid
 }
 
 // CutTiles decodes an untrusted image and calls each with its tiles of side×side pixels, in
-// their order: side·side·3 bytes, rows of red, green and blue, which belong to the callee.
+// their order, in the layout of Options.Layout, which belong to the callee.
 // begin is called before the first tile; it may be nil. CutTiles stops at the first error
-// of begin or each and returns it.
+// of begin or each and returns it. A probed image of floating-point samples has no tiles.
 //
 // Unless the image is scaled, no more of it than one row of tiles is kept in memory as
 // pixels; see openRows. Scaled, it is the image that Resize returns. The other errors are
@@ -37,7 +40,8 @@ func CutTiles(data []byte, side int, t models.Tiles, o Options, begin func(Cut) 
 			r.release()
 		}
 	}()
-	c = Cut{W: r.w, H: r.h, Largest: r.largest}
+	c = Cut{W: r.w, H: r.h, Largest: r.largest, Deep: r.deep, Float: r.float, Values: r.values}
+	c.Shallow = o.Window != nil && !r.deep && o.Window[1] > 255
 	w, h := tiling.Scaled(r.w, r.h, t.LongestSide)
 	if limit := o.orDefault().MaxPixels; w > limit/h {
 		return c, fmt.Errorf("%w: it is scaled to %d×%d pixels, at most %d are judged; train with a shorter longest side", ErrTooLarge, w, h, limit)
@@ -47,10 +51,19 @@ func CutTiles(data []byte, side int, t models.Tiles, o Options, begin func(Cut) 
 			ErrTooLarge, w, h, n, side, tiling.MaxTiles)
 	}
 	c.Grid = tiling.New(w, h, side, t.Overlap)
+	masks := o.tileMasks(c.Grid)
+	if masks != nil {
+		if c.Grid.Kept = masks.kept(); len(c.Grid.Kept) == 0 {
+			return c, fmt.Errorf("%w: no part of its %d×%d pixels is in the region to judge", ErrImage, r.w, r.h)
+		}
+	}
 	if begin != nil {
 		if err := begin(c); err != nil {
 			return c, err
 		}
+	}
+	if r.float {
+		return c, nil
 	}
 	if w != r.w || h != r.h {
 		scaled, err := r.resized(w, h)
@@ -59,7 +72,8 @@ func CutTiles(data []byte, side int, t models.Tiles, o Options, begin func(Cut) 
 		}
 		r = scaled
 	}
-	if err := r.cut(c.Grid, each); err != nil {
+	r.seen = o.TileRow
+	if err := r.cut(c.Grid, masks, each); err != nil {
 		return c, err
 	}
 	return c, nil
@@ -77,6 +91,9 @@ func (r *rows) read(dst []byte) (err error) {
 
 // resized reads all rows and returns those of the image at w×h pixels.
 func (r *rows) resized(w, h int) (*rows, error) {
+	if r.window {
+		return r.resizedDeep(w, h)
+	}
 	img := &RGB{W: r.w, H: r.h, Pix: *borrow(3 * r.w * r.h), largest: r.largest}
 	defer giveBack(&img.Pix)
 	for y := range r.h {
@@ -98,26 +115,38 @@ func (r *rows) resized(w, h int) (*rows, error) {
 	return out.rows(), nil
 }
 
-// cut reads the rows and calls f with the tiles of the grid.
-func (r *rows) cut(g tiling.Grid, f func(i int, pix []byte) error) error {
+// cut reads the rows and calls f with the tiles of the grid that are used.
+func (r *rows) cut(g tiling.Grid, masks *tileMasks, f func(i int, pix []byte) error) error {
 	high := min(g.Side, r.h)
-	stride := 3 * r.w
+	pixel := r.pixel()
+	stride := pixel * r.w
 	band := borrow(high * stride) // the rows of the current tiles
 	defer giveBack(band)
 	first, end := 0, 0 // rows in the band
+	next := 0          // the next tile
+	read := func(y, at int) error {
+		row := (*band)[at*stride : (at+1)*stride]
+		if err := r.read(row); err != nil {
+			return err
+		}
+		if r.seen != nil {
+			r.seen(y, row)
+		}
+		return nil
+	}
 	for row, top := range g.Ys {
 		kept := end - top // rows of the tiles before
 		if kept > 0 {
 			copy(*band, (*band)[(top-first)*stride:(end-first)*stride])
 		}
 		for ; end < top; end++ { // only if tiles do not touch
-			if err := r.read((*band)[:stride]); err != nil {
+			if err := read(end, 0); err != nil {
 				return err
 			}
 		}
 		first = top
 		for ; end < top+high; end++ {
-			if err := r.read((*band)[(end-top)*stride : (end-top+1)*stride]); err != nil {
+			if err := read(end, end-top); err != nil {
 				return err
 			}
 		}
@@ -127,7 +156,15 @@ func (r *rows) cut(g tiling.Grid, f func(i int, pix []byte) error) error {
 			}
 		}
 		for column, left := range g.Xs {
-			if err := f(row*len(g.Xs)+column, tile(*band, r.w, high, left, g.Side)); err != nil {
+			if next == g.Len() || g.Place(next) != row*len(g.Xs)+column {
+				continue
+			}
+			pix := tile(*band, pixel, r.w, high, left, g.Side)
+			if masks != nil {
+				pix = masks.put(pix, pixel, left, top)
+			}
+			next++
+			if err := f(next-1, pix); err != nil {
 				return err
 			}
 		}
@@ -136,15 +173,15 @@ func (r *rows) cut(g tiling.Grid, f func(i int, pix []byte) error) error {
 }
 
 // tile returns the pixels of a tile whose left edge is at a column of a band of w×high
-// pixels. What is beyond the band are its last pixels.
-func tile(band []byte, w, high, left, side int) []byte {
-	pix := *borrow(3 * side * side)
+// pixels, which have that many bytes each. What is beyond the band are its last pixels.
+func tile(band []byte, pixel, w, high, left, side int) []byte {
+	pix := *borrow(pixel * side * side)
 	wide := min(side, w-left)
 	for y := range side {
-		to := pix[3*y*side : 3*(y+1)*side]
-		copy(to, band[3*(min(y, high-1)*w+left):][:3*wide])
+		to := pix[pixel*y*side : pixel*(y+1)*side]
+		copy(to, band[pixel*(min(y, high-1)*w+left):][:pixel*wide])
 		for x := wide; x < side; x++ {
-			copy(to[3*x:3*x+3], to[3*(wide-1):3*wide])
+			copy(to[pixel*x:pixel*(x+1)], to[pixel*(wide-1):pixel*wide])
 		}
 	}
 	return pix

@@ -80,13 +80,14 @@ func ramp(side, before, after int) []float32 {
 	return out
 }
 
-// Add adds the values of tile i, Side×Side, with their weights.
+// Add adds the values of tile i of those that are used, Side×Side, with their weights.
 func (p *Plane) Add(i int, values []float32) {
 	p.AddFunc(i, func(at int) float32 { return values[at] })
 }
 
 // AddFunc is Add for values that a function returns, by their index in the tile.
 func (p *Plane) AddFunc(i int, value func(at int) float32) {
+	i = p.grid.Place(i)
 	x, y := p.x[i%len(p.x)], p.y[i/len(p.x)]
 	for r, row := range y.at {
 		out := p.Values[(y.first+r)*p.W+x.first:]

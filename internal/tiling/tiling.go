@@ -13,13 +13,16 @@ const MaxTiles = 4096
 type Grid struct {
 	W, H, Side int
 	Xs, Ys     []int
+	// Kept are the places of the tiles of the plan that are used, ascending; nil means
+	// all. A place is the number of a tile among all of the plan, row by row.
+	Kept []int
 }
 
 // New returns the grid of the fewest tiles that cover the image and overlap their
 // neighbours by at least overlap pixels, which must be below side. The tiles of a row and
 // of a column are evenly spaced, and the last one ends at the image's edge.
 func New(w, h, side, overlap int) Grid {
-	return Grid{w, h, side, starts(w, side, overlap), starts(h, side, overlap)}
+	return Grid{W: w, H: h, Side: side, Xs: starts(w, side, overlap), Ys: starts(h, side, overlap)}
 }
 
 // starts returns where the tiles begin along an axis of n pixels.
@@ -47,11 +50,30 @@ func Count(w, h, side, overlap int) int {
 	return along(w) * along(h)
 }
 
-// Len returns the number of tiles.
-func (g Grid) Len() int { return len(g.Xs) * len(g.Ys) }
+// Len returns the number of tiles that are used.
+func (g Grid) Len() int {
+	if g.Kept != nil {
+		return len(g.Kept)
+	}
+	return g.Places()
+}
 
-// At returns the left and the top edge of tile i. Tiles are numbered row by row.
-func (g Grid) At(i int) (x, y int) { return g.Xs[i%len(g.Xs)], g.Ys[i/len(g.Xs)] }
+// Places returns the number of tiles of the plan, used or not.
+func (g Grid) Places() int { return len(g.Xs) * len(g.Ys) }
+
+// Place returns the place of tile i of those that are used.
+func (g Grid) Place(i int) int {
+	if g.Kept != nil {
+		return g.Kept[i]
+	}
+	return i
+}
+
+// At returns the left and the top edge of tile i of those that are used.
+func (g Grid) At(i int) (x, y int) {
+	i = g.Place(i)
+	return g.Xs[i%len(g.Xs)], g.Ys[i/len(g.Xs)]
+}
 
 // Equal reports whether two grids have the same tiles.
 func (g Grid) Equal(other Grid) bool {
