@@ -65,9 +65,10 @@ func (l *lowering) prepare(m *models.Model) (value, error) {
 	return numbers, nil
 }
 
-// window emits the values of a window as 0…1.
+// window emits the values of a window as 0…1. NaN is the lowest value.
 func (l *lowering) window(x value, w models.Window) value {
 	low := float32(w[0])
+	x = l.op("Where", nil, []value{l.op("IsNaN", nil, []value{x}), l.floats(nil, low), x})
 	x = l.op("Div", nil, []value{l.op("Sub", nil, []value{x, l.floats(nil, low)}), l.floats(nil, float32(w[1])-low)})
 	return l.op("Clip", nil, []value{x, l.floats(nil, 0), l.floats(nil, 1)})
 }

@@ -274,3 +274,27 @@ func TestFramedModel_ReturnsBoxesInTheOriginalImage(t *testing.T) {
 		}
 	}
 }
+
+// A sample that is not a number is the lowest value of the window in every format: a score that
+// is not a number would be above no threshold.
+func TestImageModel_TakesNaNForTheLowestValue(t *testing.T) {
+	orttest.Open(t)
+	m := framedModel(t, false, models.Square(32), models.Preprocessing{Window: &models.Window{100, 3000}})
+	graph := newImageModel(t, m)
+	_, samples := waves(t, 40, 40, true)
+	with := func(v float32) float64 {
+		changed := slices.Clone(samples)
+		for i := range 300 {
+			changed[len(changed)/2+i] = v
+		}
+		score, _, _ := runImage(t, graph, 40, 40, changed)
+		return score
+	}
+	lowest, none := with(100), with(float32(math.NaN()))
+	if none != lowest {
+		t.Errorf("a score of %v with NaN, %v with the lowest value", none, lowest)
+	}
+	if plain, _, _ := runImage(t, graph, 40, 40, samples); plain == lowest {
+		t.Error("the samples make no difference")
+	}
+}

@@ -25,7 +25,7 @@ func (d *Detector) Open(image []byte, lim ImageLimits) (*imagefile.Frames, error
 // DetectFrame is like Detect for image i, from 0, of a file.
 func (d *Detector) DetectFrame(ctx context.Context, f *imagefile.Frames, i int, meta *models.Metadata) (Verdict, error) {
 	if d.Tiled() {
-		return d.detectTiles(ctx, f, i, meta, scoreSession)
+		return d.detectTiles(ctx, f, i, meta, always(scoreSession))
 	}
 	p, err := imagefile.PrepareSized(f.Data(), d.Size(), f.Options(i))
 	if err != nil {

@@ -82,7 +82,7 @@ func explainHighest(f *imagefile.Frames, judge func(i int) (Verdict, error), exp
 // ExplainFrame is like Explain for image i, from 0, of a file.
 func (d *Detector) ExplainFrame(ctx context.Context, f *imagefile.Frames, i int, meta *models.Metadata) (*Explanation, error) {
 	if d.Tiled() {
-		return d.explainTiles(ctx, f, i, meta, false)
+		return d.explainTiles(ctx, f, i, meta, always(mapSession), false)
 	}
 	p, err := imagefile.PreparePooled(f.Data(), d.Size(), d.mapOptions(mapSession, f.Options(i), false))
 	if err != nil {

@@ -1,6 +1,10 @@
 package inference
 
-import "github.com/deepmed/anomaly/internal/imagefile"
+import (
+	"errors"
+
+	"github.com/deepmed/anomaly/internal/imagefile"
+)
 
 // ImageLimits bound the cost of an untrusted image. A field of 0 or less means the
 // default.
@@ -18,3 +22,14 @@ var (
 	// ErrImageTooLarge is returned when an image exceeds the limits.
 	ErrImageTooLarge = imagefile.ErrTooLarge
 )
+
+// IsImageError reports whether an error is one of an image or its verdict, so that other
+// images can be judged: ErrImage, ErrImageTooLarge, ErrGrid, ErrMeasure or ErrNotFinite.
+func IsImageError(err error) bool {
+	for _, known := range []error{ErrImage, ErrImageTooLarge, ErrGrid, ErrMeasure, ErrNotFinite} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}

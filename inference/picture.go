@@ -54,7 +54,7 @@ func (d *Detector) pictured(ctx context.Context, f *imagefile.Frames, i int) ([]
 	if !d.Tiled() {
 		return imagefile.Prepare(f.Data(), d.Size(), f.Options(i))
 	}
-	_, image, err := d.judgeTiles(ctx, f, i, scoreSession, 0, true)
+	_, image, err := d.judgeTiles(ctx, f, i, always(scoreSession), 0, true)
 	if err != nil {
 		return nil, err
 	}

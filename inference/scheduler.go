@@ -121,7 +121,8 @@ type Task struct {
 	Limits ImageLimits
 	// Overlay leaves the image out of the heatmap of Explain.
 	Overlay bool
-	// Decoded is called after the image is decoded and before it runs. It may be nil.
+	// Decoded is called after the image is decoded and before it runs, and not at all for a
+	// model of tiles, which run while the image is decoded. It may be nil.
 	Decoded func()
 }
 
@@ -181,8 +182,8 @@ func (s *Scheduler) Explain(ctx context.Context, d *Detector, t Task) (*Explanat
 // explainFrame explains image i of the task's file.
 func (s *Scheduler) explainFrame(ctx context.Context, d *Detector, t Task, f *imagefile.Frames, i int) (x *Explanation, err error) {
 	if d.Tiled() {
-		err = s.tiles(ctx, mapSession, func(k sessionKind) (err error) {
-			x, err = d.explainTiles(ctx, f, i, t.Metadata, t.Overlay)
+		err = s.tiles(ctx, mapSession, func(next turn) (err error) {
+			x, err = d.explainTiles(ctx, f, i, t.Metadata, next, t.Overlay)
 			return err
 		})
 		return x, err
@@ -209,24 +210,34 @@ func (s *Scheduler) explainFrame(ctx context.Context, d *Detector, t Task, f *im
 
 // detectTiles judges image i of the task's file with a model of tiles.
 func (s *Scheduler) detectTiles(ctx context.Context, d *Detector, t Task, f *imagefile.Frames, i int) (v Verdict, err error) {
-	err = s.tiles(ctx, scoreSession, func(k sessionKind) (err error) {
-		v, err = d.detectTiles(ctx, f, i, t.Metadata, k)
+	err = s.tiles(ctx, scoreSession, func(next turn) (err error) {
+		v, err = d.detectTiles(ctx, f, i, t.Metadata, next)
 		return err
 	})
 	return v, err
 }
 
-// tiles calls do when processors are free, with the kind of session that it must use. The
-// tiles of an image are batches already, so it does not wait for other images.
-func (s *Scheduler) tiles(ctx context.Context, k sessionKind, do func(k sessionKind) error) error {
+// tiles calls do, which must call its argument before each batch. The tiles of an image are
+// batches already, so they do not wait for those of other images. Between two batches, other
+// work that waits for processors runs: an image can have thousands of tiles.
+func (s *Scheduler) tiles(ctx context.Context, k sessionKind, do func(turn) error) error {
 	s.inFlight.Add(1)
 	defer s.inFlight.Add(-1)
-	k, threads := s.share(k)
-	if err := s.processors.Acquire(ctx, threads); err != nil {
-		return context.Cause(ctx)
+	held := int64(0)
+	release := func() {
+		s.processors.Release(held)
+		held = 0
 	}
-	defer s.processors.Release(threads)
-	return do(k)
+	defer func() { release() }()
+	return do(func() (sessionKind, error) {
+		release()
+		kind, threads := s.share(k)
+		if err := s.processors.Acquire(ctx, threads); err != nil {
+			return kind, context.Cause(ctx)
+		}
+		held = threads
+		return kind, nil
+	})
 }
 
 // judge decodes the task's image with options and runs the job that newJob returns for it.

@@ -9,7 +9,9 @@ import (
 	"image/png"
 	"math"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	onnxruntime "github.com/yalue/onnxruntime_go"
 
@@ -99,7 +101,7 @@ func TestDetect_OfTilesScoresTheWorstTile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, tiled, err := d.judgeTiles(t.Context(), opened(t, d, large), 0, scoreSession, 0, false)
+	_, tiled, err := d.judgeTiles(t.Context(), opened(t, d, large), 0, always(scoreSession), 0, false)
 	if err != nil || tiled.Grid.Len() != 24 {
 		t.Fatal(tiled.Grid, err)
 	}
@@ -283,7 +285,7 @@ func TestImageModel_JudgesTilesLikeDetect(t *testing.T) {
 func TestCorrected_IsWhatDetectReturns(t *testing.T) {
 	d := tiledDetector(t, models.Tiles{Overlap: 8, Statistics: models.TilesAlike}, false)
 	data := wavy(t, 64, 64)
-	j, _, err := d.judgeTiles(t.Context(), opened(t, d, data), 0, scoreSession, 0, false)
+	j, _, err := d.judgeTiles(t.Context(), opened(t, d, data), 0, always(scoreSession), 0, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,5 +299,56 @@ func TestCorrected_IsWhatDetectReturns(t *testing.T) {
 	}
 	if want := calibration.Corrected(score, 1, d.Model().Metadata.Decision.Tiles); float64(j.score) != want || want <= score {
 		t.Errorf("one tile instead of six: %v, expected %v, more than %v", j.score, want, score)
+	}
+}
+
+// An image of many tiles gives way to other work after each batch.
+func TestScheduler_DoesOtherWorkBetweenBatchesOfTiles(t *testing.T) {
+	d := tiledDetector(t, models.Tiles{Overlap: 8, Statistics: models.TilesAlike}, false)
+	s := scheduler(t, 1, BatchOptions{})
+	data := wavy(t, 64+56*17, 64+56*8) // 162 tiles, of which 64 are a batch
+	var ended atomic.Bool
+	done := make(chan error, 1)
+	go func() {
+		v, err := s.Detect(t.Context(), d, Task{Image: data})
+		ended.Store(true)
+		if err == nil && v.ReconstructionError <= 0 {
+			err = errors.New("no score")
+		}
+		done <- err
+	}()
+	for s.processors.TryAcquire(1) { // until the first batch begins
+		s.processors.Release(1)
+		time.Sleep(time.Millisecond)
+	}
+	if err := s.Work(t.Context(), func() error {
+		if ended.Load() {
+			t.Error("other work waited for all tiles")
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	// All processors are free again, also after an error.
+	if _, err := s.Detect(t.Context(), d, Task{Image: data[:len(data)/2]}); !errors.Is(err, ErrImage) {
+		t.Errorf("damaged: %v", err)
+	}
+	if !s.processors.TryAcquire(1) {
+		t.Error("a processor is still held")
+	}
+}
+
+func TestTilesPerBatch_BoundsThePixelsOfABatch(t *testing.T) {
+	for _, c := range []struct {
+		side     int
+		gpu      bool
+		expected int
+	}{{64, false, 64}, {256, false, 4}, {1024, false, 1}, {64, true, 512}, {256, true, 32}, {1024, true, 2}, {4096, true, 1}} {
+		if n := tilesPerBatch(c.side, c.gpu); n != c.expected {
+			t.Errorf("%+v: %d", c, n)
+		}
 	}
 }

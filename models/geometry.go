@@ -134,9 +134,10 @@ func (f Frame) At(x, y int) (int, bool) {
 }
 
 // Window is the range of sample values that becomes 0…1, the lowest value first. Values
-// outside become 0 or 1. Sample values are those in the file: 0 to 255 for 8 bits, 0 to
-// 65535 for 16 bits, any number for floating point, and modality values, such as
-// Hounsfield units, for DICOM.
+// outside become 0 or 1. Sample values are those of the decoded file: 0 to 255 for 8 bits, 0
+// to 65535 for 16 bits and any number for floating point. For DICOM of more than 8 bits they
+// are 0 to 65535 after the file's own window or look-up tables, not Hounsfield units or other
+// modality values; see docs/dicom.md.
 type Window [2]float64
 
 // ParseWindow parses two numbers with a comma between them, such as "-1000,400".
@@ -155,7 +156,7 @@ func ParseWindow(text string) (*Window, error) {
 	if !ok {
 		return nil, fmt.Errorf("%.40q, expected the lowest and the highest value, such as 0,4095", text)
 	}
-	if err := w.validate(); err != nil {
+	if err := w.Check(); err != nil {
 		return nil, err
 	}
 	return &w, nil
@@ -165,9 +166,11 @@ func ParseWindow(text string) (*Window, error) {
 // finite in float32.
 const maxWindow = 1e15
 
-func (w Window) validate() error {
-	if math.IsNaN(w[0]) || math.IsNaN(w[1]) || math.Abs(w[0]) > maxWindow || math.Abs(w[1]) > maxWindow || w[1]-w[0] < 1e-15 {
-		return fmt.Errorf("window %v to %v, expected two numbers of at most %g, the lower first", w[0], w[1], float64(maxWindow))
+// Check returns an error unless the window has two numbers, the lower first, that differ in
+// float32 and are at most 1e15.
+func (w Window) Check() error {
+	if !(math.Abs(w[0]) <= maxWindow && math.Abs(w[1]) <= maxWindow && w[1]-w[0] >= 1e-15 && float32(w[0]) < float32(w[1])) {
+		return fmt.Errorf("window %v to %v, expected two numbers of at most %g that differ in float32, the lower first", w[0], w[1], float64(maxWindow))
 	}
 	return nil
 }

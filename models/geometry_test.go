@@ -96,7 +96,7 @@ func TestParseWindow_ReadsTwoAscendingNumbers(t *testing.T) {
 	if w, err := ParseWindow("-1000, 400.5"); err != nil || *w != (Window{-1000, 400.5}) {
 		t.Errorf("%v, %v", w, err)
 	}
-	for _, text := range []string{"", "5", "1,1", "2,1", "1,2,3", "a,b", "nan,1", "0,inf", "0,1e300"} {
+	for _, text := range []string{"", "5", "1,1", "2,1", "1,2,3", "a,b", "nan,1", "0,inf", "0,1e300", "1000000000,1000000001"} {
 		if w, err := ParseWindow(text); err == nil {
 			t.Errorf("%q: %v", text, w)
 		}
@@ -137,11 +137,31 @@ func TestPreprocessing_IsRefusedByProgramsThatDoNotKnowItsKeys(t *testing.T) {
 func TestPreprocessing_RejectsUnusableKeys(t *testing.T) {
 	for name, p := range map[string]Preprocessing{
 		"a square of two sides": {Width: 64, Height: 64}, "one side": {Width: 64}, "a negative side": {Width: -64, Height: 32}, "a huge side": {Width: 1 << 20, Height: 32},
-		"fit": {Fit: "stretch"}, "window": {Window: &Window{5, 5}}, "infinite window": {Window: &Window{0, math.Inf(1)}}, "region": {Region: &Region{2, 2, "9"}},
+		"fit": {Fit: "stretch"}, "window": {Window: &Window{5, 5}}, "infinite window": {Window: &Window{0, math.Inf(1)}}, "window of one float32": {Window: &Window{1e9, 1e9 + 1}}, "region": {Region: &Region{2, 2, "9"}},
 	} {
 		p.Settle()
 		if err := p.Validate(); !errors.Is(err, ErrMetadata) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Gabor features have no mask: such a model would fail once it is used.
+func TestReferenceFor_RejectsAMeasureThatCannotLeaveOutPixels(t *testing.T) {
+	for name, p := range map[string]*Preprocessing{"pad": {Fit: FitPad}, "region": {Region: &Region{2, 1, "1 1"}}} {
+		p.Settle()
+		md := Metadata{Threshold: 1, Preprocessing: p, Decision: &Decision{Measure: MeasureBandMahalanobis, Threshold: 1}}
+		var reference StateDict
+		for _, p := range GaborParameters(64) {
+			reference = append(reference, Tensor{Name: p.Name, Shape: p.Shape, Data: make([]float32, p.Size())})
+		}
+		c := contents{reference: reference}
+		if _, err := c.referenceFor(md, Square(64)); !errors.Is(err, ErrMetadata) {
+			t.Errorf("%s: %v", name, err)
+		}
+		md.Preprocessing = StandardPreprocessing()
+		if _, err := c.referenceFor(md, Square(64)); err != nil {
+			t.Errorf("%s, without it: %v", name, err)
 		}
 	}
 }

@@ -284,7 +284,7 @@ func (m Metadata) Validate() error {
 	if m.ModelType != "" && m.ModelType != ModelType {
 		return fmt.Errorf("%w: model_type is %.60q, expected %q", ErrMetadata, m.ModelType, ModelType)
 	}
-	if err := m.Preprocessing.validate(); err != nil {
+	if err := m.Preprocessing.Validate(); err != nil {
 		return err
 	}
 	if m.FormatVersion > FramedFormatVersion {

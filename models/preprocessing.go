@@ -118,12 +118,8 @@ func (m Metadata) InputPreprocessing() *Preprocessing {
 }
 
 // Validate returns ErrMetadata, wrapped, for a preprocessing that this version does not
-// support.
-func (p *Preprocessing) Validate() error { return p.validate() }
-
-// validate returns ErrMetadata, wrapped, for an orientation or a largest value that
-// this version does not support.
-func (p *Preprocessing) validate() error {
+// support. p may be nil. Metadata.checkTiles validates the tiles.
+func (p *Preprocessing) Validate() error {
 	if p == nil {
 		return nil
 	}
@@ -151,7 +147,7 @@ func (p *Preprocessing) validateFramed() error {
 		return fmt.Errorf("%w: preprocessing.fit is %.60q, expected %q, %q or none", ErrMetadata, p.Fit, FitPad, FitCrop)
 	}
 	if p.Window != nil {
-		if err := p.Window.validate(); err != nil {
+		if err := p.Window.Check(); err != nil {
 			return fmt.Errorf("%w: preprocessing: %w", ErrMetadata, err)
 		}
 	}

@@ -230,6 +230,9 @@ func (c contents) referenceFor(md Metadata, size Size) (StateDict, error) {
 	if measure == MeasureMSE {
 		return nil, nil
 	}
+	if measure == MeasureBandMahalanobis && md.Preprocessing.Masked() {
+		return nil, fmt.Errorf("%w: it decides by %s and has a border or a region, which that measure cannot leave out", ErrMetadata, measure)
+	}
 	if err := checkReferenceShapes(c.reference, measure, size, md.Preprocessing.places()); err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ const (
 	MinTileSide = 64
 	// MaxLongestSide is the largest Tiles.LongestSide, in pixels.
 	MaxLongestSide = 8192
-	// maxPlaces bounds the tiles of an image with TilesByPlace in a model file.
+	// maxPlaces bounds the tiles of an image in a model file, as tiling.MaxTiles does.
 	maxPlaces = 4096
 )
 
@@ -133,8 +133,8 @@ func (c *TileCalibration) validate() error {
 	if c == nil {
 		return nil
 	}
-	if c.Fewest < 1 || c.Count < c.Fewest || c.Most < c.Count {
-		return fmt.Errorf("%w: the calibration images have %d, %d and %d tiles, expected ascending numbers from 1", ErrMetadata, c.Fewest, c.Count, c.Most)
+	if c.Fewest < 1 || c.Count < c.Fewest || c.Most < c.Count || c.Most > maxPlaces {
+		return fmt.Errorf("%w: the calibration images have %d, %d and %d tiles, expected ascending numbers from 1 to %d", ErrMetadata, c.Fewest, c.Count, c.Most, maxPlaces)
 	}
 	if !(c.Tail >= 0 && c.Tail <= math.MaxFloat32) {
 		return fmt.Errorf("%w: the tail of the tiles' scores is %v, expected a number of 0 or more", ErrMetadata, c.Tail)

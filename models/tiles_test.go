@@ -50,7 +50,7 @@ func TestCheckTiles_RejectsWhatCannotBeJudged(t *testing.T) {
 	}
 	for name, c := range map[string]TileCalibration{
 		"no tiles": {}, "descending": {Count: 5, Fewest: 6, Most: 7}, "a negative tail": {Count: 5, Fewest: 5, Most: 5, Tail: -1},
-		"an infinite tail": {Count: 5, Fewest: 5, Most: 5, Tail: math.Inf(1)},
+		"more tiles than an image has": {Count: 5, Fewest: 5, Most: math.MaxInt}, "an infinite tail": {Count: 5, Fewest: 5, Most: 5, Tail: math.Inf(1)},
 	} {
 		m := tiledMetadata()
 		m.Decision.Tiles = &c

@@ -3,6 +3,7 @@ package trainer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -121,13 +122,16 @@ func boxMask(text string, size models.Size) ([]bool, error) {
 			mask[i] = mask[i] || x >= v[0] && x < v[0]+v[2] && y >= v[1] && y < v[1]+v[3]
 		}
 	}
+	if !slices.Contains(mask, true) {
+		return nil, fmt.Errorf("the boxes have no centre of a pixel of the %v that images are resized to: make them larger", size)
+	}
 	return mask, nil
 }
 
 // checkPreprocessing returns ErrPreprocessing, wrapped, for an unusable fit, window or region.
 func (o Options) checkPreprocessing() error {
 	if err := o.preprocessing(true).Validate(); err != nil {
-		return fmt.Errorf("%w: %w", ErrPreprocessing, err)
+		return fmt.Errorf("%w: %s", ErrPreprocessing, detail(err, models.ErrMetadata))
 	}
 	return nil
 }
@@ -141,7 +145,16 @@ func (o Options) preprocessing(upright bool) *models.Preprocessing {
 	if o.ImageSize == 0 {
 		p.Width, p.Height = o.Input.W, o.Input.H
 	}
-	p.Fit, p.Window, p.Region = o.Fit, o.Window, o.Region
+	p.Fit, p.Window, p.Region = o.recordedFit(), o.Window, o.Region
 	p.Settle()
 	return p
+}
+
+// recordedFit returns the fit as metadata have it: empty for FitSquash. Options keep
+// FitSquash, so that settling them again does not take the fit of the base instead.
+func (o Options) recordedFit() models.Fit {
+	if o.Fit == models.FitSquash {
+		return ""
+	}
+	return o.Fit
 }

@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/dataset"
@@ -39,6 +40,42 @@ func TestPreprocessing_RecordsOrientationAndScale(t *testing.T) {
 	} {
 		if p := preprocessing(&c.data, Options{ImageSize: 32}, nil); p.Orientation != c.orientation || p.MaxValue != c.most || p.ColorMode != "RGB" {
 			t.Errorf("%+v", p)
+		}
+	}
+}
+
+// Settle is called by the program and again by Train.
+func TestSettle_KeepsWhatReplacesThePreparationOfTheBase(t *testing.T) {
+	p := models.StandardPreprocessing()
+	p.Fit, p.Window = models.FitPad, &models.Window{0, 4095}
+	p.Settle()
+	base := &models.Model{Architecture: models.DefaultArchitecture(), ImageSize: 64, Metadata: models.Metadata{Preprocessing: p}}
+	for name, c := range map[string]struct {
+		given  Preparation
+		fit    models.Fit
+		window *models.Window
+	}{
+		"nothing":        {Preparation{}, models.FitPad, p.Window},
+		"squash":         {Preparation{Fit: "squash"}, "", p.Window},
+		"crop":           {Preparation{Fit: "crop"}, models.FitCrop, p.Window},
+		"8 bits":         {Preparation{Window: NoWindow}, models.FitPad, nil},
+		"another window": {Preparation{Window: "5,6"}, models.FitPad, &models.Window{5, 6}},
+		"squash, 8 bits": {Preparation{Fit: "squash", Window: NoWindow}, "", nil},
+	} {
+		o, err := Options{Base: base}.Prepared(c.given)
+		for range 2 {
+			if err == nil {
+				o, _, err = o.Settle()
+			}
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := o.preprocessing(true); got.Fit != c.fit || !reflect.DeepEqual(got.Window, c.window) {
+			t.Errorf("%s: the fit %q and the window %v, expected %q and %v", name, got.Fit, got.Window, c.fit, c.window)
+		}
+		if images := o.dataset().Images; images.Fit != c.fit || !reflect.DeepEqual(images.Window, c.window) {
+			t.Errorf("%s: images are read with the fit %q and the window %v", name, images.Fit, images.Window)
 		}
 	}
 }

@@ -86,7 +86,7 @@ func (o *Options) settleTiles() error {
 	if o.Tiles == nil {
 		return nil
 	}
-	if o.Fit != "" || o.Window != nil || o.Region != nil {
+	if o.recordedFit() != "" || o.Window != nil || o.Region != nil {
 		return fmt.Errorf("%w: images that are cut into tiles have no fit, no window and no region of interest", ErrTiles)
 	}
 	o.EightBits = true

@@ -151,11 +151,10 @@ func (o Options) Settle() (Options, Level, error) {
 			o.Input = b.Input()
 		}
 		p := b.Metadata.InputPreprocessing()
-		o.Fit = cmp.Or(o.Fit, p.Fit)
-		o.Window, o.Region = cmp.Or(o.Window, p.Window), cmp.Or(o.Region, p.Region)
-	}
-	if o.Fit == models.FitSquash {
-		o.Fit = "" // as in the metadata
+		o.Fit, o.Region = cmp.Or(o.Fit, p.Fit), cmp.Or(o.Region, p.Region)
+		if !o.EightBits {
+			o.Window = cmp.Or(o.Window, p.Window)
+		}
 	}
 	if o.Input == (models.Size{}) {
 		o.Input = models.Square(cmp.Or(o.ImageSize, DefaultImageSize))
@@ -319,7 +318,7 @@ func (o Options) dataset() dataset.Options {
 		learned = o.Base.Metadata.InputPreprocessing()
 	}
 	images := imagefile.OptionsFor(learned, o.Images).WithRegion(o.Region)
-	images.Fit, images.Window = o.Fit, o.Window
+	images.Fit, images.Window = o.recordedFit(), o.Window
 	return dataset.Options{
 		Size: o.Input, Limits: o.Limits, Images: images, KeepDepth: o.Base == nil && !o.EightBits, TempDir: o.TempDir, Workers: o.workers(),
 		Tiles: o.Tiles,

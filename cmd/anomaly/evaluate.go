@@ -56,6 +56,11 @@ func evaluateCommand() *cobra.Command {
 			"With --report it also measures which synthetic anomalies on the normal images are found, by size and contrast.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if model != "" {
+				if err := rejectPreparation(c); err != nil {
+					return err
+				}
+			}
 			options, _, err := settle(c, options, &preparation)
 			if err != nil {
 				return err

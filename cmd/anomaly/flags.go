@@ -78,6 +78,17 @@ func (p *preparationFlags) of(c *cobra.Command, o trainer.Options) (trainer.Opti
 	return o.Prepared(given)
 }
 
+// rejectPreparation returns an error if a flag of how images are prepared is given with a
+// model, which has a preparation of its own.
+func rejectPreparation(c *cobra.Command) error {
+	for _, name := range []string{"fit", "window", "tile", "overlap", "longest-side", "tiles", "roi"} {
+		if c.Flags().Changed(name) {
+			return fmt.Errorf("--%s with --model: the model prepares images as its training did; leave out one of the two", name)
+		}
+	}
+	return nil
+}
+
 // readRegion sets the mask or the boxes.
 func (p *preparationFlags) readRegion(to *trainer.Preparation) (err error) {
 	if p.region == "" {

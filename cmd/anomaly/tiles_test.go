@@ -229,4 +229,7 @@ func TestTrain_RefusesTilesThatCannotBeCut(t *testing.T) {
 			t.Errorf("%v: exit %d: %s; expected %q", args, r.status, r.stderr, words)
 		}
 	}
+	if r := run(t, "evaluate", t.TempDir(), "--model", "m.zip", "--tile", "64"); r.status != exitError || !strings.Contains(r.stderr, "--tile with --model") {
+		t.Errorf("tiles of a trained model: exit %d: %s", r.status, r.stderr)
+	}
 }

@@ -54,6 +54,7 @@ OTHER_FORMATS = [
 BATCH = 8  # images in one run of the network
 MAX_REGIONS = 20
 MAX_FRAMES = 2000  # of a DICOM file
+MAX_TILES = 4096  # of an image
 MAX_MAP = 4 << 20  # values of the anomaly map of an image of tiles
 MODEL = Path(__file__).with_name("autoencoder.onnx")
 
@@ -323,6 +324,8 @@ class Tiling:
         self.pixels = np.asarray(rgb)
         height, width = self.pixels.shape[:2]
         self.xs, self.ys = self.starts(width, tiles["overlap"]), self.starts(height, tiles["overlap"])
+        if len(self) > MAX_TILES:
+            raise Problem(f"its {width}×{height} pixels are {len(self)} tiles, at most {MAX_TILES} are judged: train with larger tiles or a longest side")
         if tiles["statistics"] == "places" and (len(self.xs), len(self.ys)) != (tiles["columns"], tiles["rows"]):
             raise Problem(f"its {width}×{height} pixels are {len(self.xs)}×{len(self.ys)} tiles, expected {tiles['columns']}×{tiles['rows']}: use an image of the size of the training images")
         by = 1

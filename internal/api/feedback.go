@@ -237,8 +237,7 @@ func (s *Server) rescore(ctx context.Context, e registry.Entry, id string) error
 					score = &v.AnomalyScore
 				}
 			}
-			if err != nil && !errors.Is(err, imagefile.ErrImage) && !errors.Is(err, imagefile.ErrTooLarge) &&
-				!errors.Is(err, inference.ErrNotFinite) && !errors.Is(err, feedback.ErrUnknown) {
+			if err != nil && !inference.IsImageError(err) && !errors.Is(err, feedback.ErrUnknown) {
 				return err
 			}
 			mu.Lock()

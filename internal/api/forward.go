@@ -45,6 +45,7 @@ type forwarded struct {
 // the image is judged by the asker.
 var imageErrors = map[string]error{
 	"image": imagefile.ErrImage, "large": imagefile.ErrTooLarge, "finite": inference.ErrNotFinite, "map": inference.ErrNoMap, "measure": inference.ErrMeasure,
+	"grid": inference.ErrGrid,
 }
 
 // forwardedError is an error of imageErrors, with the text of the other node.

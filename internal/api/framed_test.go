@@ -90,6 +90,7 @@ func TestTrain_PreparesImagesAsTheFormAsks(t *testing.T) {
 		"squash, pad or crop":       {text("fit", "stretch")},
 		"the lowest and":            {text("window", "5")},
 		"shares of the image":       {text("roi", "1,2,3,4")},
+		"make them larger":          {text("image_size", "64x32"), text("roi", "0,0,0.001,0.001")},
 		"one of them":               {text("roi", "0,0,1,1"), file("roiFile", "roi.png", roi.Bytes())},
 		"mask of the region":        {file("roiFile", "roi.png", []byte("prose"))},
 	} {

@@ -157,6 +157,10 @@ func (s *Server) infer(c *fiber.Ctx) error {
 // by a model with another image size.
 var errSizeChanged = &problem{fiber.StatusConflict, "The model was replaced by one of another image size meanwhile"}
 
+// errPlaces is returned for a model that compares each tile with its place in the image: the
+// protocol's input, image, does not have the place.
+var errPlaces = &problem{fiber.StatusUnprocessableEntity, "The model compares each tile with its place in the image, which this request does not have: send the whole image to /models/{name}/detect"}
+
 // runInference runs the network on a request's images. It returns the outputs by name.
 func (s *Server) runInference(ctx context.Context, timer *stageTimer, e registry.Entry, r *inferRequest) (map[string]tensor, error) {
 	d, release, err := s.namedDetector(ctx, e.Name)
@@ -167,6 +171,9 @@ func (s *Server) runInference(ctx context.Context, timer *stageTimer, e registry
 	timer.done(stageLoad)
 	if d.Size() != e.Metadata.Input() {
 		return nil, errSizeChanged
+	}
+	if models.PlaceCount(d.Model().Reference) > 0 {
+		return nil, errPlaces
 	}
 	var reconstruction []float32
 	if slices.ContainsFunc(r.outputs, func(o inferOutput) bool { return o.name == network.ReconstructionName }) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -100,9 +99,6 @@ func (j judgement) lines(ctx context.Context, images []image) ([]byte, Counts, e
 	return b.Bytes(), counts, nil
 }
 
-// imageErrors are the errors that an image or its verdict has, not the service.
-var imageErrors = []error{imagefile.ErrImage, imagefile.ErrTooLarge, inference.ErrMeasure, inference.ErrNotFinite}
-
 // line returns the result of an image.
 func (j judgement) line(ctx context.Context, m image) (Line, error) {
 	if m.reason != "" {
@@ -112,10 +108,8 @@ func (j judgement) line(ctx context.Context, m image) (Line, error) {
 	if err == nil {
 		return Line{File: m.name, Verdict: &v}, nil
 	}
-	for _, known := range imageErrors {
-		if errors.Is(err, known) {
-			return Line{File: m.name, Error: err.Error()}, nil
-		}
+	if inference.IsImageError(err) {
+		return Line{File: m.name, Error: err.Error()}, nil
 	}
 	return Line{}, err
 }

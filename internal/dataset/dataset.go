@@ -183,7 +183,7 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 	if o.KeepDepth && o.Images.Window == nil {
 		o.Images.Probe, window.images = true, make([]probed, len(images))
 	}
-	var unpacked, largest atomic.Int64
+	var unpacked, largest, shallow atomic.Int64
 	all := func(int) bool { return true }
 	err := eachImage(ctx, images, o, all, func(i int, data []byte, options imagefile.Options, err error) error {
 		if images[i].frame == 0 {
@@ -195,6 +195,9 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 			var p *imagefile.Prepared
 			if p, err = imagefile.PrepareSized(data, d.Layout.Size, options); err == nil {
 				deep[i] = p.Largest > 0
+				if p.Shallow {
+					shallow.Add(1)
+				}
 				window.add(i, p)
 				raise(&largest, int64(p.Largest))
 				return d.pixels.put(i, p.Pix)
@@ -207,6 +210,10 @@ func (d *Dataset) prepare(ctx context.Context, src *Source, images []entry, o Op
 		return err
 	}
 	d.deep = largest.Load() > 0
+	if n := shallow.Load(); n > 0 {
+		d.Warn("%d of the %d images have 8 bits per sample and the window is %g to %g: give a window of their values, or leave out images of another depth",
+			n, len(images), d.Window[0], d.Window[1])
+	}
 	if found := window.find(); found != nil {
 		if err := d.deepen(ctx, images, reasons, found, o); err != nil {
 			return err

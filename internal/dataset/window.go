@@ -3,6 +3,7 @@ package dataset
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 
 	"github.com/deepmed/anomaly/internal/imagefile"
@@ -46,7 +47,7 @@ func (f *windowFinder) floating(reasons []string) (found bool) {
 }
 
 // find returns the window if every image that could be read has more than 8 bits per sample,
-// else nil.
+// else nil. It returns nil, too, if the values are too large or too close for a window.
 func (f *windowFinder) find() *models.Window {
 	var all []float32
 	for _, p := range f.images {
@@ -64,11 +65,15 @@ func (f *windowFinder) find() *models.Window {
 	least, most := float64(all[0]), float64(all[len(all)-1])
 	margin := windowMargin * (high - low)
 	if low, high = low-margin, high+margin; high <= low { // all values are equal
-		low, high = least-0.5, most+0.5
+		half := max(0.5, math.Abs(least)/1000) // more than the distance of two float32
+		low, high = least-half, most+half
 	}
 	w := models.Window{low, high}
 	if least >= 0 {
 		w[0] = max(w[0], 0)
+	}
+	if w.Check() != nil {
+		return nil
 	}
 	return &w
 }

@@ -222,11 +222,10 @@ func decodeJPEG(data []byte, lim Limits, convert func(image.Image) (*RGB, error)
 		convert)
 }
 
-// jpegPlanes decodes a JPEG to its planes of brightness and colour, with the checks of
-// decodeJPEG. It returns nil for a JPEG that has none.
-func jpegPlanes(data []byte, lim Limits) (planes *image.YCbCr, err error) {
+// jpegPlanes decodes a JPEG to its planes, with the checks of decodeJPEG.
+func jpegPlanes(data []byte, lim Limits) (planes image.Image, err error) {
 	_, err = decodeJPEG(data, lim, func(m image.Image) (*RGB, error) {
-		planes, _ = m.(*image.YCbCr)
+		planes = m
 		return nil, nil
 	})
 	return planes, err

@@ -28,7 +28,7 @@ type rows struct {
 // openRows returns the rows of an image, which are those of Decode. It decodes row by row
 // where the format stores rows in their order: PNGs of 8 bits that are not interlaced,
 // and BMPs and TIFFs that are not compressed. Of a JPEG it holds the planes of brightness
-// and colour, 1.5 to 3 bytes for each pixel, and converts them row by row. Any other image
+// and colour, 1 to 3 bytes for each pixel, and converts them row by row. Any other image
 // is decoded as a whole before, and so is one that must be turned. The errors are those of
 // Decode; those of next and end are ErrImage, wrapped.
 func openRows(data []byte, o Options) (r *rows, err error) {
@@ -81,7 +81,8 @@ func (img *RGB) rows() *rows {
 	}}
 }
 
-// jpegRows returns the rows of a JPEG with planes of brightness and colour, nil for others.
+// jpegRows returns the rows of a JPEG with a plane of brightness, and with those of colour or
+// none; nil for others.
 func jpegRows(data []byte, o Options) (*rows, error) {
 	data = withHuffmanTables(data)
 	if o.Upright {
@@ -89,16 +90,23 @@ func jpegRows(data []byte, o Options) (*rows, error) {
 			return nil, nil
 		}
 	}
-	ycc, err := jpegPlanes(data, o.Limits)
-	if ycc == nil || err != nil {
-		return nil, err
-	}
-	row, err := ycbcrRows(ycc)
+	planes, err := jpegPlanes(data, o.Limits)
 	if err != nil {
 		return nil, err
 	}
+	var row func(dst []byte, y int)
+	switch m := planes.(type) {
+	case *image.YCbCr:
+		if row, err = ycbcrRows(m); err != nil {
+			return nil, err
+		}
+	case *image.Gray:
+		row = func(dst []byte, y int) { repeat(dst, m.Pix[y*m.Stride:][:m.Rect.Dx()]) }
+	default:
+		return nil, nil
+	}
 	y := 0
-	return &rows{w: ycc.Rect.Dx(), h: ycc.Rect.Dy(), next: func(dst []byte) error {
+	return &rows{w: planes.Bounds().Dx(), h: planes.Bounds().Dy(), next: func(dst []byte) error {
 		row(dst, y)
 		y++
 		return nil

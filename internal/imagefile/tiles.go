@@ -39,6 +39,9 @@ func CutTiles(data []byte, side int, t models.Tiles, o Options, begin func(Cut) 
 	}()
 	c = Cut{W: r.w, H: r.h, Largest: r.largest}
 	w, h := tiling.Scaled(r.w, r.h, t.LongestSide)
+	if limit := o.orDefault().MaxPixels; w > limit/h {
+		return c, fmt.Errorf("%w: it is scaled to %d×%d pixels, at most %d are judged; train with a shorter longest side", ErrTooLarge, w, h, limit)
+	}
 	if n := tiling.Count(w, h, side, t.Overlap); n > tiling.MaxTiles {
 		return c, fmt.Errorf("%w: its %d×%d pixels are %d tiles of %d pixels, at most %d are judged; train with larger tiles or a longest side",
 			ErrTooLarge, w, h, n, side, tiling.MaxTiles)
@@ -50,9 +53,11 @@ func CutTiles(data []byte, side int, t models.Tiles, o Options, begin func(Cut) 
 		}
 	}
 	if w != r.w || h != r.h {
-		if r, err = r.resized(w, h); err != nil {
+		scaled, err := r.resized(w, h)
+		if err != nil {
 			return c, err
 		}
+		r = scaled
 	}
 	if err := r.cut(c.Grid, each); err != nil {
 		return c, err

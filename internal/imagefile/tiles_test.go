@@ -2,7 +2,10 @@ package imagefile
 
 import (
 	"bytes"
+	"compress/zlib"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"image"
 	"image/color"
 	"image/jpeg"
@@ -11,6 +14,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/tiling"
@@ -141,13 +145,13 @@ func TestOpenRows_ReadsRowByRowWhereTheFormatAllows(t *testing.T) {
 	files := encoded(t)
 	for name, read := range map[string]func([]byte, Options) (*rows, error){
 		"grey png": pngRows, "opaque png": pngRows, "transparent png": pngRows, "opaque png, stored": pngRows,
-		"opaque jpeg": jpegRows, "opaque bmp": bmpRows, "grey bmp": bmpRows, "grey tiff": tiffRows,
+		"opaque jpeg": jpegRows, "grey jpeg": jpegRows, "opaque bmp": bmpRows, "grey bmp": bmpRows, "grey tiff": tiffRows,
 	} {
 		if r, err := read(files[name], Options{}.orDefault()); r == nil || err != nil {
 			t.Errorf("%s: %v, %v", name, r, err)
 		}
 	}
-	for name, read := range map[string]func([]byte, Options) (*rows, error){"deep png": pngRows, "palette png": pngRows, "grey jpeg": jpegRows, "opaque tiff, packed": tiffRows} {
+	for name, read := range map[string]func([]byte, Options) (*rows, error){"deep png": pngRows, "palette png": pngRows, "opaque tiff, packed": tiffRows} {
 		if r, err := read(files[name], Options{}.orDefault()); r != nil || err != nil {
 			t.Errorf("%s: %v, %v; it cannot be read row by row", name, r, err)
 		}
@@ -224,6 +228,37 @@ func TestCutTiles_CutsTheImage(t *testing.T) {
 	}
 	if _, err := CutTiles(wide.Bytes(), 16, models.Tiles{Overlap: 8}, Options{}, nil, func(int, []byte) error { return nil }); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("too many tiles: %v", err)
+	}
+}
+
+func TestCutTiles_RejectsDamagedAndLargeImagesThatAreScaled(t *testing.T) {
+	// A PNG whose chunks are sound, with fewer pixels than it states.
+	var short bytes.Buffer
+	z := zlib.NewWriter(&short)
+	if _, err := z.Write(make([]byte, 300)); err != nil || z.Close() != nil {
+		t.Fatal(err)
+	}
+	chunk := func(id string, body []byte) []byte {
+		out := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+		out = append(append(out, id...), body...)
+		return binary.BigEndian.AppendUint32(out, crc32.ChecksumIEEE(out[4:]))
+	}
+	damaged := slices.Concat([]byte("\x89PNG\r\n\x1a\n"), chunk("IHDR", []byte{0, 0, 0, 100, 0, 0, 0, 100, 8, 0, 0, 0, 0}), chunk("IDAT", short.Bytes()), chunk("IEND", nil))
+	for name, c := range map[string]struct {
+		data   []byte
+		limits Limits
+		want   error
+	}{
+		"too few pixels":         {damaged, Limits{}, ErrImage},
+		"scaled above the limit": {encoded(t)["opaque png"], Limits{MaxPixels: 200*141 - 1}, ErrTooLarge},
+	} {
+		_, err := CutTiles(c.data, 64, models.Tiles{Overlap: 8, LongestSide: 200}, Options{Limits: c.limits}, nil, func(_ int, pix []byte) error {
+			ReleaseTile(pix)
+			return nil
+		})
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, expected %v", name, err, c.want)
+		}
 	}
 }
 

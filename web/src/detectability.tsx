@@ -3,7 +3,8 @@
 import { percent } from './format';
 import type { Detectability } from './types';
 
-export function DetectabilityCard({ table, imageSize }: { table: Detectability; imageSize: number }) {
+/** of is the image whose pixels the sizes are in. */
+export function DetectabilityCard({ table, of }: { table: Detectability; of: string }) {
   const rows: [string, number[]][] = table.contrasts.map((c, i) => [`${c} grey levels`, table.found[i] ?? []]);
   if (table.cut_paste) rows.push(['pasted texture', table.cut_paste]);
   if (table.blur) rows.push(['blurred', table.blur]);
@@ -11,7 +12,7 @@ export function DetectabilityCard({ table, imageSize }: { table: Detectability; 
     <section class="card" aria-labelledby="find-title">
       <h2 id="find-title">What would it find?</h2>
       <p class="hint">
-        The share of artificial defects found on {table.normal_images} normal images, by size and by how much they differ. Sizes are in pixels of the {imageSize} px image. A value of{' '}
+        The share of artificial defects found on {table.normal_images} normal images, by size and by how much they differ. Sizes are in pixels of the {of}. A value of{' '}
         {percent(table.false_alarms)} or less is chance. Real defects may be found more or less often.
       </p>
       <div class="table-scroll" tabIndex={0} role="region" aria-label="Table of the shares found">

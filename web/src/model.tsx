@@ -9,6 +9,7 @@ import { FeedbackCard, type FeedbackList } from './feedbackcard';
 import { percent, when } from './format';
 import { setSource } from './judging';
 import { AboutCard, DownloadCard, SnippetCard, VersionsCard } from './modelparts';
+import { inputSize } from './preparation';
 import { go, useLoaded } from './store';
 import { ThresholdCard } from './threshold';
 import type { Drift, Entry, Scores, Version } from './types';
@@ -91,7 +92,7 @@ export function ModelView({ name }: { name: string }) {
         <div class="stack">
           {scores && <ThresholdCard name={name} scores={scores} onChanged={model.reload} />}
           {feedback && <FeedbackCard name={name} list={feedback} onChanged={model.reload} />}
-          {metadata?.detectability && <DetectabilityCard table={metadata.detectability} imageSize={metadata.image_size} />}
+          {metadata?.detectability && <DetectabilityCard table={metadata.detectability} of={metadata.preprocessing?.tiles ? 'image as it is cut into tiles' : `image of ${inputSize(metadata)} px`} />}
           {entry.state === 'ready' && <SnippetCard name={name} />}
           {metadata?.training_losses && metadata.training_losses.length > 0 && (
             <section class="card">

@@ -5,6 +5,7 @@ import { hasToken, requestBlob, requestJSON } from './api';
 import { download } from './files';
 import { bytes, count, percent, score, when } from './format';
 import { levels } from './estimate';
+import { preparation } from './preparation';
 import { snippets } from './snippets';
 import type { Entry, Version } from './types';
 import { capital, ErrorBox, Icon, Warnings } from './ui';
@@ -19,12 +20,12 @@ export function AboutCard({ entry }: { entry: Entry }) {
     rows.push(['Level', `${t.level}, ${(levels.find((l) => l.level === t.level)?.name ?? '').toLowerCase()}`]);
     if (t.ended && t.ended !== 'complete') rows.push(['Ended', t.ended === 'max_seconds' ? 'when its time was up' : t.ended]);
   }
-  if (m) rows.push(['Image size', `${m.image_size} × ${m.image_size} px`]);
+  if (m) rows.push(...preparation(m));
   if (d) {
     const of = d.calibrated_on ? 'other images' : 'training images';
     if (d.normals) rows.push(['Threshold from', `${count(d.normals, 'score')} of ${of}`]);
     if (d.false_alarm_rate) rows.push(['False alarms aimed at', percent(d.false_alarm_rate)]);
-    rows.push(['Decides by', d.measure === 'patch_mahalanobis' ? 'features of patches' : d.measure === 'mse' ? 'the mean squared error' : d.measure]);
+    rows.push(['Decides by', d.measure === 'patch_mahalanobis' ? 'features of patches' : d.measure === 'tiled_patch_mahalanobis' ? 'features of patches, tile by tile' : d.measure === 'mse' ? 'the mean squared error' : d.measure]);
   } else if (m) {
     rows.push(['Decides by', 'the mean squared error']);
   }

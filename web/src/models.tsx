@@ -3,6 +3,7 @@
 import { useRef, useState } from 'preact/hooks';
 import { request, requestJSON } from './api';
 import { bytes, count, score, when } from './format';
+import { shortSize } from './preparation';
 import { go, useLoaded } from './store';
 import type { Entry } from './types';
 import { Dialog, Empty, ErrorBox, Icon, Loading } from './ui';
@@ -68,7 +69,7 @@ function ModelList() {
                     <>
                       <span class="hint">
                         {m.metadata?.training ? `${count(m.metadata.training.images, 'image')}, level ${m.metadata.training.level}, ` : ''}
-                        {m.metadata ? `${m.metadata.image_size} px` : m.format}
+                        {m.metadata ? shortSize(m.metadata) : m.format}
                       </span>
                       <span class="hint">
                         threshold {score(m.metadata?.decision?.threshold ?? m.metadata?.threshold ?? 0)} · {bytes(m.bytes)} · {when(m.modified)}

@@ -156,10 +156,14 @@ function Thumbnail({ item }: { item: PreviewItem }) {
 
 const namePattern = /^[a-z0-9]$|^[a-z0-9](?!.*\.\.)[a-z0-9._-]{0,98}[a-z0-9]$/;
 const sizes = [128, 256, 384, 512];
+const tileSizes = [128, 256, 512];
 
 function TrainingForm({ images, keepsModels }: { images: Preview | undefined; keepsModels: boolean }) {
   const [level, setLevel] = useState(3);
   const [size, setSize] = useState(256);
+  const [tile, setTile] = useState(0);
+  const [fit, setFit] = useState('');
+  const [values, setValues] = useState('');
   const [rate, setRate] = useState('5');
   const [name, setName] = useState('');
   const [threads, setThreads] = useState(2);
@@ -183,7 +187,13 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
       const zip = images.zip ?? (await zipFiles(images.files, (share) => setStage({ what: 'Packing the images', share }), a.signal));
       const form = new FormData();
       form.append('level', String(level));
-      form.append('image_size', String(size));
+      if (tile > 0) {
+        form.append('tile', String(tile));
+      } else {
+        form.append('image_size', String(size));
+        if (fit !== '') form.append('fit', fit);
+        if (values !== '') form.append('window', values);
+      }
       form.append('false_alarm_rate', String(rateValue / 100));
       if (name !== '') form.append('name', name);
       form.append('zipFile', zip, 'images.zip');
@@ -206,7 +216,7 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
             <input type="radio" name="level" value={l.level} checked={l.level === level} onChange={() => setLevel(l.level)} />
             <span class="level-name">{l.name}</span>
             <span class="level-about">{l.about}</span>
-            <span class="level-time">{n > 0 ? `about ${duration(trainingSeconds(l, n, size, threads))}` : ''}</span>
+            <span class="level-time">{n > 0 && tile === 0 ? `about ${duration(trainingSeconds(l, n, size, threads))}` : ''}</span>
           </label>
         ))}
       </fieldset>
@@ -237,7 +247,7 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
           <div class="fields">
             <label class="field">
               <span>Size of the images</span>
-              <select value={size} onChange={(e) => setSize(Number(e.currentTarget.value))}>
+              <select value={size} disabled={tile > 0} onChange={(e) => setSize(Number(e.currentTarget.value))}>
                 {sizes.map((s) => (
                   <option key={s} value={s}>
                     {s} × {s} pixels{s === 256 ? ' (usual)' : ''}
@@ -252,6 +262,32 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
               <small class={badRate ? 'hint bad' : 'hint'}>
                 {badRate ? 'A number above 0 and below 100.' : 'How many normal parts may be reported. It can be changed later.'}
               </small>
+            </label>
+            <label class="field">
+              <span>Large images</span>
+              <select value={tile} onChange={(e) => setTile(Number(e.currentTarget.value))}>
+                <option value={0}>whole, resized (usual)</option>
+                {tileSizes.map((s) => (
+                  <option key={s} value={s}>
+                    at their own size, in tiles of {s} pixels
+                  </option>
+                ))}
+              </select>
+              <small class="hint">Tiles find defects of a few pixels. They need 8 images or more, and take longer.</small>
+            </label>
+            <label class="field">
+              <span>Images that are not square</span>
+              <select value={fit} disabled={tile > 0} onChange={(e) => setFit(e.currentTarget.value)}>
+                <option value="">are squeezed (usual)</option>
+                <option value="pad">get a border</option>
+                <option value="crop">are cropped</option>
+              </select>
+              <small class="hint">A border and cropping keep the proportions.</small>
+            </label>
+            <label class="field">
+              <span>Values of 16-bit images</span>
+              <input type="text" value={values} placeholder="chosen by the images" disabled={tile > 0} onInput={(e) => setValues(e.currentTarget.value.trim())} />
+              <small class="hint">The lowest and the highest, such as 0,4095; or “off” for 8 bits.</small>
             </label>
           </div>
         </details>

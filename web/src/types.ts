@@ -43,8 +43,19 @@ export interface Detectability {
   blur?: number[];
 }
 
+export interface Preprocessing {
+  width?: number;
+  height?: number;
+  fit?: 'pad' | 'crop';
+  window?: [number, number];
+  region?: { width: number; height: number; runs: string };
+  tiles?: { overlap: number; longest_side?: number; statistics: string; columns?: number; rows?: number };
+}
+
 export interface Metadata {
+  /** 0 if the input is not square: then preprocessing has its width and height. */
   image_size: number;
+  preprocessing?: Preprocessing;
   threshold: number;
   class_names?: string[];
   training_losses?: number[];
