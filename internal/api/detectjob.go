@@ -152,12 +152,22 @@ func (s *Server) detectRequest(c *fiber.Ctx, f *form) (r jobs.Request, err error
 	}
 	ctx, done := s.workContext(c)
 	defer done()
+	e, err := s.registry.Get(ctx, name)
+	if err != nil {
+		return r, err
+	}
+	if err := reservationOf(c).reserve(int(e.Bytes)); err != nil {
+		return r, err
+	}
+	reserved := e.Bytes
 	e, model, err := s.namedFile(ctx, name)
 	if err != nil {
 		return r, err
 	}
-	if err := reservationOf(c).reserve(len(model)); err != nil {
-		return r, err
+	if more := int64(len(model)) - reserved; more > 0 { // another version
+		if err := reservationOf(c).reserve(int(more)); err != nil {
+			return r, err
+		}
 	}
 	line := bulk.LineBytes(e.Metadata.Classes())
 	if err := bulk.CheckResults(images, line); err != nil {

@@ -7,10 +7,12 @@ import (
 	"image/color"
 	"image/png"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/deepmed/anomaly/inference"
+	"github.com/deepmed/anomaly/internal/jobs"
 	"github.com/deepmed/anomaly/internal/testkit"
 	"github.com/deepmed/anomaly/models"
 )
@@ -61,6 +63,11 @@ func TestTrain_PreparesImagesAsTheFormAsks(t *testing.T) {
 	p := m.Preprocessing
 	if m.ImageSize != 0 || p.Width != 64 || p.Height != 32 || p.Fit != models.FitPad || *p.Window != (models.Window{1000, 4095}) || p.Region.Share() != 0.5 || m.FormatVersion != 2 {
 		t.Fatalf("image_size %d, format %d, %+v", m.ImageSize, m.FormatVersion, p)
+	}
+	j := s.submit(t, file("roiFile", "roi.png", roi.Bytes()), text("imageSize", "64x32"), text("fit", "pad"), text("window", "1000,4095"), text("level", "1"), zipped)
+	s.becomes(t, j.ID, jobs.Succeeded)
+	if of := metadataOf(t, unzip(t, s.request(t, "GET", "/jobs/"+j.ID+"/model", nil).body)).Preprocessing; !reflect.DeepEqual(of, p) {
+		t.Errorf("a job prepares images as %+v, the request as %+v", of, p)
 	}
 	model := file("modelFile", "m.pt", files[models.CheckpointFile])
 	judge := func(defect image.Point) inference.Explanation {

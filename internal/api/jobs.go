@@ -141,6 +141,9 @@ func (s *Server) trainRequest(f *form) (r jobs.Request, err error) {
 	return r, err
 }
 
+// memoryFiles are the files of a training that its form has in memory.
+var memoryFiles = []string{"baseModel", "roiFile"}
+
 // requestOf returns the fields and files of the form of a training as those of a job.
 func (s *Server) requestOf(f *form) (jobs.Request, error) {
 	request := jobs.Request{Kind: jobs.KindTrain, Fields: map[string]string{}}
@@ -154,7 +157,7 @@ func (s *Server) requestOf(f *form) (jobs.Request, error) {
 			}
 			request.Files = append(request.Files, upload)
 		case !inMemory:
-		case key == "baseModel" || key == "roiFile":
+		case slices.Contains(memoryFiles, key):
 			request.Files = append(request.Files, jobs.File{Name: key, Bytes: int64(len(data)), Reader: bytes.NewReader(data)})
 		default:
 			request.Fields[key] = f.text(key)
@@ -356,7 +359,7 @@ func (s *Server) readJob(ctx context.Context, t *jobs.Task, f *form) error {
 		if err != nil {
 			return err
 		}
-		if name == "baseModel" {
+		if slices.Contains(memoryFiles, name) {
 			if f.memory[name], err = io.ReadAll(content); err != nil {
 				return err
 			}

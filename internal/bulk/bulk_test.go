@@ -202,6 +202,26 @@ func TestRun_StoresALostPieceAgain(t *testing.T) {
 	}
 }
 
+func TestWork_GoesOnWhenTheServersHaveLostItsConsumer(t *testing.T) {
+	d, join := detector(t), cluster(t)
+	entries, zipped := someImages(t, 20)
+	var states jobStates
+	p := start(t, join(), d, &states)
+	if err := p.work.DeleteConsumer(t.Context(), workers); err != nil {
+		t.Fatal(err)
+	}
+	p.works(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	r, err := p.Run(ctx, jobOf(t, "job", d, zipped))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if linesOf(t, r) != wantLines(t, d, nil, entries) {
+		t.Error("the lines differ from those of single detections")
+	}
+}
+
 func TestRun_FailsWithASentence(t *testing.T) {
 	d, join := detector(t), cluster(t)
 	_, zipped := someImages(t, 20)

@@ -62,9 +62,8 @@ func (b *Bulk) Work(accepting, working context.Context) {
 				case <-accepting.Done():
 				case <-time.After(retryPause):
 				}
-				if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrConsumerDeleted) {
-					_ = b.openConsumer(accepting) // the next try finds out
-				}
+				// The servers may have lost the consumer, which not every error shows.
+				_ = b.openConsumer(accepting) // the next try finds out
 			}
 		})
 	}

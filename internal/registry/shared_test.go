@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -412,89 +410,6 @@ func TestShared_TidiesOnlyFilesWithoutARecord(t *testing.T) {
 	}
 }
 
-func TestFileCache_NeverExceedsItsBytes(t *testing.T) {
-	dir := t.TempDir()
-	const limit = 1000
-	c, err := openFileCache(dir, limit)
-	if err != nil {
-		t.Fatal(err)
-	}
-	inFolder := func() (total int64) {
-		list, err := os.ReadDir(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range list {
-			info, err := f.Info()
-			if err == nil {
-				total += info.Size()
-			}
-		}
-		return total
-	}
-	file := func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, 300) }
-	stop, most := make(chan struct{}), make(chan int64)
-	go func() {
-		var top int64
-		for {
-			select {
-			case <-stop:
-				most <- top
-				return
-			default:
-				top = max(top, inFolder())
-			}
-		}
-	}()
-	for i := range 50 {
-		data := file(i % 7)
-		if err := c.put(models.Identity(data), data); err != nil {
-			t.Fatal(err)
-		}
-		if got := c.get(models.Identity(data)); !bytes.Equal(got, data) {
-			t.Fatalf("%d bytes", len(got))
-		}
-	}
-	close(stop)
-	if top := <-most; top > limit || top < 900 {
-		t.Errorf("%d bytes in the folder", top)
-	}
-	large := make([]byte, limit+1)
-	if err := c.put(models.Identity(large), large); err != nil || c.get(models.Identity(large)) != nil || inFolder() != 900 {
-		t.Errorf("a file above the limit: %v, %d bytes", err, inFolder())
-	}
-	// The one that was used last stays.
-	kept := file(0)
-	_ = c.put(models.Identity(kept), kept)
-	for i := 10; i < 16; i++ {
-		c.get(models.Identity(kept))
-		_ = c.put(models.Identity(file(i)), file(i))
-	}
-	if c.get(models.Identity(kept)) == nil {
-		t.Error("the file that was used last was removed")
-	}
-	if _, err := openFileCache(dir, limit); !errors.Is(err, ErrInUse) {
-		t.Errorf("a folder in use: %v", err)
-	}
-	if err := c.close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "other"), []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	again, err := openFileCache(dir, 500)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.close()
-	if again.bytes != 300 || again.get(again.used[0].sha256) == nil {
-		t.Errorf("opened again: %d bytes", again.bytes)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "other")); err != nil {
-		t.Errorf("a file that is not the cache's: %v", err)
-	}
-}
-
 // A version that is being read is read to its end although others replace it.
 func TestShared_ReadsWhatIsReplacedMeanwhile(t *testing.T) {
 	url := brokertest.InProcess(t).URL()
@@ -531,57 +446,4 @@ func TestShared_ReadsWhatIsReplacedMeanwhile(t *testing.T) {
 	}
 	stop()
 	group.Wait()
-}
-
-// A node may read a record, and hear of its deletion before it has taken the record over.
-func TestShared_DoesNotBringADeletedModelBack(t *testing.T) {
-	url := brokertest.InProcess(t).URL()
-	a, b := openShared(t, url, nil), openShared(t, url, nil)
-	if _, err := putOf(t, a, 1, Change{}); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "the model is there", func() bool { return len(b.List()) == 1 })
-	read, err := b.b.Get(t.Context(), b.kv, "m")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Delete(t.Context(), "m"); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "the model is gone", func() bool { return len(b.List()) == 0 })
-	b.learn("m", read.Value(), read.Revision())
-	if list := b.List(); len(list) != 0 {
-		t.Errorf("the deleted model is there again: %+v", list)
-	}
-	again, err := putOf(t, a, 2, Change{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	until(t, "a new model of the name is there", func() bool { return currentOf(t, b) == again })
-	for i := range maxRemoved + 10 { // the deleted names do not grow without limit
-		b.forget("n"+strconv.Itoa(i), 1)
-	}
-	if n := len(b.known); n > maxRemoved+1 {
-		t.Errorf("%d names are kept", n)
-	}
-	if currentOf(t, b) != again {
-		t.Error("the model is forgotten with the deleted names")
-	}
-}
-
-func TestShared_EndsAlthoughItsServersAreAway(t *testing.T) {
-	s := brokertest.InProcess(t)
-	r := openShared(t, s.URL(), nil)
-	s.Stop()
-	r.remove("a", "b", "c", "d", "e", "f")
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		r.Close()
-	}()
-	select {
-	case <-ended:
-	case <-time.After(40 * time.Second): // two of the six would take as long
-		t.Error("Close waits for each file")
-	}
 }
