@@ -16,9 +16,10 @@ const verdictName = "is_anomaly"
 
 // ImageModel lowers a model to an ONNX file that includes the preprocessing and the
 // decision. Input: one decoded image `image` (uint8, height×width×3, RGB, any size; of a model
-// with a window float32, the samples' values). Outputs: `reconstruction_error` (1 element, the anomaly score), `is_anomaly` (bool, 1
-// element), `anomaly_map` (H×W, the score of each pixel of the network's input), and `mse` (1 element) if the model
-// has reference statistics. Equal models result in equal bytes.
+// with a window float32, the samples' values). Outputs: `reconstruction_error` (1 element, the
+// anomaly score), `is_anomaly` (bool, 1 element), `anomaly_map` (H×W, the score of each pixel
+// of the network's input), and `mse` (1 element) if the model has reference statistics. Equal
+// models result in equal bytes.
 func ImageModel(m *models.Model) ([]byte, error) {
 	if m.Tiles() != nil {
 		return tiledImageModel(m)
