@@ -205,7 +205,37 @@ func (b *bench) size(ctx context.Context, side, n int) (*sizeCosts, error) {
 	if err := b.batches(ctx, t.model, n, out); err != nil {
 		return nil, err
 	}
+	if err := b.uploads(ctx, t.model, c); err != nil {
+		return nil, err
+	}
 	return out, b.loads(ctx, t.model, c)
+}
+
+// uploads measures the work to receive a zip and to write it to a file: in a submission of a
+// job whose model does not exist, which the service refuses after that.
+func (b *bench) uploads(ctx context.Context, model []byte, c *sim.Costs) error {
+	p, _, err := b.serving(ctx, "uploads", model)
+	if err != nil {
+		return err
+	}
+	defer p.stop()
+	x := setup{images: b.images, load: load{models: []string{"missing"}}}
+	body, contentType, err := x.bulkForm(bulkImages)
+	if err != nil {
+		return err
+	}
+	const n = 10
+	before := 0.0
+	for i := range n + 1 {
+		if i == 1 {
+			before = p.work() + ownWork()
+		}
+		if err := request(ctx, http.MethodPost, p.url+"/jobs", contentType, body); err == nil || !strings.Contains(err.Error(), "404") {
+			return fmt.Errorf("a job without a model was not refused with 404: %w", err)
+		}
+	}
+	c.Upload = (p.work() + ownWork() - before) / n / float64(len(body))
+	return nil
 }
 
 // serving starts a service with a model of the name "one".
@@ -384,6 +414,6 @@ func (b *bench) measure(ctx context.Context, sides []int, n int, command string)
 		return nil, fmt.Errorf("NATS: %w", err)
 	}
 	m.NATS = *n3
-	fmt.Printf("NATS: publish %.2f ms (p99 %.2f), %.0f a second, put %.0f MB/s, get %.0f MB/s\n", n3.Costs.Publish*1e3, n3.PublishP99*1e3, n3.PublishRate, n3.PutRate, n3.GetRate)
+	fmt.Printf("NATS: publish %.2f ms (p99 %.2f), %.0f a second, put %.0f MB/s, get %.0f MB/s\n", n3.Published*1e3, n3.PublishP99*1e3, n3.PublishRate, n3.PutRate, n3.GetRate)
 	return m, nil
 }

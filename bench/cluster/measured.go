@@ -47,6 +47,8 @@ type batchCost struct {
 }
 
 type natsCosts struct {
+	// Published is the median time of a small message, PublishP99 that of 99 %.
+	Published  float64 `json:"published"`
 	PublishP99 float64 `json:"publish_p99"`
 	// PublishRate is the number of small messages a second from 32 publishers.
 	PublishRate float64 `json:"publish_rate"`
@@ -65,7 +67,8 @@ func (m *measured) costs(side int) (sim.Costs, error) {
 		c, n := s.Costs, m.NATS.Costs
 		c.Message, c.Byte, c.MessageWork, c.ByteWork = n.Message, n.Byte, n.MessageWork, n.ByteWork
 		c.Publish, c.Sync, c.WriteByte, c.PublishWork, c.WriteByteWork = n.Publish, n.Sync, n.WriteByte, n.PublishWork, n.WriteByteWork
-		c.Fetch, c.ReadByte = n.Fetch, n.ReadByte
+		c.PublisherWork, c.PublisherByteWork, c.TakeWork = n.PublisherWork, n.PublisherByteWork, n.TakeWork
+		c.Fetch, c.ReadByte, c.FetchWork, c.ReadByteWork, c.ReaderWork, c.ReaderByteWork = n.Fetch, n.ReadByte, n.FetchWork, n.ReadByteWork, n.ReaderWork, n.ReaderByteWork
 		return c, nil
 	}
 	return sim.Costs{}, fmt.Errorf("nothing was measured at %d px", side)

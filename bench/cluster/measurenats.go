@@ -76,7 +76,7 @@ func (b *bench) measureNATS(ctx context.Context, servers, cores int) (*natsCosts
 		return nil, err
 	}
 	out := &natsCosts{}
-	for _, part := range []func(context.Context, *natsCosts) error{n.publications, n.objects, n.requests} {
+	for _, part := range []func(context.Context, *natsCosts) error{n.publications, n.objects, n.takes, n.requests} {
 		if err := part(ctx, out); err != nil {
 			return nil, err
 		}
@@ -121,11 +121,19 @@ func (n *natsBench) publications(ctx context.Context, out *natsCosts) error {
 	}
 	c := &out.Costs
 	out.PublishP99, out.PublishRate = one.p99, publishers*each/took
-	c.Publish, c.PublishWork = one.p50, one.work
+	c.PublishWork, c.PublisherWork = one.work, one.client
 	// At the highest rate a message takes the disk or the processors; the second is counted
 	// as work.
 	c.Sync = max(1/out.PublishRate-(float64(len(n.cluster.servers))*one.work+one.client)/n.cores, 1e-5)
+	out.Published = one.p50
+	c.Publish = max(one.p50-one.client-n.together(one.work)-c.Sync, 0)
 	return nil
+}
+
+// together returns the time of work that all servers do at once, on as many cores as there
+// are.
+func (n *natsBench) together(work float64) float64 {
+	return work * max(float64(len(n.cluster.servers))/n.cores, 1)
 }
 
 // objects measures the chunks of an object of 32 MB, written and read one after the other.
@@ -155,7 +163,7 @@ func (n *natsBench) objects(ctx context.Context, out *natsCosts) error {
 			return err
 		}
 	}
-	small, err := n.repeat(400, fetch(1))
+	small, err := n.repeat(400, fetch(1)) // of the small messages that were published
 	if err != nil {
 		return err
 	}
@@ -169,10 +177,44 @@ func (n *natsBench) objects(ctx context.Context, out *natsCosts) error {
 	c.WriteByteWork = max(put.work-c.PublishWork, 0) / chunkBytes
 	// Of the longer time, the servers' work is one part, on as many cores as there are; the
 	// rest is the disk's and the network's.
-	c.WriteByte = max(put.p50-c.Publish-(servers*(put.work-c.PublishWork)+put.client)/n.cores, 0) / chunkBytes
-	c.Fetch = max(small.p50-servers*small.work, 0)
-	c.ReadByte = max(get.p50-small.p50-servers*(get.work-small.work), 0) / chunkBytes
+	c.PublisherByteWork = max(put.client-c.PublisherWork, 0) / chunkBytes
+	c.WriteByte = max((put.p50-out.Published)/chunkBytes-n.together(c.WriteByteWork)-c.PublisherByteWork, 0)
+	c.FetchWork, c.ReaderWork = servers*small.work, small.client
+	c.ReadByteWork, c.ReaderByteWork = servers*max(get.work-small.work, 0)/chunkBytes, max(get.client-small.client, 0)/chunkBytes
+	c.Fetch = max(small.p50-c.FetchWork-c.ReaderWork, 0)
+	c.ReadByte = max((get.p50-small.p50)/chunkBytes-c.ReadByteWork-c.ReaderByteWork, 0)
 	return nil
+}
+
+// takes measures messages of a work queue that a consumer takes and acknowledges.
+func (n *natsBench) takes(ctx context.Context, out *natsCosts) error {
+	const messages = 300
+	work, err := n.js.CreateStream(ctx, jetstream.StreamConfig{Name: "work", Subjects: []string{"work.>"}, Replicas: len(n.cluster.servers), Storage: jetstream.FileStorage, Retention: jetstream.WorkQueuePolicy})
+	if err != nil {
+		return err
+	}
+	consumer, err := work.CreateConsumer(ctx, jetstream.ConsumerConfig{Durable: "takes", AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		return err
+	}
+	for range messages {
+		if _, err := n.js.Publish(ctx, "work.small", make([]byte, 100)); err != nil {
+			return err
+		}
+	}
+	took, err := n.repeat(messages, func(int) error {
+		batch, err := consumer.Fetch(1, jetstream.FetchMaxWait(10*time.Second))
+		if err != nil {
+			return err
+		}
+		for m := range batch.Messages() {
+			return m.Ack()
+		}
+		return fmt.Errorf("no message to take: %w", batch.Error())
+	})
+	// Of it, one server has the work of a read.
+	out.Costs.TakeWork = max(took.work-out.Costs.FetchWork/float64(len(n.cluster.servers)), 0)
+	return err
 }
 
 // requests measures requests between the two connections.

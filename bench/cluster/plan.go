@@ -212,8 +212,8 @@ func (p *planner) bulk() error {
 	return t.flush()
 }
 
-// pieceOf returns the images of a piece, whose files have up to 480 KiB, and one more.
-func pieceOf(image float64) int { return int(min(max(math.Ceil(480*1024/image), 1), 128)) }
+// pieceOf returns the images of a piece, whose files have up to 480 KiB.
+func pieceOf(image float64) int { return int(min(max(math.Floor(480*1024/image), 1), 128)) }
 
 // leastWorkers returns the smallest number of workers, at least two, with which no work piles
 // up.

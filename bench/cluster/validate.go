@@ -33,8 +33,11 @@ type row struct {
 	// got are of the processes, want of the simulation: detections a second, p50 and p99 in
 	// seconds. A 0 in want is not compared.
 	got, want [3]float64
-	others    float64 // share of the processors that other programs used
-	failed    int     // detections that were not answered, less those in the simulation
+	// work is the work of a detection in all processes and the client, in core seconds, and
+	// wantWork that in the simulation.
+	work, wantWork float64
+	others         float64 // share of the processors that other programs used
+	failed         int     // detections that were not answered, less those in the simulation
 }
 
 // ratio returns the simulated value divided by the measured one, or 0.
@@ -110,6 +113,8 @@ func (x *setup) compare(ctx context.Context, seconds float64, seed int64) ([]row
 	if _, err := x.load.closed(ctx, 4, 50); err != nil { // warm
 		return nil, err
 	}
+	x.config.Idle = idleWork(ctx)
+	fmt.Printf("%s: idle, the processes use %.3f cores\n", x.name, x.config.Idle)
 	var rows []row
 	// Clients without a pause, and how much the simulation says that there can be.
 	capacity := 0.0
@@ -124,7 +129,7 @@ func (x *setup) compare(ctx context.Context, seconds float64, seed int64) ([]row
 		capacity = max(capacity, rate)
 		got, err := x.row(fmt.Sprintf("%d clients", clients), func() (*observed, error) {
 			return x.load.closed(ctx, clients, max(int(rate*seconds), 50))
-		}, r, rate)
+		}, r, rate, c.Cores)
 		if err != nil {
 			return nil, err
 		}
@@ -140,7 +145,7 @@ func (x *setup) compare(ctx context.Context, seconds float64, seed int64) ([]row
 		}
 		got, err := x.row(fmt.Sprintf("%.0f %% of the capacity", share*100), func() (*observed, error) {
 			return x.load.open(ctx, arrivals)
-		}, r, float64(len(arrivals))/seconds)
+		}, r, float64(len(arrivals))/seconds, c.Cores)
 		if err != nil {
 			return nil, err
 		}
@@ -156,6 +161,17 @@ func (x *setup) compare(ctx context.Context, seconds float64, seed int64) ([]row
 	return rows, nil
 }
 
+// idleWork returns the work that all processes do in a second while no load runs.
+func idleWork(ctx context.Context) float64 {
+	const seconds = 4
+	before := treeWork()
+	select {
+	case <-ctx.Done():
+	case <-time.After(seconds * time.Second):
+	}
+	return (treeWork() - before) / seconds
+}
+
 // poisson returns the times of independent arrivals.
 func poisson(rate, seconds float64, seed uint64) (list []float64) {
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -166,18 +182,22 @@ func poisson(rate, seconds float64, seed uint64) (list []float64) {
 }
 
 // row runs one load and compares it with a simulation.
-func (x *setup) row(name string, run func() (*observed, error), r sim.Result, rate float64) (*row, error) {
+func (x *setup) row(name string, run func() (*observed, error), r sim.Result, rate float64, cores int) (*row, error) {
 	before, own := busyCores(), treeWork()
 	o, err := run()
 	if err != nil {
 		return nil, err
 	}
-	others := max((busyCores()-before)-(treeWork()-own), 0) / (o.seconds * float64(runtime.NumCPU()))
+	work := treeWork() - own
+	others := max((busyCores()-before)-work, 0) / (o.seconds * float64(runtime.NumCPU()))
 	out := &row{setup: x.name, load: name, others: others, failed: o.failed - r.Rejected,
-		got:  [3]float64{o.rate(), o.quantile(0.5), o.quantile(0.99)},
-		want: [3]float64{rate, r.Latency.At(0.5), r.Latency.At(0.99)}}
-	fmt.Printf("%s, %s: %.1f a second, p50 %.2f ms, p99 %.2f; simulated %.1f, %.2f, %.2f; others used %.0f %%\n", x.name, name,
-		out.got[0], out.got[1]*1e3, out.got[2]*1e3, out.want[0], out.want[1]*1e3, out.want[2]*1e3, others*100)
+		// What the processes do without a load depends on the time, which differs.
+		work:     (work - x.config.Idle*o.seconds) / float64(len(o.times)),
+		wantWork: (r.ServeUse*float64(cores) - x.config.Idle) * r.Seconds / float64(max(r.Detections, 1)),
+		got:      [3]float64{o.rate(), o.quantile(0.5), o.quantile(0.99)},
+		want:     [3]float64{rate, r.Latency.At(0.5), r.Latency.At(0.99)}}
+	fmt.Printf("%s, %s: %.1f a second, p50 %.2f ms, p99 %.2f, work %.2f; simulated %.1f, %.2f, %.2f, %.2f; others used %.0f %%\n", x.name, name,
+		out.got[0], out.got[1]*1e3, out.got[2]*1e3, out.work*1e3, out.want[0], out.want[1]*1e3, out.want[2]*1e3, out.wantWork*1e3, others*100)
 	return out, nil
 }
 
@@ -185,10 +205,10 @@ func (x *setup) row(name string, run func() (*observed, error), r sim.Result, ra
 func table(rows []row) string {
 	var s strings.Builder
 	w := tabwriter.NewWriter(&s, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PROCESSES\tLOAD\ta second\tp50, ms\tp99, ms\tsimulated\t\t\tratios\t\t\tothers")
+	fmt.Fprintln(w, "PROCESSES\tLOAD\ta second\tp50, ms\tp99, ms\twork, ms\tsimulated\t\t\t\tratios\t\t\t\tothers")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%s\t%.1f\t%.2f\t%.2f\t%.1f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f %%\n", r.setup, r.load, r.got[0], r.got[1]*1e3, r.got[2]*1e3,
-			r.want[0], r.want[1]*1e3, r.want[2]*1e3, r.ratio(0), r.ratio(1), r.ratio(2), r.others*100)
+		fmt.Fprintf(w, "%s\t%s\t%.1f\t%.2f\t%.2f\t%.2f\t%.1f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f %%\n", r.setup, r.load, r.got[0], r.got[1]*1e3, r.got[2]*1e3, r.work*1e3,
+			r.want[0], r.want[1]*1e3, r.want[2]*1e3, r.wantWork*1e3, r.ratio(0), r.ratio(1), r.ratio(2), r.wantWork/r.work, r.others*100)
 	}
 	w.Flush()
 	return s.String()

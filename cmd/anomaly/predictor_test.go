@@ -679,7 +679,7 @@ func TestPredictScript_AppliesTheOrientationIfTheModelDoes(t *testing.T) {
 	// Boxes are in the upright image: the picture is higher than wide.
 	c := exec.Command(s.interpreter, "-c", `
 import sys, predict
-print(predict.prepare(sys.argv[1], 32, {"orientation": "exif"})[1], predict.prepare(sys.argv[1], 32, {})[1])
+print(*(predict.prepare(sys.argv[1], (32, 32), how)[1].whole for how in ({"orientation": "exif"}, {})))
 `, turned[0])
 	c.Env = append(os.Environ(), "PYTHONPATH="+s.dir, "PYTHONDONTWRITEBYTECODE=1")
 	if r, want := finish(t, c), fmt.Sprintf("(%d, %d) (%d, %d)\n", deepHeight, deepWidth, deepWidth, deepHeight); r.stdout != want {

@@ -33,11 +33,7 @@ func (s *Server) trainByWorkers(ctx context.Context, c *fiber.Ctx, f *form, q tr
 		s.removeAttached(queue, job.ID())
 	}
 	if _, err := queue.Submit(ctx, request); err != nil {
-		if errors.Is(err, jobs.ErrExists) {
-			stop() // the job is another's
-		} else {
-			remove()
-		}
+		remove() // it may have been accepted although the servers did not answer
 		return false, err
 	}
 	defer func() {
@@ -129,13 +125,8 @@ func (s *Server) removeAttached(queue *jobs.Queue, id string) {
 	s.jobs.background(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.base), removeTime)
 		defer cancel()
-		for range 2 { // cancelled, then removed
-			if _, _, err := queue.Delete(ctx, id); err != nil {
-				if !errors.Is(err, jobs.ErrUnknown) {
-					s.log.Warn("the job of a request is removed later", slog.String("job", id), slog.Any("error", err))
-				}
-				return
-			}
+		if err := queue.Withdraw(ctx, id); err != nil && !errors.Is(err, jobs.ErrUnknown) {
+			s.log.Warn("the job of a request is removed later", slog.String("job", id), slog.Any("error", err))
 		}
 	})
 }

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/deepmed/anomaly/internal/files"
@@ -155,6 +157,9 @@ func (b *Broker) connect(ctx context.Context) error {
 	if b.o.Certificate != "" || b.o.Key != "" {
 		options = append(options, nats.ClientCert(b.o.Certificate, b.o.Key))
 	}
+	if !usableURL(b.o.URL) {
+		return ErrURL
+	}
 	return b.until(ctx, func(context.Context) (err error) {
 		b.Conn, err = nats.Connect(b.o.URL, options...)
 		if err != nil && !unavailable(err) && !errors.Is(err, nats.ErrNoServers) {
@@ -162,6 +167,24 @@ func (b *Broker) connect(ctx context.Context) error {
 		}
 		return err
 	})
+}
+
+// ErrURL is returned by Open for Options.URL that has something else than URLs. It does not repeat
+// them: they may have a password.
+var ErrURL = errors.New("the URL of the NATS servers cannot be read: expected nats://HOST:PORT, several separated by commas, with special characters of a password written as %XX")
+
+// usableURL reports whether all addresses in a list are URLs, or hosts.
+func usableURL(list string) bool {
+	for address := range strings.SplitSeq(list, ",") {
+		address = strings.TrimSpace(address)
+		if !strings.Contains(address, "://") {
+			address = "nats://" + address
+		}
+		if u, err := url.Parse(address); err != nil || u.Hostname() == "" {
+			return false
+		}
+	}
+	return true
 }
 
 // permanent is an error that another try cannot mend.

@@ -135,6 +135,19 @@ func (b *Broker) Delete(ctx context.Context, kv jetstream.KeyValue, key string, 
 	})
 }
 
+// DeleteStored is Delete of a key that has a value. For one that was deleted before it leaves the
+// marker as it is, so that PurgeMarkers removes that when it is old enough.
+func (b *Broker) DeleteStored(ctx context.Context, kv jetstream.KeyValue, key string) error {
+	_, err := b.Get(ctx, kv, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return b.Delete(ctx, kv, key, 0)
+}
+
 // isWrongRevision reports whether an error is that of another revision than expected. Streams
 // with several replicas have a code of their own for it, which jetstream.ErrKeyExists does not
 // match.

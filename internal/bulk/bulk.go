@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/deepmed/anomaly/inference"
@@ -83,7 +84,7 @@ type Bulk struct {
 	o        Options
 	work     jetstream.Stream
 	files    jetstream.Stream
-	consumer jetstream.Consumer
+	consumer atomic.Pointer[jetstream.Consumer] // replaced if the servers have lost it
 	// judging has a value while a piece is judged. Another may be received or its result
 	// sent meanwhile.
 	judging chan struct{}
@@ -114,10 +115,13 @@ func Open(ctx context.Context, o Options) (*Bulk, error) {
 }
 
 func (b *Bulk) openConsumer(ctx context.Context) error {
-	return b.o.Broker.Retry(ctx, func(ctx context.Context) (err error) {
-		b.consumer, err = b.work.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
+	return b.o.Broker.Retry(ctx, func(ctx context.Context) error {
+		c, err := b.work.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
 			Durable: workers, FilterSubject: workSubject + "*.*", AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxDeliver: -1, MaxAckPending: 1 << 14,
 		})
+		if err == nil {
+			b.consumer.Store(&c)
+		}
 		return err
 	})
 }

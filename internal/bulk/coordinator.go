@@ -272,7 +272,7 @@ func (c *coordination) take(r result) error {
 func (c *coordination) measureWindow(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, windowInterval)
 	defer cancel()
-	info, err := c.consumer.Info(ctx)
+	info, err := (*c.consumer.Load()).Info(ctx)
 	if err != nil {
 		return
 	}

@@ -75,7 +75,7 @@ func (b *Bulk) Work(accepting, working context.Context) {
 func (b *Bulk) receive(ctx context.Context) (m jetstream.Msg, err error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveTime)
 	defer cancel()
-	batch, err := b.consumer.Fetch(1, jetstream.FetchContext(ctx))
+	batch, err := (*b.consumer.Load()).Fetch(1, jetstream.FetchContext(ctx))
 	if err != nil {
 		return nil, err
 	}

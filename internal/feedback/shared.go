@@ -36,6 +36,8 @@ const (
 	tidyInterval = 10 * time.Minute
 	tidyAge      = 45 * time.Minute
 	markerAge    = 24 * time.Hour
+	// removalTime is the longest time that Close waits for the removal of images.
+	removalTime = 3 * time.Second
 )
 
 // errBusy is returned when a list is changed by others all the time.
@@ -52,6 +54,9 @@ type Shared struct {
 	models func(context.Context) (map[string]bool, error)
 	stop   context.CancelFunc
 	tasks  sync.WaitGroup
+
+	removing context.Context    // of removals of images
+	abandon  context.CancelFunc // ends removing
 }
 
 // sharedIndex is the value of a model's key, compressed.
@@ -82,13 +87,17 @@ func OpenShared(ctx context.Context, b *broker.Broker, l Limits, models func(con
 	s := &Shared{b: b, kv: kv, files: files, limits: l, log: log, models: models}
 	tidying, stop := context.WithCancel(context.Background())
 	s.stop = stop
+	s.removing, s.abandon = context.WithCancel(context.Background())
 	s.tasks.Go(func() { b.Lead(tidying, "tidy-feedback", s.tidy) })
 	return s, nil
 }
 
-// Close ends what the store does in the background. It leaves the broker open.
+// Close ends what the store does in the background. It leaves the broker open. Images that cannot
+// be removed soon are removed later, by tidy.
 func (s *Shared) Close() {
 	s.stop()
+	defer s.abandon()
+	defer time.AfterFunc(removalTime, s.abandon).Stop()
 	s.tasks.Wait()
 }
 
@@ -236,13 +245,15 @@ func (s *Shared) with(records []sharedRecord, r sharedRecord) (_ []sharedRecord,
 
 // remove removes an image, in the background. What cannot be removed is removed by tidy.
 func (s *Shared) remove(file string) {
-	s.tasks.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), broker.Timeout)
-		defer cancel()
-		if err := s.files.Remove(ctx, file); err != nil {
-			s.log.Warn("cannot remove an image of feedback yet", slog.String("file", file), slog.Any("error", err))
-		}
-	})
+	s.tasks.Go(func() { s.removeNow(file) })
+}
+
+func (s *Shared) removeNow(file string) {
+	ctx, cancel := context.WithTimeout(s.removing, broker.Timeout)
+	defer cancel()
+	if err := s.files.Remove(ctx, file); err != nil && s.removing.Err() == nil {
+		s.log.Warn("cannot remove an image of feedback yet", slog.String("file", file), slog.Any("error", err))
+	}
 }
 
 // Remove implements Store.
@@ -308,13 +319,13 @@ func (s *Shared) Delete(ctx context.Context, key string) error {
 		return fmt.Errorf("feedback: %w", err)
 	}
 	s.tasks.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), broker.Timeout)
-		defer cancel()
-		names, err := s.files.List(ctx, key+"/")
-		for _, name := range names {
-			s.remove(name)
+		names, err := s.files.List(s.removing, key+"/")
+		for _, name := range names { // one after the other: each is work for all servers
+			if s.removing.Err() == nil {
+				s.removeNow(name)
+			}
 		}
-		if err != nil {
+		if err != nil && s.removing.Err() == nil {
 			s.log.Warn("cannot remove the feedback of a deleted model yet", slog.Any("error", err))
 		}
 	})
@@ -360,7 +371,7 @@ func (s *Shared) tidyOnce(ctx context.Context, tidier *broker.Tidier) error {
 	for subject := range subjects {
 		key := strings.TrimPrefix(subject, prefix)
 		if !live[key] {
-			if err := s.b.Delete(ctx, s.kv, key, 0); err != nil {
+			if err := s.b.DeleteStored(ctx, s.kv, key); err != nil {
 				return err
 			}
 			continue

@@ -197,3 +197,24 @@ func TestShared_TidiesWhatBelongsToNoModel(t *testing.T) {
 		t.Errorf("%v", names)
 	}
 }
+
+func TestShared_LeavesTheMarkersOfDeletedModelsAsTheyAre(t *testing.T) {
+	s := openShared(t, brokertest.InProcess(t).URL(), Limits{Images: 10, Bytes: 1000})
+	if err := s.Delete(t.Context(), "deleted"); err != nil {
+		t.Fatal(err)
+	}
+	last := func() uint64 {
+		info, err := s.b.JetStream.Stream(t.Context(), "KV_"+bucket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.CachedInfo().State.LastSeq
+	}
+	before := last()
+	if err := s.tidyOnce(t.Context(), s.files.Tidier(0)); err != nil {
+		t.Fatal(err)
+	}
+	if after := last(); before != 1 || after != before {
+		t.Errorf("the marker has the sequence %d, and %d after a tidying: it is never old enough to be removed", before, after)
+	}
+}

@@ -171,10 +171,8 @@ func (k *keeper) removeAttached(ctx context.Context) error {
 			continue
 		}
 		q.o.Log.Warn("the request of a job is gone", slog.String("job", r.ID), slog.String("node", r.Owner))
-		for range 2 { // cancelled, then removed
-			if _, _, err := q.Delete(ctx, r.ID); err != nil && !errors.Is(err, ErrUnknown) {
-				return err
-			}
+		if err := q.deleteAll(ctx, r.ID); err != nil && !errors.Is(err, ErrUnknown) {
+			return err
 		}
 	}
 	return nil

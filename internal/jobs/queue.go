@@ -428,7 +428,35 @@ func (q *Queue) removeLater(id string, names []string) {
 	})
 }
 
-// remove removes a job that has ended, with its files.
+// Withdraw cancels and removes an attached job that a request of this process has waited for. It
+// returns ErrUnknown if the job is not there, or is that of another process, whose client may have
+// chosen the same id.
+func (q *Queue) Withdraw(ctx context.Context, id string) error {
+	e, err := q.entry(id)
+	if err != nil {
+		return err
+	}
+	q.mu.Lock()
+	own := e.record.Attached && e.record.Owner == q.node
+	q.mu.Unlock()
+	if !own {
+		return ErrUnknown
+	}
+	return q.deleteAll(ctx, id)
+}
+
+// deleteAll cancels a job and removes it.
+func (q *Queue) deleteAll(ctx context.Context, id string) error {
+	for range 2 {
+		if _, removed, err := q.Delete(ctx, id); err != nil || removed {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes a job that has ended, with its files. It returns ErrUnknown if the job is not
+// there, or another node has removed it.
 func (q *Queue) remove(ctx context.Context, id string) error {
 	e, err := q.entry(id)
 	if err != nil {
@@ -437,16 +465,31 @@ func (q *Queue) remove(ctx context.Context, id string) error {
 	ctx = context.WithoutCancel(ctx)
 	e.write.Lock()
 	defer e.write.Unlock()
-	q.mu.Lock()
-	gone, revision, names := e.revision == 0, e.revision, append(e.record.uploads(), e.record.result())
-	q.mu.Unlock()
-	if gone {
-		return ErrUnknown
-	}
-	// The record is removed first: files without a record are removed later, if this process
-	// ends.
-	if err := q.purge(ctx, id, revision); err != nil {
-		return err
+	var names []string
+	for try := 0; ; try++ {
+		q.mu.Lock()
+		gone, revision := e.revision == 0, e.revision
+		names = append(e.record.uploads(), e.record.result())
+		q.mu.Unlock()
+		if gone {
+			return ErrUnknown
+		}
+		// The record is removed first: files without a record are removed later, if this process
+		// ends.
+		err := q.purge(ctx, id, revision)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, jetstream.ErrKeyExists) || try == maxConflicts {
+			return err
+		}
+		// Another node has changed the record, or removed it, which this one has not heard of yet.
+		switch err := q.reload(ctx, id, e); {
+		case errors.Is(err, jetstream.ErrKeyNotFound):
+			return ErrUnknown
+		case err != nil:
+			return err
+		}
 	}
 	q.mu.Lock()
 	if !q.b.Embedded() {

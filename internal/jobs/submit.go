@@ -63,10 +63,10 @@ func (q *Queue) SubmitOnce(ctx context.Context, r Request) (job Job, before bool
 	if r.Attached {
 		rec.Owner = q.node
 	}
+	if !q.b.Embedded() && (r.Key != "" || r.ID != "") {
+		rec.Uploads = rec.ID // another node may store files for the same id at the same time
+	}
 	if r.Key != "" {
-		if !q.b.Embedded() {
-			rec.Uploads = rec.ID // another node may store files for the key at the same time
-		}
 		rec.ID = idOfKey(r)
 	}
 	if r.ID != "" {
@@ -138,7 +138,7 @@ func (q *Queue) store(ctx context.Context, r *record, request Request) (unknown 
 	if err == nil {
 		// The worker may receive the message before publish returns.
 		q.mu.Lock()
-		if e := q.jobs[r.ID]; e == nil {
+		if e := q.jobs[r.ID]; e == nil && revision > q.removed[r.ID] {
 			q.jobs[r.ID] = &entry{record: *r, revision: revision, changed: make(chan struct{})}
 		}
 		q.mu.Unlock()

@@ -15,8 +15,10 @@ const (
 	saveInterval = 2 * time.Second
 	// lookTimeout bounds the look-up of a model.
 	lookTimeout = 5 * time.Second
-	// saveTimeout bounds the writing of a monitor.
-	saveTimeout = 20 * time.Second
+	// saveTimeout bounds the writing of a monitor, and closeTimeout that of all monitors at the
+	// end, so that servers that do not answer do not delay a shutdown.
+	saveTimeout  = 20 * time.Second
+	closeTimeout = 10 * time.Second
 )
 
 // Store keeps monitors. NewFolder and NewShared return one.
@@ -45,14 +47,17 @@ type Set struct {
 	opening  sync.Mutex // held while a monitor is opened; locked before the registry is held
 	mu       sync.RWMutex
 	monitors map[string]*Monitor // by the model's name
-	stop     chan struct{}
+	running  context.Context     // ends when Close begins
+	ending   time.Duration       // as closeTimeout
+	stop     context.CancelFunc
 	stopped  sync.Once
 	saver    sync.WaitGroup
 }
 
 // NewSet returns the monitors of a registry's models, which are kept in a store.
 func NewSet(r registry.Registry, s Store, log *slog.Logger) *Set {
-	set := &Set{registry: r, store: s, log: log, monitors: map[string]*Monitor{}, stop: make(chan struct{})}
+	set := &Set{registry: r, store: s, log: log, monitors: map[string]*Monitor{}, ending: closeTimeout}
+	set.running, set.stop = context.WithCancel(context.Background())
 	set.saver.Go(func() {
 		tick := time.NewTicker(saveInterval)
 		defer tick.Stop()
@@ -60,7 +65,7 @@ func NewSet(r registry.Registry, s Store, log *slog.Logger) *Set {
 			select {
 			case <-tick.C:
 				set.Save()
-			case <-set.stop:
+			case <-set.running.Done():
 				return
 			}
 		}
@@ -68,15 +73,15 @@ func NewSet(r registry.Registry, s Store, log *slog.Logger) *Set {
 	return set
 }
 
-// Close writes all monitors. No verdict may be observed afterwards. It may be called more
-// than once.
+// Close writes all monitors, within closeTimeout. No verdict may be observed afterwards. It
+// may be called more than once.
 func (s *Set) Close() {
 	s.stopped.Do(func() {
-		close(s.stop)
+		s.stop()
 		s.saver.Wait()
-		s.Save()
-		ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), s.ending)
 		defer cancel()
+		s.saveAll(ctx)
 		for _, m := range s.All() {
 			if err := s.store.leave(ctx, m); err != nil {
 				s.log.Warn("cannot write the verdicts of a model", slog.String("name", m.name), slog.Any("error", err))
@@ -156,9 +161,14 @@ func (s *Set) OpenAll() {
 
 // Save writes the monitors that have changed since the last time. One that cannot be
 // written is tried again.
-func (s *Set) Save() {
+func (s *Set) Save() { s.saveAll(s.running) }
+
+func (s *Set) saveAll(ctx context.Context) {
 	for _, m := range s.All() {
-		err := s.save(m)
+		err := s.save(ctx, m)
+		if err != nil && s.running.Err() != nil && errors.Is(err, context.Canceled) {
+			return // Close writes it
+		}
 		m.mu.Lock()
 		first := !m.warned
 		m.warned = err != nil
@@ -169,8 +179,8 @@ func (s *Set) Save() {
 	}
 }
 
-func (s *Set) save(m *Monitor) error {
-	ctx, cancel := context.WithTimeout(context.Background(), saveTimeout)
+func (s *Set) save(ctx context.Context, m *Monitor) error {
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
 	defer cancel()
 	m.saving.Lock()
 	defer m.saving.Unlock()

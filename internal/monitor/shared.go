@@ -86,6 +86,9 @@ func (s *sharedStore) marked(c broker.Change) {
 	var k mark
 	s.mu.Lock()
 	m := s.opened[c.Key]
+	if c.Removed { // with the model, by any node
+		delete(s.opened, c.Key)
+	}
 	if c.Removed || json.Unmarshal(c.Value, &k) != nil {
 		delete(s.marks, c.Key)
 		s.mu.Unlock()
@@ -245,7 +248,13 @@ func (s *sharedStore) save(ctx context.Context, m *Monitor) error {
 			return err
 		}
 		if done {
-			return s.raise(ctx, m)
+			err := s.raise(ctx, m)
+			if err != nil {
+				m.mu.Lock()
+				m.changed = true // so that it is tried again
+				m.mu.Unlock()
+			}
+			return err
 		}
 	}
 	return errNoSlot

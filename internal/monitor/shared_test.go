@@ -68,7 +68,7 @@ func join(t *testing.T, url string, r registry.Registry, g *graveyard) *node {
 // die ends a node without leaving.
 func (n *node) die(g *graveyard) {
 	n.stopped.Do(func() {
-		close(n.stop)
+		n.stop()
 		n.saver.Wait()
 		n.store.close()
 	})
@@ -305,5 +305,55 @@ func TestSlot_SharesSumUpToOne(t *testing.T) {
 	}
 	if s := (slot{}).share(); s != 1 {
 		t.Errorf("alone: %v", s)
+	}
+}
+
+func TestShared_ForgetsModelsThatAnotherNodeDeletes(t *testing.T) {
+	url := brokertest.InProcess(t).URL()
+	r, g := newModel(), &graveyard{}
+	a, b := join(t, url, r, g), join(t, url, r, g)
+	a.observe(t, r, 1)
+	b.observe(t, r, 1)
+	if _, err := a.Reset(t.Context(), a.Of("m", r.entry.SHA256)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Delete(t.Context(), "m", "m"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the monitor is forgotten", func() bool {
+		a.store.mu.Lock()
+		defer a.store.mu.Unlock()
+		return len(a.store.opened) == 0 && len(a.store.marks) == 0
+	})
+}
+
+// deletions returns the number of markers of a bucket, and the sequence of the last.
+func deletions(t *testing.T, b *broker.Broker, bucket string) (n int, last uint64) {
+	t.Helper()
+	s, err := b.JetStream.Stream(t.Context(), "KV_"+bucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	subjects, last, err := b.Subjects(t.Context(), s, ">")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(subjects), last
+}
+
+func TestShared_LeavesTheMarkersOfDeletedModelsAsTheyAre(t *testing.T) {
+	r, g := newModel(), &graveyard{}
+	n := join(t, brokertest.InProcess(t).URL(), r, g)
+	if err := n.Delete(t.Context(), "deleted", "deleted"); err != nil {
+		t.Fatal(err)
+	}
+	markers, last := deletions(t, n.b, driftBucket)
+	for range 2 {
+		if err := n.store.tidyOnce(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if again, next := deletions(t, n.b, driftBucket); markers != 1 || again != 1 || next != last {
+		t.Errorf("%d markers, the last %d; then %d, the last %d", markers, last, again, next)
 	}
 }

@@ -179,7 +179,7 @@ func (s *sharedStore) tidyOnce(ctx context.Context) error {
 			if live[model] {
 				continue
 			}
-			if err := s.b.Delete(ctx, kv, key, 0); err != nil {
+			if err := s.b.DeleteStored(ctx, kv, key); err != nil {
 				return err
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +31,10 @@ const (
 	maxTries = 20
 	// changedPause is the pause before a try again.
 	changedPause = 5 * time.Millisecond
+	// maxRemoved is the maximum number of deleted names whose last revisions are kept.
+	maxRemoved = 10000
+	// removalTime is the longest time that Close waits for the removal of files.
+	removalTime = 3 * time.Second
 )
 
 // ErrTooLarge is returned when a model's metadata is too large for the record of a model.
@@ -60,20 +65,23 @@ type Shared struct {
 	options SharedOptions
 	log     *slog.Logger
 
-	mu    sync.RWMutex
-	known map[string]*known // by name
+	mu      sync.RWMutex
+	known   map[string]*known // by name
+	removed int               // deleted ones in known
 
-	ready chan struct{} // closed when known has all models
-	stop  context.CancelFunc
-	tasks sync.WaitGroup
-	ended sync.Once
+	ready    chan struct{}   // closed when known has all models
+	removing context.Context // of removals of files
+	stop     context.CancelFunc
+	abandon  context.CancelFunc // ends removing
+	tasks    sync.WaitGroup
+	ended    sync.Once
 }
 
 // known is what a process knows about a name.
 type known struct {
 	record   sharedRecord
 	revision uint64
-	removed  bool // at a later revision
+	removed  bool // at this revision or a later one
 	broken   string
 	entry    Entry
 }
@@ -115,6 +123,7 @@ func OpenShared(ctx context.Context, b *broker.Broker, limits models.Limits, o S
 	r := &Shared{b: b, kv: kv, files: stored, cache: cache, limits: limits, options: o, log: log, known: map[string]*known{}, ready: make(chan struct{})}
 	watching, stop := context.WithCancel(context.Background())
 	r.stop = stop
+	r.removing, r.abandon = context.WithCancel(context.Background())
 	r.tasks.Go(func() {
 		b.Watch(watching, bucket, r.changed, sync.OnceFunc(func() { close(r.ready) }))
 	})
@@ -122,10 +131,13 @@ func OpenShared(ctx context.Context, b *broker.Broker, limits models.Limits, o S
 	return r, nil
 }
 
-// Close ends the watch and releases the folder of the cache. It leaves the broker open.
+// Close ends the watch and releases the folder of the cache. It leaves the broker open. Files that
+// cannot be removed soon are removed later, by tidy.
 func (r *Shared) Close() (err error) {
 	r.ended.Do(func() {
 		r.stop()
+		defer r.abandon()
+		defer time.AfterFunc(removalTime, r.abandon).Stop()
 		r.tasks.Wait()
 		err = r.cache.close()
 	})
@@ -163,27 +175,42 @@ func (r *Shared) learn(name string, value []byte, revision uint64) {
 		return
 	}
 	r.known[name] = k
-	r.mu.Unlock()
 	var before Entry
-	if old != nil && !old.removed {
+	if old != nil && old.removed {
+		r.removed--
+	} else if old != nil {
 		before = old.entry
 	}
+	r.mu.Unlock()
 	r.report(before, k.entry)
 }
 
-// forget takes over the removal of a record at a revision, unless a later one is known.
+// forget takes over the removal of a record at a revision, unless a later one is known. The
+// revision is kept: a record that was read before the removal must not come back.
 func (r *Shared) forget(name string, revision uint64) {
 	r.mu.Lock()
 	old := r.known[name]
-	if old == nil || old.revision > revision {
+	if old != nil && old.revision > revision {
 		r.mu.Unlock()
 		return
 	}
-	delete(r.known, name)
+	r.setRemoved(name, revision)
 	r.mu.Unlock()
-	if !old.removed {
+	if old != nil && !old.removed {
 		r.report(old.entry, Entry{})
 	}
+}
+
+// setRemoved marks a name as removed at a revision. The caller has the lock mu.
+func (r *Shared) setRemoved(name string, revision uint64) {
+	if r.removed >= maxRemoved {
+		maps.DeleteFunc(r.known, func(_ string, k *known) bool { return k.removed })
+		r.removed = 0
+	}
+	if old := r.known[name]; old == nil || !old.removed {
+		r.removed++
+	}
+	r.known[name] = &known{revision: revision, removed: true}
 }
 
 func (r *Shared) report(before, now Entry) {

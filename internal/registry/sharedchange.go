@@ -192,9 +192,12 @@ func (r *Shared) remove(names ...string) {
 	}
 	r.tasks.Go(func() {
 		for _, name := range names {
-			ctx, cancel := context.WithTimeout(context.Background(), broker.Timeout)
+			ctx, cancel := context.WithTimeout(r.removing, broker.Timeout)
 			err := r.files.Remove(ctx, name)
 			cancel()
+			if r.removing.Err() != nil {
+				return
+			}
 			if err != nil {
 				r.log.Warn("cannot remove the file of a model yet", slog.String("file", name), slog.Any("error", err))
 			}
@@ -253,7 +256,7 @@ func (r *Shared) markRemoved(name string, revision uint64) {
 		r.mu.Unlock()
 		return
 	}
-	r.known[name] = &known{revision: revision, removed: true}
+	r.setRemoved(name, revision)
 	r.mu.Unlock()
 	r.report(old.entry, Entry{})
 }

@@ -23,12 +23,15 @@ const (
 	// gets it then. inProgress is the time between two signs.
 	ackWait    = 30 * time.Second
 	inProgress = 10 * time.Second
-	// maxDeliveries is how often an image is tried.
+	// maxDeliveries is how often an image is tried. At maxStarts it is not begun again: none of
+	// its workers has lived to the end of it, or was able to store a verdict.
 	maxDeliveries = 10
+	maxStarts     = 20
 	// judgeTime bounds one try.
 	judgeTime = 2 * time.Minute
-	// verdictWindow is how long a second verdict on an image is recognized.
-	verdictWindow = 10 * time.Minute
+	// window is how long a second image, or a second verdict, with the same id is recognized. It
+	// is the same for both: an image that is accepted must not lose its verdict.
+	window = 10 * time.Minute
 	// verdictAge is how long verdicts are kept.
 	verdictAge = 24 * time.Hour
 	// maxID is the maximum length of an image's id.
@@ -52,14 +55,14 @@ type Options struct {
 func Prepare(ctx context.Context, b *broker.Broker, o Options) (jetstream.Consumer, error) {
 	images, err := b.Stream(ctx, jetstream.StreamConfig{
 		Name: imageStream, Subjects: []string{imagePrefix + ">"}, Description: "images to judge",
-		Retention: jetstream.WorkQueuePolicy, MaxBytes: o.Bytes, Discard: jetstream.DiscardNew,
+		Retention: jetstream.WorkQueuePolicy, MaxBytes: o.Bytes, Discard: jetstream.DiscardNew, Duplicates: window,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("stream: %w", err)
 	}
 	_, err = b.Stream(ctx, jetstream.StreamConfig{
 		Name: verdictStream, Subjects: []string{verdictPrefix + ">"}, Description: "verdicts on images",
-		MaxBytes: o.VerdictBytes, MaxAge: verdictAge, Discard: jetstream.DiscardOld, Duplicates: verdictWindow,
+		MaxBytes: o.VerdictBytes, MaxAge: verdictAge, Discard: jetstream.DiscardOld, Duplicates: window,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("stream: %w", err)
@@ -100,6 +103,9 @@ func Work(accepting, working context.Context, b *broker.Broker, o Options) error
 	}
 	return nil
 }
+
+// abandoned is the verdict on an image that was begun maxStarts times.
+var abandoned = Answer{Status: 500, Body: []byte(`{"error":"The service ended or failed each time that it judged this image, which is not tried again"}`)}
 
 type worker struct {
 	b      *broker.Broker
@@ -165,7 +171,12 @@ func (w *worker) judge(working context.Context, m jetstream.Msg) {
 		}
 	}()
 	model := strings.TrimPrefix(m.Subject(), imagePrefix)
-	a := w.o.Judge(ctx, Image{Model: model, Explain: m.Headers().Get(HeaderExplain), Data: m.Data(), Wait: true})
+	a := abandoned
+	if meta.NumDelivered <= maxStarts {
+		a = w.o.Judge(ctx, Image{Model: model, Explain: m.Headers().Get(HeaderExplain), Data: m.Data(), Wait: true})
+	} else {
+		w.o.Log.Error("an image is not tried again", slog.Uint64("sequence", meta.Sequence.Stream), slog.Uint64("times", meta.NumDelivered-1))
+	}
 	if a.Again && meta.NumDelivered < maxDeliveries || working.Err() != nil {
 		// Later, and later each time.
 		_ = m.NakWithDelay(min(time.Second<<min(meta.NumDelivered-1, 5), ackWait))

@@ -263,3 +263,62 @@ func TestWork_GoesOnWhenTheServerRestarts(t *testing.T) {
 	send("after")
 	verdicts(t, client, 2)
 }
+
+// An image that ends the process of each worker must not go to all of them for ever.
+func TestWork_GivesUpAnImageThatEndsItsWorkers(t *testing.T) {
+	url := brokertest.InProcess(t).URL()
+	client := brokertest.Open(t, url, nil)
+	judged := make(chan string, 100)
+	o := options(func(ctx context.Context, i Image) Answer {
+		judged <- string(i.Data)
+		return echo(ctx, i)
+	})
+	c, err := Prepare(t.Context(), client, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.JetStream.Publish(t.Context(), "anomaly.images.m", []byte("deadly"), jetstream.WithMsgID("deadly")); err != nil {
+		t.Fatal(err)
+	}
+	for range maxStarts { // workers that end
+		m, err := c.Next(jetstream.FetchMaxWait(20 * time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Nak(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := client.JetStream.Publish(t.Context(), "anomaly.images.m", []byte("harmless"), jetstream.WithMsgID("harmless")); err != nil {
+		t.Fatal(err)
+	}
+	work(t, brokertest.Open(t, url, nil), o)
+	list := verdicts(t, client, 2)
+	if m := list["deadly"]; m == nil || m.Header.Get(HeaderStatus) != "500" || !strings.Contains(string(m.Data), "error") {
+		t.Errorf("the verdict on the image: %+v", m)
+	}
+	if m := list["harmless"]; m == nil || m.Header.Get(HeaderStatus) != "200" {
+		t.Errorf("the verdict on the next image: %+v", m)
+	}
+	if got := <-judged; got != "harmless" || len(judged) > 0 {
+		t.Errorf("%s was judged, and %d more", got, len(judged))
+	}
+}
+
+func TestPrepare_RecognizesAnImageAsLongAsItsVerdict(t *testing.T) {
+	b := brokertest.Open(t, brokertest.InProcess(t).URL(), nil)
+	if _, err := Prepare(t.Context(), b, options(echo)); err != nil {
+		t.Fatal(err)
+	}
+	var windows []time.Duration
+	for _, name := range []string{imageStream, verdictStream} {
+		s, err := b.JetStream.Stream(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		windows = append(windows, s.CachedInfo().Config.Duplicates)
+	}
+	if windows[0] < windows[1] {
+		t.Errorf("an image with the id of another one is accepted after %v, and its verdict dropped for %v", windows[0], windows[1])
+	}
+}

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -82,13 +83,20 @@ func (s Span) Fail(reason string) {
 	}
 }
 
-// End ends a span. With an error it has failed.
+// End ends a span. With an error it has failed. The text of the error, which may have names of
+// files and models, is in the log and not in the trace.
 func (s Span) End(err error) {
 	if s.span == nil {
 		return
 	}
-	if err != nil {
-		s.span.SetStatus(codes.Error, err.Error())
+	switch {
+	case err == nil:
+	case errors.Is(err, context.DeadlineExceeded):
+		s.span.SetStatus(codes.Error, "timed out")
+	case errors.Is(err, context.Canceled):
+		s.span.SetStatus(codes.Error, "cancelled")
+	default:
+		s.span.SetStatus(codes.Error, "failed")
 	}
 	s.span.End()
 }

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -106,11 +107,14 @@ func use(ctx context.Context, o Options, processor sdktrace.TracerProviderOption
 		return nil, err
 	}
 	if o.Log != nil {
-		var last atomic.Int64
+		var mu sync.Mutex
+		var last time.Time
 		// Errors of the exporter come every few seconds while the collector is away.
 		otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-			now, before := time.Now().Unix(), last.Load()
-			if now-before >= 60 && last.CompareAndSwap(before, now) {
+			mu.Lock()
+			defer mu.Unlock()
+			if last.IsZero() || time.Since(last) >= time.Minute {
+				last = time.Now()
 				o.Log.Warn("traces cannot be sent", slog.Any("error", err))
 			}
 		}))

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -158,6 +159,32 @@ func TestTrace_TravelsInRecordsAndHeaders(t *testing.T) {
 	} {
 		if id := trace.SpanContextFromContext(Extract(t.Context(), bad)); id.IsValid() {
 			t.Errorf("%v is accepted", bad)
+		}
+	}
+}
+
+func TestSpan_HasNoTextOfAnError(t *testing.T) {
+	bodies := make(chan string, 10)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		data, _ := io.ReadAll(r.Body)
+		bodies <- string(data)
+	}))
+	defer receiver.Close()
+	stop, err := Start(t.Context(), Options{Endpoint: receiver.URL, Service: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{errors.New("patient.png is no image"), fmt.Errorf("patient.png: %w", context.Canceled), fmt.Errorf("patient.png: %w", context.DeadlineExceeded)} {
+		_, s := Begin(t.Context(), "a")
+		s.End(err)
+	}
+	if err := stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	body := <-bodies
+	for text, want := range map[string]bool{"failed": true, "cancelled": true, "timed out": true, "patient": false} {
+		if strings.Contains(body, text) != want {
+			t.Errorf("the traces have %q: %t", text, !want)
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package sim
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // bulkState holds the jobs, their pieces and the trainings.
 type bulkState struct {
@@ -21,7 +24,10 @@ type bulkJob struct {
 	waiting      int // pieces that are stored without a result
 	model        int
 	began        float64
-	cut, storing bool // all pieces are stored; one is being stored
+	accepted     float64 // when the client has the answer to the submission
+	cut, storing bool    // all pieces are stored; one is being stored
+	// ready is set when the coordinator has the zip, and joined when it has all results.
+	ready, joined bool
 }
 
 type piece struct {
@@ -38,8 +44,12 @@ type training struct {
 // pieceSlots is the number of pieces that a worker has at once.
 const pieceSlots = 2
 
-// resultBytes is the size of a line of the result of a bulk job, for an image.
-const resultBytes = 200
+// resultBytes is the size of a line of the result of a bulk job, for an image, and
+// recordBytes that of a job's record.
+const (
+	resultBytes = 200
+	recordBytes = 1000
+)
 
 // worker is a process of `anomaly worker`.
 type worker struct {
@@ -50,6 +60,8 @@ type worker struct {
 	life    int
 	trains  bool
 	models  lru
+	loading map[int][]func()
+	judging Slots // one piece is judged at a time
 	// Those that are given to another worker when this one ends.
 	pieces   []*piece
 	jobs     []*bulkJob
@@ -57,7 +69,16 @@ type worker struct {
 }
 
 func newWorker(x *cluster, index int, m *Machine) *worker {
-	return &worker{c: x, index: index, machine: m, alive: true, models: lru{room: x.CacheBytes}}
+	w := &worker{c: x, index: index, machine: m, alive: true}
+	w.reset()
+	return w
+}
+
+// reset makes a worker as it is after its start.
+func (w *worker) reset() {
+	w.life++
+	w.trains, w.pieces, w.jobs, w.training = false, nil, nil, nil
+	w.models, w.loading, w.judging = lru{room: w.c.CacheBytes}, map[int][]func(){}, Slots{free: 1}
 }
 
 // startBulk schedules the bulk jobs and the trainings.
@@ -84,22 +105,38 @@ func (x *cluster) startBulk() {
 	})
 }
 
-// submit is a client with a zip of images: a serving process stores it and publishes the
-// work.
+// submit is a client with a zip of images: a serving process writes it to a file, reads the
+// model, stores both and the job's record, and publishes the work.
 func (x *cluster) submit() {
 	j := &bulkJob{images: x.JobImages, model: x.draws.model(), began: x.loop.now}
 	j.pieces = (j.images + x.PieceImages - 1) / x.PieceImages
 	bytes := float64(j.images) * x.Costs.ImageFile
 	x.bulk.running++
-	x.put(objectJobs, bytes, func() {
-		x.publish(keysJobs, 1000, func() {
-			x.publish(streamJobs, 0, func() {
+	steps(func() {
+		recorded := x.loop.now
+		x.publish(x.front, streamJobs, 0, func() {
+			j.accepted = x.loop.now
+			x.loop.After(recorded+queuePause-x.loop.now, func() {
 				x.bulk.running--
 				x.bulk.jobs = append(x.bulk.jobs, j)
 				x.wakeWorkers()
 			})
 		})
-	})
+	},
+		func(then func()) { x.front.Run(bytes*x.Costs.Upload, 1, false, then) },
+		func(then func()) { x.read(x.front, objectModels, x.Costs.ModelFile, then) },
+		func(then func()) { x.put(x.front, objectJobs, bytes, then) },
+		func(then func()) { x.put(x.front, objectJobs, x.Costs.ModelFile, then) },
+		func(then func()) { x.publish(x.front, keysJobs, recordBytes, then) })
+}
+
+// steps does steps one after the other, and then end.
+func steps(end func(), list ...func(then func())) {
+	if len(list) == 0 {
+		end()
+		return
+	}
+	list[0](func() { steps(end, list[1:]...) })
 }
 
 // wakeWorkers lets all workers look for work.
@@ -151,13 +188,21 @@ func (w *worker) guard(f func()) func() {
 // workers can have.
 func (x *cluster) window() int { return min(max(len(x.workers)*pieceSlots+1, 3), 64) }
 
-// coordinate reads a job's zip, and then stores its pieces.
+// coordinate takes a job's message, records that it runs, copies its zip to a file, looks
+// for pieces and results of an earlier coordinator, and then stores its pieces.
 func (w *worker) coordinate(j *bulkJob) {
-	j.storing = false
-	bytes := float64(j.images) * w.c.Costs.ImageFile
-	w.c.read(objectJobs, bytes, w.guard(func() {
-		w.machine.Run(bytes*w.c.Costs.ByteWork, 1, false, w.guard(func() { w.fill(j) }))
-	}))
+	j.storing, j.ready, j.joined = false, false, false
+	x, bytes := w.c, float64(j.images)*w.c.Costs.ImageFile
+	steps(w.guard(func() {
+		j.ready = true
+		w.fill(j)
+	}),
+		func(then func()) { x.take(w.machine, streamJobs, 0, w.guard(then)) },
+		func(then func()) { x.publish(w.machine, keysJobs, recordBytes, w.guard(then)) },
+		func(then func()) { x.read(w.machine, objectJobs, bytes, w.guard(then)) },
+		func(then func()) { w.machine.Run(bytes*x.Costs.Upload, 1, false, w.guard(then)) },
+		func(then func()) { x.fetch(w.machine, streamPieces, 0, w.guard(then)) },
+		func(then func()) { x.fetch(w.machine, streamResults, 0, w.guard(then)) })
 }
 
 // fill stores pieces up to the window, one after the other.
@@ -173,35 +218,75 @@ func (w *worker) fill(j *bulkJob) {
 	n := min(w.c.PieceImages, j.images-j.next)
 	bytes := float64(n) * w.c.Costs.ImageFile
 	j.storing = true
-	w.machine.Run(bytes*w.c.Costs.ByteWork, 1, false, w.guard(func() {
-		w.c.publish(streamPieces, bytes, w.guard(func() {
-			j.storing = false
-			j.next += n
-			j.waiting++
-			w.c.bulk.pieces = append(w.c.bulk.pieces, &piece{job: j, images: n})
-			w.c.wakeWorkers()
-			w.fill(j)
-		}))
+	w.c.publish(w.machine, streamPieces, bytes, w.guard(func() {
+		j.storing = false
+		j.next += n
+		j.waiting++
+		w.c.bulk.pieces = append(w.c.bulk.pieces, &piece{job: j, images: n})
+		w.c.wakeWorkers()
+		w.fill(j)
 	}))
 }
 
-// join ends a job whose pieces have been judged: it reads their results, and stores one.
+// join ends a job whose pieces have been judged: it reads the result of each, and stores one.
 func (w *worker) join(j *bulkJob) {
-	if !j.cut || j.done < j.pieces {
+	if !j.cut || j.done < j.pieces || j.joined {
 		return
 	}
-	bytes := float64(j.images) * resultBytes
-	w.c.read(streamResults, bytes, w.guard(func() {
-		w.c.put(objectJobs, bytes, w.guard(func() {
-			w.c.publish(keysJobs, 1000, w.guard(func() {
-				x := w.c
-				if j.began >= x.Warmup {
-					x.result.JobTime.Add(x.loop.now - j.began)
-				}
-				x.bulk.running--
-				w.jobs = slices.DeleteFunc(w.jobs, func(other *bulkJob) bool { return other == j })
-				w.look()
-			}))
+	j.joined = true
+	x := w.c
+	var list []func(then func())
+	for range j.pieces {
+		list = append(list, func(then func()) {
+			x.fetch(w.machine, streamResults, float64(j.images)*resultBytes/float64(j.pieces), w.guard(then))
+		})
+	}
+	list = append(list,
+		func(then func()) {
+			x.put(w.machine, objectJobs, float64(j.images)*resultBytes, w.guard(then))
+		},
+		func(then func()) { x.publish(w.machine, keysJobs, recordBytes, w.guard(then)) })
+	steps(w.guard(func() {
+		if j.began >= x.Warmup {
+			x.result.JobTime.Add(j.seen(x.loop.now, x.Poll) - j.began)
+		}
+		x.bulk.running--
+		w.jobs = slices.DeleteFunc(w.jobs, func(other *bulkJob) bool { return other == j })
+		w.look()
+	}), list...)
+}
+
+// seen returns when the client of a job that ends at a time sees that.
+func (j *bulkJob) seen(at, poll float64) float64 {
+	if poll <= 0 {
+		return at
+	}
+	return j.accepted + math.Ceil((at-j.accepted)/poll)*poll
+}
+
+// load calls then when a model is loaded. Pieces for the same model wait for one load of
+// the copy that is stored with their job.
+func (w *worker) load(model int, then func()) {
+	if w.models.has(model) {
+		w.c.hit()
+		then()
+		return
+	}
+	waiting, running := w.loading[model]
+	w.loading[model] = append(waiting, then)
+	if running {
+		return
+	}
+	x := w.c
+	x.loaded()
+	x.read(w.machine, objectJobs, x.Costs.ModelFile, w.guard(func() {
+		w.machine.Run(x.Costs.Load, 1, false, w.guard(func() {
+			w.models.add(model, x.Costs.ModelMemory)
+			waiting := w.loading[model]
+			delete(w.loading, model)
+			for _, f := range waiting {
+				f()
+			}
 		}))
 	}))
 }
@@ -210,7 +295,7 @@ func (w *worker) join(j *bulkJob) {
 func (w *worker) judge(p *piece) {
 	w.pieces = append(w.pieces, p)
 	x := w.c
-	run := w.guard(func() {
+	run := func() {
 		work := 0.0
 		for range p.images {
 			work += (x.Costs.Decode + x.Costs.Infer) * x.draws.factor()
@@ -220,25 +305,15 @@ func (w *worker) judge(p *piece) {
 			if left--; left > 0 {
 				return
 			}
-			x.publish(streamResults, float64(p.images)*resultBytes, w.guard(func() { w.judged(p) }))
+			w.judging.Release(1)
+			x.publish(w.machine, streamResults, float64(p.images)*resultBytes, w.guard(func() { w.judged(p) }))
 		})
 		for range x.Cores {
 			w.machine.Run(work/float64(x.Cores), 1, false, part)
 		}
-	})
-	x.fetch(streamPieces, float64(p.images)*x.Costs.ImageFile, w.guard(func() {
-		if w.models.has(p.job.model) {
-			x.hit()
-			run()
-			return
-		}
-		x.loaded()
-		x.read(objectModels, x.Costs.ModelFile, w.guard(func() {
-			w.machine.Run(x.Costs.Load, 1, false, w.guard(func() {
-				w.models.add(p.job.model, x.Costs.ModelMemory)
-				run()
-			}))
-		}))
+	}
+	x.take(w.machine, streamPieces, float64(p.images)*x.Costs.ImageFile, w.guard(func() {
+		w.load(p.job.model, func() { w.judging.Acquire(1, run) })
 	}))
 }
 
@@ -249,20 +324,25 @@ func (w *worker) judged(p *piece) {
 	x.bulk.running--
 	if !p.judged {
 		p.judged = true
-		p.job.waiting--
 		if x.loop.now >= x.Warmup {
 			x.result.Pieces++
 			x.result.BulkImages += p.images
 		}
-		p.job.done++
-		for _, other := range x.workers {
-			if !other.alive || !slices.Contains(other.jobs, p.job) {
-				continue
+		// The result is sent to the coordinator.
+		x.loop.After(x.Costs.Message, func() {
+			p.job.waiting--
+			p.job.done++
+			for _, other := range x.workers {
+				if !p.job.ready || !other.alive || !slices.Contains(other.jobs, p.job) {
+					continue
+				}
+				if p.job.cut {
+					other.join(p.job)
+				} else {
+					other.fill(p.job)
+				}
 			}
-			if other.join(p.job); !p.job.cut {
-				other.fill(p.job)
-			}
-		}
+		})
 	}
 	w.look()
 }
@@ -272,7 +352,7 @@ func (w *worker) train(t *training) {
 	w.trains, w.training = true, t
 	x := w.c
 	w.machine.Run(t.left, x.Cores, true, w.guard(func() {
-		x.put(objectModels, x.Costs.ModelFile, w.guard(func() {
+		x.put(w.machine, objectModels, x.Costs.ModelFile, w.guard(func() {
 			w.trains, w.training = false, nil
 			x.bulk.running--
 			if t.began >= x.Warmup {
@@ -287,24 +367,26 @@ func (w *worker) train(t *training) {
 // fail ends a worker for some time. What it had is delivered again.
 func (w *worker) fail(seconds float64) {
 	x := w.c
-	w.alive = false
-	w.life++
-	w.machine.Fail()
 	pieces, jobs, t := w.pieces, w.jobs, w.training
-	w.trains, w.pieces, w.jobs, w.training = false, nil, nil, nil
-	w.models = lru{room: x.CacheBytes}
-	x.loop.After(redelivery, func() {
+	w.alive = false
+	w.reset()
+	w.machine.Fail()
+	again := func(n int) {
+		x.bulk.running -= n
+		x.result.Redelivered += n
+		x.wakeWorkers()
+	}
+	x.loop.After(pieceRedelivery, func() {
 		x.bulk.pieces = append(pieces, x.bulk.pieces...)
-		again := len(pieces)
+		again(len(pieces))
+	})
+	x.loop.After(jobRedelivery, func() {
 		if t != nil {
 			x.bulk.trainings = append([]*training{t}, x.bulk.trainings...)
-			again++
+			again(1)
 		}
 		x.bulk.jobs = append(jobs, x.bulk.jobs...)
-		again += len(jobs)
-		x.bulk.running -= again
-		x.result.Redelivered += again
-		x.wakeWorkers()
+		again(len(jobs))
 	})
 	x.loop.After(seconds, func() {
 		w.machine.Recover()

@@ -13,6 +13,7 @@ type cluster struct {
 	draws    *draws
 	profile  profile
 	shared   *Machine // with Shared
+	front    *Machine // where zips are received; it is not counted, and does not fail
 	serves   []*serve
 	workers  []*worker
 	servers  []*server
@@ -48,6 +49,7 @@ func Run(c Config) (Result, error) {
 	}
 	x.arrivals()
 	x.startBulk()
+	x.idle()
 	for _, f := range c.Failures {
 		x.loop.After(f.At, func() { x.fail(f) })
 	}
@@ -63,6 +65,8 @@ func check(c *Config) error {
 		return fmt.Errorf("sim: %d replicas on %d servers", c.Replicas, c.Servers)
 	case c.Seconds <= c.Warmup:
 		return fmt.Errorf("sim: %v s with a warm-up of %v s", c.Seconds, c.Warmup)
+	case c.Idle > 0 && !c.Shared:
+		return errors.New("sim: the work of idle processes needs a shared machine")
 	case c.Shared && len(c.Failures) > 0:
 		return errors.New("sim: failures need machines of their own")
 	case c.BulkRate > 0 && (c.JobImages < 1 || c.PieceImages < 1 || c.Workers < 1):
@@ -92,6 +96,7 @@ func (x *cluster) build() {
 	for i := range x.Serve {
 		x.serves = append(x.serves, newServe(x, i, machine(x.Cores)))
 	}
+	x.front = machine(x.Cores)
 	for i := range x.Workers {
 		x.workers = append(x.workers, newWorker(x, i, machine(x.Cores)))
 	}
@@ -116,6 +121,27 @@ func (x *cluster) fill() {
 			s.models.add(k, x.Costs.ModelMemory)
 		}
 	}
+	for _, w := range x.workers {
+		for k := min(fit, x.Models) - 1; k >= 0; k-- {
+			w.models.add(k, x.Costs.ModelMemory)
+		}
+	}
+}
+
+// idleStep is the time between two pieces of the work of idle processes.
+const idleStep = 0.005
+
+// idle schedules the work of idle processes.
+func (x *cluster) idle() {
+	if x.Idle <= 0 {
+		return
+	}
+	var next func()
+	next = func() {
+		x.shared.Run(x.Idle*idleStep, 1, false, func() {})
+		x.loop.After(idleStep, next)
+	}
+	next()
 }
 
 // arrivals schedules the detections of clients.

@@ -39,16 +39,31 @@ type Costs struct {
 	MessageWork float64 `json:"message_work,omitempty"`
 	ByteWork    float64 `json:"byte_work,omitempty"`
 	// Publish is the time until a small message of a stream is stored by the replicas, if
-	// nothing else is. Sync is the time of a server's disk for it, and WriteByte for each
-	// byte. PublishWork and WriteByteWork are the work of each server that stores it.
-	Publish       float64 `json:"publish,omitempty"`
-	Sync          float64 `json:"sync,omitempty"`
-	WriteByte     float64 `json:"write_byte,omitempty"`
-	PublishWork   float64 `json:"publish_work,omitempty"`
-	WriteByteWork float64 `json:"write_byte_work,omitempty"`
-	// Fetch is the time to read a message of a stream; ReadByte adds for each byte.
-	Fetch    float64 `json:"fetch,omitempty"`
-	ReadByte float64 `json:"read_byte,omitempty"`
+	// nothing else is, without work and disk. Sync is the time of a server's disk for it, and
+	// WriteByte for each byte. PublishWork and WriteByteWork are the work of each server that
+	// stores it, PublisherWork and PublisherByteWork that of its sender.
+	Publish           float64 `json:"publish,omitempty"`
+	Sync              float64 `json:"sync,omitempty"`
+	WriteByte         float64 `json:"write_byte,omitempty"`
+	PublishWork       float64 `json:"publish_work,omitempty"`
+	WriteByteWork     float64 `json:"write_byte_work,omitempty"`
+	PublisherWork     float64 `json:"publisher_work,omitempty"`
+	PublisherByteWork float64 `json:"publisher_byte_work,omitempty"`
+	// Fetch is the time to read a message of a stream, without work; ReadByte adds for each
+	// byte. FetchWork and ReadByteWork are the work of the server, ReaderWork and
+	// ReaderByteWork that of the reader.
+	Fetch          float64 `json:"fetch,omitempty"`
+	ReadByte       float64 `json:"read_byte,omitempty"`
+	FetchWork      float64 `json:"fetch_work,omitempty"`
+	ReadByteWork   float64 `json:"read_byte_work,omitempty"`
+	ReaderWork     float64 `json:"reader_work,omitempty"`
+	ReaderByteWork float64 `json:"reader_byte_work,omitempty"`
+	// TakeWork is the work of each replica for a message that a consumer takes and
+	// acknowledges, both of which the replicas store.
+	TakeWork float64 `json:"take_work,omitempty"`
+	// Upload is the work for each byte of an uploaded zip, of the service and its client: it
+	// is received and written to a file.
+	Upload float64 `json:"upload_byte,omitempty"`
 }
 
 // Config describes a cluster and what is asked of it.
@@ -64,6 +79,9 @@ type Config struct {
 	Serve, Workers, Servers, Replicas int
 	Cores, ServerCores                int
 	Shared                            bool
+	// Idle is the work that the processes do in a second without any load, in core seconds:
+	// the NATS servers tell each other that they are alive. It needs Shared.
+	Idle float64
 
 	// Models is the number of stored models. The k-th is used in proportion to k^-Zipf.
 	Models int
@@ -89,6 +107,9 @@ type Config struct {
 	BulkRate               float64
 	JobImages, PieceImages int
 	BulkAtOnce             bool
+	// Poll is the time between two looks of a client whether its job has ended; 0 means
+	// that it knows at once.
+	Poll float64
 	// Trainings is the mean number of trainings a second.
 	Trainings float64
 
@@ -128,9 +149,13 @@ const (
 	// detectedAfter is the time after which the others know that a process has ended: the
 	// lifetime of its entry among the nodes.
 	detectedAfter = 10
-	// redelivery is the time after which a message of a worker that has ended is delivered
-	// again.
-	redelivery = 60
+	// pieceRedelivery and jobRedelivery are the times after which the piece or the job of a
+	// worker that has ended is delivered again.
+	pieceRedelivery = 20
+	jobRedelivery   = 30
+	// queuePause is the time between two looks of a worker for jobs. It looks when it hears of
+	// a job's record, before the message is stored, and then after this time.
+	queuePause = 0.2
 	// election is the time without a leader after a NATS server has ended.
 	election = 4
 	// forwardTimeout is the longest time that a process waits for the owner of a model.

@@ -147,7 +147,7 @@ func (s *serve) load(model int, then func()) {
 	}
 	s.c.loaded()
 	life := s.life
-	s.c.read(objectModels, s.c.Costs.ModelFile, func() {
+	s.c.read(s.machine, objectModels, s.c.Costs.ModelFile, func() {
 		s.machine.Run(s.c.Costs.Load, 1, false, func() {
 			if s.life != life {
 				return

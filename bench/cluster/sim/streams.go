@@ -56,20 +56,23 @@ func (x *cluster) replicas(stream int) (list []*server, wait float64) {
 // retryPause is the time between two tries to reach a stream without a leader.
 const retryPause = 0.25
 
-// publish stores a message in a stream and calls then when a majority of the replicas has
-// it.
-func (x *cluster) publish(stream int, bytes float64, then func()) {
+// publish sends a message from a machine to a stream and calls then when a majority of the
+// replicas has it.
+func (x *cluster) publish(from *Machine, stream int, bytes float64, then func()) {
+	from.Run(x.Costs.PublisherWork+bytes*x.Costs.PublisherByteWork, 1, false, func() { x.store(stream, bytes, then) })
+}
+
+// store stores a message that has been sent.
+func (x *cluster) store(stream int, bytes float64, then func()) {
 	list, wait := x.replicas(stream)
 	majority := x.Replicas/2 + 1
 	if wait > 0 || len(list) < majority {
-		x.loop.After(max(wait, retryPause), func() { x.publish(stream, bytes, then) })
+		x.loop.After(max(wait, retryPause), func() { x.store(stream, bytes, then) })
 		return
 	}
 	x.bulk.stored += bytes
 	work := x.Costs.PublishWork + bytes*x.Costs.WriteByteWork
 	takes := x.Costs.Sync + bytes*x.Costs.WriteByte
-	// What an unloaded publication takes besides the work of one server and its disk.
-	rest := max(x.Costs.Publish-x.Costs.Sync-x.Costs.PublishWork, 0)
 	stored, done := 0, false
 	answer := func() {
 		if !done {
@@ -79,7 +82,7 @@ func (x *cluster) publish(stream int, bytes float64, then func()) {
 	}
 	for _, s := range list {
 		s.machine.Run(work, 1, false, func() {
-			s.disk.Do(takes, rest, func() {
+			s.disk.Do(takes, x.Costs.Publish, func() {
 				if stored++; stored == majority {
 					answer()
 				}
@@ -91,7 +94,7 @@ func (x *cluster) publish(stream int, bytes float64, then func()) {
 	x.loop.After(publishTimeout, func() {
 		if !done && stored < majority {
 			done = true
-			x.publish(stream, bytes, then)
+			x.store(stream, bytes, then)
 		}
 	})
 }
@@ -99,24 +102,25 @@ func (x *cluster) publish(stream int, bytes float64, then func()) {
 // publishTimeout is the time after which a publication without an answer is tried again.
 const publishTimeout = 20
 
-// put stores an object in chunks, one after the other, and its description.
-func (x *cluster) put(bucket int, bytes float64, then func()) {
+// put stores an object from a machine: it looks for an earlier one, and stores chunks, one
+// after the other, and a description.
+func (x *cluster) put(from *Machine, bucket int, bytes float64, then func()) {
 	left := bytes
 	var next func()
 	next = func() {
 		if left <= 0 {
-			x.publish(bucket, 0, then)
+			x.publish(from, bucket, 0, then)
 			return
 		}
 		n := math.Min(left, chunkBytes)
 		left -= n
-		x.publish(bucket, n, next)
+		x.publish(from, bucket, n, next)
 	}
-	next()
+	x.fetch(from, bucket, 0, next)
 }
 
-// read reads an object: its description, and its chunks one after the other.
-func (x *cluster) read(bucket int, bytes float64, then func()) {
+// read reads an object to a machine: its description, and its chunks one after the other.
+func (x *cluster) read(to *Machine, bucket int, bytes float64, then func()) {
 	left, first := bytes, true
 	var next func()
 	next = func() {
@@ -130,29 +134,39 @@ func (x *cluster) read(bucket int, bytes float64, then func()) {
 			left -= n
 		}
 		first = false
-		x.fetch(bucket, n, next)
+		x.fetch(to, bucket, n, next)
 	}
 	next()
 }
 
-// fetch reads a message from the leader of a stream.
-func (x *cluster) fetch(stream int, bytes float64, then func()) {
+// take is fetch by a consumer: all replicas store who has the message, and that it is
+// acknowledged.
+func (x *cluster) take(to *Machine, stream int, bytes float64, then func()) {
+	list, _ := x.replicas(stream)
+	for _, s := range list {
+		s.machine.Run(x.Costs.TakeWork, 1, false, func() { s.disk.Do(2*x.Costs.Sync, 0, func() {}) })
+	}
+	x.fetch(to, stream, bytes, then)
+}
+
+// fetch reads a message from the leader of a stream to a machine.
+func (x *cluster) fetch(to *Machine, stream int, bytes float64, then func()) {
 	list, wait := x.replicas(stream)
 	if wait > 0 || len(list) == 0 {
-		x.loop.After(max(wait, retryPause), func() { x.fetch(stream, bytes, then) })
+		x.loop.After(max(wait, retryPause), func() { x.fetch(to, stream, bytes, then) })
 		return
 	}
 	done, life := false, list[0].life
-	list[0].machine.Run(x.Costs.MessageWork+bytes*x.Costs.ByteWork, 1, false, func() {
+	list[0].machine.Run(x.Costs.FetchWork+bytes*x.Costs.ReadByteWork, 1, false, func() {
 		x.loop.After(x.Costs.Fetch+bytes*x.Costs.ReadByte, func() {
 			done = true
-			then()
+			to.Run(x.Costs.ReaderWork+bytes*x.Costs.ReaderByteWork, 1, false, then)
 		})
 	})
 	x.loop.After(publishTimeout, func() {
 		if !done && list[0].life != life {
 			done = true
-			x.fetch(stream, bytes, then)
+			x.fetch(to, stream, bytes, then)
 		}
 	})
 }
