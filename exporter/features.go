@@ -33,9 +33,9 @@ func FeaturesModel(side int, spec backbone.Spec, taps []int, with Operators) (*S
 	return l.features(features, taps)
 }
 
-// PatchFeaturesModel lowers the patch features of a model for images of that size. If
-// masked, pixels below 0 are outside. Input: `image` (N×3×H×W in 0…1, any N). Outputs: FeaturesName of each block of
-// models.HeadTaps.
+// PatchFeaturesModel lowers the patch features of a model for images of that size. If masked,
+// pixels below 0 are outside. Input: `image` (N×3×H×W in 0…1, any N). Outputs: FeaturesName of
+// each block of models.HeadTaps.
 func PatchFeaturesModel(size models.Size, masked bool, with Operators) (*SessionModel, error) {
 	image, p, err := network.PatchFeatures(1, size, masked)
 	if err != nil {

@@ -16,9 +16,10 @@ const verdictName = "is_anomaly"
 
 // ImageModel lowers a model to an ONNX file that includes the preprocessing and the
 // decision. Input: one decoded image `image` (uint8, height×width×3, RGB, any size; of a model
-// with a window float32, the samples' values). Outputs: `reconstruction_error` (1 element, the anomaly score), `is_anomaly` (bool, 1
-// element), `anomaly_map` (H×W, the score of each pixel of the network's input), and `mse` (1 element) if the model
-// has reference statistics. Equal models result in equal bytes.
+// with a window float32, the samples' values). Outputs: `reconstruction_error` (1 element, the
+// anomaly score), `is_anomaly` (bool, 1 element), `anomaly_map` (H×W, the score of each pixel
+// of the network's input), and `mse` (1 element) if the model has reference statistics. Equal
+// models result in equal bytes.
 func ImageModel(m *models.Model) ([]byte, error) {
 	if m.Tiles() != nil {
 		return tiledImageModel(m)
@@ -45,6 +46,13 @@ func ImageModel(m *models.Model) ([]byte, error) {
 	}
 	_, threshold := m.Metadata.Measure()
 	above := l.op("Greater", []int{1}, []value{l.done[score], l.floats(nil, roundDown(threshold))})
+	if p := m.Metadata.Preprocessing; p != nil && p.Region != nil {
+		// An image without a pixel in the region, as after a crop, is never normal. Its score
+		// means nothing, and may be NaN.
+		highest := l.op("ReduceMax", []int{1}, []value{l.done[f.Image], l.ints(1, 2, 3)}, intAttr("keepdims", 0))
+		none := l.op("Less", []int{1}, []value{highest, l.floats(nil, 0)})
+		above = l.op("Or", []int{1}, []value{above, none})
+	}
 	l.rename(above.name, verdictName)
 	l.proto.Output = append(l.proto.Output, describe(verdictName, onnx.TensorProto_BOOL, []dim{{size: 1}},
 		"whether the error is above the model's threshold"))

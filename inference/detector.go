@@ -215,8 +215,8 @@ func (d *Detector) score(ctx context.Context, pixels []byte) (*job, error) {
 	return j, d.run(ctx, scoreSession, []*job{j})
 }
 
-// Map returns the anomaly map of a prepared image, one value for each pixel of the input, on the scale of
-// the anomaly score, and the image's anomaly score. ErrNoMap is returned, wrapped,
+// Map returns the anomaly map of a prepared image, one value for each pixel of the input, on
+// the scale of the anomaly score, and the image's anomaly score. ErrNoMap is returned, wrapped,
 // if the model's measure is the mean squared error.
 func (d *Detector) Map(ctx context.Context, pixels []byte) (values []float32, score float64, err error) {
 	if err := d.checkLength(pixels); err != nil {
@@ -281,7 +281,8 @@ func (d *Detector) Members(ctx context.Context, pixels []byte) (members []float6
 	return members, float64(j.score), float64(j.mse), nil
 }
 
-// MSE returns the mean squared error between a prepared image and its reconstruction, with values scaled to 0…1.
+// MSE returns the mean squared error between a prepared image and its reconstruction, with
+// values scaled to 0…1.
 func (d *Detector) MSE(ctx context.Context, pixels []byte) (float64, error) {
 	j, err := d.score(ctx, pixels)
 	if err != nil {

@@ -298,3 +298,21 @@ func TestImageModel_TakesNaNForTheLowestValue(t *testing.T) {
 		t.Error("the samples make no difference")
 	}
 }
+
+// Nothing of the image is judged, so it must not be called normal.
+func TestImageModel_CallsNoImageNormalThatHasNothingInTheRegion(t *testing.T) {
+	orttest.Open(t)
+	size := models.Square(32)
+	mask := make([]bool, size.Area())
+	for i := range mask {
+		mask[i] = i%size.W < 3
+	}
+	m := framedModel(t, false, size, models.Preprocessing{Fit: models.FitCrop, Region: models.NewRegion(size, mask)})
+	m.Metadata.Decision.Threshold = 1e6
+	graph := newImageModel(t, m)
+	for w, want := range map[int]bool{20: false, 200: true} { // of 200 columns, the crop keeps the 20 in the middle
+		if _, anomaly, _ := runImage(t, graph, w, 20, make([]byte, 3*20*w)); anomaly != want {
+			t.Errorf("%d pixels wide: an anomaly is %t, expected %t", w, anomaly, want)
+		}
+	}
+}

@@ -173,9 +173,9 @@ type SkippedFile struct {
 	Reason string `json:"reason"`
 }
 
-// ParseMetadata parses a metadata.json, which may begin with a byte order mark. It
-// ignores unknown keys. It returns ErrMetadata, wrapped, for malformed JSON, for a missing threshold and for the
-// values that Validate rejects.
+// ParseMetadata parses a metadata.json, which may begin with a byte order mark. It ignores
+// unknown keys. It returns ErrMetadata, wrapped, for malformed JSON, for a missing threshold
+// and for the values that Validate rejects.
 func ParseMetadata(data []byte) (Metadata, error) {
 	// The outer fields hide the embedded ones of the same key. As pointers they
 	// distinguish a missing threshold from 0.

@@ -39,8 +39,8 @@ type Preparation struct {
 	Tile, Overlap, LongestSide, Statistics string
 }
 
-// Prepared returns the options with a preparation. It returns ErrImageSize,
-// ErrPreprocessing and ErrTiles, wrapped. Settle checks the mask and the boxes, which depend on the size.
+// Prepared returns the options with a preparation. It returns ErrImageSize, ErrPreprocessing
+// and ErrTiles, wrapped. Settle checks the mask and the boxes, which depend on the size.
 func (o Options) Prepared(p Preparation) (Options, error) {
 	if p.Size != "" {
 		size, err := models.ParseSize(p.Size)

@@ -94,8 +94,8 @@ func NewPlan(images Images, perCell int, r *rand.Rand) (*Plan, error) {
 	return p, nil
 }
 
-// diameters returns the diameters for an image side, the geometric mean of width and height, in whole pixels, without
-// duplicates.
+// diameters returns the diameters for an image side, the geometric mean of width and height, in
+// whole pixels, without duplicates.
 func diameters(side float64) []float64 {
 	var out []float64
 	for _, d := range referenceDiameters {

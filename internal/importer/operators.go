@@ -178,9 +178,9 @@ func reduction(v *value, op onnx.Operation) error {
 	return nil
 }
 
-// division reads the second operator of a mean, the sum divided by the sizes of its axes, or
-// a division by backbone.Deviation, or of the error of images by their share inside. A mean along the batch axis is not supported, because
-// the file has no batch size.
+// division reads the second operator of a mean, the sum divided by the sizes of its axes, or a
+// division by backbone.Deviation, or of the error of images by their share inside. A mean along
+// the batch axis is not supported, because the file has no batch size.
 func division(v *value, op onnx.Operation) error {
 	if err := attributes(op, nil); err != nil {
 		return err

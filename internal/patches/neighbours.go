@@ -28,12 +28,12 @@ type Neighbours struct {
 	Bank []float32
 }
 
-// FitNeighbours cross-fits memory banks to the images' features, pooled over all patches;
-// see the package documentation. A bank has at most size images. If a fit has more, the
-// bank is a core-set chosen by the greedy k-center algorithm (Sener and Savarese, 2018;
-// PatchCore; Roth et al., 2022), starting with the image closest to the mean.
-// inside are the patches that count, by image; nil means all. FitNeighbours returns ErrTooFew if a fit has fewer than 2 images, and ErrValues if a
-// feature is not finite.
+// FitNeighbours cross-fits memory banks to the images' features, pooled over all patches; see
+// the package documentation. A bank has at most size images. If a fit has more, the bank is a
+// core-set chosen by the greedy k-center algorithm (Sener and Savarese, 2018; PatchCore; Roth
+// et al., 2022), starting with the image closest to the mean. inside are the patches that
+// count, by image; nil means all. FitNeighbours returns ErrTooFew if a fit has fewer than 2
+// images, and ErrValues if a feature is not finite.
 func FitNeighbours(m Map, images [][]float32, inside [][]bool, folds, size int, pool workers.Pool) ([]*Neighbours, error) {
 	if size < 1 {
 		return nil, fmt.Errorf("patches: a bank of %d images, expected at least 1", size)
