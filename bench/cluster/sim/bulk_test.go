@@ -98,6 +98,18 @@ func TestWorker_LoadsAModelOnceForItsPieces(t *testing.T) {
 	}
 }
 
+func TestWorker_UsesNoMoreThanItsThreads(t *testing.T) {
+	c := shared(10, 10)
+	c.Threads, c.Costs.Infer = 1, 0.01
+	if r := run(t, c); !near(r.JobTime.Max(), queuePause+0.1, 1e-6) {
+		t.Errorf("a job took %v s, expected %v", r.JobTime.Max(), queuePause+0.1)
+	}
+	c.Threads = 3
+	if _, err := Run(c); err == nil {
+		t.Error("three threads on two cores are accepted")
+	}
+}
+
 func TestWorker_JudgesOnePieceAtATime(t *testing.T) {
 	c := shared(20, 10)
 	c.Costs.Infer = 0.01 // a piece takes 0.05 s; both together would end after 0.1 s
