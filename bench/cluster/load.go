@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -118,6 +119,23 @@ func (s *loader) send(i int, due time.Time) {
 		return
 	}
 	s.out.times = append(s.out.times, took)
+}
+
+// closedFor sends requests from a number of clients for some time, each of which waits for its
+// answer.
+func (l load) closedFor(ctx context.Context, clients int, lasts time.Duration) (*observed, error) {
+	s := newLoader(l)
+	var next atomic.Int64
+	end := time.Now().Add(lasts)
+	return s.watch(ctx, func(group *sync.WaitGroup) {
+		for range clients {
+			group.Go(func() {
+				for ctx.Err() == nil && time.Now().Before(end) {
+					s.send(int(next.Add(1))-1, time.Now())
+				}
+			})
+		}
+	})
 }
 
 // closed sends n requests from a number of clients, each of which waits for its answer.

@@ -290,7 +290,7 @@ func (b *bench) detections(ctx context.Context, model []byte, n int, out *sizeCo
 		return err
 	}
 	c := &out.Costs
-	c.Contention = max((all.work()-before)/float64(len(busy.times))/one.work, 1)
+	c.Contention = (all.work() - before) / float64(len(busy.times)) / one.work
 	out.Rate = busy.rate()
 	c.ModelMemory = values["anomaly_model_cache_bytes"]
 	c.Decode, c.Infer = one.decode, one.infer

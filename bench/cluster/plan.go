@@ -5,11 +5,13 @@ import (
 	"io"
 	"math"
 	"os"
+	"runtime"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/deepmed/anomaly/bench/cluster/sim"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -64,48 +66,56 @@ func (p *planner) base() sim.Config {
 // detections prints how many serving processes single detections need.
 func (p *planner) detections() error {
 	t := newTable(p.out, "SINGLE DETECTIONS", "images a day", "models", "cache", "nodes", "p50, ms", "p99", "p99 with a node lost", "cores used", "forwarded", "loads a second", "what limits")
+	type plannedCase struct {
+		perDay float64
+		models int
+		cache  float64
+	}
+	var cases []plannedCase
 	for _, perDay := range []float64{1e3, 1e5, 1e8} {
 		for _, models := range []int{10, 1000, 10000} {
-			caches := []float64{2 << 30}
+			cases = append(cases, plannedCase{perDay, models, 2 << 30})
 			if perDay > 1e6 && models >= 1000 {
-				caches = append(caches, 12<<30)
-			}
-			for _, cache := range caches {
-				c := p.base()
-				c.Models, c.CacheBytes, c.Workers = models, cache, 0
-				c.Rate, c.Peak, c.Day = perDay/day, planned, day
-				switch {
-				case perDay > 1e6: // minutes at the busiest moment
-					c.Rate, c.Peak, c.Seconds, c.Warmup = c.Rate*planned, 1, 100, 20
-					c.Failures = []sim.Failure{{Kind: sim.ServeProcess, Index: 0, At: 60, For: 25}}
-				case perDay > 1e4:
-					c.Seconds, c.Warmup = day, 3600
-					c.Failures = []sim.Failure{{Kind: sim.ServeProcess, Index: 0, At: day / 2, For: 600}}
-				default:
-					c.Seconds, c.Warmup = 20*day, day
-					for i := range 19 { // every day, so that enough detections count
-						c.Failures = append(c.Failures, sim.Failure{Kind: sim.ServeProcess, Index: i % 2, At: day * (float64(i) + 1.5), For: 600})
-					}
-				}
-				c.From, c.Until = c.Failures[0].At, c.Failures[0].At+c.Failures[0].For
-				nodes, r, err := p.least(c)
-				if err != nil {
-					return err
-				}
-				limit := limits(r)
-				if nodes == 2 {
-					limit = "two, for a loss"
-				}
-				if nodes > mostNodes {
-					t.row(perDay, models, gib(cache), "more than "+fmt.Sprint(mostNodes), "", "", "", "", "", "", limit)
-					continue
-				}
-				total := float64(max(r.Detections, 1))
-				fmt.Fprintf(os.Stderr, "%.0f a day, %d models, %s: %d\n", perDay, models, gib(cache), nodes)
-				t.row(perDay, models, gib(cache), nodes, ms(r.Latency.At(0.5)), ms(r.Latency.At(0.99)), ms(r.Window.At(0.99)), percent(r.ServeUse),
-					percent(float64(r.Forwards)/total), fmt.Sprintf("%.3g", float64(r.Loads)/r.Seconds), limit)
+				cases = append(cases, plannedCase{perDay, models, 12 << 30})
 			}
 		}
+	}
+	err := t.rows(len(cases), func(i int) ([]any, error) {
+		k := cases[i]
+		c := p.base()
+		c.Models, c.CacheBytes, c.Workers = k.models, k.cache, 0
+		c.Rate, c.Peak, c.Day = k.perDay/day, planned, day
+		switch {
+		case k.perDay > 1e6: // the busiest moment
+			c.Rate, c.Peak, c.Seconds, c.Warmup = c.Rate*planned, 1, 45, 10
+			c.Failures = []sim.Failure{{Kind: sim.ServeProcess, Index: 0, At: 22, For: 18}}
+		case k.perDay > 1e4:
+			c.Seconds, c.Warmup = day, 3600
+			c.Failures = []sim.Failure{{Kind: sim.ServeProcess, Index: 0, At: day / 2, For: 600}}
+		default:
+			c.Seconds, c.Warmup = 20*day, day
+			for i := range 19 { // every day, so that enough detections count
+				c.Failures = append(c.Failures, sim.Failure{Kind: sim.ServeProcess, Index: i % 2, At: day * (float64(i) + 1.5), For: 600})
+			}
+		}
+		c.From, c.Until = c.Failures[0].At, c.Failures[0].At+c.Failures[0].For
+		nodes, r, err := p.least(c)
+		if err != nil {
+			return nil, err
+		}
+		limit := limits(r)
+		if nodes == 2 {
+			limit = "two, for a loss"
+		}
+		if nodes > mostNodes {
+			return []any{k.perDay, k.models, gib(k.cache), "more than " + fmt.Sprint(mostNodes), "", "", "", "", "", "", limit}, nil
+		}
+		total := float64(max(r.Detections, 1))
+		return []any{k.perDay, k.models, gib(k.cache), nodes, ms(r.Latency.At(0.5)), ms(r.Latency.At(0.99)), ms(r.Window.At(0.99)), percent(r.ServeUse),
+			percent(float64(r.Forwards) / total), fmt.Sprintf("%.3g", float64(r.Loads)/r.Seconds), limit}, nil
+	})
+	if err != nil {
+		return err
 	}
 	return t.flush()
 }
@@ -172,42 +182,44 @@ func (p *planner) least(c sim.Config) (int, sim.Result, error) {
 // bulk prints how many workers bulk jobs need, and what they do to NATS.
 func (p *planner) bulk() error {
 	t := newTable(p.out, "BULK JOBS OF 2,000 IMAGES", "images a day", "KB an image", "workers", "job, p50", "p99", "p99 with losses", "workers used", "stored, MB/s", "disk used", "NATS processors", "what limits")
-	for _, perDay := range []float64{1e3, 1e5, 1e8} {
-		for _, size := range []float64{p.costs.ImageFile, 250e3} {
-			c := p.base()
-			c.Costs.ImageFile = size
-			c.JobImages, c.PieceImages = 2000, pieceOf(size)
-			c.BulkRate = perDay / day * planned
-			c.Seconds, c.Warmup = 200, 60
-			if c.BulkRate < 20 { // until there are enough jobs
-				c.Seconds = 100 + 40*float64(c.JobImages)/c.BulkRate
-			}
-			workers, r, err := p.leastWorkers(c)
-			if err != nil {
-				return err
-			}
-			limit := "workers"
-			switch {
-			case perDay*planned < 1e6:
-				limit = "two, for a loss"
-			case r.DiskUse > 0.5:
-				limit = "NATS's disks"
-			case r.ServerUse > 0.5:
-				limit = "NATS's processors"
-			}
-			if workers > mostNodes {
-				t.row(perDay, kb(size), "none suffices", "", "", "", "", "", percent(r.DiskUse), percent(r.ServerUse), limit)
-				continue
-			}
-			c.Workers = workers
-			c.Failures = []sim.Failure{{Kind: sim.WorkerProcess, Index: 0, At: c.Warmup + 20, For: 60}, {Kind: sim.ServerProcess, Index: 1, At: c.Warmup + 60, For: 60}}
-			lost, err := sim.Run(c)
-			if err != nil {
-				return err
-			}
-			t.row(perDay, kb(size), workers, seconds(r.JobTime.At(0.5)), seconds(r.JobTime.At(0.99)), seconds(lost.JobTime.At(0.99)), percent(r.WorkerUse),
-				fmt.Sprintf("%.3g", r.StoredBytes/r.Seconds/1e6), percent(r.DiskUse), percent(r.ServerUse), limit)
+	rates, sizes := []float64{1e3, 1e5, 1e8}, []float64{p.costs.ImageFile, 250e3}
+	err := t.rows(len(rates)*len(sizes), func(i int) ([]any, error) {
+		perDay, size := rates[i/len(sizes)], sizes[i%len(sizes)]
+		c := p.base()
+		c.Costs.ImageFile = size
+		c.JobImages, c.PieceImages = 2000, pieceOf(size)
+		c.BulkRate = perDay / day * planned
+		c.Seconds, c.Warmup = 120, 40
+		if c.BulkRate < 20 { // until there are enough jobs
+			c.Seconds = 100 + 40*float64(c.JobImages)/c.BulkRate
 		}
+		workers, r, err := p.leastWorkers(c)
+		if err != nil {
+			return nil, err
+		}
+		limit := "workers"
+		switch {
+		case perDay*planned < 1e6:
+			limit = "two, for a loss"
+		case r.DiskUse > 0.5:
+			limit = "NATS's disks"
+		case r.ServerUse > 0.5:
+			limit = "NATS's processors"
+		}
+		if workers > mostNodes {
+			return []any{perDay, kb(size), "none suffices", "", "", "", "", "", percent(r.DiskUse), percent(r.ServerUse), limit}, nil
+		}
+		c.Workers = workers
+		c.Failures = []sim.Failure{{Kind: sim.WorkerProcess, Index: 0, At: c.Warmup + 10, For: 60}, {Kind: sim.ServerProcess, Index: 1, At: c.Warmup + 20, For: 60}}
+		lost, err := sim.Run(c)
+		if err != nil {
+			return nil, err
+		}
+		return []any{perDay, kb(size), workers, seconds(r.JobTime.At(0.5)), seconds(r.JobTime.At(0.99)), seconds(lost.JobTime.At(0.99)), percent(r.WorkerUse),
+			fmt.Sprintf("%.3g", r.StoredBytes/r.Seconds/1e6), percent(r.DiskUse), percent(r.ServerUse), limit}, nil
+	})
+	if err != nil {
+		return err
 	}
 	return t.flush()
 }
@@ -306,6 +318,26 @@ func (t *textTable) row(values ...any) {
 		fmt.Fprint(t.w, v)
 	}
 	fmt.Fprintln(t.w)
+}
+
+// rows writes n rows in their order, which are computed at once on all cores.
+func (t *textTable) rows(n int, compute func(i int) ([]any, error)) error {
+	list := make([][]any, n)
+	var group errgroup.Group
+	group.SetLimit(runtime.NumCPU())
+	for i := range n {
+		group.Go(func() (err error) {
+			list[i], err = compute(i)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for _, r := range list {
+		t.row(r...)
+	}
+	return nil
 }
 
 func (t *textTable) flush() error {

@@ -96,7 +96,7 @@ func (b *bench) setups() []func(context.Context, []byte, sim.Costs) (*setup, err
 // base returns the simulation of this machine.
 func base(costs sim.Costs) sim.Config {
 	return sim.Config{Costs: costs, Serve: 1, Servers: 1, Replicas: 1, Cores: runtime.NumCPU(), ServerCores: 1, Shared: true,
-		Models: 1, CacheBytes: 256 << 20, BatchSize: 1}
+		Models: 1, CacheBytes: 256 << 20, BatchSize: 1, Loaded: true}
 }
 
 // one is a single `anomaly serve`, with its jobs and models in folders.
@@ -116,40 +116,43 @@ func (x *setup) compare(ctx context.Context, seconds float64, seed int64) ([]row
 	x.config.Idle = idleWork(ctx)
 	fmt.Printf("%s: idle, the processes use %.3f cores\n", x.name, x.config.Idle)
 	var rows []row
-	// Clients without a pause, and how much the simulation says that there can be.
-	capacity := 0.0
-	for _, clients := range []int{1, 4, 16} {
+	// Clients without a pause; the most of them show what the processes can do, and what other
+	// programs take from them if they have always something to do.
+	closed, capacity := []int{1, 4, 16}, 0.0
+	var observations []*observation
+	for _, clients := range closed {
+		o, err := x.observe(func() (*observed, error) {
+			return x.load.closedFor(ctx, clients, time.Duration(seconds*float64(time.Second)))
+		})
+		if err != nil {
+			return nil, err
+		}
+		capacity = max(capacity, o.rate())
+		x.config.Others = o.others
+		observations = append(observations, o)
+	}
+	for i, clients := range closed {
 		c := x.config
 		c.Seed, c.Clients, c.Seconds, c.Warmup = seed, clients, 120, 10
 		r, err := sim.Run(c)
 		if err != nil {
 			return nil, err
 		}
-		rate := float64(r.Detections) / r.Seconds
-		capacity = max(capacity, rate)
-		got, err := x.row(fmt.Sprintf("%d clients", clients), func() (*observed, error) {
-			return x.load.closed(ctx, clients, max(int(rate*seconds), 50))
-		}, r, rate, c.Cores)
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, *got)
+		rows = append(rows, x.row(fmt.Sprintf("%d clients", clients), observations[i], r, float64(r.Detections)/r.Seconds))
 	}
 	for i, share := range []float64{0.3, 0.6, 0.8} {
 		arrivals := poisson(capacity*share, seconds, uint64(seed)+uint64(i))
+		o, err := x.observe(func() (*observed, error) { return x.load.open(ctx, arrivals) })
+		if err != nil {
+			return nil, err
+		}
 		c := x.config
 		c.Seed, c.Arrivals, c.Seconds = seed, arrivals, seconds+60
 		r, err := sim.Run(c)
 		if err != nil {
 			return nil, err
 		}
-		got, err := x.row(fmt.Sprintf("%.0f %% of the capacity", share*100), func() (*observed, error) {
-			return x.load.open(ctx, arrivals)
-		}, r, float64(len(arrivals))/seconds, c.Cores)
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, *got)
+		rows = append(rows, x.row(fmt.Sprintf("%.0f %% of the capacity", share*100), o, r, float64(len(arrivals))/seconds))
 	}
 	if x.images != nil {
 		got, err := x.bulk(ctx, seed)
@@ -181,24 +184,34 @@ func poisson(rate, seconds float64, seed uint64) (list []float64) {
 	return list
 }
 
-// row runs one load and compares it with a simulation.
-func (x *setup) row(name string, run func() (*observed, error), r sim.Result, rate float64, cores int) (*row, error) {
+// observation is a load that has run.
+type observation struct {
+	*observed
+	work, others float64 // core seconds of all processes and the client, and share of others
+}
+
+// observe runs a load.
+func (x *setup) observe(run func() (*observed, error)) (*observation, error) {
 	before, own := busyCores(), treeWork()
 	o, err := run()
 	if err != nil {
 		return nil, err
 	}
 	work := treeWork() - own
-	others := max((busyCores()-before)-work, 0) / (o.seconds * float64(runtime.NumCPU()))
-	out := &row{setup: x.name, load: name, others: others, failed: o.failed - r.Rejected,
+	return &observation{o, work, max((busyCores()-before)-work, 0) / (o.seconds * float64(runtime.NumCPU()))}, nil
+}
+
+// row compares a load with a simulation.
+func (x *setup) row(name string, o *observation, r sim.Result, rate float64) row {
+	out := row{setup: x.name, load: name, others: o.others, failed: o.failed - r.Rejected,
 		// What the processes do without a load depends on the time, which differs.
-		work:     (work - x.config.Idle*o.seconds) / float64(len(o.times)),
-		wantWork: (r.ServeUse*float64(cores) - x.config.Idle) * r.Seconds / float64(max(r.Detections, 1)),
+		work:     (o.work - x.config.Idle*o.seconds) / float64(len(o.times)),
+		wantWork: (r.ServeUse*float64(x.config.Cores) - x.config.Idle) * r.Seconds / float64(max(r.Detections, 1)),
 		got:      [3]float64{o.rate(), o.quantile(0.5), o.quantile(0.99)},
 		want:     [3]float64{rate, r.Latency.At(0.5), r.Latency.At(0.99)}}
 	fmt.Printf("%s, %s: %.1f a second, p50 %.2f ms, p99 %.2f, work %.2f; simulated %.1f, %.2f, %.2f, %.2f; others used %.0f %%\n", x.name, name,
-		out.got[0], out.got[1]*1e3, out.got[2]*1e3, out.work*1e3, out.want[0], out.want[1]*1e3, out.want[2]*1e3, out.wantWork*1e3, others*100)
-	return out, nil
+		out.got[0], out.got[1]*1e3, out.got[2]*1e3, out.work*1e3, out.want[0], out.want[1]*1e3, out.want[2]*1e3, out.wantWork*1e3, o.others*100)
+	return out
 }
 
 // table writes the rows as text.

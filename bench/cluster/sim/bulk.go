@@ -291,7 +291,7 @@ func (w *worker) load(model int, then func()) {
 	}))
 }
 
-// judge judges the images of a piece, on all cores.
+// judge judges the images of a piece, on all threads.
 func (w *worker) judge(p *piece) {
 	w.pieces = append(w.pieces, p)
 	x := w.c
@@ -300,7 +300,7 @@ func (w *worker) judge(p *piece) {
 		for range p.images {
 			work += (x.Costs.Decode + x.Costs.Infer) * x.draws.factor()
 		}
-		left := x.Cores
+		left := x.Threads
 		part := w.guard(func() {
 			if left--; left > 0 {
 				return
@@ -308,8 +308,8 @@ func (w *worker) judge(p *piece) {
 			w.judging.Release(1)
 			x.publish(w.machine, streamResults, float64(p.images)*resultBytes, w.guard(func() { w.judged(p) }))
 		})
-		for range x.Cores {
-			w.machine.Run(work/float64(x.Cores), 1, false, part)
+		for range x.Threads {
+			w.machine.Run(work/float64(x.Threads), 1, false, part)
 		}
 	}
 	x.take(w.machine, streamPieces, float64(p.images)*x.Costs.ImageFile, w.guard(func() {
@@ -347,11 +347,11 @@ func (w *worker) judged(p *piece) {
 	w.look()
 }
 
-// train trains a model on all cores, at a lower priority than detections.
+// train trains a model on all threads, at a lower priority than detections.
 func (w *worker) train(t *training) {
 	w.trains, w.training = true, t
 	x := w.c
-	w.machine.Run(t.left, x.Cores, true, w.guard(func() {
+	w.machine.Run(t.left, x.Threads, true, w.guard(func() {
 		x.put(w.machine, objectModels, x.Costs.ModelFile, w.guard(func() {
 			w.trains, w.training = false, nil
 			x.bulk.running--

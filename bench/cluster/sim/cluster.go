@@ -37,6 +37,9 @@ func Run(c Config) (Result, error) {
 	if err := check(&c); err != nil {
 		return Result{}, err
 	}
+	if c.Threads == 0 {
+		c.Threads = c.Cores
+	}
 	x := &cluster{Config: &c, loop: &Loop{}, draws: newDraws(&c), profile: newProfile(&c), inFlight: map[*detection]*serve{}}
 	x.build()
 	x.loop.After(c.Warmup, func() {
@@ -65,6 +68,10 @@ func check(c *Config) error {
 		return fmt.Errorf("sim: %d replicas on %d servers", c.Replicas, c.Servers)
 	case c.Seconds <= c.Warmup:
 		return fmt.Errorf("sim: %v s with a warm-up of %v s", c.Seconds, c.Warmup)
+	case c.Threads < 0 || c.Threads > c.Cores:
+		return fmt.Errorf("sim: %d threads on %d cores", c.Threads, c.Cores)
+	case c.Others < 0 || c.Others >= 1:
+		return fmt.Errorf("sim: other programs take %v of a core", c.Others)
 	case c.Idle > 0 && !c.Shared:
 		return errors.New("sim: the work of idle processes needs a shared machine")
 	case c.Shared && len(c.Failures) > 0:
@@ -81,7 +88,10 @@ func check(c *Config) error {
 func (x *cluster) build() {
 	fresh := func(cores int) *Machine {
 		m := NewMachine(x.loop, float64(cores))
-		m.contention = max(x.Costs.Contention, 1)
+		m.others = x.Others
+		if x.Costs.Contention > 0 {
+			m.contention = x.Costs.Contention
+		}
 		return m
 	}
 	if x.Shared {

@@ -12,8 +12,9 @@ type Costs struct {
 	Wait float64 `json:"wait,omitempty"`
 	// AllThreads is the time of a run on all cores of a serving machine, divided by Infer.
 	AllThreads float64 `json:"all_threads,omitempty"`
-	// Contention is the factor by which all work takes longer while all cores are busy,
-	// because cores share memory and, in pairs, their units. 0 means 1.
+	// Contention is the factor of all work while all cores are busy: above 1 because cores
+	// share memory and, in pairs, their units; below 1 if that is less than what a process
+	// does on cores that would be idle, such as collecting garbage. 0 means 1.
 	Contention float64 `json:"contention,omitempty"`
 	// Client is the work of a client for a request; it counts only when clients run on the
 	// machine of the service.
@@ -79,6 +80,10 @@ type Config struct {
 	Serve, Workers, Servers, Replicas int
 	Cores, ServerCores                int
 	Shared                            bool
+	// Threads is the number of threads of a process that serves or works; 0 means Cores.
+	Threads int
+	// Others is the share of a core that other programs take from a thread that could run.
+	Others float64
 	// Idle is the work that the processes do in a second without any load, in core seconds:
 	// the NATS servers tell each other that they are alive. It needs Shared.
 	Idle float64

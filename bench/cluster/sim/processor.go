@@ -11,9 +11,10 @@ type Machine struct {
 	updated float64
 	version uint64  // of the scheduled completion
 	busy    float64 // core seconds used
-	// contention is the factor by which work takes longer while all cores are busy, and slow
-	// the present one, between 1 and contention.
+	// contention is the factor of work while all cores are busy, and slow the present one,
+	// between 1 and contention.
 	contention, slow float64
+	others           float64 // share of each core that other programs have
 	down             bool
 }
 
@@ -95,8 +96,8 @@ func (m *Machine) advance() {
 	}
 	for _, c := range m.classes {
 		if n := len(c.tasks); n > 0 {
-			c.clock += c.rate * dt / m.slow
-			m.busy += c.rate * dt * float64(n)
+			c.clock += c.rate * dt * (1 - m.others) / m.slow
+			m.busy += c.rate * dt * (1 - m.others) * float64(n)
 		}
 	}
 }
@@ -137,7 +138,7 @@ func (m *Machine) share() {
 	next := -1.0
 	for _, c := range m.classes {
 		if len(c.tasks) > 0 && c.rate > 0 {
-			if t := (c.tasks[0].finish - c.clock) / c.rate * m.slow; next < 0 || t < next {
+			if t := (c.tasks[0].finish - c.clock) / c.rate * m.slow / (1 - m.others); next < 0 || t < next {
 				next = t
 			}
 		}

@@ -30,8 +30,8 @@ func newServe(c *cluster, index int, m *Machine) *serve {
 
 func (s *serve) reset() {
 	s.life++
-	s.admitted = Slots{free: detectionsPerThread * s.c.Cores}
-	s.processors = Slots{free: s.c.Cores}
+	s.admitted = Slots{free: detectionsPerThread * s.c.Threads}
+	s.processors = Slots{free: s.c.Threads}
 	s.waitingIn, s.inFlight = 0, 0
 	s.models = lru{room: s.c.CacheBytes}
 	s.loading, s.queues = map[int][]func(){}, map[int]*batchQueue{}
@@ -209,7 +209,7 @@ type collector struct{ ended bool }
 
 func (q *batchQueue) add(i batchImage) {
 	q.waiting = append(q.waiting, i)
-	if q.workers < q.s.c.Cores {
+	if q.workers < q.s.c.Threads {
 		q.workers++
 		q.collect()
 	}
@@ -255,7 +255,7 @@ func (q *batchQueue) take() {
 	}
 	threads := 1
 	if s.inFlight <= 1 {
-		threads = s.c.Cores
+		threads = s.c.Threads
 	}
 	s.processors.Acquire(threads, func() {
 		if len(q.waiting) == 0 {
@@ -263,7 +263,7 @@ func (q *batchQueue) take() {
 			q.workers--
 			return
 		}
-		free := max(s.c.Cores-q.running, 1)
+		free := max(s.c.Threads-q.running, 1)
 		n := min((len(q.waiting)+free-1)/free, max(s.c.BatchSize, 1))
 		batch := append([]batchImage(nil), q.waiting[:n]...)
 		q.waiting = q.waiting[n:]
@@ -274,7 +274,7 @@ func (q *batchQueue) take() {
 		}
 		if threads > 1 {
 			// All cores were busy in the measurement of AllThreads.
-			work *= s.c.Costs.AllThreads * float64(threads) / max(s.c.Costs.Contention, 1)
+			work *= s.c.Costs.AllThreads * float64(threads) / s.machine.contention
 		}
 		s.machine.Run(work, threads, false, func() {
 			s.processors.Release(threads)

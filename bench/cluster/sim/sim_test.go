@@ -108,6 +108,19 @@ func TestMachine_SlowsDownWhileItsCoresAreBusy(t *testing.T) {
 	}
 }
 
+func TestMachine_HasWhatOtherProgramsLeave(t *testing.T) {
+	l := &Loop{}
+	m := NewMachine(l, 2)
+	m.others = 0.2
+	var one, two float64
+	m.Run(1, 1, false, func() { one = l.Now() })
+	m.Run(1, 1, false, func() { two = l.Now() })
+	l.Run(100)
+	if !near(one, 1.25, 1e-9) || !near(two, 1.25, 1e-9) || !near(m.Busy(), 2, 1e-9) {
+		t.Errorf("ended at %v and %v after %v core seconds, expected 1.25 twice and 2", one, two, m.Busy())
+	}
+}
+
 func TestMachine_EndsTasksAfterManyDays(t *testing.T) {
 	l, n := &Loop{}, 0
 	m := NewMachine(l, 2)
