@@ -61,7 +61,8 @@ serve: build runtime ## serve HTTP at ADDR (127.0.0.1:5029)
 
 # Packages of arithmetic in one goroutine, or in those of internal/workers: the race detector
 # makes their tests take many times as long.
-WITHOUT_RACE = bench/quality internal/decision internal/importer
+WITHOUT_RACE = bench/quality bench/cluster/sim internal/calibration internal/decision internal/dicom internal/drift internal/imagefile \
+	internal/importer internal/jpeg2000 internal/jpegextended internal/jpeglossless internal/jpegls internal/kernels
 
 test: runtime venv snippets ## all tests, most with the race detector
 	@if [ -z "$$ANOMALY_TEST_PYTHON" ] && [ -x .cache/venv/bin/python ] && [ -e .cache/venv/ready ]; then \

@@ -17,13 +17,14 @@ const ackProgress = "+WPI"
 // reports for ackWait, after which another node may have the job.
 func (q *Queue) keepAlive(t *Task, e *entry, m jetstream.Msg, cancel context.CancelCauseFunc) (stop func()) {
 	ctx, end := context.WithCancel(context.Background())
+	id := t.Job.ID // the attempt that begins sets t.Job
 	done := make(chan struct{}, 2)
 	go func() {
 		q.writeProgress(ctx, t, e)
 		done <- struct{}{}
 	}()
 	go func() {
-		q.reportAlive(ctx, t.Job.ID, m, cancel)
+		q.reportAlive(ctx, id, m, cancel)
 		done <- struct{}{}
 	}()
 	return func() {
