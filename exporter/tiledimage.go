@@ -3,7 +3,6 @@ package exporter
 import (
 	"math"
 
-	"github.com/deepmed/anomaly/internal/imagefile"
 	"github.com/deepmed/anomaly/internal/network"
 	"github.com/deepmed/anomaly/internal/onnx"
 	"github.com/deepmed/anomaly/models"
@@ -34,7 +33,7 @@ func tiledImageModel(m *models.Model) ([]byte, error) {
 			return nil, err
 		}
 		kept = l.keptTiles(mask)
-		masked := l.op("Where", tile.shape, []value{mask, tile, l.floats(nil, imagefile.Outside)})
+		masked := l.op("Where", tile.shape, []value{mask, tile, l.floats(nil, -1)})
 		tile = l.op("Gather", tile.shape, []value{masked, *kept}, intAttr("axis", 0))
 		count = l.op("Shape", []int{1}, []value{*kept})
 	}
