@@ -192,8 +192,8 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
       } else {
         form.append('image_size', String(size));
         if (fit !== '') form.append('fit', fit);
-        if (values !== '') form.append('window', values);
       }
+      if (values !== '') form.append('window', values);
       form.append('false_alarm_rate', String(rateValue / 100));
       if (name !== '') form.append('name', name);
       form.append('zipFile', zip, 'images.zip');
@@ -286,7 +286,7 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
             </label>
             <label class="field">
               <span>Values of 16-bit images</span>
-              <input type="text" value={values} placeholder="chosen by the images" disabled={tile > 0} onInput={(e) => setValues(e.currentTarget.value.trim())} />
+              <input type="text" value={values} placeholder="chosen by the images" onInput={(e) => setValues(e.currentTarget.value.trim())} />
               <small class="hint">The lowest and the highest, such as 0,4095; or “off” for 8 bits.</small>
             </label>
           </div>
