@@ -83,3 +83,17 @@ func TestJudge_FailsBeyondTheGoal(t *testing.T) {
 		}
 	}
 }
+
+func TestMedianWork_IsNeitherTheLeastNorTheMost(t *testing.T) {
+	list := []sizeCosts{{Side: 1}, {Side: 2}, {Side: 3}}
+	for i, infer := range []float64{0.03, 0.01, 0.02} {
+		list[i].Costs.Infer, list[i].Costs.Contention = infer, 1
+	}
+	if got := medianWork(list); got.Side != 3 {
+		t.Errorf("measurement %d, expected the third", got.Side)
+	}
+	list[1].Costs.Contention = 2.5 // 0.025 s
+	if got := medianWork(list); got.Side != 2 {
+		t.Errorf("measurement %d, expected the second", got.Side)
+	}
+}

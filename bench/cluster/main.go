@@ -21,8 +21,8 @@ const usage = `usage: go run ./bench/cluster COMMAND [flags]
 
 commands:
   measure    measure service times and write them to a file (about 3 minutes)
-  plan       simulate clusters from the file and print how many machines are needed
-  validate   start real processes and compare them with the simulation (under 8 minutes)
+  plan       simulate clusters from the file and print how many machines are needed (3 minutes)
+  validate   start real processes and compare them with the simulation (5 minutes)
 
 Run it in the repository's root, measure and validate on an otherwise idle machine.
 `

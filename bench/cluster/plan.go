@@ -87,8 +87,8 @@ func (p *planner) detections() error {
 		c.Rate, c.Peak, c.Day = k.perDay/day, planned, day
 		switch {
 		case k.perDay > 1e6: // the busiest moment
-			c.Rate, c.Peak, c.Seconds, c.Warmup = c.Rate*planned, 1, 45, 10
-			c.Failures = []sim.Failure{{Kind: sim.ServeProcess, Index: 0, At: 22, For: 18}}
+			c.Rate, c.Peak, c.Seconds, c.Warmup = c.Rate*planned, 1, 60, 25
+			c.Failures = []sim.Failure{{Kind: sim.ServeProcess, Index: 0, At: 37, For: 18}}
 		case k.perDay > 1e4:
 			c.Seconds, c.Warmup = day, 3600
 			c.Failures = []sim.Failure{{Kind: sim.ServeProcess, Index: 0, At: day / 2, For: 600}}

@@ -19,7 +19,7 @@ import (
 // smallest cluster that survives the loss of any process. Each process has one thread: threads
 // of a run wait for each other without sleeping, which costs processes on the same cores what
 // it does not cost on machines of their own.
-func (b *bench) small(ctx context.Context, model []byte, costs sim.Costs) (x *setup, err error) {
+func (b *bench) small(ctx context.Context, model []byte) (x *setup, err error) {
 	servers, err := startNATS(ctx, b.nats, b.dir, 3)
 	if err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func (b *bench) small(ctx context.Context, model []byte, costs sim.Costs) (x *se
 	}
 	x.load.models = []string{"one"}
 	x.images = b.images
-	x.config = base(costs)
+	x.config = base()
 	x.config.Serve, x.config.Workers, x.config.Servers, x.config.Replicas, x.config.Owners, x.config.Threads = 2, 2, 3, 3, 2, 1
 	return x, putModel(ctx, x.load.services[0], "one", model)
 }
@@ -65,10 +65,8 @@ const (
 	pollInterval = 50 * time.Millisecond
 )
 
-// bulk compares the time of a bulk job.
-func (x *setup) bulk(ctx context.Context, seed int64) (*row, error) {
-	c := x.config
-	c.Seed, c.BulkAtOnce, c.BulkRate, c.JobImages, c.PieceImages, c.Seconds, c.Poll = seed, true, 1, bulkImages, pieceOf(c.Costs.ImageFile), 300, pollInterval.Seconds()
+// bulk runs a bulk job, after one by which the workers load the model.
+func (x *setup) bulk(ctx context.Context) (comparison, error) {
 	body, contentType, err := x.bulkForm(warmImages)
 	if err != nil {
 		return nil, err
@@ -83,20 +81,19 @@ func (x *setup) bulk(ctx context.Context, seed int64) (*row, error) {
 	if err := x.bulkJob(ctx, body, contentType); err != nil {
 		return nil, err
 	}
-	took := time.Since(began).Seconds()
-	work := treeWork() - own
-	others := max((busyCores()-before)-work, 0) / (took * float64(c.Cores))
-	r, err := sim.Run(c)
-	if err != nil {
-		return nil, err
-	}
-	// The simulated work is that until the job ended.
-	idle := c.Idle * (c.Seconds - r.JobTime.Max())
-	out := &row{setup: x.name, load: fmt.Sprintf("a job of %d images", bulkImages), others: others,
-		work: work / bulkImages, wantWork: (r.ServeUse*c.Seconds*float64(c.Cores) - idle) / bulkImages,
-		got: [3]float64{bulkImages / took, took, 0}, want: [3]float64{bulkImages / r.JobTime.Max(), r.JobTime.Max(), 0}}
-	fmt.Printf("%s, %s: %.2f s, work %.2f ms an image; simulated %.2f, %.2f; others used %.0f %%\n", out.setup, out.load, took, out.work*1e3, r.JobTime.Max(), out.wantWork*1e3, others*100)
-	return out, nil
+	took, work := time.Since(began).Seconds(), treeWork()-own
+	others := max((busyCores()-before)-work, 0) / (took * float64(x.config.Cores))
+	fmt.Printf("%s: a job of %d images took %.2f s; others used %.0f %%\n", x.name, bulkImages, took, others*100)
+	return func(costs sim.Costs) (row, error) {
+		c := x.config
+		c.Costs, c.BulkAtOnce, c.BulkRate, c.JobImages, c.PieceImages, c.Seconds, c.Poll = costs, true, 1, bulkImages, pieceOf(costs.ImageFile), 300, pollInterval.Seconds()
+		r, err := sim.Run(c)
+		wantTook := r.JobTime.Max()
+		return row{setup: x.name, load: fmt.Sprintf("a job of %d images", bulkImages), others: others,
+			// What the processes do without a load depends on the time, which differs.
+			work: (work - c.Idle*took) / bulkImages, wantWork: (r.ServeUse*float64(c.Cores) - c.Idle) * c.Seconds / bulkImages,
+			got: [3]float64{bulkImages / took, took, 0}, want: [3]float64{bulkImages / wantTook, wantTook, 0}}, err
+	}, nil
 }
 
 // bulkForm returns a form with a zip of n images.
