@@ -29,9 +29,6 @@ func (c *Counts) add(o Counts) {
 	c.Unreadable += o.Unreadable
 }
 
-// images returns the number of all images.
-func (c *Counts) images() int { return c.Judged + c.Unreadable }
-
 // imagesPerThread is how many images of a piece are under way for each thread: one is
 // decoded or runs, others wait for its batch. More would delay the detections of requests,
 // which wait in the same queues.
