@@ -96,9 +96,15 @@ func (s *serviceClient) json(ctx context.Context, method, path string, header ht
 	return nil
 }
 
-// download writes the body of an answer to a file, completely or not at all.
-func download(res *http.Response, path string) error {
-	return files.WriteAtomic(path, func(w io.Writer) error {
+// download writes the answer of a GET of a path of the service to a file, completely or not
+// at all.
+func (s *serviceClient) download(ctx context.Context, path, file string) error {
+	res, err := s.do(ctx, http.MethodGet, path, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	return files.WriteAtomic(file, func(w io.Writer) error {
 		n, err := io.Copy(w, res.Body)
 		if err == nil && res.ContentLength >= 0 && n != res.ContentLength {
 			err = io.ErrUnexpectedEOF

@@ -345,12 +345,7 @@ func getJobCommand() *cobra.Command {
 			if err := out.check(); err != nil {
 				return err
 			}
-			res, err := client.do(c.Context(), http.MethodGet, jobPath(args[0])+"/model", nil, nil)
-			if err != nil {
-				return err
-			}
-			defer res.Body.Close()
-			return download(res, out.path)
+			return client.download(c.Context(), jobPath(args[0])+"/model", out.path)
 		},
 	}
 	client.add(c)
@@ -380,12 +375,7 @@ func jobResultsCommand() *cobra.Command {
 			if err := errors.Join(client.open(), out.check()); err != nil {
 				return err
 			}
-			res, err := client.do(c.Context(), http.MethodGet, jobPath(args[0])+"/results?format="+format, nil, nil)
-			if err != nil {
-				return err
-			}
-			defer res.Body.Close()
-			return download(res, out.path)
+			return client.download(c.Context(), jobPath(args[0])+"/results?format="+format, out.path)
 		},
 	}
 	client.add(c)

@@ -113,12 +113,7 @@ func getModelCommand() *cobra.Command {
 			if err := errors.Join(client.open(), out.check()); err != nil {
 				return err
 			}
-			res, err := client.do(c.Context(), http.MethodGet, modelPath(args[0])+"/file?format="+format, nil, nil)
-			if err != nil {
-				return err
-			}
-			defer res.Body.Close()
-			return download(res, out.path)
+			return client.download(c.Context(), modelPath(args[0])+"/file?format="+format, out.path)
 		},
 	}
 	client.add(c)

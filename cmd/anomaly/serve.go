@@ -123,27 +123,16 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			l, err := net.Listen("tcp", address(addr))
+			l, err := listen(addr, server)
 			if err != nil {
-				return errors.Join(fmt.Errorf("cannot listen: %w; choose another address by --addr or PORT", err), server.Shutdown(0))
+				return err
 			}
 			provider, reason := e.Provider()
 			library, version := e.Library()
 			log.Info("listening", slog.String("address", l.Addr().String()), slog.String("execution_provider", string(provider)),
 				slog.String("because", reason), slog.String("onnxruntime", version), slog.String("library", library),
 				slog.Int("threads", e.Threads()))
-			failed := make(chan error, 1)
-			go func() { failed <- server.Serve(l) }()
-			select {
-			case err := <-failed:
-				return errors.Join(err, server.Shutdown(0))
-			case <-c.Context().Done():
-			}
-			log.Info("shutting down", slog.Duration("grace", grace))
-			if err := server.Shutdown(grace); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-				return err
-			}
-			return nil
+			return serveUntilDone(c.Context(), server, l, grace, log)
 		},
 	}
 	f := c.Flags()
@@ -166,6 +155,33 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&options.TempDir, "temp-dir", "", "folder for uploads and for prepared images that do not fit in memory (default: the system's)")
 	f.Int64Var(&options.Seed, "seed", 0, "random seed of every training")
 	return c
+}
+
+// listen listens on the address for the value of --addr. If it cannot, it shuts the server
+// down.
+func listen(addr string, server *api.Server) (net.Listener, error) {
+	l, err := net.Listen("tcp", address(addr))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot listen: %w; choose another address by --addr or PORT", err), server.Shutdown(0))
+	}
+	return l, nil
+}
+
+// serveUntilDone serves until ctx ends or the listener fails, and shuts the server down.
+// What runs then has the time grace to end.
+func serveUntilDone(ctx context.Context, server *api.Server, l net.Listener, grace time.Duration, log *slog.Logger) error {
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(l) }()
+	select {
+	case err := <-failed:
+		return errors.Join(err, server.Shutdown(0))
+	case <-ctx.Done():
+	}
+	log.Info("shutting down", slog.Duration("grace", grace))
+	if err := server.Shutdown(grace); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
 }
 
 func healthCommand() *cobra.Command {

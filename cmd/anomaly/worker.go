@@ -2,11 +2,9 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -67,24 +65,13 @@ func workerCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			l, err := net.Listen("tcp", address(addr))
+			l, err := listen(addr, server)
 			if err != nil {
-				return errors.Join(fmt.Errorf("cannot listen: %w; choose another address by --addr or PORT", err), server.Shutdown(0))
+				return err
 			}
 			log.Info("working", slog.String("address", l.Addr().String()), slog.Any("kinds", options.Work), slog.Int("parallel", options.Parallel),
 				slog.String("node", options.Broker.Node()), slog.Int("threads", e.Threads()))
-			failed := make(chan error, 1)
-			go func() { failed <- server.Serve(l) }()
-			select {
-			case err := <-failed:
-				return errors.Join(err, server.Shutdown(0))
-			case <-c.Context().Done():
-			}
-			log.Info("shutting down", slog.Duration("grace", grace))
-			if err := server.Shutdown(grace); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-				return err
-			}
-			return nil
+			return serveUntilDone(c.Context(), server, l, grace, log)
 		},
 	}
 	f := c.Flags()
