@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/deepmed/anomaly/bench/cluster/sim"
 	"github.com/valyala/fasthttp"
 )
 
@@ -51,6 +52,13 @@ type observed struct {
 	failed     int
 	why        error
 	clientWork float64 // CPU time of this process, in seconds
+	samples    []sample
+}
+
+// sample is what has been done until a time after the start of a load.
+type sample struct {
+	at, work float64 // in seconds, and core seconds of all processes
+	answered int
 }
 
 func (o *observed) rate() float64 { return float64(len(o.times)) / o.seconds }
@@ -180,9 +188,16 @@ func (l load) open(ctx context.Context, arrivals []float64) (*observed, error) {
 // watch runs a load and measures the time and the work around it.
 func (s *loader) watch(ctx context.Context, run func(*sync.WaitGroup)) (*observed, error) {
 	work, began := ownWork(), time.Now()
+	ended, sampled := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(sampled)
+		s.sample(began, ended)
+	}()
 	var group sync.WaitGroup
 	run(&group)
 	group.Wait()
+	close(ended)
+	<-sampled
 	s.out.seconds = time.Since(began).Seconds()
 	s.out.clientWork = ownWork() - work
 	for _, c := range s.clients {
@@ -195,6 +210,24 @@ func (s *loader) watch(ctx context.Context, run func(*sync.WaitGroup)) (*observe
 		return nil, errors.Join(errors.New("no detection was answered"), s.out.why)
 	}
 	return &s.out, nil
+}
+
+// sample records what has been done until the end of each step, and at the end.
+func (s *loader) sample(began time.Time, ended <-chan struct{}) {
+	pids := tree()
+	step := sim.SlownessStep
+	steps := time.NewTicker(time.Duration(step * float64(time.Second)))
+	defer steps.Stop()
+	for more := true; more; {
+		select {
+		case <-ended:
+			more = false
+		case <-steps.C:
+		}
+		s.mu.Lock()
+		s.out.samples = append(s.out.samples, sample{time.Since(began).Seconds(), workOf(pids...), len(s.out.times)})
+		s.mu.Unlock()
+	}
 }
 
 // ownWork returns the CPU time of this process so far, in seconds.

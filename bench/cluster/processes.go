@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -72,18 +74,22 @@ func (p *process) failed(err error) error {
 // work returns the CPU time of a process so far, in seconds.
 func (p *process) work() float64 { return workOf(p.cmd.Process.Pid) }
 
-func workOf(pid int) float64 {
+// workOf returns the CPU time of processes so far, in seconds.
+func workOf(pids ...int) (sum float64) {
 	const tick = 0.01 // USER_HZ, on every Linux
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
+	for _, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue // it has ended
+		}
+		// The name may contain spaces. Of the fields after it, user and system time are the
+		// twelfth and the thirteenth.
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		user, _ := strconv.Atoi(fields[11])
+		system, _ := strconv.Atoi(fields[12])
+		sum += float64(user+system) * tick
 	}
-	// The name may contain spaces. Of the fields after it, user and system time are the
-	// twelfth and the thirteenth.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	user, _ := strconv.Atoi(fields[11])
-	system, _ := strconv.Atoi(fields[12])
-	return float64(user+system) * tick
+	return sum
 }
 
 // freeAddress returns an address of the loopback interface that is free now.
@@ -120,15 +126,22 @@ func (p *process) awaitOK(ctx context.Context, url string) error {
 
 // startServe starts `anomaly serve` with further arguments, and waits until it is ready.
 func startServe(ctx context.Context, program, dir, name string, args ...string) (*process, error) {
-	return startHTTP(ctx, program, dir, name, "serve", args...)
+	return startHTTP(ctx, []string{program}, dir, name, "serve", args...)
 }
 
-func startHTTP(ctx context.Context, program, dir, name, command string, args ...string) (*process, error) {
+// onCore returns the words that start a program on one of the machine's cores, modulo their
+// number.
+func onCore(i int, program string) []string {
+	return []string{"taskset", "-c", strconv.Itoa(i % runtime.NumCPU()), program}
+}
+
+// startHTTP starts a command of the program, whose words may begin with others that start it.
+func startHTTP(ctx context.Context, program []string, dir, name, command string, args ...string) (*process, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	p, err := start(dir, name, append([]string{program, command, "--addr", address, "--log-level", "warn"}, args...)...)
+	p, err := start(dir, name, slices.Concat(program, []string{command, "--addr", address, "--log-level", "warn"}, args)...)
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +170,9 @@ func buildNATS(ctx context.Context, dir string) (string, error) {
 
 // startNATS starts n servers that write to the disk before they answer, and waits until
 // a stream with as many replicas can be made.
-func startNATS(ctx context.Context, program, dir string, n int) (c *natsCluster, err error) {
+//
+// If pinned, each has a core.
+func startNATS(ctx context.Context, program, dir string, n int, pinned bool) (c *natsCluster, err error) {
 	c = &natsCluster{}
 	defer func() {
 		if err != nil {
@@ -184,7 +199,11 @@ cluster { name: bench, listen: %q, routes: [%s] }
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			return nil, err
 		}
-		p, err := start(dir, name, program, "-c", path)
+		words := []string{program}
+		if pinned {
+			words = onCore(i, program)
+		}
+		p, err := start(dir, name, append(words, "-c", path)...)
 		if err != nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -35,11 +36,11 @@ type row struct {
 	// got are of the processes, want of the simulation: detections a second, p50 and p99 in
 	// seconds. A 0 in want is not compared.
 	got, want [3]float64
-	// work is the work of a detection in all processes and the client, in core seconds, and
-	// wantWork that in the simulation.
-	work, wantWork float64
-	others         float64 // share of the processors that other programs used
-	failed         int     // detections that were not answered, less those in the simulation
+	// work is the work of a detection in all processes and the client, in core seconds, which
+	// is given to the simulation, and costs that of the measured costs.
+	work, costs float64
+	others      float64 // share of the processors that other programs used
+	failed      int     // detections that were not answered, less those in the simulation
 }
 
 // ratio returns the simulated value divided by the measured one, or 0.
@@ -66,8 +67,8 @@ func (b *bench) validate(ctx context.Context, side int, seconds float64, seed in
 	if err != nil {
 		return err
 	}
-	// What other programs do changes within a minute, and with it the work of a detection: it
-	// is measured between the loads, and the median counts.
+	// The time that memory takes changes within a minute, and with it the work of a detection:
+	// it is measured between the loads, and the median counts.
 	sizes := []sizeCosts{*s}
 	var compared []comparison
 	for _, open := range b.setups() {
@@ -153,8 +154,7 @@ func (x *setup) compare(ctx context.Context, seconds float64, seed int64) ([]com
 	fmt.Printf("%s: idle, the processes use %.3f cores\n", x.name, x.config.Idle)
 	x.config.Seed = seed
 	var list []comparison
-	// Clients without a pause; the most of them show what the processes can do, and what other
-	// programs take from them if they have always something to do.
+	// Clients without a pause; the most of them show what the processes can do.
 	capacity := 0.0
 	for _, clients := range []int{1, 4, 16} {
 		o, err := x.observe(func() (*observed, error) {
@@ -164,12 +164,11 @@ func (x *setup) compare(ctx context.Context, seconds float64, seed int64) ([]com
 			return nil, err
 		}
 		capacity = max(capacity, o.rate())
-		x.config.Others = o.others
 		list = append(list, func(costs sim.Costs) (row, error) {
 			c := x.config
-			c.Costs, c.Clients, c.Seconds, c.Warmup = costs, clients, 120, 10
-			r, err := sim.Run(c)
-			return x.row(fmt.Sprintf("%d clients", clients), o, r, float64(r.Detections)/r.Seconds), err
+			c.Costs, c.Clients, c.Seconds = costs, clients, seconds
+			r, work, err := o.simulate(c)
+			return x.row(fmt.Sprintf("%d clients", clients), o, r, work, float64(r.Detections)/r.Seconds), err
 		})
 	}
 	for i, share := range []float64{0.3, 0.6, 0.8} {
@@ -181,10 +180,10 @@ func (x *setup) compare(ctx context.Context, seconds float64, seed int64) ([]com
 		list = append(list, func(costs sim.Costs) (row, error) {
 			c := x.config
 			c.Costs, c.Arrivals, c.Seconds = costs, arrivals, seconds+60
-			r, err := sim.Run(c)
+			r, work, err := o.simulate(c)
 			// The rate of the arrivals is that of the answers unless they fall behind.
 			rate := float64(r.Detections) / (arrivals[len(arrivals)-1] + r.Latency.At(0.5))
-			return x.row(fmt.Sprintf("%.0f a second", capacity*share), o, r, rate), err
+			return x.row(fmt.Sprintf("%.0f a second", capacity*share), o, r, work, rate), err
 		})
 	}
 	if x.images != nil {
@@ -220,7 +219,7 @@ func poisson(rate, seconds float64, seed uint64) (list []float64) {
 // observation is a load that has run.
 type observation struct {
 	*observed
-	work, others float64 // core seconds of all processes and the client, and share of others
+	idle, others float64 // core seconds in a second without a load; share of other programs
 }
 
 // observe runs a load.
@@ -231,30 +230,85 @@ func (x *setup) observe(run func() (*observed, error)) (*observation, error) {
 		return nil, err
 	}
 	work := treeWork() - own
-	out := &observation{o, work, max((busyCores()-before)-work, 0) / (o.seconds * float64(runtime.NumCPU()))}
-	fmt.Printf("%s: %.1f a second, p50 %.2f ms, p99 %.2f; others used %.0f %%\n", x.name, o.rate(), o.quantile(0.5)*1e3, o.quantile(0.99)*1e3, out.others*100)
+	out := &observation{o, x.config.Idle, max((busyCores()-before)-work, 0) / (o.seconds * float64(runtime.NumCPU()))}
+	// The samples begin with the load.
+	for i := range o.samples {
+		o.samples[i].work -= own
+	}
+	fmt.Printf("%s: %.1f a second, p50 %.2f ms, p99 %.2f, work %.2f; others used %.0f %%\n", x.name, o.rate(), o.quantile(0.5)*1e3, o.quantile(0.99)*1e3, out.work()*1e3, out.others*100)
 	return out, nil
 }
 
+// around returns the work of a detection at about a time, in the shortest time around it in
+// which enough detections were answered that a part of one makes little difference.
+func (o *observation) around(at float64) float64 {
+	const enough = 30
+	first, last := 0, len(o.samples)-1
+	for half := sim.SlownessStep; first < last; half += sim.SlownessStep / 2 {
+		i := sort.Search(last, func(i int) bool { return o.samples[i].at >= at-half })
+		j := sort.Search(last, func(i int) bool { return o.samples[i].at >= at+half })
+		if n := o.samples[j].answered - o.samples[i].answered; n >= enough {
+			return o.between(o.samples[i], o.samples[j])
+		}
+		if i == 0 && j == last {
+			break
+		}
+	}
+	return o.work()
+}
+
+// between returns the work of a detection between two samples.
+func (o *observation) between(first, last sample) float64 {
+	return (last.work - first.work - o.idle*(last.at-first.at)) / float64(max(last.answered-first.answered, 1))
+}
+
+// work returns the mean work of a detection.
+func (o *observation) work() float64 { return o.between(sample{}, o.samples[len(o.samples)-1]) }
+
+// simulate simulates the load with the measured work of a detection at each time: the time of
+// the same work differs by tens of percent from second to second, with what other guests of
+// the host do to the memory that they share. It also returns the work of a detection
+// with the costs as they are.
+func (o *observation) simulate(c sim.Config) (r sim.Result, costs float64, err error) {
+	c.Others = o.others
+	workOf := func() float64 {
+		return (r.ServeUse*float64(c.Cores) - c.Idle) * r.Seconds / float64(max(r.Detections+r.BulkImages, 1))
+	}
+	if r, err = sim.Run(c); err != nil {
+		return r, 0, err
+	}
+	costs = workOf()
+	for t := 0.0; t < o.seconds; t += sim.SlownessStep {
+		c.Slowness = append(c.Slowness, o.around(t+sim.SlownessStep/2)/costs)
+	}
+	// Detections that run on all threads are more work, and how many do depends on the work.
+	for range 2 {
+		if r, err = sim.Run(c); err != nil {
+			return r, 0, err
+		}
+		for i := range c.Slowness {
+			c.Slowness[i] *= o.work() / workOf()
+		}
+	}
+	r, err = sim.Run(c)
+	return r, costs, err
+}
+
 // row compares a load with a simulation.
-func (x *setup) row(name string, o *observation, r sim.Result, rate float64) row {
-	out := row{setup: x.name, load: name, others: o.others, failed: o.failed - r.Rejected,
-		// What the processes do without a load depends on the time, which differs.
-		work:     (o.work - x.config.Idle*o.seconds) / float64(len(o.times)),
-		wantWork: (r.ServeUse*float64(x.config.Cores) - x.config.Idle) * r.Seconds / float64(max(r.Detections, 1)),
-		got:      [3]float64{o.rate(), o.quantile(0.5), o.quantile(0.99)},
-		want:     [3]float64{rate, r.Latency.At(0.5), r.Latency.At(0.99)}}
-	return out
+func (x *setup) row(name string, o *observation, r sim.Result, costs, rate float64) row {
+	return row{setup: x.name, load: name, others: o.others, failed: o.failed - r.Rejected, work: o.work(), costs: costs,
+		got:  [3]float64{o.rate(), o.quantile(0.5), o.quantile(0.99)},
+		want: [3]float64{rate, r.Latency.At(0.5), r.Latency.At(0.99)}}
 }
 
 // table writes the rows as text.
 func table(rows []row) string {
 	var s strings.Builder
 	w := tabwriter.NewWriter(&s, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PROCESSES\tLOAD\ta second\tp50, ms\tp99, ms\twork, ms\tsimulated\t\t\t\tratios\t\t\t\tothers")
+	fmt.Fprintln(w, "PROCESSES\tLOAD\ta second\tp50, ms\tp99, ms\tsimulated\t\t\tratios\t\t\twork, ms\tby costs\tothers")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%s\t%.1f\t%.2f\t%.2f\t%.2f\t%.1f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f %%\n", r.setup, r.load, r.got[0], r.got[1]*1e3, r.got[2]*1e3, r.work*1e3,
-			r.want[0], r.want[1]*1e3, r.want[2]*1e3, r.wantWork*1e3, r.ratio(0), r.ratio(1), r.ratio(2), r.wantWork/r.work, r.others*100)
+		fmt.Fprintf(w, "%s\t%s\t%.1f\t%.2f\t%.2f\t%.1f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f %%\n", r.setup, r.load, r.got[0], r.got[1]*1e3, r.got[2]*1e3,
+			r.want[0], r.want[1]*1e3, r.want[2]*1e3, r.ratio(0), r.ratio(1), r.ratio(2), r.work*1e3, r.costs*1e3, r.others*100)
 	}
 	w.Flush()
 	return s.String()
@@ -299,20 +353,21 @@ func busyCores() float64 {
 }
 
 // treeWork returns the CPU time of this process and of those that it started.
-func treeWork() float64 {
-	sum := 0.0
+func treeWork() float64 { return workOf(tree()...) }
+
+// tree returns this process and those that it started.
+func tree() (pids []int) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return 0
+		return nil
 	}
 	me := os.Getpid()
 	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err == nil && (pid == me || parent(pid) == me) {
-			sum += workOf(pid)
+		if pid, err := strconv.Atoi(e.Name()); err == nil && (pid == me || parent(pid) == me) {
+			pids = append(pids, pid)
 		}
 	}
-	return sum
+	return pids
 }
 
 func parent(pid int) int {

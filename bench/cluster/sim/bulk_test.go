@@ -16,7 +16,7 @@ func TestPublish_TakesTheWorkOfAllServersThatShareAMachine(t *testing.T) {
 	x := &cluster{Config: &c, loop: &Loop{}, draws: newDraws(&c)}
 	x.build()
 	took := 0.0
-	x.publish(x.shared, streamPieces, 1000, func() { took = x.loop.now })
+	x.publish(x.core(0), streamPieces, 1000, func() { took = x.loop.now })
 	x.loop.Run(1)
 	// The sender's work, that of three servers on two cores, the disk, and the rest.
 	if want := 0.002 + 3*0.006/2 + 0.02 + 0.1; !near(took, want, 1e-6) {
@@ -30,16 +30,16 @@ func TestFetch_TakesTheWorkOfTheServerAndOfTheReader(t *testing.T) {
 	x := &cluster{Config: &c, loop: &Loop{}, draws: newDraws(&c)}
 	x.build()
 	took := 0.0
-	x.fetch(x.shared, streamPieces, 1000, func() { took = x.loop.now })
+	x.fetch(x.core(0), streamPieces, 1000, func() { took = x.loop.now })
 	x.loop.Run(1)
 	if want := 0.002 + 0.11 + 0.006; !near(took, want, 1e-6) {
 		t.Errorf("it took %.4f s, expected %.4f", took, want)
 	}
-	before := x.shared.Busy()
-	x.take(x.shared, streamPieces, 1000, func() {})
+	before := x.core(0).Busy()
+	x.take(x.core(0), streamPieces, 1000, func() {})
 	x.loop.Run(2)
 	// Each of three replicas stores who has the message.
-	if work, want := x.shared.Busy()-before, 0.002+0.006+3*0.05; !near(work, want, 1e-6) {
+	if work, want := x.core(0).Busy()-before, 0.002+0.006+3*0.05; !near(work, want, 1e-6) {
 		t.Errorf("a message that is taken is %.4f s of work, expected %.4f", work, want)
 	}
 }

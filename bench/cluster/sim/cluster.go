@@ -12,8 +12,8 @@ type cluster struct {
 	loop     *Loop
 	draws    *draws
 	profile  profile
-	shared   *Machine // with Shared
-	front    *Machine // where zips are received; it is not counted, and does not fail
+	shared   []*Machine // with Shared: one, or one of each core with Pinned
+	front    *Machine   // where zips are received; it is not counted, and does not fail
 	serves   []*serve
 	workers  []*worker
 	servers  []*server
@@ -53,6 +53,7 @@ func Run(c Config) (Result, error) {
 	x.arrivals()
 	x.startBulk()
 	x.idle()
+	x.slow()
 	for _, f := range c.Failures {
 		x.loop.After(f.At, func() { x.fail(f) })
 	}
@@ -74,6 +75,8 @@ func check(c *Config) error {
 		return fmt.Errorf("sim: other programs take %v of a core", c.Others)
 	case c.Idle > 0 && !c.Shared:
 		return errors.New("sim: the work of idle processes needs a shared machine")
+	case c.Pinned && (!c.Shared || c.Threads != 1):
+		return errors.New("sim: only processes of one thread on a shared machine have a core each")
 	case c.Shared && len(c.Failures) > 0:
 		return errors.New("sim: failures need machines of their own")
 	case c.BulkRate > 0 && (c.JobImages < 1 || c.PieceImages < 1 || c.Workers < 1):
@@ -94,24 +97,56 @@ func (x *cluster) build() {
 		}
 		return m
 	}
-	if x.Shared {
-		x.shared = fresh(x.Cores)
+	switch {
+	case x.Pinned:
+		for range x.Cores {
+			x.shared = append(x.shared, fresh(1))
+		}
+	case x.Shared:
+		x.shared = []*Machine{fresh(x.Cores)}
 	}
-	machine := func(cores int) *Machine {
+	machine := func(i, cores int) *Machine {
 		if x.Shared {
-			return x.shared
+			return x.core(i)
 		}
 		return fresh(cores)
 	}
 	for i := range x.Serve {
-		x.serves = append(x.serves, newServe(x, i, machine(x.Cores)))
+		x.serves = append(x.serves, newServe(x, i, machine(i, x.Cores)))
 	}
-	x.front = machine(x.Cores)
+	x.front = machine(0, x.Cores)
 	for i := range x.Workers {
-		x.workers = append(x.workers, newWorker(x, i, machine(x.Cores)))
+		x.workers = append(x.workers, newWorker(x, i, machine(i, x.Cores)))
 	}
-	for range x.Servers {
-		x.servers = append(x.servers, &server{machine: machine(x.ServerCores), disk: Serial{loop: x.loop}, alive: true})
+	for i := range x.Servers {
+		x.servers = append(x.servers, &server{machine: machine(i, x.ServerCores), disk: Serial{loop: x.loop}, alive: true})
+	}
+}
+
+// core returns the machine of the i-th process of a kind, on the shared one.
+func (x *cluster) core(i int) *Machine { return x.shared[i%len(x.shared)] }
+
+// slow gives all machines the slowness of each step.
+func (x *cluster) slow() {
+	machines := slices.Clone(x.shared)
+	if !x.Shared {
+		machines = append(machines, x.front)
+		for _, s := range x.serves {
+			machines = append(machines, s.machine)
+		}
+		for _, w := range x.workers {
+			machines = append(machines, w.machine)
+		}
+		for _, s := range x.servers {
+			machines = append(machines, s.machine)
+		}
+	}
+	for step, factor := range x.Slowness {
+		x.loop.After(float64(step)*SlownessStep, func() {
+			for _, m := range machines {
+				m.slowDown(factor)
+			}
+		})
 	}
 }
 
@@ -148,7 +183,9 @@ func (x *cluster) idle() {
 	}
 	var next func()
 	next = func() {
-		x.shared.Run(x.Idle*idleStep, 1, false, func() {})
+		for _, m := range x.shared {
+			m.Run(x.Idle*idleStep/float64(len(x.shared)), 1, false, func() {})
+		}
 		x.loop.After(idleStep, next)
 	}
 	next()
@@ -182,7 +219,8 @@ func (x *cluster) arrivals() {
 
 // arrive is a client with an image. then is called when it has the answer; it may be nil.
 func (x *cluster) arrive(then func()) {
-	d := &detection{model: x.draws.model(), factor: x.draws.factor(), began: x.loop.now}
+	d := &detection{model: x.draws.model(), factor: x.draws.factor(), began: x.loop.now, turn: x.turn}
+	x.turn++
 	x.pending++
 	d.answered = func() {
 		end := func() {
@@ -200,13 +238,13 @@ func (x *cluster) arrive(then func()) {
 			}
 		}
 		if x.Shared { // half of the client's work is before the request
-			x.shared.Run(x.Costs.Client/2, 1, false, end)
+			x.core(d.turn).Run(x.Costs.Client/2, 1, false, end)
 		} else {
 			x.loop.After(x.network(0), end)
 		}
 	}
 	if x.Shared {
-		x.shared.Run(x.Costs.Client/2, 1, false, func() { x.send(d) })
+		x.core(d.turn).Run(x.Costs.Client/2, 1, false, func() { x.send(d) })
 	} else {
 		x.loop.After(x.network(x.Costs.ImageFile), func() { x.send(d) })
 	}
@@ -229,8 +267,7 @@ func (x *cluster) send(d *detection) {
 		x.retry(d)
 		return
 	}
-	s := known[x.turn%len(known)] // as a proxy does
-	x.turn++
+	s := known[d.turn%len(known)] // as a proxy does
 	if !s.alive {
 		x.retry(d)
 		return
@@ -243,6 +280,7 @@ func (x *cluster) send(d *detection) {
 func (x *cluster) retry(d *detection) {
 	x.result.Retried++
 	d.tries++
+	d.turn++
 	x.loop.After(x.network(0), func() { x.send(d) })
 }
 
@@ -346,7 +384,9 @@ func (x *cluster) fail(f Failure) {
 func (x *cluster) usage() usage {
 	var u usage
 	if x.Shared {
-		u.serve = x.shared.Busy()
+		for _, m := range x.shared {
+			u.serve += m.Busy()
+		}
 	} else {
 		for _, s := range x.serves {
 			u.serve += s.machine.Busy()

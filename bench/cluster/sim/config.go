@@ -80,10 +80,16 @@ type Config struct {
 	Serve, Workers, Servers, Replicas int
 	Cores, ServerCores                int
 	Shared                            bool
+	// Pinned gives each process of a shared machine one core, the i-th of its kind the core
+	// i mod Cores. A client works on the core of the service that it asks.
+	Pinned bool
 	// Threads is the number of threads of a process that serves or works; 0 means Cores.
 	Threads int
 	// Others is the share of a core that other programs take from a thread that could run.
 	Others float64
+	// Slowness are factors of all work in steps of SlownessStep from the start, the last one
+	// for all later steps. nil means 1.
+	Slowness []float64
 	// Idle is the work that the processes do in a second without any load, in core seconds:
 	// the NATS servers tell each other that they are alive. It needs Shared.
 	Idle float64
@@ -128,6 +134,9 @@ type Config struct {
 	// EndAtReject ends the simulation with the first rejected detection.
 	EndAtReject bool
 }
+
+// SlownessStep is the time of each factor of Config.Slowness, in seconds.
+const SlownessStep = 0.1
 
 // Kind is a kind of process.
 type Kind int

@@ -15,6 +15,7 @@ type Machine struct {
 	// between 1 and contention.
 	contention, slow float64
 	others           float64 // share of each core that other programs have
+	slowness         float64 // factor of all work
 	down             bool
 }
 
@@ -57,7 +58,7 @@ func (h *taskHeap) Pop() any {
 
 // NewMachine returns a machine with a number of cores.
 func NewMachine(l *Loop, cores float64) *Machine {
-	return &Machine{loop: l, cores: cores, contention: 1, slow: 1}
+	return &Machine{loop: l, cores: cores, contention: 1, slow: 1, slowness: 1}
 }
 
 // Run does work, in core seconds, with a number of threads, and then calls done.
@@ -131,9 +132,9 @@ func (m *Machine) share() {
 		}
 		used += c.rate * float64(len(c.tasks))
 	}
-	m.slow = 1
+	m.slow = m.slowness
 	if m.cores > 1 && used > 1 {
-		m.slow += (m.contention - 1) * (used - 1) / (m.cores - 1)
+		m.slow *= 1 + (m.contention-1)*(used-1)/(m.cores-1)
 	}
 	next := -1.0
 	for _, c := range m.classes {
@@ -153,6 +154,13 @@ func (m *Machine) share() {
 			m.complete()
 		}
 	})
+}
+
+// slowDown sets the factor of all work from now on.
+func (m *Machine) slowDown(factor float64) {
+	m.advance()
+	m.slowness = factor
+	m.share()
 }
 
 // complete ends the tasks whose work is done.

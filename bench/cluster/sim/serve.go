@@ -44,6 +44,7 @@ type detection struct {
 	began    float64
 	answered func() // the client has the answer
 	tries    int
+	turn     int // modulo the number of processes, which one is asked
 }
 
 // detect serves a request of a client.
