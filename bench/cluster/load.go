@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"mime/multipart"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -43,6 +44,8 @@ type load struct {
 	services []string // URLs
 	models   []string // names
 	forms    []form
+	// machines are the processes of each service's machine, nil for all processes on one.
+	machines [][]int
 }
 
 // observed is the result of a load.
@@ -55,10 +58,11 @@ type observed struct {
 	samples    []sample
 }
 
-// sample is what has been done until a time after the start of a load.
+// sample is what each machine has done until a time after the start of a load.
 type sample struct {
-	at, work float64 // in seconds, and core seconds of all processes
-	answered int
+	at       float64   // in seconds
+	work     []float64 // core seconds of the processes, and a share of this one's
+	answered []int
 }
 
 func (o *observed) rate() float64 { return float64(len(o.times)) / o.seconds }
@@ -85,10 +89,12 @@ type loader struct {
 	clients map[string]*fasthttp.HostClient
 	mu      sync.Mutex
 	out     observed
+	// answered are the answers of each service.
+	answered []int
 }
 
 func newLoader(l load) *loader {
-	s := &loader{load: l, clients: map[string]*fasthttp.HostClient{}}
+	s := &loader{load: l, clients: map[string]*fasthttp.HostClient{}, answered: make([]int, len(l.services))}
 	for _, url := range l.services {
 		s.clients[url] = &fasthttp.HostClient{Addr: strings.TrimPrefix(url, "http://"), MaxConns: 4096, ReadTimeout: time.Minute, WriteTimeout: time.Minute}
 	}
@@ -127,6 +133,7 @@ func (s *loader) send(i int, due time.Time) {
 		return
 	}
 	s.out.times = append(s.out.times, took)
+	s.answered[i%len(s.services)]++
 }
 
 // closedFor sends requests from a number of clients for some time, each of which waits for its
@@ -212,21 +219,33 @@ func (s *loader) watch(ctx context.Context, run func(*sync.WaitGroup)) (*observe
 	return &s.out, nil
 }
 
-// sample records what has been done until the end of each step, and at the end.
+// sample records what has been done at the start, at the end of each step, and at the end.
 func (s *loader) sample(began time.Time, ended <-chan struct{}) {
-	pids := tree()
+	machines := s.machines
+	if machines == nil {
+		machines = [][]int{slices.DeleteFunc(tree(), func(pid int) bool { return pid == os.Getpid() })}
+	}
+	add := func() {
+		x := sample{at: time.Since(began).Seconds()}
+		for _, pids := range machines {
+			x.work = append(x.work, workOf(pids...)+ownWork()/float64(len(machines)))
+		}
+		s.mu.Lock()
+		x.answered = slices.Clone(s.answered)
+		s.out.samples = append(s.out.samples, x)
+		s.mu.Unlock()
+	}
 	step := sim.SlownessStep
 	steps := time.NewTicker(time.Duration(step * float64(time.Second)))
 	defer steps.Stop()
-	for more := true; more; {
+	for {
+		add()
 		select {
 		case <-ended:
-			more = false
+			add()
+			return
 		case <-steps.C:
 		}
-		s.mu.Lock()
-		s.out.samples = append(s.out.samples, sample{time.Since(began).Seconds(), workOf(pids...), len(s.out.times)})
-		s.mu.Unlock()
 	}
 }
 

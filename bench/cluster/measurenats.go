@@ -54,7 +54,7 @@ func (n *natsBench) repeat(times int, do func(i int) error) (timed, error) {
 
 // measureNATS measures a cluster of servers on this machine.
 func (b *bench) measureNATS(ctx context.Context, servers, cores int) (*natsCosts, error) {
-	cluster, err := startNATS(ctx, b.nats, b.dir, servers, false)
+	cluster, err := startNATS(ctx, b.nats, b.dir, servers, 0)
 	if err != nil {
 		return nil, err
 	}

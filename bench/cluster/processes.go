@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -129,10 +128,9 @@ func startServe(ctx context.Context, program, dir, name string, args ...string) 
 	return startHTTP(ctx, []string{program}, dir, name, "serve", args...)
 }
 
-// onCore returns the words that start a program on one of the machine's cores, modulo their
-// number.
+// onCore returns the words that start a program on one of the machine's cores.
 func onCore(i int, program string) []string {
-	return []string{"taskset", "-c", strconv.Itoa(i % runtime.NumCPU()), program}
+	return []string{"taskset", "-c", strconv.Itoa(i), program}
 }
 
 // startHTTP starts a command of the program, whose words may begin with others that start it.
@@ -171,8 +169,8 @@ func buildNATS(ctx context.Context, dir string) (string, error) {
 // startNATS starts n servers that write to the disk before they answer, and waits until
 // a stream with as many replicas can be made.
 //
-// If pinned, each has a core.
-func startNATS(ctx context.Context, program, dir string, n int, pinned bool) (c *natsCluster, err error) {
+// If cores is not 0, each server runs on one of the first cores of the machine.
+func startNATS(ctx context.Context, program, dir string, n, cores int) (c *natsCluster, err error) {
 	c = &natsCluster{}
 	defer func() {
 		if err != nil {
@@ -200,8 +198,8 @@ cluster { name: bench, listen: %q, routes: [%s] }
 			return nil, err
 		}
 		words := []string{program}
-		if pinned {
-			words = onCore(i, program)
+		if cores > 0 {
+			words = onCore(i%cores, program)
 		}
 		p, err := start(dir, name, append(words, "-c", path)...)
 		if err != nil {

@@ -10,21 +10,32 @@ import (
 	"io"
 	"mime/multipart"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/deepmed/anomaly/bench/cluster/sim"
 )
+
+// smallCores is the number of cores of the cluster that small starts.
+const smallCores = 2
 
 // small is three NATS servers, two serving processes and two workers on this machine, the
 // smallest cluster that survives the loss of any process. Each process has a core, as if it
 // were its machine: Linux does not always move one of two processes to an idle core at once,
 // which processes on machines of their own do not wait for.
 func (b *bench) small(ctx context.Context, model []byte) (x *setup, err error) {
-	servers, err := startNATS(ctx, b.nats, b.dir, 3, true)
+	servers, err := startNATS(ctx, b.nats, b.dir, 3, smallCores)
 	if err != nil {
 		return nil, err
 	}
 	processes := []*process{}
+	machines := make([][]int, smallCores)
+	place := func(i int, p *process) {
+		machines[i%smallCores] = append(machines[i%smallCores], p.cmd.Process.Pid)
+	}
+	for i, p := range servers.servers {
+		place(i, p)
+	}
 	x = &setup{name: "cluster", stop: func() {
 		for _, p := range processes {
 			p.stop()
@@ -37,11 +48,12 @@ func (b *bench) small(ctx context.Context, model []byte) (x *setup, err error) {
 		}
 	}()
 	for i, role := range []string{"serve", "serve", "worker", "worker"} {
-		p, err := startHTTP(ctx, onCore(i, b.program), b.dir, fmt.Sprintf("%s-%d", role, i), role, "--nats", servers.url(), "--replicas", "3", "--threads", "1")
+		p, err := startHTTP(ctx, onCore(i%smallCores, b.program), b.dir, fmt.Sprintf("%s-%d", role, i), role, "--nats", servers.url(), "--replicas", "3", "--threads", "1")
 		if err != nil {
 			return nil, err
 		}
 		processes = append(processes, p)
+		place(i, p)
 		if role == "serve" {
 			x.load.services = append(x.load.services, p.url)
 		}
@@ -49,11 +61,11 @@ func (b *bench) small(ctx context.Context, model []byte) (x *setup, err error) {
 	if x.load.forms, err = b.forms(); err != nil {
 		return nil, err
 	}
-	x.load.models = []string{"one"}
+	x.load.models, x.load.machines = []string{"one"}, machines
 	x.images = b.images
 	x.config = base()
 	x.config.Serve, x.config.Workers, x.config.Servers, x.config.Replicas, x.config.Owners, x.config.Threads = 2, 2, 3, 3, 2, 1
-	x.config.Pinned = true
+	x.config.Cores, x.config.Pinned = smallCores, true
 	return x, putModel(ctx, x.load.services[0], "one", model)
 }
 
@@ -83,7 +95,7 @@ func (x *setup) bulk(ctx context.Context) (comparison, error) {
 		return nil, err
 	}
 	took, work := time.Since(began).Seconds(), treeWork()-own
-	o := &observation{observed: &observed{seconds: took, samples: []sample{{took, work, bulkImages}}}, idle: x.config.Idle,
+	o := &observation{observed: &observed{seconds: took, samples: evenly(took, work, bulkImages, x.config)}, idle: x.config.Idle,
 		others: max((busyCores()-before)-work, 0) / (took * float64(x.config.Cores))}
 	fmt.Printf("%s: a job of %d images took %.2f s, work %.2f ms an image; others used %.0f %%\n", x.name, bulkImages, took, o.work()*1e3, o.others*100)
 	return func(costs sim.Costs) (row, error) {
@@ -94,6 +106,17 @@ func (x *setup) bulk(ctx context.Context) (comparison, error) {
 		return row{setup: x.name, load: fmt.Sprintf("a job of %d images", bulkImages), others: o.others, work: o.work(), costs: byCosts,
 			got: [3]float64{bulkImages / took, took, 0}, want: [3]float64{bulkImages / wantTook, wantTook, 0}}, err
 	}, nil
+}
+
+// evenly returns the samples of machines that did the same work on as many images each: which
+// of them judged an image is not known.
+func evenly(took, work float64, images int, c sim.Config) []sample {
+	n := 1
+	if c.Pinned {
+		n = c.Cores
+	}
+	return []sample{{0, make([]float64, n), make([]int, n)},
+		{took, slices.Repeat([]float64{work / float64(n)}, n), slices.Repeat([]int{images / n}, n)}}
 }
 
 // bulkForm returns a form with a zip of n images.

@@ -231,39 +231,42 @@ func (x *setup) observe(run func() (*observed, error)) (*observation, error) {
 	}
 	work := treeWork() - own
 	out := &observation{o, x.config.Idle, max((busyCores()-before)-work, 0) / (o.seconds * float64(runtime.NumCPU()))}
-	// The samples begin with the load.
-	for i := range o.samples {
-		o.samples[i].work -= own
-	}
 	fmt.Printf("%s: %.1f a second, p50 %.2f ms, p99 %.2f, work %.2f; others used %.0f %%\n", x.name, o.rate(), o.quantile(0.5)*1e3, o.quantile(0.99)*1e3, out.work()*1e3, out.others*100)
 	return out, nil
 }
 
-// around returns the work of a detection at about a time, in the shortest time around it in
-// which enough detections were answered that a part of one makes little difference.
-func (o *observation) around(at float64) float64 {
+// around returns the work of a detection on a machine at about a time, in the shortest time
+// around it in which enough detections were answered that a part of one makes little
+// difference.
+func (o *observation) around(machine int, at float64) float64 {
 	const enough = 30
 	first, last := 0, len(o.samples)-1
 	for half := sim.SlownessStep; first < last; half += sim.SlownessStep / 2 {
-		i := sort.Search(last, func(i int) bool { return o.samples[i].at >= at-half })
+		i := max(sort.Search(last, func(i int) bool { return o.samples[i].at > at-half })-1, 0)
 		j := sort.Search(last, func(i int) bool { return o.samples[i].at >= at+half })
-		if n := o.samples[j].answered - o.samples[i].answered; n >= enough {
-			return o.between(o.samples[i], o.samples[j])
-		}
-		if i == 0 && j == last {
-			break
+		if n := o.samples[j].answered[machine] - o.samples[i].answered[machine]; n >= enough || i == 0 && j == last {
+			return o.between(machine, o.samples[i], o.samples[j])
 		}
 	}
 	return o.work()
 }
 
-// between returns the work of a detection between two samples.
-func (o *observation) between(first, last sample) float64 {
-	return (last.work - first.work - o.idle*(last.at-first.at)) / float64(max(last.answered-first.answered, 1))
+// between returns the work of a detection on a machine between two samples.
+func (o *observation) between(machine int, first, last sample) float64 {
+	idle := o.idle / float64(len(last.work)) * (last.at - first.at)
+	return (last.work[machine] - first.work[machine] - idle) / float64(max(last.answered[machine]-first.answered[machine], 1))
 }
 
 // work returns the mean work of a detection.
-func (o *observation) work() float64 { return o.between(sample{}, o.samples[len(o.samples)-1]) }
+func (o *observation) work() float64 {
+	first, last := o.samples[0], o.samples[len(o.samples)-1]
+	work, n := -o.idle*(last.at-first.at), 0
+	for i := range last.work {
+		work += last.work[i] - first.work[i]
+		n += last.answered[i] - first.answered[i]
+	}
+	return work / float64(max(n, 1))
+}
 
 // simulate simulates the load with the measured work of a detection at each time: the time of
 // the same work differs by tens of percent from second to second, with what other guests of
@@ -278,16 +281,22 @@ func (o *observation) simulate(c sim.Config) (r sim.Result, costs float64, err e
 		return r, 0, err
 	}
 	costs = workOf()
-	for t := 0.0; t < o.seconds; t += sim.SlownessStep {
-		c.Slowness = append(c.Slowness, o.around(t+sim.SlownessStep/2)/costs)
+	for machine := range o.samples[0].work {
+		var factors []float64
+		for t := 0.0; t < o.seconds; t += sim.SlownessStep {
+			factors = append(factors, o.around(machine, t+sim.SlownessStep/2)/costs)
+		}
+		c.Slowness = append(c.Slowness, factors)
 	}
 	// Detections that run on all threads are more work, and how many do depends on the work.
 	for range 2 {
 		if r, err = sim.Run(c); err != nil {
 			return r, 0, err
 		}
-		for i := range c.Slowness {
-			c.Slowness[i] *= o.work() / workOf()
+		for _, factors := range c.Slowness {
+			for i := range factors {
+				factors[i] *= o.work() / workOf()
+			}
 		}
 	}
 	r, err = sim.Run(c)

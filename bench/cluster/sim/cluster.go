@@ -77,6 +77,8 @@ func check(c *Config) error {
 		return errors.New("sim: the work of idle processes needs a shared machine")
 	case c.Pinned && (!c.Shared || c.Threads != 1):
 		return errors.New("sim: only processes of one thread on a shared machine have a core each")
+	case len(c.Slowness) > 0 && !(c.Pinned && len(c.Slowness) == c.Cores || c.Shared && len(c.Slowness) == 1):
+		return fmt.Errorf("sim: the slowness of %d machines", len(c.Slowness))
 	case c.Shared && len(c.Failures) > 0:
 		return errors.New("sim: failures need machines of their own")
 	case c.BulkRate > 0 && (c.JobImages < 1 || c.PieceImages < 1 || c.Workers < 1):
@@ -126,27 +128,12 @@ func (x *cluster) build() {
 // core returns the machine of the i-th process of a kind, on the shared one.
 func (x *cluster) core(i int) *Machine { return x.shared[i%len(x.shared)] }
 
-// slow gives all machines the slowness of each step.
+// slow gives the machines the slowness of each step.
 func (x *cluster) slow() {
-	machines := slices.Clone(x.shared)
-	if !x.Shared {
-		machines = append(machines, x.front)
-		for _, s := range x.serves {
-			machines = append(machines, s.machine)
+	for i, factors := range x.Slowness {
+		for step, factor := range factors {
+			x.loop.After(float64(step)*SlownessStep, func() { x.shared[i].slowDown(factor) })
 		}
-		for _, w := range x.workers {
-			machines = append(machines, w.machine)
-		}
-		for _, s := range x.servers {
-			machines = append(machines, s.machine)
-		}
-	}
-	for step, factor := range x.Slowness {
-		x.loop.After(float64(step)*SlownessStep, func() {
-			for _, m := range machines {
-				m.slowDown(factor)
-			}
-		})
 	}
 }
 

@@ -87,9 +87,9 @@ type Config struct {
 	Threads int
 	// Others is the share of a core that other programs take from a thread that could run.
 	Others float64
-	// Slowness are factors of all work in steps of SlownessStep from the start, the last one
-	// for all later steps. nil means 1.
-	Slowness []float64
+	// Slowness are factors of all work on the shared machine, or on each core of it with Pinned,
+	// in steps of SlownessStep from the start, the last one for all later steps. nil means 1.
+	Slowness [][]float64
 	// Idle is the work that the processes do in a second without any load, in core seconds:
 	// the NATS servers tell each other that they are alive. It needs Shared.
 	Idle float64
