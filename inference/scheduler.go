@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -243,8 +244,8 @@ func (s *Scheduler) tiles(ctx context.Context, k sessionKind, do func(turn) erro
 // judge decodes the task's image with options and runs the job that newJob returns for it.
 // The job is done if the error is nil.
 func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, o imagefile.Options, k sessionKind, newJob func(*imagefile.Prepared) (*job, error)) (*job, error) {
-	s.inFlight.Add(1)
-	defer s.inFlight.Add(-1)
+	left := s.enter()
+	defer left()
 	q := &d.queues[k]
 	q.reserve()
 	reserved := true
@@ -268,9 +269,15 @@ func (s *Scheduler) judge(ctx context.Context, d *Detector, t Task, o imagefile.
 	if err != nil {
 		return nil, err
 	}
-	j.ctx, j.shallow = ctx, p.Shallow
+	j.ctx, j.left, j.shallow = ctx, left, p.Shallow
 	reserved = false
 	return j, s.wait(d, k, []*job{j})
+}
+
+// enter counts an image in flight until the returned function is called, once or more.
+func (s *Scheduler) enter() (left func()) {
+	s.inFlight.Add(1)
+	return sync.OnceFunc(func() { s.inFlight.Add(-1) })
 }
 
 // Infer computes prepared images, of the values of the network's input. It returns the anomaly
@@ -288,14 +295,13 @@ func (s *Scheduler) Infer(ctx context.Context, d *Detector, images, reconstructi
 	}
 	for i := range jobs {
 		from, to := i*n, (i+1)*n
-		jobs[i] = &job{ctx: ctx, image: func(dst []float32) { copy(dst, images[from:to]) }}
+		jobs[i] = &job{ctx: ctx, left: s.enter(), image: func(dst []float32) { copy(dst, images[from:to]) }}
+		defer jobs[i].left()
 		if reconstructions != nil {
 			jobs[i].reconstruction = reconstructions[from:to]
 		}
-		s.inFlight.Add(1)
 		d.queues[k].reserve()
 	}
-	defer s.inFlight.Add(-int64(len(jobs)))
 	if err := s.wait(d, k, jobs); err != nil {
 		return nil, nil, err
 	}
@@ -366,6 +372,10 @@ func (s *Scheduler) work(d *Detector, k sessionKind) {
 		err := d.run(ctx, k, jobs)
 		span.End(err)
 		done()
+		// Before the next batch chooses its threads, which the callers may be too late for.
+		for _, j := range jobs {
+			j.left()
+		}
 		s.processors.Release(threads)
 		if s.batch.Observe != nil {
 			s.batch.Observe(len(jobs), time.Since(began))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -139,6 +140,21 @@ func TestScheduler_RunsWaitingImagesAsOneBatch(t *testing.T) {
 	defer mu.Unlock()
 	if len(batches) != 3 || batches[0] != 4 || batches[1] != 4 || batches[2] != 1 {
 		t.Errorf("nine images ran in batches of %v", batches)
+	}
+}
+
+func TestScheduler_CountsImagesUntilTheEndOfTheirRun(t *testing.T) {
+	// The last of several images has all threads for its run. Its caller's goroutine may not
+	// have heard of the run before when they are chosen.
+	var s *Scheduler
+	var left []int64
+	s = scheduler(t, 1, BatchOptions{Size: 1, Observe: func(int, time.Duration) { left = append(left, s.inFlight.Load()) }})
+	d := goldenDetector(t)
+	if _, _, err := s.Infer(t.Context(), d, noisyImages(d, 3), nil); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(left, []int64{2, 1, 0}) {
+		t.Errorf("%v images were in flight after the runs of three", left)
 	}
 }
 

@@ -54,6 +54,7 @@ type job struct {
 	score float32
 
 	ctx  context.Context // of a job in a queue
+	left func()          // ends the count of a queue's job among the images in flight
 	err  error
 	done chan struct{} // closed once the results and err are set
 }
