@@ -22,7 +22,7 @@ const usage = `usage: go run ./bench/cluster COMMAND [flags]
 commands:
   measure    measure service times and write them to a file (about 3 minutes)
   plan       simulate clusters from the file and print how many machines are needed (3 minutes)
-  validate   start real processes and compare them with the simulation (5 minutes)
+  validate   start real processes and compare them with the simulation (8 minutes)
 
 Run it in the repository's root, measure and validate on an otherwise idle machine.
 `
@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string) error {
 	requests := f.Int("requests", 300, "requests of each measurement")
 	side := f.Int("side", 256, "image side of plan and validate")
 	part := f.String("part", "", "run a part of plan: detections, bulk or trainings")
-	seconds := f.Float64("seconds", 15, "time of each load of validate")
+	seconds := f.Float64("seconds", 25, "time of each load of validate")
 	seed := f.Int64("seed", 1, "seed of arrivals and simulations")
 	commands := map[string]func() error{
 		"measure": func() error {
