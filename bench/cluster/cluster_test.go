@@ -2,6 +2,7 @@ package main
 
 import (
 	"math"
+	"slices"
 	"testing"
 )
 
@@ -96,5 +97,36 @@ func TestMedianWork_IsNeitherTheLeastNorTheMost(t *testing.T) {
 	list[1].Costs.Contention = 2.5 // 0.025 s
 	if got := medianWork(list); got.Side != 2 {
 		t.Errorf("measurement %d, expected the second", got.Side)
+	}
+}
+
+func TestObservation_HasTheWorkOfEachTime(t *testing.T) {
+	// Two machines answer 100 a second each. The second takes twice the work from 5 s on.
+	o := &observation{observed: &observed{seconds: 10}, idle: 0.2}
+	work := []float64{0, 0}
+	for i := range 101 {
+		at := float64(i) / 10
+		o.samples = append(o.samples, sample{at, slices.Clone(work), []int{i * 10, i * 10}})
+		for m := range work {
+			work[m] += 0.01 + 10*0.002 // a half of what is done without a load, and ten detections
+			if m == 1 && at >= 5 {
+				work[m] += 10 * 0.002
+			}
+		}
+	}
+	for _, c := range []struct {
+		machine  int
+		at, want float64
+	}{{0, 0, 0.002}, {0, 7, 0.002}, {1, 2, 0.002}, {1, 4.7, 0.002}, {1, 5.3, 0.004}, {1, 9.95, 0.004}} {
+		if got := o.around(c.machine, c.at); math.Abs(got-c.want) > 1e-6 {
+			t.Errorf("machine %d at %v s: %v, expected %v", c.machine, c.at, got, c.want)
+		}
+	}
+	if got, want := o.work(), 0.0025; math.Abs(got-want) > 1e-6 {
+		t.Errorf("%v a detection, expected %v", got, want)
+	}
+	few := &observation{observed: &observed{seconds: 10, samples: []sample{{0, []float64{0}, []int{0}}, {5, []float64{0.3}, []int{3}}, {10, []float64{1}, []int{10}}}}}
+	if got := few.around(0, 2); math.Abs(got-0.1) > 1e-9 {
+		t.Errorf("%v of ten detections, expected the mean of all", got)
 	}
 }

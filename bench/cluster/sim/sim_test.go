@@ -295,3 +295,38 @@ func TestProfile_HasItsMeanAndItsPeak(t *testing.T) {
 		t.Errorf("mean %.3f and peak %.3f, expected 10 and 30", sum/86400, most)
 	}
 }
+
+func TestMachine_SlowsDownFromATimeOn(t *testing.T) {
+	l := &Loop{}
+	m := NewMachine(l, 1)
+	var end float64
+	m.Run(2, 1, false, func() { end = l.Now() })
+	l.After(1, func() { m.slowDown(3) })
+	l.Run(100)
+	// The second half takes three times as long, and is as much more work.
+	if !near(end, 4, 1e-9) || !near(m.Busy(), 4, 1e-9) {
+		t.Errorf("ended at %v after %v core seconds, expected 4 and 4", end, m.Busy())
+	}
+}
+
+func TestRun_SlowsDownTheCoreThatIsSlow(t *testing.T) {
+	c := config()
+	c.Shared, c.Pinned, c.Threads, c.Rate, c.Clients = true, true, 1, 0, 8
+	even := run(t, c)
+	// The services are asked in turn, so that the slower one sets the rate.
+	c.Slowness = [][]float64{{1}, {2}}
+	if r := run(t, c); !near(float64(r.Detections), float64(even.Detections)/2, 0.05) {
+		t.Errorf("%d detections, expected half of %d", r.Detections, even.Detections)
+	}
+	for name, change := range map[string]func(*Config){
+		"one factor for two cores": func(c *Config) { c.Slowness = [][]float64{{1}} },
+		"machines of their own":    func(c *Config) { c.Shared, c.Pinned = false, false },
+		"processes of two threads": func(c *Config) { c.Threads = 2 },
+	} {
+		bad := c
+		change(&bad)
+		if _, err := Run(bad); err == nil {
+			t.Errorf("%s are accepted", name)
+		}
+	}
+}
