@@ -77,7 +77,7 @@ func check(c *Config) error {
 		return errors.New("sim: the work of idle processes needs a shared machine")
 	case c.Pinned && (!c.Shared || c.Threads != 1):
 		return errors.New("sim: only processes of one thread on a shared machine have a core each")
-	case len(c.Slowness) > 0 && !(c.Pinned && len(c.Slowness) == c.Cores || c.Shared && len(c.Slowness) == 1):
+	case len(c.Slowness) > 0 && (!c.Shared || c.Pinned && len(c.Slowness) != c.Cores || !c.Pinned && len(c.Slowness) > 1):
 		return fmt.Errorf("sim: the slowness of %d machines", len(c.Slowness))
 	case c.Shared && len(c.Failures) > 0:
 		return errors.New("sim: failures need machines of their own")
