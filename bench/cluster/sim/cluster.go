@@ -267,7 +267,8 @@ func (x *cluster) send(d *detection) {
 func (x *cluster) retry(d *detection) {
 	x.result.Retried++
 	d.tries++
-	d.turn++
+	d.turn = x.turn // not the next process for all that the lost one had
+	x.turn++
 	x.loop.After(x.network(0), func() { x.send(d) })
 }
 
