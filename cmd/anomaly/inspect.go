@@ -32,12 +32,16 @@ func inspectCommand() *cobra.Command {
 
 // description is printed by `inspect --json`.
 type description struct {
-	Format       models.Format   `json:"format"`
-	SHA256       string          `json:"sha256"`
-	Architecture string          `json:"architecture"`
-	Parameters   []parameter     `json:"parameters"`
-	ImageSize    int             `json:"image_size"`
-	Metadata     models.Metadata `json:"metadata"`
+	Format       models.Format `json:"format"`
+	SHA256       string        `json:"sha256"`
+	Architecture string        `json:"architecture"`
+	Parameters   []parameter   `json:"parameters"`
+	// ImageSize is the side of a square input, in pixels. Any other input has Width and
+	// Height instead.
+	ImageSize int             `json:"image_size,omitempty"`
+	Width     int             `json:"width,omitempty"`
+	Height    int             `json:"height,omitempty"`
+	Metadata  models.Metadata `json:"metadata"`
 }
 
 // parameter is a tensor of weights or biases.
@@ -51,7 +55,13 @@ func describe(m *models.Model) description {
 	for _, p := range m.Architecture.Parameters() {
 		ps = append(ps, parameter{p.Name, p.Shape})
 	}
-	return description{m.Format, m.SHA256, m.Architecture.String(), ps, m.ImageSize, m.Metadata}
+	d := description{Format: m.Format, SHA256: m.SHA256, Architecture: m.Architecture.String(), Parameters: ps, Metadata: m.Metadata}
+	if input := m.Input(); input.IsSquare() {
+		d.ImageSize = input.Side()
+	} else {
+		d.Width, d.Height = input.W, input.H
+	}
+	return d
 }
 
 // describeTiles returns how images are cut into tiles, for a person.

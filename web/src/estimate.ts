@@ -16,9 +16,9 @@ export const levels: Level[] = [
   { level: 5, name: 'Best', about: 'Takes its time. For a model that stays in use.', epochs: 100, headSteps: 800 },
 ];
 
-/** Seconds that a training takes, an estimate within a factor of two or so. */
-export function trainingSeconds(l: Level, images: number, imageSize: number, threads: number): number {
-  const area = (imageSize / 256) ** 2;
+/** Seconds that a training takes if each image is resized to a number of pixels, an estimate within a factor of two or so. */
+export function trainingSeconds(l: Level, images: number, pixels: number, threads: number): number {
+  const area = pixels / 256 ** 2;
   const speed = Math.max(threads, 1) / 2;
   const epochs = (images * l.epochs * area) / 120;
   // The statistics use at most about 820 images of 256 px.

@@ -1,11 +1,14 @@
 // The view in which a person trains a model: images, options, and the list of trainings.
 
+import type { TargetedSubmitEvent } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { isAbort, requestJSON, upload } from './api';
 import { levels, trainingSeconds } from './estimate';
 import { layoutNote, preview, thumbnail, type PathFileList, type Preview, type PreviewItem } from './files';
 import { bytes, count, duration } from './format';
 import { JobList } from './joblist';
+import { RegionField, type Region } from './region';
+import { pixelsOf, SizeField, sizeText, usualSize } from './size';
 import { go, Store, useStore } from './store';
 import type { Health, Job } from './types';
 import { Dropzone, ErrorBox, Icon, Notice, Progress } from './ui';
@@ -155,14 +158,14 @@ function Thumbnail({ item }: { item: PreviewItem }) {
 }
 
 const namePattern = /^[a-z0-9]$|^[a-z0-9](?!.*\.\.)[a-z0-9._-]{0,98}[a-z0-9]$/;
-const sizes = [128, 256, 384, 512];
 const tileSizes = [128, 256, 512];
 
 function TrainingForm({ images, keepsModels }: { images: Preview | undefined; keepsModels: boolean }) {
   const [level, setLevel] = useState(3);
-  const [size, setSize] = useState(256);
+  const [size, setSize] = useState(usualSize);
   const [tile, setTile] = useState(0);
   const [fit, setFit] = useState('');
+  const [region, setRegion] = useState<Region>();
   const [values, setValues] = useState('');
   const [rate, setRate] = useState('5');
   const [name, setName] = useState('');
@@ -177,9 +180,16 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
   const badName = name !== '' && !namePattern.test(name);
   const rateValue = Number(rate.replace(',', '.'));
   const badRate = !(rateValue > 0 && rateValue < 100);
-  const submit = async (e: Event) => {
+  const pixels = pixelsOf(size);
+  const submit = async (e: TargetedSubmitEvent<HTMLFormElement>) => {
     e.preventDefault();
-    if (!images || badName || badRate) return;
+    const invalid = e.currentTarget.querySelector<HTMLElement>('[aria-invalid=true]');
+    if (invalid) {
+      invalid.closest('details')?.setAttribute('open', '');
+      invalid.focus();
+      return;
+    }
+    if (!images) return;
     setError(undefined);
     const a = (abort.current = new AbortController());
     try {
@@ -190,10 +200,11 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
       if (tile > 0) {
         form.append('tile', String(tile));
       } else {
-        form.append('image_size', String(size));
+        form.append('image_size', sizeText(size));
         if (fit !== '') form.append('fit', fit);
       }
       if (values !== '') form.append('window', values);
+      if (region) form.append('roiFile', region.file, region.file.name);
       form.append('false_alarm_rate', String(rateValue / 100));
       if (name !== '') form.append('name', name);
       form.append('zipFile', zip, 'images.zip');
@@ -208,7 +219,7 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
     }
   };
   return (
-    <form class="card stack" onSubmit={(e) => void submit(e)}>
+    <form class="card stack" noValidate onSubmit={(e) => void submit(e)}>
       <fieldset class="levels">
         <legend>How thorough?</legend>
         {levels.map((l) => (
@@ -216,7 +227,7 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
             <input type="radio" name="level" value={l.level} checked={l.level === level} onChange={() => setLevel(l.level)} />
             <span class="level-name">{l.name}</span>
             <span class="level-about">{l.about}</span>
-            <span class="level-time">{n > 0 && tile === 0 ? `about ${duration(trainingSeconds(l, n, size, threads))}` : ''}</span>
+            <span class="level-time">{n > 0 && tile === 0 && pixels !== undefined ? `about ${duration(trainingSeconds(l, n, pixels, threads))}` : ''}</span>
           </label>
         ))}
       </fieldset>
@@ -245,17 +256,7 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
         <details class="more-options">
           <summary>More options</summary>
           <div class="fields">
-            <label class="field">
-              <span>Size of the images</span>
-              <select value={size} disabled={tile > 0} onChange={(e) => setSize(Number(e.currentTarget.value))}>
-                {sizes.map((s) => (
-                  <option key={s} value={s}>
-                    {s} × {s} pixels{s === 256 ? ' (usual)' : ''}
-                  </option>
-                ))}
-              </select>
-              <small class="hint">Larger finds smaller defects, and takes longer.</small>
-            </label>
+            <SizeField size={size} disabled={tile > 0} onChange={setSize} />
             <label class="field">
               <span>False alarms, in percent</span>
               <input type="text" inputMode="decimal" value={rate} aria-invalid={badRate} onInput={(e) => setRate(e.currentTarget.value)} />
@@ -276,7 +277,7 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
               <small class="hint">Tiles find defects of a few pixels. They need 8 images or more, and take longer.</small>
             </label>
             <label class="field">
-              <span>Images that are not square</span>
+              <span>Images of another shape</span>
               <select value={fit} disabled={tile > 0} onChange={(e) => setFit(e.currentTarget.value)}>
                 <option value="">are squeezed (usual)</option>
                 <option value="pad">get a border</option>
@@ -284,6 +285,7 @@ function TrainingForm({ images, keepsModels }: { images: Preview | undefined; ke
               </select>
               <small class="hint">A border and cropping keep the proportions.</small>
             </label>
+            <RegionField region={region} onChange={setRegion} />
             <label class="field">
               <span>Values of 16-bit images</span>
               <input type="text" value={values} placeholder="chosen by the images" onInput={(e) => setValues(e.currentTarget.value.trim())} />
