@@ -86,9 +86,11 @@ func (p *planner) detections() error {
 		c.Models, c.CacheBytes, c.Workers = k.models, k.cache, 0
 		c.Rate, c.Peak, c.Day = k.perDay/day, planned, day
 		switch {
-		case k.perDay > 1e6: // the busiest moment
-			c.Rate, c.Peak, c.Seconds, c.Warmup = c.Rate*planned, 1, 60, 25
-			c.Failures = []sim.Failure{{Kind: sim.ServeProcess, Index: 0, At: 37, For: 18}}
+		case k.perDay > 1e6:
+			// The busiest moment. Processes without models ask the owners first, and many of
+			// them take a minute until all have loaded what is used most.
+			c.Rate, c.Peak, c.Seconds, c.Warmup = c.Rate*planned, 1, 100, 65
+			c.Failures = []sim.Failure{{Kind: sim.ServeProcess, Index: 0, At: 77, For: 18}}
 		case k.perDay > 1e4:
 			c.Seconds, c.Warmup = day, 3600
 			c.Failures = []sim.Failure{{Kind: sim.ServeProcess, Index: 0, At: day / 2, For: 600}}
@@ -159,7 +161,8 @@ func (p *planner) least(c sim.Config) (int, sim.Result, error) {
 		if ok {
 			break
 		}
-		if low, high = high, high*2; high > mostNodes {
+		// Not twice as many: the result is the least number, and more need not be better.
+		if low, high = high, high+max(high/4, 1); high > mostNodes {
 			return high, best, nil
 		}
 	}
