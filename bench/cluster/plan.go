@@ -87,9 +87,9 @@ func (p *planner) detections() error {
 		c.Rate, c.Peak, c.Day = k.perDay/day, planned, day
 		switch {
 		case k.perDay > 1e6:
-			// The busiest moment. Processes without models ask the owners first, and many of
-			// them take a minute until all have loaded what is used most.
-			c.Rate, c.Peak, c.Seconds, c.Warmup = c.Rate*planned, 1, 100, 65
+			// The busiest moment, which is not the first after a start: the rate rises, and
+			// meanwhile all processes load what is used most.
+			c.Rate, c.Peak, c.Ramp, c.Seconds, c.Warmup = c.Rate*planned, 1, 60, 100, 65
 			c.Failures = []sim.Failure{{Kind: sim.ServeProcess, Index: 0, At: 77, For: 18}}
 		case k.perDay > 1e4:
 			c.Seconds, c.Warmup = day, 3600

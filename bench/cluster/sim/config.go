@@ -108,6 +108,8 @@ type Config struct {
 	// Rate is the mean number of single detections a second. Peak is the ratio of the
 	// busiest moment of a Day, in seconds, to the mean; 0 or 1 means a constant rate.
 	Rate, Peak, Day float64
+	// Ramp is the time in which the rate rises from nothing, in seconds.
+	Ramp float64
 	// Arrivals, if not nil, are the times of the detections instead of Rate.
 	Arrivals []float64
 	// Clients, if not 0, send their next detection when they have the answer to the last

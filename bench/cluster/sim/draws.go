@@ -37,13 +37,13 @@ func (d *draws) factor() float64 {
 }
 
 // profile is the rate of detections over a day: a power of a sine, lowest at the start,
-// whose mean and peak are as configured.
-type profile struct{ rate, peak, day, power float64 }
+// whose mean and peak are as configured. It rises from nothing during the ramp.
+type profile struct{ rate, peak, day, power, ramp float64 }
 
 func newProfile(c *Config) profile {
-	p := profile{c.Rate, c.Peak, c.Day, 0}
+	p := profile{c.Rate, c.Peak, c.Day, 0, c.Ramp}
 	if p.peak <= 1 || p.day <= 0 {
-		return profile{rate: c.Rate, peak: 1}
+		return profile{rate: c.Rate, peak: 1, ramp: c.Ramp}
 	}
 	// The mean of sin^2k is Γ(k+1/2) / (√π Γ(k+1)), which falls with k.
 	low, high := 0.0, 1e4
@@ -62,6 +62,9 @@ func newProfile(c *Config) profile {
 
 // at returns the rate at a time.
 func (p profile) at(t float64) float64 {
+	if t < p.ramp {
+		p.rate *= t / p.ramp
+	}
 	if p.day <= 0 {
 		return p.rate
 	}

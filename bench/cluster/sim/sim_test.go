@@ -294,6 +294,10 @@ func TestProfile_HasItsMeanAndItsPeak(t *testing.T) {
 	if !near(sum/86400, 10, 1e-3) || !near(most, 30, 1e-3) {
 		t.Errorf("mean %.3f and peak %.3f, expected 10 and 30", sum/86400, most)
 	}
+	ramped := newProfile(&Config{Rate: 10, Ramp: 100})
+	if half, all := ramped.at(50), ramped.at(100); half != 5 || all != 10 {
+		t.Errorf("%v after half of the ramp and %v after it, expected 5 and 10", half, all)
+	}
 }
 
 func TestMachine_SlowsDownFromATimeOn(t *testing.T) {
