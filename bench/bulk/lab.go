@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// judges is the processor of detect, of the service alone, and of the first worker.
+	// judges is the processor of detect, the service alone and the first worker.
 	judges = 0
-	// rest is that of everything else.
+	// rest is the processor of everything else.
 	rest = 1
 	// model is the name of the model in the services.
 	model = "textures"
@@ -171,7 +171,7 @@ func (l *lab) job(service *processes.Process, judging, others []*processes.Proce
 }
 
 // judge submits a folder and waits for the end of the job. It returns the duration of the
-// job and that of the submission.
+// job and the duration of the submission.
 func (l *lab) judge(service *processes.Process, folder string, images int) (took, accepted time.Duration, err error) {
 	began := time.Now()
 	out, err := output(pinned(rest, l.anomaly, "jobs", "submit", "--kind", "detect", "--model", model, folder, "--server", service.URL))
