@@ -90,16 +90,7 @@ func TestFramedModel_HasTheSameScoresInEveryFormat(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := framedModel(t, true, c.size, c.p)
-			served, err := NewDetector(orttest.Open(t), m, 1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer served.Close()
-			exported, err := NewExportDetector(orttest.Open(t), m, 1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer exported.Close()
+			served, exported := servedAndExported(t, m)
 			graph := newImageModel(t, m)
 			for _, of := range [][2]int{{64, 32}, {90, 31}, {31, 90}, {7, 9}} {
 				w, h := of[0], of[1]

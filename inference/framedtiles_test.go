@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/deepmed/anomaly/internal/imagefile"
-	"github.com/deepmed/anomaly/internal/ort/orttest"
 	"github.com/deepmed/anomaly/internal/tiling"
 	"github.com/deepmed/anomaly/models"
 )
@@ -35,16 +34,7 @@ func TestFramedTiles_HaveTheSameScoresInEveryFormat(t *testing.T) {
 			if err := m.Metadata.Validate(); err != nil {
 				t.Fatal(err)
 			}
-			served, err := NewDetector(orttest.Open(t), m, 1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer served.Close()
-			exported, err := NewExportDetector(orttest.Open(t), m, 1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer exported.Close()
+			served, exported := servedAndExported(t, m)
 			graph := newImageModel(t, m)
 			for _, size := range c.sizes {
 				deep := c.p.Window != nil

@@ -83,20 +83,26 @@ func someTiles(t *testing.T, n int) (files []string, data [][]byte) {
 	return files[:n], data
 }
 
+// servedAndExported returns detectors of a model, the second with the operators of the exported
+// model.
+func servedAndExported(t *testing.T, m *models.Model) (served, exported *Detector) {
+	t.Helper()
+	open := func(create func(*Engine, *models.Model, int) (*Detector, error)) *Detector {
+		d, err := create(orttest.Open(t), m, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		return d
+	}
+	return open(NewDetector), open(NewExportDetector)
+}
+
 func TestPatchModel_HasTheSameScoresInEveryFormat(t *testing.T) {
 	for name, heads := range map[string]bool{"heads": true, "no heads": false} {
 		t.Run(name, func(t *testing.T) {
 			m := patchModel(heads)
-			served, err := NewDetector(orttest.Open(t), m, 1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer served.Close()
-			exported, err := NewExportDetector(orttest.Open(t), m, 1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer exported.Close()
+			served, exported := servedAndExported(t, m)
 			image := newImageModel(t, m)
 			files, data := someTiles(t, 4)
 			for i, file := range files {

@@ -2,25 +2,24 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/deepmed/anomaly/bench/internal/processes"
 )
 
 const (
-	// judges is the processor of detect, of the service alone, and of the first worker.
+	// judges is the processor of detect, the service alone and the first worker.
 	judges = 0
-	// rest is that of everything else.
+	// rest is the processor of everything else.
 	rest = 1
 	// model is the name of the model in the services.
 	model = "textures"
@@ -32,33 +31,24 @@ type lab struct {
 	modelFile          string
 	startTime          time.Duration // of detect for one image
 	startCPU           time.Duration
-	servers            []*process // NATS
-	urls               string
-	service            *process // of the cluster
-	single             *process // the service alone
-}
-
-// process is a process that serves HTTP, except for NATS servers.
-type process struct {
-	cmd *exec.Cmd
-	url string
+	servers            *processes.NATS
+	service            *processes.Process // of the cluster
+	single             *processes.Process // the service alone
 }
 
 func newLab(dir string) (*lab, error) {
-	l := &lab{dir: dir, anomaly: filepath.Join(dir, "anomaly"), nats: filepath.Join(dir, "nats-server"), modelFile: filepath.Join(dir, "model.zip")}
-	for out, pkg := range map[string]string{l.anomaly: "./cmd/anomaly", l.nats: "github.com/nats-io/nats-server/v2"} {
-		if text, err := exec.Command("go", "build", "-trimpath", "-o", out, pkg).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("%w: %s", err, text)
-		}
+	l := &lab{dir: dir, anomaly: filepath.Join(dir, "anomaly"), modelFile: filepath.Join(dir, "model.zip")}
+	if err := processes.Build(context.Background(), l.anomaly, "./cmd/anomaly"); err != nil {
+		return nil, err
 	}
-	return l, nil
+	var err error
+	l.nats, err = processes.BuildNATS(context.Background(), dir)
+	return l, err
 }
 
 // pinned returns a command that runs on one processor.
 func pinned(processor int, args ...string) *exec.Cmd {
-	c := exec.Command("taskset", append([]string{"-c", strconv.Itoa(processor)}, args...)...)
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return c
+	return processes.Command(processes.Pinned(processor, args...)...)
 }
 
 // output runs a command and returns what it prints. The exit status 1 of detect, for
@@ -77,64 +67,9 @@ func output(c *exec.Cmd) (string, error) {
 	return string(out), err
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
-// launch starts a process whose last flag is its address, and waits until it is ready.
-func (l *lab) launch(processor int, args ...string) (*process, error) {
-	port, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	address := "127.0.0.1:" + strconv.Itoa(port)
-	p := &process{cmd: pinned(processor, append(args, "--addr", address)...), url: "http://" + address}
-	p.cmd.Stderr = io.Discard
-	if err := p.cmd.Start(); err != nil {
-		return nil, err
-	}
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if res, err := http.Get(p.url + "/readyz"); err == nil {
-			res.Body.Close()
-			if res.StatusCode == http.StatusOK {
-				return p, nil
-			}
-		}
-	}
-	return nil, errors.Join(fmt.Errorf("%s is not ready", strings.Join(args, " ")), p.end())
-}
-
-// end stops a process.
-func (p *process) end() error {
-	if p == nil {
-		return nil
-	}
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-	timer := time.AfterFunc(20*time.Second, func() { _ = p.cmd.Process.Kill() })
-	defer timer.Stop()
-	_ = p.cmd.Wait() // NATS ends with another status than 0
-	return nil
-}
-
-// cpu returns the CPU time of a process so far.
-func (p *process) cpu() time.Duration {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	// The fields after the name, which is in parentheses: utime and stime are 14 and 15.
-	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	ticks := 0
-	for _, i := range []int{14, 15} {
-		n, _ := strconv.Atoi(fields[i-3])
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond // USER_HZ is 100
+// launch starts a command of the program on one processor, and waits until it is ready.
+func (l *lab) launch(processor int, name string, args ...string) (*processes.Process, error) {
+	return processes.StartHTTP(context.Background(), l.dir, name, processes.Pinned(processor, append([]string{l.anomaly}, args...)...)...)
 }
 
 // start trains the model and starts the services.
@@ -158,60 +93,27 @@ func (l *lab) start(folder string) error {
 		}
 		l.startTime, l.startCPU = time.Since(began), c.ProcessState.UserTime()+c.ProcessState.SystemTime()
 	}
-	if l.single, err = l.launch(judges, l.anomaly, "serve", "--threads", "1", "--data", filepath.Join(l.dir, "data")); err != nil {
+	if l.single, err = l.launch(judges, "single", "serve", "--threads", "1", "--data", filepath.Join(l.dir, "data")); err != nil {
 		return err
 	}
-	if err := l.startNATS(3); err != nil {
+	if l.servers, err = processes.StartNATS(context.Background(), l.nats, l.dir, 3, rest); err != nil {
 		return err
 	}
-	if l.service, err = l.launch(rest, l.anomaly, "serve", "--nats", l.urls, "--replicas", "3"); err != nil {
+	if l.service, err = l.launch(rest, "service", "serve", "--nats", l.servers.URL(), "--replicas", "3"); err != nil {
 		return err
 	}
-	for _, p := range []*process{l.single, l.service} {
-		if _, err := output(exec.Command(l.anomaly, "models", "put", model, l.modelFile, "--server", p.url)); err != nil {
+	for _, p := range []*processes.Process{l.single, l.service} {
+		if _, err := output(exec.Command(l.anomaly, "models", "put", model, l.modelFile, "--server", p.URL)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// startNATS starts a cluster of NATS servers.
-func (l *lab) startNATS(n int) error {
-	var clients, routes []string
-	for range 2 * n {
-		port, err := freePort()
-		if err != nil {
-			return err
-		}
-		if address := "nats://127.0.0.1:" + strconv.Itoa(port); len(clients) < n {
-			clients = append(clients, address)
-		} else {
-			routes = append(routes, address)
-		}
-	}
-	for i := range n {
-		config := filepath.Join(l.dir, fmt.Sprintf("nats%d.conf", i))
-		text := fmt.Sprintf("server_name: n%d\nlisten: %q\njetstream { store_dir: %q, sync_interval: always }\ncluster { name: bench, listen: %q, routes: [%s] }\n",
-			i, strings.TrimPrefix(clients[i], "nats://"), filepath.Join(l.dir, fmt.Sprintf("store%d", i)), strings.TrimPrefix(routes[i], "nats://"), strings.Join(routes, ", "))
-		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
-			return err
-		}
-		p := &process{cmd: pinned(rest, l.nats, "-c", config)}
-		if err := p.cmd.Start(); err != nil {
-			return err
-		}
-		l.servers = append(l.servers, p)
-	}
-	l.urls = strings.Join(clients, ",")
-	return nil
-}
-
-func (l *lab) close() error {
-	var errs []error
-	for _, p := range append([]*process{l.single, l.service}, l.servers...) {
-		errs = append(errs, p.end())
-	}
-	return errors.Join(errs...)
+func (l *lab) close() {
+	l.single.Stop()
+	l.service.Stop()
+	l.servers.Stop()
 }
 
 func (l *lab) detectCommand(path string) *exec.Cmd {
@@ -227,35 +129,35 @@ func (l *lab) detect(folder string, images int) (measurement, error) {
 
 // alone measures a service alone.
 func (l *lab) alone(folder string, images int) (measurement, error) {
-	return l.job(l.single, []*process{l.single}, nil, folder, images)
+	return l.job(l.single, []*processes.Process{l.single}, nil, folder, images)
 }
 
 // cluster measures a cluster with some workers.
 func (l *lab) cluster(workers int, folder string, images int) (m measurement, err error) {
-	var list []*process
+	var list []*processes.Process
 	defer func() {
 		for _, p := range list {
-			err = errors.Join(err, p.end())
+			p.Stop()
 		}
 	}()
 	for i := range workers {
-		p, err := l.launch(i%2, l.anomaly, "worker", "--nats", l.urls, "--replicas", "3", "--threads", "1")
+		p, err := l.launch(i%2, fmt.Sprintf("worker-%d", i), "worker", "--nats", l.servers.URL(), "--replicas", "3", "--threads", "1")
 		if err != nil {
 			return m, err
 		}
 		list = append(list, p)
 	}
-	return l.job(l.service, list, append([]*process{l.service}, l.servers...), folder, images)
+	return l.job(l.service, list, append([]*processes.Process{l.service}, l.servers.Servers...), folder, images)
 }
 
 // job measures a job, after a small one by which the workers load the model.
-func (l *lab) job(service *process, judging, others []*process, folder string, images int) (m measurement, err error) {
+func (l *lab) job(service *processes.Process, judging, others []*processes.Process, folder string, images int) (m measurement, err error) {
 	if _, _, err := l.judge(service, filepath.Join(l.dir, "training"), 64); err != nil {
 		return m, err
 	}
-	total := func(list []*process) (d time.Duration) {
+	total := func(list []*processes.Process) (d time.Duration) {
 		for _, p := range list {
-			d += p.cpu()
+			d += p.CPU()
 		}
 		return d
 	}
@@ -269,15 +171,15 @@ func (l *lab) job(service *process, judging, others []*process, folder string, i
 }
 
 // judge submits a folder and waits for the end of the job. It returns the duration of the
-// job and that of the submission.
-func (l *lab) judge(service *process, folder string, images int) (took, accepted time.Duration, err error) {
+// job and the duration of the submission.
+func (l *lab) judge(service *processes.Process, folder string, images int) (took, accepted time.Duration, err error) {
 	began := time.Now()
-	out, err := output(pinned(rest, l.anomaly, "jobs", "submit", "--kind", "detect", "--model", model, folder, "--server", service.url))
+	out, err := output(pinned(rest, l.anomaly, "jobs", "submit", "--kind", "detect", "--model", model, folder, "--server", service.URL))
 	if err != nil {
 		return 0, 0, err
 	}
 	accepted = time.Since(began)
-	path := service.url + "/jobs/" + strings.TrimSpace(out)
+	path := service.URL + "/jobs/" + strings.TrimSpace(out)
 	var j struct {
 		State              string
 		Error              *string

@@ -62,7 +62,7 @@ func run(images, rounds int) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, l.close()) }()
+	defer l.close()
 	n := images / rounds
 	var folders []string
 	for r := range rounds {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/bench/cluster/sim"
+	"github.com/deepmed/anomaly/bench/internal/processes"
 	"github.com/valyala/fasthttp"
 )
 
@@ -228,7 +229,7 @@ func (s *loader) sample(began time.Time, ended <-chan struct{}) {
 	add := func() {
 		x := sample{at: time.Since(began).Seconds()}
 		for _, pids := range machines {
-			x.work = append(x.work, workOf(pids...)+ownWork()/float64(len(machines)))
+			x.work = append(x.work, processes.CPU(pids...).Seconds()+ownWork()/float64(len(machines)))
 		}
 		s.mu.Lock()
 		x.answered = slices.Clone(s.answered)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/bench/cluster/sim"
+	"github.com/deepmed/anomaly/bench/internal/processes"
 )
 
 // bench holds what all measurements use.
@@ -34,11 +35,11 @@ type bench struct {
 // newBench builds the programs into a folder.
 func newBench(ctx context.Context, dir, tiles string) (*bench, error) {
 	b := &bench{program: filepath.Join(dir, "anomaly"), dir: dir, train: filepath.Join(tiles, "train", "good")}
-	if out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.program, "./cmd/anomaly").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("cannot build anomaly: %w\n%s", err, out)
+	if err := processes.Build(ctx, b.program, "./cmd/anomaly"); err != nil {
+		return nil, err
 	}
 	var err error
-	if b.nats, err = buildNATS(ctx, dir); err != nil {
+	if b.nats, err = processes.BuildNATS(ctx, dir); err != nil {
 		return nil, err
 	}
 	paths, err := filepath.Glob(filepath.Join(tiles, "test", "good", "*"))
@@ -149,15 +150,15 @@ type alone struct {
 }
 
 // alone measures n requests of one client to one service.
-func (l load) alone(ctx context.Context, p *process, n int) (*alone, error) {
+func (l load) alone(ctx context.Context, p *processes.Process, n int) (*alone, error) {
 	if _, err := l.closed(ctx, 1, 20); err != nil { // warm
 		return nil, err
 	}
-	before, err := scrape(ctx, p.url)
+	before, err := scrape(ctx, p.URL)
 	if err != nil {
 		return nil, err
 	}
-	work := p.work()
+	work := p.CPU().Seconds()
 	o, err := l.closed(ctx, 1, n)
 	if err != nil {
 		return nil, err
@@ -165,8 +166,8 @@ func (l load) alone(ctx context.Context, p *process, n int) (*alone, error) {
 	if o.failed > 0 {
 		return nil, fmt.Errorf("%d of %d detections failed: %w", o.failed, n, o.why)
 	}
-	a := &alone{observed: o, work: (p.work() - work) / float64(n)}
-	after, err := scrape(ctx, p.url)
+	a := &alone{observed: o, work: (p.CPU().Seconds() - work) / float64(n)}
+	after, err := scrape(ctx, p.URL)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +219,7 @@ func (b *bench) uploads(ctx context.Context, model []byte, c *sim.Costs) error {
 	if err != nil {
 		return err
 	}
-	defer p.stop()
+	defer p.Stop()
 	x := setup{images: b.images, load: load{models: []string{"missing"}}}
 	body, contentType, err := x.bulkForm(bulkImages)
 	if err != nil {
@@ -228,35 +229,41 @@ func (b *bench) uploads(ctx context.Context, model []byte, c *sim.Costs) error {
 	before := 0.0
 	for i := range n + 1 {
 		if i == 1 {
-			before = p.work() + ownWork()
+			before = p.CPU().Seconds() + ownWork()
 		}
-		if err := request(ctx, http.MethodPost, p.url+"/jobs", contentType, body); err == nil || !strings.Contains(err.Error(), "404") {
+		if err := request(ctx, http.MethodPost, p.URL+"/jobs", contentType, body); err == nil || !strings.Contains(err.Error(), "404") {
 			return fmt.Errorf("a job without a model was not refused with 404: %w", err)
 		}
 	}
-	c.Upload = (p.work() + ownWork() - before) / n / float64(len(body))
+	c.Upload = (p.CPU().Seconds() + ownWork() - before) / n / float64(len(body))
 	return nil
 }
 
+// start starts a command of the program and waits until it is ready. The first words start the
+// program.
+func (b *bench) start(ctx context.Context, words []string, name, command string, args ...string) (*processes.Process, error) {
+	return processes.StartHTTP(ctx, b.dir, name, slices.Concat(words, []string{command, "--log-level", "warn"}, args)...)
+}
+
 // serving starts a service with a model of the name "one".
-func (b *bench) serving(ctx context.Context, name string, model []byte, args ...string) (*process, load, error) {
+func (b *bench) serving(ctx context.Context, name string, model []byte, args ...string) (*processes.Process, load, error) {
 	store, err := os.MkdirTemp(b.dir, name+"-models-")
 	if err != nil {
 		return nil, load{}, err
 	}
-	p, err := startServe(ctx, b.program, b.dir, name, append([]string{"--models", store}, args...)...)
+	p, err := b.start(ctx, []string{b.program}, name, "serve", append([]string{"--models", store}, args...)...)
 	if err != nil {
 		return nil, load{}, err
 	}
 	forms, err := b.forms()
 	if err == nil {
-		err = putModel(ctx, p.url, "one", model)
+		err = putModel(ctx, p.URL, "one", model)
 	}
 	if err != nil {
-		p.stop()
+		p.Stop()
 		return nil, load{}, err
 	}
-	return p, load{services: []string{p.url}, models: []string{"one"}, forms: forms}, nil
+	return p, load{services: []string{p.URL}, models: []string{"one"}, forms: forms}, nil
 }
 
 // detections measures the work of a detection: on one thread, whose stages are then work
@@ -267,7 +274,7 @@ func (b *bench) detections(ctx context.Context, model []byte, n int, out *sizeCo
 		return err
 	}
 	one, err := l.alone(ctx, single, n)
-	single.stop()
+	single.Stop()
 	if err != nil {
 		return err
 	}
@@ -275,22 +282,22 @@ func (b *bench) detections(ctx context.Context, model []byte, n int, out *sizeCo
 	if err != nil {
 		return err
 	}
-	defer all.stop()
+	defer all.Stop()
 	many, err := l.alone(ctx, all, n)
 	if err != nil {
 		return err
 	}
-	values, err := scrape(ctx, all.url)
+	values, err := scrape(ctx, all.URL)
 	if err != nil {
 		return err
 	}
-	before := all.work()
+	before := all.CPU().Seconds()
 	busy, err := l.closed(ctx, 4*runtime.NumCPU(), 2*n)
 	if err != nil {
 		return err
 	}
 	c := &out.Costs
-	c.Contention = (all.work() - before) / float64(len(busy.times)) / one.work
+	c.Contention = (all.CPU().Seconds() - before) / float64(len(busy.times)) / one.work
 	out.Rate = busy.rate()
 	c.ModelMemory = values["anomaly_model_cache_bytes"]
 	c.Decode, c.Infer = one.decode, one.infer
@@ -353,15 +360,15 @@ func (b *bench) batches(ctx context.Context, model []byte, n int, out *sizeCosts
 		requests, before := max(n/images, 4), 0.0
 		for i := range requests + 2 {
 			if i == 2 { // the first ones load the model
-				before = p.work()
+				before = p.CPU().Seconds()
 			}
-			if err := request(ctx, http.MethodPost, p.url+"/models/one/detect", f.contentType, f.body); err != nil {
-				p.stop()
+			if err := request(ctx, http.MethodPost, p.URL+"/models/one/detect", f.contentType, f.body); err != nil {
+				p.Stop()
 				return err
 			}
 		}
-		out.Batches = append(out.Batches, batchCost{images, round((p.work() - before) / float64(requests*images))})
-		p.stop()
+		out.Batches = append(out.Batches, batchCost{images, round((p.CPU().Seconds() - before) / float64(requests*images))})
+		p.Stop()
 	}
 	return nil
 }
@@ -373,11 +380,11 @@ func (b *bench) loads(ctx context.Context, model []byte, c *sim.Costs) error {
 	if err != nil {
 		return err
 	}
-	defer p.stop()
-	if err := putModel(ctx, p.url, "two", model); err != nil {
+	defer p.Stop()
+	if err := putModel(ctx, p.URL, "two", model); err != nil {
 		return err
 	}
-	if err := request(ctx, http.MethodPatch, p.url+"/models/two", "application/json", []byte(`{"threshold": 12.5}`)); err != nil {
+	if err := request(ctx, http.MethodPatch, p.URL+"/models/two", "application/json", []byte(`{"threshold": 12.5}`)); err != nil {
 		return err
 	}
 	const n = 30

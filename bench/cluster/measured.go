@@ -34,10 +34,11 @@ type sizeCosts struct {
 	Rate float64 `json:"rate"`
 	// Batches are the times per image in a batch of a number of images, on one thread.
 	Batches []batchCost `json:"batches"`
-	// TrainImages, TrainSeconds and TrainWork are those of a training at level 1.
+	// TrainImages is the number of images of a training at level 1, and TrainSeconds its
+	// duration.
 	TrainImages  int     `json:"train_images"`
 	TrainSeconds float64 `json:"train_seconds"`
-	// Costs has the costs of detections, loads and trainings; those of NATS are 0.
+	// Costs has the costs of detections, loads and trainings. The costs of NATS are 0.
 	Costs sim.Costs `json:"costs"`
 }
 
@@ -47,7 +48,7 @@ type batchCost struct {
 }
 
 type natsCosts struct {
-	// Published is the median time of a small message, PublishP99 that of 99 %.
+	// Published is the median time of a small message, PublishP99 the 99th percentile.
 	Published  float64 `json:"published"`
 	PublishP99 float64 `json:"publish_p99"`
 	// PublishRate is the number of small messages a second from 32 publishers.
@@ -58,7 +59,7 @@ type natsCosts struct {
 	Costs   sim.Costs `json:"costs"`
 }
 
-// costs returns the costs of models of one size, with those of NATS.
+// costs returns the costs of models of one size, and the costs of NATS.
 func (m *measured) costs(side int) (sim.Costs, error) {
 	for _, s := range m.Sizes {
 		if s.Side != side {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/deepmed/anomaly/bench/internal/processes"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -20,7 +21,7 @@ const (
 
 // natsBench is two connections to a cluster, at different servers.
 type natsBench struct {
-	cluster *natsCluster
+	cluster *processes.NATS
 	a, b    *nats.Conn
 	js      jetstream.JetStream
 	stream  jetstream.Stream
@@ -37,7 +38,7 @@ type timed struct {
 // repeat measures an operation n times.
 func (n *natsBench) repeat(times int, do func(i int) error) (timed, error) {
 	var took []float64
-	work, own, began := n.cluster.work(), ownWork(), time.Now()
+	work, own, began := n.cluster.CPU().Seconds(), ownWork(), time.Now()
 	for i := range times {
 		asked := time.Now()
 		if err := do(i); err != nil {
@@ -48,23 +49,23 @@ func (n *natsBench) repeat(times int, do func(i int) error) (timed, error) {
 	all := time.Since(began).Seconds()
 	slices.Sort(took)
 	return timed{p50: took[len(took)/2], p99: took[min(len(took)*99/100, len(took)-1)], seconds: all,
-		work:   (n.cluster.work() - work) / float64(times*len(n.cluster.servers)),
+		work:   (n.cluster.CPU().Seconds() - work) / float64(times*len(n.cluster.Servers)),
 		client: (ownWork() - own) / float64(times)}, nil
 }
 
 // measureNATS measures a cluster of servers on this machine.
 func (b *bench) measureNATS(ctx context.Context, servers, cores int) (*natsCosts, error) {
-	cluster, err := startNATS(ctx, b.nats, b.dir, servers, 0)
+	cluster, err := processes.StartNATS(ctx, b.nats, b.dir, servers)
 	if err != nil {
 		return nil, err
 	}
-	defer cluster.stop()
+	defer cluster.Stop()
 	n := &natsBench{cluster: cluster, cores: float64(cores)}
-	if n.a, err = nats.Connect(cluster.servers[0].url); err != nil {
+	if n.a, err = nats.Connect(cluster.Servers[0].URL); err != nil {
 		return nil, err
 	}
 	defer n.a.Close()
-	if n.b, err = nats.Connect(cluster.servers[len(cluster.servers)-1].url); err != nil {
+	if n.b, err = nats.Connect(cluster.Servers[len(cluster.Servers)-1].URL); err != nil {
 		return nil, err
 	}
 	defer n.b.Close()
@@ -124,7 +125,7 @@ func (n *natsBench) publications(ctx context.Context, out *natsCosts) error {
 	c.PublishWork, c.PublisherWork = one.work, one.client
 	// At the highest rate a message takes the disk or the processors; the second is counted
 	// as work.
-	c.Sync = max(1/out.PublishRate-(float64(len(n.cluster.servers))*one.work+one.client)/n.cores, 1e-5)
+	c.Sync = max(1/out.PublishRate-(float64(len(n.cluster.Servers))*one.work+one.client)/n.cores, 1e-5)
 	out.Published = one.p50
 	c.Publish = max(one.p50-one.client-n.together(one.work)-c.Sync, 0)
 	return nil
@@ -133,7 +134,7 @@ func (n *natsBench) publications(ctx context.Context, out *natsCosts) error {
 // together returns the time of work that all servers do at once, on as many cores as there
 // are.
 func (n *natsBench) together(work float64) float64 {
-	return work * max(float64(len(n.cluster.servers))/n.cores, 1)
+	return work * max(float64(len(n.cluster.Servers))/n.cores, 1)
 }
 
 // objects measures the chunks of an object of 32 MB, written and read one after the other.
@@ -171,7 +172,7 @@ func (n *natsBench) objects(ctx context.Context, out *natsCosts) error {
 	if err != nil {
 		return err
 	}
-	c, servers := &out.Costs, float64(len(n.cluster.servers))
+	c, servers := &out.Costs, float64(len(n.cluster.Servers))
 	mega := float64(chunks*chunkBytes) / 1e6
 	out.PutRate, out.GetRate = mega/put.seconds, mega/get.seconds
 	c.WriteByteWork = max(put.work-c.PublishWork, 0) / chunkBytes
@@ -189,7 +190,7 @@ func (n *natsBench) objects(ctx context.Context, out *natsCosts) error {
 // takes measures messages of a work queue that a consumer takes and acknowledges.
 func (n *natsBench) takes(ctx context.Context, out *natsCosts) error {
 	const messages = 300
-	work, err := n.js.CreateStream(ctx, jetstream.StreamConfig{Name: "work", Subjects: []string{"work.>"}, Replicas: len(n.cluster.servers), Storage: jetstream.FileStorage, Retention: jetstream.WorkQueuePolicy})
+	work, err := n.js.CreateStream(ctx, jetstream.StreamConfig{Name: "work", Subjects: []string{"work.>"}, Replicas: len(n.cluster.Servers), Storage: jetstream.FileStorage, Retention: jetstream.WorkQueuePolicy})
 	if err != nil {
 		return err
 	}
@@ -213,7 +214,7 @@ func (n *natsBench) takes(ctx context.Context, out *natsCosts) error {
 		return fmt.Errorf("no message to take: %w", batch.Error())
 	})
 	// Of it, one server has the work of a read.
-	out.Costs.TakeWork = max(took.work-out.Costs.FetchWork/float64(len(n.cluster.servers)), 0)
+	out.Costs.TakeWork = max(took.work-out.Costs.FetchWork/float64(len(n.cluster.Servers)), 0)
 	return err
 }
 
@@ -246,7 +247,7 @@ func (n *natsBench) requests(_ context.Context, out *natsCosts) error {
 	if err != nil {
 		return err
 	}
-	c, servers := &out.Costs, float64(len(n.cluster.servers))
+	c, servers := &out.Costs, float64(len(n.cluster.Servers))
 	// A message and its answer pass two servers.
 	c.MessageWork = servers * few.work / 2
 	c.ByteWork = max(servers*(many.work-few.work)/2, 0) / messageBytes

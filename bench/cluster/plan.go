@@ -18,7 +18,7 @@ const (
 	day = 86400.0
 	// planned is how much busier the busiest moment of the day is than the mean.
 	planned = 3.0
-	// cores are those of a machine, as of the one that was measured.
+	// cores is the number of cores of a machine, as of the measured one.
 	cores = 2
 	// latencyGoal is the largest p99 of detections, in seconds, also while one serving process
 	// has ended.
@@ -130,48 +130,29 @@ func limits(r sim.Result) string {
 	return "processors"
 }
 
-// least returns the smallest number of serving processes, at least two, that meets the goal.
-func (p *planner) least(c sim.Config) (int, sim.Result, error) {
-	best := sim.Result{}
-	c.EndAtReject = true
-	meets := func(n int) (bool, error) {
-		c.Serve = n
-		r, err := sim.Run(c)
-		if err != nil {
-			return false, err
-		}
-		ok := r.Rejected == 0 && r.ServeUse <= mostUse && r.Latency.At(0.99) <= latencyGoal && (r.Window.Count() < 100 || r.Window.At(0.99) <= latencyGoal)
-		if ok {
-			best = r
-		}
-		return ok, nil
-	}
-	k := p.costs
-	work := c.Rate * (k.Receive + k.Decode + k.Infer + k.Answer)
-	low, high := 1, max(2, int(work/float64(c.Cores)/mostUse*1.05))
-	if high > 2 {
-		low = int(work / float64(c.Cores) / mostUse * 0.9)
-	}
+// smallest returns the smallest number above low that meets a goal, which all larger ones then
+// meet too. It doubles high until it meets the goal, and returns a number above most if none up
+// to most does. From 64 on, the result is within 3 %, as fine as the noise of a simulation.
+func smallest(low, high, most int, meets func(n int) (bool, error)) (int, error) {
 	for {
-		ok, err := meets(high)
-		fmt.Fprintf(os.Stderr, "%v a second, %d models, %d processes: %v\n", c.Rate, c.Models, high, ok)
-		if err != nil {
-			return 0, best, err
-		}
-		if ok {
+		if ok, err := meets(high); err != nil {
+			return 0, err
+		} else if ok {
 			break
 		}
-		// Not twice as many: the result is the least number, and more need not be better.
-		if low, high = high, high+max(high/4, 1); high > mostNodes {
-			return high, best, nil
+		step := high
+		if high >= 64 {
+			step = high / 4 // many more processes need not be better
+		}
+		if low, high = high, high+step; high > most {
+			return high, nil
 		}
 	}
-	// The steps are 3 %, as fine as the noise of the result.
 	for high-low > max(1, high/32) {
 		middle := (low + high) / 2
 		ok, err := meets(middle)
 		if err != nil {
-			return 0, best, err
+			return 0, err
 		}
 		if ok {
 			high = middle
@@ -179,7 +160,34 @@ func (p *planner) least(c sim.Config) (int, sim.Result, error) {
 			low = middle
 		}
 	}
-	return high, best, nil
+	return high, nil
+}
+
+// least returns the smallest number of serving processes, at least two, that meets the goal,
+// and its result. The number is above mostNodes if none suffices.
+func (p *planner) least(c sim.Config) (int, sim.Result, error) {
+	best, found := sim.Result{}, false
+	c.EndAtReject = true
+	meets := func(n int) (bool, error) {
+		c.Serve = n
+		r, err := sim.Run(c)
+		ok := err == nil && r.Rejected == 0 && r.ServeUse <= mostUse && r.Latency.At(0.99) <= latencyGoal && (r.Window.Count() < 100 || r.Window.At(0.99) <= latencyGoal)
+		if !found {
+			fmt.Fprintf(os.Stderr, "%v a second, %d models, %d processes: %v\n", c.Rate, c.Models, n, ok)
+		}
+		if ok {
+			best, found = r, true
+		}
+		return ok, err
+	}
+	k := p.costs
+	work := c.Rate * (k.Receive + k.Decode + k.Infer + k.Answer)
+	low, high := 1, max(2, int(work/float64(c.Cores)/mostUse*1.05))
+	if high > 2 {
+		low = int(work / float64(c.Cores) / mostUse * 0.9)
+	}
+	n, err := smallest(low, high, mostNodes, meets)
+	return n, best, err
 }
 
 // bulk prints how many workers bulk jobs need, and what they do to NATS.
@@ -231,7 +239,8 @@ func (p *planner) bulk() error {
 func pieceOf(image float64) int { return int(min(max(math.Floor(480*1024/image), 1), 128)) }
 
 // leastWorkers returns the smallest number of workers, at least two, with which no work piles
-// up.
+// up, and its result. If none suffices, the number is above mostNodes, and the result is that of
+// the largest number that was simulated.
 func (p *planner) leastWorkers(c sim.Config) (int, sim.Result, error) {
 	var best, last sim.Result
 	offered := c.BulkRate * (c.Seconds - c.Warmup)
@@ -246,32 +255,11 @@ func (p *planner) leastWorkers(c sim.Config) (int, sim.Result, error) {
 		}
 		return ok, err
 	}
-	low, high := 1, 2
-	for {
-		ok, err := meets(high)
-		if err != nil || ok {
-			if err != nil {
-				return 0, best, err
-			}
-			break
-		}
-		if low, high = high, high*2; high > mostNodes/8 {
-			return mostNodes + 1, last, nil
-		}
+	n, err := smallest(1, 2, mostNodes/8, meets)
+	if err == nil && n > mostNodes/8 {
+		return mostNodes + 1, last, nil
 	}
-	for high-low > max(1, high/32) {
-		middle := (low + high) / 2
-		ok, err := meets(middle)
-		if err != nil {
-			return 0, best, err
-		}
-		if ok {
-			high = middle
-		} else {
-			low = middle
-		}
-	}
-	return high, best, nil
+	return n, best, err
 }
 
 // trainings prints how long trainings wait.

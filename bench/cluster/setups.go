@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/bench/cluster/sim"
+	"github.com/deepmed/anomaly/bench/internal/processes"
 )
 
 // smallCores is the number of cores of the cluster that small starts.
@@ -24,23 +25,27 @@ const smallCores = 2
 // were its machine: Linux does not always move one of two processes to an idle core at once,
 // which processes on machines of their own do not wait for.
 func (b *bench) small(ctx context.Context, model []byte) (x *setup, err error) {
-	servers, err := startNATS(ctx, b.nats, b.dir, 3, smallCores)
+	cores := make([]int, smallCores)
+	for i := range cores {
+		cores[i] = i
+	}
+	servers, err := processes.StartNATS(ctx, b.nats, b.dir, 3, cores...)
 	if err != nil {
 		return nil, err
 	}
-	processes := []*process{}
+	started := []*processes.Process{}
 	machines := make([][]int, smallCores)
-	place := func(i int, p *process) {
-		machines[i%smallCores] = append(machines[i%smallCores], p.cmd.Process.Pid)
+	place := func(i int, p *processes.Process) {
+		machines[i%smallCores] = append(machines[i%smallCores], p.PID())
 	}
-	for i, p := range servers.servers {
+	for i, p := range servers.Servers {
 		place(i, p)
 	}
 	x = &setup{name: "cluster", stop: func() {
-		for _, p := range processes {
-			p.stop()
+		for _, p := range started {
+			p.Stop()
 		}
-		servers.stop()
+		servers.Stop()
 	}}
 	defer func() {
 		if err != nil {
@@ -48,14 +53,14 @@ func (b *bench) small(ctx context.Context, model []byte) (x *setup, err error) {
 		}
 	}()
 	for i, role := range []string{"serve", "serve", "worker", "worker"} {
-		p, err := startHTTP(ctx, onCore(i%smallCores, b.program), b.dir, fmt.Sprintf("%s-%d", role, i), role, "--nats", servers.url(), "--replicas", "3", "--threads", "1")
+		p, err := b.start(ctx, processes.Pinned(i%smallCores, b.program), fmt.Sprintf("%s-%d", role, i), role, "--nats", servers.URL(), "--replicas", "3", "--threads", "1")
 		if err != nil {
 			return nil, err
 		}
-		processes = append(processes, p)
+		started = append(started, p)
 		place(i, p)
 		if role == "serve" {
-			x.load.services = append(x.load.services, p.url)
+			x.load.services = append(x.load.services, p.URL)
 		}
 	}
 	if x.load.forms, err = b.forms(); err != nil {
@@ -70,8 +75,8 @@ func (b *bench) small(ctx context.Context, model []byte) (x *setup, err error) {
 }
 
 const (
-	// bulkImages is the number of images of the bulk job that is compared, and warmImages that
-	// of a job before it, by which the workers load the model.
+	// bulkImages is the number of images of the bulk job that is compared. warmImages is the
+	// number of images of the job before it, by which the workers load the model.
 	bulkImages = 600
 	warmImages = 200
 	// pollInterval is the time between two looks whether a job has ended.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/deepmed/anomaly/bench/cluster/sim"
+	"github.com/deepmed/anomaly/bench/internal/processes"
 )
 
 // goal is the largest difference between the simulation and the processes, as a share.
@@ -38,8 +39,8 @@ type row struct {
 	// got are of the processes, want of the simulation: detections a second, p50 and p99 in
 	// seconds. A 0 in want is not compared.
 	got, want [3]float64
-	// work is the work of a detection in all processes and the client, in core seconds, which
-	// is given to the simulation, and costs that of the measured costs.
+	// work is the measured work of a detection in all processes and the client, in core
+	// seconds, which the simulation uses. costs is the work by the measured costs.
 	work, costs float64
 	others      float64 // share of the processors that other programs used
 	failed      int     // detections that were not answered, less those in the simulation
@@ -148,7 +149,7 @@ func (b *bench) one(ctx context.Context, model []byte) (*setup, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &setup{name: "one process", load: l, config: base(), shown: true, stop: p.stop}, nil
+	return &setup{name: "one process", load: l, config: base(), shown: true, stop: p.Stop}, nil
 }
 
 // compare runs all loads.
@@ -187,7 +188,7 @@ func (x *setup) compare(ctx context.Context, seconds float64, seed int64) ([]com
 			c := x.config
 			c.Costs, c.Arrivals, c.Seconds = costs, arrivals, seconds+60
 			r, work, err := o.simulate(c)
-			// The rate of the arrivals is that of the answers unless they fall behind.
+			// Answers have the rate of the arrivals unless they fall behind.
 			rate := float64(r.Detections) / (arrivals[len(arrivals)-1] + r.Latency.At(0.5))
 			return x.row(fmt.Sprintf("%.0f a second", capacity*share), o, r, work, rate), err
 		})
@@ -368,10 +369,11 @@ func busyCores() float64 {
 	return sum
 }
 
-// treeWork returns the CPU time of this process and of those that it started.
-func treeWork() float64 { return workOf(tree()...) }
+// treeWork returns the CPU time of this process and of the processes that it started, in
+// seconds.
+func treeWork() float64 { return processes.CPU(tree()...).Seconds() }
 
-// tree returns this process and those that it started.
+// tree returns the ids of this process and of the processes that it started.
 func tree() (pids []int) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

@@ -1,10 +1,9 @@
 package clusterfaults
 
 import (
+	"context"
 	"fmt"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/deepmed/anomaly/bench/internal/processes"
 	"github.com/deepmed/anomaly/internal/broker/brokertest"
 	"github.com/deepmed/anomaly/internal/testkit"
 )
@@ -22,16 +22,14 @@ import (
 type process struct {
 	t       testing.TB
 	name    string
+	dir     string // of its log
 	binary  string
 	args    []string
 	address string // host and port of its endpoints
-	log     string
 	proxies []*brokertest.Proxy
 
 	mu      sync.Mutex
-	command *exec.Cmd
-	ended   chan struct{}
-	started time.Time
+	running *processes.Process // the last one that was started
 }
 
 // binary returns the path of the program under test.
@@ -51,7 +49,7 @@ func binary(t testing.TB) string {
 func newProcess(t testing.TB, c *brokertest.Cluster, binary, role string, i int, args ...string) *process {
 	t.Helper()
 	dir := t.TempDir()
-	p := &process{t: t, name: fmt.Sprintf("%s-%d", role, i), binary: binary, log: filepath.Join(dir, "log"),
+	p := &process{t: t, name: fmt.Sprintf("%s-%d", role, i), binary: binary, dir: dir,
 		address: "127.0.0.1:" + strconv.Itoa(brokertest.FreePort(t))}
 	var urls []string
 	for n := range c.Len() {
@@ -65,50 +63,38 @@ func newProcess(t testing.TB, c *brokertest.Cluster, binary, role string, i int,
 	return p
 }
 
-// start starts the process.
+// start starts the process, and again after its end.
 func (p *process) start() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	running, err := processes.Start(p.dir, p.name, append([]string{p.binary}, p.args...)...)
 	if err != nil {
 		p.t.Error(err)
 		return
 	}
-	defer log.Close()
-	p.command = exec.Command(p.binary, p.args...)
-	p.command.Stdout, p.command.Stderr = log, log
-	p.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.command.Start(); err != nil {
-		p.t.Error(err)
-		return
-	}
-	p.started, p.ended = time.Now(), make(chan struct{})
-	go func(command *exec.Cmd, ended chan struct{}) {
-		_ = command.Wait() // it is killed
-		close(ended)
-	}(p.command, p.ended)
+	running.URL = "http://" + p.address
+	p.running = running
+}
+
+// last returns the process that was started last, nil if none could be.
+func (p *process) last() *processes.Process {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.running
 }
 
 func (p *process) signal(s syscall.Signal) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	_ = p.command.Process.Signal(s) // it may have ended
+	if running := p.last(); running != nil {
+		running.Signal(s)
+	}
 }
 
 // kill kills the process and waits for its end.
 func (p *process) kill() { p.end(syscall.SIGKILL) }
 
 func (p *process) end(s syscall.Signal) {
-	p.signal(s)
-	p.mu.Lock()
-	ended := p.ended
-	p.mu.Unlock()
-	select {
-	case <-ended:
-	case <-time.After(time.Minute):
+	if running := p.last(); running != nil && !running.End(s, time.Minute) {
 		p.t.Errorf("%s does not end after signal %s", p.name, s)
-		p.signal(syscall.SIGKILL)
-		<-ended
 	}
 }
 
@@ -127,21 +113,19 @@ func (p *process) mend() {
 
 // ready waits until the process is ready.
 func (p *process) ready(within time.Duration) bool {
-	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		res, err := http.Get("http://" + p.address + "/readyz")
-		if err == nil {
-			_ = res.Body.Close() // nothing of it is needed
-			if res.StatusCode == http.StatusOK {
-				return true
-			}
-		}
-	}
-	return false
+	ctx, cancel := context.WithTimeout(p.t.Context(), within)
+	defer cancel()
+	running := p.last()
+	return running != nil && running.AwaitReady(ctx) == nil
 }
 
 // logTail returns the errors in the process's log, and its end.
 func (p *process) logTail() string {
-	data, err := os.ReadFile(p.log)
+	running := p.last()
+	if running == nil {
+		return "it could not be started"
+	}
+	data, err := os.ReadFile(running.Log())
 	if err != nil {
 		return err.Error()
 	}

@@ -27,10 +27,9 @@ func newSamples(c *brokertest.Cluster, processes []*process) *samples {
 func (s *samples) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		for _, p := range s.processes {
-			p.mu.Lock()
-			pid := p.command.Process.Pid
-			p.mu.Unlock()
-			s.add(p.name, pid)
+			if running := p.last(); running != nil {
+				s.add(p.name, running.PID())
+			}
 		}
 		wait(ctx, sampleEvery)
 	}

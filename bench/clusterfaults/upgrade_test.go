@@ -38,7 +38,7 @@ func previous(t *testing.T) string {
 func alone(t *testing.T, binary, data string) *process {
 	t.Helper()
 	dir := t.TempDir()
-	p := &process{t: t, name: filepath.Base(filepath.Dir(binary)) + " alone", binary: binary, log: filepath.Join(dir, "log"),
+	p := &process{t: t, name: filepath.Base(filepath.Dir(binary)) + " alone", binary: binary, dir: dir,
 		address: "127.0.0.1:" + strconv.Itoa(brokertest.FreePort(t))}
 	p.args = []string{"serve", "--addr", p.address, "--data", data, "--temp-dir", dir, "--threads", "1", "--checkpoint-interval", "100ms"}
 	p.start()

@@ -37,7 +37,7 @@ func wavePNG(t testing.TB, w, h, seed int, deep, defective bool) []byte {
 // The command line, predict.py and verify must agree about models with each kind of
 // preparation, on images of other shapes than those of the training.
 func TestTrain_PreparesImagesAsPredictDoes(t *testing.T) {
-	s := script{interpreter: python(t)}
+	python(t) // skips the test without Python, before the trainings
 	mask := image.NewGray(image.Rect(0, 0, 40, 20))
 	for i := range mask.Pix {
 		if x, y := i%40, i/40; x > 4 && x < 34 && y > 2 {
@@ -78,22 +78,7 @@ func TestTrain_PreparesImagesAsPredictDoes(t *testing.T) {
 			for i, size := range [][2]int{{80, 40}, {40, 90}, {200, 60}, {33, 31}} {
 				images = append(images, write(t, t.TempDir(), fmt.Sprintf("%d.png", i), wavePNG(t, size[0], size[1], i, c.deep, true)))
 			}
-			s := s
-			s.dir = unpacked(t, model)
-			theirs := entries(t, s.run(t, append([]string{"--json"}, images...)...))
-			ours := entries(t, run(t, append([]string{"detect", "--json", "--model", model}, images...)...))
-			if len(ours) != len(images) || len(theirs) != len(images) {
-				t.Fatalf("%d and %d results", len(ours), len(theirs))
-			}
-			for i := range images {
-				a, b := ours[i], theirs[i]
-				if a.Error != nil || b.Error != nil {
-					t.Fatalf("%v, %v", a.Error, b.Error)
-				}
-				if math.Abs(*a.MSE-*b.MSE) > samePixels*10**a.MSE || math.Abs(*a.Value-*b.Value) > 1e-4**a.Value {
-					t.Errorf("image %d: detect has %v and %v, predict.py %v and %v", i, *a.Value, *a.MSE, *b.Value, *b.MSE)
-				}
-			}
+			samePredictions(t, model, images, 1e-4)
 			if r := run(t, append([]string{"verify", model}, images[:1]...)...); r.status != 0 || !strings.Contains(r.stdout, "agrees") {
 				t.Errorf("verify: %d, %s%s", r.status, r.stdout, r.stderr)
 			}

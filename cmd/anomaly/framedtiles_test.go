@@ -36,27 +36,6 @@ func faint(t testing.TB, seed, w, h int, bump float64) []byte {
 	return encoded(t, m)
 }
 
-// samePredictions compares predict.py's results with those of detect, which it returns.
-func samePredictions(t *testing.T, model string, images []string) []entry {
-	t.Helper()
-	s := script{interpreter: python(t), dir: unpacked(t, model)}
-	theirs := entries(t, s.run(t, append([]string{"--json"}, images...)...))
-	ours := entries(t, run(t, append([]string{"detect", "--json", "--model", model}, images...)...))
-	if len(ours) != len(images) || len(theirs) != len(images) {
-		t.Fatalf("%d and %d results", len(ours), len(theirs))
-	}
-	for i := range images {
-		a, b := ours[i], theirs[i]
-		if a.Error != nil || b.Error != nil {
-			t.Fatalf("%v, %v", a.Error, b.Error)
-		}
-		if math.Abs(*a.MSE-*b.MSE) > samePixels*10**a.MSE || math.Abs(*a.Value-*b.Value) > 1e-3**a.Value {
-			t.Errorf("image %d: detect has %v and %v, predict.py %v and %v", i, *a.Value, *a.MSE, *b.Value, *b.MSE)
-		}
-	}
-	return ours
-}
-
 // A defect below the resolution of 8 bits is found in tiles of images of 12 bits, and every
 // program has the same scores.
 func TestTiles_KeepTheDepthOfImages(t *testing.T) {
@@ -82,7 +61,7 @@ func TestTiles_KeepTheDepthOfImages(t *testing.T) {
 		images = append(images, write(t, mkdir(t, dir, folder), fmt.Sprintf("%d.png", i), faint(t, 100+i, 164, 110, float64(i/5*7))))
 	}
 	right := 0
-	for i, v := range samePredictions(t, model, images) {
+	for i, v := range samePredictions(t, model, images, 1e-3) {
 		if *v.IsAnomaly == (i >= 5) {
 			right++
 		}
@@ -185,7 +164,7 @@ func TestTiles_LearnAndJudgeTheRegionAlone(t *testing.T) {
 			for i, spots := range [][]int{nil, {105, 130}, {30}, {55, 130}} {
 				images = append(images, write(t, t.TempDir(), fmt.Sprintf("%d.png", i), halves(t, 50+i/2*i, 300+i, spots...)))
 			}
-			ours := samePredictions(t, trained[0], images)
+			ours := samePredictions(t, trained[0], images, 1e-3)
 			if *ours[0].Value != *ours[1].Value || *ours[0].IsAnomaly {
 				t.Errorf("images that differ outside of the region: %v and %v, %v", *ours[0].Value, *ours[1].Value, *ours[0].IsAnomaly)
 			}

@@ -94,6 +94,29 @@ func agree(t testing.TB, ours, theirs []entry, tolerance float64) {
 	}
 }
 
+// samePredictions compares the results of predict.py with the results of detect, and returns the
+// latter. The images are lossless, so that mean squared errors differ by rounding only. Scores
+// may differ by a relative tolerance.
+func samePredictions(t *testing.T, model string, images []string, tolerance float64) []entry {
+	t.Helper()
+	s := script{interpreter: python(t), dir: unpacked(t, model)}
+	theirs := entries(t, s.run(t, append([]string{"--json"}, images...)...))
+	ours := entries(t, run(t, append([]string{"detect", "--json", "--model", model}, images...)...))
+	if len(ours) != len(images) || len(theirs) != len(images) {
+		t.Fatalf("%d images, %d results of detect, %d of predict.py", len(images), len(ours), len(theirs))
+	}
+	for i := range images {
+		a, b := ours[i], theirs[i]
+		if a.Error != nil || b.Error != nil {
+			t.Fatalf("%v, %v", a.Error, b.Error)
+		}
+		if math.Abs(*a.MSE-*b.MSE) > samePixels*10**a.MSE || math.Abs(*a.Value-*b.Value) > tolerance**a.Value {
+			t.Errorf("image %d: detect has %v and %v, predict.py %v and %v", i, *a.Value, *a.MSE, *b.Value, *b.MSE)
+		}
+	}
+	return ours
+}
+
 // expected returns the exit status for verdicts.
 func expected(list []entry) int {
 	status := exitNormal

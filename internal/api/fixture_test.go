@@ -63,6 +63,12 @@ func startLogging(t testing.TB, log *slog.Logger, change func(*Options), prepare
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	t.Cleanup(func() {
+		// A shutdown has no effect on a server that does not accept connections yet. The test may
+		// have made no request, so that this one is the first.
+		first := http.Client{Timeout: 10 * time.Second}
+		if res, err := first.Get("http://" + l.Addr().String() + "/livez"); err == nil {
+			res.Body.Close()
+		}
 		http.DefaultClient.CloseIdleConnections()
 		if err := s.Shutdown(time.Second); err != nil {
 			t.Error(err)

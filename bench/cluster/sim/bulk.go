@@ -44,8 +44,8 @@ type training struct {
 // pieceSlots is the number of pieces that a worker has at once.
 const pieceSlots = 2
 
-// resultBytes is the size of a line of the result of a bulk job, for an image, and
-// recordBytes that of a job's record.
+// resultBytes is the size of the line of one image in the results of a bulk job, and
+// recordBytes is the size of a job's record.
 const (
 	resultBytes = 200
 	recordBytes = 1000
@@ -62,7 +62,7 @@ type worker struct {
 	models  lru
 	loading map[int][]func()
 	judging Slots // one piece is judged at a time
-	// Those that are given to another worker when this one ends.
+	// pieces, jobs and training are in work: another worker does them when this one ends.
 	pieces   []*piece
 	jobs     []*bulkJob
 	training *training

@@ -18,7 +18,7 @@ func TestPublish_TakesTheWorkOfAllServersThatShareAMachine(t *testing.T) {
 	took := 0.0
 	x.publish(x.core(0), streamPieces, 1000, func() { took = x.loop.now })
 	x.loop.Run(1)
-	// The sender's work, that of three servers on two cores, the disk, and the rest.
+	// The work of the sender, the work of three servers on two cores, the disk, and the rest.
 	if want := 0.002 + 3*0.006/2 + 0.02 + 0.1; !near(took, want, 1e-6) {
 		t.Errorf("it took %.4f s, expected %.4f", took, want)
 	}

@@ -286,7 +286,7 @@ func (x *cluster) loaded()  { x.result.Loads++ }
 func (x *cluster) forward() { x.result.Forwards++ }
 
 // owner returns the processes that keep a model, the highest random weight first, among
-// those known to be alive; none if models have no owners.
+// the processes that are known to be alive. It returns none if models have no owners.
 func (x *cluster) owner(model int) []*serve {
 	if x.Owners < 1 {
 		return nil

@@ -7,8 +7,8 @@ type Costs struct {
 	Decode  float64 `json:"decode,omitempty"`
 	Infer   float64 `json:"infer,omitempty"`
 	Answer  float64 `json:"answer,omitempty"`
-	// Wait is the time of a request that is neither work nor waiting for it, such as that of
-	// waking threads.
+	// Wait is the time of a request that is neither work nor a wait for a core, such as the
+	// time to wake threads.
 	Wait float64 `json:"wait,omitempty"`
 	// AllThreads is the time of a run on all cores of a serving machine, divided by Infer.
 	AllThreads float64 `json:"all_threads,omitempty"`
@@ -42,7 +42,7 @@ type Costs struct {
 	// Publish is the time until a small message of a stream is stored by the replicas, if
 	// nothing else is, without work and disk. Sync is the time of a server's disk for it, and
 	// WriteByte for each byte. PublishWork and WriteByteWork are the work of each server that
-	// stores it, PublisherWork and PublisherByteWork that of its sender.
+	// stores it; PublisherWork and PublisherByteWork are the work of its sender.
 	Publish           float64 `json:"publish,omitempty"`
 	Sync              float64 `json:"sync,omitempty"`
 	WriteByte         float64 `json:"write_byte,omitempty"`
@@ -51,8 +51,8 @@ type Costs struct {
 	PublisherWork     float64 `json:"publisher_work,omitempty"`
 	PublisherByteWork float64 `json:"publisher_byte_work,omitempty"`
 	// Fetch is the time to read a message of a stream, without work; ReadByte adds for each
-	// byte. FetchWork and ReadByteWork are the work of the server, ReaderWork and
-	// ReaderByteWork that of the reader.
+	// byte. FetchWork and ReadByteWork are the work of the server; ReaderWork and
+	// ReaderByteWork are the work of the reader.
 	Fetch          float64 `json:"fetch,omitempty"`
 	ReadByte       float64 `json:"read_byte,omitempty"`
 	FetchWork      float64 `json:"fetch_work,omitempty"`
@@ -115,8 +115,8 @@ type Config struct {
 	// Clients, if not 0, send their next detection when they have the answer to the last
 	// one, instead of Rate.
 	Clients int
-	// BulkRate is the mean number of images of bulk jobs a second, JobImages the images of
-	// a job, PieceImages those of a piece. With BulkAtOnce, one job arrives at the start.
+	// BulkRate is the mean number of images of bulk jobs a second. JobImages is the number of
+	// images of a job, PieceImages of a piece. With BulkAtOnce, one job arrives at the start.
 	BulkRate               float64
 	JobImages, PieceImages int
 	BulkAtOnce             bool
@@ -184,7 +184,8 @@ type Result struct {
 	// Detections were answered; Rejected were answered 503, because too many waited;
 	// Retried were sent again, because the process had ended.
 	Detections, Rejected, Retried int
-	// Latency is that of single detections, Window of those between Config.From and Until.
+	// Latency is the latency of all single detections, Window of the detections that started
+	// between Config.From and Until.
 	Latency, Window Quantiles
 	// Loads, Hits and Forwards are of models.
 	Loads, Hits, Forwards int
