@@ -259,7 +259,7 @@ func TestTrain_RejectsATimeLimitThatIsTooShort(t *testing.T) {
 // 20 seconds are too short for level 5 on this data, and long enough for reading the
 // images and one step, even with the race detector on a busy machine.
 func TestTrain_EndsWithinMaxSeconds(t *testing.T) {
-	s := start(t, func(o *Options) { o.TrainingNiceness = 0 })
+	s := start(t, nil)
 	a := s.post(t, "/train", file("zipFile", "a.zip", trainingZip(t, 40, nil)), text("level", "5"), text("image_size", "256"), text("max_seconds", "20"))
 	if a.status != 200 || a.header.Get("X-Training-Ended") != "max_seconds" || !strings.HasSuffix(a.header.Get("X-Training-Epochs"), "/100") {
 		t.Fatalf("status %d, headers %v: %.200s", a.status, a.header, a.body)

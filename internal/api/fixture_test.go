@@ -46,6 +46,8 @@ func startLogging(t testing.TB, log *slog.Logger, change func(*Options), prepare
 	t.Helper()
 	o := DefaultOptions()
 	o.TempDir = t.TempDir()
+	// With a lower priority, trainings wait for the tests of other packages.
+	o.TrainingNiceness = 0
 	if change != nil {
 		change(&o)
 	}

@@ -14,7 +14,7 @@ export const usualSize: InputSize = { square: 256, width: '', height: '' };
 
 const squares = [128, 256, 384, 512];
 
-/** What the network's stride and the service allow for a side, in pixels: internal/trainer. */
+/** What the network's stride and the service allow for a side, in pixels: package trainer. */
 const stride = 16;
 const smallest = 16;
 const largest = 1024;
