@@ -79,6 +79,8 @@ class Row:
             self.compare("JPEG", answer["image"][n:], model.jpeg, verdicts and verdicts[n:])
             if "older" in answer:
                 self.compare("older", answer["older"], model.png + model.jpeg)
+        elif "no image" in answer:
+            self.notes.append(f"not run, image: {answer['no image']}")
         elif "image" in runtime.expected and "image" not in answer["problems"]:
             self.fail("the answer has no images")
         if "image" not in runtime.expected:
