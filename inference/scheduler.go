@@ -219,7 +219,7 @@ func (s *Scheduler) detectTiles(ctx context.Context, d *Detector, t Task, f *ima
 }
 
 // tiles calls do, which must call its argument before each batch. The tiles of an image are
-// batches already, so they do not wait for those of other images. Between two batches, other
+// batches already, so they do not wait for the tiles of other images. Between two batches, other
 // work that waits for processors runs: an image can have thousands of tiles.
 func (s *Scheduler) tiles(ctx context.Context, k sessionKind, do func(turn) error) error {
 	s.inFlight.Add(1)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"image"
 	"image/png"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -49,21 +48,7 @@ func colours16(t testing.TB, opaque bool) []byte {
 func TestCutTiles_KeepsTheDepthOfTheWholeImage(t *testing.T) {
 	files := encoded(t)
 	files["colours of 16 bits"], files["colours of 16 bits, transparent"] = colours16(t, true), colours16(t, false)
-	for _, folder := range []string{"testdata", filepath.Join("..", "..", "testdata", "golden")} {
-		err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() || filepath.Ext(path) == ".zip" {
-				return err
-			}
-			data, err := os.ReadFile(path)
-			if format, _ := Sniff(data); err == nil && codecs[format] != nil {
-				files[path] = data
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	addImages(t, files, "testdata", filepath.Join("..", "..", "testdata", "golden"))
 	const side = 32
 	for name, data := range files {
 		for _, longest := range []int{0, 50} {

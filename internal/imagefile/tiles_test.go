@@ -103,9 +103,10 @@ func encoded(t testing.TB) map[string][]byte {
 	return out
 }
 
-func TestOpenRows_ReturnsThePixelsOfDecode(t *testing.T) {
-	files := encoded(t)
-	for _, folder := range []string{"testdata", filepath.Join("..", "..", "testdata")} {
+// addImages adds the images in folders, by their paths, to files.
+func addImages(t *testing.T, files map[string][]byte, folders ...string) {
+	t.Helper()
+	for _, folder := range folders {
 		err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || filepath.Ext(path) == ".zip" {
 				return err
@@ -120,6 +121,11 @@ func TestOpenRows_ReturnsThePixelsOfDecode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func TestOpenRows_ReturnsThePixelsOfDecode(t *testing.T) {
+	files := encoded(t)
+	addImages(t, files, "testdata", filepath.Join("..", "..", "testdata"))
 	if len(files) < 30 {
 		t.Fatalf("%d images", len(files))
 	}
